@@ -1,0 +1,58 @@
+"""Cosphere: train, prove, compress, search and serve image embeddings that lie on one sphere.
+
+The public names below are loaded when they are first used, so that ``import cosphere`` and ``cosphere --help`` are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cosphere import data, evaluate, losses, models, search
+    from cosphere.data import Catalogue, read_catalogue
+    from cosphere.errors import CosphereError
+    from cosphere.models import Embedder
+    from cosphere.search import Index
+    from cosphere.spherical import SphericalConstraint, spherical_penalty
+
+_HOME = {
+    "Catalogue": "cosphere.data",
+    "CosphereError": "cosphere.errors",
+    "Embedder": "cosphere.models",
+    "Index": "cosphere.search",
+    "SphericalConstraint": "cosphere.spherical",
+    "read_catalogue": "cosphere.data",
+    "spherical_penalty": "cosphere.spherical",
+}
+_ROOMS = ("data", "evaluate", "losses", "models", "search")
+
+__all__ = [
+    "Catalogue",
+    "CosphereError",
+    "Embedder",
+    "Index",
+    "SphericalConstraint",
+    "__version__",
+    "data",
+    "evaluate",
+    "losses",
+    "models",
+    "read_catalogue",
+    "search",
+    "spherical_penalty",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"cosphere.{name}")
+    raise AttributeError(f"module 'cosphere' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,74 @@
+"""The errors that Cosphere raises on purpose, and the wording helpers that they share.
+
+Every message says what came, what was wanted and what to do. The command line prints one of these as one line and exits
+with status 2; anything else that escapes is a bug.
+
+    CosphereError
+    ├── SettingsError     a setting, argument or recipe is wrong
+    ├── SizeError         a tensor, batch, k or image size does not fit
+    ├── DataError         a folder, table or label is wrong
+    │   └── ImageError    one image cannot be read
+    ├── WeightsError      weights cannot be had, or do not fit the model
+    ├── RunError          a run folder, bundle or checkpoint cannot be used or written
+    ├── DivergenceError   the loss is no longer a finite number
+    └── MissingExtraError an optional package is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CosphereError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class SettingsError(CosphereError, ValueError):
+    """A setting, argument or recipe is wrong."""
+
+
+class SizeError(CosphereError, ValueError):
+    """A tensor, a batch, a k or an image size does not fit."""
+
+
+class DataError(CosphereError):
+    """A folder, a table or a label is wrong."""
+
+
+class ImageError(DataError):
+    """One image cannot be read."""
+
+
+class WeightsError(CosphereError):
+    """Weights cannot be had, or do not fit the model."""
+
+
+class RunError(CosphereError):
+    """A run folder, a bundle or a checkpoint cannot be used or written."""
+
+
+class DivergenceError(CosphereError):
+    """The loss is no longer a finite number."""
+
+
+class MissingExtraError(CosphereError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}, which is not installed. Run: pip install 'cosphere[{extra}]'")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the nearest known one, or the whole list.
+
+    >>> did_you_mean("multi_similarty", ["triplet", "multi_similarity"])
+    "Did you mean 'multi_similarity'?"
+    >>> did_you_mean("xyz", ["triplet", "contrastive"])
+    'Known: contrastive, triplet.'
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(names)}."

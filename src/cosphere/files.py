@@ -1,0 +1,89 @@
+"""Writing files so that nothing is ever half there: a crash or a full disk leaves the old file whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cosphere.errors import RunError
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, force the bytes to disk and only then put it in place.
+
+    Args:
+        path: the file to make or replace. Its folder is made if missing.
+        write: writes the whole content to the path that it is given.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full. The old file is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write.") from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except Exception as error:
+        if not _is_disk_error(error):
+            raise
+        kept = " The old file is untouched." if path.exists() else ""
+        raise RunError(f"cannot write {path}: {error}. Free some space or choose another folder.{kept}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _is_disk_error(error: BaseException) -> bool:
+    """OSError, or torch's and safetensors' own words for a failed write."""
+    text = str(error).lower()
+    return isinstance(error, OSError) or any(
+        words in text for words in ("no space left", "os error", "enforce fail", "unexpected pos", "file too large", "disk quota")
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, all or nothing."""
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, all or nothing. Non-finite numbers are refused rather than written as NaN."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """Read JSON.
+
+    Args:
+        path: the file.
+        what: what the file is, for the error ("a model bundle").
+
+    Raises:
+        RunError: there is no such file, it cannot be read, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist, so this is not {what}.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not {what}: {error}.") from error

@@ -1,0 +1,201 @@
+"""A run's folder on disk, and where its numbers come from.
+
+    runs/<name>/
+        run.json          what made this folder, and the version of its layout
+        config.yaml       every setting, resolved
+        metrics.jsonl     one line a logged step
+        checkpoints/      last and best: all that training needs to go on
+        model/            the bundle: all that using the model needs
+        embeddings/       one .npz a split that was evaluated
+        scores.json       numbers, intervals, data fingerprint, commit, machine
+        report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cosphere.errors import RunError
+from cosphere.files import read_json, write_json
+
+LAYOUT_VERSION = 1
+"""Raised when a folder written by an older Cosphere can no longer be read."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run. Make with :meth:`create`, read with :meth:`open`."""
+
+    path: Path
+
+    @property
+    def marker(self) -> Path:
+        """What made this folder."""
+        return self.path / "run.json"
+
+    @property
+    def config(self) -> Path:
+        """Every setting, resolved, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, one line a logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """The last evaluation."""
+        return self.path / "scores.json"
+
+    @property
+    def model(self) -> Path:
+        """The bundle of the best model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training can go on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The report, one page."""
+        return self.path / "report.html"
+
+    def embeddings(self, split: str) -> Path:
+        """The embeddings of one evaluated split."""
+        return self.path / "embeddings" / f"{split}.npz"
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make a new run folder.
+
+        Raises:
+            RunError: the path is taken by a run or by anything else, or cannot be written.
+        """
+        folder = cls(Path(path))
+        if folder.marker.exists():
+            raise RunError(
+                f"{folder.path} already holds a run. Choose another name with --name, or go on with it: --resume true."
+            )
+        if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+            raise RunError(f"{folder.path} exists and is not a run. Choose another name with --name.")
+        write_json(folder.marker, {"layout": LAYOUT_VERSION, **provenance()})
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            RunError: there is none, or it is of another layout version.
+        """
+        folder = cls(Path(path))
+        if not folder.path.is_dir():
+            raise RunError(f"there is no run at {folder.path}. Train one first: cosphere train DATA --name NAME.")
+        marker = read_json(folder.marker, what="a run's folder")
+        found = marker.get("layout") if isinstance(marker, Mapping) else None
+        if found != LAYOUT_VERSION:
+            raise RunError(
+                f"{folder.path} has layout version {found!r}; this Cosphere reads version {LAYOUT_VERSION}. "
+                f"Use the Cosphere that made it ({marker.get('cosphere', 'unknown') if isinstance(marker, Mapping) else '?'})."
+            )
+        return folder
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add one line to the metrics. Values must be finite numbers or None."""
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(values), allow_nan=False) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.metrics}: {error.strerror}. Free some space.") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All logged lines, in order. A last line torn by a crash is left out; a missing file is an empty list."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def cut_metrics_after(self, step: int) -> None:
+        """Drop lines later than ``step``: a resumed run writes them again."""
+        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def provenance() -> dict[str, Any]:
+    """Who, what and where: enough to trust a number later.
+
+    Returns:
+        Cosphere, Python, torch and timm versions, commit of the working folder's repository or None, command line,
+        machine (processor, cores, threads, memory in bytes, accelerator) and UTC time.
+    """
+    import torch
+
+    import cosphere
+
+    return {
+        "cosphere": cosphere.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "commit": _commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": _memory_bytes(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the source checkout that Cosphere runs from, with "+" when files differ from it; None when installed."""
+    here = Path(__file__).resolve().parent
+    try:
+        top = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "--untracked-files=no", "."],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return top.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

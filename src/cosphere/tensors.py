@@ -1,0 +1,78 @@
+"""What every numeric room shares: lengths and directions that survive zero rows and half precision, and shape checks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SizeError
+
+SHORTEST = 1e-6
+"""Embeddings shorter than this have no direction: they are left out of pair losses and rank as zero vectors.
+
+1e-12, the usual choice, turns a zero row into gradients of order 1e12.
+"""
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """The same values in at least float32: float16 and bfloat16 are widened, float32 and float64 pass unchanged."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def lengths(embeddings: Tensor) -> Tensor:
+    """Euclidean length of each row, computed in at least float32. (B, D) -> (B,).
+
+    The gradient at a zero row is zero, not NaN.
+    """
+    return torch.linalg.vector_norm(full_precision(embeddings), dim=-1)
+
+
+class Directions(NamedTuple):
+    """Rows of unit length, and which of them are real."""
+
+    unit: Tensor
+    """(B, D) float32 or float64. A row without a direction is all zeros and passes no gradient."""
+    alive: Tensor
+    """(B,) bool. False where the embedding was shorter than :data:`SHORTEST`."""
+
+
+def directions(embeddings: Tensor) -> Directions:
+    """Each row divided by its length, in at least float32. Rows without a direction become zeros and are marked.
+
+    >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).unit
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    wide = full_precision(embeddings)
+    norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    alive = norms > SHORTEST
+    # Both branches must be finite: where() multiplies the gradient of the branch not taken by zero, and 0 * inf is NaN.
+    unit = torch.where(alive, wide, 0.0) / torch.where(alive, norms, 1.0)
+    return Directions(unit, alive.squeeze(-1))
+
+
+def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
+    """Raise unless ``embeddings`` is (B, D) of a floating type."""
+    if embeddings.ndim != 2:
+        raise SizeError(
+            f"want {name} (B, D), got {tuple(embeddings.shape)}. "
+            "A convolutional feature map needs pooling first: see cosphere.models.heads."
+        )
+    if not embeddings.is_floating_point():
+        raise SizeError(f"want {name} of a floating type, got {embeddings.dtype}. Call .float() first.")
+
+
+def check_labelled(embeddings: Tensor, labels: Tensor, *, name: str = "embeddings") -> None:
+    """Raise unless ``embeddings`` is (B, D) floating and ``labels`` (B,) integers on the same device."""
+    check_embeddings(embeddings, name=name)
+    if labels.shape != embeddings.shape[:1]:
+        raise SizeError(
+            f"want {name} (B, D) with labels (B,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}. "
+            "Give one label for each row."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise SizeError(f"want integer labels, got {labels.dtype}. Call .long() if they are whole numbers.")
+    if labels.device != embeddings.device:
+        raise SizeError(f"{name} are on {embeddings.device}, labels on {labels.device}. Move one with .to(device).")
