@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,14 @@ SHORTEST = 1e-6
 def full_precision(values: Tensor) -> Tensor:
     """The same values in at least float32: float16 and bfloat16 are widened, float32 and float64 pass unchanged."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def outside_autocast(values: Tensor) -> AbstractContextManager[object]:
+    """A block in which autocast is off on the device of ``values``.
+
+    Lengths, similarities and losses need it: autocast would turn float32 rows into bfloat16 inside their matrix product.
+    """
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def lengths(embeddings: Tensor) -> Tensor:

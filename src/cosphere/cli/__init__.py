@@ -1,0 +1,84 @@
+"""The command: parse, make one call, print. Nothing heavy is imported before a command is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from cosphere.errors import CosphereError, did_you_mean
+
+COMMANDS = {
+    "demo": ("cosphere.cli.demo", "draw stamps, train on them, show what it was worth and search; needs no data"),
+    "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
+    "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
+    "evaluate": ("cosphere.cli.evaluate", "Recall@K, MAP@R, NMI and F1 with intervals"),
+    "embed": ("cosphere.cli.embed", "write the embeddings of images"),
+    "search": ("cosphere.cli.search", "find the images nearest to one image"),
+    "report": ("cosphere.cli.report", "one page with curves, lengths and a gallery of right and wrong answers"),
+    "losses": ("cosphere.cli.losses", "list the losses, what they need and when to choose which"),
+}
+"""Name -> module with `run(arguments) -> exit status`, and one line of help. A command is one file and one line here."""
+
+_EXAMPLES = """examples:
+  cosphere demo
+  cosphere data check photos/
+  cosphere train photos/ --name first --loss.name multi_similarity --sec.weight 0.02
+  cosphere evaluate runs/first photos/ --split test
+  cosphere search runs/first photos/ query.jpg
+  cosphere report runs/first
+
+`cosphere COMMAND --help` shows a command's settings and its own examples."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when all went well, 2 after a user's mistake (one line on stderr says what to do), 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except CosphereError as error:
+        print(f"cosphere: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cosphere: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Else Python complains again when it flushes.
+        return 0
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if given[0] in ("-V", "--version"):
+        from cosphere import __version__
+
+        print(f"cosphere {__version__}")
+        return 0
+    name, rest = given[0], given[1:]
+    if name not in COMMANDS:
+        raise CosphereError(f"there is no command {name!r}. {did_you_mean(name, COMMANDS)}")
+    return int(importlib.import_module(COMMANDS[name][0]).run(rest))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cosphere COMMAND ...",
+            "",
+            "Train, prove and search image embeddings that lie on one sphere.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            _EXAMPLES,
+        ]
+    )

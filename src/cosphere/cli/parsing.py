@@ -1,0 +1,99 @@
+"""One parser for all commands: typed settings, errors of one line that name the nearest setting, help with examples."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from cosphere.errors import SettingsError, did_you_mean
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults and types, with the examples' line breaks kept."""
+
+
+class CommandParser(ArgumentParser):
+    """The parser of one command.
+
+    Args:
+        name: the command's name.
+        description: what it does, one sentence.
+        examples: command lines, shown under `--help`.
+    """
+
+    def __init__(self, name: str, description: str, examples: list[str]) -> None:
+        shown = "\n".join(f"  {line}" for line in examples)
+        super().__init__(
+            prog=f"cosphere {name}",
+            description=description,
+            epilog=f"examples:\n{shown}",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing usage and leaving; the nearest known setting is named."""
+        raise SettingsError(self._explain(" ".join(message.split())))
+
+    def read(self, arguments: list[str]) -> Namespace:
+        """Parse and build the settings objects.
+
+        Raises:
+            SettingsError: an unknown setting, a wrong type or a value out of range.
+        """
+        return self.instantiate(self.parse_args(arguments))
+
+    def _explain(self, message: str) -> str:
+        unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(r"Option '([^']+)' is not accepted", message)
+        if unknown:
+            name = unknown.group(1).split("=")[0].lstrip("-")
+            known = [key for key in self._names() if key not in ("help", "print_config")]
+            if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
+                return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
+            return f"there is no setting {name!r}. {_nearest(name, known)}"
+        wrong = re.search(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', message)
+        if wrong:
+            key, kind, value = wrong.groups()
+            kind = kind.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+            kind = re.sub(r"Literal\[(.*)\]", r"one of \1", kind)
+            return f"{key} is {value!r}; wanted {kind}."
+        missing = re.search(r'Parser key "config": File does not exist: (.*)', message)
+        if missing:
+            return f"there is no recipe {missing.group(1)}."
+        return message
+
+    def _names(self) -> list[str]:
+        """Dotted names of all settings."""
+        return [option.lstrip("-") for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The nearest dotted name; the last part alone also finds it: `margn` or `size`."""
+    tails = {key.rsplit(".", 1)[-1]: key for key in known}
+    if name in tails:
+        return f"Did you mean {tails[name]!r}?"
+    text = did_you_mean(name, known)
+    if text.startswith("Did"):
+        return text
+    text = did_you_mean(name.rsplit(".", 1)[-1], tails)
+    if text.startswith("Did"):
+        near = text.split("'")[1]
+        return f"Did you mean {tails[near]!r}?"
+    return "`--help` lists all settings."
+
+
+def flag(value: Any) -> bool:
+    """A yes or no given as text.
+
+    >>> flag("true"), flag("no")
+    (True, False)
+    """
+    text = str(value).lower()
+    if text in ("true", "yes", "1", "on"):
+        return True
+    if text in ("false", "no", "0", "off"):
+        return False
+    raise SettingsError(f"wanted true or false, got {value!r}.")

@@ -1,0 +1,239 @@
+"""The catalogue: one table that says which image shows what, and which split it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cosphere.errors import DataError, did_you_mean
+
+NEEDED = ("path", "label", "split")
+BOX = ("x_1", "y_1", "x_2", "y_2")
+OPTIONAL = ("is_query", "is_gallery", "category", "sequence", "class_name", *BOX)
+EVERYTHING = "all"
+"""The split of data that has no splits, and the name by which :meth:`Catalogue.select` takes every row."""
+
+_SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+class LayoutCheck(NamedTuple):
+    """One line of the comparison between a published data set and what was found."""
+
+    what: str
+    """For example ``train images``."""
+    expected: str
+    found: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are the same."""
+        return self.expected == self.found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Which image shows what.
+
+    Row numbers (0 .. N-1) are those of :attr:`table`; samplers, data sets and neighbours all speak in them.
+
+    Attributes:
+        table: one row for each image (or each box of an image), never changed in place. ``path`` (str, relative to ``root``
+            or absolute; ``file#7`` is row 7 of a CIFAR batch), ``label`` (str, what makes two images the same class),
+            ``split`` (str: ``train``, ``val``, ``test`` or another; ``all`` where the data has no splits) and, where the
+            source has them, ``is_query``, ``is_gallery`` (bool), ``category``, ``sequence``, ``class_name`` (str) and the box
+            ``x_1, y_1, x_2, y_2`` in pixels (left, top, right, bottom; missing where a row has none).
+        root: the folder that relative paths start from.
+        layout: how the source was read: ``folder``, ``table`` or the name of a published data set.
+        notes: what a user should know about the reading, one sentence each.
+        checks: expected against found, for published data sets.
+    """
+
+    table: pd.DataFrame
+    root: Path
+    layout: str = "table"
+    notes: tuple[str, ...] = ()
+    checks: tuple[LayoutCheck, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in NEEDED if name not in self.table.columns]
+        if missing:
+            raise DataError(f"a catalogue wants the columns {', '.join(NEEDED)}; {', '.join(missing)} not there.")
+        if self.table.empty:
+            raise DataError("a catalogue wants at least one image, got none. Check the path and the split.")
+
+    @classmethod
+    def from_table(cls, source: str | Path | pd.DataFrame, root: str | Path | None = None) -> Catalogue:
+        """Read a table: see :func:`cosphere.data.read_table`."""
+        from cosphere.data.tables import read_table
+
+        return read_table(source, root=root)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Catalogue:
+        """Read a folder of class folders: see :func:`cosphere.data.read_folder`."""
+        from cosphere.data.folders import read_folder
+
+        return read_folder(folder)
+
+    def __len__(self) -> int:
+        """Number of rows, that is images or boxes."""
+        return len(self.table)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Where each row's image lies: N paths that start from :attr:`root` unless they are absolute."""
+        return [os.path.join(self.root, path) for path in self.table["path"]]  # noqa: PTH118 (60 000 Path objects are slow)
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """The C labels as the source writes them, in natural order: class_2 before class_10, numbers as numbers."""
+        return sorted(self.table["label"].unique(), key=natural_key)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The C names to show, in the order of :attr:`labels`: ``class_name`` where there is exactly one for each label."""
+        if "class_name" not in self.table.columns:
+            return self.label_names
+        pairs = self.table[["label", "class_name"]].drop_duplicates()
+        names = dict(zip(pairs["label"], pairs["class_name"], strict=True))
+        one_to_one = len(pairs) == len(names) == len(set(names.values())) and all(isinstance(n, str) for n in names.values())
+        return [names[label] for label in self.label_names] if one_to_one else self.label_names
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) int64 in [0, C): the class of each row, contiguous within this catalogue (so not across two selections)."""
+        codes = pd.Categorical(self.table["label"], categories=self.label_names).codes
+        return np.asarray(codes, dtype=np.int64)
+
+    @property
+    def splits(self) -> NDArray[np.object_]:
+        """(N,) str: the split of each row."""
+        return self.table["split"].to_numpy(dtype=object)
+
+    @cached_property
+    def split_names(self) -> list[str]:
+        """The splits there are: train, val, test first, then others by name."""
+        known = ("train", "val", "test")
+        found = set(self.table["split"])
+        return [name for name in known if name in found] + sorted(found.difference(known))
+
+    @cached_property
+    def boxes(self) -> NDArray[np.int64] | None:
+        """(N, 4) int64 pixels (left, top, right, bottom; the last two exclusive), -1 where a row has no box; None without any."""
+        if not all(name in self.table.columns for name in BOX):
+            return None
+        values = self.table[list(BOX)].to_numpy(dtype=np.float64)
+        whole = np.isfinite(values).all(axis=1)
+        return np.where(whole[:, None], np.rint(np.nan_to_num(values)), -1).astype(np.int64)
+
+    def box(self, row: int) -> tuple[int, int, int, int] | None:
+        """The box of one row in pixels (left, top, right, bottom), or None when the whole image counts."""
+        if self.boxes is None or self.boxes[row, 0] < 0:
+            return None
+        left, top, right, bottom = self.boxes[row].tolist()
+        return left, top, right, bottom
+
+    @property
+    def differences(self) -> tuple[LayoutCheck, ...]:
+        """Where a published data set and what was found do not agree; empty when all is as published."""
+        return tuple(check for check in self.checks if not check.agrees)
+
+    def select(self, split: str | None = None, classes: Iterable[str] | None = None) -> Catalogue:
+        """The rows of one split, of some classes, or both; row numbers and labels start again from 0.
+
+        Args:
+            split: ``train``, ``val`` (or ``validation``, ``valid``), ``test`` or another that is there; None or ``all`` takes every row.
+            classes: labels, or names from :attr:`class_names`.
+
+        Raises:
+            DataError: no row has that split or class; the error names what there is.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        if split is not None and normal_split(split) != EVERYTHING:
+            keep &= self._in_split(normal_split(split))
+        if classes is not None:
+            keep &= self._in_classes(list(classes))
+        if not keep.any():
+            raise DataError(f"no image of the classes asked for is in split {split!r}. Check both.")
+        return self.rows(np.flatnonzero(keep))
+
+    def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> Catalogue:
+        """The rows with these numbers, in this order, as a catalogue of its own."""
+        return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True))
+
+    def _in_split(self, split: str) -> NDArray[np.bool_]:
+        if split not in self.split_names:
+            if self.split_names == [EVERYTHING]:
+                raise DataError(
+                    f"this data has no splits, so no split {split!r}. Use split {EVERYTHING!r}, put the images under train/ and "
+                    "test/, add a column 'split', or let with_class_splits divide the classes."
+                )
+            raise DataError(f"there is no split {split!r} in this data. {did_you_mean(split, self.split_names)}")
+        return np.asarray(self.table["split"] == split)
+
+    def _in_classes(self, wanted: list[str]) -> NDArray[np.bool_]:
+        by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {label: label for label in self.label_names}
+        for name in wanted:
+            if str(name) not in by_name:
+                raise DataError(f"there is no class {str(name)!r} in this data. {_nearest(str(name), list(by_name))}")
+        return np.asarray(self.table["label"].isin({by_name[str(name)] for name in wanted}))
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that name this table: SHA-256 over its rows, whatever their order.
+
+        Paths (relative ones stay relative, so a moved folder keeps its fingerprint), labels, splits, query and gallery flags and
+        boxes count; bytes of the images do not, since reading them all would take minutes.
+        """
+        columns = [name for name in (*NEEDED, "is_query", "is_gallery", *BOX) if name in self.table.columns]
+        text = [self.table[name].map(_plain).tolist() for name in columns]
+        lines = sorted("\x1f".join(row) for row in zip(*text, strict=True))
+        return hashlib.sha256("\n".join(["\x1f".join(columns), *lines]).encode()).hexdigest()
+
+    def hold_out_classes(self, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
+        """Set whole classes aside, to validate on classes that training never sees: see :func:`cosphere.data.hold_out_classes`."""
+        from cosphere.data.splits import hold_out_classes
+
+        return hold_out_classes(self, share=share, seed=seed)
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sort key under which digits count as numbers and capitals do not matter.
+
+    >>> sorted(["class_10", "class_2", "Class_1"], key=natural_key)
+    ['Class_1', 'class_2', 'class_10']
+    """
+    parts: list[str | int] = [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]
+    return parts, text
+
+
+def normal_split(name: str) -> str:
+    """The one spelling of a split: lower case, ``training`` -> ``train``, ``validation`` and ``valid`` -> ``val``."""
+    plain = name.strip().lower()
+    return _SPLITS.get(plain, plain)
+
+
+def _plain(value: Any) -> str:
+    """A cell as text, the same whether a column came as int, float or bool."""
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """:func:`did_you_mean`, without printing a thousand classes."""
+    if len(known) <= 20:
+        return did_you_mean(name, known)
+    text = did_you_mean(name, known)
+    return text if text.startswith("Did") else f"There are {len(known)}, from {known[0]!r} to {known[-1]!r}."

@@ -1,0 +1,132 @@
+"""Reading a folder whose names are the labels: ``class/*.jpg`` or ``split/class/*.jpg``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
+from cosphere.data.listing import Listing, list_images
+from cosphere.errors import DataError
+
+SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
+"""Names of split folders once :func:`cosphere.data.catalogue.normal_split` has read them; capitals do not matter."""
+
+_ADVICE = "Put the images of each class in a folder of its own (class/*.jpg or train/class/*.jpg), or give a table with path and label."
+
+
+def read_folder(folder: str | Path) -> Catalogue:
+    """Read ``class/*.jpg`` or ``split/class/*.jpg``.
+
+    The first folder is the class, and images at any depth below it belong to it. When the first folders are called
+    train, val, valid, validation, test, query or gallery and hold class folders, they are the split and the second folder is
+    the class; a class that is in several splits has the same name there. ``query`` and ``gallery`` become split ``test``
+    with ``is_query`` and ``is_gallery``. A single folder around everything is stepped into. Without split folders, every
+    row has split ``all``.
+
+    Args:
+        folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are left out and counted in the notes.
+
+    Returns:
+        A catalogue with layout ``folder``, rows sorted by path.
+
+    Raises:
+        DataError: no such folder, no right to read it, no image in it, or no class folders.
+    """
+    root = Path(folder)
+    listing = list_images(root)
+    if not listing.images:
+        raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_ADVICE}")
+    notes = listing.notes()
+    root, images = _step_in(root, listing.images, notes)
+    loose = [path for path in images if "/" not in path]
+    if len(loose) == len(images):
+        raise DataError(f"{root} holds {len(images)} images but no class folders. {_ADVICE}")
+    if loose:
+        notes.append(f"{len(loose)} images that lie in no class folder were left out: {_first(loose)}")
+    inside = [path.split("/", 2) for path in images if "/" in path]
+    splits = _split_folders(root, inside)
+    table = _by_split(inside, splits, notes) if splits else _by_class(inside)
+    return Catalogue(table=table, root=root, layout="folder", notes=tuple(notes))
+
+
+def _by_class(parts: list[list[str]]) -> pd.DataFrame:
+    return pd.DataFrame({"path": ["/".join(part) for part in parts], "label": [part[0] for part in parts], "split": EVERYTHING})
+
+
+def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.DataFrame:
+    inside = [part for part in parts if part[0] in splits and len(part) == 3]
+    loose = ["/".join(part) for part in parts if part[0] in splits and len(part) == 2]
+    other = sorted({part[0] for part in parts if part[0] not in splits})
+    if loose:
+        notes.append(f"{len(loose)} images that lie in a split folder but in no class folder were left out: {_first(loose)}")
+    if other:
+        notes.append(f"folders beside the splits were left out: {_first(other)}")
+    raw = [normal_split(part[0]) for part in inside]
+    table = pd.DataFrame({"path": ["/".join(part) for part in inside], "label": [part[1] for part in inside], "split": raw})
+    return query_and_gallery(table, notes)
+
+
+def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Turn the splits ``query`` and ``gallery`` into split ``test`` with ``is_query`` and ``is_gallery``.
+
+    Raises:
+        DataError: there is a ``test`` split beside them.
+    """
+    roles = {"query", "gallery"} & set(table["split"])
+    if not roles:
+        return table
+    if "test" in set(table["split"]):
+        raise DataError("this data has a test split beside query and gallery. Keep one of the two forms.")
+    if len(roles) == 1:
+        notes.append(f"there is a {roles.pop()} split but not its other half, so its images can be searched only among themselves")
+        return table.assign(split=table["split"].replace({"query": "test", "gallery": "test"}))
+    return table.assign(
+        is_query=table["split"] == "query",
+        is_gallery=table["split"] == "gallery",
+        split=table["split"].replace({"query": "test", "gallery": "test"}),
+    )
+
+
+def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
+    """The first folders that are splits; empty when the first folders are classes.
+
+    A folder called ``test`` that holds images itself may well be a class among others: it is a split only when it
+    holds class folders.
+    """
+    deep: dict[str, int] = defaultdict(int)
+    for part in parts:
+        deep[part[0]] += len(part) == 3
+    named = {name for name in deep if normal_split(name) in SPLIT_FOLDERS}
+    splits = {name for name in named if deep[name]}
+    if named == set(deep) and not splits:
+        raise DataError(f"{root} holds the splits {', '.join(sorted(named))}, but no class folders in them. {_ADVICE}")
+    if splits and {normal_split(name) for name in splits} == {"train"} and set(deep) - named:
+        return splits
+    return splits if splits == named else set()
+
+
+def _step_in(root: Path, images: list[str], notes: list[str]) -> tuple[Path, list[str]]:
+    """Step into a single folder that is wrapped around the classes, as archives often do."""
+    while True:
+        first = {path.split("/", 1)[0] for path in images}
+        second = {path.split("/")[1] for path in images if path.count("/") >= 2}
+        if len(first) > 1 or any(path.count("/") < 2 for path in images):
+            return root, images
+        (name,) = first
+        if normal_split(name) in SPLIT_FOLDERS and not any(normal_split(inner) in SPLIT_FOLDERS for inner in second):
+            return root, images
+        root = root / name
+        images = [path.removeprefix(f"{name}/") for path in images]
+        notes.append(f"the classes were found one folder down, in {name}/")
+
+
+def _passed_over(listing: Listing) -> str:
+    notes = listing.notes()
+    return f"({'; '.join(notes)}.) " if notes else ""
+
+
+def _first(names: list[str], number: int = 3) -> str:
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

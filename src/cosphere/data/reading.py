@@ -1,0 +1,87 @@
+"""One door for all data: a folder, a table or the root of a published data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from cosphere.data.catalogue import Catalogue
+from cosphere.data.folders import read_folder
+from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
+from cosphere.data.listing import is_stray, scan
+from cosphere.data.tables import MAX_MISSING, TABLE_SUFFIXES, has_columns, read_table
+from cosphere.errors import DataError, SettingsError, did_you_mean
+
+
+def read_catalogue(
+    source: str | Path | pd.DataFrame,
+    *,
+    layout: str = "auto",
+    root: str | Path | None = None,
+    strict: bool = False,
+    max_missing: float = MAX_MISSING,
+) -> Catalogue:
+    """Read whatever names the images and their labels.
+
+    ``auto`` looks, in this order, for: a table file or DataFrame; the layout of a published data set, in the folder or in one
+    folder inside it; a folder that holds exactly one table with a path and a label column; class folders.
+
+    Args:
+        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, or the root of CUB-200-2011, Cars196, Stanford
+            Online Products, In-Shop, CIFAR-10 or CIFAR-100.
+        layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
+        root: where a table's relative paths start; by default its folder.
+        strict: whether a published data set must be exactly as published, and every listed file there.
+        max_missing: share in [0, 1] of the listed files that may be missing.
+
+    Returns:
+        The catalogue. Its ``notes`` say what was assumed and left out, its ``differences`` where it is not as published.
+
+    Raises:
+        SettingsError: there is no such layout.
+        DataError: nothing there that can be read; the error says what to do.
+    """
+    known = ["auto", "folder", "table", *LAYOUTS]
+    if layout not in known:
+        raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, known)}")
+    share = 0.0 if strict else max_missing
+    if isinstance(source, pd.DataFrame):
+        return read_table(source, root=root, max_missing=share)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give a folder of images, a table, or the root of a published data set.")
+    if layout == "table" or (path.is_file() and layout == "auto"):
+        return read_table(_table_in(path) if path.is_dir() else path, root=root, max_missing=share)
+    if not path.is_dir():
+        raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
+    if layout == "folder":
+        return read_folder(path)
+    return _read_known_or_guess(path, layout, strict=strict, share=share)
+
+
+def _read_known_or_guess(path: Path, layout: str, *, strict: bool, share: float) -> Catalogue:
+    found = find_layout(path, None if layout == "auto" else layout)
+    if found is not None:
+        return read_layout(*found, given=path, strict=strict, max_missing=share)
+    tables = _tables(path)
+    if len(tables) == 1:
+        catalogue = read_table(tables[0], max_missing=share)
+        note = f"read from {tables[0].name} inside the folder; layout='folder' reads the class folders instead"
+        return Catalogue(table=catalogue.table, root=catalogue.root, layout="table", notes=(note, *catalogue.notes))
+    return read_folder(path)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Tables in a folder that name paths and labels."""
+    files = [Path(entry.path) for entry in scan(folder) if not is_stray(entry.name) and entry.is_file()]
+    # A .txt may be anything; as a table it has to be named by the user.
+    return sorted(file for file in files if file.suffix.lower() in TABLE_SUFFIXES - {".txt"} and has_columns(file))
+
+
+def _table_in(folder: Path) -> Path:
+    tables = _tables(folder)
+    if len(tables) != 1:
+        names = ", ".join(table.name for table in tables) or "none"
+        raise DataError(f"{folder} should hold one table with path and label, found {names}. Name the table itself.")
+    return tables[0]

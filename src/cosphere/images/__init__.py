@@ -1,0 +1,19 @@
+"""Pictures: decoding, the cache of decoded pixels, preprocessing and augmentation."""
+
+from cosphere.images.cache import PixelCache as PixelCache
+from cosphere.images.cifar_rows import CifarLabels as CifarLabels
+from cosphere.images.cifar_rows import cifar_batch_labels as cifar_batch_labels
+from cosphere.images.cifar_rows import cifar_class_names as cifar_class_names
+from cosphere.images.cifar_rows import is_cifar_batch as is_cifar_batch
+from cosphere.images.cifar_rows import read_cifar_labels as read_cifar_labels
+from cosphere.images.cifar_rows import read_cifar_row as read_cifar_row
+from cosphere.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from cosphere.images.decode import MAX_PIXELS as MAX_PIXELS
+from cosphere.images.decode import Box as Box
+from cosphere.images.decode import Pixels as Pixels
+from cosphere.images.decode import read_image as read_image
+from cosphere.images.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
+from cosphere.images.preprocessing import IMAGENET_STD as IMAGENET_STD
+from cosphere.images.preprocessing import Augmentation as Augmentation
+from cosphere.images.preprocessing import Preprocessing as Preprocessing
+from cosphere.images.preprocessing import preset as preset

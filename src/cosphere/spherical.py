@@ -1,0 +1,363 @@
+"""The spherical embedding constraint (SEC), and the norm lens that shows what lengths do to a training step.
+
+A loss on directions leaves the length n of an embedding free, and a gradient step turns a short embedding more than a
+long one: by about 1/n^2 with SGD, 1/n with Adam, when every embedding is free to move on its own. SEC adds
+``weight * mean((n - mu)^2)`` to any loss and so pulls all lengths to one radius mu. It composes in one visible line::
+
+    loss = criterion(embeddings, labels) + weight * sec(embeddings)
+
+Source: Zhang, Li and Zhang, "Deep Metric Learning with Spherical Embedding", NeurIPS 2020, and its official code.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.errors import SettingsError, SizeError, did_you_mean
+from cosphere.tensors import SHORTEST, check_embeddings, full_precision, lengths, outside_autocast
+
+RADII = ("batch", "ema", "learned")
+RAMPS = ("constant", "linear")
+
+
+def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free: bool = False) -> Tensor:
+    """Mean squared gap between the lengths of the embeddings and one radius.
+
+    Args:
+        embeddings: (B, D) float, raw: not normalised.
+        radius: a number or a () tensor, >= 0, in units of length. A tensor that requires a gradient gets one, unless
+            ``scale_free``.
+        scale_free: measure the gaps in radii, ``mean((n / radius - 1)^2)`` with no gradient into the radius, so that
+            one weight suits embeddings of any length. Ours; the paper's form is in squared units of length.
+
+    Returns:
+        () in at least float32. An empty batch gives 0, still connected to ``embeddings``. A row that is not finite gives
+        a penalty that is not finite. With ``scale_free``, a tensor radius of zero gives 0: there is no unit to measure in.
+
+    Raises:
+        SizeError: ``embeddings`` is not (B, D) of a floating type.
+        SettingsError: ``scale_free`` with a radius of 0.
+
+    >>> spherical_penalty(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), radius=3.0)
+    tensor(4.)
+    """
+    check_embeddings(embeddings)
+    with outside_autocast(embeddings):
+        norms = lengths(embeddings)
+        gaps = _relative_gaps(norms, radius) if scale_free else norms - radius
+        return gaps.square().sum() / max(len(norms), 1)
+
+
+def _relative_gaps(norms: Tensor, radius: Tensor | float) -> Tensor:
+    if not isinstance(radius, Tensor):
+        _check_scale(radius)
+        return norms / radius - 1
+    unit = radius.detach()
+    # NaN must stay NaN, so the test is for a small radius, not against a large one.
+    missing = unit <= SHORTEST
+    return torch.where(missing, 0.0, norms / torch.where(missing, 1.0, unit) - 1)
+
+
+def _check_scale(radius: float) -> None:
+    if radius <= SHORTEST:
+        raise SettingsError(
+            f"scale_free measures lengths in radii, so the radius must be above {SHORTEST:g}, got {radius}. "
+            "Give a positive radius, or scale_free=False for the penalty on the lengths themselves."
+        )
+
+
+class SphericalConstraint(nn.Module):
+    """:func:`spherical_penalty` around a radius that this module finds, follows, learns or is given.
+
+    ``sec(embeddings) -> scalar``, unweighted. It also serves unchanged as ``embedding_regularizer=`` of any
+    pytorch-metric-learning loss, with ``embedding_reg_weight=`` as the weight, because that library calls
+    ``regularizer(embeddings) * weight``.
+
+    Args:
+        radius: "batch": the mean length of the current batch (the official default). "ema": a running mean,
+            ``(1 - momentum) * radius + momentum * batch mean``, updated before it is used and started at the first
+            batch's mean. "learned": a parameter that starts at the first batch's mean; give it no weight decay. A
+            number >= 0: constant; 0 is the paper's L2 regulariser.
+        momentum: in (0, 1]: the share of the *new* batch in the running mean. Only for "ema"; 1 is the same as "batch".
+        scale_free: see :func:`spherical_penalty`. Not with "learned", whose radius would get no gradient, nor with 0.
+
+    The batch mean carries no gradient. Across processes it is the mean over all of them (in training mode only, so that
+    one process may evaluate alone). In evaluation mode nothing is updated. The running and the learned radius are in
+    ``state_dict`` together with the mark that they have been started. Batches that are empty or not finite leave the
+    running radius as it was.
+
+    Raises:
+        SettingsError: an unknown radius, or one out of range.
+
+    >>> sec = SphericalConstraint(radius="batch")
+    >>> sec(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor(4.)
+    """
+
+    radius: Tensor
+    steps: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        radius: Literal["batch", "ema", "learned"] | float = "batch",
+        *,
+        momentum: float = 0.1,
+        scale_free: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kind = _checked_kind(radius, scale_free=scale_free)
+        if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
+            raise SettingsError(f"momentum is the share of the new batch, above 0 and at most 1; got {momentum!r}.")
+        self.momentum = float(momentum)
+        self.scale_free = scale_free
+        if self.kind == "learned":
+            self.radius = nn.Parameter(torch.zeros(()))
+            self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        elif self.kind == "ema":
+            self.register_buffer("radius", torch.zeros(()))
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        elif self.kind == "number":
+            self.constant = float(radius)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        radius = self.constant if self.kind == "number" else repr(self.kind)
+        momentum = f", momentum={self.momentum}" if self.kind == "ema" else ""
+        return f"radius={radius}{momentum}, scale_free={self.scale_free}"
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """The penalty of one batch. (B, D) -> ()."""
+        check_embeddings(embeddings)
+        return spherical_penalty(embeddings, self._radius_for(embeddings), scale_free=self.scale_free)
+
+    def _radius_for(self, embeddings: Tensor) -> Tensor | float:
+        if self.kind == "number":
+            return self.constant
+        if self.kind == "learned" and bool(self.initialised):
+            return self.radius
+        if self.kind == "ema" and not self.training and bool(self.steps > 0):
+            return self.radius
+        mean, count = _mean_length(embeddings.detach(), everywhere=self.training)
+        if self.kind == "batch" or not self.training:
+            return mean
+        return self._follow(mean, count) if self.kind == "ema" else self._start(mean, count)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, count: Tensor) -> Tensor:
+        """Move the running radius towards the batch's mean length, and return it."""
+        # As wide as the embeddings: a module cast to bfloat16 could not follow a slow mean.
+        old = self.radius.to(torch.promote_types(self.radius.dtype, mean.dtype))
+        fit = (count > 0) & mean.isfinite()
+        new = torch.where(self.steps == 0, mean, (1 - self.momentum) * old + self.momentum * mean)
+        self.radius = torch.where(fit, new, old)
+        self.steps += fit
+        return self.radius
+
+    @torch.no_grad()
+    def _start(self, mean: Tensor, count: Tensor) -> Tensor:
+        """Put the first batch's mean length into the parameter. In place: an optimiser may already hold it."""
+        if bool((count > 0) & mean.isfinite()):
+            self.radius.copy_(mean)
+            self.initialised.fill_(True)
+            return self.radius
+        return mean
+
+
+def _checked_kind(radius: str | float, *, scale_free: bool) -> str:
+    if isinstance(radius, str):
+        if radius not in RADII:
+            raise SettingsError(f"no radius is called {radius!r}. {did_you_mean(radius, RADII)} Or give a number >= 0.")
+        if radius == "learned" and scale_free:
+            raise SettingsError(
+                "scale_free stops the gradient into the radius, so a learned one would never move. "
+                "Use radius='ema', or scale_free=False."
+            )
+        return radius
+    if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+        raise SettingsError(f"the radius is {', '.join(map(repr, RADII))} or a finite number >= 0; got {radius!r}.")
+    if scale_free:
+        _check_scale(radius)
+    return "number"
+
+
+def _mean_length(embeddings: Tensor, *, everywhere: bool) -> tuple[Tensor, Tensor]:
+    """Mean length of the rows, over all processes if asked, and the number of rows behind it. (B, D) -> (), ()."""
+    with outside_autocast(embeddings):
+        norms = lengths(embeddings)
+        sums = torch.stack([norms.sum(), norms.new_tensor(float(len(norms)))])
+    distributed = torch.distributed
+    if everywhere and distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(sums)
+    total, count = sums.unbind()
+    return total / count.clamp(min=1), count
+
+
+def ramped_weight(
+    weight: float, step: int, total_steps: int, ramp: Literal["constant", "linear"] = "constant"
+) -> float:
+    """The weight of the penalty at one step.
+
+    Args:
+        weight: the final weight, >= 0.
+        step: steps done so far, from 0.
+        total_steps: steps of the whole run, > 0.
+        ramp: "constant", or "linear": ``weight * step / total_steps``, as the authors' self-supervised runs have it.
+
+    Returns:
+        The weight, never above ``weight``.
+
+    Raises:
+        SettingsError: a value out of range, or an unknown ramp.
+
+    >>> ramped_weight(2.0, 25, 100, "linear")
+    0.5
+    """
+    if ramp not in RAMPS:
+        raise SettingsError(f"no ramp is called {ramp!r}. {did_you_mean(ramp, RAMPS)}")
+    if not 0 <= weight < math.inf or step < 0 or total_steps <= 0:
+        raise SettingsError(
+            f"want weight >= 0, step >= 0 and total_steps > 0; got {weight}, {step} and {total_steps}."
+        )
+    return weight if ramp == "constant" else weight * min(step / total_steps, 1.0)
+
+
+class LengthStatistics(NamedTuple):
+    """How the lengths of a batch spread. All NaN for an empty batch."""
+
+    mean: float
+    """In units of length."""
+    variance: float
+    """Biased (divided by B), in squared units of length. It equals the SEC penalty with radius "batch"."""
+    cv: float
+    """Coefficient of variation: standard deviation over mean, unitless; 0 when all rows are zero."""
+
+
+@torch.no_grad()
+def length_statistics(embeddings: Tensor) -> LengthStatistics:
+    """Mean, biased variance and coefficient of variation of the lengths. (B, D) -> three floats.
+
+    Raises:
+        SizeError: ``embeddings`` is not (B, D) of a floating type.
+
+    >>> length_statistics(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    LengthStatistics(mean=3.0, variance=4.0, cv=0.6666666666666666)
+    """
+    check_embeddings(embeddings)
+    with outside_autocast(embeddings):
+        norms = lengths(embeddings)
+        # One transfer for both numbers.
+        mean, variance = torch.stack([norms.mean(), norms.var(correction=0)]).tolist() if len(norms) else (math.nan,) * 2
+    return LengthStatistics(mean, variance, 0.0 if mean == 0 else math.sqrt(variance) / mean)
+
+
+class GradientLens(NamedTuple):
+    """What lengths do to the gradients of a batch. A number that the batch does not define is None."""
+
+    max_abs_cosine: float | None
+    """Largest |cos| between a gradient and its embedding, in [0, 1]. 0 for a loss that sees directions only."""
+    slope: float | None
+    """Slope of log |gradient| on log length. -1 for a loss that sees directions only and treats all rows alike."""
+    short_share: float | None
+    """Share of the summed gradient lengths that the shortest tenth of the rows (rounded up) holds, in [0, 1]."""
+
+
+@torch.no_grad()
+def gradient_lens(embeddings: Tensor, gradient: Tensor) -> GradientLens:
+    """Compare the gradient of a loss at each embedding with that embedding's length.
+
+    Args:
+        embeddings: (B, D) float, raw.
+        gradient: (B, D) float, d loss / d embeddings.
+
+    Returns:
+        Plain floats, computed in float64. Rows that have no direction or are not finite are left out; rows without a
+        gradient count only for the share. The slope needs two different lengths.
+
+    Raises:
+        SizeError: the two do not have one shape (B, D) of a floating type.
+    """
+    wide, slopes = _same_rows(embeddings, gradient, names=("embeddings", "gradient"))
+    norms, sizes = wide.norm(dim=1), slopes.norm(dim=1)
+    order = norms.argsort(stable=True)
+    held = sizes[order[: math.ceil(len(order) / 10)]].sum()
+    total = float(sizes.sum())
+    moving = sizes > 0
+    # Each factor has unit length before they meet, so that tiny gradients do not underflow.
+    cosines = (wide[moving] / norms[moving, None] * (slopes[moving] / sizes[moving, None])).sum(dim=1)
+    return GradientLens(
+        max_abs_cosine=min(float(cosines.abs().max()), 1.0) if len(cosines) else None,
+        slope=_log_slope(norms[moving], sizes[moving]),
+        short_share=float(held) / total if total > 0 else None,
+    )
+
+
+class StepLens(NamedTuple):
+    """What lengths do to one optimiser step. A number that the batch does not define is None."""
+
+    slope: float | None
+    """Slope of log angle on log length. For free embeddings -2 with SGD, -1 with Adam."""
+    cv: float | None
+    """Coefficient of variation of the angles, unitless. 0 when every row turns by the same angle."""
+    mean_angle: float | None
+    """Mean angle, in radians, in [0, pi]."""
+
+
+@torch.no_grad()
+def step_lens(before: Tensor, after: Tensor) -> StepLens:
+    """The angle by which one optimiser step turned each embedding of a probe batch, against its length before.
+
+    Args:
+        before: (B, D) float, raw embeddings of the probe batch before the step, in evaluation mode.
+        after: (B, D) float, of the same images after the step.
+
+    Returns:
+        Plain floats, computed in float64. Rows without a direction before or after, or not finite, are left out; rows
+        that did not turn count for mean and cv, not for the slope. The slope needs two different lengths.
+
+    Raises:
+        SizeError: the two do not have one shape (B, D) of a floating type.
+    """
+    old, new = _same_rows(before, after, names=("before", "after"))
+    alive = new.norm(dim=1) > SHORTEST
+    old, new = old[alive], new[alive]
+    norms = old.norm(dim=1)
+    chords = (new / new.norm(dim=1, keepdim=True) - old / norms[:, None]).norm(dim=1)
+    # acos of the cosine would lose every angle below 1e-8; the chord keeps them.
+    angles = 2 * (chords / 2).clamp(max=1.0).asin()
+    if not len(angles):
+        return StepLens(None, None, None)
+    mean = float(angles.mean())
+    turned = angles > 0
+    return StepLens(
+        slope=_log_slope(norms[turned], angles[turned]),
+        cv=float(angles.std(correction=0)) / mean if mean > 0 else None,
+        mean_angle=mean,
+    )
+
+
+def _same_rows(first: Tensor, second: Tensor, *, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """Both in float64, without the rows in which ``first`` has no direction or either is not finite."""
+    check_embeddings(first, name=names[0])
+    check_embeddings(second, name=names[1])
+    if first.shape != second.shape:
+        raise SizeError(
+            f"want {names[0]} and {names[1]} of one shape, got {tuple(first.shape)} and {tuple(second.shape)}. "
+            "Give the same rows in the same order."
+        )
+    left, right = full_precision(first).double().cpu(), full_precision(second).double().cpu()
+    usable = (left.norm(dim=1) > SHORTEST) & left.isfinite().all(dim=1) & right.isfinite().all(dim=1)
+    return left[usable], right[usable]
+
+
+def _log_slope(lengths_: Tensor, sizes: Tensor) -> float | None:
+    """Least-squares slope of log size on log length; None without two different lengths. (B,), (B,) -> number."""
+    x, y = lengths_.log(), sizes.log()
+    if len(x) < 2 or float(x.max() - x.min()) < 1e-9:
+        return None
+    centred = x - x.mean()
+    return float((centred * (y - y.mean())).sum() / centred.square().sum())

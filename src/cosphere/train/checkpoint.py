@@ -1,0 +1,64 @@
+"""Everything that training needs to go on exactly where it stopped, in one file that holds no code."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cosphere.errors import RunError
+from cosphere.files import write_atomic
+
+FORMAT = 1
+"""Raised when a checkpoint written by an older Cosphere can no longer be read."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) so that a crash or a full disk leaves the old file whole."""
+    write_atomic(path, lambda part: torch.save({"format": FORMAT, **state}, part))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote, on the CPU. Only plain values are unpickled (`weights_only`).
+
+    Raises:
+        RunError: no file, a damaged file, or one of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name.") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(f"{path} is not a checkpoint that can be read ({reason}). Start the run anew under another --name.") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise RunError(f"{path} is a checkpoint of format {found!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it.")
+    return dict(state)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global generator: torch (CPU and each GPU), numpy, python."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002  the legacy global one is what others use
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": random.getstate(),
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put back what :func:`random_state` returned. GPU states are put back as far as there are GPUs."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda_state, device)
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

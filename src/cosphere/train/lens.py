@@ -1,0 +1,80 @@
+"""The norm lens on a real network: what the lengths of the embeddings do to the next step (Propositions 1 and 2 of SEC)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.models import Embedder
+from cosphere.spherical import gradient_lens, step_lens
+
+
+def measure_lens(
+    embedder: Embedder,
+    loss: nn.Module,
+    constraint: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    objective: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, float]:
+    """Take one real optimiser step on a probe batch, see how far each embedding turned, and undo the step.
+
+    Costs three forward passes, one backward pass and one copy of model and optimiser state; every weight, buffer, optimiser
+    state and random generator is as before afterwards.
+
+    Args:
+        embedder: the network; `loss`, `constraint`, `optimizer`: as in training.
+        loss: see above.
+        constraint: see above.
+        optimizer: see above.
+        inputs: (B, 3, H, W) probe images. labels: (B,).
+        labels: see above.
+        objective: (raw embeddings, labels) -> the scalar that training minimises.
+
+    Returns:
+        the keys `lens/...` of metrics.jsonl; those that cannot be measured (no gradient at all) are left out.
+    """
+    modules = (embedder, loss, constraint)
+    kept = [copy.deepcopy(module.state_dict()) for module in modules]
+    kept_optimizer = copy.deepcopy(optimizer.state_dict())
+    modes = [module.training for module in modules]
+    devices = [inputs.device] if inputs.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            before = _embed(embedder, inputs)
+            leaf = before.clone().requires_grad_()
+            constraint.eval()
+            (gradient,) = torch.autograd.grad(loss(leaf, labels), leaf)
+            for module, mode in zip(modules, modes, strict=True):
+                module.train(mode)
+            optimizer.zero_grad(set_to_none=True)
+            objective(embedder(inputs).float(), labels).backward()
+            optimizer.step()
+            after = _embed(embedder, inputs)
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.load_state_dict(kept_optimizer)
+            for module, state, mode in zip(modules, kept, modes, strict=True):
+                module.load_state_dict(state)
+                module.train(mode)
+    of_gradient, of_step = gradient_lens(before, gradient), step_lens(before, after)
+    values = {
+        "lens/max_abs_gradient_cosine": of_gradient.max_abs_cosine,
+        "lens/gradient_slope": of_gradient.slope,
+        "lens/short_share": of_gradient.short_share,
+        "lens/angle_slope": of_step.slope,
+        "lens/angle_cv": of_step.cv,
+        "lens/angle_mean": of_step.mean_angle,
+    }
+    return {name: value for name, value in values.items() if value is not None and value == value}
+
+
+@torch.no_grad()
+def _embed(embedder: Embedder, inputs: Tensor) -> Tensor:
+    """Raw embeddings in evaluation mode, so that both looks see the same batch norm statistics."""
+    embedder.eval()
+    return embedder(inputs).float()

@@ -1,0 +1,446 @@
+"""The one training loop: batch -> embeddings -> loss + weight * SEC -> step -> checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from cosphere import losses
+from cosphere.data import Batch, Catalogue
+from cosphere.errors import DivergenceError, SettingsError
+from cosphere.images import preset
+from cosphere.models import Embedder, build_embedder
+from cosphere.runs import RunFolder, provenance
+from cosphere.spherical import SphericalConstraint, length_statistics, ramped_weight
+from cosphere.train.batches import BatchStream, split_for_training
+from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from cosphere.train.lens import measure_lens
+from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
+from cosphere.train.progress import Reporter
+from cosphere.train.settings import TrainSettings
+
+Evaluate = Callable[[Embedder, Catalogue], Mapping[str, float]]
+"""Scores of a model on labelled images, as fractions by name. The loop is handed one; it does not know how scores are made."""
+
+_LOGGED = ("loss", "loss_metric", "loss_sec", "norm_mean", "norm_var", "norm_cv", "positive_cosine", "negative_cosine")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    steps: int
+    """Optimiser steps done, over all resumptions."""
+    seconds: float
+    """Wall time of training and validation, over all resumptions."""
+    best_step: int
+    """Step of the model that was kept; the last one when nothing was validated."""
+    best_scores: dict[str, float]
+    """Its validation scores; empty when nothing was validated."""
+    before: dict[str, float]
+    """Validation scores of the untrained model; empty when not asked for."""
+    stopped_early: bool
+    """Whether patience ran out before the last step."""
+    unreadable: tuple[str, ...]
+    """Images that could not be read and were left out."""
+
+
+def train(
+    settings: TrainSettings,
+    catalogue: Catalogue,
+    run: RunFolder,
+    *,
+    reporter: Reporter,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+) -> TrainResult:
+    """Train an embedder and leave it in the run's folder.
+
+    Args:
+        settings: all settings.
+        catalogue: images, labels and splits.
+        run: a fresh folder, or with `resume` one whose last checkpoint is gone on from, bit for bit on a CPU.
+        reporter: told of every step, validation and warning.
+        evaluate: makes validation scores; None keeps the last model.
+        resume: go on from the run's last checkpoint.
+
+    Raises:
+        DataError, SettingsError, WeightsError: the run cannot start as asked.
+        DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
+        RunError: a checkpoint cannot be written or read.
+    """
+    accelerator = _accelerator(settings)
+    try:
+        training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate)
+        if resume:
+            training.restore(load_checkpoint(run.checkpoints / "last.pt"))
+        with reporter:
+            return training.run()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)  # Else a second run in this process would keep the first's precision.
+
+
+def _accelerator(settings: TrainSettings) -> Accelerator:
+    if settings.device not in ("auto", "cpu", "cuda", "mps"):
+        raise SettingsError(f"device is auto, cpu, cuda or mps, got {settings.device!r}.")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device is cuda, but this machine has no CUDA device. Use --device cpu.")
+    on_cpu = settings.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if settings.precision == "fp16" and on_cpu:
+        raise SettingsError("precision fp16 wants a GPU; on a CPU use --precision bf16 or float32.")
+    return Accelerator(cpu=settings.device == "cpu", mixed_precision={"float32": "no"}.get(settings.precision, settings.precision))
+
+
+class Training:
+    """All that one run holds while it runs."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        catalogue: Catalogue,
+        run: RunFolder,
+        accelerator: Accelerator,
+        *,
+        reporter: Reporter,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.settings, self.run_folder, self.accelerator = settings, run, accelerator
+        self.reporter, self.evaluate = reporter, evaluate
+        self.train_images, self.validation_images = split_for_training(catalogue, settings)
+        set_seed(settings.seed)
+        device = accelerator.device
+        self.embedder, augmentation = build_model(settings)
+        self.loss = losses.build(
+            settings.loss.name, num_classes=len(self.train_images.class_names), dim=self.embedder.dim, **settings.loss.settings
+        ).to(device)
+        sec = settings.sec
+        self.constraint = SphericalConstraint(_radius(sec.radius), momentum=sec.momentum, scale_free=sec.scale_free).to(device)
+        self.stream = BatchStream(
+            self.train_images,
+            settings,
+            self.embedder.preprocessing,
+            augmentation,
+            device=device,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        groups = parameter_groups(self.embedder, self.loss, self.constraint, settings.optimizer)
+        self.model, self.optimizer = accelerator.prepare(self.embedder, build_optimizer(groups, settings.optimizer))
+        self.step = 0
+        self.seconds = 0.0
+        self.best: dict[str, Any] = {"step": 0, "scores": {}}
+        self.before: dict[str, float] = {}
+        self.stale = 0
+        self.warned_of_sec = False
+        self._window: list[Tensor] = []
+        self._window_began = time.monotonic()
+        self._window_images = 0
+
+    # The run
+
+    def run(self) -> TrainResult:
+        """All steps that are left."""
+        self._greet()
+        if self.step == 0:
+            self._validate_before()
+        batches = iter(self.stream)
+        while self.step < self.settings.steps and not self._out_of_patience():
+            began = time.monotonic()
+            self._enter_phase()
+            self._take_step([next(batches) for _ in range(self.settings.batch.accumulate)])
+            self.step += 1
+            self.reporter.stepped(self.step)
+            self.seconds += time.monotonic() - began
+            self._after_step()
+        return self._finish()
+
+    def _greet(self) -> None:
+        images, held_out = self.train_images, self.validation_images
+        text = f"training on {len(images):,} images of {len(images.class_names):,} classes"
+        if held_out is not None:
+            text += f"; validating on {len(held_out):,} images of {len(held_out.class_names):,} other classes"
+        self.reporter.said(f"{text}; {self.accelerator.device.type}, {self.settings.precision}")
+        for note in self.stream.sampler.notes:
+            self.reporter.said(note)
+        if self.settings.batch.accumulate > 1:
+            self.reporter.said(
+                f"gradients of {self.settings.batch.accumulate} batches are added; each batch's loss still sees only its own "
+                f"{self.settings.batch.size} images"
+            )
+
+    def _enter_phase(self) -> None:
+        """Freeze the backbone in the first phase, if there is one; let it go, with a fresh optimiser, after."""
+        first = self.settings.schedule.new_layers_steps
+        if not first or self.step not in (0, first):
+            return
+        set_backbone_trainable(self.embedder, self.step >= first)
+        if self.step == first:
+            _raw(self.optimizer).state.clear()
+            self.reporter.said(f"step {self.step}: the backbone trains too, with a fresh optimiser")
+
+    def _take_step(self, batches: list[Batch]) -> None:
+        """One optimiser step over one or more batches."""
+        set_rates(_raw(self.optimizer), rate_factor(self.step, self.settings.steps, self.settings.schedule))
+        self.model.train()
+        for batch in batches:
+            inputs, labels = self._inputs(batch)
+            embeddings = self.model(inputs)
+            total, logged = self._objective(embeddings, labels)
+            self._check_finite(logged, batch)
+            self.accelerator.backward(total / len(batches))
+            self._window.append(logged)
+            self._window_images += len(labels)
+        if self.settings.optimizer.clip_norm:
+            self.accelerator.clip_grad_norm_(self._parameters(), self.settings.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.accelerator.device
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        pixels = batch.pixels.to(device, non_blocking=True)
+        return self.embedder.preprocessing.to_input(pixels).to(memory_format=layout), batch.labels.to(device, non_blocking=True)
+
+    def _objective(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the numbers of :data:`_LOGGED`, detached."""
+        sec = self.settings.sec
+        weight = ramped_weight(sec.weight, self.step, self.settings.steps, sec.ramp)
+        metric = self.loss(embeddings, labels)
+        constraint = self.constraint(embeddings) if sec.weight else metric.new_zeros(())
+        total = metric + weight * constraint
+        with torch.no_grad():
+            lens = length_statistics(embeddings)
+            positive, negative = losses.pair_cosines(embeddings, labels)
+            values = (total, metric, constraint, lens.mean, lens.variance, lens.cv, positive, negative)
+            logged = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=total.device) for value in values])
+        return total, logged
+
+    def _check_finite(self, logged: Tensor, batch: Batch) -> None:
+        values = dict(zip(_LOGGED, logged.tolist(), strict=True))
+        for key, term in (("loss_metric", f"the metric loss ({self.settings.loss.name})"), ("loss_sec", "the SEC term")):
+            if values[key] - values[key] != 0:
+                files = ", ".join(self.train_images.paths[row] for row in batch.rows[:3].tolist())
+                raise DivergenceError(
+                    f"{term} is {values[key]} at step {self.step + 1} (epoch {self.stream.epoch}, batch {self.stream.position}; "
+                    f"first images: {files}; mean length {values['norm_mean']:.4g}). Lower the rates or the SEC weight, or set "
+                    f"--optimizer.clip_norm 1. The last good checkpoint is kept in {self.run_folder.checkpoints}."
+                )
+
+    # What happens between steps
+
+    def _after_step(self) -> None:
+        settings = self.settings
+        last = self.step == settings.steps
+        if self.step % settings.log_every == 0 or last:
+            self._log()
+        every = settings.validation.every
+        if (every and self.step % every == 0) or last:
+            self._validate()
+            self._window_began, self._window_images, self._window = time.monotonic(), 0, []
+        if (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last:
+            self._save("last.pt")
+
+    def _log(self) -> None:
+        """Average the numbers since the last line, write them, show them, and warn when SEC dwarfs the loss."""
+        if not self._window:
+            return
+        means = torch.stack(self._window).nanmean(dim=0).tolist()
+        values: dict[str, float | None] = {f"train/{name}": _finite(value) for name, value in zip(_LOGGED, means, strict=True)}
+        weight = ramped_weight(self.settings.sec.weight, self.step - 1, self.settings.steps, self.settings.sec.ramp)
+        metric, constraint = values["train/loss_metric"], values["train/loss_sec"]
+        if not self.settings.sec.weight:
+            values["train/loss_sec"] = None
+        share = weight * constraint / metric if weight and metric and constraint is not None else None
+        values["train/sec_share"] = share
+        elapsed = time.monotonic() - self._window_began
+        values["train/images_per_second"] = self._window_images * self.accelerator.num_processes / max(elapsed, 1e-9)
+        for group in self.optimizer.param_groups:
+            values[f"train/lr_{group['name'].split('.')[0]}"] = group["lr"]
+        self._write({"epoch": self.stream.epoch, **values})
+        self.reporter.logged(self.step, values)
+        self._warn_of_sec(share)
+        self._window, self._window_images, self._window_began = [], 0, time.monotonic()
+
+    def _warn_of_sec(self, share: float | None) -> None:
+        """SEC helps as a small force; a dominant one stops the embedding from learning (a tenfold weight cost 15 points)."""
+        if share is None or share <= 1 or self.warned_of_sec:
+            return
+        self.warned_of_sec = True
+        weight = self.settings.sec.weight
+        self.reporter.said(
+            f"warning: at step {self.step} SEC is {share:.1f} times the metric loss and may drown it; "
+            f"try --sec.weight {weight * 0.2 / share:.2g}, or --sec.scale_free true"
+        )
+
+    def _validate_before(self) -> None:
+        if self.settings.validation.before:
+            self.before = self._scores()
+            if self.before:
+                self._write({f"val/{name}": value for name, value in self.before.items()})
+                self.reporter.validated(0, self.before, best=False)
+
+    def _scores(self) -> dict[str, float]:
+        """Scores on the validation images. Random generators are as before afterwards, so looking changes nothing."""
+        if self.evaluate is None or self.validation_images is None:
+            return {}
+        with torch.random.fork_rng(devices=[self.accelerator.device] if self.accelerator.device.type == "cuda" else []):
+            scores = dict(self.evaluate(self.embedder, self.validation_images))
+        self.embedder.train()
+        return scores
+
+    def _validate(self) -> None:
+        """Score the model, keep it when it is the best so far, and look through the norm lens."""
+        began = time.monotonic()
+        scores = self._scores()
+        lens = self._lens() if self.settings.validation.lens else {}
+        self.seconds += time.monotonic() - began
+        if scores or lens:
+            self._write({**{f"val/{name}": value for name, value in scores.items()}, **lens})
+        metric = self.settings.validation.metric
+        best = not scores or not self.best["scores"] or scores[metric] > self.best["scores"][metric]
+        self.stale = 0 if best else self.stale + 1
+        if scores:
+            self.reporter.validated(self.step, scores, best=best)
+        if best:
+            self.best = {"step": self.step, "scores": scores}
+            self._save_bundle()
+            self._save("best.pt")
+
+    def _lens(self) -> dict[str, float]:
+        inputs, labels = self._inputs(self.stream.probe())
+        return measure_lens(
+            self.embedder,
+            self.loss,
+            self.constraint,
+            _raw(self.optimizer),
+            inputs,
+            labels,
+            lambda embeddings, wanted: self._objective(embeddings, wanted)[0],
+        )
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.validation.patience <= self.stale
+
+    def _finish(self) -> TrainResult:
+        if self.step < self.settings.steps:
+            self.reporter.said(f"stopped at step {self.step}: {self.stale} validations without a better score")
+            self._save("last.pt")
+        return TrainResult(
+            steps=self.step,
+            seconds=self.seconds,
+            best_step=self.best["step"],
+            best_scores=self.best["scores"],
+            before=self.before,
+            stopped_early=self.step < self.settings.steps,
+            unreadable=self.stream.unreadable.paths,
+        )
+
+    # What is kept
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics({"step": self.step, **values})
+
+    def _save_bundle(self) -> None:
+        if self.accelerator.is_main_process:
+            self.embedder.provenance = {
+                **provenance(),
+                "step": self.step,
+                "validation": self.best["scores"],
+                "data": {"fingerprint": self.train_images.fingerprint(), "images": len(self.train_images)},
+                "loss": self.settings.loss.name,
+                "sec_weight": self.settings.sec.weight,
+            }
+            self.embedder.save(self.run_folder.model)
+
+    def _save(self, name: str) -> None:
+        """Write a checkpoint, unless the weights are already broken: the last good one must survive."""
+        broken = [key for key, value in self.embedder.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise DivergenceError(
+                f"{broken[0]} holds values that are not finite after step {self.step}. Lower the rates or set --optimizer.clip_norm 1. "
+                f"The last good checkpoint is kept in {self.run_folder.checkpoints}."
+            )
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.run_folder.checkpoints / name, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "before": self.before,
+            "stale": self.stale,
+            "warned_of_sec": self.warned_of_sec,
+            "settings": self.settings.as_dict(),
+            "classes": self.train_images.class_names,
+            "model": self.embedder.state_dict(),
+            "loss": self.loss.state_dict(),
+            "constraint": self.constraint.state_dict(),
+            "optimizer": _raw(self.optimizer).state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "stream": self.stream.state_dict(),
+            "random": random_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        if state["classes"] != self.train_images.class_names:
+            raise SettingsError(
+                f"the checkpoint was trained on {len(state['classes'])} classes, the data now has {len(self.train_images.class_names)} "
+                "or other names. Put the data back as it was, or start a new run."
+            )
+        self.embedder.load_state_dict(state["model"])
+        self.loss.load_state_dict(state["loss"])
+        self.constraint.load_state_dict(state["constraint"])
+        _raw(self.optimizer).load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.stream.load_state_dict(state["stream"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.before, self.stale, self.warned_of_sec = state["before"], state["stale"], state["warned_of_sec"]
+        if self.settings.schedule.new_layers_steps:
+            set_backbone_trainable(self.embedder, self.step >= self.settings.schedule.new_layers_steps)
+        if self.accelerator.is_main_process:
+            self.run_folder.cut_metrics_after(self.step)
+        restore_random_state(state["random"])
+
+
+def build_model(settings: TrainSettings) -> tuple[Embedder, Any]:
+    """The embedder that the settings ask for, and the augmentation that goes with it."""
+    raise NotImplementedError
+
+
+def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
+    """Let the backbone move or hold it still. Frozen norm layers stay frozen."""
+    raise NotImplementedError
+
+
+def _radius(radius: str | float) -> str | float:
+    """A number given as text, as on a command line, is a number."""
+    try:
+        return float(radius)
+    except ValueError:
+        return radius
+
+
+def _finite(value: float) -> float | None:
+    return value if value - value == 0 else None
+
+
+def _raw(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimiser inside accelerate's wrapper."""
+    return optimizer.optimizer if hasattr(optimizer, "optimizer") else optimizer

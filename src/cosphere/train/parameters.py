@@ -1,0 +1,80 @@
+"""Parameter groups, the optimiser and the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from cosphere.models import Embedder
+from cosphere.train.settings import OptimizerSettings, ScheduleSettings
+
+_NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def parameter_groups(embedder: Embedder, loss: nn.Module, constraint: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Split all trainable parameters into groups with their own rate and decay.
+
+    A parameter belongs to `backbone`, `head`, `loss` (class weights) or `radius` (a learned SEC radius, never decayed), and
+    within it to `weight`, `norm` or `bias`. Frozen parameters are in no group; empty groups are left out.
+
+    Returns:
+        groups for a torch optimiser, each with `name`, `params`, `lr` and `weight_decay`.
+    """
+    backbone = set(map(id, embedder.backbone.parameters()))
+    loss_rate = settings.head_rate if settings.loss_rate is None else settings.loss_rate
+    loss_decay = settings.weight_decay if settings.loss_decay is None else settings.loss_decay
+    rates = {"backbone": settings.backbone_rate, "head": settings.head_rate, "loss": loss_rate, "radius": loss_rate}
+    groups: dict[str, dict[str, Any]] = {}
+    for part, module in (("embedder", embedder), ("loss", loss), ("radius", constraint)):
+        for parameter, kind in _kinds(module):
+            room = part if part != "embedder" else ("backbone" if id(parameter) in backbone else "head")
+            decay = {"loss": loss_decay, "radius": 0.0}.get(room, settings.weight_decay)
+            if (kind == "norm" and not settings.decay_norm) or (kind == "bias" and not settings.decay_bias):
+                decay = 0.0
+            name = f"{room}.{kind}"
+            group = groups.setdefault(name, {"name": name, "params": [], "lr": rates[room], "weight_decay": decay})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _kinds(module: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
+    """Each trainable parameter once, with "weight", "norm" or "bias"."""
+    seen: set[int] = set()
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter, "norm" if isinstance(layer, _NORM_LAYERS) else "bias" if name.endswith("bias") else "weight"
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over the groups; rates and decay are the groups' own."""
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.head_rate, momentum=settings.momentum, nesterov=settings.nesterov)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=settings.head_rate)
+
+
+def rate_factor(step: int, steps: int, settings: ScheduleSettings) -> float:
+    """What every rate is multiplied by at step `step` (0-based) of `steps`.
+
+    >>> rate_factor(0, 100, ScheduleSettings(warmup_steps=4)), rate_factor(4, 100, ScheduleSettings(warmup_steps=4))
+    (0.25, 1.0)
+    """
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.name == "milestones":
+        return warm * settings.gamma ** sum(step >= milestone for milestone in settings.milestones)
+    if settings.name == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return warm
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give each group its own rate times `factor`. The rate at factor 1 is kept beside it, as `base_lr`."""
+    for group in optimizer.param_groups:
+        group.setdefault("base_lr", group["lr"])
+        group["lr"] = group["base_lr"] * factor

@@ -1,0 +1,142 @@
+"""What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Where the training loop tells what happens. Any of the methods may do nothing."""
+
+    def __enter__(self) -> Self:
+        """Start."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Finish, also after an error."""
+        ...
+
+    def stepped(self, step: int) -> None:
+        """One optimiser step is done; `step` of them in all."""
+        ...
+
+    def logged(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Numbers averaged over the last steps, under the keys of metrics.jsonl."""
+        ...
+
+    def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
+        """A validation is done."""
+        ...
+
+    def said(self, text: str) -> None:
+        """A sentence for the person: a warning, a phase."""
+        ...
+
+
+def describe(values: Mapping[str, float | None]) -> str:
+    """The logged numbers as one short line."""
+    parts = [f"loss {values['train/loss']:.3f}"]
+    if values.get("train/loss_sec") is not None:
+        parts.append(f"sec {values['train/loss_sec']:.3f}")
+        if values.get("train/sec_share") is not None:
+            parts.append(f"({values['train/sec_share']:.0%} of the metric loss)")
+    parts.append(f"length {values['train/norm_mean']:.2f}, cv {values['train/norm_cv']:.3f}")
+    parts.append(f"{values['train/images_per_second']:.0f} images/s")
+    return "  ".join(parts)
+
+
+def describe_scores(scores: Mapping[str, float]) -> str:
+    """Validation scores in percent.
+
+    >>> describe_scores({"recall@1": 0.6123, "map@r": 0.3})
+    'recall@1 61.2 %  map@r 30.0 %'
+    """
+    return "  ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items())
+
+
+class LiveReporter:
+    """A bar with loss, SEC, lengths, images a second and time left."""
+
+    def __init__(self, steps: int, *, start: int = 0, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+        )
+        self._task: TaskID = self._progress.add_task("training", total=steps, completed=start, numbers="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def stepped(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
+    def logged(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show the numbers beside the bar."""
+        self._progress.update(self._task, numbers=describe(values))
+
+    def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
+        """One line above the bar."""
+        mark = "[green] best so far[/]" if best else ""
+        self._progress.console.print(f"  step {step:>6}  validation  {describe_scores(scores)}{mark}", highlight=False)
+
+    def said(self, text: str) -> None:
+        """One line above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+class PlainReporter:
+    """One line a logged step, for files and pipes."""
+
+    def __init__(self, steps: int, *, start: int = 0, console: Console | None = None) -> None:
+        self._steps, self._start = steps, start
+        self._console = console or Console(stderr=True, width=200)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def stepped(self, step: int) -> None:
+        """Nothing: lines come with the logged numbers."""
+
+    def logged(self, step: int, values: Mapping[str, float | None]) -> None:
+        """One line."""
+        done = max(1, step - self._start)
+        left = (time.monotonic() - self._began) / done * (self._steps - step)
+        self._line(f"step {step}/{self._steps}  {describe(values)}  {int(left // 60)}:{int(left % 60):02d} left")
+
+    def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
+        """One line."""
+        self._line(f"step {step}/{self._steps}  validation  {describe_scores(scores)}{'  best so far' if best else ''}")
+
+    def said(self, text: str) -> None:
+        """One line."""
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def reporter(steps: int, *, start: int = 0, console: Console | None = None) -> Reporter:
+    """The live reporter on a terminal, the plain one elsewhere."""
+    console = console or Console(stderr=True)
+    return (LiveReporter if console.is_terminal else PlainReporter)(steps, start=start, console=console)
