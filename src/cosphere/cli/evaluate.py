@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -14,15 +14,16 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import read_settings, show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError
-from cosphere.evaluate import Scores, evaluate
-from cosphere.files import read_json, write_json
-from cosphere.models import Embedder, build_embedder
+from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
+from cosphere.files import write_json
+from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
+from cosphere.train import untrained_model
 
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
     "cosphere evaluate runs/sop Stanford_Online_Products --ks '[1,10,100,1000]'",
-    "cosphere evaluate runs/first photos/ --untrained true",
+    "cosphere evaluate runs/first --untrained true",
 ]
 
 
@@ -33,16 +34,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("source", nargs="?", type=str, help="images to score on; by default what the run was trained from")
     parser.add_argument("--split", type=str, default="test", help="split to score on; `all` takes every image")
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
-    parser.add_argument("--ks", type=list[int], default=[1, 2, 4, 8], help="K of Recall@K")
+    parser.add_argument("--ks", type=list[int], default=[1, 2, 4, 8], help="the K of Recall@K")
     parser.add_argument("--clustering", type=bool, default=True, help="NMI and F1 too")
     parser.add_argument("--seed", type=int, default=0, help="seed of k-means and of the intervals")
     parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
-    parser.add_argument("--untrained", type=bool, default=False, help="score the untrained backbone instead, as the line to beat")
+    parser.add_argument("--untrained", type=bool, default=False, help="score the untrained backbone instead: the line to beat")
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
     catalogue = open_split(given.source or read_settings(folder).data.root, given.split, layout=given.layout)
-    embedder = untrained(folder) if given.untrained else Embedder.load(folder.model)
+    embedder = untrained_model(read_settings(folder)) if given.untrained else Embedder.load(folder.model)
     scores = score(
         embedder,
         catalogue,
@@ -52,6 +53,83 @@ def run(arguments: list[str]) -> int:
         batch_size=given.batch_size,
         workers=given.workers,
     )
-    write_scores(folder, scores, given.split, untrained=given.untrained)
+    save(folder, scores, catalogue, given.split, untrained=given.untrained)
     show(scores, folder, given.split, untrained=given.untrained)
     return 0
+
+
+def open_split(source: str | Path, split: str, *, layout: str = "auto") -> Catalogue:
+    """One split of the images at `source`, with notes printed; "all" for every image.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    catalogue = read_catalogue(source, layout=layout)
+    show_notes(catalogue)
+    if split == "all":
+        return catalogue
+    known = sorted(set(catalogue.splits))
+    if split not in known:
+        raise DataError(f"{source} has no split {split!r}; it has {', '.join(known)}. Use --split {known[0]}, or --split all.")
+    return catalogue.select(split)
+
+
+def score(embedder: Embedder, catalogue: Catalogue, **settings: Any) -> Scores:
+    """:func:`cosphere.evaluate.evaluate` with a progress bar."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("embedding", total=len(catalogue))
+        return evaluate(
+            embedder, catalogue, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings
+        )
+
+
+def embed_with_progress(embedder: Embedder, catalogue: Catalogue, **settings: Any) -> Embeddings:
+    """:func:`cosphere.evaluate.embed_catalogue` with a progress bar."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("embedding", total=len(catalogue))
+        return embed_catalogue(
+            embedder, catalogue, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings
+        )
+
+
+def save(folder: RunFolder, scores: Scores, catalogue: Catalogue, split: str, *, untrained: bool = False) -> None:
+    """Write the scores and, for the trained model, the embeddings that the report and the search use."""
+    content = {"split": split, **scores.as_dict(), "provenance": provenance(), "settings": read_settings(folder).as_dict()}
+    if untrained:
+        write_json(folder.path / "scores-untrained.json", content)
+        return
+    scores.embeddings.save(folder.embeddings(split))
+    write_json(folder.scores, content)
+
+
+def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = False) -> None:
+    """The table: value, interval and, for a recipe of a published row, what was published."""
+    console = Console()
+    published = _published(folder) if not untrained else {}
+    title = f"{'untrained backbone' if untrained else folder.path.name}, {split}: {scores.images:,} images, {scores.classes:,} classes"
+    table = Table(title=title)
+    table.add_column("score")
+    table.add_column("%", justify="right")
+    table.add_column("95 % interval", justify="right")
+    if published:
+        table.add_column("published", justify="right")
+    for name, found in scores.as_dict()["scores"].items():
+        interval = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}" if found.get("low") is not None else ""
+        row = [name, f"{100 * found['value']:.2f}", interval]
+        table.add_row(*row, *([f"{published[name]:.2f}" if name in published else ""] if published else []))
+    console.print(table)
+    for note in scores.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"written to {folder.path / ('scores-untrained.json' if untrained else 'scores.json')}", soft_wrap=True, highlight=False)
+
+
+def _published(folder: RunFolder) -> dict[str, float]:
+    """Published scores in percent, when the run came from a recipe that names them."""
+    about = yaml.safe_load(folder.config.read_text(encoding="utf-8")).get("about") or {}
+    return dict(about.get("published") or {})
+
+
+def load_model(path: str | Path) -> Embedder:
+    """The model of a run's folder, or a bundle by itself."""
+    path = Path(path)
+    return Embedder.load(path / "model" if (path / "run.json").exists() else path)

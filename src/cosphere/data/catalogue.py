@@ -47,11 +47,11 @@ class Catalogue:
     Row numbers (0 .. N-1) are those of :attr:`table`; samplers, data sets and neighbours all speak in them.
 
     Attributes:
-        table: one row for each image (or each box of an image), never changed in place. ``path`` (str, relative to ``root``
-            or absolute; ``file#7`` is row 7 of a CIFAR batch), ``label`` (str, what makes two images the same class),
-            ``split`` (str: ``train``, ``val``, ``test`` or another; ``all`` where the data has no splits) and, where the
-            source has them, ``is_query``, ``is_gallery`` (bool), ``category``, ``sequence``, ``class_name`` (str) and the box
-            ``x_1, y_1, x_2, y_2`` in pixels (left, top, right, bottom; missing where a row has none).
+        table: one row for each image (or each box of an image), never changed in place. ``path`` (str, relative to
+            ``root`` or absolute; ``file#7`` is row 7 of a CIFAR batch), ``label`` (str, what makes two images the same
+            class), ``split`` (str: ``train``, ``val``, ``test`` or another; ``all`` where the data has no splits) and,
+            where the source has them, ``is_query``, ``is_gallery`` (bool), ``category``, ``sequence``, ``class_name``
+            (str) and the box ``x_1, y_1, x_2, y_2`` in pixels (left, top, right, bottom; missing where a row has none).
         root: the folder that relative paths start from.
         layout: how the source was read: ``folder``, ``table`` or the name of a published data set.
         notes: what a user should know about the reading, one sentence each.
@@ -92,7 +92,8 @@ class Catalogue:
     @cached_property
     def paths(self) -> list[str]:
         """Where each row's image lies: N paths that start from :attr:`root` unless they are absolute."""
-        return [os.path.join(self.root, path) for path in self.table["path"]]  # noqa: PTH118 (60 000 Path objects are slow)
+        # Text, since 60 000 Path objects are slow.
+        return [os.path.join(self.root, path) for path in self.table["path"]]  # noqa: PTH118
 
     @cached_property
     def label_names(self) -> list[str]:
@@ -101,17 +102,19 @@ class Catalogue:
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The C names to show, in the order of :attr:`labels`: ``class_name`` where there is exactly one for each label."""
+        """The C names to show, in the order of :attr:`labels`: ``class_name`` where each label has exactly one."""
         if "class_name" not in self.table.columns:
             return self.label_names
         pairs = self.table[["label", "class_name"]].drop_duplicates()
         names = dict(zip(pairs["label"], pairs["class_name"], strict=True))
-        one_to_one = len(pairs) == len(names) == len(set(names.values())) and all(isinstance(n, str) for n in names.values())
+        one_to_one = len(pairs) == len(names) == len(set(names.values())) and all(
+            isinstance(n, str) for n in names.values()
+        )
         return [names[label] for label in self.label_names] if one_to_one else self.label_names
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) int64 in [0, C): the class of each row, contiguous within this catalogue (so not across two selections)."""
+        """(N,) int64 in [0, C): the class of each row, contiguous within this catalogue, not across selections."""
         codes = pd.Categorical(self.table["label"], categories=self.label_names).codes
         return np.asarray(codes, dtype=np.int64)
 
@@ -129,7 +132,10 @@ class Catalogue:
 
     @cached_property
     def boxes(self) -> NDArray[np.int64] | None:
-        """(N, 4) int64 pixels (left, top, right, bottom; the last two exclusive), -1 where a row has no box; None without any."""
+        """(N, 4) int64 pixels (left, top, right, bottom), -1 where a row has no box; None where no row can have one.
+
+        Right and bottom are the first column and row left out.
+        """
         if not all(name in self.table.columns for name in BOX):
             return None
         values = self.table[list(BOX)].to_numpy(dtype=np.float64)
@@ -152,7 +158,8 @@ class Catalogue:
         """The rows of one split, of some classes, or both; row numbers and labels start again from 0.
 
         Args:
-            split: ``train``, ``val`` (or ``validation``, ``valid``), ``test`` or another that is there; None or ``all`` takes every row.
+            split: ``train``, ``val`` (or ``validation``, ``valid``), ``test`` or another that is there; None or ``all``
+                takes every row.
             classes: labels, or names from :attr:`class_names`.
 
         Raises:
@@ -175,14 +182,17 @@ class Catalogue:
         if split not in self.split_names:
             if self.split_names == [EVERYTHING]:
                 raise DataError(
-                    f"this data has no splits, so no split {split!r}. Use split {EVERYTHING!r}, put the images under train/ and "
+                    f"this data has no splits, so no split {split!r}. Use split {EVERYTHING!r}, put the images under "
+                    "train/ and "
                     "test/, add a column 'split', or let with_class_splits divide the classes."
                 )
             raise DataError(f"there is no split {split!r} in this data. {did_you_mean(split, self.split_names)}")
         return np.asarray(self.table["split"] == split)
 
     def _in_classes(self, wanted: list[str]) -> NDArray[np.bool_]:
-        by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {label: label for label in self.label_names}
+        by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {
+            label: label for label in self.label_names
+        }
         for name in wanted:
             if str(name) not in by_name:
                 raise DataError(f"there is no class {str(name)!r} in this data. {_nearest(str(name), list(by_name))}")
@@ -191,8 +201,8 @@ class Catalogue:
     def fingerprint(self) -> str:
         """64 hexadecimal digits that name this table: SHA-256 over its rows, whatever their order.
 
-        Paths (relative ones stay relative, so a moved folder keeps its fingerprint), labels, splits, query and gallery flags and
-        boxes count; bytes of the images do not, since reading them all would take minutes.
+        Paths (relative ones stay relative, so a moved folder keeps its fingerprint), labels, splits, query and gallery
+        flags and boxes count; bytes of the images do not, since reading them all would take minutes.
         """
         columns = [name for name in (*NEEDED, "is_query", "is_gallery", *BOX) if name in self.table.columns]
         text = [self.table[name].map(_plain).tolist() for name in columns]
@@ -200,7 +210,7 @@ class Catalogue:
         return hashlib.sha256("\n".join(["\x1f".join(columns), *lines]).encode()).hexdigest()
 
     def hold_out_classes(self, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
-        """Set whole classes aside, to validate on classes that training never sees: see :func:`cosphere.data.hold_out_classes`."""
+        """Set whole classes aside for validation: see :func:`cosphere.data.hold_out_classes`."""
         from cosphere.data.splits import hold_out_classes
 
         return hold_out_classes(self, share=share, seed=seed)

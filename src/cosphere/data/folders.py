@@ -14,20 +14,24 @@ from cosphere.errors import DataError
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
 """Names of split folders once :func:`cosphere.data.catalogue.normal_split` has read them; capitals do not matter."""
 
-_ADVICE = "Put the images of each class in a folder of its own (class/*.jpg or train/class/*.jpg), or give a table with path and label."
+_ADVICE = (
+    "Put the images of each class in a folder of its own (class/*.jpg or train/class/*.jpg), "
+    "or give a table with path and label."
+)
 
 
 def read_folder(folder: str | Path) -> Catalogue:
     """Read ``class/*.jpg`` or ``split/class/*.jpg``.
 
     The first folder is the class, and images at any depth below it belong to it. When the first folders are called
-    train, val, valid, validation, test, query or gallery and hold class folders, they are the split and the second folder is
-    the class; a class that is in several splits has the same name there. ``query`` and ``gallery`` become split ``test``
-    with ``is_query`` and ``is_gallery``. A single folder around everything is stepped into. Without split folders, every
-    row has split ``all``.
+    train, val, valid, validation, test, query or gallery and hold class folders, they are the split and the second
+    folder is the class; a class that is in several splits has the same name there. ``query`` and ``gallery`` become
+    split ``test`` with ``is_query`` and ``is_gallery``. A single folder around everything is stepped into. Without
+    split folders, every row has split ``all``.
 
     Args:
-        folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are left out and counted in the notes.
+        folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are left out and counted in the
+            notes.
 
     Returns:
         A catalogue with layout ``folder``, rows sorted by path.
@@ -53,7 +57,9 @@ def read_folder(folder: str | Path) -> Catalogue:
 
 
 def _by_class(parts: list[list[str]]) -> pd.DataFrame:
-    return pd.DataFrame({"path": ["/".join(part) for part in parts], "label": [part[0] for part in parts], "split": EVERYTHING})
+    return pd.DataFrame(
+        {"path": ["/".join(part) for part in parts], "label": [part[0] for part in parts], "split": EVERYTHING}
+    )
 
 
 def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.DataFrame:
@@ -61,11 +67,15 @@ def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.
     loose = ["/".join(part) for part in parts if part[0] in splits and len(part) == 2]
     other = sorted({part[0] for part in parts if part[0] not in splits})
     if loose:
-        notes.append(f"{len(loose)} images that lie in a split folder but in no class folder were left out: {_first(loose)}")
+        notes.append(
+            f"{len(loose)} images that lie in a split folder but in no class folder were left out: {_first(loose)}"
+        )
     if other:
         notes.append(f"folders beside the splits were left out: {_first(other)}")
     raw = [normal_split(part[0]) for part in inside]
-    table = pd.DataFrame({"path": ["/".join(part) for part in inside], "label": [part[1] for part in inside], "split": raw})
+    table = pd.DataFrame(
+        {"path": ["/".join(part) for part in inside], "label": [part[1] for part in inside], "split": raw}
+    )
     return query_and_gallery(table, notes)
 
 
@@ -81,7 +91,10 @@ def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     if "test" in set(table["split"]):
         raise DataError("this data has a test split beside query and gallery. Keep one of the two forms.")
     if len(roles) == 1:
-        notes.append(f"there is a {roles.pop()} split but not its other half, so its images can be searched only among themselves")
+        notes.append(
+            f"there is a {roles.pop()} split but not its other half, so its images can be searched only among "
+            "themselves"
+        )
         return table.assign(split=table["split"].replace({"query": "test", "gallery": "test"}))
     return table.assign(
         is_query=table["split"] == "query",
@@ -93,8 +106,7 @@ def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
     """The first folders that are splits; empty when the first folders are classes.
 
-    A folder called ``test`` that holds images itself may well be a class among others: it is a split only when it
-    holds class folders.
+    A folder called ``train`` may well be a class among others: it is a split only when it holds class folders.
     """
     deep: dict[str, int] = defaultdict(int)
     for part in parts:
@@ -103,9 +115,8 @@ def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
     splits = {name for name in named if deep[name]}
     if named == set(deep) and not splits:
         raise DataError(f"{root} holds the splits {', '.join(sorted(named))}, but no class folders in them. {_ADVICE}")
-    if splits and {normal_split(name) for name in splits} == {"train"} and set(deep) - named:
-        return splits
-    return splits if splits == named else set()
+    # One folder called train that has subfolders, beside bus/ and car/, is a class; beside test/ it is a split.
+    return splits if len(splits) > 1 or named == set(deep) else set()
 
 
 def _step_in(root: Path, images: list[str], notes: list[str]) -> tuple[Path, list[str]]:

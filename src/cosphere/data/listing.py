@@ -36,7 +36,9 @@ class Listing:
         """What was passed over, as sentences; none when nothing was."""
         found = []
         if self.stray:
-            found.append(f"{self.stray} hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out")
+            found.append(
+                f"{self.stray} hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out"
+            )
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
             found.append(f"{self.others.total()} files that are no images were left out: {kinds}")
@@ -71,7 +73,9 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
     except NotADirectoryError:
         raise DataError(f"{folder} is a file, and a folder was wanted.") from None
     except PermissionError:
-        raise DataError(f"{folder} may not be read: permission denied. Change its rights, or copy it to where you may.") from None
+        raise DataError(
+            f"{folder} may not be read: permission denied. Change its rights, or copy it to where you may."
+        ) from None
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
@@ -146,7 +150,9 @@ def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> 
         return there, []
     first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
     if len(lost) == len(paths):
-        raise DataError(f"none of the {len(paths)} files that {source} lists is in {root} (first: {first}). Is root right?")
+        raise DataError(
+            f"none of the {len(paths)} files that {source} lists is in {root} (first: {first}). Is root right?"
+        )
     if len(lost) > share * len(paths):
         raise DataError(
             f"{len(lost)} of the {len(paths)} files that {source} lists are missing in {root}: {first}. "

@@ -24,19 +24,20 @@ def read_catalogue(
 ) -> Catalogue:
     """Read whatever names the images and their labels.
 
-    ``auto`` looks, in this order, for: a table file or DataFrame; the layout of a published data set, in the folder or in one
-    folder inside it; a folder that holds exactly one table with a path and a label column; class folders.
+    ``auto`` looks, in this order, for: a table file or DataFrame; the layout of a published data set, in the folder or
+    in one folder inside it; a folder that holds exactly one table with a path and a label column; class folders.
 
     Args:
-        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, or the root of CUB-200-2011, Cars196, Stanford
-            Online Products, In-Shop, CIFAR-10 or CIFAR-100.
+        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, or the root of CUB-200-2011, Cars196,
+            Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
         root: where a table's relative paths start; by default its folder.
         strict: whether a published data set must be exactly as published, and every listed file there.
         max_missing: share in [0, 1] of the listed files that may be missing.
 
     Returns:
-        The catalogue. Its ``notes`` say what was assumed and left out, its ``differences`` where it is not as published.
+        The catalogue. Its ``notes`` say what was assumed and left out, its ``differences`` where it is not as
+        published.
 
     Raises:
         SettingsError: there is no such layout.
@@ -50,7 +51,9 @@ def read_catalogue(
         return read_table(source, root=root, max_missing=share)
     path = Path(source).expanduser()
     if not path.exists():
-        raise DataError(f"{path} does not exist. Give a folder of images, a table, or the root of a published data set.")
+        raise DataError(
+            f"{path} does not exist. Give a folder of images, a table, or the root of a published data set."
+        )
     if layout == "table" or (path.is_file() and layout == "auto"):
         return read_table(_table_in(path) if path.is_dir() else path, root=root, max_missing=share)
     if not path.is_dir():

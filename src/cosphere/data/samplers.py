@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -35,17 +36,17 @@ class Seen(NamedTuple):
 class ClassBalancedBatches(Sampler[list[Draw]]):
     """Batches of P = ``batch_size / images_per_class`` classes with K = ``images_per_class`` images each.
 
-    Official semantics (SEC and NormSoftmax): each batch draws its classes without replacement and independently of the other batches,
-    and an epoch is ``floor(N / batch)`` batches, so an epoch is no permutation of the images: some come twice, some not at all.
-    With ``replacement="when_short"`` (SEC) the K images of a class are distinct when it has K, and drawn with replacement
-    otherwise; with ``"always"`` (NormSoftmax) they are always drawn with replacement.
+    Official semantics (SEC and NormSoftmax): each batch draws its classes without replacement and independently of the
+    other batches, and an epoch is ``floor(N / batch)`` batches, so an epoch is no permutation of the images: some come
+    twice, some not at all. With ``replacement="when_short"`` (SEC) the K images of a class are distinct when it has K,
+    and drawn with replacement otherwise; with ``"always"`` (NormSoftmax) they are always drawn with replacement.
 
-    Coverage: with ``coverage=True`` every image comes at least once in an epoch. Each class is shuffled and cut into chunks of K, a short
-    chunk is topped up from its class, the chunks are dealt out so that no batch has a class twice, and batches with less than
-    P classes are topped up with other classes. An epoch is as long as that takes.
+    Coverage: with ``coverage=True`` every image comes at least once in an epoch. Each class is shuffled and cut into
+    chunks of K, a short chunk is topped up from its class, the chunks are dealt out so that no batch has a class twice,
+    and batches with less than P classes are topped up with other classes. An epoch is as long as that takes.
 
-    Ranks: ``world_size`` ranks draw the same global batch of ``batch_size * world_size`` images and each takes its own P
-    classes, so the union is what one rank with that batch size would draw.
+    Ranks: ``world_size`` ranks draw the same global batch of ``batch_size * world_size`` images and each takes its own
+    P classes, so the union is what one rank with that batch size would draw.
 
     Resuming: the plan of an epoch is a function of (seed, epoch). A loader with workers runs ahead of training, so
     tell :meth:`state_dict` how many batches training has finished.
@@ -113,7 +114,9 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
         if self.replacement not in ("when_short", "always"):
             raise SettingsError(f"replacement must be 'when_short' or 'always', got {self.replacement!r}.")
         if self.coverage and self.replacement == "always":
-            raise SettingsError("coverage sees every image, replacement='always' does not. Use replacement='when_short'.")
+            raise SettingsError(
+                "coverage sees every image, replacement='always' does not. Use replacement='when_short'."
+            )
         if self.coverage and length is not None:
             raise SettingsError("coverage sets the length of an epoch itself. Leave length out.")
         if length is not None and length < 1:
@@ -128,6 +131,7 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
         if not len(labels):
             raise DataError("there are no labels to draw batches from. Check the split.")
         _, codes, count = np.unique(labels, return_inverse=True, return_counts=True)
+        self._checksum = zlib.crc32(codes.astype(np.int64).tobytes())
         self._rows: Rows = np.argsort(codes, kind="stable")
         self._count: Rows = count.astype(np.int64)
         self._first: Rows = np.cumsum(self._count) - self._count
@@ -140,11 +144,13 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
             ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
             advice = f"Lower batch_size to {most * each} or raise images_per_class." if most else "Use fewer ranks."
             raise SettingsError(
-                f"batch_size {self.batch_size} with {each} images per class{ranks} wants {wanted} classes, and there are {classes}. {advice}"
+                f"batch_size {self.batch_size} with {each} images per class{ranks} wants {wanted} classes, and there "
+                f"are {classes}. {advice}"
             )
         if each > largest and self.replacement == "when_short":
             raise SettingsError(
-                f"images_per_class {each} is more than any class has (the largest has {largest}), so every batch would repeat images. "
+                f"images_per_class {each} is more than any class has (the largest has {largest}), so every batch would "
+                "repeat images. "
                 f"Lower it to {largest} or less, or set replacement='always'."
             )
 
@@ -153,9 +159,14 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
         single, short = int((self._count == 1).sum()), int((self._count < each).sum())
         notes = []
         if single and each > 1:
-            notes.append(f"{single} of {classes} classes have one image, which is repeated to fill its {each} places in a batch")
+            notes.append(
+                f"{single} of {classes} classes have one image, which is repeated to fill its {each} places in a batch"
+            )
         if short - single > 0:
-            notes.append(f"{short - single} of {classes} classes have fewer than {each} images, so their images repeat in a batch")
+            notes.append(
+                f"{short - single} of {classes} classes have fewer than {each} images, so their images repeat in a "
+                "batch"
+            )
         return tuple(notes)
 
     @property
@@ -227,7 +238,8 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
             stored = state["plan"].get(name)
             if stored != value:
                 raise RunError(
-                    f"cannot resume: the batches were drawn with {name} {stored}, and now it is {value}. Use the old value or start a new run."
+                    f"cannot resume: the batches were drawn with {name} {stored}, and now it is {value}. Use the old "
+                    "value or start a new run."
                 )
         self.set_epoch(int(state["epoch"]))
         self._start = self._given = int(state["position"])
@@ -242,6 +254,7 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
             "seed": self.seed,
             "number of images": len(self._rows),
             "number of classes": len(self._count),
+            "labels (checksum)": self._checksum,
             "length": len(self),
         }
 
@@ -279,29 +292,32 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
             for batch in batches.tolist():
                 members[batch].append(one)
         for batch in np.flatnonzero(used < wide).tolist():
-            free = np.setdiff1d(np.arange(len(self._count)), members[batch], assume_unique=True)
-            more = rng.choice(free, wide - int(used[batch]), replace=False)
+            # At most used[batch] of these P classes are in the batch already, so enough are left.
+            some = rng.choice(len(self._count), wide, replace=False)
+            more = some[~np.isin(some, members[batch])][: wide - int(used[batch])]
             plan[batch, used[batch] :] = self._rows[self._draw(rng, more)]
         # Within a batch the chunks of early classes come first; the ranks must not always get the same kind.
         return _shuffled_classes(plan, rng)
 
     def _chunks(self, rng: np.random.Generator, one: int) -> Rows:
-        """All rows of a class in random order, cut into (n, K); the last chunk is topped up from the rest of the class."""
+        """All rows of a class in random order, cut into (n, K); the last chunk is topped up from the others."""
         each, count = self.images_per_class, int(self._count[one])
         order = rng.permutation(count)
         short = -count % each
         if short:
             # With K images or more the other chunks can lend; with fewer, images have to repeat.
-            more = rng.choice(order[: count - count % each], short, replace=False) if count >= each else rng.integers(0, count, short)
+            others = order[: count - count % each]
+            more = rng.choice(others, short, replace=False) if len(others) else rng.integers(0, count, short)
             order = np.concatenate([order, more])
-        return self._rows[self._first[one] + order].reshape(-1, each)
+        chunks: Rows = self._rows[self._first[one] + order].reshape(-1, each)
+        return chunks
 
 
 class _Deal:
     """Deals chunks out to batches: each class to different batches, and no batch more than one chunk ahead of another.
 
-    The batches wait in a random queue. When it runs out a new one is shuffled, in which those that the class at hand has
-    already got go to the end.
+    The batches wait in a random queue. When it runs out a new one is shuffled, in which those that the class at hand
+    has already got go to the end.
     """
 
     def __init__(self, batches: int, rng: np.random.Generator) -> None:
@@ -324,11 +340,14 @@ class _Deal:
 def _shuffled_classes(plan: Rows, rng: np.random.Generator) -> Rows:
     """Shuffle the classes inside each batch, keeping the K images of a class together. (T, P, K) -> (T, P * K)."""
     order = np.argsort(rng.random(plan.shape[:2]), axis=1)
-    return np.take_along_axis(plan, order[:, :, None], axis=1).reshape(len(plan), -1)
+    shuffled: Rows = np.take_along_axis(plan, order[:, :, None], axis=1).reshape(len(plan), -1)
+    return shuffled
 
 
 def _distinct(rng: np.random.Generator, below: Rows, number: int) -> Rows:
-    """For each n in ``below``, ``number`` different integers in [0, n), every subset as likely: Floyd's algorithm, all rows at once.
+    """For each n in ``below``, ``number`` different integers in [0, n), every subset as likely.
+
+    Floyd's algorithm, all rows at once.
 
     Args:
         rng: source of randomness.
@@ -353,4 +372,5 @@ def _mixed(seed: int, epoch: int, places: Rows) -> Rows:
     mixed = base + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    seeds: Rows = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    return seeds

@@ -25,8 +25,8 @@ class TrainingParts(NamedTuple):
 def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
     """Set whole classes aside, so that validation asks about classes that training never saw.
 
-    The classes are drawn among those with at least two images, because the only image of a class can never be found again.
-    The draw depends on the labels and the seed, not on the order of the rows.
+    The classes are drawn among those with at least two images, because the only image of a class can never be found
+    again. The draw depends on the labels and the seed, not on the order of the rows.
 
     Args:
         catalogue: N images of C classes.
@@ -47,7 +47,8 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
     number = min(max(2, round(share * len(counts))), len(counts) - 2)
     if number < 2 or len(candidates) < number:
         raise DataError(
-            f"holding out classes wants at least 4 classes, 2 of them with 2 images or more; got {len(counts)} classes, "
+            f"holding out classes wants at least 4 classes, 2 of them with 2 images or more; got {len(counts)} "
+            "classes, "
             f"{len(candidates)} with 2 images or more. Add classes, or give the data a 'val' split of its own."
         )
     chosen = np.random.default_rng([seed, len(counts)]).permutation(candidates)[:number]
@@ -73,15 +74,20 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
         DataError: the data has splits already, or too few classes.
     """
     if catalogue.split_names != [EVERYTHING]:
-        raise DataError(f"this data has splits already: {', '.join(catalogue.split_names)}. Use them, or set all to {EVERYTHING!r}.")
+        raise DataError(
+            f"this data has splits already: {', '.join(catalogue.split_names)}. Use them, or set all to {EVERYTHING!r}."
+        )
     if min(val, test) < 0 or val + test >= 1 or not math.isfinite(val + test):
-        raise SettingsError(f"the shares of val and test must be 0 or more and leave classes to train on, got {val} and {test}.")
+        raise SettingsError(
+            f"the shares of val and test must be 0 or more and leave classes to train on, got {val} and {test}."
+        )
     counts = np.bincount(catalogue.labels)
     numbers = [max(2, round(share * len(counts))) if share else 0 for share in (val, test)]
     several = np.flatnonzero(counts >= 2)
     if len(counts) - sum(numbers) < 2 or len(several) < sum(numbers):
         raise DataError(
-            f"each part wants at least 2 classes, those of val and test with 2 images or more; got {len(counts)} classes, "
+            f"each part wants at least 2 classes, those of val and test with 2 images or more; got {len(counts)} "
+            "classes, "
             f"{len(several)} with 2 images or more. Add classes or lower the shares."
         )
     order = np.random.default_rng([seed, len(counts)]).permutation(several)
@@ -111,5 +117,7 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
     if val_share == 0:
         return TrainingParts(train, None, "no validation: no val split, and no classes held out")
     left, held = hold_out_classes(train, share=val_share, seed=seed)
-    how = f"validation on {len(held.label_names)} of {len(train.label_names)} training classes, held out with seed {seed}"
+    how = (
+        f"validation on {len(held.label_names)} of {len(train.label_names)} training classes, held out with seed {seed}"
+    )
     return TrainingParts(left, held, how)

@@ -25,19 +25,53 @@ Shape = Literal["round", "oval", "rectangle", "triangle", "hexagon", "octagon"]
 Border = Literal["single", "double", "dashed", "rope", "beads"]
 Filling = Literal["emblem", "rows", "both"]
 
-SHAPES: tuple[Shape, ...] = ("round", "rectangle", "oval", "round", "triangle", "rectangle", "hexagon", "oval", "octagon")
+SHAPES: tuple[Shape, ...] = (
+    "round",
+    "rectangle",
+    "oval",
+    "round",
+    "triangle",
+    "rectangle",
+    "hexagon",
+    "oval",
+    "octagon",
+)
 BORDERS: tuple[Border, ...] = ("single", "double", "dashed", "rope", "beads")
 FILLINGS: tuple[Filling, ...] = ("emblem", "rows", "both")
-TYPEFACES = ("DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralBol", "DejaVuSans", "STIXGeneralBolIta")
+TYPEFACES = (
+    "DejaVuSans-Bold",
+    "DejaVuSansMono-Bold",
+    "DejaVuSerif-Bold",
+    "STIXGeneralBol",
+    "DejaVuSans",
+    "STIXGeneralBolIta",
+)
 
 PLACES = tuple(
-    "North South Upper Lower Grey Silver Amber Cedar Willow Falcon Heron Granite Copper Harvest Meridian Orchard".split()
+    ["North", "South", "Upper", "Lower", "Grey", "Silver", "Amber", "Cedar", "Willow", "Falcon", "Heron", "Granite", "Copper", "Harvest", "Meridian", "Orchard"]
 )
-THINGS = tuple("Harbour Bridge Valley Mill Quarry Lantern Meadow Tower Anchor Forest River Castle Summit Garden".split())
-TRADES = ("Trading", "Freight", "Paper", "Timber", "Optics", "Seeds", "Assay", "Press", "Tools", "Bank", "Archive", "Customs")
-CITIES = tuple("Alderport Brenfeld Castova Dunmarsh Eskholm Farrowby Gildern Hallvik Istrava Jorvale Kestrel Lunden".split())
-WORDS = tuple("RECEIVED PAID APPROVED ENTERED CHECKED CANCELLED POSTED COPY URGENT CLEARED SHIPPED FILED".split())
-MONTHS = tuple("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split())
+THINGS = tuple(
+    ["Harbour", "Bridge", "Valley", "Mill", "Quarry", "Lantern", "Meadow", "Tower", "Anchor", "Forest", "River", "Castle", "Summit", "Garden"]
+)
+TRADES = (
+    "Trading",
+    "Freight",
+    "Paper",
+    "Timber",
+    "Optics",
+    "Seeds",
+    "Assay",
+    "Press",
+    "Tools",
+    "Bank",
+    "Archive",
+    "Customs",
+)
+CITIES = tuple(
+    ["Alderport", "Brenfeld", "Castova", "Dunmarsh", "Eskholm", "Farrowby", "Gildern", "Hallvik", "Istrava", "Jorvale", "Kestrel", "Lunden"]
+)
+WORDS = tuple(["RECEIVED", "PAID", "APPROVED", "ENTERED", "CHECKED", "CANCELLED", "POSTED", "COPY", "URGENT", "CLEARED", "SHIPPED", "FILED"])
+MONTHS = tuple(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"])
 
 MARGIN = 0.96  # half the width of the widest outline
 FINE = 2  # a mask is drawn this many times larger and then reduced, for smooth edges
@@ -204,7 +238,12 @@ def _leaf() -> Painted:
     vein = _mirrored((0.03, -0.7), (0.05, 1.0))
     side = [_mirrored((0.0, y), (0.42, y - 0.28), (0.42, y - 0.2), (0.0, y + 0.1)) for y in (-0.2, 0.15, 0.5)]
     stalk = _mirrored((0.05, 0.7), (0.06, 1.0))
-    return [(True, np.concatenate([blade, blade[::-1] * (-1, 1)])), (False, vein), *((False, s) for s in side), (True, stalk)]
+    return [
+        (True, np.concatenate([blade, blade[::-1] * (-1, 1)])),
+        (False, vein),
+        *((False, s) for s in side),
+        (True, stalk),
+    ]
 
 
 def _cross() -> Painted:
@@ -222,11 +261,19 @@ def _shield() -> Painted:
 
 def _crown() -> Painted:
     points = _mirrored((0.0, -0.8), (0.3, 0.0), (0.9, -0.6), (0.72, 0.5))
-    return [(True, points), (True, _mirrored((0.72, 0.6), (0.72, 0.8))), *((True, _disc(x, -0.68, 0.13)) for x in (-0.9, 0, 0.9))]
+    return [
+        (True, points),
+        (True, _mirrored((0.72, 0.6), (0.72, 0.8))),
+        *((True, _disc(x, -0.68, 0.13)) for x in (-0.9, 0, 0.9)),
+    ]
 
 
 def _flower() -> Painted:
-    return [(True, _radial(lambda turn: 0.62 + 0.33 * np.cos(6 * turn))), (False, _disc(0, 0, 0.25)), (True, _disc(0, 0, 0.13))]
+    return [
+        (True, _radial(lambda turn: 0.62 + 0.33 * np.cos(6 * turn))),
+        (False, _disc(0, 0, 0.25)),
+        (True, _disc(0, 0, 0.13)),
+    ]
 
 
 def _moon() -> Painted:
@@ -245,7 +292,11 @@ def _tree() -> Painted:
 
 
 def _sun() -> Painted:
-    return [(True, _radial(lambda turn: 0.55 + 0.42 * np.abs(np.cos(6 * turn)) ** 3)), (False, _disc(0, 0, 0.5)), (True, _disc(0, 0, 0.4))]
+    return [
+        (True, _radial(lambda turn: 0.55 + 0.42 * np.abs(np.cos(6 * turn)) ** 3)),
+        (False, _disc(0, 0, 0.5)),
+        (True, _disc(0, 0, 0.4)),
+    ]
 
 
 EMBLEMS: dict[str, Callable[[], Painted]] = {
@@ -340,7 +391,9 @@ class _Sheet:
         box = 2 * face.size
         for letter in text:
             advance = face.getlength(letter)
-            here, ahead = (np.array([np.interp(at + advance / 2 + d, walked, path[:, i]) for i in (0, 1)]) for d in (0, 2))
+            here, ahead = (
+                np.array([np.interp(at + advance / 2 + d, walked, path[:, i]) for i in (0, 1)]) for d in (0, 2)
+            )
             glyph = Image.new("L", (box, box))
             ImageDraw.Draw(glyph).text((box / 2, (box + capital) / 2), letter, fill=255, font=face, anchor="ms")
             degrees = math.degrees(math.atan2(here[1] - ahead[1], ahead[0] - here[0]))
@@ -394,37 +447,49 @@ def _draw_rim_text(sheet: _Sheet, drawn: Design, inset: float) -> float:
 
 def _draw_middle(sheet: _Sheet, drawn: Design, inside: Points) -> None:
     """What stands inside the border and the rim text: an emblem, rows of text, or both."""
-    layout = drawn.layout
-    rows = [(drawn.word, 1.4), (drawn.date, 1.0), (drawn.code, 0.8)]
-    if layout.shape in ("round", "oval"):
-        stack = {"emblem": [], "rows": rows, "both": rows[:2]}[layout.filling]
-    else:
-        stack = {"emblem": [(drawn.firm, 1.0), (drawn.city, 0.8)], "rows": [(drawn.firm, 0.9), *rows], "both": [(drawn.firm, 1.0), *rows[:2]]}[
-            layout.filling
-        ]
+    layout, rows = drawn.layout, _rows(drawn)
     left, top, bottom = inside[:, 0].min(), inside[:, 1].min(), inside[:, 1].max()
+    if layout.shape in ("round", "oval") and rows:  # text wants the wide part
+        top, bottom = top * 0.86, bottom * 0.86
     if layout.filling != "rows" and layout.shape == "rectangle":  # the emblem to the left of the rows
-        radius = (bottom - top) * (0.40 if layout.filling == "emblem" else 0.32)
+        radius = (bottom - top) * 0.36
         sheet.emblem(drawn.emblem, left + radius * 1.15, (top + bottom) / 2, radius)
         left += 2.4 * radius
     elif layout.filling != "rows":  # above them
-        share = EMBLEM_SHARE_OF_STACK / (EMBLEM_SHARE_OF_STACK + sum(height for _, height in stack))
+        share = EMBLEM_SHARE_OF_STACK / (EMBLEM_SHARE_OF_STACK + sum(height for _, height in rows))
         start = top + (0.30 * (bottom - top) if layout.shape == "triangle" else 0.0)
-        height = (bottom - start) * min(share, 0.85)
-        sheet.emblem(drawn.emblem, 0.0, start + (height if stack else bottom - start) / 2, height * 0.44)
+        height = (bottom - start) * share
+        sheet.emblem(drawn.emblem, 0.0, start + height / 2, height * 0.44)
         top = start + height
     elif layout.shape == "triangle":
         top += 0.42 * (bottom - top)  # nothing legible fits in the tip
-    _draw_rows(sheet, stack, inside, left, top, bottom, layout.rules)
+    _draw_rows(sheet, rows, inside, left, top, bottom, layout.rules)
+
+
+def _rows(drawn: Design) -> list[tuple[str, float]]:
+    """The lines of text in the middle, top to bottom, each with its share of the height."""
+    layout = drawn.layout
+    word, date, code = (drawn.word, 1.4), (drawn.date, 1.0), (drawn.code, 0.8)
+    if layout.shape in ("round", "oval"):  # the firm stands on the rim
+        return {"emblem": [], "rows": [word, date, code], "both": [word, date]}[layout.filling]
+    if layout.shape == "triangle":  # the longest line where it is widest
+        return {"emblem": [(drawn.city, 1.0)], "rows": [code, date, word], "both": [date, word]}[layout.filling] + [
+            (drawn.firm, 0.8)
+        ]
+    if layout.shape == "rectangle" and layout.filling != "rows":  # half the width is left, so the firm takes two lines
+        name, _, trade = drawn.firm.rpartition(" ")
+        return [(name, 1.0), (trade, 1.0), (drawn.city, 0.8) if layout.filling == "emblem" else word]
+    return [
+        (drawn.firm, 0.9),
+        *{"emblem": [(drawn.city, 0.8)], "rows": [word, date, code], "both": [word, date]}[layout.filling],
+    ]
 
 
 def _draw_rows(
     sheet: _Sheet, rows: list[tuple[str, float]], inside: Points, left: float, top: float, bottom: float, rules: bool
 ) -> None:
     """Rows of text between ``top`` and ``bottom``, each as large as the outline ``inside`` lets it be there."""
-    if not rows:
-        return
-    unit = (bottom - top) / sum(height for _, height in rows)
+    unit = (bottom - top) / max(1.0, sum(height for _, height in rows))
     for number, (text, share) in enumerate(rows):
         height = unit * share
         spans = [_chord(inside, top + height * part) for part in (0.2, 0.8)]

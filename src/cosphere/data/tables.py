@@ -20,7 +20,18 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("image_path", "filepath", "file_path", "img_path", "relative_path", "image", "file", "filename", "file_name"),
         *("image_name", "img", "fname"),
     ),
-    "label": ("class", "class_id", "target", "class_name", "category_id", "identity", "person_id", "product_id", "item_id", "y"),
+    "label": (
+        "class",
+        "class_id",
+        "target",
+        "class_name",
+        "category_id",
+        "identity",
+        "person_id",
+        "product_id",
+        "item_id",
+        "y",
+    ),
     "split": ("subset", "partition", "set", "evaluation_status"),
 }
 """Names that a column may have instead, the first that is there counts."""
@@ -29,16 +40,18 @@ MAX_MISSING = 0.01
 """Share of the listed files that may be missing: a truncated download must not pass for the whole set."""
 
 
-def read_table(source: str | Path | pd.DataFrame, *, root: str | Path | None = None, max_missing: float = MAX_MISSING) -> Catalogue:
+def read_table(
+    source: str | Path | pd.DataFrame, *, root: str | Path | None = None, max_missing: float = MAX_MISSING
+) -> Catalogue:
     """Read a table with one row for each image.
 
-    Wanted columns: ``path`` and ``label``; also read are ``split``, ``is_query``, ``is_gallery``, ``category``, ``sequence``,
-    ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels, which is all that OML's tables have. Capitals do not matter, and
-    :data:`ALIASES` lists other names; the notes say which one was used. Labels may be numbers or words. Without a split
-    column every row has split ``all``; ``validation`` is read as ``val``.
+    Wanted columns: ``path`` and ``label``; also read are ``split``, ``is_query``, ``is_gallery``, ``category``,
+    ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels, which is all that OML's tables have.
+    Capitals do not matter, and :data:`ALIASES` lists other names; the notes say which one was used. Labels may be
+    numbers or words. Without a split column every row has split ``all``; ``validation`` is read as ``val``.
 
-    Relative paths start from ``root`` and must stay inside it: a path that climbs out with ``..`` is refused, because a table
-    from elsewhere should not reach other files. An absolute path is taken as it is.
+    Relative paths start from ``root`` and must stay inside it: a path that climbs out with ``..`` is refused, because a
+    table from elsewhere should not reach other files. An absolute path is taken as it is.
 
     Args:
         source: a .csv, .tsv or .parquet file (comma, semicolon or tab), or a DataFrame.
@@ -49,8 +62,8 @@ def read_table(source: str | Path | pd.DataFrame, *, root: str | Path | None = N
         A catalogue with layout ``table``, rows in the table's order.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or too many
-            files are missing.
+        DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or
+            too many files are missing.
     """
     frame, first_row, name = _load(source)
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
@@ -151,7 +164,8 @@ def _refuse_empty(table: pd.DataFrame, column: str, first_row: int, name: str) -
     empty = np.flatnonzero(table[column].isna())
     if len(empty):
         raise DataError(
-            f"{name}: {len(empty)} of {len(table)} rows have no {column} ({_where(empty, first_row)}). Fill them in or remove the rows."
+            f"{name}: {len(empty)} of {len(table)} rows have no {column} ({_where(empty, first_row)}). Fill them in or "
+            "remove the rows."
         )
 
 
@@ -160,7 +174,8 @@ def _inside(paths: pd.Series, first_row: int, name: str) -> pd.Series:
     outside = np.flatnonzero([path == ".." or path.startswith("../") or "\0" in path for path in plain])
     if len(outside):
         raise DataError(
-            f"{name}: {len(outside)} paths leave the table's folder ({_where(outside, first_row)}: {paths.iloc[outside[0]]!r}). "
+            f"{name}: {len(outside)} paths leave the table's folder ({_where(outside, first_row)}: "
+            f"{paths.iloc[outside[0]]!r}). "
             "Move the table up, give root, or write absolute paths."
         )
     return plain
@@ -190,5 +205,7 @@ def _flags(values: pd.Series, column: str, first_row: int, name: str) -> pd.Seri
     texts = _texts(values).map(lambda text: "false" if text is None else text.lower())
     wrong = np.flatnonzero(~texts.isin(known))
     if len(wrong):
-        raise DataError(f"{name}: {column} is {texts.iloc[wrong[0]]!r} in {_where(wrong, first_row)}. Write True or False.")
+        raise DataError(
+            f"{name}: {column} is {texts.iloc[wrong[0]]!r} in {_where(wrong, first_row)}. Write True or False."
+        )
     return texts.map(known).astype(bool)

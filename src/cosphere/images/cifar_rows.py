@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import pickle
 import re
 from pathlib import Path
@@ -232,7 +231,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     """The dict in a pickle, with text keys."""
     try:
         with path.open("rb") as file:
-            content = _ArraysOnly(io.BufferedReader(file), encoding="latin1").load()
+            content = _ArraysOnly(file, encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{path} {error}") from None
     except OSError as error:

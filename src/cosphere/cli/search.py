@@ -1,0 +1,43 @@
+"""`cosphere search`: the images of a collection that are nearest to one image, as a table and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cosphere.cli.evaluate import embed_with_progress, load_model
+from cosphere.cli.parsing import CommandParser
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.errors import SettingsError
+from cosphere.files import write_atomic
+from cosphere.models import Embedder
+from cosphere.report import StripItem, neighbour_strip
+from cosphere.search import Index
+
+_EXAMPLES = [
+    "cosphere search runs/first photos/ query.jpg",
+    "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
+]
+
+
+def run(arguments: list[str]) -> int:
+    """Print the k nearest and write a picture strip."""
+    parser = CommandParser("search", "Find the images nearest to one image: exact, by cosine.", _EXAMPLES)
+    parser.add_argument("model", type=str, help="a run's folder or a model bundle")
+    parser.add_argument("source", type=str, help="the images to search: folder, table or benchmark root")
+    parser.add_argument("query", type=str, help="the image to search with")
+    parser.add_argument("--k", type=int, default=8, help="how many to find")
+    parser.add_argument("--out", type=str, default="search.png", help="the picture to write")
+    parser.add_argument("--split", type=str, default="all", help="split to search in")
+    parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
+    given = parser.read(arguments)
+    if Path(given.out).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
+    catalogue = read_catalogue(given.source, layout=given.layout)
+    if given.split != "all":
+        catalogue = catalogue.select(given.split)
+    find(load_model(given.model), catalogue, Path(given.query), k=given.k, out=Path(given.out))
+    return 0

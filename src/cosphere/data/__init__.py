@@ -1,0 +1,24 @@
+"""Data: what shows what (the catalogue), published layouts, checks, batches."""
+
+from cosphere.data.catalogue import Catalogue as Catalogue
+from cosphere.data.catalogue import LayoutCheck as LayoutCheck
+from cosphere.data.check import DataReport as DataReport
+from cosphere.data.check import check as check
+from cosphere.data.check import render as render
+from cosphere.data.dataset import Batch as Batch
+from cosphere.data.dataset import ImageRows as ImageRows
+from cosphere.data.dataset import Item as Item
+from cosphere.data.dataset import Skipped as Skipped
+from cosphere.data.dataset import UnreadableLog as UnreadableLog
+from cosphere.data.dataset import collate as collate
+from cosphere.data.folders import read_folder as read_folder
+from cosphere.data.layouts import LAYOUTS as LAYOUTS
+from cosphere.data.reading import read_catalogue as read_catalogue
+from cosphere.data.samplers import ClassBalancedBatches as ClassBalancedBatches
+from cosphere.data.samplers import Draw as Draw
+from cosphere.data.samplers import Seen as Seen
+from cosphere.data.splits import TrainingParts as TrainingParts
+from cosphere.data.splits import hold_out_classes as hold_out_classes
+from cosphere.data.splits import training_parts as training_parts
+from cosphere.data.splits import with_class_splits as with_class_splits
+from cosphere.data.tables import read_table as read_table

@@ -1,0 +1,314 @@
+"""A made-up data set to try things on: impressions of rubber stamps on printed paper.
+
+Nothing in it was ever seen: the stamps (:mod:`cosphere.data.stamp_designs`), the paper, the print under them and the wear are
+all drawn from random numbers. The ranges were chosen by eye, and so that an untrained ImageNet backbone finds another
+impression of the same stamp first for about half of the test images. A score on it says that training works, and nothing
+about real stamps: there, designs share no typefaces, dates turn, and paper is older than any of this.
+
+What makes it hard: two designs of a pair share their layout, every ink colour comes with every design, and an impression is
+turned, shifted over the edge, unevenly pressed, worn, smeared, struck twice, and crossed by print and handwriting.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from cosphere.data.stamp_designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, font
+from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.files import read_json, write_json
+
+Plane = NDArray[np.float32]  # (S, S), or (S, S, 3) for colour
+
+MANIFEST = "stamps.json"
+VERSION = (
+    1  # of the drawing; raised when the same seed gives other pictures, so that old folders are not taken for new ones
+)
+VAL_SHARE, TEST_SHARE = 2 / 15, 4 / 15  # of the pairs of designs: 36, 8 and 16 designs of 60
+MIN_DESIGNS = 6  # a pair in each split
+MIN_SIZE = 32  # pixels; below it a stamp is a smudge
+
+INKS = {  # what a full layer of the ink lets through, RGB in [0, 1]
+    "blue": (0.13, 0.22, 0.62),
+    "violet": (0.37, 0.16, 0.55),
+    "red": (0.76, 0.12, 0.16),
+    "green": (0.08, 0.45, 0.27),
+    "black": (0.13, 0.13, 0.15),
+}
+PAPERS = ((0.97, 0.96, 0.93), (0.93, 0.90, 0.80), (0.90, 0.92, 0.95), (0.94, 0.88, 0.86), (0.87, 0.92, 0.86))
+
+
+def draw_stamps(
+    folder: Path,
+    *,
+    designs: int = 60,
+    impressions: int = 20,
+    size: int = 160,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw stamp impressions into ``folder/{train,val,test}/<design>/<number>.jpg``, no design in two splits.
+
+    Every picture depends on the seed, its design and its own number only, so more designs or impressions add pictures and
+    change none but for their split. A folder that was drawn with the same settings is used as it is; one whose drawing was
+    broken off is completed.
+
+    Args:
+        folder: made if missing.
+        designs: >= 6. Near-twins, 2n and 2n + 1, stay in one split.
+        impressions: of each design, >= 2.
+        size: pixels, side of the square pictures, >= 32.
+        seed: >= 0. The same seed gives the same bytes under the same Pillow and numpy.
+        progress: called with (pictures done, pictures in all) after each picture that was drawn.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        SettingsError: a number is too small.
+        DataError: the folder holds something else, or stamps drawn with other settings.
+        RunError: the folder cannot be written.
+    """
+    settings = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
+    _check(settings)
+    folder = Path(folder)
+    splits = _splits(designs, seed)
+    _claim(folder, {"format": "cosphere stamps", "version": VERSION, **settings})
+    todo: list[tuple[Design, list[tuple[int, Path]]]] = []
+    for number, split in enumerate(splits):
+        drawn = design(number, seed=seed)
+        files = [(i, folder / split / drawn.name / f"{i:03d}.jpg") for i in range(impressions)]
+        todo.append((drawn, [(i, file) for i, file in files if not file.exists()]))
+    total = designs * impressions
+    done = total - sum(len(files) for _, files in todo)
+    for drawn, files in todo:
+        if not files:
+            continue
+        mask = draw_design(drawn, 2 * size)
+        for i, file in files:
+            rng = np.random.default_rng([seed, 2, drawn.number, i])
+            _write(file, _jpeg(impression(mask, size, rng), int(rng.integers(45, 90))))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return folder
+
+
+def _check(settings: dict[str, int]) -> None:
+    for name, least in {"designs": MIN_DESIGNS, "impressions": 2, "size": MIN_SIZE, "seed": 0}.items():
+        if settings[name] < least:
+            raise SettingsError(f"{name}={settings[name]} for stamps; give {least} or more.")
+
+
+def _splits(designs: int, seed: int) -> list[str]:
+    """The split of each design. Pairs are dealt out at random; the halves of a pair go together."""
+    pairs = math.ceil(designs / 2)
+    val, test = (max(1, round(pairs * share)) for share in (VAL_SHARE, TEST_SHARE))
+    dealt = ["val"] * val + ["test"] * test + ["train"] * (pairs - val - test)
+    order = np.random.default_rng([seed, 3]).permutation(pairs)
+    return [dealt[order[number // 2]] for number in range(designs)]
+
+
+def _claim(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make sure that the folder is ours to draw in: new, empty, or drawn with the very same settings."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; stamps need a folder. Choose another name.")
+    if not (folder / MANIFEST).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(
+                f"{folder} is not empty and holds no {MANIFEST}. Choose a new or empty folder for the stamps."
+            )
+        write_json(folder / MANIFEST, manifest)
+        return
+    try:
+        found = read_json(folder / MANIFEST, what="a list of drawn stamps")
+    except RunError as error:
+        raise DataError(f"{error} Delete {folder} or choose another.") from error
+    if found != manifest:
+        there = found if isinstance(found, dict) else {}
+        other = [
+            f"{key} {there.get(key)!r} instead of {value!r}"
+            for key, value in manifest.items()
+            if there.get(key) != value
+        ]
+        raise DataError(f"{folder} holds other stamps ({', '.join(other)}). Delete it or choose another folder.")
+
+
+def _write(file: Path, content: bytes) -> None:
+    """All or nothing, but not forced to disk one by one: a picture that a power cut loses is drawn again."""
+    part = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror}. Free some space or choose another folder.") from error
+
+
+def _jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+# --- one impression -------------------------------------------------------------------------------------------------
+
+
+def impression(mask: Image.Image, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One picture of one stamp on paper.
+
+    Args:
+        mask: mode L, the rubber, 255 where there is ink; twice ``size`` wide and high loses nothing.
+        size: pixels, side of the picture.
+        rng: decides everything else.
+
+    Returns:
+        (size, size, 3) uint8 RGB.
+    """
+    ink = _press(_place(mask, size, rng), rng)
+    colour = np.array(list(INKS.values())[rng.integers(len(INKS))]) + rng.normal(0, 0.05, 3)
+    through = 1 - ink[..., None] * (1 - np.clip(colour, 0, 1)).astype(np.float32)
+    return _photograph(_paper(size, rng) * _print(size, rng)[..., None] * through, rng)
+
+
+def _smooth(size: int, cells: float, rng: np.random.Generator) -> Plane:
+    """Smooth noise with about ``cells`` bumps across: (size, size), mean 0, deviation about 1."""
+    few = max(3, round(cells) + 2)
+    coarse = Image.fromarray(rng.standard_normal((few, few), dtype=np.float32))
+    start = tuple(rng.uniform(0, 1, 2))
+    box = (*start, start[0] + few - 1, start[1] + few - 1)
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC, box=box)) * np.float32(1.3)
+
+
+def _blur(plane: Plane, radius: float) -> Plane:
+    """Gaussian blur of values in [0, 1], by way of 8 bits."""
+    image = Image.fromarray((plane * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+def _place(mask: Image.Image, size: int, rng: np.random.Generator) -> Plane:
+    """Turn, scale, tilt and shift the rubber: how much of each pixel it covers, (size, size) in [0, 1]."""
+    turn = math.radians(rng.uniform(-180, 180) if rng.random() < 0.1 else rng.normal(0, 20))
+    scale = rng.uniform(0.72, 1.05)
+    shift = rng.normal(0, 0.07, 2)  # of the picture's side: some go over its edge
+    tilt = rng.normal(0, 0.05, 2)  # perspective of a camera held askew
+    stretch = rng.uniform(0.95, 1.05)
+    cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
+    turned = np.array(
+        [[cos * stretch, sin * stretch, 0], [-sin, cos, 0], [*tilt, 1]]
+    )  # picture to rubber, both in [-1, 1]
+    moved = turned @ np.array([[1, 0, -2 * shift[0]], [0, 1, -2 * shift[1]], [0, 0, 1]])
+    fine, rubber = 2 * size, mask.width
+    to_unit = np.array([[2 / fine, 0, -1], [0, 2 / fine, -1], [0, 0, 1]])
+    to_rubber = np.array([[rubber / 2, 0, rubber / 2], [0, rubber / 2, rubber / 2], [0, 0, 1]])
+    whole = to_rubber @ moved @ to_unit
+    placed = mask.transform(
+        (fine, fine), Image.Transform.PERSPECTIVE, tuple((whole / whole[2, 2]).ravel()[:8]), Image.Resampling.BILINEAR
+    )
+    cover = np.asarray(placed.reduce(2), dtype=np.float32) / np.float32(255)
+    if rng.random() < 0.12:  # struck twice
+        by = rng.integers(-4, 5, 2) * max(1, size // 80)
+        cover = np.maximum(cover, np.float32(rng.uniform(0.3, 0.6)) * np.roll(cover, tuple(by), (0, 1)))
+    return cover
+
+
+def _press(cover: Plane, rng: np.random.Generator) -> Plane:
+    """From what the rubber covers to the ink that stays on the paper, (size, size) in [0, 1]."""
+    size = len(cover)
+    unit = size / 160  # the sizes below were chosen at 160 pixels
+    grain = rng.standard_normal(cover.shape, dtype=np.float32)
+    rough = _smooth(size, size / 3, rng)
+    # Soft edge, then a threshold: below a half the ink bleeds, above it thin lines dry out. The noise frays the edge.
+    spread = _blur(cover, rng.uniform(0.4, 1.0) * unit) + 0.08 * rough + 0.04 * grain
+    ink = np.clip((spread - rng.uniform(0.22, 0.5)) / rng.uniform(0.15, 0.35), 0, 1)
+    # Pressure: an uneven hand, and one side heavier than the other.
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
+    lean = rng.uniform(0, 2 * math.pi)
+    pressure = rng.uniform(0.75, 1.4) + rng.uniform(0.1, 0.4) * _smooth(size, 3, rng)
+    pressure += rng.uniform(0, 0.5) * (math.cos(lean) * x + math.sin(lean) * y)
+    # Loss: where the pressure is low, the paper's tooth shows; and a dry pad leaves spots everywhere.
+    tooth = 0.6 * rough + 0.5 * grain + 0.5 * _smooth(size, size / 8, rng)
+    kept = 1 / (1 + np.exp(-4 * (2.2 * pressure - 0.3 + rng.uniform(-0.5, 0.5) - tooth)))
+    density = rng.uniform(0.7, 1.0) * np.clip(0.75 + 0.25 * pressure, 0.3, 1)
+    return (ink * kept * density).astype(np.float32)
+
+
+def _paper(size: int, rng: np.random.Generator) -> Plane:
+    """Blank paper with its tint, clouds and grain, (size, size, 3) in [0, 1]."""
+    tint = np.array(PAPERS[rng.integers(len(PAPERS))], dtype=np.float32) * np.float32(rng.uniform(0.88, 1.0))
+    clouds = 1 + 0.015 * _smooth(size, 5, rng) + 0.012 * _smooth(size, size / 4, rng)
+    return np.asarray(tint * clouds[..., None], dtype=np.float32)
+
+
+def _print(size: int, rng: np.random.Generator) -> Plane:
+    """What was on the paper before: print, a table, handwriting, or nothing. (size, size), 1 where blank."""
+    page = Image.new("L", (size, size), 255)
+    draw = ImageDraw.Draw(page)
+    kind = rng.choice(["blank", "text", "table", "form", "hand"], p=[0.25, 0.25, 0.15, 0.2, 0.15])
+    tone = int(rng.integers(40, 150))
+    if kind in ("text", "table"):
+        _type_lines(draw, size, tone, rng)
+    if kind in ("table", "form"):
+        _rule(draw, size, tone, rng, columns=kind == "table")
+    page = page.rotate(rng.normal(0, 2.5), Image.Resampling.BILINEAR, fillcolor=255)
+    if kind == "hand" or rng.random() < 0.2:
+        draw = ImageDraw.Draw(page)
+        for _ in range(rng.integers(1, 3)):
+            _scrawl(draw, size, int(rng.integers(30, 130)), rng)
+    return np.asarray(page, dtype=np.float32) / np.float32(255)
+
+
+def _type_lines(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator) -> None:
+    """Lines of made-up words and sums, from edge to edge."""
+    face = font(
+        str(rng.choice(["DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"])),
+        round(size * rng.uniform(0.05, 0.085)),
+    )
+    pool = [*PLACES, *THINGS, *TRADES, *CITIES, *WORDS]
+    y = rng.uniform(-0.05, 0.1) * size
+    while y < size:
+        words = [str(word).lower() for word in rng.choice(pool, rng.integers(2, 6))] + [f"{rng.uniform(1, 900):.2f}"]
+        draw.text((rng.uniform(-0.3, 0.1) * size, y), " ".join(words), fill=tone, font=face)
+        y += face.size * (1.35 if rng.random() < 0.85 else 2.7)
+
+
+def _rule(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator, *, columns: bool) -> None:
+    """The level lines of a form; with ``columns``, a table."""
+    width = max(1, round(size / 130))
+    step = rng.uniform(0.12, 0.25) * size
+    for y in np.arange(rng.uniform(0, step), size, step):
+        draw.line([(0, y), (size, y)], fill=tone, width=width)
+    if columns:
+        for x in rng.uniform(0, size, rng.integers(1, 4)):
+            draw.line([(x, 0), (x, size)], fill=tone, width=width)
+
+
+def _scrawl(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator) -> None:
+    """A few letters' worth of loops that run out into a line, as of a signature."""
+    t = np.linspace(0, 1, 240)
+    start, length, height = rng.uniform(-0.1, 0.5), rng.uniform(0.35, 0.8), rng.uniform(0.03, 0.08)
+    waves = [np.sin(2 * math.pi * (rng.uniform(*turns) * t + rng.random())) for turns in ((0.5, 2), (2, 4), (5, 9))]
+    swing = 2 * math.pi * rng.uniform(5, 9) * (t + 0.04 * waves[1])  # uneven in speed
+    up = height * (0.5 + 0.5 * waves[0] + 0.4 * waves[1]) * np.sin(swing) * (1 - t**4) + 0.3 * height * waves[2]
+    x = start + length * t + 0.4 * height * np.cos(swing) - 0.5 * up  # slanted
+    y = rng.uniform(0.1, 0.9) + rng.normal(0, 0.12) * t + up
+    path = [(float(a), float(b)) for a, b in zip(x * size, y * size, strict=True)]
+    draw.line(path, fill=tone, width=max(1, round(size * rng.uniform(0.004, 0.011))), joint="curve")
+
+
+def _photograph(scene: Plane, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Light from one side, a little out of focus, with the sensor's noise: (size, size, 3) uint8."""
+    size = len(scene)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
+    light = rng.uniform(0.8, 1.06) + rng.normal(0, 0.06) * x + rng.normal(0, 0.06) * y
+    lit = Image.fromarray((np.clip(scene * light[..., None], 0, 1) * 255).astype(np.uint8))
+    soft = lit.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.3) * size / 160))
+    noise = rng.standard_normal(scene.shape, dtype=np.float32) * np.float32(rng.uniform(1, 6))
+    return np.clip(np.asarray(soft, dtype=np.float32) + noise, 0, 255).astype(np.uint8)

@@ -1,0 +1,102 @@
+"""Parameter groups and schedules, against what one would write down by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
+from cosphere.train.settings import OptimizerSettings, ScheduleSettings
+
+
+class Network(nn.Module):
+    """The rooms of an embedder, small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.pool = nn.Identity()
+        self.norm = nn.BatchNorm1d(2)
+        self.linear = nn.Linear(2, 4)
+
+
+class Weights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_weight = nn.Parameter(torch.zeros(5, 4))
+
+
+class Radius(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.radius = nn.Parameter(torch.zeros(()))
+
+
+def groups_of(**settings: object) -> dict[str, tuple[int, float, float]]:
+    """Name -> number of parameters, rate, decay."""
+    chosen = OptimizerSettings(**settings)  # type: ignore[arg-type]
+    found = parameter_groups(Network(), Weights(), Radius(), chosen)  # type: ignore[arg-type]
+    return {group["name"]: (sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"]) for group in found}
+
+
+def test_the_official_groups_of_sec() -> None:
+    assert groups_of(backbone_rate=1e-5, head_rate=2e-5, loss_rate=0.5, weight_decay=0.25, loss_decay=0.125) == {
+        "backbone.weight": (6, 1e-5, 0.25),
+        "backbone.bias": (2, 1e-5, 0.25),
+        "backbone.norm": (4, 1e-5, 0.0),
+        "head.norm": (4, 2e-5, 0.0),
+        "head.weight": (8, 2e-5, 0.25),
+        "head.bias": (4, 2e-5, 0.25),
+        "loss.weight": (20, 0.5, 0.125),
+        "radius.weight": (1, 0.5, 0.0),
+    }
+
+
+def test_norms_decay_and_biases_do_not_when_asked() -> None:
+    found = groups_of(weight_decay=0.25, decay_norm=True, decay_bias=False)
+    assert found["backbone.norm"][2] == found["head.norm"][2] == found["loss.weight"][2] == 0.25
+    assert found["backbone.bias"][2] == found["head.bias"][2] == 0.0
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    network = Network()
+    network.backbone.requires_grad_(False)
+    names = [group["name"] for group in parameter_groups(network, nn.Module(), nn.Module(), OptimizerSettings())]  # type: ignore[arg-type]
+    assert names == ["head.norm", "head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "factor"),
+    [
+        (ScheduleSettings(), 99, 1.0),
+        (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 2, 1.0),
+        (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 3, 0.1),
+        (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 6, 0.01),
+        (ScheduleSettings(name="cosine"), 0, 1.0),
+        (ScheduleSettings(name="cosine"), 50, 0.5),
+        (ScheduleSettings(name="cosine"), 75, 0.5 * (1 + math.cos(0.75 * math.pi))),
+        (ScheduleSettings(name="cosine", warmup_steps=100), 50, 0.5 * 51 / 100),
+    ],
+)
+def test_rate_factor(settings: ScheduleSettings, step: int, factor: float) -> None:
+    assert rate_factor(step, 100, settings) == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_each_group_keeps_its_own_rate_times_the_factor(name: str, kind: type) -> None:
+    settings = OptimizerSettings(name=name, backbone_rate=0.3, head_rate=0.2)  # type: ignore[arg-type]
+    optimizer = build_optimizer(parameter_groups(Network(), nn.Module(), nn.Module(), settings), settings)  # type: ignore[arg-type]
+    assert type(optimizer) is kind
+    set_rates(optimizer, 0.5)
+    set_rates(optimizer, 0.1)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
+        "backbone.weight": pytest.approx(0.03),
+        "backbone.bias": pytest.approx(0.03),
+        "backbone.norm": pytest.approx(0.03),
+        "head.weight": pytest.approx(0.02),
+        "head.bias": pytest.approx(0.02),
+        "head.norm": pytest.approx(0.02),
+    }
