@@ -138,13 +138,13 @@ def summary(arms: dict[str, list[dict[str, Any]]], untrained: dict[str, Any]) ->
             arm: {
                 "recipe": recipes[arm],
                 "seeds": rows,
-                "summary": {name: seeds_summary([row[name] for row in rows]).as_dict() for name in (*SCORES, "train_seconds", "norm_cv")},
+                "summary": {name: seeds_summary([row[name] for row in rows])._asdict() for name in (*SCORES, "train_seconds", "norm_cv")},
             }
             for arm, rows in arms.items()
         },
         "sec_minus_none": {
             loss: {
-                name: paired_difference([row[name] for row in arms[f"{loss}-sec"]], [row[name] for row in arms[loss]]).as_dict()
+                name: paired_difference([row[name] for row in arms[f"{loss}-sec"]], [row[name] for row in arms[loss]])._asdict()
                 for name in SCORES
             }
             for loss in LOSSES

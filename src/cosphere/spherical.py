@@ -35,8 +35,9 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
             one weight suits embeddings of any length. Ours; the paper's form is in squared units of length.
 
     Returns:
-        () in at least float32. An empty batch gives 0, still connected to ``embeddings``. A row that is not finite gives
-        a penalty that is not finite. With ``scale_free``, a tensor radius of zero gives 0: there is no unit to measure in.
+        () in at least float32. An empty batch gives 0, still connected to ``embeddings``. A row that is not finite
+        gives a penalty that is not finite. With ``scale_free``, a tensor radius of zero gives 0: there is no unit to
+        measure in.
 
     Raises:
         SizeError: ``embeddings`` is not (B, D) of a floating type.
@@ -220,9 +221,7 @@ def ramped_weight(
     if ramp not in RAMPS:
         raise SettingsError(f"no ramp is called {ramp!r}. {did_you_mean(ramp, RAMPS)}")
     if not 0 <= weight < math.inf or step < 0 or total_steps <= 0:
-        raise SettingsError(
-            f"want weight >= 0, step >= 0 and total_steps > 0; got {weight}, {step} and {total_steps}."
-        )
+        raise SettingsError(f"want weight >= 0, step >= 0 and total_steps > 0; got {weight}, {step} and {total_steps}.")
     return weight if ramp == "constant" else weight * min(step / total_steps, 1.0)
 
 
@@ -251,7 +250,9 @@ def length_statistics(embeddings: Tensor) -> LengthStatistics:
     with outside_autocast(embeddings):
         norms = lengths(embeddings)
         # One transfer for both numbers.
-        mean, variance = torch.stack([norms.mean(), norms.var(correction=0)]).tolist() if len(norms) else (math.nan,) * 2
+        mean, variance = (
+            torch.stack([norms.mean(), norms.var(correction=0)]).tolist() if len(norms) else (math.nan,) * 2
+        )
     return LengthStatistics(mean, variance, 0.0 if mean == 0 else math.sqrt(variance) / mean)
 
 

@@ -1,4 +1,4 @@
-"""What every numeric room shares: lengths and directions that survive zero rows and half precision, and shape checks."""
+"""What every numeric room shares: lengths and directions that survive zero rows and half precision, shape checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def full_precision(values: Tensor) -> Tensor:
 def outside_autocast(values: Tensor) -> AbstractContextManager[object]:
     """A block in which autocast is off on the device of ``values``.
 
-    Lengths, similarities and losses need it: autocast would turn float32 rows into bfloat16 inside their matrix product.
+    Lengths, similarities and losses need it: autocast would round float32 rows to bfloat16 in their matrix product.
     """
     return torch.autocast(values.device.type, enabled=False)
 

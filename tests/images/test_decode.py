@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import os
+import signal
 import struct
 import warnings
 import zlib
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image, features
 
 from cosphere.errors import ImageError, SettingsError
-from cosphere.images import IMAGE_SUFFIXES, read_image
+from cosphere.images import IMAGE_SUFFIXES, decode, read_image
 
 ORIENTATION = 0x0112
 # EXIF 2.3, tag 0x0112: which side of the picture as shown the stored row 0 and the stored column 0 are.
@@ -57,7 +58,12 @@ def stored_for(shown: np.ndarray, orientation: int) -> np.ndarray:
     stored = np.zeros((width, height, 3) if swapped else (height, width, 3), np.uint8)
     for r in range(stored.shape[0]):
         for c in range(stored.shape[1]):
-            at = {"top": lambda i: i, "left": lambda i: i, "bottom": lambda i: height - 1 - i, "right": lambda i: width - 1 - i}
+            at = {
+                "top": lambda i: i,
+                "left": lambda i: i,
+                "bottom": lambda i: height - 1 - i,
+                "right": lambda i: width - 1 - i,
+            }
             along_rows, along_columns = at[row_side](r), at[column_side](c)
             stored[r, c] = shown[along_columns, along_rows] if swapped else shown[along_rows, along_columns]
     return stored
@@ -104,7 +110,9 @@ def test_gray_and_one_bit_fill_three_channels() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_gray_is_scaled_not_clipped(kind: str) -> None:
-    levels = np.array([[0, 1, 128, 129, 256, 257, 385, 386], [1000, 25700, 32768, 40000, 65406, 65407, 65534, 65535]], np.uint16)
+    levels = np.array(
+        [[0, 1, 128, 129, 256, 257, 385, 386], [1000, 25700, 32768, 40000, 65406, 65407, 65534, 65535]], np.uint16
+    )
     found = read_image(encoded(Image.fromarray(levels), kind))
     assert found[:, :, 0].tolist() == [[round(int(level) / 257) for level in row] for row in levels]
     assert (found == found[:, :, :1]).all()
@@ -113,10 +121,22 @@ def test_16_bit_gray_is_scaled_not_clipped(kind: str) -> None:
 def test_big_endian_16_bit_tiff_is_read_in_its_own_order() -> None:
     levels = np.array([[0, 257, 65535]], np.uint16)
     header = b"MM\x00*\x00\x00\x00\x08"
-    tags = [(256, 3, 3), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 122), (277, 3, 1), (278, 3, 1), (279, 4, 6)]
+    tags = [
+        (256, 3, 3),
+        (257, 3, 1),
+        (258, 3, 16),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 122),
+        (277, 3, 1),
+        (278, 3, 1),
+        (279, 4, 6),
+    ]
     body = struct.pack(">H", len(tags))
     for tag, kind, value in tags:
-        body += struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        body += struct.pack(">HHI", tag, kind, 1) + (
+            struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value)
+        )
     content = header + body + b"\0\0\0\0"
     content += levels.astype(">u2").tobytes()
     assert len(content) - 6 == 122
@@ -176,13 +196,22 @@ def test_palette_with_and_without_transparency() -> None:
 
 def test_one_transparent_color_of_rgb_and_gray() -> None:
     rgb = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
-    assert read_image(encoded(Image.fromarray(rgb), "PNG", transparency=(1, 2, 3)))[0].tolist() == [[255] * 3, [4, 5, 6]]
+    assert read_image(encoded(Image.fromarray(rgb), "PNG", transparency=(1, 2, 3)))[0].tolist() == [
+        [255] * 3,
+        [4, 5, 6],
+    ]
     gray = np.array([[7, 9]], np.uint8)
     assert read_image(encoded(Image.fromarray(gray), "PNG", transparency=9))[0].tolist() == [[7] * 3, [255] * 3]
 
 
 @pytest.mark.parametrize(
-    ("ink", "want"), [((0, 255, 255, 0), (255, 0, 0)), ((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((0, 0, 0, 0), (255, 255, 255))]
+    ("ink", "want"),
+    [
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_is_not_inverted(kind: str, ink: tuple[int, ...], want: tuple[int, ...]) -> None:
@@ -192,7 +221,7 @@ def test_cmyk_is_not_inverted(kind: str, ink: tuple[int, ...], want: tuple[int, 
 
 
 def test_lab_and_ycbcr_are_converted() -> None:
-    lab = Image.new("LAB", (4, 4), (137, 0, 0))  # L 137/255 = 53.6 of 100, no colour: sRGB gray of about 128
+    lab = Image.new("LAB", (4, 4), (137, 128, 128))  # L 137 / 255 = 53.7 %, no colour: sRGB gray 128
     assert np.abs(read_image(encoded(lab, "TIFF")).astype(int) - 128).max() <= 2
     red = Image.new("YCbCr", (4, 4), (76, 85, 255))
     assert np.abs(read_image(encoded(red, "TIFF")).astype(int) - (254, 0, 0)).max() <= 2
@@ -247,11 +276,14 @@ def test_a_damaged_exif_block_does_not_matter(exif: bytes) -> None:
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_is_none(orientation: int) -> None:
     pixels = noise()
-    assert np.array_equal(read_image(encoded(Image.fromarray(pixels), "PNG", exif=with_orientation(orientation))), pixels)
+    assert np.array_equal(
+        read_image(encoded(Image.fromarray(pixels), "PNG", exif=with_orientation(orientation))), pixels
+    )
 
 
 @pytest.mark.parametrize(
-    ("target", "want"), [(None, 600), (601, 600), (600, 600), (301, 600), (300, 300), (151, 300), (150, 150), (75, 75), (1, 75)]
+    ("target", "want"),
+    [(None, 600), (601, 600), (600, 600), (301, 600), (300, 300), (151, 300), (150, 150), (75, 75), (1, 75)],
 )
 def test_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(target: int | None, want: int) -> None:
     content = encoded(Image.fromarray(smooth(600, 800)), "JPEG")
@@ -283,13 +315,20 @@ def test_a_box_is_in_full_size_pixels_whatever_the_scale() -> None:
         assert np.abs(inner - (255, 0, 0)).max() < 12
 
 
+def test_a_box_at_reduced_scale_is_covered_whole() -> None:
+    content = encoded(Image.fromarray(smooth(24, 24)), "JPEG")
+    assert read_image(content, box=(4, 3, 21, 20), target=8).shape == (9, 9, 3)  # 2 to 10.5 and 1.5 to 10
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_box_one_pixel_over_the_edge_is_cut_off(kind: str) -> None:
     content = encoded(Image.fromarray(smooth(20, 30)), kind)
     assert np.array_equal(read_image(content, box=(-1, 0, 31, 21)), read_image(content))
 
 
-@pytest.mark.parametrize("box", [(0, 0, 32, 5), (-2, 0, 5, 5), (5, 5, 5, 9), (9, 0, 3, 5), (30, 0, 31, 5), (-1, 0, 0, 5), (0, 20, 5, 21)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 32, 5), (-2, 0, 5, 5), (5, 5, 5, 9), (9, 0, 3, 5), (30, 0, 31, 5), (-1, 0, 0, 5), (0, 20, 5, 21)]
+)
 def test_a_box_outside_the_picture_is_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(smooth(20, 30)).save(path)
@@ -325,7 +364,9 @@ def test_the_limit_is_exact_and_may_be_moved() -> None:
 
 
 def test_the_limit_is_ours_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "damaged" in message_of(png_header(9_700, 9_700))  # 94 million: Pillow would warn, and warnings are errors here
+    assert "damaged" in message_of(
+        png_header(9_700, 9_700)
+    )  # 94 million: Pillow would warn, and warnings are errors here
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert "too large: 60000 x 60000" in message_of(png_header(60_000, 60_000))
 
@@ -403,7 +444,11 @@ def test_a_truncated_file_is_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "MPO"])
 def test_damage_gives_an_image_or_an_image_error_and_nothing_else(kind: str) -> None:
     draw = np.random.default_rng(7)
-    content = encoded(Image.fromarray(noise(24, 24)), kind, exif=with_orientation(6)) if kind != "PPM" else b"P6 2 2 255\n" + b"\1" * 12
+    content = (
+        encoded(Image.fromarray(noise(24, 24)), kind, exif=with_orientation(6))
+        if kind != "PPM"
+        else b"P6 2 2 255\n" + b"\1" * 12
+    )
     refused = 0
     for _ in range(80):
         broken = bytearray(content[: draw.integers(1, len(content) + 1)])
@@ -424,6 +469,20 @@ def test_threads_leave_the_warning_filters_alone() -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(found.shape == (32, 32, 3) for found in pool.map(read_image, [content] * 200))
     assert list(warnings.filters) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_decodes_does_not_hang() -> None:
+    content = encoded(Image.fromarray(smooth(32, 32)), "PNG")
+    with decode._quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 warns of forks beside threads, which this is about
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # a hang ends by this signal
+            os._exit(0 if read_image(content).shape == (32, 32, 3) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_suffixes_are_lower_case_and_cover_what_is_read() -> None:

@@ -25,3 +25,22 @@ def run(arguments: list[str]) -> int:
     else:
         _show_all(console, losses.table())
     return 0
+
+
+def _show_all(console: Console, entries: list[losses.About]) -> None:
+    table = Table(title="losses", caption="cosphere losses NAME shows one in full")
+    for column in ("name", "batch", "normalises", "when to choose it"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        table.add_row(entry.name, entry.batch, entry.normalises, entry.choose_when)
+    console.print(table)
+
+
+def _show_one(console: Console, entry: losses.About) -> None:
+    table = Table(title=entry.title, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for field in dataclasses.fields(entry):
+        value = getattr(entry, field.name)
+        table.add_row(field.name.replace("_", " "), str(value))
+    console.print(table)

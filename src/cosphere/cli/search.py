@@ -41,3 +41,34 @@ def run(arguments: list[str]) -> int:
         catalogue = catalogue.select(given.split)
     find(load_model(given.model), catalogue, Path(given.query), k=given.k, out=Path(given.out))
     return 0
+
+
+def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: Path) -> None:
+    """Search `catalogue` with one image; the query itself is left out of the answer when it is one of the images."""
+    console = Console()
+    asked = embedder.encode([query])
+    found = embed_with_progress(embedder, catalogue)
+    index = Index.build(found.embeddings)
+    paths = list(found.paths)
+    same = [row for row, path in enumerate(paths) if Path(path).resolve() == query.resolve()]
+    neighbours = index.search(asked, k, exclude=np.array([same[0] if same else -1]))
+    names = [found.class_names[label] for label in found.labels]
+    items = [
+        StripItem(path=paths[row], score=score, label=names[row], correct=names[row] == names[same[0]] if same else None)
+        for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
+    ]
+    table = Table(title=f"nearest to {query.name} among {len(paths):,} images")
+    for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for rank, item in enumerate(items, 1):
+        table.add_row(str(rank), f"{item.score:.3f}", item.label or "", str(item.path))
+    console.print(table)
+    if same:
+        console.print(f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}", highlight=False)
+    picture = neighbour_strip(query, items)
+    write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
+    console.print(f"picture: {out}", highlight=False)
+
+
+def _format(path: Path) -> str:
+    return {".png": "PNG", ".webp": "WEBP"}.get(path.suffix.lower(), "JPEG")

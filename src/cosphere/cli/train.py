@@ -15,12 +15,13 @@ from rich.table import Table
 
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import SettingsError
+from cosphere.errors import RunError, SettingsError
 from cosphere.evaluate import evaluate
 from cosphere.files import write_text
+from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
-from cosphere.train import TrainResult, TrainSettings, reporter, train
+from cosphere.train import Evaluate, TrainResult, TrainSettings, reporter, train
 
 _EXAMPLES = [
     "cosphere train photos/ --name first",
@@ -76,8 +77,6 @@ def read_settings(folder: RunFolder) -> TrainSettings:
     Raises:
         RunError, SettingsError: the file is missing or of another version.
     """
-    from cosphere.errors import RunError
-
     try:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -87,11 +86,21 @@ def read_settings(folder: RunFolder) -> TrainSettings:
     return TrainSettings.from_dict({key: value for key, value in values.items() if key != "about"})
 
 
-def validation_scores(settings: TrainSettings) -> Any:
+def validation_scores(settings: TrainSettings) -> Evaluate:
     """What the training loop calls to score a model: Recall@1, MAP@R and R-precision, no clustering, no intervals."""
 
     def score(embedder: Embedder, catalogue: Catalogue) -> dict[str, float]:
-        found = evaluate(embedder, catalogue, ks=(1,), clustering=False, bootstrap_samples=0, workers=max(0, settings.data.workers))
+        cache = PixelCache(settings.data.cache, rule=embedder.preprocessing.rule) if settings.data.cache else None
+        found = evaluate(
+            embedder,
+            catalogue,
+            ks=(1,),
+            clustering=False,
+            bootstrap_samples=0,
+            workers=max(0, settings.data.workers),
+            cache=cache,
+            max_unreadable=settings.data.max_unreadable,
+        )
         return {name: found.value(name) for name in ("recall@1", "map@r", "r_precision")}
 
     return score

@@ -40,7 +40,7 @@ class LayoutCheck(NamedTuple):
         return self.expected == self.found
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
     """Which image shows what.
 

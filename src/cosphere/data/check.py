@@ -302,13 +302,15 @@ def render(report: DataReport) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    head = Text.assemble(
-        (f"{report.images} images, {report.classes} classes", "bold"),
-        f"  (layout {report.layout}, {_PROTOCOLS[report.protocol]})",
+    head = Text(f"{report.images} images, {report.classes} classes", style="bold")
+    kind = Text(f"layout {report.layout}; {_PROTOCOLS[report.protocol]}")
+    size = Text(
+        f"width {report.widths}, height {report.heights} pixels (min / median / max)" if report.widths else "no sizes"
     )
-    parts: list[RenderableType] = [head, _splits_table(report), _histogram_table(report), _findings_table(report)]
+    tables = [_splits_table(report), _histogram_table(report), _findings_table(report)]
+    parts: list[RenderableType] = [head, kind, size, Text(), *tables]
     if report.checks:
-        parts.append(_checks_table(report))
+        parts.append(differences_table(report))
     parts += [Text(f"note: {note}", style="dim") for note in report.notes]
     return Group(*parts)
 
@@ -333,13 +335,14 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def _splits_table(report: DataReport) -> Table:
+    from rich.text import Text
+
     numbers = ["images", "classes", "images per class\nmin / median / max", "one-image\nclasses"]
     table = _table("Splits", "split", *numbers, "query /\ngallery", right=numbers)
     for split in report.splits:
         roles = "" if split.queries is None else f"{split.queries} / {split.gallery}"
-        table.add_row(
-            split.name, str(split.images), str(split.classes), str(split.per_class), str(split.one_image), roles
-        )
+        numbers = [str(number) for number in (split.images, split.classes, split.per_class, split.one_image)]
+        table.add_row(Text(split.name), *numbers, roles)
     return table
 
 
@@ -356,9 +359,6 @@ def _findings_table(report: DataReport) -> Table:
     from rich.text import Text
 
     table = _table("Findings", "what", "number", "first", right=("number",))
-    if report.widths and report.heights:
-        table.add_row("width, pixels", "", str(report.widths))
-        table.add_row("height, pixels", "", str(report.heights))
     groups = [
         ("exact duplicates", report.duplicates),
         ("  across splits", report.duplicates_across_splits),
@@ -377,10 +377,11 @@ def _findings_table(report: DataReport) -> Table:
     return table
 
 
-def _checks_table(report: DataReport) -> Table:
-    wrong = sum(not line.agrees for line in report.checks)
-    title = f"Against the published {report.layout}: " + (f"{wrong} differences" if wrong else "all as published")
+def differences_table(data: Catalogue | DataReport) -> Table:
+    """Expected against found, for data in the layout of a published set; no rows for other data."""
+    wrong = sum(not line.agrees for line in data.checks)
+    title = f"Against the published {data.layout}: " + (f"{wrong} differences" if wrong else "all as published")
     table = _table(title, "what", "expected", "found", "", right=("expected", "found"))
-    for line in report.checks:
+    for line in data.checks:
         table.add_row(line.what, line.expected, line.found, "" if line.agrees else "[yellow]differs[/yellow]")
     return table

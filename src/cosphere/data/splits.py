@@ -40,6 +40,7 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
         SettingsError: ``share`` is not in (0, 1).
         DataError: there are too few classes.
     """
+    _check_seed(seed)
     if not 0 < share < 1:
         raise SettingsError(f"the share of classes to hold out must lie between 0 and 1, got {share}. Try 0.15.")
     counts = np.bincount(catalogue.labels)
@@ -73,6 +74,7 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
         SettingsError: the shares do not fit.
         DataError: the data has splits already, or too few classes.
     """
+    _check_seed(seed)
     if catalogue.split_names != [EVERYTHING]:
         raise DataError(
             f"this data has splits already: {', '.join(catalogue.split_names)}. Use them, or set all to {EVERYTHING!r}."
@@ -95,6 +97,11 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
     parts[order[: numbers[0]]] = "val"
     parts[order[numbers[0] : sum(numbers)]] = "test"
     return replace(catalogue, table=catalogue.table.assign(split=parts[catalogue.labels]))
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise SettingsError(f"the seed must be 0 or more, got {seed}.")
 
 
 def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int = 0) -> TrainingParts:

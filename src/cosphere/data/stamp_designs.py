@@ -1,8 +1,8 @@
 """What made-up rubber stamps look like: their layouts, wording and emblems, drawn as ink masks.
 
-Everything here is invented: firms, cities, dates, numbers and emblems are put together at random from the lists below, and
-a likeness to a real stamp is chance. Designs come in pairs of near-twins: two neighbours share one layout (outline, border,
-typeface, arrangement) and differ in wording and emblem, some of them only in one word, as the stamps of one office do.
+Everything here is invented: firms, cities, dates, numbers and emblems are put together at random from the lists below,
+and a likeness to a real stamp is chance. Designs come in pairs of near-twins: two neighbours share one layout (outline,
+border, typeface, arrangement), some also the firm, and differ in wording and emblem, as the stamps of one office do.
 
 A mask is drawn in units where the sheet spans [-1, 1] both ways, x to the right and y down.
 """
@@ -47,31 +47,29 @@ TYPEFACES = (
     "STIXGeneralBolIta",
 )
 
-PLACES = tuple(
-    ["North", "South", "Upper", "Lower", "Grey", "Silver", "Amber", "Cedar", "Willow", "Falcon", "Heron", "Granite", "Copper", "Harvest", "Meridian", "Orchard"]
+# fmt: off
+PLACES = (
+    "North", "South", "Upper", "Lower", "Grey", "Silver", "Amber", "Cedar",
+    "Willow", "Falcon", "Heron", "Granite", "Copper", "Harvest", "Meridian", "Orchard",
 )
-THINGS = tuple(
-    ["Harbour", "Bridge", "Valley", "Mill", "Quarry", "Lantern", "Meadow", "Tower", "Anchor", "Forest", "River", "Castle", "Summit", "Garden"]
+THINGS = (
+    "Harbour", "Bridge", "Valley", "Mill", "Quarry", "Lantern", "Meadow",
+    "Tower", "Anchor", "Forest", "River", "Castle", "Summit", "Garden",
 )
 TRADES = (
-    "Trading",
-    "Freight",
-    "Paper",
-    "Timber",
-    "Optics",
-    "Seeds",
-    "Assay",
-    "Press",
-    "Tools",
-    "Bank",
-    "Archive",
-    "Customs",
+    "Trading", "Freight", "Paper", "Timber", "Optics", "Seeds",
+    "Assay", "Press", "Tools", "Bank", "Archive", "Customs",
 )
-CITIES = tuple(
-    ["Alderport", "Brenfeld", "Castova", "Dunmarsh", "Eskholm", "Farrowby", "Gildern", "Hallvik", "Istrava", "Jorvale", "Kestrel", "Lunden"]
+CITIES = (
+    "Alderport", "Brenfeld", "Castova", "Dunmarsh", "Eskholm", "Farrowby",
+    "Gildern", "Hallvik", "Istrava", "Jorvale", "Kestrel", "Lunden",
 )
-WORDS = tuple(["RECEIVED", "PAID", "APPROVED", "ENTERED", "CHECKED", "CANCELLED", "POSTED", "COPY", "URGENT", "CLEARED", "SHIPPED", "FILED"])
-MONTHS = tuple(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"])
+WORDS = (
+    "RECEIVED", "PAID", "APPROVED", "ENTERED", "CHECKED", "CANCELLED",
+    "POSTED", "COPY", "URGENT", "CLEARED", "SHIPPED", "FILED",
+)
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+# fmt: on
 
 MARGIN = 0.96  # half the width of the widest outline
 FINE = 2  # a mask is drawn this many times larger and then reduced, for smooth edges
@@ -225,8 +223,8 @@ def _star() -> Painted:
 
 def _anchor() -> Painted:
     turn = np.linspace(0.12, math.pi - 0.12, 30)
-    outer, inner = np.stack([np.cos(turn), np.sin(turn)], axis=1), np.stack([np.cos(turn), np.sin(turn)], axis=1)[::-1]
-    bow = np.concatenate([outer * (0.9, 0.72), inner * (0.68, 0.46)]) + (0, 0.25)
+    arc = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    bow = np.concatenate([arc * (0.9, 0.72) + (0, 0.25), arc[::-1] * (0.68, 0.46) + (0, 0.25)])
     shaft = _mirrored((0.11, -0.6), (0.11, 0.9))
     stock = _mirrored((0.45, -0.42), (0.45, -0.22))
     return [(True, _disc(0, -0.75, 0.25)), (False, _disc(0, -0.75, 0.11)), (True, shaft), (True, stock), (True, bow)]
@@ -388,7 +386,7 @@ class _Sheet:
         steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
         walked = np.concatenate([[0.0], steps.cumsum()]) * self.half
         at = (walked[-1] - face.getlength(text)) / 2
-        box = 2 * face.size
+        box = 2 * int(face.size)
         for letter in text:
             advance = face.getlength(letter)
             here, ahead = (
@@ -424,7 +422,7 @@ def _draw_border(sheet: _Sheet, layout: Layout) -> float:
             sheet.line(np.stack([path[start], inner[(start + 10) % 720]]), weight * 0.8)
         return 4.4 * weight
     for start in range(0, 720, 15):  # beads
-        sheet.fill(_disc(*path[start], weight * 0.95, 16))
+        sheet.fill(_disc(path[start, 0], path[start, 1], weight * 0.95, 16))
     return 3.4 * weight
 
 

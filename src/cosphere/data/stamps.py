@@ -1,12 +1,13 @@
 """A made-up data set to try things on: impressions of rubber stamps on printed paper.
 
-Nothing in it was ever seen: the stamps (:mod:`cosphere.data.stamp_designs`), the paper, the print under them and the wear are
-all drawn from random numbers. The ranges were chosen by eye, and so that an untrained ImageNet backbone finds another
-impression of the same stamp first for about half of the test images. A score on it says that training works, and nothing
-about real stamps: there, designs share no typefaces, dates turn, and paper is older than any of this.
+Nothing in it was ever seen: the stamps (:mod:`cosphere.data.stamp_designs`), the paper, the print under them and the
+wear are all drawn from random numbers. The ranges were chosen by eye, and so that a backbone trained on ImageNet alone
+finds another impression of the same stamp first for a little under half of the test images. A score on it says that
+training works, and nothing about real stamps, whose dates turn, whose rubber wears out and whose paper ages.
 
-What makes it hard: two designs of a pair share their layout, every ink colour comes with every design, and an impression is
-turned, shifted over the edge, unevenly pressed, worn, smeared, struck twice, and crossed by print and handwriting.
+What makes it hard: two designs of a pair share their layout, every ink colour comes with every design, and an
+impression is turned, shifted over the edge, unevenly pressed, short of ink, bled, struck twice, and crossed by print
+and handwriting.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def draw_stamps(
 ) -> Path:
     """Draw stamp impressions into ``folder/{train,val,test}/<design>/<number>.jpg``, no design in two splits.
 
-    Every picture depends on the seed, its design and its own number only, so more designs or impressions add pictures and
-    change none but for their split. A folder that was drawn with the same settings is used as it is; one whose drawing was
-    broken off is completed.
+    Every picture depends on the seed, its design and its own number only, so more designs or impressions add pictures
+    and change none but for their split. A folder that was drawn with the same settings is used as it is; one whose
+    drawing was broken off is completed.
 
     Args:
         folder: made if missing.
@@ -81,23 +82,20 @@ def draw_stamps(
     folder = Path(folder)
     splits = _splits(designs, seed)
     _claim(folder, {"format": "cosphere stamps", "version": VERSION, **settings})
-    todo: list[tuple[Design, list[tuple[int, Path]]]] = []
+    missing: list[tuple[Design, int, Path]] = []
     for number, split in enumerate(splits):
         drawn = design(number, seed=seed)
-        files = [(i, folder / split / drawn.name / f"{i:03d}.jpg") for i in range(impressions)]
-        todo.append((drawn, [(i, file) for i, file in files if not file.exists()]))
+        files = [folder / split / drawn.name / f"{i:03d}.jpg" for i in range(impressions)]
+        missing += [(drawn, i, file) for i, file in enumerate(files) if not file.exists()]
     total = designs * impressions
-    done = total - sum(len(files) for _, files in todo)
-    for drawn, files in todo:
-        if not files:
-            continue
-        mask = draw_design(drawn, 2 * size)
-        for i, file in files:
-            rng = np.random.default_rng([seed, 2, drawn.number, i])
-            _write(file, _jpeg(impression(mask, size, rng), int(rng.integers(45, 90))))
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    rubber: tuple[int, Image.Image] | None = None  # the mask at hand and its design: drawn once for all its impressions
+    for done, (drawn, i, file) in enumerate(missing, total - len(missing) + 1):
+        if rubber is None or rubber[0] != drawn.number:
+            rubber = drawn.number, draw_design(drawn, 2 * size)
+        rng = np.random.default_rng([seed, 2, drawn.number, i])
+        _write(file, _jpeg(impression(rubber[1], size, rng), int(rng.integers(45, 90))))
+        if progress is not None:
+            progress(done, total)
     return folder
 
 
@@ -121,7 +119,11 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; stamps need a folder. Choose another name.")
     if not (folder / MANIFEST).exists():
-        if folder.exists() and any(folder.iterdir()):
+        try:
+            foreign = folder.exists() and any(folder.iterdir())
+        except OSError as error:
+            raise DataError(f"cannot read {folder}: {error.strerror}. Choose a folder of your own.") from error
+        if foreign:
             raise DataError(
                 f"{folder} is not empty and holds no {MANIFEST}. Choose a new or empty folder for the stamps."
             )
@@ -184,7 +186,8 @@ def _smooth(size: int, cells: float, rng: np.random.Generator) -> Plane:
     coarse = Image.fromarray(rng.standard_normal((few, few), dtype=np.float32))
     start = tuple(rng.uniform(0, 1, 2))
     box = (*start, start[0] + few - 1, start[1] + few - 1)
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC, box=box)) * np.float32(1.3)
+    bumps = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    return bumps * np.float32(1.3)  # what the resize took from the deviation
 
 
 def _blur(plane: Plane, radius: float) -> Plane:
@@ -237,7 +240,7 @@ def _press(cover: Plane, rng: np.random.Generator) -> Plane:
     tooth = 0.6 * rough + 0.5 * grain + 0.5 * _smooth(size, size / 8, rng)
     kept = 1 / (1 + np.exp(-4 * (2.2 * pressure - 0.3 + rng.uniform(-0.5, 0.5) - tooth)))
     density = rng.uniform(0.7, 1.0) * np.clip(0.75 + 0.25 * pressure, 0.3, 1)
-    return (ink * kept * density).astype(np.float32)
+    return np.asarray(ink * kept * density, dtype=np.float32)
 
 
 def _paper(size: int, rng: np.random.Generator) -> Plane:

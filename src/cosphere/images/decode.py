@@ -92,6 +92,12 @@ def read_image(
     return _cut(shown, box, full_size, name)
 
 
+def picture_to_rgb(picture: Image.Image) -> Pixels:
+    """A picture that Pillow has opened, as :func:`read_image` would give its file. -> (H, W, 3) uint8."""
+    with _quiet_pillow():
+        return np.ascontiguousarray(_turned(_rgb(picture), _orientation(picture)))
+
+
 def _name(source: str | Path | bytes) -> str:
     return f"the image in memory ({len(source):,} bytes)" if isinstance(source, bytes) else str(source)
 
@@ -149,8 +155,8 @@ def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         picture = Image.open(file, formats=_formats())
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name} is too large: {_reason(error)}. Make it smaller; to read it all the same, raise both max_pixels "
-            "and PIL.Image.MAX_IMAGE_PIXELS."
+            f"{name} is too large: its header promises more than twice PIL.Image.MAX_IMAGE_PIXELS, "
+            f"{Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller, or raise that and max_pixels if you trust it."
         ) from error
     except Exception as error:
         raise ImageError(f"{name} cannot be read as an image: {_stranger(file)}.") from error

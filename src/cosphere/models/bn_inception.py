@@ -103,8 +103,8 @@ class BNInception(nn.Module):
         return block.one + block.three + block.double + (block.projection or inputs)
 
     def _apply_layer(self, name: str, x: Tensor) -> Tensor:
-        normalised: Tensor = self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x))
-        return torch.relu_(normalised)
+        found: Tensor = self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x))
+        return nn.functional.relu(found, inplace=True)
 
     def _run(self, block: _Block, x: Tensor) -> Tensor:
         name = f"inception_{block.name}"

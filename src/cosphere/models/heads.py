@@ -24,12 +24,13 @@ class Pooling(nn.Module):
     All but ``token`` leave out the tokens that stand for no place (class and register tokens).
     """
 
-    def __init__(self, kind: PoolingName, *, prefix_tokens: int = 0) -> None:
+    def __init__(self, kind: PoolingName, *, prefix_tokens: int = 0, class_token: bool = False) -> None:
         """Make the pooling.
 
         Args:
             kind: see the class.
             prefix_tokens: how many tokens before the first place's; 0 for a feature map.
+            class_token: whether the first token is a class token.
 
         Raises:
             SettingsError: an unknown kind, or ``token`` for a backbone without a class token.
@@ -37,8 +38,10 @@ class Pooling(nn.Module):
         super().__init__()
         if kind not in get_args(PoolingName):
             raise SettingsError(f"unknown pooling {kind!r}. {did_you_mean(str(kind), get_args(PoolingName))}")
-        if kind == "token" and not prefix_tokens:
-            raise SettingsError("pooling 'token' wants a backbone with a class token, and this one has none. Use 'avg'.")
+        if kind == "token" and not class_token:
+            raise SettingsError(
+                "pooling 'token' wants a backbone with a class token, and this one has none. Use 'avg'."
+            )
         self.kind = kind
         self.prefix_tokens = prefix_tokens
         if kind == "gem":
@@ -62,6 +65,7 @@ class Pooling(nn.Module):
             return places.float().clamp(min=1e-6).pow(power).mean(2).pow(1 / power)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows in the brackets."""
         return self.kind
 
 

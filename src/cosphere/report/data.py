@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,35 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
+
+
+class Score(NamedTuple):
+    """A number and its interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def read_scores(scores: Mapping[str, Any]) -> dict[str, Score]:
+    """The numbers among scores, each given bare or as ``{"value": ..., "low": ..., "high": ...}``.
+
+    >>> read_scores({"recall@1": {"value": 0.5, "low": 0.4, "high": 0.6}, "queries": 20, "ties": "optimistic"})
+    {'recall@1': Score(value=0.5, low=0.4, high=0.6), 'queries': Score(value=20, low=None, high=None)}
+    """
+    found = {}
+    for name, content in scores.items():
+        parts = content if isinstance(content, Mapping) else {"value": content}
+        value, low, high = (
+            parts.get(part) if _is_number(parts.get(part)) else None for part in ("value", "low", "high")
+        )
+        if value is not None:
+            found[str(name)] = Score(value, low, high)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +104,10 @@ class ReportData:
             return
         if self.embeddings.ndim != 2:
             raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        parts = {name: getattr(self, name) for name in ("labels", "is_query", "is_gallery", "neighbour_ids", "neighbour_scores")}
+        parts = {
+            name: getattr(self, name)
+            for name in ("labels", "is_query", "is_gallery", "neighbour_ids", "neighbour_scores")
+        }
         parts |= {name: getattr(self, name) or None for name in ("paths", "boxes")}
         for name, part in parts.items():
             if part is not None and len(part) != len(self.embeddings):
@@ -150,7 +183,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{path} is not a run's settings: {reason}. Restore it, or remove it to report without.") from error
+        raise RunError(
+            f"{path} is not a run's settings: {reason}. Restore it, or remove it to report without."
+        ) from error
     return _mapping(content or {}, path)
 
 
@@ -161,13 +196,16 @@ def _read_split(folder: RunFolder, asked: str | None, evaluated: Any) -> dict[st
     if asked is not None and asked not in splits:
         known = f"It has {', '.join(splits)}." if splits else "It has none yet."
         raise RunError(
-            f"{folder.path} has no embeddings of split {asked!r}. {known} Run: cosphere evaluate {folder.path} DATA --split {asked}."
+            f"{folder.path} has no embeddings of split {asked!r}. {known} "
+            f"Run: cosphere evaluate {folder.path} DATA --split {asked}."
         )
     wanted = next((name for name in (asked, evaluated, "test", "val", "train", *splits) if name in splits), None)
     if wanted is None:
         return {}
     before = files.get(f"{BEFORE}{wanted}")
-    return _read_arrays(splits[wanted]) | {"baseline_embeddings": None if before is None else _load(before)["embeddings"]}
+    return _read_arrays(splits[wanted]) | {
+        "baseline_embeddings": None if before is None else _load(before)["embeddings"]
+    }
 
 
 BEFORE = "before-"

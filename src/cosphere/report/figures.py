@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from cosphere.report.data import Floats
+from cosphere.report.data import read_scores
 
 COLOURS = {
     "blue": "#0072b2",
@@ -30,12 +31,12 @@ COLOURS = {
     "faint": "#6a7078",
     "rule": "#d9dce0",
 }
-"""Okabe and Ito's hues, darkened until each has a contrast of at least 4.5 on white. A page may exchange them by name."""
+"""Okabe and Ito's hues, darkened to a contrast of at least 4.5 on white. A page may exchange them by name."""
 
 WIDTH, HEIGHT = 4.7, 2.9
 """Inches at 72 points: near the width of a phone, so that text is not scaled down there."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # typed loosely: matplotlib 3.11 wants its own names as literals, 3.9 knows no types
     "svg.fonttype": "none",
     "svg.hashsalt": "cosphere",
     "font.family": "sans-serif",
@@ -63,13 +64,14 @@ STYLE: dict[str, Any] = {
 }
 
 Rows = Sequence[Mapping[str, Any]]
+Numbers = npt.NDArray[np.floating[Any]]
 
 
 class Curve(NamedTuple):
     """One logged value over steps; both (n,), finite."""
 
-    steps: Floats
-    values: Floats
+    steps: Numbers
+    values: Numbers
 
 
 def curve(metrics: Rows, key: str, *, limit: int = 400) -> Curve:
@@ -77,7 +79,9 @@ def curve(metrics: Rows, key: str, *, limit: int = 400) -> Curve:
     pairs = [
         (float(row["step"]), float(row[key]))
         for row in metrics
-        if isinstance(row.get("step"), (int, float)) and isinstance(row.get(key), (int, float)) and math.isfinite(row[key])
+        if isinstance(row.get("step"), (int, float))
+        and isinstance(row.get(key), (int, float))
+        and math.isfinite(row[key])
     ]
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     if len(points) > limit:
@@ -96,7 +100,12 @@ def _drawing(height: float = HEIGHT, panels: int = 1) -> Iterator[tuple[Figure, 
         yield figure, axes, svg
         buffer = io.StringIO()
         # None of these leaves out the metadata block, whose addresses would look like requests.
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
         svg.append(buffer.getvalue())
 
 
@@ -109,7 +118,7 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="best", handlelength=2.2, borderaxespad=0.2)
 
 
-def _scaled(axes: Axes, values: Iterable[Floats]) -> None:
+def _scaled(axes: Axes, values: Iterable[Numbers]) -> None:
     """A logarithmic axis where values span more than two orders of magnitude, else one that starts near zero."""
     every = np.concatenate([np.asarray(part, dtype=np.float64) for part in values])
     if len(every) and every.min() > 0 and every.max() > 100 * every.min():
@@ -129,7 +138,15 @@ def training_curves(metrics: Rows) -> str | None:
         return None
     with _drawing() as (_, (axes,), svg):
         for line, name, colour, dash in found:
-            axes.plot(line.steps, line.values, color=COLOURS[colour], linestyle=dash, label=name, gid=_gid(name), marker=_dot(line))
+            axes.plot(
+                line.steps,
+                line.values,
+                color=COLOURS[colour],
+                linestyle=dash,
+                label=name,
+                gid=_gid(name),
+                marker=_dot(line),
+            )
         _scaled(axes, [line.values for line, *_ in found])
         axes.set(title="Loss", xlabel="step", ylabel="loss")
         _legend(axes)
@@ -145,7 +162,15 @@ def sec_share_curve(metrics: Rows) -> str | None:
         axes.plot(share.steps, share.values, color=COLOURS["orange"], gid="sec-share", marker=_dot(share))
         axes.axhline(1.0, color=COLOURS["faint"], linestyle=":", linewidth=1.2)
         _scaled(axes, [share.values])
-        axes.annotate("SEC as large as the metric loss", (0.99, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5, color=COLOURS["faint"])
+        axes.annotate(
+            "SEC as large as the metric loss",
+            (0.99, 1.0),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color=COLOURS["faint"],
+        )
         axes.set(title="SEC against the metric loss", xlabel="step", ylabel="weight × SEC / metric loss")
     return svg[0]
 
@@ -159,7 +184,9 @@ def norm_curves(metrics: Rows) -> str | None:
         above.plot(mean.steps, mean.values, color=COLOURS["blue"], gid="norm-mean", marker=_dot(mean))
         if len(variance.steps) == len(mean.steps):
             spread = np.sqrt(np.maximum(variance.values, 0))
-            above.fill_between(mean.steps, mean.values - spread, mean.values + spread, color=COLOURS["blue"], alpha=0.18, linewidth=0)
+            above.fill_between(
+                mean.steps, mean.values - spread, mean.values + spread, color=COLOURS["blue"], alpha=0.18, linewidth=0
+            )
         above.set(title="Length of the embeddings in a batch", ylabel="mean ± std")
         below.plot(cv.steps, cv.values, color=COLOURS["orange"], gid="norm-cv", marker=_dot(cv))
         below.set(xlabel="step", ylabel="CV (std / mean)")
@@ -173,24 +200,59 @@ def validation_curve(metrics: Rows) -> str | None:
     if not len(recall.steps):
         return None
     with _drawing() as (_, (axes,), svg):
-        axes.plot(recall.steps, 100 * recall.values, color=COLOURS["blue"], marker="o", markersize=3.5, label="Recall@1", gid="val-recall")
+        axes.plot(
+            recall.steps,
+            100 * recall.values,
+            color=COLOURS["blue"],
+            marker="o",
+            markersize=3.5,
+            label="Recall@1",
+            gid="val-recall",
+        )
         if len(precision.steps):
-            axes.plot(precision.steps, 100 * precision.values, color=COLOURS["purple"], linestyle="--", marker="s", markersize=3, label="MAP@R", gid="val-map")
+            axes.plot(
+                precision.steps,
+                100 * precision.values,
+                color=COLOURS["purple"],
+                linestyle="--",
+                marker="s",
+                markersize=3,
+                label="MAP@R",
+                gid="val-map",
+            )
         best = int(recall.values.argmax())
         step, value = recall.steps[best], 100 * recall.values[best]
-        axes.plot([step], [value], "o", markersize=9, markerfacecolor="none", markeredgecolor=COLOURS["orange"], markeredgewidth=2, gid="val-best")
+        axes.plot(
+            [step],
+            [value],
+            "o",
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=COLOURS["orange"],
+            markeredgewidth=2,
+            gid="val-best",
+        )
         late = step > recall.steps.mean()
-        axes.annotate(f"best {value:.1f} % at step {step:.0f}", (step, value), xytext=(-4 if late else 4, 9), textcoords="offset points", ha="right" if late else "left", fontsize=9, color=COLOURS["orange"])
+        axes.annotate(
+            f"best {value:.1f} % at step {step:.0f}",
+            (step, value),
+            xytext=(-4 if late else 4, 9),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            fontsize=9,
+            color=COLOURS["orange"],
+        )
         axes.margins(y=0.18)
         axes.set(title="Validation", xlabel="step", ylabel="score (%)")
         axes.legend(loc="lower right")
     return svg[0]
 
 
-def norm_histogram(trained: Floats, untrained: Floats | None = None) -> str:
+def norm_histogram(trained: Numbers, untrained: Numbers | None = None) -> str:
     """How long the embeddings are, as a share of images: (N, D) trained and, if given, (M, D') untrained."""
-    sets = [("trained", np.linalg.norm(trained, axis=1), "blue", "-")]
-    if untrained is not None and len(untrained):
+    compared = untrained is not None and len(untrained) > 0
+    sets = [("trained" if compared else "this run", np.linalg.norm(trained, axis=1), "blue", "-")]
+    if untrained is not None and compared:
         sets.insert(0, ("untrained", np.linalg.norm(untrained, axis=1), "orange", "--"))
     with _drawing() as (_, (axes,), svg):
         _histograms(axes, sets)
@@ -199,7 +261,7 @@ def norm_histogram(trained: Floats, untrained: Floats | None = None) -> str:
     return svg[0]
 
 
-def cosine_histogram(nearest_right: Floats, nearest_wrong: Floats) -> str:
+def cosine_histogram(nearest_right: Numbers, nearest_wrong: Numbers) -> str:
     """Cosine of each query to its nearest right and nearest wrong image: (Q,) each, non-finite ones left out."""
     sets = [("nearest right", nearest_right, "green", "-"), ("nearest wrong", nearest_wrong, "orange", "--")]
     with _drawing() as (_, (axes,), svg):
@@ -208,7 +270,7 @@ def cosine_histogram(nearest_right: Floats, nearest_wrong: Floats) -> str:
     return svg[0]
 
 
-def _histograms(axes: Axes, sets: Sequence[tuple[str, Floats, str, str]], bins: int = 40) -> None:
+def _histograms(axes: Axes, sets: Sequence[tuple[str, Numbers, str, str]], bins: int = 40) -> None:
     """Outlined, filled histograms on shared bins; each set's shares sum to 100."""
     finite = [(name, values[np.isfinite(values)], colour, dash) for name, values, colour, dash in sets]
     every = np.concatenate([values for _, values, *_ in finite])
@@ -220,7 +282,7 @@ def _histograms(axes: Axes, sets: Sequence[tuple[str, Floats, str, str]], bins: 
     _legend(axes)
 
 
-def recall_figure(scores: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Mapping[str, Any]] | None = None) -> str | None:
+def recall_figure(scores: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> str | None:
     """Recall@K over K with its interval, and before training if known.
 
     Args:
@@ -230,34 +292,64 @@ def recall_figure(scores: Mapping[str, Mapping[str, Any]], baseline: Mapping[str
     Returns:
         SVG, or None when there is no recall among the scores.
     """
-    sets = [("before training", baseline or {}, "orange", "--", "s"), ("after training", scores, "blue", "-", "o")]
-    points = [(name, recalls(values), colour, dash, marker) for name, values, colour, dash, marker in sets]
-    if not points[1][1]:
+    after, before = recalls(scores), recalls(baseline or {})
+    if not after:
         return None
+    ks = sorted({k for k, *_ in [*after, *before]})
+    places = {k: place for place, k in enumerate(ks)}
     with _drawing() as (_, (axes,), svg):
-        for name, values, colour, dash, marker in points:
-            if values:
-                ks, centre, low, high = np.array(values).T
-                errors = 100 * np.stack([centre - low, high - centre]).clip(min=0)
-                axes.errorbar(np.arange(len(ks)), 100 * centre, yerr=errors, color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4.5, capsize=3, label=name)
-                if name == "after training":
-                    for at, value in enumerate(centre):
-                        axes.annotate(f"{100 * value:.1f}", (at, 100 * value), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
-        axes.set_xticks(range(len(points[1][1])), [f"{k:.0f}" for k, *_ in points[1][1]])
+        if before:
+            _recall_line(axes, before, places, "orange", "--", "s", "before training")
+        _recall_line(axes, after, places, "blue", "-", "o", "after training")
+        for k, value, *_ in after:
+            at = (places[k], 100 * value)
+            axes.annotate(f"{at[1]:.1f}", at, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
         axes.set(title="Recall@K", xlabel="K (neighbours looked at)", ylabel="queries with a right one (%)")
         axes.margins(x=0.08, y=0.16)
-        axes.legend(loc="lower right")
+        if before:
+            axes.legend(loc="lower right")
     return svg[0]
 
 
-def recalls(scores: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float, float, float]]:
-    """K, value, low and high of each Recall@K, smallest K first; the value stands in for a missing bound."""
+def _recall_line(
+    axes: Axes, points: Sequence[Recall], places: Mapping[int, int], colour: str, dash: str, marker: str, name: str
+) -> None:
+    """Recall over K with error bars."""
+    at = [places[point.k] for point in points]
+    values = 100 * np.array([point.value for point in points])
+    low, high = (100 * np.array([getattr(point, side) for point in points]) for side in ("low", "high"))
+    axes.errorbar(
+        at,
+        values,
+        yerr=np.stack([values - low, high - values]).clip(min=0),
+        color=COLOURS[colour],
+        linestyle=dash,
+        marker=marker,
+        markersize=4.5,
+        capsize=3,
+        label=name,
+        gid=_gid(name),
+    )
+
+
+class Recall(NamedTuple):
+    """Recall@K as shares in [0, 1]."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+def recalls(scores: Mapping[str, Any]) -> list[Recall]:
+    """Each Recall@K among scores, smallest K first; the value stands in for a missing bound."""
     found = []
-    for name, score in scores.items():
+    for name, score in read_scores(scores).items():
         kind, _, k = name.partition("@")
-        if kind == "recall" and k.isdigit() and score.get("value") is not None:
-            low, high = (score["value"] if score.get(side) is None else score[side] for side in ("low", "high"))
-            found.append((int(k), float(score["value"]), float(low), float(high)))
+        if kind == "recall" and k.isdigit():
+            low, high = (score.value if bound is None else bound for bound in (score.low, score.high))
+            found.append(Recall(int(k), score.value, low, high))
     return sorted(found)
 
 
@@ -269,7 +361,14 @@ def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequenc
         places = range(len(names))
         axes.barh(places, [100 * share for share in recall], height=0.62, color=COLOURS["blue"])
         for place, share, count in zip(places, recall, queries, strict=True):
-            axes.annotate(f"{100 * share:.0f} % of {count}", (100 * share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axes.annotate(
+                f"{100 * share:.0f} % of {count}",
+                (100 * share, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+            )
         labels = [_cut(clean(name), 28) for name in names]
         # Names are data: a dollar sign in one must not start a formula.
         axes.set_yticks(places, labels, parse_math=False, color=COLOURS["ink"], fontsize=8.5)
@@ -305,12 +404,18 @@ def inline(svg: str, name: str, description: str) -> str:
     Returns:
         An ``<svg>`` element. Colours are ``var(--blue, #0072b2)`` and so on, the names of :data:`COLOURS`.
     """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body).replace("xlink:href", "href")
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'href="#', f'href="#{name}-', body).replace("url(#", f"url(#{name}-")
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    for colour, code in COLOURS.items():
-        body = re.sub(rf"((?:fill|stroke): ){code}", rf"\1var(--{colour}, {code})", body)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Only inside of tags: names of classes stand between them and stay as they are.
+    body = re.sub(r"<[a-z][^>]*>", lambda tag: _adapted(tag.group(), name), body)
     # The page decides the size; the view box keeps the shape.
     return re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{description}"', body, count=1)
+
+
+def _adapted(tag: str, name: str) -> str:
+    """One tag of a figure with the page's ids, colours and font."""
+    tag = re.sub(r' xmlns(:xlink)?="[^"]*"', "", tag).replace("xlink:href", "href")
+    tag = tag.replace(' id="', f' id="{name}-').replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    tag = re.sub(r" font-family: [^;]*;", "", tag)
+    for colour, code in COLOURS.items():
+        tag = re.sub(rf"((?:fill|stroke): ){code}", rf"\1var(--{colour}, {code})", tag)
+    return tag

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cosphere.errors import ImageError
+from cosphere.errors import DataError, ImageError
 from cosphere.images import read_image
 
 Box = tuple[int, int, int, int]
@@ -34,7 +34,7 @@ def load(source: str | Path | npt.NDArray[np.uint8], side: int, box: Box | None 
         box: crop of the source in pixels, left, top, right, bottom; None: all of it.
 
     Raises:
-        ImageError: the file cannot be read, or the array is no picture.
+        DataError: the file cannot be read, or the array is no picture.
     """
     if isinstance(source, np.ndarray):
         pixels = _checked(source)
@@ -67,7 +67,7 @@ def placeholder(side: int, note: str) -> Image.Image:
 
 
 def shortened(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
-    """``text`` in one line of at most ``width`` pixels; its middle gives way to an ellipsis, because both ends tell names apart."""
+    """``text`` in one line of at most ``width`` pixels; the middle is left out, because both ends tell names apart."""
     line = " ".join(text.split())
     if letters.getlength(line) <= width:
         return line
@@ -99,7 +99,10 @@ def jpeg_uri(picture: Image.Image, quality: int = 72) -> str:
 
 @dataclass
 class Thumbnails:
-    """Embeds each picture once, however often a page shows it: a style rule holds the bytes, and elements name the rule."""
+    """Embeds each picture once, however often a page shows it.
+
+    A style rule holds the bytes, and elements name the rule.
+    """
 
     side: int = 112
     """Pixels of the longer side."""
@@ -117,7 +120,7 @@ class Thumbnails:
         if key not in self._names:
             try:
                 address = jpeg_uri(load(file, self.side, box))
-            except ImageError as error:
+            except DataError as error:
                 self.unreadable[file] = str(error)
                 return None
             self._names[key] = f"p{len(self.addresses)}"

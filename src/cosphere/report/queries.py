@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from cosphere.errors import SizeError
 from cosphere.report.data import Flags, Floats, Integers, ReportData
 from cosphere.search import search
+from cosphere.search.cosines import CosineBlocks, rows_within, unit_rows
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of one block of cosines."""
@@ -45,13 +45,6 @@ class Outcomes:
         return self.wrong_cosine - self.right_cosine
 
 
-def unit_rows(embeddings: Floats) -> Floats:
-    """Each row divided by its length; a zero row stays zero. (N, D) -> (N, D)."""
-    wide = np.asarray(embeddings, dtype=np.float32)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
-
-
 def outcomes(
     embeddings: Floats,
     labels: Integers,
@@ -73,31 +66,41 @@ def outcomes(
 
     Raises:
         SizeError: labels do not fit the embeddings.
+        DataError: an embedding holds NaN or infinity.
     """
     if labels.shape != embeddings.shape[:1]:
-        raise SizeError(f"want embeddings (N, D) and labels (N,), got {embeddings.shape} and {labels.shape}.")
+        raise SizeError(
+            f"want embeddings (N, D) and labels (N,), got {embeddings.shape} and {labels.shape}. "
+            "Give one label for each row."
+        )
     asking = np.arange(len(embeddings)) if is_query is None else np.flatnonzero(is_query)
     if len(asking) > max_queries:
         asking = np.sort(np.random.default_rng(seed).choice(asking, max_queries, replace=False))
     answering = np.arange(len(embeddings)) if is_gallery is None else np.flatnonzero(is_gallery)
-    unit = unit_rows(embeddings)
-    step = max(1, BLOCK_BYTES // max(1, 4 * len(answering)))
-    blocks = [_block(unit, labels, asking[at : at + step], answering) for at in range(0, len(asking), step)]
-    parts = [np.concatenate(part) for part in zip(*blocks, strict=True)] if blocks else _nothing()
-    return Outcomes(asking.astype(np.int64), *parts)
+    if not len(asking) or not len(answering):
+        return _unanswered(asking)
+    # The search's own cosines: equal images then tie here exactly as they do there.
+    gallery = unit_rows(embeddings[answering], name="gallery")
+    questions = unit_rows(embeddings[asking], name="queries")
+    step = rows_within(BLOCK_BYTES, 4 * len(answering))
+    cosines = CosineBlocks(gallery, min(step, len(asking)))
+    blocks = [
+        _block(cosines.of(questions.rows[at : at + step]).numpy(), labels, asking[at : at + step], answering)
+        for at in range(0, len(asking), step)
+    ]
+    return Outcomes(asking.astype(np.int64), *(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
 
-def _nothing() -> list[np.ndarray]:
-    whole, real = np.empty(0, np.int64), np.empty(0, np.float32)
-    return [whole, whole, real, real, whole]
+def _unanswered(asking: Integers) -> Outcomes:
+    """Queries with nothing to be found."""
+    none, never = np.full(len(asking), -1, np.int64), np.full(len(asking), -np.inf, np.float32)
+    return Outcomes(asking.astype(np.int64), none, none, never, never, np.zeros(len(asking), np.int64))
 
 
-def _block(unit: Floats, labels: Integers, asking: Integers, answering: Integers) -> tuple[np.ndarray, ...]:
-    """:func:`outcomes` of a few queries: right, wrong, right cosine, wrong cosine, rank."""
-    if not len(answering):
-        none, worst = np.full(len(asking), -1), np.full(len(asking), -np.inf, np.float32)
-        return none, none, worst, worst, np.zeros(len(asking), np.int64)
-    cosines = unit[asking] @ unit[answering].T  # (q, G)
+def _block(
+    cosines: Floats, labels: Integers, asking: Integers, answering: Integers
+) -> tuple[Integers, Integers, Floats, Floats, Integers]:
+    """:func:`outcomes` of a few queries from their cosines (q, G): right, wrong, right cosine, wrong cosine, rank."""
     same = labels[asking][:, None] == labels[answering][None]
     itself = asking[:, None] == answering[None]
     right_cosines = np.where(same & ~itself, cosines, -np.inf)
@@ -208,15 +211,16 @@ def neighbours(data: ReportData, rows: Integers, k: int) -> list[list[Hit]]:
 
 
 def _searched(embeddings: Floats, is_gallery: Flags | None, rows: Integers, k: int) -> list[list[Hit]]:
-    """Search one more than ``k``: a query that is in the gallery finds itself, and only it must then be dropped by its row."""
+    """Neighbours by the search that evaluation and service use."""
     gallery = np.arange(len(embeddings)) if is_gallery is None else np.flatnonzero(is_gallery)
-    if not len(gallery):
+    place = np.full(len(embeddings), -1)
+    place[gallery] = np.arange(len(gallery))
+    itself = place[rows]  # -1: this query is not in the gallery
+    wanted = min(k, len(gallery) - bool((itself >= 0).any()))
+    if wanted < 1:
         return [[] for _ in rows]
-    wanted = min(k + 1, len(gallery))
-    queries = torch.from_numpy(np.ascontiguousarray(embeddings[rows]))
-    found = search(queries, torch.from_numpy(np.ascontiguousarray(embeddings[gallery])), k=wanted)
-    hits = []
-    for row, ids, scores in zip(rows, np.asarray(found.ids), np.asarray(found.scores), strict=True):
-        pairs = [Hit(int(gallery[at]), float(score)) for at, score in zip(ids, scores, strict=True)]
-        hits.append([hit for hit in pairs if hit.row != row][:k])
-    return hits
+    found = search(embeddings[rows], embeddings[gallery], k=wanted, exclude=itself)
+    return [
+        [Hit(int(gallery[at]), score) for at, score in zip(ids, scores, strict=True)]
+        for ids, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cosphere.errors import ImageError, SettingsError
+from cosphere.errors import DataError, SettingsError
 from cosphere.report.pictures import Box, font, load, placeholder, shortened
 
 INK, PAPER, FAINT = (33, 37, 41), (255, 255, 255), (108, 117, 125)
@@ -105,7 +105,7 @@ def neighbour_strip(
     for place, item in enumerate(neighbours, start=1):
         colour = PLAIN if item.correct is None else RIGHT if item.correct else WRONG
         _tile(strip, layout, place, item.path, item.box, colour)
-        _caption(strip, layout, place, f"{place}   {item.score:.3f}", item.label)
+        _caption(strip, layout, place, f"{place} · {item.score:.3f}", item.label)
         if item.correct is not None:
             _glyph(strip, layout, place, "tick" if item.correct else "cross", colour)
     return strip
@@ -122,10 +122,12 @@ def _tile(
     """A framed thumbnail."""
     left, top, frame = layout.left(place), layout.gap, layout.frame
     draw = ImageDraw.Draw(strip)
-    draw.rectangle([left, top, left + layout.tile - 1, top + layout.tile - 1], fill=(241, 243, 245), outline=colour, width=frame)
+    draw.rectangle(
+        [left, top, left + layout.tile - 1, top + layout.tile - 1], fill=(241, 243, 245), outline=colour, width=frame
+    )
     try:
         picture = load(source, layout.thumb, box)
-    except ImageError:
+    except DataError:
         name = "" if isinstance(source, np.ndarray) else Path(source).name
         picture = placeholder(layout.thumb, f"cannot read {name}".strip())
     middle = frame + layout.thumb // 2

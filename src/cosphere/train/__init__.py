@@ -1,6 +1,6 @@
 """The training loop, its settings, checkpoints and progress."""
 
-from cosphere.train.loop import Evaluate, TrainResult, build_model, train
+from cosphere.train.loop import Evaluate, TrainResult, build_model, train, untrained_model
 from cosphere.train.progress import LiveReporter, PlainReporter, Reporter, reporter
 from cosphere.train.settings import (
     BatchSettings,
@@ -32,4 +32,5 @@ __all__ = [
     "build_model",
     "reporter",
     "train",
+    "untrained_model",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         RunError: no file, a damaged file, or one of another version.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What torch warns of is refused below.
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name.") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

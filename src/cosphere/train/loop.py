@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from cosphere import losses
-from cosphere.data import Batch, Catalogue
-from cosphere.errors import DivergenceError, SettingsError
-from cosphere.images import preset
-from cosphere.models import Embedder, build_embedder
+from cosphere.data import Batch, Catalogue, training_parts
+from cosphere.errors import DataError, DivergenceError, SettingsError
+from cosphere.images import Augmentation, preset
+from cosphere.models import Embedder, build_embedder, input_scale
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint, length_statistics, ramped_weight
-from cosphere.train.batches import BatchStream, split_for_training
+from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from cosphere.train.lens import measure_lens
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
@@ -50,7 +50,7 @@ class TrainResult:
     stopped_early: bool
     """Whether patience ran out before the last step."""
     unreadable: tuple[str, ...]
-    """Images that could not be read and were left out."""
+    """Why images could not be read and were left out, one sentence each."""
 
 
 def train(
@@ -114,7 +114,9 @@ class Training:
     ) -> None:
         self.settings, self.run_folder, self.accelerator = settings, run, accelerator
         self.reporter, self.evaluate = reporter, evaluate
-        self.train_images, self.validation_images = split_for_training(catalogue, settings)
+        parts = training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
+        self.train_images, self.validation_images, self.validated_on = parts.train, parts.val, parts.how
+        check_classes(self.train_images, catalogue)
         set_seed(settings.seed)
         device = accelerator.device
         self.embedder, augmentation = build_model(settings)
@@ -163,10 +165,8 @@ class Training:
         return self._finish()
 
     def _greet(self) -> None:
-        images, held_out = self.train_images, self.validation_images
-        text = f"training on {len(images):,} images of {len(images.class_names):,} classes"
-        if held_out is not None:
-            text += f"; validating on {len(held_out):,} images of {len(held_out.class_names):,} other classes"
+        images = self.train_images
+        text = f"training on {len(images):,} images of {len(images.class_names):,} classes; {self.validated_on}"
         self.reporter.said(f"{text}; {self.accelerator.device.type}, {self.settings.precision}")
         for note in self.stream.sampler.notes:
             self.reporter.said(note)
@@ -343,7 +343,7 @@ class Training:
             best_scores=self.best["scores"],
             before=self.before,
             stopped_early=self.step < self.settings.steps,
-            unreadable=self.stream.unreadable.paths,
+            unreadable=tuple(self.stream.unreadable.reasons.values()),
         )
 
     # What is kept
@@ -419,14 +419,40 @@ class Training:
         restore_random_state(state["random"])
 
 
-def build_model(settings: TrainSettings) -> tuple[Embedder, Any]:
-    """The embedder that the settings ask for, and the augmentation that goes with it."""
-    raise NotImplementedError
+def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
+    """The embedder that the settings ask for, untrained but for its backbone, and the augmentation that goes with it."""
+    images = settings.images
+    wants = input_scale(settings.model.backbone, settings.model.weights)
+    preprocessing, _ = preset(
+        images.preset, images.size, mean=wants.mean, std=wants.std, channels=wants.channels, scale=wants.scale
+    )
+    if images.resize is not None:
+        preprocessing = replace(preprocessing, resize=images.resize)
+    embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)
+    embedder.freeze_backbone_norm = settings.freeze_norm
+    if settings.channels_last:
+        embedder = embedder.to(memory_format=torch.channels_last)
+    return embedder, images.augmentation()
+
+
+def untrained_model(settings: TrainSettings) -> Embedder:
+    """The backbone as it was before training, its pooled features the embedding: what a trained model has to beat."""
+    return build_model(replace(settings, model=replace(settings.model, norm="none", dim=0)))[0]
+
+
+def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
+    """Raise unless there are classes to compare."""
+    if len(train.class_names) < 2:
+        raise DataError(
+            f"{catalogue.root} has {len(train.class_names)} training class; a loss compares classes and wants at least 2. "
+            "Put the images of each class into a folder of its own."
+        )
 
 
 def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
     """Let the backbone move or hold it still. Frozen norm layers stay frozen."""
-    raise NotImplementedError
+    embedder.backbone.requires_grad_(trainable)
+    embedder.freeze_backbone_norm = embedder.freeze_backbone_norm
 
 
 def _radius(radius: str | float) -> str | float:

@@ -1,0 +1,29 @@
+"""`cosphere report`: one page that shows what a run is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from cosphere.cli.parsing import CommandParser
+from cosphere.report import report_data_from_run, write_report
+from cosphere.runs import RunFolder
+
+_EXAMPLES = ["cosphere report runs/first", "cosphere report runs/first --queries 48 --out page.html"]
+
+
+def run(arguments: list[str]) -> int:
+    """Write `report.html`."""
+    parser = CommandParser("report", "Write one page, which opens offline: scores, curves, lengths, right and wrong answers.", _EXAMPLES)
+    parser.add_argument("run", type=str, help="a run's folder; evaluate it first")
+    parser.add_argument("--split", type=str | None, default=None, help="evaluated split to show; by default the last one")
+    parser.add_argument("--queries", type=int, default=24, help="queries in the gallery")
+    parser.add_argument("--neighbours", type=int, default=6, help="neighbours of each")
+    parser.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")
+    given = parser.read(arguments)
+    folder = RunFolder.open(given.run)
+    data = report_data_from_run(folder.path, split=given.split)
+    out = write_report(data, Path(given.out) if given.out else folder.report, queries=given.queries, neighbours=given.neighbours)
+    Console().print(f"open {out}", soft_wrap=True, highlight=False)
+    return 0

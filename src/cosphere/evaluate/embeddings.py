@@ -1,0 +1,230 @@
+"""From a catalogue of images to embeddings on disk."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
+from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
+from cosphere.files import write_atomic
+from cosphere.images import PixelCache
+from cosphere.models import Embedder
+
+Precision = Literal["float32", "bf16"]
+Progress = Callable[[int, int], object]
+"""Called with images done and images in all."""
+Flags = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embeddings:
+    """N embeddings and what each shows. Written to ``embeddings/<split>.npz`` of a run.
+
+    Raises:
+        SizeError: the parts do not have N rows.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    """(N, D) raw, any length."""
+    labels: Integers
+    """(N,) int64 in [0, C)."""
+    paths: tuple[str, ...]
+    """N absolute paths of the images."""
+    class_names: tuple[str, ...]
+    """C names."""
+    is_query: Flags | None = None
+    """(N,) which rows are queries; None: all."""
+    is_gallery: Flags | None = None
+    """(N,) which rows can be found; None: all."""
+    boxes: Integers | None = None
+    """(N, 4) pixels (left, top, right, bottom), -1 for the whole image; None: all whole."""
+    skipped: tuple[Skipped, ...] = ()
+    """The images that could not be read. Not written to the file."""
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2:
+            raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
+        for name in ("labels", "paths", "is_query", "is_gallery", "boxes"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self.embeddings):
+                raise SizeError(
+                    f"want one of {name} for each of {len(self.embeddings)} embeddings, got {len(part)}. "
+                    "Take both from the same images."
+                )
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.embeddings)
+
+    def save(self, path: str | Path) -> None:
+        """Write one .npz, all or nothing, which numpy reads without pickle.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        arrays: dict[str, Any] = {
+            "embeddings": self.embeddings,
+            "labels": self.labels,
+            "paths": np.array(self.paths, dtype=np.str_),
+            "class_names": np.array(self.class_names, dtype=np.str_),
+        }
+        optional = {"is_query": self.is_query, "is_gallery": self.is_gallery, "boxes": self.boxes}
+        arrays |= {name: part for name, part in optional.items() if part is not None}
+
+        def write(part: Path) -> None:
+            with part.open("wb") as file:  # By handle: numpy would add .npz to the name.
+                np.savez(file, **arrays)
+
+        write_atomic(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Embeddings:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: there is no such file, or it holds no embeddings.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls(
+                embeddings=np.asarray(arrays["embeddings"], dtype=np.float32),
+                labels=np.asarray(arrays["labels"], dtype=np.int64),
+                paths=tuple(arrays["paths"].tolist()),
+                class_names=tuple(arrays["class_names"].tolist()),
+                is_query=arrays.get("is_query"),
+                is_gallery=arrays.get("is_gallery"),
+                boxes=arrays.get("boxes"),
+            )
+        except FileNotFoundError:
+            raise RunError(f"{path} does not exist. Make it: cosphere embed RUN DATA --out {path}.") from None
+        except KeyError as error:
+            raise RunError(f"{path} does not hold embeddings: {error.args[0]}. Embed again.") from error
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+            raise RunError(f"{path} does not hold embeddings: {error}. Embed again.") from error
+
+
+def embed_catalogue(
+    embedder: Embedder,
+    catalogue: Catalogue,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+    cache: PixelCache | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Embed every image of a catalogue, in its order, with raw length.
+
+    The embedder is in evaluation mode meanwhile; each of its modules is left in the mode it was in. No global random
+    generator is used, so training may go on as if nothing had happened. Unreadable images are left out and named.
+
+    Args:
+        embedder: its own ``preprocessing`` prepares the images.
+        catalogue: N images.
+        batch_size: images in one forward pass.
+        workers: processes that decode; 0 decodes in this one.
+        device: where to compute; None stays where the embedder is.
+        precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
+        cache: of decoded pixels.
+        max_unreadable: in [0, 1], the share of unreadable images above which to stop.
+        progress: told how many images are done.
+
+    Raises:
+        DataError: too many images are unreadable, or all.
+        SettingsError: a setting is out of range.
+    """
+    _check_settings(batch_size, workers, precision)
+    if device is not None:
+        embedder.to(device)
+    where = next(embedder.parameters()).device
+    loader = DataLoader(
+        ImageRows(catalogue, embedder.preprocessing, cache=cache),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
+    )
+    found = np.zeros((len(catalogue), embedder.dim), dtype=np.float32)
+    read = np.zeros(len(catalogue), dtype=bool)
+    unreadable = UnreadableLog(len(catalogue), max_unreadable)
+    done = 0
+    with evaluation_mode(embedder):
+        for batch in loader:
+            unreadable.add(batch.skipped)
+            if len(batch.rows):
+                found[batch.rows.numpy()] = _forward(embedder, batch, where, precision)
+                read[batch.rows.numpy()] = True
+            done = min(done + batch_size, len(catalogue))
+            if progress is not None:
+                progress(done, len(catalogue))
+    if not read.any():
+        raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
+    return _kept(found, read, catalogue, tuple(Skipped(*one) for one in unreadable.reasons.items()))
+
+
+def _check_settings(batch_size: int, workers: int, precision: str) -> None:
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be at least 1 image, got {batch_size}.")
+    if workers < 0:
+        raise SettingsError(f"workers must be at least 0 processes, got {workers}.")
+    if precision not in get_args(Precision):
+        raise SettingsError(f"there is no precision {precision!r}. {did_you_mean(precision, get_args(Precision))}")
+
+
+@torch.inference_mode()
+def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: Precision) -> npt.NDArray[np.float32]:
+    inputs = embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        embeddings = embedder(inputs)
+    result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
+    return result
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while. Afterwards each module is as it was: frozen batch norms stay frozen."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _kept(
+    found: npt.NDArray[np.float32], read: Flags, catalogue: Catalogue, skipped: tuple[Skipped, ...]
+) -> Embeddings:
+    """The rows that could be read."""
+    columns = catalogue.table.columns
+    flags = {
+        name: catalogue.table[name].to_numpy(dtype=bool)[read] for name in ("is_query", "is_gallery") if name in columns
+    }
+    return Embeddings(
+        embeddings=found if read.all() else found[read],
+        labels=catalogue.labels[read],
+        paths=tuple(os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole),  # noqa:
+        PTH100 class_names=tuple(catalogue.class_names),
+        is_query=flags.get("is_query"),
+        is_gallery=flags.get("is_gallery"),
+        boxes=None if catalogue.boxes is None else catalogue.boxes[read],
+        skipped=skipped,
+    )

@@ -1,0 +1,162 @@
+"""What every loss says about itself, and finding a loss by its name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
+
+from cosphere.errors import SettingsError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """One row of the loss table. Everything is plain text but the defaults, which come from the signature."""
+
+    name: str
+    """What the command line and recipes call it."""
+    title: str
+    """The class."""
+    paper: str
+    batch: str
+    """What a batch must hold."""
+    normalises: str
+    """What is brought to unit length before the loss sees it."""
+    defaults: dict[str, Any]
+    """Every setting with its default, in the order of the signature."""
+    defaults_source: str
+    cost: str
+    """Time and memory beyond the embeddings; B batch, D width, C classes."""
+    choose_when: str
+    uses_class_weights: bool
+    """True: it learns one vector per training class and is built with ``num_classes`` and ``embedding_dim``."""
+
+
+class Loss(nn.Module):
+    """Base of all losses: ``loss(embeddings, labels) -> scalar``. It only carries the description."""
+
+    about: ClassVar[About]
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(loss)``."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.about.defaults)
+
+
+AnyLoss = TypeVar("AnyLoss", bound=type[Loss])
+
+
+def describe(
+    *, name: str, paper: str, batch: str, normalises: str, defaults_source: str, cost: str, choose_when: str
+) -> Callable[[AnyLoss], AnyLoss]:
+    """Class decorator: attach an :class:`About` whose title and defaults are read off the class itself."""
+
+    def attach(kind: AnyLoss) -> AnyLoss:
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        kind.about = About(
+            name=name,
+            title=kind.__name__,
+            paper=paper,
+            batch=batch,
+            normalises=normalises,
+            defaults={p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY},
+            defaults_source=defaults_source,
+            cost=cost,
+            choose_when=choose_when,
+            uses_class_weights=any(p.name == "num_classes" for p in parameters),
+        )
+        return kind
+
+    return attach
+
+
+def table() -> list[About]:
+    """One description per loss, in the order of the room's ``__all__``."""
+    return [kind.about for kind in _kinds().values()]
+
+
+def about(name: str) -> About:
+    """The description of one loss.
+
+    Raises:
+        SettingsError: there is no such loss; the message names the nearest one.
+    """
+    return _kind(name).about
+
+
+def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
+    """Make a loss from its name and settings, as a recipe or the command line gives them.
+
+    Args:
+        name: as in :func:`table`, for example "multi_similarity".
+        num_classes: training classes. Only losses with class weights use it.
+        dim: width D of the embedding. Only losses with class weights use it.
+        settings: keyword settings of the class; see :attr:`About.defaults`.
+
+    Raises:
+        SettingsError: unknown loss, unknown setting, or a value that the loss does not allow.
+
+    >>> build("triplet", num_classes=100, dim=512, margin=0.2)
+    TripletLoss(margin=0.2, squared=True, reduction='mean_all')
+    """
+    kind = _kind(name)
+    known = kind.about.defaults
+    for setting in settings:
+        if setting not in known:
+            raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
+    return kind(num_classes, dim, **settings) if kind.about.uses_class_weights else kind(**settings)
+
+
+def _kind(name: str) -> type[Loss]:
+    kinds = _kinds()
+    if name not in kinds:
+        raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, kinds)}")
+    return kinds[name]
+
+
+def _kinds() -> dict[str, type[Loss]]:
+    # The room itself is the registry: one export line adds a loss. It imports this file, so it is looked up late.
+    from cosphere import losses
+
+    exported = (getattr(losses, name) for name in losses.__all__)
+    return {kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")}
+
+
+def check_number(name: str, value: object, *, above: float | None = None, at_least: float | None = None) -> float:
+    """``value`` as a float, or a SettingsError that names the setting and what is allowed."""
+    wanted = (
+        f"a number above {above:g}"
+        if above is not None
+        else f"a number >= {at_least:g}"
+        if at_least is not None
+        else "a number"
+    )
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+    fits = abs(number) < float("inf") and (above is None or number > above) and (at_least is None or number >= at_least)
+    if not fits:
+        raise SettingsError(f"{name} must be {wanted}, finite; got {value!r}.")
+    return number
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """``value`` if it is one of ``allowed``, or a SettingsError that names them."""
+    options = list(allowed)
+    if not isinstance(value, str) or value not in options:
+        raise SettingsError(f"{name} must be {' or '.join(map(repr, options))}; got {value!r}.")
+    return value
+
+
+def check_switch(name: str, value: object) -> bool:
+    """``value`` if it is True or False, or a SettingsError."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} must be true or false; got {value!r}.")
+    return value
+
+
+def check_count(name: str, value: object) -> int:
+    """``value`` if it is a whole number >= 1, or a SettingsError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number >= 1; got {value!r}.")
+    return value

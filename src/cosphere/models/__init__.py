@@ -1,0 +1,13 @@
+"""Models: backbones with their weights, heads, the embedder and its bundle on disk."""
+
+from cosphere.models.backbones import Backbone as Backbone
+from cosphere.models.backbones import InputScale as InputScale
+from cosphere.models.backbones import build_backbone as build_backbone
+from cosphere.models.backbones import default_preprocessing as default_preprocessing
+from cosphere.models.backbones import input_scale as input_scale
+from cosphere.models.bn_inception import BNInception as BNInception
+from cosphere.models.embedder import Embedder as Embedder
+from cosphere.models.embedder import EmbedderSettings as EmbedderSettings
+from cosphere.models.embedder import build_embedder as build_embedder
+from cosphere.models.embedder import norm_layers as norm_layers
+from cosphere.models.heads import Pooling as Pooling

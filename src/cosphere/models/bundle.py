@@ -1,0 +1,131 @@
+"""A model on disk: a folder with ``model.safetensors`` (the weights) and ``bundle.json`` (all else).
+
+Two files cannot be replaced in one step. So the weights file carries a copy of the JSON in its header, and both carry
+one mark. When the marks differ, a save was cut off between the two, and the header, written with the weights, is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cosphere.errors import CosphereError, RunError, WeightsError
+from cosphere.files import read_json, write_atomic, write_json
+from cosphere.models.weights import fit_weights
+
+FORMAT = 1
+"""Raised when a bundle of this Cosphere can no longer be read by an older one."""
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was found: its description, and where its weights are."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn the many ways in which a description can be wrong into one RunError."""
+        try:
+            yield
+        except (CosphereError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{self.path / DESCRIPTION} does not describe a model that this Cosphere can make ({error}). "
+                f"It was written by Cosphere {_version(self.content)}; use that one, or save it again."
+            ) from error
+
+    def fill(self, model: nn.Module) -> None:
+        """Load the weights into ``model``; every name must be there and no other.
+
+        Raises:
+            WeightsError: the file is damaged, or the weights do not fit.
+        """
+        from safetensors.torch import load_file
+
+        file = self.path / WEIGHTS
+        try:
+            tensors = load_file(file)
+        except Exception as error:
+            raise WeightsError(f"{file} is damaged ({error}). Copy it again from where it was trained.") from error
+        fit_weights(model, tensors, source=str(file), name=str(self.content["settings"]["backbone"]))
+
+
+def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write a bundle, replacing an old one. ``content`` must be plain values for JSON.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
+    """
+    import cosphere
+
+    description = {"format": FORMAT, "cosphere": cosphere.__version__, "mark": secrets.token_hex(8), **content}
+    header = json.dumps(description, allow_nan=False)  # before any byte is written: what JSON cannot hold fails here
+    write_atomic(path / WEIGHTS, lambda part: _write_weights(part, tensors, header))
+    write_json(path / DESCRIPTION, description)
+
+
+def read(path: Path) -> Bundle:
+    """Find the bundle in a folder, or in the ``model`` folder of a run.
+
+    Raises:
+        RunError: there is none, it is not a bundle, it is damaged, or it is of a newer format.
+    """
+    if not (path / DESCRIPTION).exists() and (path / "model" / DESCRIPTION).exists():
+        path = path / "model"
+    if not path.is_dir():
+        raise RunError(f"there is no model bundle at {path}: want a folder with {DESCRIPTION} and {WEIGHTS}.")
+    content = read_json(path / DESCRIPTION, what="a model bundle")
+    if not (path / WEIGHTS).is_file():
+        raise RunError(f"{path} has no {WEIGHTS}, so the bundle is incomplete. Copy the whole folder again.")
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise RunError(
+            f"{path / DESCRIPTION} is not a Cosphere bundle: it names no format. Save one with Embedder.save."
+        )
+    written_with_weights = _header(path / WEIGHTS)
+    if written_with_weights.get("mark", content.get("mark")) != content.get("mark"):
+        content = written_with_weights
+    if content["format"] != FORMAT:
+        raise RunError(
+            f"{path} has bundle format {content['format']}, written by Cosphere {_version(content)}; "
+            f"this one reads format {FORMAT}. Upgrade: pip install -U cosphere."
+        )
+    return Bundle(path, content)
+
+
+def _write_weights(part: Path, tensors: Mapping[str, Tensor], header: str) -> None:
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()  # safetensors stores rows in order, not channels-last
+        # Layers that share a tensor each get their own copy: safetensors refuses shared memory.
+        whole[name] = copy.clone() if copy.untyped_storage().data_ptr() in seen else copy
+        seen.add(copy.untyped_storage().data_ptr())
+    save_file(whole, part, metadata={"cosphere": header})
+
+
+def _version(content: Mapping[str, Any]) -> str:
+    return str(content.get("cosphere", "of unknown version"))
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The description inside the weights file; empty when there is none."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as weights:
+            found = json.loads((weights.metadata() or {}).get("cosphere", "{}"))
+    except Exception as error:
+        raise WeightsError(f"{file} is damaged ({error}). Copy it again from where it was trained.") from error
+    return found if isinstance(found, dict) else {}

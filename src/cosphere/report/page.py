@@ -1,0 +1,134 @@
+"""One page that shows what a run learned: opens offline, asks nobody for anything, runs no script."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from cosphere.errors import SettingsError
+from cosphere.files import write_text
+from cosphere.report import gallery, sections
+from cosphere.report.data import ReportData, report_data_from_run
+from cosphere.report.markup import safe
+from cosphere.report.pictures import Thumbnails
+from cosphere.report.queries import Outcomes, outcomes
+
+LINKS = {
+    "scores": "Scores",
+    "queries": "Queries",
+    "classes": "Classes",
+    "training": "Training",
+    "lengths": "Lengths",
+    "skipped": "Skipped",
+    "about": "Settings",
+}
+"""Sections in the order of the page."""
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""The browser itself then refuses every request and every script, whatever a class may be called."""
+
+
+def write_report(
+    source: ReportData | str | Path,
+    target: str | Path | None = None,
+    *,
+    split: str | None = None,
+    image_root: Path | None = None,
+    queries: int = 24,
+    neighbours: int = 6,
+    thumbnail: int = 112,
+    seed: int = 0,
+) -> Path:
+    """Write the report of a run as one HTML file.
+
+    Args:
+        source: a run's folder, or the data itself.
+        target: the file to write; None writes ``report.html`` into the run's folder.
+        split: of a run's folder, which embeddings to show; None as :func:`report_data_from_run`.
+        image_root: of a run's folder, where relative image paths start.
+        queries: how many of the worst, of random and of the best queries to show, each.
+        neighbours: shown for each query.
+        thumbnail: longer side of an embedded picture, pixels, 16 to 512. The defaults keep the file below 5 MB.
+        seed: of the random queries.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: the folder is no run, a file in it is broken, or the page cannot be written.
+        SettingsError: a number is out of range, or data was given without ``target``.
+    """
+    _check(queries, neighbours, thumbnail)
+    if isinstance(source, ReportData):
+        if target is None:
+            raise SettingsError("a report from data needs a file to go to. Give target='report.html'.")
+        data, path = source, Path(target)
+    else:
+        data = report_data_from_run(source, split=split, image_root=image_root)
+        path = Path(source) / "report.html" if target is None else Path(target)
+    write_text(path, page(data, queries=queries, neighbours=neighbours, thumbnail=thumbnail, seed=seed))
+    return path
+
+
+def _check(queries: int, neighbours: int, thumbnail: int) -> None:
+    for name, value, low, high in (
+        ("queries", queries, 0, 1000),
+        ("neighbours", neighbours, 1, 50),
+        ("thumbnail", thumbnail, 16, 512),
+    ):
+        if not low <= value <= high:
+            raise SettingsError(f"{name}={value}, want {low} to {high}.")
+
+
+def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail: int = 112, seed: int = 0) -> str:
+    """The page of :func:`write_report` as text."""
+    pictures = Thumbnails(thumbnail)
+    found = _outcomes(data)
+    body = [
+        sections.scores(data),
+        gallery.queries(data, found, pictures, count=queries, neighbours=neighbours, seed=seed),
+        gallery.classes(data, found, pictures),
+        sections.training(data),
+        sections.lengths(data),
+        # After the galleries: only drawing them shows which pictures cannot be read.
+        sections.skipped(data, pictures.unreadable),
+        sections.about(data),
+    ]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in LINKS.items())
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            *_head(data.name, pictures),
+            "<body>",
+            sections.header(data),
+            f'<nav aria-label="Parts of this page">{links}</nav>',
+            "<main>",
+            *body,
+            "</main>",
+            sections.footer(data),
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _outcomes(data: ReportData) -> Outcomes | None:
+    if data.embeddings is None or data.labels is None or not len(data.labels):
+        return None
+    return outcomes(data.embeddings, data.labels, is_query=data.is_query, is_gallery=data.is_gallery)
+
+
+def _head(name: str, pictures: Thumbnails) -> list[str]:
+    style = resources.files("cosphere.report").joinpath("page.css").read_text(encoding="utf-8")
+    return [
+        "<head>",
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{safe(name)} · Cosphere report</title>",
+        f"<style>\n{style}\n{pictures.css()}\n</style>",
+        "</head>",
+    ]

@@ -1,0 +1,292 @@
+"""The parts of the report that are words, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from cosphere.report import figures
+from cosphere.report.data import Floats, ReportData, Score, read_scores
+from cosphere.report.markup import facts, flattened, missing, paragraph, percent, safe, section, shown, table
+
+SCORE_NAMES = {
+    "map@r": "MAP@R",
+    "r_precision": "R-precision",
+    "nmi": "NMI",
+    "nmi_geometric": "NMI, geometric",
+    "f1": "F1 of pairs",
+    "purity": "Purity",
+    "mrr": "MRR",
+}
+
+
+def score_name(key: str) -> str:
+    """A score's name for reading.
+
+    >>> score_name("recall@8"), score_name("map@r"), score_name("same_pairs")
+    ('Recall@8', 'MAP@R', 'Same pairs')
+    """
+    return SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
+
+
+def part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A nested mapping, empty when absent or of another kind: a report must not fail over an odd file."""
+    value = content.get(name)
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def header(data: ReportData) -> str:
+    """Title and the numbers that matter most."""
+    tiles = "".join(_tiles(data))
+    split = data.scores.get("split")
+    about = f"measured on the {split} split" if split else "not evaluated yet"
+    return (
+        f'<header>\n<p class="eyebrow">Cosphere report</p>\n<h1>{safe(data.name)}</h1>\n'
+        f'<p class="lead">{safe(about)}</p>\n<div class="tiles">{tiles}</div>\n</header>'
+    )
+
+
+def _tiles(data: ReportData) -> list[str]:
+    after, before = read_scores(part(data.scores, "scores")), read_scores(data.baseline_scores)
+    tiles = []
+    if "recall@1" in after:
+        tiles.append(_score_tile("Recall@1", after["recall@1"], before.get("recall@1"), main=True))
+    if "map@r" in after:
+        tiles.append(_score_tile("MAP@R", after["map@r"], before.get("map@r")))
+    best = figures.curve(data.metrics, "val/recall@1", limit=10**9)
+    if len(best.steps):
+        top = int(best.values.argmax())
+        tiles.append(_tile("Best validation Recall@1", percent(best.values[top]), f"at step {best.steps[top]:.0f}"))
+    if data.embeddings is not None and len(data.embeddings):
+        spread = (
+            f"before {variation(data.baseline_embeddings):.2f}"
+            if _any(data.baseline_embeddings)
+            else "std / mean of the lengths"
+        )
+        tiles.append(_tile("CV of the lengths", f"{variation(data.embeddings):.2f}", spread))
+        known = "" if data.labels is None else f"of {len(np.unique(data.labels))} classes"
+        tiles.append(_tile("Images", shown(len(data.embeddings)), known))
+    return tiles
+
+
+def _score_tile(name: str, after: Score, before: Score | None, *, main: bool = False) -> str:
+    """A score, from what it came, and how sure it is."""
+    value = percent(after.value) if before is None else f"{100 * before.value:.1f} → {percent(after.value)}"
+    notes = [] if before is None else [f"{100 * (after.value - before.value):+.1f} points by training"]
+    if after.low is not None and after.high is not None:
+        notes.append(f"interval {100 * after.low:.1f}–{100 * after.high:.1f} %")
+    return _tile(name, value, ", ".join(notes), main=main)
+
+
+def _tile(name: str, value: str, note: str, *, main: bool = False) -> str:
+    kind = "tile main" if main else "tile"
+    return (
+        f'<div class="{kind}"><span>{safe(name)}</span><strong>{safe(value)}</strong><small>{safe(note)}</small></div>'
+    )
+
+
+def _any(embeddings: Floats | None) -> bool:
+    return embeddings is not None and len(embeddings) > 0
+
+
+def variation(embeddings: Floats | None) -> float:
+    """Standard deviation of the lengths over their mean; 0 without any."""
+    if embeddings is None or not len(embeddings):
+        return 0.0
+    lengths = np.linalg.norm(embeddings, axis=1)
+    return float(lengths.std() / lengths.mean()) if lengths.mean() > 0 else 0.0
+
+
+def scores(data: ReportData) -> str:
+    """The table of scores and Recall@K drawn."""
+    after, before = read_scores(part(data.scores, "scores")), read_scores(data.baseline_scores)
+    if not after:
+        return section(
+            "scores", "Scores", missing("No scores yet. Evaluate the run to see them: cosphere evaluate RUN DATA.")
+        )
+    shares = {key: score for key, score in after.items() if not isinstance(score.value, int)}
+    rows = [_score_row(key, score, before.get(key), compared=bool(before)) for key, score in shares.items()]
+    head = ["score, in %", "before", "after", "change", "interval"] if before else ["score, in %", "value", "interval"]
+    counts = ", ".join(
+        f"{score_name(key).lower()}: {shown(score.value)}" for key, score in after.items() if key not in shares
+    )
+    drawn = figures.recall_figure(part(data.scores, "scores"), data.baseline_scores)
+    shapes = _figures([("recall", drawn, "Recall at K with its interval")])
+    note = (
+        "The interval says how far a score would move with other queries of the same kind; it is not about other seeds."
+    )
+    words = paragraph(counts.capitalize() + "." if counts else "") + paragraph(note, "note")
+    return section(
+        "scores", "Scores", f'<div class="beside"><div>{table(head, rows, kind="numbers")}{words}</div>{shapes}</div>'
+    )
+
+
+def _score_row(key: str, score: Score, before: Score | None, *, compared: bool) -> list[str]:
+    value = f"{100 * score.value:.2f}"
+    interval = "–" if score.low is None or score.high is None else f"{100 * score.low:.1f}–{100 * score.high:.1f}"
+    if not compared:
+        return [score_name(key), value, interval]
+    if before is None:
+        return [score_name(key), "–", value, "–", interval]
+    return [score_name(key), f"{100 * before.value:.2f}", value, f"{100 * (score.value - before.value):+.2f}", interval]
+
+
+def _figures(drawn: list[tuple[str, str | None, str]]) -> str:
+    """Figures side by side where there is room; those that have no data are left out."""
+    shapes = [f'<figure class="chart">{figures.inline(svg, name, words)}</figure>' for name, svg, words in drawn if svg]
+    return f'<div class="charts">{"".join(shapes)}</div>' if shapes else ""
+
+
+def training(data: ReportData) -> str:
+    """Curves over steps."""
+    drawn = _figures(
+        [
+            ("loss", figures.training_curves(data.metrics), "Loss and its terms over steps"),
+            ("validation", figures.validation_curve(data.metrics), "Validation scores over steps, the best one marked"),
+            ("share", figures.sec_share_curve(data.metrics), "Weighted SEC over metric loss, over steps"),
+            ("norms", figures.norm_curves(data.metrics), "Mean and variation of the lengths over steps"),
+        ]
+    )
+    return section("training", "Training", drawn or missing("This run logged no training steps."), _sec_warning(data))
+
+
+def _sec_warning(data: ReportData) -> str:
+    share = figures.curve(data.metrics, "train/sec_share", limit=10**9).values
+    if not len(share) or np.median(share) <= 1:
+        return ""
+    return paragraph(
+        f"SEC outweighed the metric loss in most steps (median {np.median(share):.2g} times as large). "
+        "The lengths then decide the training, not the likeness of images; try a smaller weight.",
+        "warning",
+    )
+
+
+LENS = {
+    "max_abs_gradient_cosine": (
+        "Largest |cosine| of gradient and embedding",
+        "0",
+        "the metric loss turns embeddings, it does not stretch them",
+    ),
+    "gradient_slope": ("Slope of log gradient on log length", "-1", "twice as long, half the gradient"),
+    "angle_slope": ("Slope of log turning angle on log length", "-2", "twice as long, a quarter of the turn"),
+}
+"""What the norm lens logs: a name, the value for free embeddings under plain gradient descent, and what that means."""
+
+
+def lengths(data: ReportData) -> str:
+    """The norm lens: how long embeddings are and what that does to a step."""
+    intro = paragraph(
+        "Only the direction of an embedding counts when images are compared, yet its length decides how fast training "
+        "can turn it: the gradient shrinks as the length grows, and the same step turns a long embedding less. "
+        "Unequal lengths therefore train some images faster than others. SEC draws all lengths to one radius; "
+        "the CV (standard deviation over mean) says how equal they are, 0 being equal."
+    )
+    if not _any(data.embeddings):
+        shape = missing(
+            "No embeddings to measure yet. Evaluate the run to see their lengths: cosphere evaluate RUN DATA."
+        )
+    else:
+        svg = figures.norm_histogram(cast(Floats, data.embeddings), data.baseline_embeddings)
+        shape = _figures([("histogram", svg, "How long the embeddings are")])
+    return section(
+        "lengths",
+        "Lengths",
+        intro,
+        f'<div class="beside"><div>{_length_table(data)}{_lens_table(data)}</div>{shape}</div>',
+    )
+
+
+def _length_table(data: ReportData) -> str:
+    rows = []
+    now = "after training" if _any(data.baseline_embeddings) else "this run"
+    for name, embeddings in (("before training", data.baseline_embeddings), (now, data.embeddings)):
+        if embeddings is not None and len(embeddings):
+            norms = np.linalg.norm(embeddings, axis=1)
+            rows.append(
+                [name, f"{norms.mean():.3g}", f"{norms.min():.3g} to {norms.max():.3g}", f"{variation(embeddings):.3f}"]
+            )
+    return table(["lengths", "mean", "range", "CV"], rows, kind="numbers") if rows else ""
+
+
+def _lens_table(data: ReportData) -> str:
+    """The last logged value of each part of the lens."""
+    rows = []
+    for key, (name, free, meaning) in LENS.items():
+        values = figures.curve(data.metrics, f"lens/{key}", limit=10**9).values
+        if len(values):
+            rows.append([name, f"{values[-1]:.2f}", free, meaning])
+    if not rows:
+        return missing("The norm lens was not logged, so its slopes are unknown.")
+    note = paragraph(
+        "“Free” is what plain gradient descent does to embeddings that move one by one. "
+        "In a network they share weights, so other slopes are no fault.",
+        "note",
+    )
+    return table(["norm lens, last step", "here", "free", "meaning"], rows, kind="lens") + note
+
+
+def skipped(data: ReportData, unreadable: Mapping[str, str]) -> str:
+    """Images left out, of the evaluation and of this page."""
+    lost = {one.path: one.reason for one in data.skipped} | dict(unreadable)
+    if not lost:
+        return section(
+            "skipped", "Skipped images", paragraph("None: every image that this page wanted to show could be read.")
+        )
+    shown_rows = list(lost.items())[:100]
+    more = paragraph(f"… and {len(lost) - len(shown_rows)} more.", "note") if len(lost) > len(shown_rows) else ""
+    count = "1 image was" if len(lost) == 1 else f"{len(lost)} images were"
+    return section(
+        "skipped",
+        "Skipped images",
+        paragraph(f"{count} left out."),
+        table(["image", "reason"], shown_rows, kind="words"),
+        more,
+    )
+
+
+def about(data: ReportData) -> str:
+    """Settings, data and provenance: enough to make it again."""
+    settings = flattened(data.config)
+    origin = flattened(part(data.scores, "provenance"))
+    evaluation = flattened(part(data.scores, "settings"))
+    parts = [
+        ("Data", _data_facts(data), "Nothing is known about the data yet."),
+        ("Training settings", settings, "This run kept no settings."),
+        ("Evaluation settings", evaluation, "No evaluation settings were kept."),
+        (
+            "Where the numbers come from",
+            origin,
+            "Commit and machine are written by the evaluation; there was none yet.",
+        ),
+    ]
+    blocks = [
+        f"<div><h3>{safe(title)}</h3>{facts(pairs) if pairs else missing(none)}</div>" for title, pairs, none in parts
+    ]
+    return section("about", "Settings and provenance", f'<div class="columns">{"".join(blocks)}</div>')
+
+
+def _data_facts(data: ReportData) -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = [("split", data.scores["split"])] if data.scores.get("split") else []
+    pairs += flattened(part(data.scores, "data"))
+    if data.embeddings is not None:
+        pairs += [("embedded images", len(data.embeddings)), ("dimensions", int(data.embeddings.shape[1]))]
+    if data.labels is not None and len(data.labels):
+        sizes = np.bincount(np.unique(data.labels, return_inverse=True)[1])
+        pairs.append(("images per class", f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}"))
+    for name, flags in (("queries", data.is_query), ("gallery", data.is_gallery)):
+        if flags is not None:
+            pairs.append((name, int(flags.sum())))
+    return pairs
+
+
+def footer(data: ReportData) -> str:
+    """Who made the page."""
+    origin = part(data.scores, "provenance")
+    words = [
+        "Written by Cosphere",
+        shown(origin.get("cosphere")) if origin.get("cosphere") else "",
+        shown(origin.get("time")) if origin.get("time") else "",
+    ]
+    return f"<footer>{safe(' · '.join(word for word in words if word))}. This file needs no network.</footer>"

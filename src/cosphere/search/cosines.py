@@ -1,0 +1,213 @@
+"""Cosines of many rows in bounded memory, the same number whichever block a row falls into.
+
+A matrix product may round an element differently in another shape: BLAS takes another kernel for a single row or a
+narrow remainder. Ranks and ties would then depend on the block size. So both sides are padded with zero rows to a
+multiple of :data:`STEP`, for which the kernels of a CPU agree bit for bit (tests/search/test_cosines.py holds them to
+it). A GPU may still choose kernels by shape; there the last bit is not promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.tensors import check_embeddings, directions
+
+Rows = Tensor | npt.NDArray[Any]
+"""(N, D) floating rows, of torch or numpy; strided, read-only and memory-mapped arrays too."""
+
+STEP = 32
+"""Rows; the padding of both sides of every product."""
+BLOCK_BYTES = 128 * 2**20
+"""Default bound of the working memory of one block."""
+_CHUNK_VALUES = 2**22
+"""Values normalised at a time: 32 MiB in float64."""
+
+
+class UnitRows(NamedTuple):
+    """Rows of unit length, float32, padded with zero rows to a multiple of :data:`STEP`."""
+
+    padded: Tensor
+    """(N rounded up, D) float32."""
+    size: int
+    """N."""
+
+    @property
+    def rows(self) -> Tensor:
+        """(N, D) float32, a view."""
+        return self.padded[: self.size]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.padded.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.padded.device
+
+
+def rounded_up(count: int) -> int:
+    """``count`` rounded up to a multiple of :data:`STEP`.
+
+    >>> rounded_up(0), rounded_up(1), rounded_up(32), rounded_up(33)
+    (0, 32, 32, 64)
+    """
+    return -(-count // STEP) * STEP
+
+
+@torch.no_grad()
+def unit_rows(embeddings: Rows, *, name: str = "embeddings") -> UnitRows:
+    """Copy rows, scaled to length 1 in float64 and rounded to float32. Rows without a direction become zeros.
+
+    Args:
+        embeddings: (N, D) of any floating type; a tensor keeps its device.
+        name: what they are, for errors.
+
+    Raises:
+        SizeError: not (N, D) floating, or N or D is zero.
+        DataError: a row holds NaN or infinity; the error counts and names them.
+    """
+    _check_rows(embeddings, name)
+    count, width = embeddings.shape
+    device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
+    padded = torch.zeros(rounded_up(count), width, dtype=torch.float32, device=device)
+    step = max(1, _CHUNK_VALUES // width)
+    bad: list[Tensor] = []
+    for start in range(0, count, step):
+        chunk = _wide(embeddings[start : start + step])
+        finite = torch.isfinite(chunk).all(dim=1)
+        if not bool(finite.all()):
+            bad.append((~finite).nonzero().flatten() + start)
+        padded[start : start + len(chunk)] = directions(chunk).unit
+    if bad:
+        raise _not_finite(torch.cat(bad), count, name)
+    return UnitRows(padded, count)
+
+
+def _wide(chunk: Rows) -> Tensor:
+    """In float64, where squares of the largest float32 do not overflow; a copy, so that any numpy layout will do."""
+    if isinstance(chunk, Tensor):
+        return chunk.detach().double()
+    return torch.from_numpy(np.array(chunk, dtype=np.float64, order="C"))
+
+
+def _check_rows(embeddings: Rows, name: str) -> None:
+    if isinstance(embeddings, Tensor):
+        check_embeddings(embeddings, name=name)
+    elif not isinstance(embeddings, np.ndarray):
+        raise SizeError(f"want {name} as a torch tensor or numpy array, got {type(embeddings).__name__}. Convert them.")
+    elif embeddings.ndim != 2 or embeddings.dtype.kind != "f":
+        raise SizeError(
+            f"want {name} (N, D) of a floating type, got {embeddings.shape} {embeddings.dtype}. "
+            "Give one row for each image, as float32."
+        )
+    if not all(embeddings.shape):
+        raise SizeError(f"want {name} with at least one row and one column, got {tuple(embeddings.shape)}.")
+
+
+def _not_finite(rows: Tensor, count: int, name: str) -> DataError:
+    first = ", ".join(str(row) for row in rows[:5].tolist())
+    more = ", ..." if len(rows) > 5 else ""
+    return DataError(
+        f"{len(rows)} of {count} rows of {name} hold NaN or infinity (rows {first}{more}). "
+        "Leave them out, or embed again in float32."
+    )
+
+
+def check_widths(queries: UnitRows, gallery: UnitRows) -> None:
+    """Raise unless both have the same D."""
+    if queries.width != gallery.width:
+        raise SizeError(
+            f"queries have {queries.width} dimensions, the gallery {gallery.width}. Embed both with the same model."
+        )
+
+
+def check_block_bytes(block_bytes: int) -> None:
+    """Raise unless the setting is a positive number of bytes."""
+    if block_bytes < 1:
+        raise SettingsError(f"block_bytes must be above 0, got {block_bytes}. Leave it out for {BLOCK_BYTES}.")
+
+
+def rows_within(block_bytes: int, bytes_per_row: int) -> int:
+    """How many query rows make a block: a multiple of :data:`STEP`, and at least that many.
+
+    >>> rows_within(1_000_000, 10_000), rows_within(1, 10_000)
+    (96, 32)
+    """
+    return max(STEP, block_bytes // max(1, bytes_per_row) // STEP * STEP)
+
+
+class CosineBlocks:
+    """Takes the cosines of one block of queries after another, in one reused buffer.
+
+    Args:
+        gallery: G rows.
+        most: queries in the largest block.
+    """
+
+    def __init__(self, gallery: UnitRows, most: int) -> None:
+        self._gallery = gallery
+        wide, width = rounded_up(most), len(gallery.padded)
+        self._queries = torch.zeros(wide, gallery.width, dtype=torch.float32, device=gallery.device)
+        self._cosines = torch.empty(wide, width, dtype=torch.float32, device=gallery.device)
+
+    def of(self, queries: Tensor) -> Tensor:
+        """(b, D) unit rows -> (b, G) float32 cosines: a view of the buffer, overwritten by the next call."""
+        count, padded = len(queries), rounded_up(len(queries))
+        self._queries[:count] = queries
+        self._queries[count:padded] = 0
+        block = self._cosines[:padded]
+        with full_float32(block.device):
+            torch.mm(self._queries[:padded], self._gallery.padded.T, out=block)
+        return block[:count, : self._gallery.size]
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Products in real float32: no autocast, no TF32, no bfloat16 passes. Ranks among near neighbours need the bits."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
+
+
+def exclusions(exclude: Any, queries: int, gallery: int, device: torch.device) -> Tensor | None:
+    """The gallery row that each query must not meet, checked: (Q,) int64 with -1 for none, or None."""
+    if exclude is None:
+        return None
+    found = torch.as_tensor(np.array(exclude) if not isinstance(exclude, Tensor) else exclude)
+    if found.shape != (queries,) or found.is_floating_point() or found.dtype == torch.bool:
+        raise SizeError(
+            f"want exclude (Q,) integers, one gallery row for each of {queries} queries, "
+            f"got {tuple(found.shape)} {found.dtype}. Use -1 for a query that excludes nothing."
+        )
+    found = found.to(device=device, dtype=torch.int64)
+    if queries and not (int(found.min()) >= -1 and int(found.max()) < gallery):
+        raise SizeError(
+            f"exclude names rows {int(found.min())} to {int(found.max())}, "
+            f"but the gallery has rows 0 to {gallery - 1}. "
+            "Use -1 for a query that excludes nothing."
+        )
+    return found
+
+
+def hide_excluded(cosines: Tensor, exclude: Tensor | None) -> None:
+    """Set the excluded cosine of each row to -inf, in place. (b, G), (b,)."""
+    if exclude is None:
+        return
+    rows = (exclude >= 0).nonzero().flatten()
+    cosines[rows, exclude[rows]] = -torch.inf

@@ -1,0 +1,109 @@
+"""Exact search: every gallery row is compared with every query, in blocks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SizeError
+from cosphere.search.cosines import (
+    BLOCK_BYTES,
+    CosineBlocks,
+    Rows,
+    UnitRows,
+    check_block_bytes,
+    check_widths,
+    exclusions,
+    hide_excluded,
+    rows_within,
+    unit_rows,
+)
+
+
+class Neighbours(NamedTuple):
+    """What was found for Q queries, on the CPU."""
+
+    ids: Tensor
+    """(Q, k) int64 gallery rows, nearest first; equal cosines by lower row."""
+    scores: Tensor
+    """(Q, k) float32 cosines in [-1, 1], up to rounding."""
+
+
+def search(
+    queries: Rows, gallery: Rows, *, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
+) -> Neighbours:
+    """The k gallery rows nearest to each query by cosine.
+
+    The answer to a query does not depend on the other queries, the block size or the number of threads (on a CPU).
+    A row without a direction (a zero row) has cosine 0 with everything.
+
+    Args:
+        queries: (Q, D) float, torch or numpy, any length.
+        gallery: (G, D) float. Its device does the work.
+        k: neighbours, from 1 to G, or to G - 1 when each query excludes one.
+        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none; ``torch.arange(Q)`` when the
+            sets are one. By row and never by value: a duplicate of the query is a neighbour like any other.
+        block_bytes: bound of the working memory in bytes, beside the unit rows and the answer; 32 queries always pass.
+
+    Raises:
+        SizeError: shapes or k do not fit.
+        DataError: a row holds NaN or infinity.
+
+    >>> axes = torch.eye(3)
+    >>> search(axes[:2], axes, k=1, exclude=torch.arange(2)).ids.tolist()  # all cosines are 0: the lower row
+    [[1], [0]]
+    """
+    return search_units(unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery"), k, exclude, block_bytes)
+
+
+@torch.no_grad()
+def search_units(
+    queries: UnitRows, gallery: UnitRows, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
+) -> Neighbours:
+    """:func:`search` for rows that have unit length already."""
+    check_widths(queries, gallery)
+    check_block_bytes(block_bytes)
+    hidden = exclusions(exclude, queries.size, gallery.size, gallery.device)
+    _check_k(k, gallery.size, hidden)
+    step = min(rows_within(block_bytes, 4 * gallery.size + 64 * k), queries.size)
+    blocks = CosineBlocks(gallery, step)
+    ids = torch.empty(queries.size, k, dtype=torch.int64)
+    scores = torch.empty(queries.size, k, dtype=torch.float32)
+    for start in range(0, queries.size, step):
+        here = slice(start, start + step)
+        cosines = blocks.of(queries.rows[here].to(gallery.device))
+        hide_excluded(cosines, None if hidden is None else hidden[here])
+        found = nearest(cosines, k)
+        ids[here], scores[here] = found.ids, found.scores
+    return Neighbours(ids, scores)
+
+
+def _check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
+    excludes = hidden is not None and bool((hidden >= 0).any())
+    available = gallery - excludes
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
+        without = ", itself left out" if excludes else ""
+        raise SizeError(
+            f"k={k}, but a query can have from 1 to {available} neighbours (gallery of {gallery}{without}). "
+            "Lower k or add images."
+        )
+
+
+def nearest(cosines: Tensor, k: int) -> Neighbours:
+    """The k largest of each row, larger first; equal ones by lower column. (b, G) -> (b, k)."""
+    # One more than asked for shows whether the last place is shared: topk then takes any of those that share it.
+    more = min(k + 1, cosines.shape[1])
+    scores, ids = cosines.topk(more, dim=1)
+    shared = (scores[:, k - 1] == scores[:, k]).nonzero().flatten() if more > k else torch.empty(0, dtype=torch.int64)
+    scores, ids = scores[:, :k], ids[:, :k]
+    if bool((scores[:, 1:] == scores[:, :-1]).any()):
+        ids, order = ids.sort(dim=1)
+        scores, by_score = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+        ids = ids.gather(1, by_score)
+    for row in shared.tolist():
+        last = scores[row, -1]
+        above = int((scores[row] > last).sum())
+        ids[row, above:] = (cosines[row] == last).nonzero().flatten()[: k - above]
+    return Neighbours(ids, scores)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cosphere.data import Catalogue
+from cosphere.data.catalogue import natural_key, normal_split
+from cosphere.errors import DataError
+
+
+def make(**columns: object) -> Catalogue:
+    table = pd.DataFrame(
+        {
+            "path": ["a/1.jpg", "b/1.jpg", "b/2.jpg", "/else/3.jpg"],
+            "label": ["10", "2", "2", "x"],
+            "split": ["train", "test", "test", "val"],
+        }
+    ).assign(**columns)
+    return Catalogue(table=table, root=Path("/data"))
+
+
+def test_paths_start_from_the_root_unless_absolute() -> None:
+    assert make().paths == ["/data/a/1.jpg", "/data/b/1.jpg", "/data/b/2.jpg", "/else/3.jpg"]
+
+
+def test_labels_are_contiguous_in_natural_order() -> None:
+    assert make().label_names == ["2", "10", "x"]
+    assert make().labels.tolist() == [1, 0, 0, 2]
+    assert make().labels.dtype == np.int64
+
+
+def test_labels_of_a_selection_start_again_from_zero() -> None:
+    test = make().select("test")
+    assert test.labels.tolist() == [0, 0]
+    assert test.table.index.tolist() == [0, 1]
+    assert len(test) == 2
+
+
+def test_select_everything_and_by_alias() -> None:
+    assert len(make().select()) == len(make().select("all")) == 4
+    assert make().select("Validation").table["label"].tolist() == ["x"]
+
+
+def test_select_classes_by_label_or_name() -> None:
+    named = make(class_name=["ten", "two", "two", "ex"])
+    assert named.select(classes=["two", "x"]).table["label"].tolist() == ["2", "2", "x"]
+    assert named.class_names == ["two", "ten", "ex"]
+
+
+def test_names_that_do_not_belong_to_one_label_are_not_shown() -> None:
+    assert make(class_name=["ten", "two", "deux", "ex"]).class_names == ["2", "10", "x"]  # two names for one label
+    assert make(class_name=["two", "two", "two", "ex"]).class_names == ["2", "10", "x"]  # one name for two labels
+    assert make(class_name=["ten", "two", "two", None]).class_names == ["2", "10", "x"]
+
+
+@pytest.mark.parametrize(
+    ("split", "classes", "words"),
+    [
+        ("tset", None, "Did you mean 'test'?"),
+        (None, ["y"], "there is no class 'y'"),
+        ("train", ["2"], "no image of the classes asked for is in split 'train'"),
+    ],
+)
+def test_select_says_what_there_is(split: str | None, classes: list[str] | None, words: str) -> None:
+    with pytest.raises(DataError, match=words.replace("?", r"\?")):
+        make().select(split, classes)
+
+
+def test_select_in_data_without_splits_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"has no splits, so no split 'test'.*under train/ and test/"):
+        make(split="all").select("test")
+
+
+def test_a_thousand_classes_are_not_listed() -> None:
+    table = pd.DataFrame(
+        {"path": [f"{i}.jpg" for i in range(1000)], "label": [f"c{i}" for i in range(1000)], "split": "all"}
+    )
+    with pytest.raises(DataError) as caught:
+        Catalogue(table=table, root=Path()).select(classes=["zebra"])
+    assert len(str(caught.value)) < 120
+
+
+def test_empty_and_incomplete_tables_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one image"):
+        Catalogue(table=make().table.iloc[:0], root=Path())
+    with pytest.raises(DataError, match="label not there"):
+        Catalogue(table=make().table.drop(columns="label"), root=Path())
+
+
+def test_boxes() -> None:
+    boxed = make(x_1=[1.0, np.nan, 0, 0], y_1=[2.0, 1, 0, 0], x_2=[5.0, 3, 4, 4], y_2=[6.4, 4, 4, 4])
+    assert boxed.box(0) == (1, 2, 5, 6)
+    assert boxed.box(1) is None
+    assert boxed.boxes is not None
+    assert boxed.boxes[1].tolist() == [-1, -1, -1, -1]
+    assert make().boxes is None
+    assert make().box(0) is None
+
+
+def test_fingerprint_by_hand() -> None:
+    catalogue = make().rows([0, 1])
+    text = "path\x1flabel\x1fsplit\na/1.jpg\x1f10\x1ftrain\nb/1.jpg\x1f2\x1ftest"
+    assert catalogue.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_fingerprint_ignores_order_and_place_and_sees_every_cell() -> None:
+    one = make(is_query=[False, True, False, False])
+    moved = Catalogue(table=one.table.iloc[::-1].reset_index(drop=True), root=Path("/elsewhere"))
+    assert moved.fingerprint() == one.fingerprint()
+    changes = [
+        make(),
+        make(is_query=[False, False, True, False]),
+        one.rows([0, 1, 2]),
+        make(is_query=[False, True, False, False], label=["10", "2", "2", "y"]),
+        make(is_query=[False, True, False, False], split=["train", "test", "test", "test"]),
+        make(is_query=[False, True, False, False], x_1=1.0, y_1=0.0, x_2=3.0, y_2=3.0),
+    ]
+    assert len({change.fingerprint() for change in [one, *changes]}) == len(changes) + 1
+
+
+def test_fingerprint_does_not_depend_on_the_type_of_numbers() -> None:
+    boxes = {"x_1": [0, 0, 0, 0], "y_1": [0] * 4, "x_2": [4] * 4, "y_2": [4] * 4}
+    as_floats = {name: [float(value) for value in values] for name, values in boxes.items()}
+    assert make(**boxes).fingerprint() == make(**as_floats).fingerprint()
+
+
+def test_natural_order() -> None:
+    names = ["img12", "img2", "Img1", "7", "10", "img02", ""]
+    assert sorted(names, key=natural_key) == ["", "7", "10", "Img1", "img02", "img2", "img12"]
+
+
+@pytest.mark.parametrize(
+    ("given", "want"), [(" Train ", "train"), ("VALID", "val"), ("validation", "val"), ("fold3", "fold3")]
+)
+def test_spelling_of_splits(given: str, want: str) -> None:
+    assert normal_split(given) == want

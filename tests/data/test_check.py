@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cosphere.data import DataReport, check, differences_table, read_catalogue, read_folder, render
+from cosphere.data.check import _histogram
+from cosphere.errors import DataError
+
+
+@pytest.fixture
+def messy(tmp_path: Path, draw) -> Path:
+    """Copies within a class, across splits and across classes; a damaged file; a class with one image."""
+    root = tmp_path / "photos"
+    draw(root, ["train/a/1.png", "train/a/2.png", "train/b/3.png", "train/b/4.png", "test/c/5.png", "test/d/6.png"])
+    shutil.copy(root / "train/a/1.png", root / "train/a/copy.png")
+    shutil.copy(root / "train/b/3.png", root / "test/c/leak.png")
+    (root / "train/a/bad.jpg").write_bytes(b"no image")
+    (root / "train/b/empty.jpg").write_bytes(b"")
+    return root
+
+
+def text(report: DataReport, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(render(report))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_counts(messy: Path) -> None:
+    report = check(messy)
+    assert (report.images, report.classes, report.layout) == (10, 4, "folder")
+    assert report.per_class == (1, 2.5, 4)
+    assert report.protocol == "zero-shot"
+    train, test = report.splits
+    assert train == ("train", 7, 2, (3, 3.5, 4), 0, None, None)
+    assert test == ("test", 3, 2, (1, 1.5, 2), 1, None, None)
+    assert report.one_image_classes == ("d",)
+    widths = []
+    for path in messy.rglob("*.png"):
+        with Image.open(path) as picture:
+            widths.append(picture.width)
+    assert report.widths == (min(widths), float(np.median(widths)), max(widths))
+    assert report.heights == (6, 6, 6)
+    assert report.fingerprint == read_folder(messy).fingerprint()
+    assert not report.clean
+
+
+def test_copies_and_leaks(messy: Path) -> None:
+    report = check(messy)
+    assert report.duplicates == (("test/c/leak.png", "train/b/3.png"), ("train/a/1.png", "train/a/copy.png"))
+    assert report.duplicates_across_splits == (("test/c/leak.png", "train/b/3.png"),)
+    assert report.duplicates_across_classes == (("test/c/leak.png", "train/b/3.png"),)
+
+
+def test_files_of_one_size_with_other_bytes_are_no_copies(tmp_path: Path) -> None:
+    for name, gray in (("a/1.bmp", 1), ("a/2.bmp", 2), ("b/3.bmp", 3)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (5, 5), (gray, 0, 0)).save(tmp_path / name)
+    assert len({path.stat().st_size for path in tmp_path.rglob("*.bmp")}) == 1
+    report = check(tmp_path)
+    assert report.duplicates == ()
+    assert report.clean
+    assert report.protocol == "no splits"
+
+
+def test_unreadable_files_are_reported_with_the_reason(messy: Path) -> None:
+    bad = dict(check(messy).unreadable)
+    assert set(bad) == {"train/a/bad.jpg", "train/b/empty.jpg"}
+    assert "empty (0 bytes)" in bad["train/b/empty.jpg"]
+
+
+def test_nothing_readable_is_still_a_report(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    report = check(tmp_path)
+    assert report.widths is report.heights is None
+    assert len(report.unreadable) == 2
+    assert "unreadable files" in text(report)
+
+
+def test_a_file_that_vanishes_meanwhile(messy: Path) -> None:
+    catalogue = read_folder(messy)
+    (messy / "test/d/6.png").unlink()
+    assert "test/d/6.png" in dict(check(catalogue).unreadable)
+
+
+def test_progress_and_threads(messy: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    alone = check(messy, threads=1, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(number, 10) for number in range(1, 11)]
+    assert check(messy, threads=5) == alone
+
+
+def test_protocols(tmp_path: Path, draw) -> None:
+    draw(tmp_path / "closed", ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"])
+    closed = check(tmp_path / "closed")
+    assert closed.protocol == "closed-set"
+    assert closed.shared_classes == (("train", "test", 2),)
+    draw(tmp_path / "mixed", ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/c/4.png"])
+    assert check(tmp_path / "mixed").protocol == "mixed"
+    draw(tmp_path / "one", ["train/a/1.png", "train/b/2.png"])
+    assert check(tmp_path / "one").protocol == "one split"
+
+
+def test_roles_are_counted(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/a/1.png", "query/b/2.png", "gallery/b/3.png", "gallery/b/4.png"])
+    train, test = check(tmp_path).splits
+    assert (test.queries, test.gallery) == (1, 2)
+    assert (train.queries, train.gallery) == (None, None)
+    assert "1 / 2" in text(check(tmp_path))
+
+
+def test_missing_files_of_a_table_are_a_note(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png"])
+    (tmp_path / "list.csv").write_text("path,label\n1.png,x\n2.png,x\n")
+    assert "1 of 2 listed files are missing and were left out: 2.png" in check(tmp_path / "list.csv").notes
+    with pytest.raises(DataError, match="does not exist"):
+        check(tmp_path / "no.csv")
+
+
+def test_boxes_of_one_image_are_one_image(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png"])
+    (tmp_path / "list.csv").write_text("path,label,x_1,y_1,x_2,y_2\n1.png,x,0,0,2,2\n1.png,y,2,2,4,4\n")
+    report = check(tmp_path / "list.csv")
+    assert (report.images, report.classes, report.duplicates) == (1, 2, ())
+
+
+@pytest.mark.parametrize("python", [True, False])
+def test_equal_rows_of_a_batch_are_copies(tmp_path: Path, python: bool) -> None:
+    pixels = np.zeros((3, 3072), dtype=np.uint8)
+    pixels[1] = 9
+    if python:
+        (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": pixels, b"labels": [1, 2, 3]}, protocol=2))
+    else:
+        rows = [bytes([label]) + row.tobytes() for label, row in zip([1, 2, 3], pixels, strict=True)]
+        (tmp_path / "data_batch_1.bin").write_bytes(b"".join(rows))
+    report = check(tmp_path)
+    name = "data_batch_1" + ("" if python else ".bin")
+    assert report.duplicates == report.duplicates_across_classes == ((f"{name}#0", f"{name}#2"),)
+    assert report.widths == (32, 32, 32)
+    assert len(report.checks) == 8
+    assert not report.clean
+    shown = text(report)
+    assert "Against the published cifar10: 8 differences" in shown
+    assert "50000" in shown
+
+
+def test_differences_of_a_catalogue_without_reading_images(tmp_path: Path) -> None:
+    row = bytes([5]) + bytes(3072)
+    (tmp_path / "test_batch.bin").write_bytes(row * 3)
+    catalogue = read_catalogue(tmp_path)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(differences_table(catalogue))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "test images" in shown
+    assert shown.count("differs") == len(catalogue.differences) == 8
+
+
+def test_histogram_by_hand() -> None:
+    assert _histogram([3, 3, 3]) == ((3, 3, 3),)
+    assert _histogram([1, 2, 2, 4]) == ((1, 1, 1), (2, 2, 2), (3, 3, 0), (4, 4, 1))
+    counts = np.random.default_rng(0).integers(5, 140, 200).tolist()
+    bars = _histogram(counts)
+    assert len(bars) <= 10
+    assert sum(bar.classes for bar in bars) == 200
+    assert (bars[0].lowest, bars[-1].highest) == (min(counts), max(counts))
+    assert all(bar.classes == sum(bar.lowest <= count <= bar.highest for count in counts) for bar in bars)
+    assert all(one.highest + 1 == two.lowest for one, two in itertools.pairwise(bars))
+
+
+def test_as_dict_is_json_with_names(messy: Path) -> None:
+    content = json.loads(json.dumps(check(messy).as_dict(), allow_nan=False))
+    assert content["clean"] is False
+    assert content["splits"][0]["per_class"] == {"smallest": 3.0, "median": 3.5, "largest": 4.0}
+    assert content["unreadable"][0]["path"] == "train/a/bad.jpg"
+    assert content["duplicates"][0] == ["test/c/leak.png", "train/b/3.png"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_picture_for_the_terminal(messy: Path, width: int) -> None:
+    strange = messy / "train" / "[red]x[bold]"
+    strange.mkdir()
+    (strange / "1[bold].jpg").write_bytes(b"bad")
+    shown = text(check(messy), width)
+    assert max(len(line) for line in shown.splitlines()) <= width
+    for words in ("11 images, 5 classes", "zero-shot", "train", "unreadable files", "exact duplicates"):
+        assert words in shown
+    if width == 200:
+        assert "test/c/leak.png = train/b/3.png" in shown
+        assert "1[bold].jpg" in shown
+
+
+def test_a_split_may_be_called_anything(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "list.csv").write_text("path,label,split\n1.png,x,[/b]\n2.png,y,[red]\n")
+    shown = text(check(tmp_path / "list.csv"))
+    assert "[/b]" in shown
+    assert "[red]" in shown
+
+
+def test_long_lists_are_cut(tmp_path: Path, draw) -> None:
+    draw(tmp_path, [f"class{number}/1.png" for number in range(9)])
+    shown = text(check(tmp_path))
+    assert "class4" in shown
+    assert "class5" not in shown
+    assert "... and 4 more" in shown

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosphere.data import Catalogue, read_folder
+from cosphere.errors import DataError
+
+
+def rows(catalogue: Catalogue, *columns: str) -> list[tuple[object, ...]]:
+    return list(catalogue.table[list(columns)].itertuples(index=False, name=None))
+
+
+def test_class_folders(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["b/2.jpg", "b/deeper/3.PNG", "a/1.jpeg"])
+    found = read_folder(tmp_path)
+    assert rows(found, "path", "label", "split") == [
+        ("a/1.jpeg", "a", "all"),
+        ("b/2.jpg", "b", "all"),
+        ("b/deeper/3.PNG", "b", "all"),
+    ]
+    assert found.layout == "folder"
+    assert found.notes == ()
+    assert all(Path(path).is_file() for path in found.paths)
+
+
+def test_split_folders_in_any_spelling(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["Train/a/1.jpg", "Train/b/x/2.jpg", "VALID/c/3.jpg", "test/a/4.jpg"])
+    found = read_folder(tmp_path)
+    assert rows(found, "label", "split") == [("a", "train"), ("b", "train"), ("c", "val"), ("a", "test")]
+    assert found.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_query_and_gallery_are_roles_in_test(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/a/1.jpg", "query/b/2.jpg", "gallery/b/3.jpg"])
+    assert rows(read_folder(tmp_path), "path", "split", "is_query", "is_gallery") == [
+        ("gallery/b/3.jpg", "test", False, True),
+        ("query/b/2.jpg", "test", True, False),
+        ("train/a/1.jpg", "train", False, False),
+    ]
+
+
+def test_query_without_gallery_is_an_ordinary_test(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/a/1.jpg", "query/b/2.jpg"])
+    found = read_folder(tmp_path)
+    assert "is_query" not in found.table
+    assert found.split_names == ["train", "test"]
+    assert "there is a query split but not its other half" in found.notes[0]
+
+
+def test_query_beside_test_is_refused(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["test/a/1.jpg", "query/b/2.jpg", "gallery/b/3.jpg"])
+    with pytest.raises(DataError, match="Keep one of the two forms"):
+        read_folder(tmp_path)
+
+
+def test_strays_are_left_out_and_counted(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "a/._1.jpg", "b/2.jpg", ".cache/3.jpg", "__MACOSX/a/1.jpg"])
+    for name in ("a/Thumbs.db", "a/notes.txt", "a/list.txt", "b/README"):
+        (tmp_path / name).write_text("x")
+    found = read_folder(tmp_path)
+    assert rows(found, "path") == [("a/1.jpg",), ("b/2.jpg",)]
+    assert found.notes == (
+        "4 hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out",
+        "3 files that are no images were left out: .txt 2, no suffix 1",
+    )
+
+
+def test_a_class_may_be_called_train(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/1.jpg", "bus/2.jpg", "car/red/3.jpg"])
+    assert read_folder(tmp_path).label_names == ["bus", "car", "train"]
+    draw(tmp_path, ["train/steam/4.jpg"])
+    assert read_folder(tmp_path).label_names == ["bus", "car", "train"]
+
+
+def test_an_unlabelled_test_folder_is_left_out(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/a/1.jpg", "train/b/2.jpg", "train/lost.jpg", "test/3.jpg"])
+    found = read_folder(tmp_path)
+    assert rows(found, "label", "split") == [("a", "train"), ("b", "train")]
+    assert found.notes == (
+        "1 images that lie in a split folder but in no class folder were left out: train/lost.jpg",
+        "folders beside the splits were left out: test",
+    )
+
+
+def test_loose_images_are_left_out(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg", "cover.jpg"])
+    found = read_folder(tmp_path)
+    assert len(found) == 2
+    assert found.notes == ("1 images that lie in no class folder were left out: cover.jpg",)
+
+
+@pytest.mark.parametrize("inner", ["a/1.jpg b/2.jpg", "train/a/1.jpg test/b/2.jpg"])
+def test_a_folder_around_everything_is_stepped_into(tmp_path: Path, draw, inner: str) -> None:
+    draw(tmp_path, [f"archive/images/{path}" for path in inner.split()])
+    found = read_folder(tmp_path)
+    assert found.root == tmp_path / "archive" / "images"
+    assert found.label_names == ["a", "b"]
+    assert len(found.notes) == 2
+
+
+def test_a_single_split_is_not_stepped_into(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/a/1.jpg", "train/b/2.jpg"])
+    assert read_folder(tmp_path).split_names == ["train"]
+
+
+def test_links_are_followed_and_circles_end(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["store/x/1.jpg", "data/a/2.jpg"])
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "store" / "x")
+    (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert set(read_folder(tmp_path / "data").label_names) == {"a", "b"}
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no image in .*Put the images of each class in a folder of its own"):
+        read_folder(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=r"1 files that are no images were left out: \.txt 1"):
+        read_folder(tmp_path)
+
+
+def test_no_class_folders(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.jpg", "2.jpg"])
+    with pytest.raises(DataError, match=r"holds 2 images but no class folders.*give a table"):
+        read_folder(tmp_path)
+
+
+def test_splits_without_class_folders(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/1.jpg", "test/2.jpg"])
+    with pytest.raises(DataError, match="holds the splits test, train, but no class folders in them"):
+        read_folder(tmp_path)
+
+
+def test_missing_folder_and_file_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_folder(tmp_path / "no")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is a file, and a folder was wanted"):
+        read_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied"), "permission denied. Change its rights"),
+        (OSError(5, "Input/output error"), "cannot be read: Input/output error"),
+    ],
+)
+def test_a_folder_that_cannot_be_read(tmp_path: Path, draw, monkeypatch, error: OSError, words: str) -> None:
+    draw(tmp_path, ["a/1.jpg"])
+
+    def refuse(path: object) -> None:  # root reads everything, so that rights cannot be tested with rights
+        raise error
+
+    monkeypatch.setattr("cosphere.data.listing.os.scandir", refuse)
+    with pytest.raises(DataError, match=words):
+        read_folder(tmp_path)

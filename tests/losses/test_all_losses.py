@@ -1,0 +1,340 @@
+"""What every loss must hold. The losses come from the table, so a new one is tested here without a line."""
+
+import inspect
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cosphere import losses
+from cosphere.errors import SettingsError, SizeError
+
+NAMES = [about.name for about in losses.table()]
+PAIR_LOSSES = [about.name for about in losses.table() if not about.uses_class_weights]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+VARIANTS = [
+    *((name, {}) for name in NAMES),
+    ("contrastive", {"form": "pml"}),
+    ("triplet", {"squared": False, "reduction": "mean_nonzero"}),
+    ("semihard_triplet", {"variant": "facenet"}),
+    ("semihard_triplet", {"squared": False}),
+    ("multi_similarity", {"mining": None, "divisor": "kept"}),
+]
+IDS = [f"{name}{settings or ''}" for name, settings in VARIANTS]
+
+
+def build(name, dim=4, **settings):
+    torch.manual_seed(5)
+    return losses.build(name, num_classes=4, dim=dim, **settings)
+
+
+def points(count=12, dim=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    spread = 0.5 + 5 * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64) * spread
+
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 0, 1])
+
+DEGENERATE = {
+    "no rows": ([], []),
+    "one row": ([[1.0, 2.0]], [0]),
+    "one zero row": ([[0.0, 0.0]], [0]),
+    "all rows zero": ([[0.0, 0.0]] * 4, [0, 0, 1, 1]),
+    "some rows zero": ([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [2.0, 1.0], [-1.0, 3.0]], [0, 0, 1, 1, 0]),
+    "duplicates": ([[1.0, 2.0], [1.0, 2.0], [3.0, 1.0], [3.0, 1.0]], [0, 0, 1, 1]),
+    "all rows equal": ([[0.3, 0.7]] * 6, [0, 0, 1, 1, 2, 2]),
+    "antipodes": ([[0.3, 0.7], [-0.3, -0.7], [0.7, -0.3], [-0.7, 0.3]], [0, 0, 1, 1]),
+    "one class": ([[1.0, 2.0], [2.0, 1.0], [-1.0, 3.0]], [1, 1, 1]),
+    "all classes distinct": ([[1.0, 2.0], [2.0, 1.0], [-1.0, 3.0]], [0, 1, 2]),
+    "tiny rows": ([[1e-7, 0.0], [0.0, 1e-7], [1.0, 1.0], [1.0, 2.0]], [0, 0, 1, 1]),
+}
+EMPTY = ["no rows", "one zero row", "all rows zero"]
+NOTHING_TO_COMPARE = {
+    "contrastive": [*EMPTY, "one row"],
+    "norm_softmax": EMPTY,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_degenerate_batches_are_finite_and_connected(name, settings, case, dtype):
+    rows, labels = DEGENERATE[case]
+    leaf = torch.tensor(rows, dtype=dtype).reshape(len(rows), 2).requires_grad_()
+    value = build(name, dim=2, **settings)(leaf, torch.tensor(labels, dtype=torch.long))
+    value.backward()
+    assert value.shape == ()
+    assert value.isfinite()
+    assert leaf.grad.isfinite().all()
+    # A collapsed row would show as a gradient of 1e11.
+    assert not len(rows) or leaf.grad.double().abs().max() < 1e4
+    dead = leaf.detach().double().norm(dim=1) <= 1e-6
+    assert not leaf.grad[dead].any()
+    if case in NOTHING_TO_COMPARE.get(name, [*EMPTY, "one row", "one class", "all classes distinct"]):
+        assert value == 0
+        assert not leaf.grad.any()
+
+
+def test_degenerate_cases_are_not_all_zero():
+    """Or the test above would pass with a loss that is always zero."""
+    for name in NAMES:
+        rows, labels = DEGENERATE["antipodes"]
+        assert build(name, dim=2)(torch.tensor(rows), torch.tensor(labels)) > 0.1
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_gradient_by_finite_differences(name, settings):
+    loss = build(name, **settings).double()
+    assert torch.autograd.gradcheck(lambda x: loss(x, LABELS), points().requires_grad_())
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_only_directions_count(name, settings, gradient):
+    loss, x = build(name, **settings).double(), points()
+    value, slope = float(loss(x, LABELS).detach()), gradient(loss, x, LABELS)
+    assert slope.norm() > 1e-3
+    stretched = x * torch.linspace(0.1, 30, len(x), dtype=torch.float64)[:, None]
+    assert float(loss(stretched, LABELS).detach()) == pytest.approx(value, rel=1e-9)
+    assert (slope * x).sum(dim=1).abs().max() < 1e-12 * slope.norm() * x.norm()
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_order_of_the_batch_does_not_matter(name, settings, gradient):
+    if name == "normalized_n_pair":
+        order = torch.tensor([9, 0, 1, 3, 2, 5, 4, 6, 11, 7, 8, 10])  # keeps each class's images in order
+    else:
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    loss, x = build(name, **settings).double(), points()
+    value = float(loss(x, LABELS).detach())
+    assert float(loss(x[order], LABELS[order]).detach()) == pytest.approx(value, rel=1e-12)
+    slope = gradient(loss, x, LABELS)
+    torch.testing.assert_close(gradient(loss, x[order], LABELS[order]), slope[order], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint64], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_integer_type_will_do(name, dtype):
+    loss, x = build(name).double(), points()
+    assert float(loss(x, LABELS.to(dtype))) == float(loss(x, LABELS))
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        torch.tensor([2**63 - 1, -(2**63), 2**53, 2**53 + 1]),
+        torch.tensor([2**64 - 1, 2**63, 0, 1], dtype=torch.uint64),
+        torch.tensor([100, -100, 7, 3], dtype=torch.int8),
+    ],
+    ids=["int64", "uint64", "int8"],
+)
+def test_labels_are_only_names(name, names):
+    loss, x = build(name).double(), points()
+    assert float(loss(x, names[LABELS])) == pytest.approx(float(loss(x, LABELS)), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_a_zero_row_is_as_good_as_absent(name, settings):
+    if name == "multi_similarity":
+        settings = {**settings, "divisor": "kept"}  # the official divisor counts every row
+    loss, x = build(name, **settings).double(), points()
+    with_zeros = torch.cat([x, torch.zeros(2, 4, dtype=torch.float64)])
+    labels = torch.cat([LABELS, torch.tensor([0, 3])])
+    assert float(loss(with_zeros, labels)) == pytest.approx(float(loss(x, LABELS)), rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_is_not_finite_shows_in_the_loss(name, bad):
+    x = points()
+    x[9, 1] = bad  # row 9 is the only one of its class, so most masks leave it out
+    assert build(name)(x, LABELS).isnan()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_is_left(name):
+    loss, x = build(name), points().float()
+    outside = loss(x, LABELS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x.T).dtype == torch.bfloat16  # autocast is really on
+        inside = loss(x, LABELS)
+    assert inside.dtype == torch.float32
+    assert inside == outside
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [(torch.float32, 1e-4), (torch.float16, 0.02), (torch.bfloat16, 0.05)], ids=str
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_narrow_types_stay_close(name, dtype, rel):
+    loss, x = build(name, dim=64).double(), points(dim=64)
+    exact = float(loss(x, LABELS))
+    got = loss.float()(x.to(dtype), LABELS)
+    assert got.dtype == torch.float32
+    assert float(got) == pytest.approx(exact, rel=rel)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float16_does_not_overflow(name):
+    x = (points(dim=512) * 100).half().requires_grad_()
+    assert x.float().norm(dim=1).max() > 256  # where a sum of squares in float16 is infinite
+    value = build(name, dim=512)(x, LABELS)
+    value.backward()
+    assert value.isfinite()
+    assert value > 0
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_stays_float64(name):
+    assert build(name)(points(), LABELS).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_references_are_never_taken_for_self(name):
+    # Mining would drop the row itself, a positive that is never hard.
+    loss, x = build(name, **({"mining": None} if name == "multi_similarity" else {})), points()
+    first, second = x[:6], x[6:]
+    ours, theirs = LABELS[:6], LABELS[6:]
+    value = loss(first, ours, references=second, reference_labels=theirs)
+    assert value > 0
+    own = loss(x, LABELS, references=x, reference_labels=LABELS)
+    assert own != loss(x, LABELS)  # here each row meets itself as a positive
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_gradient_reaches_the_references(name):
+    loss = build(name)
+    second = points(seed=3).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda y: loss(points(), LABELS, references=y, reference_labels=LABELS), second, atol=1e-6
+    )
+    empty = torch.zeros(0, 4, requires_grad=True)
+    value = loss(points().float(), LABELS, references=empty, reference_labels=torch.zeros(0, dtype=torch.long))
+    value.backward()
+    assert value == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_input_is_named(name):
+    loss, x = build(name), points()
+    with pytest.raises(SizeError, match=r"want embeddings \(B, D\) with labels \(B,\), got \(12, 4\) and \(11,\)"):
+        loss(x, LABELS[:11])
+    with pytest.raises(SizeError, match=r"want integer labels, got torch\.float32"):
+        loss(x, LABELS.float())
+    with pytest.raises(SizeError, match=r"want embeddings \(B, D\), got \(12, 2, 2\)"):
+        loss(x.reshape(12, 2, 2), LABELS)
+    with pytest.raises(SizeError, match=r"floating type, got torch\.int64"):
+        loss(x.long(), LABELS)
+    with pytest.raises(SizeError, match="embeddings are on meta, labels on cpu"):
+        loss(x.to("meta"), LABELS)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_wrong_references_are_named(name):
+    loss, x = build(name), points()
+    with pytest.raises(SizeError, match="reference_labels is missing"):
+        loss(x, LABELS, references=x)
+    with pytest.raises(SizeError, match="references is missing"):
+        loss(x, LABELS, reference_labels=LABELS)
+    with pytest.raises(SizeError, match="references are 3 wide, embeddings 4"):
+        loss(x, LABELS, references=x[:, :3], reference_labels=LABELS)
+    with pytest.raises(SizeError, match=r"want references \(B, D\) with labels \(B,\), got \(12, 4\) and \(5,\)"):
+        loss(x, LABELS, references=x, reference_labels=LABELS[:5])
+    with pytest.raises(SizeError, match="references are on meta, embeddings on cpu"):
+        loss(x, LABELS, references=x.to("meta"), reference_labels=LABELS.to("meta"))
+
+
+def test_pair_cosines_agree_with_loops():
+    x = points()
+    positive, negative = [], []
+    for i, a in enumerate(x.tolist()):
+        for j, b in enumerate(x.tolist()):
+            if i != j:
+                cosine = sum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+                (positive if LABELS[i] == LABELS[j] else negative).append(cosine)
+    padded = torch.cat([x, torch.zeros(2, 4, dtype=torch.float64)])  # rows without a direction are left out
+    for rows, labels in [(x, LABELS), (padded, torch.cat([LABELS, torch.tensor([0, 9])]))]:
+        got = losses.pair_cosines(rows, labels)
+        assert float(got.positive) == pytest.approx(sum(positive) / len(positive), rel=1e-9)
+        assert float(got.negative) == pytest.approx(sum(negative) / len(negative), rel=1e-9)
+
+
+def test_pair_cosines_without_such_pairs_are_nan():
+    x = points(3)
+    one, distinct = torch.zeros(3, dtype=torch.long), torch.arange(3)
+    assert losses.pair_cosines(x, one).negative.isnan()
+    assert losses.pair_cosines(x, one).positive.isfinite()
+    assert losses.pair_cosines(x, distinct).positive.isnan()
+    assert losses.pair_cosines(x, distinct).negative.isfinite()
+    assert all(value.isnan() for value in losses.pair_cosines(x[:0], one[:0]))
+    assert all(value.isnan() for value in losses.pair_cosines(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])))
+
+
+def test_the_table_lists_every_exported_loss_once():
+    classes = [getattr(losses, name) for name in losses.__all__]
+    kinds = [
+        kind for kind in classes if isinstance(kind, type) and issubclass(kind, losses.Loss) and kind is not losses.Loss
+    ]
+    assert sorted(kind.__name__ for kind in kinds) == sorted(about.title for about in losses.table())
+    assert len(set(NAMES)) == len(NAMES)
+    assert set(NAMES) >= {
+        "contrastive",
+        "triplet",
+        "semihard_triplet",
+        "normalized_n_pair",
+        "multi_similarity",
+        "norm_softmax",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_tells_what_the_code_does(name):
+    about = losses.about(name)
+    kind = getattr(losses, about.title)
+    defaults = {
+        key: value.default
+        for key, value in inspect.signature(kind).parameters.items()
+        if value.default is not inspect.Parameter.empty
+    }
+    assert about.defaults == defaults
+    assert about.uses_class_weights == any(True for _ in build(name).parameters())
+    for text in (about.paper, about.batch, about.normalises, about.defaults_source, about.cost, about.choose_when):
+        assert len(text) > 2
+
+
+def test_build_passes_the_settings_on():
+    assert "margin=0.3" in repr(losses.build("triplet", num_classes=2, dim=3, margin=0.3))
+    made = losses.build("norm_softmax", num_classes=7, dim=3, temperature=0.1)
+    assert made.class_weight.shape == (7, 3)
+    assert repr(made) == "NormSoftmaxLoss(temperature=0.1)"
+
+
+@pytest.mark.parametrize("find", [losses.about, lambda name: losses.build(name, num_classes=2, dim=2)])
+def test_an_unknown_loss_gets_the_nearest_name(find):
+    with pytest.raises(SettingsError, match=r"no loss is called 'multi_similarty'. Did you mean 'multi_similarity'\?"):
+        find("multi_similarty")
+    with pytest.raises(SettingsError, match=r"no loss is called 'qqq'. Known: contrastive, "):
+        find("qqq")
+
+
+def test_an_unknown_setting_gets_the_nearest_name():
+    with pytest.raises(SettingsError, match=r"the loss triplet has no setting 'margn'. Did you mean 'margin'\?"):
+        losses.build("triplet", num_classes=2, dim=2, margn=1.0)
+    with pytest.raises(SettingsError, match="has no setting 'embedding_dim'"):
+        losses.build("norm_softmax", num_classes=2, dim=2, embedding_dim=4)
+
+
+def test_a_setting_of_the_wrong_type_is_named():
+    with pytest.raises(SettingsError, match=r"margin must be a number >= 0, finite; got '1\.0'"):
+        losses.build("triplet", num_classes=2, dim=2, margin="1.0")
+
+
+def test_importing_the_losses_imports_nothing_heavy():
+    heavy = "{'timm', 'pandas', 'torchvision', 'sklearn', 'faiss', 'accelerate', 'matplotlib', 'PIL'}"
+    code = f"import sys, cosphere.losses, cosphere.spherical; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosphere.errors import SettingsError
+from cosphere.losses import SemihardTripletLoss, semihard_triplet_loss
+
+
+def distance(a, b, squared):
+    cosine = sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+    square = max(2 - 2 * cosine, 0.0)
+    return square if squared else math.sqrt(square)
+
+
+def terms_by_hand(rows, labels, others, other_labels, *, same_set, margin, squared, variant):
+    terms = []
+    for i, a in enumerate(rows):
+        d = [distance(a, b, squared) for b in others]
+        negatives = [d[q] for q in range(len(others)) if other_labels[q] != labels[i]]
+        for p in range(len(others)):
+            if other_labels[p] != labels[i] or (same_set and p == i) or not negatives:
+                continue
+            farther = [value for value in negatives if value > d[p]]
+            if variant == "facenet":
+                terms += [margin + d[p] - value for value in farther if value <= d[p] + margin]
+            else:
+                terms.append(max(margin + d[p] - (min(farther) if farther else max(negatives)), 0.0))
+    return terms
+
+
+def mean(values):
+    return sum(values) / max(len(values), 1)
+
+
+def test_official_value_and_gradient(h6, e4, gradient):
+    loss = SemihardTripletLoss()
+    assert float(loss(*h6)) == pytest.approx(0.1822222222222222, rel=1e-9)
+    assert float(loss(*e4)) == pytest.approx(0.05, rel=1e-9)
+    want = [
+        [0.0391111111, -0.0293333333, 0.0444444444],
+        [0.0, 0.0, 0.0],
+        [-0.0256, 0.0341333333, 0.04],
+        [0.0, 0.0, 0.0],
+        [0.0382716049, -0.0469135802, -0.0617283951],
+        [-0.1777777778, 0.3653333333, -0.4871111111],
+    ]
+    torch.testing.assert_close(gradient(loss, *h6), torch.tensor(want).double(), rtol=1e-7, atol=1e-9)
+
+
+def test_facenet_window(h6, gradient):
+    loss = SemihardTripletLoss(margin=0.5, variant="facenet")
+    assert float(loss(*h6)) == pytest.approx(0.162222222222222, rel=1e-9)
+    want = [
+        [0.0576, -0.0432, -0.16],
+        [0.0133333333, -0.0586666667, 0.044],
+        [-0.0272, 0.0362666667, 0.0066666667],
+        [-0.1061728395, -0.1567901235, 0.2098765432],
+        [-0.0154320988, 0.1271604938, 0.0790123457],
+        [0.4, 0.108, -0.144],
+    ]
+    torch.testing.assert_close(gradient(loss, *h6), torch.tensor(want).double(), rtol=1e-7, atol=1e-9)
+
+
+def test_an_empty_window_is_zero(h6):
+    assert float(SemihardTripletLoss(margin=0.2, variant="facenet")(*h6)) == 0
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("variant", ["tensorflow", "facenet"])
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=20), seed=st.integers(0, 10**6), margin=st.floats(0.01, 2)
+)
+@settings(max_examples=25, deadline=None)
+def test_agrees_with_loops(squared, variant, labels, seed, margin):
+    points = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rows = points.tolist()
+    options = {"margin": margin, "squared": squared, "variant": variant}
+    terms = terms_by_hand(rows, labels, rows, labels, same_set=True, **options)
+    got = semihard_triplet_loss(points, torch.tensor(labels), **options)
+    assert float(got) == pytest.approx(mean(terms), rel=1e-9, abs=1e-12)
+    got = semihard_triplet_loss(points, torch.tensor(labels), reduction="mean_nonzero", **options)
+    assert float(got) == pytest.approx(mean([term for term in terms if term > 0]), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["tensorflow", "facenet"])
+def test_references_are_other_images(ragged, variant):
+    points, labels = ragged(3, 24)
+    rows, names = points.tolist(), labels.tolist()
+    terms = terms_by_hand(
+        rows[:8], names[:8], rows[4:], names[4:], same_set=False, margin=0.6, squared=True, variant=variant
+    )
+    loss = SemihardTripletLoss(margin=0.6, variant=variant)
+    got = loss(points[:8], labels[:8], references=points[4:], reference_labels=labels[4:])
+    assert float(got) == pytest.approx(mean(terms), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facenet_window_agrees_with_pml(pml, ragged, gradient, seed):
+    from pytorch_metric_learning import distances, losses, miners, reducers
+
+    points, labels = ragged(seed)
+    squared = distances.LpDistance(power=2)
+    miner = miners.TripletMarginMiner(0.5, "semihard", distance=squared)
+    criterion = losses.TripletMarginLoss(0.5, distance=squared, reducer=reducers.MeanReducer())
+
+    def theirs(x, y):
+        return criterion(x, y, miner(x, y))
+
+    mine = SemihardTripletLoss(margin=0.5, variant="facenet")
+    assert float(mine(points, labels)) == pytest.approx(float(theirs(points, labels)), rel=1e-9)
+    torch.testing.assert_close(gradient(mine, points, labels), gradient(theirs, points, labels), rtol=1e-7, atol=1e-10)
+
+
+def test_one_class_is_zero_although_the_official_code_says_1_063(h6):
+    assert float(SemihardTripletLoss()(h6[0], torch.zeros(6, dtype=torch.long))) == 0
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(SettingsError, match="variant must be 'tensorflow' or 'facenet'; got 'keras'"):
+        SemihardTripletLoss(variant="keras")
+    with pytest.raises(SettingsError, match="window of variant 'facenet' is as wide as the margin; got margin 0"):
+        SemihardTripletLoss(margin=0, variant="facenet")
+    with pytest.raises(SettingsError, match="reduction"):
+        SemihardTripletLoss(reduction="none")

@@ -1,0 +1,160 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cosphere.errors import SettingsError
+from cosphere.losses import SemihardTripletLoss, TripletLoss, triplet_loss
+
+
+def distance(a, b, squared):
+    cosine = sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+    square = max(2 - 2 * cosine, 0.0)
+    return square if squared else math.sqrt(square)
+
+
+def hinges_by_hand(rows, labels, others, other_labels, *, same_set, margin, squared):
+    found = []
+    for i, a in enumerate(rows):
+        d = [distance(a, b, squared) for b in others]
+        for p in range(len(others)):
+            for q in range(len(others)):
+                if other_labels[p] == labels[i] != other_labels[q] and not (same_set and p == i):
+                    found.append(max(margin + d[p] - d[q], 0.0))
+    return found
+
+
+def mean(values, reduction):
+    kept = values if reduction == "mean_all" else [v for v in values if v > 0]
+    return sum(kept) / max(len(kept), 1)
+
+
+def test_official_value_and_gradient(h6, gradient):
+    assert float(TripletLoss()(*h6)) == pytest.approx(1.354074074074074, rel=1e-9)
+    want = [
+        [0.0490666667, -0.0368, -0.0422222222],
+        [-0.01, -0.0311111111, 0.0233333333],
+        [0.012, -0.016, -0.02],
+        [-0.1144032922, -0.0436213992, 0.1008230453],
+        [0.0349794239, -0.0082304527, -0.0390946502],
+        [-0.1555555556, 0.336, -0.448],
+    ]
+    torch.testing.assert_close(gradient(TripletLoss(), *h6), torch.tensor(want).double(), rtol=1e-7, atol=1e-9)
+
+
+def test_a_class_of_one_image_gives_negatives_only(h5, gradient):
+    assert float(TripletLoss()(*h5)) == pytest.approx(1.0562962962962963, rel=1e-9)
+    want = [
+        [0.0849777778, -0.0637333333, -0.0933333333],
+        [-0.0111111111, -0.0437333333, 0.0328],
+        [0.0229333333, -0.0305777778, -0.0577777778],
+        [-0.1588477366, -0.0547325103, 0.1341563786],
+        [0.0251028807, 0.0855967078, 0.0176954733],
+    ]
+    torch.testing.assert_close(gradient(TripletLoss(), *h5), torch.tensor(want).double(), rtol=1e-7, atol=1e-9)
+
+
+def test_pml_defaults_and_the_hand_example(h6, e4, gradient):
+    loss = TripletLoss(margin=0.05, squared=False, reduction="mean_nonzero")
+    assert float(loss(*h6)) == pytest.approx(0.4881189674583212, rel=1e-9)
+    want = torch.tensor([0.0264040624, -0.0198030468, -0.00207056]).double()
+    torch.testing.assert_close(gradient(loss, *h6)[0], want, rtol=1e-7, atol=1e-9)
+    assert float(TripletLoss()(*e4)) == pytest.approx(0.625, rel=1e-9)  # 5.0 over 8 triplets, 5 of them zero
+    assert float(TripletLoss(reduction="mean_nonzero")(*e4)) == pytest.approx(5 / 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("reduction", ["mean_all", "mean_nonzero"])
+@given(labels=st.lists(st.integers(-3, 3), min_size=2, max_size=20), seed=st.integers(0, 10**6), margin=st.floats(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_agrees_with_loops(squared, reduction, labels, seed, margin):
+    points = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rows = points.tolist()
+    hinges = hinges_by_hand(rows, labels, rows, labels, same_set=True, margin=margin, squared=squared)
+    got = triplet_loss(points, torch.tensor(labels), margin=margin, squared=squared, reduction=reduction)
+    assert float(got) == pytest.approx(mean(hinges, reduction), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_references_are_other_images(ragged, squared, seed):
+    points, labels = ragged(seed, 24)
+    rows, names = points.tolist(), labels.tolist()
+    hinges = hinges_by_hand(rows[:8], names[:8], rows[4:], names[4:], same_set=False, margin=0.7, squared=squared)
+    loss = TripletLoss(margin=0.7, squared=squared)
+    got = loss(points[:8], labels[:8], references=points[4:], reference_labels=labels[4:])
+    assert float(got) == pytest.approx(mean(hinges, "mean_all"), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_pml_in_value_and_gradient(pml, ragged, gradient, seed):
+    from pytorch_metric_learning import distances, losses, reducers
+
+    points, labels = ragged(seed)
+    for mine, theirs in [
+        (
+            TripletLoss(),
+            losses.TripletMarginLoss(1, distance=distances.LpDistance(power=2), reducer=reducers.MeanReducer()),
+        ),
+        (TripletLoss(margin=0.05, squared=False, reduction="mean_nonzero"), losses.TripletMarginLoss()),
+    ]:
+        assert float(mine(points, labels)) == pytest.approx(float(theirs(points, labels)), rel=1e-9)
+        torch.testing.assert_close(
+            gradient(mine, points, labels), gradient(theirs, points, labels), rtol=1e-7, atol=1e-10
+        )
+
+
+def test_float32_is_close_even_when_few_triplets_cost_something():
+    """The sum is taken over weighted distances, so it must not lose the few that matter among the many."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(16, dtype=torch.float64).repeat_interleave(8, dim=0)
+    points = centres + 0.12 * torch.randn(128, 16, generator=generator, dtype=torch.float64)
+    labels = torch.arange(128) // 8
+    loss = TripletLoss(margin=0.9)
+    exact = float(loss(points, labels))
+    assert 0 < exact < 1e-2
+    assert float(loss(points.float(), labels)) == pytest.approx(exact, abs=1e-6, rel=1e-4)
+
+
+def test_a_duplicate_image_is_a_real_positive():
+    points = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    # Anchors 0 and 1, each with the other as positive at 0 and one negative at 2: margin 3 leaves 1.
+    assert float(TripletLoss(margin=3.0)(points, torch.tensor([7, 7, 9]))) == pytest.approx(1.0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "loss", [TripletLoss(), SemihardTripletLoss(), SemihardTripletLoss(variant="facenet")], ids=repr
+)
+def test_no_tensor_is_larger_than_the_matrix_of_pairs(loss):
+    points = torch.randn(96, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.arange(96) % 2  # 47 positives each: a list of triplets would be 48 times the matrix
+    with LargestTensor() as largest:
+        loss(points, labels).backward()
+    assert largest.elements == 96 * 96
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(SettingsError, match="margin must be a number >= 0, finite; got nan"):
+        TripletLoss(margin=float("nan"))
+    with pytest.raises(SettingsError, match="squared must be true or false; got 1"):
+        TripletLoss(squared=1)
+    with pytest.raises(SettingsError, match="reduction must be"):
+        TripletLoss(reduction="mean")

@@ -1,0 +1,89 @@
+"""A tiny run with everything in it: flat-coloured pictures, embeddings with known outcomes, logged steps, scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.report import ReportData, Skipped
+
+HOSTILE = '<script>alert("x")</script>'
+CLASSES = ("cat & dog", HOSTILE, 'quote " and $dollar$', "plain")
+
+
+@dataclass(frozen=True)
+class Small:
+    """N = 24 images of 4 classes."""
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    paths: tuple[str, ...]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 6)
+    centres = draw.normal(size=(4, 5))
+    # Spread widely, so that some queries fail.
+    embeddings = (centres[labels] + draw.normal(size=(24, 5))).astype(np.float32)
+    paths = []
+    for row in range(24):
+        path = tmp_path / f"picture {row}.png"
+        Image.new("RGB", (40, 20), (10 * row, 255 - 10 * row, 128)).save(path)
+        paths.append(str(path))
+    return Small(embeddings, labels, tuple(paths))
+
+
+def metrics() -> list[dict[str, float]]:
+    rows = []
+    for step in range(0, 60, 2):
+        row = {"step": step, "train/loss": 2.5 - step / 40, "train/loss_metric": 2 - step / 40, "train/loss_sec": 5.0}
+        row |= {"train/sec_share": 0.25, "train/norm_mean": 7.0, "train/norm_var": 1.44, "train/norm_cv": 0.17}
+        if step % 20 == 0:
+            row |= {"val/recall@1": {0: 0.4, 20: 0.625, 40: 0.55}[step], "val/map@r": 0.2, "lens/angle_slope": -1.37}
+        rows.append(row)
+    return rows
+
+
+SCORES = {
+    "split": "test",
+    "scores": {
+        "recall@1": {"value": 0.6104, "low": 0.5951, "high": 0.6262},
+        "recall@10": {"value": 0.9, "low": 0.88, "high": 0.92},
+        "recall@2": {"value": 0.71, "low": 0.69, "high": 0.73},
+        "nmi": 0.583,
+        "queries": 24,
+    },
+    "data": {"fingerprint": "abc123", "images": 24, "classes": 4},
+    "provenance": {
+        "cosphere": "0.1.0",
+        "commit": "0123abcd",
+        "machine": {"processor": "Test <CPU>"},
+        "time": "2026-01-01",
+    },
+    "settings": {"ties": "optimistic"},
+}
+BASELINE = {"recall@1": {"value": 0.4471, "low": 0.43, "high": 0.46}}
+
+
+@pytest.fixture
+def data(small: Small, tmp_path: Path) -> ReportData:
+    return ReportData(
+        name="first try",
+        config={"loss": {"name": "triplet"}, "seed": 3},
+        metrics=metrics(),
+        scores=json.loads(json.dumps(SCORES)),
+        baseline_scores=BASELINE,
+        embeddings=small.embeddings,
+        baseline_embeddings=small.embeddings * 2,
+        labels=small.labels,
+        paths=small.paths,
+        class_names=CLASSES,
+        skipped=(Skipped(str(tmp_path / "bad <b>.jpg"), "truncated"),),
+    )

@@ -1,0 +1,108 @@
+import errno
+import json
+import os
+import stat
+
+import pytest
+
+from cosphere.errors import RunError
+from cosphere.files import read_json, write_atomic, write_json, write_text
+
+
+def test_writes_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "note.txt"
+    write_text(path, "größe\n")
+    assert path.read_bytes() == "größe\n".encode()
+    write_text(path, "second")
+    assert path.read_text() == "second"
+    assert [file.name for file in path.parent.iterdir()] == ["note.txt"]  # no temporary file is left
+
+
+def test_the_file_has_the_usual_permissions(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "file", "x")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027  # looking at the mask has not changed it
+    finally:
+        os.umask(mask)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+    ],
+    ids=["system", "torch"],
+)
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path, failure):
+    path = tmp_path / "checkpoint.pt"
+    write_text(path, "old")
+
+    def half(part):
+        part.write_text("ne")
+        raise failure
+
+    with pytest.raises(
+        RunError, match=r"cannot write .*checkpoint\.pt: .*Free some space .* The old file is untouched\."
+    ):
+        write_atomic(path, half)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_first_write_that_fails_claims_no_old_file(tmp_path):
+    def fail(part):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError) as caught:
+        write_atomic(tmp_path / "new", fail)
+    assert "old file" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_writer_is_not_hidden(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def fail(part):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=r"cannot write .*file/inner\.json: .* Choose a folder that you may write"):
+        write_json(tmp_path / "file" / "inner.json", {})
+
+
+def test_json_comes_back(tmp_path):
+    content = {"name": "Größe", "values": [1, 2.5, None, True], "nested": {"a": []}}
+    write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json", what="a test file") == content
+    assert "Größe" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_json_refuses_what_other_readers_cannot_read(tmp_path):
+    write_json(tmp_path / "x.json", {"value": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"value": 1}
+
+
+def test_reading_names_what_was_wanted(tmp_path):
+    with pytest.raises(RunError, match=r"absent\.json does not exist, so this is not a model bundle"):
+        read_json(tmp_path / "absent.json", what="a model bundle")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(RunError, match=r"bad\.json is not a model bundle"):
+        read_json(tmp_path / "bad.json", what="a model bundle")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RunError, match="is not a model bundle"):
+        read_json(tmp_path / "bytes.json", what="a model bundle")
+    with pytest.raises(RunError, match="is not a model bundle"):
+        read_json(tmp_path, what="a model bundle")

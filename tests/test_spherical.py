@@ -1,0 +1,550 @@
+import copy
+import io
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosphere.errors import SettingsError, SizeError
+from cosphere.losses import TripletLoss
+from cosphere.spherical import (
+    SphericalConstraint,
+    gradient_lens,
+    length_statistics,
+    ramped_weight,
+    spherical_penalty,
+    step_lens,
+)
+
+H6 = torch.tensor(
+    [[3, 4, 0], [0, 6, 8], [4, 3, 0], [1, 2, 2], [4, -2, 4], [0, 0.8, 0.6]], dtype=torch.float64
+)  # lengths 5, 10, 5, 3, 6, 1
+E4 = torch.tensor([[2, 0], [1.2, 1.6], [0, 1], [-3, 0]], dtype=torch.float64)  # lengths 2, 2, 1, 3
+
+
+def penalty_and_gradient(penalty, embeddings=H6):
+    leaf = embeddings.clone().requires_grad_()
+    value = penalty(leaf)
+    value.backward()
+    return float(value.detach()), leaf.grad
+
+
+# The penalty
+
+
+@pytest.mark.parametrize(
+    ("radius", "value", "gradient"),
+    [
+        (
+            5.0,
+            7.666666666666667,
+            [
+                [0.0, 0.0, 0.0],
+                [0.0, 1.0, 1.3333333333],
+                [0.0, 0.0, 0.0],
+                [-0.2222222222, -0.4444444444, -0.4444444444],
+                [0.2222222222, -0.1111111111, 0.2222222222],
+                [0.0, -1.0666666667, -0.8],
+            ],
+        ),
+        (
+            4.1,
+            8.476666666666668,
+            [
+                [0.18, 0.24, 0.0],
+                [0.0, 1.18, 1.5733333333],
+                [0.24, 0.18, 0.0],
+                [-0.1222222222, -0.2444444444, -0.2444444444],
+                [0.4222222222, -0.2111111111, 0.4222222222],
+                [0.0, -0.8266666667, -0.62],
+            ],
+        ),
+        (
+            1.0,
+            23.666666666666668,
+            [
+                [0.8, 1.0666666667, 0.0],
+                [0.0, 1.8, 2.4],
+                [1.0666666667, 0.8, 0.0],
+                [0.2222222222, 0.4444444444, 0.4444444444],
+                [1.1111111111, -0.5555555556, 1.1111111111],
+                [0.0, 0.0, 0.0],
+            ],
+        ),
+        (
+            0.0,
+            32.666666666666664,
+            [
+                [1.0, 1.3333333333, 0.0],
+                [0.0, 2.0, 2.6666666667],
+                [1.3333333333, 1.0, 0.0],
+                [0.3333333333, 0.6666666667, 0.6666666667],
+                [1.3333333333, -0.6666666667, 1.3333333333],
+                [0.0, 0.2666666667, 0.2],
+            ],
+        ),
+    ],
+    ids=["batch mean", "ema", "one", "zero"],
+)
+def test_official_values_and_gradients(radius, value, gradient):
+    got, slope = penalty_and_gradient(lambda x: spherical_penalty(x, radius))
+    assert got == pytest.approx(value, rel=1e-9)
+    torch.testing.assert_close(slope, torch.tensor(gradient).double(), rtol=1e-7, atol=1e-9)
+    got, slope = penalty_and_gradient(lambda x: spherical_penalty(x, torch.tensor(radius, dtype=torch.float64)))
+    assert got == pytest.approx(value, rel=1e-9)
+
+
+def test_hand_example():
+    assert float(spherical_penalty(E4, 2.0)) == pytest.approx(0.5)
+    assert float(SphericalConstraint()(E4)) == pytest.approx(0.5)
+    assert float(SphericalConstraint(0)(E4)) == pytest.approx(4.5)
+
+
+@given(
+    rows=st.lists(st.tuples(*[st.floats(-50, 50)] * 3), min_size=1, max_size=12),
+    radius=st.floats(0.01, 20),
+    scale_free=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_loops(rows, radius, scale_free):
+    unit = radius if scale_free else 1.0
+    want = sum(((math.hypot(*row) - radius) / unit) ** 2 for row in rows) / len(rows)
+    points = torch.tensor(rows, dtype=torch.float64)
+    assert float(spherical_penalty(points, radius, scale_free=scale_free)) == pytest.approx(want, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale_free", [False, True])
+def test_gradient_by_finite_differences(scale_free):
+    assert torch.autograd.gradcheck(
+        lambda x: spherical_penalty(x, 4.0, scale_free=scale_free), H6.clone().requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0])
+def test_scale_free_does_not_see_the_unit_of_length(weight):
+    sec = SphericalConstraint(scale_free=True)
+    # 7.6666.. over the squared mean length 25.
+    assert float(sec(H6)) == pytest.approx(7.666666666666667 / 25, rel=1e-9)
+    assert float(sec(H6 * weight)) == pytest.approx(7.666666666666667 / 25, rel=1e-9)
+    assert float(SphericalConstraint()(H6 * weight)) == pytest.approx(7.666666666666667 * weight**2, rel=1e-9)
+
+
+def test_scale_free_stops_the_gradient_into_the_radius():
+    """Through the mean, the gradient would be another one: the relative gaps do not sum to zero when squared."""
+    _, slope = penalty_and_gradient(SphericalConstraint(scale_free=True))
+    norms = H6.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(slope, 2 / 6 * (norms / 5 - 1) / 5 * H6 / norms, rtol=1e-9, atol=1e-12)
+    radius = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    leaf = H6.clone().requires_grad_()
+    spherical_penalty(leaf, radius, scale_free=True).backward()
+    assert radius.grad is None
+
+
+# The radius
+
+
+def test_batch_radius_is_the_default_and_equals_the_variance():
+    value, slope = penalty_and_gradient(SphericalConstraint())
+    assert value == pytest.approx(46 / 6, rel=1e-12)
+    torch.testing.assert_close(slope[1], torch.tensor([0, 1, 4 / 3], dtype=torch.float64))
+
+
+def test_running_radius_follows_by_hand():
+    sec = SphericalConstraint("ema", momentum=0.1)
+    mu = None
+    for factor in [1.0, 3.0, 0.5, 2.0]:
+        mean = 5.0 * factor
+        mu = mean if mu is None else 0.9 * mu + 0.1 * mean
+        want = sum((n * factor - mu) ** 2 for n in [5, 10, 5, 3, 6, 1]) / 6
+        assert float(sec(H6 * factor)) == pytest.approx(want, rel=1e-9)
+        assert float(sec.radius) == pytest.approx(mu, rel=1e-9)
+    assert int(sec.steps) == 4
+
+
+def test_running_radius_has_the_published_value_and_radial_gradient():
+    sec = SphericalConstraint("ema", momentum=0.1)
+    sec(H6 * 0.8)  # mean length 4
+    value, slope = penalty_and_gradient(sec)
+    assert value == pytest.approx(8.476666666666668, rel=1e-9)
+    torch.testing.assert_close(slope[5], torch.tensor([0, -0.8266666667, -0.62]).double(), rtol=1e-7, atol=1e-9)
+
+
+def test_momentum_one_is_the_batch_mean():
+    sec = SphericalConstraint("ema", momentum=1)
+    sec(H6 * 7)
+    assert float(sec(H6)) == pytest.approx(46 / 6, rel=1e-9)
+
+
+def test_evaluation_updates_nothing():
+    sec = SphericalConstraint("ema", momentum=0.5)
+    sec(H6)
+    sec.eval()
+    before = copy.deepcopy(sec.state_dict())
+    assert float(sec(H6 * 2)) == pytest.approx(sum((2 * n - 5) ** 2 for n in [5, 10, 5, 3, 6, 1]) / 6)
+    assert all(torch.equal(before[key], value) for key, value in sec.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["ema", "learned"])
+def test_evaluation_before_training_uses_the_batch_and_keeps_nothing(kind):
+    sec = SphericalConstraint(kind).eval()
+    assert float(sec(H6)) == pytest.approx(46 / 6, rel=1e-6)
+    sec.train()
+    assert float(sec(H6 * 2)) == pytest.approx(4 * 46 / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ema", "learned"])
+def test_radius_survives_a_checkpoint(kind):
+    sec = SphericalConstraint(kind, momentum=0.1)
+    sec(H6.float())
+    file = io.BytesIO()
+    torch.save(sec.state_dict(), file)
+    file.seek(0)
+    again = SphericalConstraint(kind, momentum=0.1)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert float(again(H6.float() * 3)) == float(sec(H6.float() * 3))
+    assert float(again.radius) == float(sec.radius)
+    fresh = SphericalConstraint(kind, momentum=0.1)
+    assert float(fresh(H6.float() * 3)) != float(again(H6.float() * 3))  # a lost radius would show
+
+
+def test_learned_radius_starts_at_the_first_batch_and_the_optimiser_holds_it():
+    sec = SphericalConstraint("learned")
+    optimiser = torch.optim.SGD(sec.parameters(), lr=0.05)
+    sec(H6)
+    assert float(sec.radius.detach()) == 5.0
+    loss = 2.0 * sec(H6 * 2)  # mean length 10: d loss / d mu = -2 * 2 * (10 - 5)
+    loss.backward()
+    assert float(sec.radius.grad) == pytest.approx(-20.0)
+    optimiser.step()
+    # Plain SGD with rate a is the running mean with momentum 2 a eta = 0.2: 0.8 * 5 + 0.2 * 10.
+    assert float(sec.radius.detach()) == pytest.approx(6.0)
+
+
+def test_constant_radius_needs_no_state():
+    sec = SphericalConstraint(1.0)
+    assert float(sec(H6)) == pytest.approx(23.666666666666668)
+    assert sec.state_dict() == {}
+    assert list(sec.parameters()) == []
+    assert float(SphericalConstraint(2, scale_free=True)(E4)) == pytest.approx(0.125)
+
+
+def test_radius_in_bfloat16_still_follows_a_slow_mean():
+    """A module cast with the network would otherwise round every small move away."""
+    sec = SphericalConstraint("ema", momentum=0.001).bfloat16()
+    sec(torch.full((4, 1), 100.0))
+    for _ in range(20):
+        sec(torch.full((4, 1), 110.0))
+    assert float(sec.radius) == pytest.approx(110 - 10 * 0.999**20, rel=1e-5)
+
+
+# Edges
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scale_free", [False, True])
+@pytest.mark.parametrize("kind", ["batch", "ema", "learned", 2.0, 0.0])
+@pytest.mark.parametrize("rows", [[], [[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0]] * 3], ids=str)
+def test_small_and_zero_batches_are_finite_and_connected(rows, kind, scale_free, dtype):
+    if scale_free and kind in ("learned", 0.0):
+        pytest.skip("refused when it is made; tested below")
+    leaf = torch.tensor(rows, dtype=dtype).reshape(len(rows), 2).requires_grad_()
+    value = SphericalConstraint(kind, scale_free=scale_free)(leaf)
+    value.backward()
+    assert value.isfinite()
+    assert leaf.grad.isfinite().all()
+    assert not leaf.grad[leaf.detach().norm(dim=1) == 0].any()
+    if len(rows) < 2 and isinstance(kind, str):
+        assert value == 0
+
+
+def test_an_empty_batch_does_not_start_or_move_the_radius():
+    for kind in ("ema", "learned"):
+        sec = SphericalConstraint(kind, momentum=0.5)
+        sec(H6[:0])
+        sec(H6)
+        sec(H6[:0])
+        assert float(sec.radius.detach()) == 5.0
+
+
+@pytest.mark.parametrize("kind", ["batch", "ema", "learned", 2.0])
+def test_a_row_that_is_not_finite_passes_through_and_spoils_no_state(kind):
+    sec = SphericalConstraint(kind, momentum=0.5)
+    sec(H6)
+    broken = H6.clone()
+    broken[0, 0] = math.nan
+    assert sec(broken).isnan()
+    assert float(sec(H6)) == pytest.approx(SphericalConstraint(2.0)(H6).item() if kind == 2.0 else 46 / 6)
+
+
+def test_float16_does_not_overflow_and_autocast_is_left():
+    wide = torch.full((4, 512), 16.0).half().requires_grad_()  # a sum of squares in float16 is infinite
+    value = SphericalConstraint(0)(wide)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert float(value.detach()) == pytest.approx(512 * 256)
+    assert wide.grad.isfinite().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(SphericalConstraint()(H6.float())) == pytest.approx(46 / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"radius": "bach"}, r"no radius is called 'bach'. Did you mean 'batch'\?"),
+        ({"radius": -1.0}, r"the radius is 'batch', 'ema', 'learned' or a finite number >= 0; got -1\.0"),
+        ({"radius": math.inf}, "finite number >= 0; got inf"),
+        ({"radius": True}, "finite number >= 0; got True"),
+        ({"radius": None}, "finite number >= 0; got None"),
+        ({"momentum": 0}, "above 0 and at most 1; got 0"),
+        ({"momentum": 1.5}, r"above 0 and at most 1; got 1\.5"),
+        (
+            {"radius": 0, "scale_free": True},
+            "scale_free measures lengths in radii, so the radius must be above 1e-06, got 0",
+        ),
+        ({"radius": "learned", "scale_free": True}, "a learned one would never move"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, message):
+    with pytest.raises(SettingsError, match=message):
+        SphericalConstraint(**arguments)
+
+
+def test_wrong_tensors_are_named():
+    with pytest.raises(SizeError, match=r"want embeddings \(B, D\), got \(4,\)"):
+        SphericalConstraint()(torch.ones(4))
+    with pytest.raises(SizeError, match="floating type"):
+        spherical_penalty(torch.ones(4, 2, dtype=torch.long), 1.0)
+    with pytest.raises(SettingsError, match="radius must be above"):
+        spherical_penalty(H6, 0.0, scale_free=True)
+
+
+def test_print_shows_the_settings():
+    assert (
+        repr(SphericalConstraint("ema", momentum=0.2))
+        == "SphericalConstraint(radius='ema', momentum=0.2, scale_free=False)"
+    )
+    assert repr(SphericalConstraint(2)) == "SphericalConstraint(radius=2.0, scale_free=False)"
+
+
+# With pytorch-metric-learning
+
+
+def test_serves_unchanged_as_embedding_regularizer():
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    for kind, sec_value in [("batch", 46 / 6), (1.0, 71 / 3), ("ema", 46 / 6), ("learned", 46 / 6)]:
+        bare = losses.TripletMarginLoss()
+        both = losses.TripletMarginLoss(embedding_regularizer=SphericalConstraint(kind), embedding_reg_weight=0.25)
+        value, slope = penalty_and_gradient(lambda x, both=both: both(x, labels))
+        want, _ = penalty_and_gradient(lambda x, bare=bare: bare(x, labels))
+        assert value == pytest.approx(want + 0.25 * sec_value, rel=1e-9)
+        radial = (slope * H6).sum(dim=1) / H6.norm(dim=1)  # the triplet loss has no radial gradient
+        mu = 1.0 if kind == 1.0 else 5.0
+        torch.testing.assert_close(radial, 0.25 * 2 / 6 * (H6.norm(dim=1) - mu), rtol=1e-9, atol=1e-12)
+    assert "embedding_regularizer.radius" in both.state_dict()
+
+
+def test_zero_radius_is_the_lp_regulariser():
+    regularizers = pytest.importorskip("pytorch_metric_learning.regularizers")
+    theirs = regularizers.LpRegularizer(p=2, power=2)
+    assert float(SphericalConstraint(0)(H6)) == pytest.approx(float(theirs(H6)), rel=1e-9)
+
+
+def test_center_invariant_is_not_sec():
+    regularizers = pytest.importorskip("pytorch_metric_learning.regularizers")
+    theirs = float(regularizers.CenterInvariantRegularizer()(H6))
+    assert theirs == pytest.approx(259.3888889, rel=1e-8)
+    assert float(SphericalConstraint()(H6)) == pytest.approx(7.6666667, rel=1e-8)
+
+
+# Several processes
+
+RANK = """
+import sys, torch
+import torch.distributed as distributed
+from cosphere.spherical import SphericalConstraint
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+share = [torch.tensor([[3.0, 4.0], [0.0, 10.0], [5.0, 0.0]]), torch.tensor([[0.0, 4.0]])][rank]
+batch, ema, learned = SphericalConstraint(), SphericalConstraint("ema", momentum=0.5), SphericalConstraint("learned")
+values = [float(module(share)) for module in (batch, ema, learned)]
+ema(2 * share)
+values += [float(ema.radius), float(learned.radius.detach())]
+if rank == 0:  # one process evaluates alone: nobody would answer a collective
+    values.append(float(batch.eval()(share)))
+print(*values)
+distributed.destroy_process_group()
+"""
+
+
+def test_processes_share_one_radius(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    outputs = [[float(word) for word in rank.communicate(timeout=120)[0].split()] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    # Lengths 5, 10, 5 and 4: the mean is 6. The means of the two alone would be 6.67 and 4.
+    first, second = (1 + 16 + 1) / 3, 4.0
+    assert outputs[0] == pytest.approx([first, first, first, 9.0, 6.0, 50 / 9], rel=1e-6)
+    assert outputs[1] == pytest.approx([second, second, second, 9.0, 6.0], rel=1e-6)
+
+
+# The weight
+
+
+def test_weight_stays_or_grows_linearly():
+    assert [ramped_weight(0.5, step, 4) for step in range(5)] == [0.5] * 5
+    assert [ramped_weight(0.5, step, 4, "linear") for step in range(6)] == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.0, 0, 10, "liner"), r"no ramp is called 'liner'. Did you mean 'linear'\?"),
+        ((-1.0, 0, 10), "want weight >= 0"),
+        ((1.0, -1, 10), "step >= 0"),
+        ((1.0, 0, 0), "total_steps > 0"),
+        ((math.nan, 0, 10), "want weight >= 0"),
+    ],
+)
+def test_wrong_weights_are_named(arguments, message):
+    with pytest.raises(SettingsError, match=message):
+        ramped_weight(*arguments)
+
+
+# The lens
+
+
+def test_length_statistics_by_hand():
+    assert length_statistics(H6) == pytest.approx((5.0, 46 / 6, math.sqrt(46 / 6) / 5), rel=1e-12)
+    assert length_statistics(torch.zeros(3, 2)) == (0.0, 0.0, 0.0)
+    assert length_statistics(torch.ones(1, 4).half()) == (2.0, 0.0, 0.0)
+    assert all(math.isnan(value) for value in length_statistics(H6[:0]))
+    with pytest.raises(SizeError, match="want embeddings"):
+        length_statistics(torch.ones(3))
+
+
+def free_table(seed=0):
+    """120 free embeddings of 64 numbers, 40 classes of 3, log-normal lengths whose CV is near 0.63."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(120, 64, generator=generator, dtype=torch.float64)
+    lengths = (0.58 * torch.randn(120, 1, generator=generator, dtype=torch.float64)).exp()
+    table = (rows / rows.norm(dim=1, keepdim=True) * 5 * lengths).requires_grad_()
+    assert 0.5 < length_statistics(table).cv < 0.8
+    return table, torch.arange(120) // 3
+
+
+@pytest.mark.parametrize(("optimiser", "slope"), [(torch.optim.SGD, -2.0), (torch.optim.Adam, -1.0)])
+def test_a_step_turns_short_embeddings_more(optimiser, slope):
+    table, labels = free_table()
+    before = table.detach().clone()
+    TripletLoss()(table, labels).backward()
+    of_gradient = gradient_lens(table, table.grad)
+    optimiser([table], lr=1e-5).step()
+    of_step = step_lens(before, table)
+    assert of_gradient.max_abs_cosine < 1e-12
+    assert of_gradient.slope == pytest.approx(-1.0, abs=0.05)
+    assert of_step.slope == pytest.approx(slope, abs=0.05)
+
+
+def test_sec_contracts_the_variance_at_the_predicted_rate():
+    table, _ = free_table()
+    start, rate, eta = length_statistics(table).variance, 0.5, 1.0
+    optimiser, sec = torch.optim.SGD([table], lr=rate), SphericalConstraint()
+    for _ in range(200):
+        optimiser.zero_grad()
+        (eta * sec(table)).backward()
+        optimiser.step()
+    got = length_statistics(table).variance / start
+    assert got == pytest.approx((1 - 2 * rate * eta / 120) ** 400, rel=1e-9)
+    assert got == pytest.approx(0.0352, abs=5e-5)
+
+
+def slope_by_hand(xs, ys):
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+
+
+def test_gradient_lens_by_hand():
+    embeddings = torch.tensor([[3.0, 4.0], [2.0, 0.0], [0.0, 10.0]])
+    gradient = torch.tensor([[4.0, -3.0], [3.0, 3.0], [1.0, 0.0]])
+    lens = gradient_lens(embeddings, gradient)
+    sizes = [5.0, math.sqrt(18), 1.0]
+    assert lens.max_abs_cosine == pytest.approx(math.sqrt(0.5), rel=1e-6)
+    assert lens.slope == pytest.approx(slope_by_hand([math.log(v) for v in (5, 2, 10)], [math.log(v) for v in sizes]))
+    assert lens.short_share == pytest.approx(math.sqrt(18) / sum(sizes), rel=1e-6)
+
+
+def test_share_counts_a_tenth_rounded_up():
+    lengths = torch.arange(21, 0, -1.0)  # the shortest three are last
+    gradient = torch.ones(21, 1)
+    gradient[-3:] = 5.0
+    assert gradient_lens(lengths[:, None], gradient).short_share == pytest.approx(15 / 33)
+    assert gradient_lens(lengths[1:, None], gradient[1:]).short_share == pytest.approx(10 / 32)
+
+
+def test_step_lens_by_hand():
+    before = torch.tensor([[2.0, 0.0], [0.0, 1.0], [4.0, 0.0]])
+    turns = [0.1, 0.3, 1e-6]
+    after = torch.stack(
+        [
+            torch.tensor([5 * math.cos(turns[0]), 5 * math.sin(turns[0])], dtype=torch.float64),
+            torch.tensor([-math.sin(turns[1]), math.cos(turns[1])], dtype=torch.float64),
+            torch.tensor([4 * math.cos(turns[2]), -4 * math.sin(turns[2])], dtype=torch.float64),
+        ]
+    )
+    lens = step_lens(before.double(), after)
+    mean = sum(turns) / 3
+    assert lens.mean_angle == pytest.approx(mean, rel=1e-9)
+    assert lens.cv == pytest.approx(math.sqrt(sum((t - mean) ** 2 for t in turns) / 3) / mean, rel=1e-9)
+    assert lens.slope == pytest.approx(
+        slope_by_hand([math.log(v) for v in (2, 1, 4)], [math.log(t) for t in turns]), rel=1e-6
+    )
+
+
+def test_step_lens_measures_half_a_turn():
+    assert step_lens(torch.tensor([[1.0, 0.0]]), torch.tensor([[-3.0, 0.0]])).mean_angle == pytest.approx(math.pi)
+
+
+def test_lens_leaves_out_what_has_no_direction_or_is_not_finite():
+    embeddings = torch.tensor([[3.0, 4.0], [2.0, 0.0], [0.0, 0.0], [math.nan, 1.0], [1.0, 1.0], [0.0, 3.0]])
+    gradient = torch.tensor([[4.0, -3.0], [0.0, 3.0], [1.0, 1.0], [1.0, 0.0], [math.inf, 0.0], [0.0, 0.0]])
+    lens = gradient_lens(embeddings, gradient)
+    assert lens.max_abs_cosine == pytest.approx(0.0, abs=1e-12)
+    assert lens.slope == pytest.approx(math.log(5 / 3) / math.log(5 / 2))
+    assert lens.short_share == pytest.approx(3 / 8)
+    after = embeddings + torch.tensor([[0.0, 0.1], [0.0, 0.1], [1.0, 0.0], [0.0, 0.0], [-1.0, -1.0], [0.0, 0.0]])
+    step = step_lens(embeddings, after)  # rows 0 and 1 turn, row 5 stays, row 4 loses its direction
+    angles = [math.atan2(4.1, 3) - math.atan2(4, 3), math.atan2(0.1, 2), 0.0]
+    assert step.mean_angle == pytest.approx(sum(angles) / 3, rel=1e-5)
+    assert step.slope == pytest.approx(math.log(angles[0] / angles[1]) / math.log(5 / 2), rel=1e-4)
+
+
+def test_lens_of_nothing_is_none():
+    still = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert gradient_lens(still, torch.zeros(2, 2)) == (None, None, None)
+    assert gradient_lens(still[:0], still[:0]) == (None, None, None)
+    assert gradient_lens(still[:1], still[:1]).slope is None
+    assert gradient_lens(torch.ones(3, 2), torch.randn(3, 2)).slope is None  # all lengths are equal
+    assert step_lens(still, still) == (None, None, 0.0)
+    assert step_lens(still[:0], still[:0]) == (None, None, None)
+
+
+def test_lens_survives_tiny_gradients_in_narrow_types():
+    embeddings = torch.tensor([[3.0, 4.0], [1.0, 0.0]]).bfloat16()
+    lens = gradient_lens(embeddings, torch.tensor([[-4e-30, 3e-30], [0.0, 1e-30]]))
+    assert lens.max_abs_cosine == pytest.approx(0.0, abs=1e-6)
+    assert lens.slope == pytest.approx(1.0, rel=1e-6)
+
+
+def test_lens_names_wrong_shapes():
+    with pytest.raises(SizeError, match=r"want embeddings and gradient of one shape, got \(2, 2\) and \(3, 2\)"):
+        gradient_lens(torch.ones(2, 2), torch.ones(3, 2))
+    with pytest.raises(SizeError, match=r"want after \(B, D\), got \(2,\)"):
+        step_lens(torch.ones(2, 2), torch.ones(2))

@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+
+from cosphere.errors import SizeError
+from cosphere.tensors import (
+    check_embeddings,
+    check_labelled,
+    directions,
+    full_precision,
+    lengths,
+    outside_autocast,
+)
+
+
+def test_full_precision_widens_only_what_is_narrow():
+    wanted = {
+        torch.float16: torch.float32,
+        torch.bfloat16: torch.float32,
+        torch.float32: torch.float32,
+        torch.float64: torch.float64,
+    }
+    for given, want in wanted.items():
+        assert full_precision(torch.ones(2, dtype=given)).dtype == want
+
+
+def test_lengths_agree_with_hypot_and_do_not_overflow():
+    rows = [[3.0, 4.0, 12.0], [0.0, 0.0, 0.0], [-1e-20, 0.0, 0.0]]
+    assert lengths(torch.tensor(rows, dtype=torch.float64)).tolist() == pytest.approx(
+        [math.hypot(*row) for row in rows]
+    )
+    assert float(lengths(torch.full((1, 512), 16.0).half())) == pytest.approx(16 * math.sqrt(512))
+
+
+def test_gradient_of_a_length_is_the_direction_and_zero_at_zero():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    lengths(rows).sum().backward()
+    torch.testing.assert_close(rows.grad, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_directions_agree_with_division(dtype):
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0], [1e-7, 0.0]]).to(dtype)
+    found = directions(rows)
+    want = torch.tensor([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(found.unit.float(), want)
+    assert found.unit.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.alive.tolist() == [True, False, True, False]
+
+
+def test_directions_pass_a_tangential_gradient_and_none_at_zero():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]], dtype=torch.float64, requires_grad=True)
+    (directions(rows).unit * torch.tensor([1.0, 2.0])).sum().backward()
+    # (w - (w . u) u) / n with w = (1, 2), u = (.6, .8), n = 5
+    want = [(1 - 2.2 * 0.6) / 5, (2 - 2.2 * 0.8) / 5]
+    assert rows.grad[0].tolist() == pytest.approx(want)
+    assert rows.grad[1:].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_directions_of_nothing():
+    found = directions(torch.zeros(0, 3))
+    assert found.unit.shape == (0, 3)
+    assert found.alive.shape == (0,)
+
+
+def test_outside_autocast_keeps_float32_products_exact():
+    rows = torch.tensor([[1.0, 1 / 512]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (rows @ rows.T).dtype == torch.bfloat16
+        with outside_autocast(rows):
+            assert float(rows @ rows.T) == 1 + 2**-18
+
+
+def test_what_fits_passes():
+    check_embeddings(torch.ones(0, 3))
+    check_labelled(torch.ones(2, 3).half(), torch.tensor([2**63 - 1, -1]))
+    check_labelled(torch.ones(2, 3), torch.tensor([0, 1], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "message"),
+    [
+        (
+            torch.ones(2),
+            torch.ones(2).long(),
+            r"want things \(B, D\), got \(2,\)\. A convolutional feature map needs pooling",
+        ),
+        (
+            torch.ones(2, 3).long(),
+            torch.ones(2).long(),
+            r"want things of a floating type, got torch\.int64\. Call \.float",
+        ),
+        (torch.ones(2, 3), torch.ones(3).long(), r"want things \(B, D\) with labels \(B,\), got \(2, 3\) and \(3,\)"),
+        (torch.ones(2, 3), torch.ones(2, 1).long(), r"got \(2, 3\) and \(2, 1\)\. Give one label for each row"),
+        (torch.ones(2, 3), torch.ones(2), r"want integer labels, got torch\.float32\. Call \.long\(\)"),
+        (torch.ones(2, 3), torch.ones(2).bool(), r"want integer labels, got torch\.bool"),
+        (torch.ones(2, 3, device="meta"), torch.ones(2).long(), r"things are on meta, labels on cpu\. Move one"),
+    ],
+)
+def test_what_does_not_fit_is_named(embeddings, labels, message):
+    with pytest.raises(SizeError, match=message):
+        check_labelled(embeddings, labels, name="things")

@@ -1,0 +1,406 @@
+"""The training loop: it learns, it resumes exactly, it stops with a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.errors import DataError, DivergenceError, RunError, SettingsError
+from cosphere.models import Embedder, EmbedderSettings
+from cosphere.runs import RunFolder
+from cosphere.train import (
+    BatchSettings,
+    DataSettings,
+    ImageSettings,
+    LossSettings,
+    OptimizerSettings,
+    PlainReporter,
+    ScheduleSettings,
+    SecSettings,
+    TrainResult,
+    TrainSettings,
+    ValidationSettings,
+    loop,
+    train,
+)
+from cosphere.train.checkpoint import load_checkpoint
+
+
+class Listener(PlainReporter):
+    """Keeps what it is told."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self.lines: list[str] = []
+
+    def _line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def small(**changes: object) -> TrainSettings:
+    """A run of seconds: a tiny residual network on 32 px."""
+    settings = TrainSettings(
+        steps=4,
+        log_every=2,
+        checkpoint_every=2,
+        images=ImageSettings(size=32, preset="sec"),
+        model=EmbedderSettings(backbone="test_resnet", weights="none", dim=8),
+        batch=BatchSettings(size=8, images_per_class=2),
+        loss=LossSettings(name="multi_similarity"),
+        sec=SecSettings(weight=0.1),
+        optimizer=OptimizerSettings(backbone_rate=1e-3, head_rate=1e-3),
+        data=DataSettings(validation_share=0.0),
+        validation=ValidationSettings(every=0, before=False, lens=False),
+        freeze_norm=False,
+    )
+    return replace(settings, **changes)  # type: ignore[arg-type]
+
+
+def run_small(
+    photos: Path,
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    evaluate: object = None,
+    resume: bool = False,
+    catalogue: Catalogue | None = None,
+) -> tuple[TrainResult, RunFolder, list[str]]:
+    run = RunFolder.open(folder) if resume else RunFolder.create(folder)
+    listener = Listener(settings.steps)
+    images = catalogue or read_catalogue(photos)
+    result = train(settings, images, run, reporter=listener, evaluate=evaluate, resume=resume)  # type: ignore[arg-type]
+    return result, run, listener.lines
+
+
+def test_a_run_leaves_what_the_contract_says(photos: Path, tmp_path: Path) -> None:
+    result, run, lines = run_small(photos, tmp_path / "run", small())
+    assert (result.steps, result.best_step, result.stopped_early, result.unreadable) == (4, 4, False, ())
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows] == [2, 4]
+    for key in ("loss", "loss_metric", "loss_sec", "sec_share", "norm_mean", "norm_var", "norm_cv", "images_per_second"):
+        assert isinstance(rows[-1][f"train/{key}"], float), key
+    assert rows[-1]["train/sec_share"] == pytest.approx(0.1 * rows[-1]["train/loss_sec"] / rows[-1]["train/loss_metric"])
+    assert rows[-1]["train/loss"] == pytest.approx(rows[-1]["train/loss_metric"] + 0.1 * rows[-1]["train/loss_sec"])
+    assert rows[-1]["train/norm_cv"] ** 2 == pytest.approx(rows[-1]["train/norm_var"] / rows[-1]["train/norm_mean"] ** 2, rel=0.05)
+    assert Embedder.load(run.model).dim == 8
+    assert (run.checkpoints / "last.pt").exists()
+    assert lines[0].startswith("training on 60 images of 10 classes")
+
+
+def test_it_learns(photos: Path, tmp_path: Path) -> None:
+    _, run, _ = run_small(photos, tmp_path / "run", small(steps=60, log_every=10, checkpoint_every=0))
+    losses = [row["train/loss_metric"] for row in run.read_metrics()]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_sec_draws_the_lengths_together(photos: Path, tmp_path: Path) -> None:
+    def last_cv(weight: float) -> float:
+        settings = small(steps=30, log_every=10, checkpoint_every=0, sec=SecSettings(weight=weight, scale_free=True))
+        return float(run_small(photos, tmp_path / f"run{weight}", settings)[1].read_metrics()[-1]["train/norm_cv"])
+
+    assert last_cv(5.0) < 0.7 * last_cv(0.0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_gives_the_same_weights_bit_for_bit(photos: Path, tmp_path: Path, workers: int) -> None:
+    """Sampler, augmentation, optimiser, schedule, running radius, class weights, dropout and validation all take part."""
+    settings = small(
+        steps=12,
+        checkpoint_every=6,
+        loss=LossSettings(name="norm_softmax"),
+        sec=SecSettings(weight=0.1, radius="ema", ramp="linear"),
+        schedule=ScheduleSettings(name="cosine", warmup_steps=3, new_layers_steps=2),
+        data=DataSettings(validation_share=0.2, workers=workers),
+        validation=ValidationSettings(every=3, before=True, lens=True),
+    )
+
+    def score(embedder: Embedder, images: Catalogue) -> dict[str, float]:
+        torch.rand(7)  # An evaluation that draws must not change the run.
+        return {"recall@1": float(embedder.linear.weight.detach().abs().sum()), "map@r": 0.0, "r_precision": 0.0}  # type: ignore[union-attr]
+
+    _, whole, _ = run_small(photos, tmp_path / "whole", settings, evaluate=score)
+
+    class Killed(Exception):
+        pass
+
+    class Killer(Listener):
+        def stepped(self, step: int) -> None:
+            if step == 8:
+                raise Killed
+
+    broken = RunFolder.create(tmp_path / "broken")
+    with pytest.raises(Killed):
+        train(settings, read_catalogue(photos), broken, reporter=Killer(12), evaluate=score)
+    assert load_checkpoint(broken.checkpoints / "last.pt")["step"] == 6
+    run_small(photos, tmp_path / "broken", settings, evaluate=score, resume=True)
+
+    one, other = (load_checkpoint(run.checkpoints / "last.pt") for run in (whole, broken))
+    for part in ("model", "loss", "constraint"):
+        assert one[part].keys() == other[part].keys()
+        for name in one[part]:
+            assert torch.equal(one[part][name], other[part][name]), name
+    assert one["stream"] == other["stream"]
+    assert torch.equal(one["random"]["torch"], other["random"]["torch"])
+
+    def numbers(run: RunFolder) -> list[dict[str, float]]:
+        return [{key: value for key, value in row.items() if "per_second" not in key} for row in run.read_metrics()]
+
+    assert numbers(whole) == numbers(broken)
+    weights = [torch.load(run.checkpoints / "best.pt", weights_only=True)["best"] for run in (whole, broken)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_through_the_command(photos: Path, tmp_path: Path) -> None:
+    """60 steps in one go, and 30 steps, a killed process and the rest, end with the same bytes in every tensor."""
+    words = [sys.executable, "-m", "cosphere", "train", str(photos), "--runs", str(tmp_path), "--model.backbone", "test_resnet"]
+    words += ["--model.weights", "none", "--model.dim", "8", "--images.size", "32", "--batch.size", "8", "--batch.images_per_class", "2"]
+    words += ["--steps", "60", "--checkpoint_every", "30", "--validation.every", "30", "--sec.weight", "0.1", "--device", "cpu"]
+    subprocess.run([*words, "--name", "whole"], check=True, capture_output=True)
+    process = subprocess.Popen([*words, "--name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and any(json.loads(line)["step"] >= 40 for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n"))):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.pt")["step"] == 30
+    subprocess.run([sys.executable, "-m", "cosphere", "train", "--resume", str(tmp_path / "killed")], check=True, capture_output=True)
+    one, other = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "killed"))
+    assert one["step"] == other["step"] == 60
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.Training._objective
+
+    def poisoned(self: loop.Training, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return real(self, embeddings * (float("nan") if self.step == 3 else 1.0), labels)
+
+    monkeypatch.setattr(loop.Training, "_objective", poisoned)
+    with pytest.raises(DivergenceError, match=r"the metric loss \(multi_similarity\) is nan at step 4 .*class.*last good checkpoint"):
+        run_small(photos, tmp_path / "run", small())
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_broken_weights_are_never_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.Training._take_step
+
+    def poisoned(self: loop.Training, batches: object) -> None:
+        real(self, batches)  # type: ignore[arg-type]
+        if self.step == 3:
+            with torch.no_grad():
+                self.embedder.linear.weight.fill_(float("inf"))
+
+    monkeypatch.setattr(loop.Training, "_take_step", poisoned)
+    with pytest.raises(DivergenceError, match=r"linear.weight holds values that are not finite after step 4"):
+        run_small(photos, tmp_path / "run", small())
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 2
+
+
+def test_sec_that_dwarfs_the_loss_is_said_once(photos: Path, tmp_path: Path) -> None:
+    settings = small(steps=6, sec=SecSettings(weight=500.0, radius=3.0), optimizer=OptimizerSettings(backbone_rate=0.0, head_rate=0.0))
+    _, run, lines = run_small(photos, tmp_path / "run", settings)
+    warnings = [line for line in lines if "times the metric loss" in line]
+    assert len(warnings) == 1
+    share = run.read_metrics()[0]["train/sec_share"]
+    assert f"SEC is {share:.1f} times" in warnings[0]
+    assert f"--sec.weight {500 * 0.2 / share:.2g}" in warnings[0]
+    assert not any("times the metric loss" in line for line in run_small(photos, tmp_path / "calm", small())[2])
+
+
+def scores_that_fall(values: list[float]) -> object:
+    """An evaluation that returns these Recall@1 one after another."""
+    left = iter(values)
+
+    def score(embedder: Embedder, images: Catalogue) -> Mapping[str, float]:
+        return {"recall@1": next(left), "map@r": 0.5, "r_precision": 0.5}
+
+    return score
+
+
+def test_the_best_model_is_kept_and_patience_ends_the_run(photos: Path, tmp_path: Path) -> None:
+    settings = small(
+        steps=20,
+        data=DataSettings(validation_share=0.2),
+        validation=ValidationSettings(every=2, patience=2, before=True, lens=False),
+    )
+    result, run, lines = run_small(photos, tmp_path / "run", settings, evaluate=scores_that_fall([0.1, 0.3, 0.6, 0.5, 0.6, 0.9]))
+    assert (result.steps, result.best_step, result.stopped_early) == (8, 4, True)
+    assert result.before["recall@1"] == 0.1
+    assert result.best_scores["recall@1"] == 0.6
+    best, last = (load_checkpoint(run.checkpoints / name)["model"] for name in ("best.pt", "last.pt"))
+    kept = Embedder.load(run.model).state_dict()
+    assert all(torch.equal(kept[name], best[name]) for name in kept)
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+    assert "held out" in lines[0]
+    assert lines[-1].startswith("stopped at step 8: 2 validations without a better score")
+
+
+def test_validation_images_are_of_other_classes_and_never_of_the_test(photos: Path, tmp_path: Path) -> None:
+    seen: list[Catalogue] = []
+
+    def score(embedder: Embedder, images: Catalogue) -> dict[str, float]:
+        seen.append(images)
+        return {"recall@1": 0.0, "map@r": 0.0, "r_precision": 0.0}
+
+    settings = small(steps=2, data=DataSettings(validation_share=0.2))
+    _, run, _ = run_small(photos, tmp_path / "run", settings, evaluate=score)
+    trained_on = set(load_checkpoint(run.checkpoints / "last.pt")["classes"])
+    assert len(trained_on) == 8
+    assert not trained_on & set(seen[0].class_names)
+    assert all("/train/" in path for path in seen[0].paths)
+
+
+def test_the_lens_is_logged_and_changes_nothing(photos: Path, tmp_path: Path) -> None:
+    off = small(steps=4, validation=ValidationSettings(every=2, before=False, lens=False))
+    on = replace(off, validation=replace(off.validation, lens=True))
+    one, other = (run_small(photos, tmp_path / name, settings)[1] for name, settings in (("off", off), ("on", on)))
+    found = [row for row in other.read_metrics() if "lens/angle_slope" in row]
+    assert len(found) == 2
+    assert found[0]["lens/max_abs_gradient_cosine"] < 1e-3  # Proposition 1: multi-similarity sees directions only.
+    assert 0 < found[0]["lens/angle_mean"] < 3.15
+    first, second = (load_checkpoint(run.checkpoints / "last.pt") for run in (one, other))
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    assert torch.equal(first["random"]["torch"], second["random"]["torch"])
+
+
+def test_new_layers_train_alone_first(photos: Path, tmp_path: Path) -> None:
+    settings = small(steps=4, checkpoint_every=1, schedule=ScheduleSettings(new_layers_steps=2), freeze_norm=True)
+    states: dict[int, dict[str, torch.Tensor]] = {}
+
+    class Watcher(Listener):
+        def stepped(self, step: int) -> None:
+            states[step] = {name: value.clone() for name, value in training.embedder.state_dict().items()}
+
+    made: list[loop.Training] = []
+    real = loop.Training.__init__
+    watcher = Watcher(4)
+
+    def remember(self: loop.Training, *words: object, **named: object) -> None:
+        real(self, *words, **named)  # type: ignore[arg-type]
+        made.append(self)
+        states[0] = {name: value.clone() for name, value in self.embedder.state_dict().items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Training, "__init__", remember)
+
+        class Late:
+            def __getattr__(self, name: str) -> object:
+                return getattr(made[0], name)
+
+        training = Late()
+        train(settings, read_catalogue(photos), RunFolder.create(tmp_path / "run"), reporter=watcher)
+
+    def moved(start: int, end: int) -> set[str]:
+        changed = {name for name in states[0] if not torch.equal(states[start][name], states[end][name])}
+        return {name.split(".")[0] for name in changed}
+
+    assert "backbone" not in moved(0, 2)
+    assert "linear" in moved(0, 2)
+    assert {"backbone", "linear"} <= moved(2, 3)
+
+
+def test_frozen_norm_layers_stay(photos: Path, tmp_path: Path) -> None:
+    _, run, _ = run_small(photos, tmp_path / "run", small(freeze_norm=True, checkpoint_every=0))
+    settings = small(freeze_norm=True)
+    torch.manual_seed(0)
+    fresh = loop.build_model(settings)[0]
+    trained = Embedder.load(run.model)
+    for (name, layer), (_, old) in zip(trained.backbone.named_modules(), fresh.backbone.named_modules(), strict=True):
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            assert torch.equal(layer.running_mean, old.running_mean), name  # type: ignore[arg-type]
+            assert torch.equal(layer.weight, old.weight), name
+    assert not torch.equal(trained.norm.running_mean, fresh.norm.running_mean)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_half_precision_trains(photos: Path, tmp_path: Path, precision: str) -> None:
+    _, run, _ = run_small(photos, tmp_path / "run", small(precision=precision))
+    assert all(row["train/loss"] is not None for row in run.read_metrics())
+    assert {value.dtype for value in Embedder.load(run.model).state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_accumulating_two_halves_says_what_it_does_not_do(photos: Path, tmp_path: Path) -> None:
+    settings = small(batch=BatchSettings(size=4, images_per_class=2, accumulate=2), optimizer=OptimizerSettings(clip_norm=1.0))
+    _, run, lines = run_small(photos, tmp_path / "run", settings)
+    assert any("each batch's loss still sees only its own 4 images" in line for line in lines)
+    assert load_checkpoint(run.checkpoints / "last.pt")["stream"]["position"] == 8
+
+
+def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_many(photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    bad = copy / "train" / "class00" / "0.png"
+    bad.write_bytes(b"not a picture")
+    settings = small(steps=40, checkpoint_every=0, data=DataSettings(validation_share=0.0, max_unreadable=0.05))
+    result, _, _ = run_small(copy, tmp_path / "few", settings)
+    assert len(result.unreadable) == 1
+    assert str(bad) in result.unreadable[0]
+    for name in ("class01", "class02", "class03", "class04"):
+        (copy / "train" / name / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="images cannot be read, more than the 5.0% that are forgiven"):
+        run_small(copy, tmp_path / "many", settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": BatchSettings(size=40, images_per_class=2)}, "20 classes"),
+        ({"loss": LossSettings(name="tripplet")}, "Did you mean 'triplet'"),
+        ({"loss": LossSettings(name="triplet", settings={"margn": 1})}, "Did you mean 'margin'"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16 wants a GPU"),
+        ({"device": "tpu"}, "device is auto, cpu, cuda or mps"),
+    ],
+)
+def test_what_cannot_start_says_why(photos: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run_small(photos, tmp_path / "run", small(**changes))
+
+
+def test_one_class_is_not_enough(photos: Path, tmp_path: Path) -> None:
+    one = read_catalogue(photos).select("train", classes=["class00"])
+    with pytest.raises(DataError, match="wants at least 2"):
+        run_small(photos, tmp_path / "run", small(batch=BatchSettings(size=2, images_per_class=2)), catalogue=one)
+
+
+def test_resuming_on_other_data_is_refused(photos: Path, tmp_path: Path) -> None:
+    _, run, _ = run_small(photos, tmp_path / "run", small())
+    fewer = read_catalogue(photos).select("train", classes=[f"class{number:02d}" for number in range(6)])
+    with pytest.raises((SettingsError, RunError), match="the data now has 6|cannot resume"):
+        run_small(photos, tmp_path / "run", small(steps=8), resume=True, catalogue=fewer)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = torch.save, []
+
+    def fills_up(*words: object, **named: object) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(28, os.strerror(28))
+        real(*words, **named)
+
+    monkeypatch.setattr(torch, "save", fills_up)
+    with pytest.raises(RunError, match="No space left on device"):
+        run_small(photos, tmp_path / "run", small())
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 2
