@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes" / "cars196-half"
 CHOICE, RESULT = HERE / "results" / "cars196-half-choice.json", HERE / "results" / "cars196-half.json"
 SEEDS = (0, 1, 2)
-CHOOSING_STEPS = 100
+CHOOSING_STEPS = 60
 
 LOSSES = {"triplet": "triplet", "multi-similarity": "multi_similarity"}
 RATES = [(1e-4, 1e-4), (1e-4, 1e-3), (3e-4, 3e-4), (3e-4, 1e-3)]
@@ -80,7 +80,7 @@ def choose(data: str, runs: Path) -> None:
             tried = []
             for number, overrides in enumerate(candidates(loss, sec=sec)):
                 words = [data, "--config", str(RECIPES / "base.yaml"), "--loss.name", name, "--steps", str(CHOOSING_STEPS)]
-                words += ["--data.validation_share", "0.15", "--validation.every", "50"]
+                words += ["--data.validation_share", "0.15", "--validation.every", "30", "--validation.lens", "false"]
                 words += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
                 folder = trained(f"choose-{arm}-{number}", runs, words)
                 metrics = folder.read_metrics()

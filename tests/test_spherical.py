@@ -100,8 +100,8 @@ def test_official_values_and_gradients(radius, value, gradient):
 
 def test_hand_example():
     assert float(spherical_penalty(E4, 2.0)) == pytest.approx(0.5)
-    assert float(SphericalConstraint()(E4)) == pytest.approx(0.5)
-    assert float(SphericalConstraint(0)(E4)) == pytest.approx(4.5)
+    assert SphericalConstraint()(E4).item() == pytest.approx(0.5)
+    assert SphericalConstraint(0)(E4).item() == pytest.approx(4.5)
 
 
 @given(
@@ -128,9 +128,9 @@ def test_gradient_by_finite_differences(scale_free):
 def test_scale_free_does_not_see_the_unit_of_length(weight):
     sec = SphericalConstraint(scale_free=True)
     # 7.6666.. over the squared mean length 25.
-    assert float(sec(H6)) == pytest.approx(7.666666666666667 / 25, rel=1e-9)
-    assert float(sec(H6 * weight)) == pytest.approx(7.666666666666667 / 25, rel=1e-9)
-    assert float(SphericalConstraint()(H6 * weight)) == pytest.approx(7.666666666666667 * weight**2, rel=1e-9)
+    assert sec(H6).item() == pytest.approx(7.666666666666667 / 25, rel=1e-9)
+    assert sec(H6 * weight).item() == pytest.approx(7.666666666666667 / 25, rel=1e-9)
+    assert SphericalConstraint()(H6 * weight).item() == pytest.approx(7.666666666666667 * weight**2, rel=1e-9)
 
 
 def test_scale_free_stops_the_gradient_into_the_radius():
@@ -160,7 +160,7 @@ def test_running_radius_follows_by_hand():
         mean = 5.0 * factor
         mu = mean if mu is None else 0.9 * mu + 0.1 * mean
         want = sum((n * factor - mu) ** 2 for n in [5, 10, 5, 3, 6, 1]) / 6
-        assert float(sec(H6 * factor)) == pytest.approx(want, rel=1e-9)
+        assert sec(H6 * factor).item() == pytest.approx(want, rel=1e-9)
         assert float(sec.radius) == pytest.approx(mu, rel=1e-9)
     assert int(sec.steps) == 4
 
@@ -176,7 +176,7 @@ def test_running_radius_has_the_published_value_and_radial_gradient():
 def test_momentum_one_is_the_batch_mean():
     sec = SphericalConstraint("ema", momentum=1)
     sec(H6 * 7)
-    assert float(sec(H6)) == pytest.approx(46 / 6, rel=1e-9)
+    assert sec(H6).item() == pytest.approx(46 / 6, rel=1e-9)
 
 
 def test_evaluation_updates_nothing():
@@ -184,16 +184,16 @@ def test_evaluation_updates_nothing():
     sec(H6)
     sec.eval()
     before = copy.deepcopy(sec.state_dict())
-    assert float(sec(H6 * 2)) == pytest.approx(sum((2 * n - 5) ** 2 for n in [5, 10, 5, 3, 6, 1]) / 6)
+    assert sec(H6 * 2).item() == pytest.approx(sum((2 * n - 5) ** 2 for n in [5, 10, 5, 3, 6, 1]) / 6)
     assert all(torch.equal(before[key], value) for key, value in sec.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["ema", "learned"])
 def test_evaluation_before_training_uses_the_batch_and_keeps_nothing(kind):
     sec = SphericalConstraint(kind).eval()
-    assert float(sec(H6)) == pytest.approx(46 / 6, rel=1e-6)
+    assert sec(H6).item() == pytest.approx(46 / 6, rel=1e-6)
     sec.train()
-    assert float(sec(H6 * 2)) == pytest.approx(4 * 46 / 6, rel=1e-6)
+    assert sec(H6 * 2).item() == pytest.approx(4 * 46 / 6, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ema", "learned"])
@@ -205,10 +205,10 @@ def test_radius_survives_a_checkpoint(kind):
     file.seek(0)
     again = SphericalConstraint(kind, momentum=0.1)
     again.load_state_dict(torch.load(file, weights_only=True))
-    assert float(again(H6.float() * 3)) == float(sec(H6.float() * 3))
-    assert float(again.radius) == float(sec.radius)
+    assert again(H6.float() * 3).item() == sec(H6.float() * 3).item()
+    assert again.radius.item() == sec.radius.item()
     fresh = SphericalConstraint(kind, momentum=0.1)
-    assert float(fresh(H6.float() * 3)) != float(again(H6.float() * 3))  # a lost radius would show
+    assert fresh(H6.float() * 3).item() != again(H6.float() * 3).item()  # a lost radius would show
 
 
 def test_learned_radius_starts_at_the_first_batch_and_the_optimiser_holds_it():
@@ -226,10 +226,10 @@ def test_learned_radius_starts_at_the_first_batch_and_the_optimiser_holds_it():
 
 def test_constant_radius_needs_no_state():
     sec = SphericalConstraint(1.0)
-    assert float(sec(H6)) == pytest.approx(23.666666666666668)
+    assert sec(H6).item() == pytest.approx(23.666666666666668)
     assert sec.state_dict() == {}
     assert list(sec.parameters()) == []
-    assert float(SphericalConstraint(2, scale_free=True)(E4)) == pytest.approx(0.125)
+    assert SphericalConstraint(2, scale_free=True)(E4).item() == pytest.approx(0.125)
 
 
 def test_radius_in_bfloat16_still_follows_a_slow_mean():
@@ -245,12 +245,15 @@ def test_radius_in_bfloat16_still_follows_a_slow_mean():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("scale_free", [False, True])
-@pytest.mark.parametrize("kind", ["batch", "ema", "learned", 2.0, 0.0])
+@pytest.mark.parametrize(
+    ("kind", "scale_free"),
+    [
+        *((kind, False) for kind in ("batch", "ema", "learned", 2.0, 0.0)),
+        *((kind, True) for kind in ("batch", "ema", 2.0)),
+    ],
+)
 @pytest.mark.parametrize("rows", [[], [[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0]] * 3], ids=str)
 def test_small_and_zero_batches_are_finite_and_connected(rows, kind, scale_free, dtype):
-    if scale_free and kind in ("learned", 0.0):
-        pytest.skip("refused when it is made; tested below")
     leaf = torch.tensor(rows, dtype=dtype).reshape(len(rows), 2).requires_grad_()
     value = SphericalConstraint(kind, scale_free=scale_free)(leaf)
     value.backward()
@@ -277,7 +280,7 @@ def test_a_row_that_is_not_finite_passes_through_and_spoils_no_state(kind):
     broken = H6.clone()
     broken[0, 0] = math.nan
     assert sec(broken).isnan()
-    assert float(sec(H6)) == pytest.approx(SphericalConstraint(2.0)(H6).item() if kind == 2.0 else 46 / 6)
+    assert sec(H6).item() == pytest.approx(SphericalConstraint(2.0)(H6).item() if kind == 2.0 else 46 / 6)
 
 
 def test_float16_does_not_overflow_and_autocast_is_left():
@@ -288,7 +291,7 @@ def test_float16_does_not_overflow_and_autocast_is_left():
     assert float(value.detach()) == pytest.approx(512 * 256)
     assert wide.grad.isfinite().all()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert float(SphericalConstraint()(H6.float())) == pytest.approx(46 / 6, rel=1e-6)
+        assert SphericalConstraint()(H6.float()).item() == pytest.approx(46 / 6, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -351,14 +354,14 @@ def test_serves_unchanged_as_embedding_regularizer():
 def test_zero_radius_is_the_lp_regulariser():
     regularizers = pytest.importorskip("pytorch_metric_learning.regularizers")
     theirs = regularizers.LpRegularizer(p=2, power=2)
-    assert float(SphericalConstraint(0)(H6)) == pytest.approx(float(theirs(H6)), rel=1e-9)
+    assert SphericalConstraint(0)(H6).item() == pytest.approx(float(theirs(H6)), rel=1e-9)
 
 
 def test_center_invariant_is_not_sec():
     regularizers = pytest.importorskip("pytorch_metric_learning.regularizers")
     theirs = float(regularizers.CenterInvariantRegularizer()(H6))
     assert theirs == pytest.approx(259.3888889, rel=1e-8)
-    assert float(SphericalConstraint()(H6)) == pytest.approx(7.6666667, rel=1e-8)
+    assert SphericalConstraint()(H6).item() == pytest.approx(7.6666667, rel=1e-8)
 
 
 # Several processes

@@ -154,6 +154,11 @@ def test_boxes_are_cut_out(tmp_path: Path) -> None:
     whole = rows[1].pixels
     assert whole is not None
     assert whole.float().mean() < 100
+    cache = PixelCache(tmp_path / "cache", rule=SMALL.rule, keep_free=0)
+    cached = ImageRows(Catalogue(table=table, root=tmp_path), SMALL, cache=cache)
+    assert gray(cached[0].pixels) == 200
+    assert cached[1].pixels is not None
+    assert torch.equal(cached[1].pixels, whole)
 
 
 def test_a_second_look_comes_from_the_cache(photos: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

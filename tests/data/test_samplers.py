@@ -206,6 +206,17 @@ def test_classes_of_a_covering_epoch_meet_in_changing_company() -> None:
     assert len(company) > 0.9 * len(batches)
 
 
+def test_every_rank_gets_its_share_of_every_kind_of_class() -> None:
+    labels = [0] * 20 + [1, 1, 2, 2, 3, 3]  # class 0 is in all ten batches, the others mostly fill up
+    second = ClassBalancedBatches(labels, 2, 2, coverage=True, rank=1, world_size=2)
+    times = 0
+    for epoch in range(50):
+        second.set_epoch(epoch)
+        times += sum(batch[0] < 20 for batch in rows(second))
+    assert len(second) == 10
+    assert abs(times - 250) < 5 * np.sqrt(500 / 4)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

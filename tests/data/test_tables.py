@@ -170,3 +170,9 @@ def test_repeated_rows_are_noted_and_boxes_of_one_image_are_not_repeats(photos: 
 
 def test_half_a_box_is_no_box(photos: Path) -> None:
     assert read_table(write(photos, "path,label,x_1,y_1\na/1.jpg,x,0,0\n")).boxes is None
+
+
+def test_rows_of_a_batch_file_are_paths_too(tmp_path: Path) -> None:
+    (tmp_path / "test_batch.bin").write_bytes(bytes(2 * 3073))
+    found = read_table(write(tmp_path, "path,label\ntest_batch.bin#0,x\ntest_batch.bin#1,y\n"))
+    assert len(found) == 2

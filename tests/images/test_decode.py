@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from cosphere.errors import ImageError, SettingsError
 from cosphere.images import IMAGE_SUFFIXES, decode, read_image
@@ -220,11 +220,9 @@ def test_cmyk_is_not_inverted(kind: str, ink: tuple[int, ...], want: tuple[int, 
     assert np.abs(found - want).max() <= 3
 
 
-def test_lab_and_ycbcr_are_converted() -> None:
+def test_lab_is_converted() -> None:
     lab = Image.new("LAB", (4, 4), (137, 128, 128))  # L 137 / 255 = 53.7 %, no colour: sRGB gray 128
     assert np.abs(read_image(encoded(lab, "TIFF")).astype(int) - 128).max() <= 2
-    red = Image.new("YCbCr", (4, 4), (76, 85, 255))
-    assert np.abs(read_image(encoded(red, "TIFF")).astype(int) - (254, 0, 0)).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -237,7 +235,7 @@ def test_the_first_frame_of_an_animation(kind: str) -> None:
     assert (read_image(content) == (255, 0, 0)).all()
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+@pytest.mark.skipif("AVIF" not in decode._formats(), reason="this Pillow was built without AVIF")
 def test_avif() -> None:
     found = read_image(encoded(Image.fromarray(smooth(40, 60)), "AVIF", quality=95)).astype(int)
     assert np.abs(found - smooth(40, 60)).mean() < 3

@@ -94,10 +94,10 @@ def test_gradient_by_finite_differences(name, settings):
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_only_directions_count(name, settings, gradient):
     loss, x = build(name, **settings).double(), points()
-    value, slope = float(loss(x, LABELS).detach()), gradient(loss, x, LABELS)
+    value, slope = loss(x, LABELS).item(), gradient(loss, x, LABELS)
     assert slope.norm() > 1e-3
     stretched = x * torch.linspace(0.1, 30, len(x), dtype=torch.float64)[:, None]
-    assert float(loss(stretched, LABELS).detach()) == pytest.approx(value, rel=1e-9)
+    assert loss(stretched, LABELS).item() == pytest.approx(value, rel=1e-9)
     assert (slope * x).sum(dim=1).abs().max() < 1e-12 * slope.norm() * x.norm()
 
 
@@ -108,8 +108,8 @@ def test_order_of_the_batch_does_not_matter(name, settings, gradient):
     else:
         order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     loss, x = build(name, **settings).double(), points()
-    value = float(loss(x, LABELS).detach())
-    assert float(loss(x[order], LABELS[order]).detach()) == pytest.approx(value, rel=1e-12)
+    value = loss(x, LABELS).item()
+    assert loss(x[order], LABELS[order]).item() == pytest.approx(value, rel=1e-12)
     slope = gradient(loss, x, LABELS)
     torch.testing.assert_close(gradient(loss, x[order], LABELS[order]), slope[order], rtol=1e-9, atol=1e-12)
 
@@ -118,7 +118,7 @@ def test_order_of_the_batch_does_not_matter(name, settings, gradient):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_integer_type_will_do(name, dtype):
     loss, x = build(name).double(), points()
-    assert float(loss(x, LABELS.to(dtype))) == float(loss(x, LABELS))
+    assert loss(x, LABELS.to(dtype)).item() == loss(x, LABELS).item()
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
@@ -133,7 +133,7 @@ def test_any_integer_type_will_do(name, dtype):
 )
 def test_labels_are_only_names(name, names):
     loss, x = build(name).double(), points()
-    assert float(loss(x, names[LABELS])) == pytest.approx(float(loss(x, LABELS)), rel=1e-12)
+    assert float(loss(x, names[LABELS])) == pytest.approx(loss(x, LABELS).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
@@ -143,7 +143,7 @@ def test_a_zero_row_is_as_good_as_absent(name, settings):
     loss, x = build(name, **settings).double(), points()
     with_zeros = torch.cat([x, torch.zeros(2, 4, dtype=torch.float64)])
     labels = torch.cat([LABELS, torch.tensor([0, 3])])
-    assert float(loss(with_zeros, labels)) == pytest.approx(float(loss(x, LABELS)), rel=1e-12)
+    assert loss(with_zeros, labels).item() == pytest.approx(loss(x, LABELS).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -171,10 +171,10 @@ def test_autocast_is_left(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_narrow_types_stay_close(name, dtype, rel):
     loss, x = build(name, dim=64).double(), points(dim=64)
-    exact = float(loss(x, LABELS))
+    exact = loss(x, LABELS).item()
     got = loss.float()(x.to(dtype), LABELS)
     assert got.dtype == torch.float32
-    assert float(got) == pytest.approx(exact, rel=rel)
+    assert got.item() == pytest.approx(exact, rel=rel)
 
 
 @pytest.mark.parametrize("name", NAMES)

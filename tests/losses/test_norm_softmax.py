@@ -31,7 +31,7 @@ def loss():
 
 
 def test_official_value_and_both_gradients(h6, loss, gradient):
-    assert float(loss(*h6)) == pytest.approx(5.837199138130863, rel=1e-9)
+    assert loss(*h6).item() == pytest.approx(5.837199138130863, rel=1e-9)
     want = [
         [-3.03369e-05, 2.27526e-05, 3.59389e-05],
         [-0.2219394152, -0.0887761974, 0.0665821481],
@@ -65,7 +65,7 @@ def test_agrees_with_pml(pml, h6, loss):
 
     theirs = NormalizedSoftmaxLoss(3, 3, temperature=0.05)
     theirs.W = torch.nn.Parameter(torch.tensor(W3).double().T)
-    assert float(loss(*h6)) == pytest.approx(float(theirs(*h6)), rel=1e-9)
+    assert loss(*h6).item() == pytest.approx(theirs(*h6).item(), rel=1e-9)
 
 
 def test_class_weights_are_checked_by_finite_differences(h6):
@@ -85,7 +85,7 @@ def test_class_weights_start_within_one_over_root_d():
 def test_rows_without_a_direction_are_left_out_of_the_mean(h6, loss):
     points = torch.cat([h6[0], torch.zeros(2, 3, dtype=torch.float64)])
     labels = torch.cat([h6[1], torch.tensor([0, 1])])
-    assert float(loss(points, labels)) == pytest.approx(5.837199138130863, rel=1e-9)
+    assert loss(points, labels).item() == pytest.approx(5.837199138130863, rel=1e-9)
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 2**62])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cosphere.report import ReportData, Skipped
+from cosphere.report.page import page
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = ("cat & dog", HOSTILE, 'quote " and $dollar$', "plain")
@@ -25,8 +25,9 @@ class Small:
     paths: tuple[str, ...]
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Small:
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 6)
     centres = draw.normal(size=(4, 5))
@@ -34,7 +35,7 @@ def small(tmp_path: Path) -> Small:
     embeddings = (centres[labels] + draw.normal(size=(24, 5))).astype(np.float32)
     paths = []
     for row in range(24):
-        path = tmp_path / f"picture {row}.png"
+        path = folder / f"picture {row}.png"
         Image.new("RGB", (40, 20), (10 * row, 255 - 10 * row, 128)).save(path)
         paths.append(str(path))
     return Small(embeddings, labels, tuple(paths))
@@ -72,8 +73,8 @@ SCORES = {
 BASELINE = {"recall@1": {"value": 0.4471, "low": 0.43, "high": 0.46}}
 
 
-@pytest.fixture
-def data(small: Small, tmp_path: Path) -> ReportData:
+@pytest.fixture(scope="session")
+def data(small: Small) -> ReportData:
     return ReportData(
         name="first try",
         config={"loss": {"name": "triplet"}, "seed": 3},
@@ -85,5 +86,17 @@ def data(small: Small, tmp_path: Path) -> ReportData:
         labels=small.labels,
         paths=small.paths,
         class_names=CLASSES,
-        skipped=(Skipped(str(tmp_path / "bad <b>.jpg"), "truncated"),),
+        skipped=(Skipped("far/bad <b>.jpg", "truncated"),),
     )
+
+
+@pytest.fixture(scope="session")
+def text(data: ReportData) -> str:
+    """The whole page, drawn once."""
+    return page(data)
+
+
+@pytest.fixture(scope="session")
+def bare(data: ReportData) -> ReportData:
+    """Without what takes long to draw."""
+    return replace(data, metrics=(), scores={}, baseline_embeddings=None)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.errors import MissingExtraError, SettingsError, SizeError
+from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate.retrieval import check_labels
 from cosphere.search.cosines import Rows, unit_rows
 
@@ -82,8 +82,7 @@ def clustering(
     Raises:
         SizeError: shapes do not fit, or there are more clusters than rows.
         DataError: a row holds NaN or infinity.
-        SettingsError: a setting is out of range.
-        MissingExtraError: faiss is not installed.
+        SettingsError: a setting is out of range, or faiss cannot be imported.
     """
     unit = unit_rows(embeddings)
     known = check_labels(labels, unit.size, "labels")
@@ -114,7 +113,10 @@ def _k_means(unit: Unit, clusters: int, *, seed: int, iterations: int, restarts:
     try:
         import faiss
     except ImportError as error:
-        raise MissingExtraError("faiss-cpu", "offline") from error
+        raise SettingsError(
+            f"clustering needs the package faiss-cpu, which cannot be imported: {error}. "
+            "Run: pip install faiss-cpu, or leave clustering out."
+        ) from error
     # faiss by itself takes a sample of 256 rows a cluster, and warns below 39.
     means = faiss.Kmeans(
         unit.shape[1],

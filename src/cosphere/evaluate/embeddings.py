@@ -218,11 +218,13 @@ def _kept(
     flags = {
         name: catalogue.table[name].to_numpy(dtype=bool)[read] for name in ("is_query", "is_gallery") if name in columns
     }
+    # Plain text: a CIFAR row's "batch.bin#7" is no path, and 60 000 Path objects are slow.
+    paths = [os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole]  # noqa: PTH100
     return Embeddings(
         embeddings=found if read.all() else found[read],
         labels=catalogue.labels[read],
-        paths=tuple(os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole),  # noqa:
-        PTH100 class_names=tuple(catalogue.class_names),
+        paths=tuple(paths),
+        class_names=tuple(catalogue.class_names),
         is_query=flags.get("is_query"),
         is_gallery=flags.get("is_gallery"),
         boxes=None if catalogue.boxes is None else catalogue.boxes[read],

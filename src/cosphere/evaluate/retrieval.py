@@ -47,8 +47,7 @@ class RetrievalScores:
     """
 
     hits: Mapping[int, Floats]
-    """For each K, (Q,) in [0, 1]: 1 where a relevant image is among the first K. Between 0 and 1 only for expected
-    ties."""
+    """For each K, (Q,): 1 where a relevant image is among the first K, else 0; between them only for expected ties."""
     average_precisions: Floats
     """(Q,) in [0, 1]: average precision at R."""
     r_precisions: Floats
@@ -58,8 +57,7 @@ class RetrievalScores:
     nearest: Integers
     """(Q,) gallery row of the nearest image; of several at the same cosine, the lowest row."""
     margins: Floats
-    """(Q,) best relevant cosine minus best irrelevant cosine: below 0 the query fails. Infinite where all are
-    relevant."""
+    """(Q,) best relevant minus best irrelevant cosine: below 0 the query fails. Infinite where all are relevant."""
     relevant: Integers
     """(Q,) >= 1: R, the number of relevant images."""
     query_rows: Integers

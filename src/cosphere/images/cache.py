@@ -96,9 +96,8 @@ class PixelCache:
         key = self._key(path, box)
         if key is None:  # no such file; make() knows how to say so
             return make()
-        if (
-            os.getpid() != self._process
-        ):  # forked: a lock taken through the parent's descriptor would be the parent's too
+        if os.getpid() != self._process:
+            # Forked: a lock taken through the parent's descriptor would be the parent's too.
             self.close()
             self._start()
         with self._lock:

@@ -279,8 +279,9 @@ def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) 
         return np.ascontiguousarray(shown)
     left, top, right, bottom = (int(edge) for edge in box)
     width, height = full_size
-    if not (-1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 and right > 0 and bottom > 0
-            and left < width and top < height):  # fmt: skip
+    across = -1 <= left < right <= width + 1 and right > 0 and left < width
+    down = -1 <= top < bottom <= height + 1 and bottom > 0 and top < height
+    if not (across and down):
         raise ImageError(
             f"{name} is {width} x {height} pixels, so the box {(left, top, right, bottom)} does not fit. Want "
             "x_1 < x_2 and y_1 < y_2 inside the picture; was the picture resized after the boxes were drawn?"

@@ -54,7 +54,7 @@ _BLOCKS = (
 
 
 class BNInception(nn.Module):
-    """The convolutional part of BN-Inception. (B, 3, H, W) -> (B, 1024, ceil(H/32), ceil(W/32)), all values >= 0.
+    """The convolutional part of BN-Inception. (B, 3, H, W) -> (B, 1024, about H/32, about W/32), all values >= 0.
 
     The layers lie flat in the module, not block by block: their names are the contract with the published file.
     """
@@ -73,7 +73,7 @@ class BNInception(nn.Module):
             width = self._add(block, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Feature map. (B, 3, H, W) float, BGR 0..255 minus mean -> (B, 1024, ceil(H/32), ceil(W/32))."""
+        """Feature map. (B, 3, H, W) float, BGR 0..255 minus mean -> (B, 1024, H', W'); 7 x 7 for 224 and 227 pixels."""
         x = self.halve(self._apply_layer("conv1_7x7_s2", images))
         x = self.halve(self._apply_layer("conv2_3x3", self._apply_layer("conv2_3x3_reduce", x)))
         for block in _BLOCKS:
@@ -116,5 +116,7 @@ class BNInception(nn.Module):
             pooled = self.smooth(x) if block.pool == "avg" else self.spread(x)
             branches.append(self._apply_layer(f"{name}_pool_proj", pooled))
         else:
-            branches.append(self.halve(x))
+            # On an odd side the pooling would give one place fewer than the convolutions. A border of zeros mends that
+            # and changes nothing else: the values are >= 0, and the published sizes never get here with an odd side.
+            branches.append(self.halve(nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))))
         return torch.cat(branches, 1)

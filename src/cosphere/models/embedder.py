@@ -48,6 +48,7 @@ class EmbedderSettings:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
         for name, known in (("pooling", get_args(PoolingName)), ("norm", get_args(NormName))):
             value = getattr(self, name)
             if value not in known:

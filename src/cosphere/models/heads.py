@@ -62,7 +62,10 @@ class Pooling(nn.Module):
             return places.mean(2) + places.amax(2)
         with torch.autocast(places.device.type, enabled=False):
             power = self.power.float()
-            return places.float().clamp(min=1e-6).pow(power).mean(2).pow(1 / power)
+            values = places.float().clamp(min=1e-6)
+            # Dividing by the largest first changes neither value nor gradient, and lets no power of a value leave float32.
+            largest = values.amax(2, keepdim=True).detach()
+            return (values / largest).pow(power).mean(2).pow(1 / power) * largest.squeeze(2)
 
     def extra_repr(self) -> str:
         """What ``print`` shows in the brackets."""

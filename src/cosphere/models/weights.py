@@ -122,7 +122,7 @@ def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, sourc
     """
     own = net.state_dict()
     theirs = list(tensors.items())
-    if [value.ndim for _, value in theirs[len(own) :]] not in ([], [2, 1]):
+    if len(theirs) < len(own) or [value.ndim for _, value in theirs[len(own) :]] not in ([], [2, 1]):
         raise WeightsError(f"the weights {source} do not fit {name!r}: {len(theirs)} tensors for {len(own)} places.")
     renamed = {}
     for (key, want), (their_key, value) in zip(own.items(), theirs, strict=False):

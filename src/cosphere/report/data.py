@@ -215,7 +215,8 @@ BEFORE = "before-"
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an .npz. Pickled objects are refused: they could run code."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves a broken file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {"embeddings": np.asarray(file["embeddings"], dtype=np.float32)} | {
                 name: file[name] for name in file.files if name != "embeddings"
             }

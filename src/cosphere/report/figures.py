@@ -24,7 +24,7 @@ from cosphere.report.data import read_scores
 
 COLOURS = {
     "blue": "#0072b2",
-    "orange": "#c65400",
+    "orange": "#c25200",
     "green": "#00805a",
     "purple": "#a4427f",
     "ink": "#2b2f33",
@@ -319,18 +319,11 @@ def _recall_line(
     at = [places[point.k] for point in points]
     values = 100 * np.array([point.value for point in points])
     low, high = (100 * np.array([getattr(point, side) for point in points]) for side in ("low", "high"))
-    axes.errorbar(
-        at,
-        values,
-        yerr=np.stack([values - low, high - values]).clip(min=0),
-        color=COLOURS[colour],
-        linestyle=dash,
-        marker=marker,
-        markersize=4.5,
-        capsize=3,
-        label=name,
-        gid=_gid(name),
+    axes.plot(
+        at, values, color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4.5, label=name, gid=_gid(name)
     )
+    bounds = np.stack([values - low, high - values]).clip(min=0)
+    axes.errorbar(at, values, yerr=bounds, fmt="none", ecolor=COLOURS[colour], capsize=3)
 
 
 class Recall(NamedTuple):

@@ -41,8 +41,9 @@ class Outcomes:
 
     @property
     def gap(self) -> Floats:
-        """(Q,) best wrong minus best right cosine: above 0 the query fails, the larger the worse."""
-        return self.wrong_cosine - self.right_cosine
+        """(Q,) best wrong minus best right cosine: above 0 the query fails, the larger the worse; NaN without both."""
+        gap = np.full(len(self.rows), np.nan, np.float32)
+        return np.subtract(self.wrong_cosine, self.right_cosine, out=gap, where=(self.right >= 0) & (self.wrong >= 0))
 
 
 def outcomes(

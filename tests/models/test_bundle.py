@@ -1,0 +1,207 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import cosphere
+from cosphere.errors import RunError, WeightsError
+from cosphere.files import write_json
+from cosphere.models import Embedder, bundle
+
+
+@pytest.fixture
+def saved(small, tmp_path):
+    embedder = small(pooling="gem")
+    embedder.provenance = {"weights": "none (random)", "trained_on": {"images": 7}}
+    embedder.threshold = 0.25
+    embedder.save(tmp_path / "model")
+    return embedder, tmp_path / "model"
+
+
+def edited(path, **changes):
+    content = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps({**content, **changes}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": "test_resnet", "pooling": "gem"},
+        {"backbone": "test_vit", "size": 96, "pooling": "token", "norm": "layer", "bias": False},
+        {"backbone": "test_convnext", "size": 64, "dim": 0, "norm": "none"},
+        {"backbone": "bn_inception", "size": 64, "pooling": "avg+max"},
+    ],
+)
+def test_a_loaded_model_gives_the_same_numbers(small, pictures, tmp_path, settings):
+    embedder = small(**settings)
+    embedder.save(tmp_path / "model")
+    loaded = Embedder.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
+    assert loaded.settings == embedder.settings
+    assert loaded.preprocessing == embedder.preprocessing
+    assert not loaded.training
+
+
+def test_the_folder_holds_all_there_is_to_know(saved):
+    embedder, path = saved
+    assert sorted(file.name for file in path.iterdir()) == ["bundle.json", "model.safetensors"]
+    content = json.loads((path / "bundle.json").read_text())
+    assert content["format"] == 1
+    assert content["cosphere"] == cosphere.__version__
+    assert content["settings"]["backbone"] == "test_resnet"
+    assert content["preprocessing"]["size"] == 32
+    assert content["provenance"] == embedder.provenance
+    assert content["threshold"] == 0.25
+    loaded = Embedder.load(path)
+    assert (loaded.provenance, loaded.threshold) == (embedder.provenance, 0.25)
+
+
+def test_loading_needs_no_pretrained_weights(small, tmp_path, monkeypatch, pictures):
+    embedder = small(weights="imagenet") if False else small()
+    object.__setattr__(embedder.settings, "weights", "imagenet")
+    embedder.save(tmp_path / "model")
+    real = timm.create_model
+
+    def create(name, pretrained=False, **settings):
+        assert not pretrained
+        return real(name, pretrained=False, **settings)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    loaded = Embedder.load(str(tmp_path / "model"))
+    assert loaded.settings.weights == "imagenet"
+    np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
+
+
+def test_a_runs_folder_stands_for_its_model(saved):
+    _, path = saved
+    assert Embedder.load(path.parent).threshold == 0.25
+
+
+def test_channels_last_and_shared_tensors_are_stored_plainly(small, tmp_path, pictures):
+    embedder = small().to(memory_format=torch.channels_last)
+    assert (
+        not embedder.backbone.net.conv1[0].weight.is_contiguous() or embedder.backbone.net.conv1[0].weight.shape[1] == 1
+    )
+    embedder.backbone.net.register_parameter("twin", embedder.linear.weight)
+    state = embedder.state_dict()
+    bundle.write(tmp_path / "model", tensors=state, content={})
+    stored = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
+    assert stored.keys() == state.keys()
+    assert all(torch.equal(stored[key], state[key]) for key in state)
+
+
+def test_saving_again_replaces(saved, pictures):
+    embedder, path = saved
+    with torch.no_grad():
+        embedder.linear.weight.mul_(-2)
+    embedder.threshold = None
+    embedder.save(path)
+    loaded = Embedder.load(path)
+    assert loaded.threshold is None
+    np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
+
+
+@pytest.mark.parametrize("where", ["weights", "description"])
+def test_a_full_disk_leaves_a_bundle_that_loads(saved, pictures, monkeypatch, where):
+    embedder, path = saved
+    old = embedder.encode(pictures)
+    with torch.no_grad():
+        embedder.linear.weight.mul_(-2)
+    embedder.threshold = 0.75
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if where == "weights":
+        monkeypatch.setattr(safetensors.torch, "save_file", full)
+    else:
+        monkeypatch.setattr(
+            bundle, "write_json", lambda path, content: write_json(path / "no" / "such", content) or full()
+        )
+        monkeypatch.setattr(
+            bundle, "write_json", lambda path, content: (_ for _ in ()).throw(RunError("No space left"))
+        )
+    with pytest.raises(RunError, match="No space left"):
+        embedder.save(path)
+    monkeypatch.undo()
+    loaded = Embedder.load(path)
+    # Cut off before the weights were in place: all old. After it: all new. Never a mixture.
+    np.testing.assert_array_equal(loaded.encode(pictures), old if where == "weights" else embedder.encode(pictures))
+    assert loaded.threshold == (0.25 if where == "weights" else 0.75)
+    assert not [file for file in path.iterdir() if file.suffix == ".part"]
+
+
+def test_a_folder_that_cannot_be_made_is_explained(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        small().save(tmp_path / "file" / "model")
+
+
+def test_what_is_no_bundle_is_explained(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(RunError, match="there is no model bundle at .*nowhere"):
+        Embedder.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="this is not a model bundle"):
+        Embedder.load(tmp_path / "empty")
+    foreign = tmp_path / "foreign"
+    shutil.copytree(path, foreign)
+    (foreign / "bundle.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(RunError, match="is not a Cosphere bundle"):
+        Embedder.load(foreign)
+    (foreign / "bundle.json").write_text("{")
+    with pytest.raises(RunError, match="is not a model bundle"):
+        Embedder.load(foreign)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"has no model\.safetensors"):
+        Embedder.load(path)
+
+
+def test_a_bundle_of_another_version_is_explained(saved):
+    _, path = saved
+    edited(path, format=2, cosphere="9.9")
+    with pytest.raises(RunError, match=r"bundle format 2, written by Cosphere 9\.9; this one reads format 1\. Upgrade"):
+        Embedder.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"backbone": "test_resnet", "weights": "none", "swirl": 3}},
+        {"settings": {"backbone": "test_resnxt", "weights": "none"}},
+        {"settings": None},
+        {"preprocessing": {"size": 32, "resize": 36, "blur": 1}},
+        {"preprocessing": {"size": -1}},
+    ],
+)
+def test_a_description_that_makes_no_model_is_explained(saved, changes):
+    _, path = saved
+    edited(path, **changes)
+    with pytest.raises(RunError, match="does not describe a model"):
+        Embedder.load(path)
+
+
+def test_weights_that_do_not_fit_are_refused(saved):
+    _, path = saved
+    content = json.loads((path / "bundle.json").read_text())
+    edited(path, settings={**content["settings"], "dim": 13})
+    with pytest.raises(WeightsError, match=r"linear\.weight is \(12, 96\), not \(13, 96\)"):
+        Embedder.load(path)
+    edited(path, settings={**content["settings"], "pooling": "avg"})
+    with pytest.raises(WeightsError, match=r"1 unknown \(pool\.power\)"):
+        Embedder.load(path)
+
+
+def test_damaged_weights_are_refused(saved):
+    _, path = saved
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="is damaged"):
+        Embedder.load(path)
+    file.write_bytes(b"\x80\x04not safetensors at all")
+    with pytest.raises(WeightsError, match="is damaged"):
+        Embedder.load(path)

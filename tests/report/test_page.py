@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.errors import RunError, SettingsError
+from cosphere.report import ReportData, Skipped, write_report
+from cosphere.report.page import LINKS, page
+from cosphere.runs import RunFolder
+
+VOID = {"meta", "input", "br", "img", "link"}
+HOSTILE = '<script>alert("x")</script>'
+
+
+class Reader(HTMLParser):
+    """Checks that tags close in order and keeps what the page holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.styles: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), f"an attribute of <{tag}> is given twice"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.styles if self.open and self.open[-1] == "style" else self.words).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.seen if tag == name]
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.seen if name in (attributes.get("class") or "").split()]
+
+
+def part(text: str, name: str) -> str:
+    return text[text.index(f'<section id="{name}">') :].split("</section>")[0]
+
+
+def test_the_checker_itself_can_fail() -> None:
+    for bad in ("<p><b></p></b>", "<p>", "</p>", '<p class="a" class="b"></p>'):
+        with pytest.raises(AssertionError):
+            Reader(bad)
+
+
+def test_every_section_is_there_with_its_content(text: str) -> None:
+    reader = Reader(text)
+    assert [one["id"] for one in reader.tags("section")] == list(LINKS)
+    ids = [attributes["id"] for _, attributes in reader.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for link in reader.tags("a"):
+        assert link["href"][1:] in ids
+    for words in (
+        "first try",
+        "44.7 → 61.0 %",
+        "+16.3 points by training",
+        "59.5–62.6",
+        "Recall@10",
+        "loss.name",
+        "triplet",
+        "0123abcd",
+        "abc123",
+        "Queries: 24",
+        "best 62.5 % at step 20",
+        "-1.37",
+    ):
+        assert words in reader.text, words
+    for name, count in {
+        "scores": 1,
+        "queries": 1,
+        "classes": 1,
+        "training": 4,
+        "lengths": 1,
+        "skipped": 0,
+        "about": 0,
+    }.items():
+        assert part(text, name).count("<svg") == count, name
+    assert reader.text.index("Recall@1 44.71 61.04 +16.33 59.5–62.6") > 0
+    assert "missing" not in " ".join(attributes.get("class") or "" for _, attributes in reader.seen)
+
+
+def test_the_page_asks_nobody(data: ReportData, text: str) -> None:
+    reader = Reader(text)
+    assert not reader.tags("script")
+    assert not reader.tags("link")
+    for _, attributes in reader.seen:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "xlink:href", "srcset", "action", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    for target in re.findall(r"url\(\s*[\"']?([^)\"']*)", text):
+        assert target.startswith(("#", "data:image/jpeg;base64,"))
+    assert "@import" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+    (policy,) = [one["content"] for one in reader.tags("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+
+
+def test_it_suits_phones_and_the_dark(text: str) -> None:
+    reader = Reader(text)
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in reader.tags("meta")
+    style = "".join(reader.styles)
+    assert "prefers-color-scheme: dark" in style
+    assert "max-width: 760px" in style
+    light, dark = (set(re.findall(r"(--\w+):", block)) for block in re.findall(r":root \{([^}]*)\}", style))
+    assert light == dark
+    assert set(re.findall(r"var\((--\w+)", text)) <= light
+
+
+def test_hostile_names_stay_text(data: ReportData) -> None:
+    bad = f'"><img src=x onerror="1">{HOSTILE}\x00'
+    hostile = replace(
+        data,
+        name=bad,
+        config={bad: {bad: bad}},
+        scores={
+            **data.scores,
+            "split": bad,
+            "scores": {**data.scores["scores"], bad: 0.5},
+            "data": {bad: bad},
+            "provenance": {"cosphere": bad, "time": bad},
+        },
+        class_names=(bad, bad, bad, bad),
+        paths=tuple(bad for _ in data.paths),
+        skipped=(Skipped(bad, bad),),
+    )
+    text = page(hostile)
+    reader = Reader(text)
+    assert not reader.tags("script")
+    assert not reader.tags("img")
+    assert "\x00" not in text
+    assert HOSTILE in reader.text  # shown, not dropped
+    assert reader.tags("title") == [{}]
+    titles = [one["title"] for one in reader.of_class("pic")]
+    assert titles
+    assert set(titles) == {bad.replace("\x00", "").strip()}
+
+
+def test_class_names_of_the_data_are_shown_as_they_are(data: ReportData, text: str) -> None:
+    words = Reader(text).text
+    for name in data.class_names:
+        assert name in words
+
+
+def cosines_by_hand(data: ReportData) -> np.ndarray:
+    unit = np.array([row / sum(v * v for v in row) ** 0.5 for row in data.embeddings.astype(np.float64)])
+    return np.array([[float(sum(a * b)) for b in unit] for a in unit])
+
+
+def expected_cards(data: ReportData, k: int) -> list[tuple[str, list[tuple[int, bool]]]]:
+    """Worst first: file of the query, and rows and rightness of its neighbours; from loops."""
+    cosines = cosines_by_hand(data)
+    count = len(data.labels)
+    cards = []
+    for i in range(count):
+        right = max(cosines[i, j] for j in range(count) if j != i and data.labels[j] == data.labels[i])
+        wrong = max(cosines[i, j] for j in range(count) if data.labels[j] != data.labels[i])
+        order = sorted((j for j in range(count) if j != i), key=lambda j: -cosines[i, j])[:k]
+        cards.append((wrong - right, str(data.paths[i]), [(j, bool(data.labels[j] == data.labels[i])) for j in order]))
+    return [(path, found) for _, path, found in sorted(cards, key=lambda card: -card[0])]
+
+
+def cards_in(panel: str) -> list[tuple[str, list[tuple[str, bool, bool]]]]:
+    """File of each query, and file, rightness and whether it was added as missed, of what is shown beside it."""
+    cards = []
+    for card in panel.split('<article class="query">')[1:]:
+        query, *shots = re.split(r"<li ", card)
+        title = re.search(r'title="([^"]*)"', query).group(1)
+        found = [
+            (re.search(r'title="([^"]*)"', shot).group(1), 'class="shot right' in shot, "missed" in shot)
+            for shot in shots
+        ]
+        for shot, (_, right, _) in zip(shots, found, strict=True):
+            assert (">✓<" in shot) == right == (">right<" in shot)
+            assert (">✗<" in shot) != right
+        cards.append((title, found))
+    return cards
+
+
+def panels(text: str) -> dict[str, str]:
+    pieces = re.split(r'<div class="panel (\w+)">', part(text, "queries"))
+    return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_queries_come_worst_first_with_right_and_wrong_marked(bare: ReportData, k: int) -> None:
+    want = [(path, [(str(bare.paths[j]), right) for j, right in found]) for path, found in expected_cards(bare, k)]
+    shown = panels(page(bare, queries=10, neighbours=k))
+    worst = cards_in(shown["worst"])
+    plain = [(query, [(path, right) for path, right, missed in found if not missed]) for query, found in worst]
+    assert plain == want[:10]
+    assert [query for query, _ in cards_in(shown["best"])] == [query for query, _ in want[::-1][:10]]
+    assert len(cards_in(shown["random"])) == 10
+    for _, found in worst:
+        # The nearest right one is added exactly when none of the neighbours is right.
+        assert any(missed for *_, missed in found) == (not any(right for _, right, missed in found if not missed))
+    assert any(missed for _, found in worst for *_, missed in found)
+    assert any(right for _, found in want for _, right in found)
+
+
+def test_verdicts_tell_the_rank_and_the_gap(data: ReportData, text: str) -> None:
+    cosines = cosines_by_hand(data)
+    first = cards_in(panels(text)["worst"])[0][0]
+    i = list(data.paths).index(first)
+    right = max(cosines[i, j] for j in range(24) if j != i and data.labels[j] == data.labels[i])
+    wrong = [cosines[i, j] for j in range(24) if data.labels[j] != data.labels[i]]
+    rank = 1 + sum(c > right for c in wrong)
+    cosine = f"Nearest right {right:.3f}, nearest wrong {max(wrong):.3f}, gap {max(wrong) - right:+.3f}."
+    sentence = f"First right image at rank {rank}. {cosine}"
+    assert rank > 1
+    assert sentence in Reader(text).text
+
+
+def test_the_chooser_starts_with_the_worst(text: str) -> None:
+    reader = Reader(text)
+    assert [(one["id"], "checked" in one) for one in reader.tags("input")] == [
+        ("show-worst", True),
+        ("show-random", False),
+        ("show-best", False),
+    ]
+    assert {one["for"] for one in reader.tags("label")} == {one["id"] for one in reader.tags("input")}
+    assert "#show-worst:checked ~ .worst" in "".join(reader.styles)
+
+
+def test_pictures_are_embedded_once_and_named(text: str) -> None:
+    reader = Reader(text)
+    rules = re.findall(r"^\.(p\d+)\{background-image", "".join(reader.styles), flags=re.MULTILINE)
+    used = [name for one in reader.of_class("pic") for name in one["class"].split() if re.fullmatch(r"p\d+", name)]
+    assert len(rules) == len(set(rules)) == 24
+    assert set(used) == set(rules)
+    assert len(used) > 100
+    by_title = {one["title"]: one["class"] for one in reader.of_class("pic")}
+    assert len(set(by_title.values())) == len(by_title) == 24
+
+
+def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    lost = [str(tmp_path / "empty.png"), str(tmp_path / "gone.png")]
+    text = page(replace(bare, paths=(*bare.paths[:22], *lost)))
+    listed = Reader(part(text, "skipped") + "</section>").text
+    for path in (*lost, bare.skipped[0].path):
+        assert path in listed
+    assert "3 images were left out" in listed
+    assert {one["title"] for one in Reader(text).of_class("none")} == set(lost)
+
+
+@pytest.mark.parametrize(
+    ("absent", "line"),
+    [
+        ({"scores": {}}, "No scores yet."),
+        ({"metrics": ()}, "This run logged no training steps."),
+        ({"embeddings": None, "labels": None}, "No embeddings to ask yet."),
+        ({"embeddings": None, "labels": None}, "No embeddings to measure yet."),
+        ({"labels": None}, "Without embeddings and labels there are no classes"),
+        ({"config": {}}, "This run kept no settings."),
+        ({"scores": {"scores": 3, "provenance": "x"}}, "there was none yet"),
+        ({"skipped": ()}, "None: every image that this page wanted to show could be read."),
+        ({"labels": np.arange(24), "class_names": ()}, "No query has both a right and a wrong image"),
+        ({"labels": np.zeros(24, np.int64)}, "No class was taken for another"),
+    ],
+)
+def test_missing_pieces_become_a_friendly_line(
+    data: ReportData, text: str, absent: dict[str, object], line: str
+) -> None:
+    assert line not in Reader(text).text
+    # What is not asked about is left out too, where it takes long to draw.
+    quick = replace(data, metrics=(), baseline_embeddings=None)
+    assert line in Reader(page(replace(quick, **absent), queries=2)).text
+
+
+def test_a_run_with_nothing_still_has_a_page() -> None:
+    reader = Reader(page(ReportData(name="nothing")))
+    assert [one["id"] for one in reader.tags("section")] == list(LINKS)
+    assert len(reader.of_class("missing")) >= 7
+    assert "not evaluated yet" in reader.text
+
+
+def test_scores_without_a_baseline_do_not_compare(data: ReportData) -> None:
+    text = page(replace(data, metrics=(), baseline_scores={}, baseline_embeddings=None), queries=1)
+    assert "Recall@1 61.0 % interval 59.5–62.6 %" in Reader(text).text
+    assert "before" not in part(text, "scores")
+
+
+def test_queries_without_an_answer_are_counted(bare: ReportData) -> None:
+    labels = bare.labels.copy()
+    labels[23] = 4
+    words = Reader(page(replace(bare, labels=labels, class_names=(*bare.class_names, "lonely")))).text
+    assert "Of 23 queries" in words
+    assert "1 more has no other image of the same class" in words
+
+
+def test_only_queries_ask_and_only_the_gallery_answers(bare: ReportData) -> None:
+    is_query = np.arange(24) % 2 == 0
+    text = page(replace(bare, is_query=is_query, is_gallery=~is_query), queries=24)
+    cards = cards_in(panels(text)["worst"])
+    assert {query for query, _ in cards} == {bare.paths[row] for row in range(0, 24, 2)}
+    assert {path for _, found in cards for path, *_ in found} <= {bare.paths[row] for row in range(1, 24, 2)}
+    assert all(len([1 for *_, missed in found if not missed]) == 6 for _, found in cards)
+
+
+def test_sec_that_dwarfs_the_loss_is_told(bare: ReportData, text: str) -> None:
+    loud = [{"step": step, "train/sec_share": 3.0 if step else 0.1} for step in range(9)]
+    found = Reader(page(replace(bare, metrics=loud), queries=1)).text
+    assert "SEC outweighed the metric loss in most steps (median 3 times" in found
+    assert "outweighed" not in text
+
+
+def test_lengths_are_measured(data: ReportData, text: str) -> None:
+    lengths = [sum(float(v) ** 2 for v in row) ** 0.5 for row in data.embeddings]
+    mean = sum(lengths) / 24
+    cv = (sum((v - mean) ** 2 for v in lengths) / 24) ** 0.5 / mean
+    words = Reader(text).text
+    assert f"after training {mean:.3g} {min(lengths):.3g} to {max(lengths):.3g} {cv:.3f}" in words
+    assert f"before training {2 * mean:.3g} " in words
+    assert f"CV of the lengths {cv:.2f}" in words
+
+
+def test_defaults_stay_below_five_megabytes_with_the_worst_of_pictures(tmp_path: Path) -> None:
+    """Noise compresses worst; 600 different pictures are more than a page of the default size shows."""
+    draw = np.random.default_rng(0)
+    paths = []
+    for row in range(600):
+        paths.append(str(tmp_path / f"{row}.bmp"))
+        Image.fromarray(draw.integers(0, 256, size=(112, 112, 3), dtype=np.uint8)).save(paths[-1])
+    embeddings = draw.normal(size=(600, 16)).astype(np.float32)
+    data = ReportData(name="noise", embeddings=embeddings, labels=np.arange(600) // 5, paths=paths)
+    path = write_report(data, tmp_path / "noise.html")
+    assert 1_000_000 < path.stat().st_size < 5_000_000
+
+
+def test_a_run_is_written_into_its_folder(small, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.embeddings("test").parent.mkdir()
+    names = np.array(["a", "b", HOSTILE, "d"])
+    np.savez(
+        run.embeddings("test"),
+        embeddings=small.embeddings,
+        labels=small.labels,
+        paths=np.array(small.paths),
+        class_names=names,
+    )
+    path = write_report(run.path)
+    assert path == run.report
+    reader = Reader(path.read_text(encoding="utf-8"))
+    assert HOSTILE in reader.text
+    assert len(reader.of_class("query")) == 72
+    other = write_report(str(run.path), tmp_path / "else.html", queries=2, neighbours=3)
+    assert len(Reader(other.read_text(encoding="utf-8")).of_class("query")) == 6
+
+
+def test_the_same_data_gives_the_same_page(bare: ReportData) -> None:
+    assert page(bare, queries=5, seed=1) == page(bare, queries=5, seed=1)
+    assert page(bare, queries=5, seed=1) != page(bare, queries=5, seed=2)
+
+
+def test_wrong_calls_say_what_to_do(data: ReportData, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"Give target='report\.html'"):
+        write_report(data)
+    with pytest.raises(SettingsError, match="neighbours=0, want 1 to 50"):
+        write_report(data, tmp_path / "x.html", neighbours=0)
+    with pytest.raises(SettingsError, match="thumbnail=8, want 16 to 512"):
+        write_report(data, tmp_path / "x.html", thumbnail=8)
+    with pytest.raises(SettingsError, match="queries=-1, want 0 to 1000"):
+        write_report(data, tmp_path / "x.html", queries=-1)
+    with pytest.raises(RunError, match="there is no run"):
+        write_report(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        write_report(data, tmp_path / "file" / "x.html")
+    assert not list(tmp_path.glob("*.html"))
