@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosphere.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,7 +30,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write.") from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write."
+        ) from error
     os.close(handle)
     part = Path(name)
     try:
@@ -50,7 +55,8 @@ def _is_disk_error(error: BaseException) -> bool:
     """OSError, or torch's and safetensors' own words for a failed write."""
     text = str(error).lower()
     return isinstance(error, OSError) or any(
-        words in text for words in ("no space left", "os error", "enforce fail", "unexpected pos", "file too large", "disk quota")
+        words in text
+        for words in ("no space left", "os error", "enforce fail", "unexpected pos", "file too large", "disk quota")
     )
 
 
@@ -86,4 +92,41 @@ def read_json(path: Path, *, what: str) -> Any:
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}.") from None
     except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not {what}: {error}.") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as one .npz, all or nothing. None may hold Python objects."""
+    import numpy as np
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # By handle: numpy would add .npz to the temporary name.
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomic(path, write)
+
+
+def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
+    """Read all arrays of an .npz. Pickled objects are refused: they could run code.
+
+    Args:
+        path: the file.
+        what: what the file is, for the error ("an index").
+
+    Raises:
+        RunError: there is no such file, it cannot be read, or it is not an .npz.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ValueError("it is not an .npz")
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist, so this is not {what}.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is not {what}: {error}.") from error

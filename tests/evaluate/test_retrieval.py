@@ -116,7 +116,7 @@ def test_agrees_with_loops_on_ragged_classes(seed: int, ties: Any) -> None:
     assert found.skipped == 2
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), ties=st.sampled_from(["optimistic", "pessimistic", "expected"]))
 def test_agrees_with_every_order_of_equals(data: st.DataObject, ties: Any) -> None:
     """Cosines are -1, 0 or 1, so nearly all is tied; the expected rule is checked against all orders of the gallery."""
@@ -134,7 +134,7 @@ def test_agrees_with_every_order_of_equals(data: st.DataObject, ties: Any) -> No
     check(retrieval(array, labels, ks, ties=ties), want, ks, size)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), ties=st.sampled_from(["optimistic", "pessimistic", "expected"]))
 def test_agrees_with_loops_on_query_and_gallery(data: st.DataObject, ties: Any) -> None:
     spots = st.sampled_from([(1, 0), (0, 1), (-1, 0), (1, 1), (0, 0)])
@@ -169,7 +169,7 @@ def values(found: Any) -> list[Any]:
     return [*(found.hits[k].tolist() for k in KS), *(getattr(found, name).tolist() for name in names)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(block_bytes=st.integers(1, 400_000), ties=st.sampled_from(["optimistic", "pessimistic", "expected"]))
 def test_block_size_does_not_matter(block_bytes: int, ties: Any) -> None:
     points, labels = made()
@@ -177,7 +177,7 @@ def test_block_size_does_not_matter(block_bytes: int, ties: Any) -> None:
     assert values(retrieval(points, labels, KS, ties=ties, block_bytes=block_bytes)) == values(want)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 1000), ties=st.sampled_from(["optimistic", "pessimistic", "expected"]))
 def test_order_of_the_images_does_not_matter(seed: int, ties: Any) -> None:
     points, labels = made()
@@ -265,7 +265,7 @@ def test_agrees_with_pytorch_metric_learning() -> None:
     assert found.recall[1] == pytest.approx(want["precision_at_1"], abs=1e-9)
     assert found.r_precision == pytest.approx(want["r_precision"], abs=1e-6)
     assert found.map_at_r == pytest.approx(want["mean_average_precision_at_r"], abs=1e-6)
-    assert 0.2 < found.map_at_r < 0.9
+    assert 0.1 < found.map_at_r < 0.9
 
 
 X = np.eye(4, dtype=np.float32)

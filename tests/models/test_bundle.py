@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ import torch
 
 import cosphere
 from cosphere.errors import RunError, WeightsError
-from cosphere.files import write_json
 from cosphere.models import Embedder, bundle
 
 
@@ -61,8 +62,8 @@ def test_the_folder_holds_all_there_is_to_know(saved):
 
 
 def test_loading_needs_no_pretrained_weights(small, tmp_path, monkeypatch, pictures):
-    embedder = small(weights="imagenet") if False else small()
-    object.__setattr__(embedder.settings, "weights", "imagenet")
+    embedder = small()
+    embedder.settings = dataclasses.replace(embedder.settings, weights="imagenet")
     embedder.save(tmp_path / "model")
     real = timm.create_model
 
@@ -83,9 +84,7 @@ def test_a_runs_folder_stands_for_its_model(saved):
 
 def test_channels_last_and_shared_tensors_are_stored_plainly(small, tmp_path, pictures):
     embedder = small().to(memory_format=torch.channels_last)
-    assert (
-        not embedder.backbone.net.conv1[0].weight.is_contiguous() or embedder.backbone.net.conv1[0].weight.shape[1] == 1
-    )
+    assert any(not value.is_contiguous() for value in embedder.parameters())
     embedder.backbone.net.register_parameter("twin", embedder.linear.weight)
     state = embedder.state_dict()
     bundle.write(tmp_path / "model", tensors=state, content={})
@@ -119,12 +118,7 @@ def test_a_full_disk_leaves_a_bundle_that_loads(saved, pictures, monkeypatch, wh
     if where == "weights":
         monkeypatch.setattr(safetensors.torch, "save_file", full)
     else:
-        monkeypatch.setattr(
-            bundle, "write_json", lambda path, content: write_json(path / "no" / "such", content) or full()
-        )
-        monkeypatch.setattr(
-            bundle, "write_json", lambda path, content: (_ for _ in ()).throw(RunError("No space left"))
-        )
+        monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(RunError, match="No space left"):
         embedder.save(path)
     monkeypatch.undo()
@@ -143,7 +137,7 @@ def test_a_folder_that_cannot_be_made_is_explained(small, tmp_path):
 
 def test_what_is_no_bundle_is_explained(saved, tmp_path):
     _, path = saved
-    with pytest.raises(RunError, match="there is no model bundle at .*nowhere"):
+    with pytest.raises(RunError, match=r"there is no model bundle at .*nowhere"):
         Embedder.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="this is not a model bundle"):

@@ -29,7 +29,8 @@ def test_forward_gives_raw_lengths(small, pictures):
     assert found.shape == (7, 12)
     assert embedder.dim == 12
     np.testing.assert_allclose(found.detach().numpy(), [by_hand(embedder, p) for p in pictures], rtol=1e-4, atol=1e-5)
-    assert found.norm(dim=1).std() > 0.01
+    assert found.norm(dim=1).std() > 1e-3
+    assert (found.norm(dim=1) - 1).abs().min() > 0.1
 
 
 def test_settings_reach_the_head(small):
@@ -40,7 +41,7 @@ def test_settings_reach_the_head(small):
     assert plain.dim == 96  # test_resnet's width
     assert plain(torch.zeros(2, 3, 32, 32)).shape == (2, 96)
     layered = small(dim=0, norm="layer")(torch.randn(3, 3, 32, 32))
-    torch.testing.assert_close(layered.norm(dim=1), torch.full((3,), math.sqrt(96)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(layered.norm(dim=1), torch.full((3,), math.sqrt(96)), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
@@ -140,7 +141,7 @@ def test_autocast_changes_little_and_comes_back_as_float32(small, paths):
 def test_progress_goes_to_stderr(small, paths, capsys):
     quiet = small().encode(paths)
     assert capsys.readouterr() == ("", "")
-    np.testing.assert_array_equal(small().encode(paths, batch_size=3, progress=True), quiet)
+    np.testing.assert_allclose(small().encode(paths, batch_size=3, progress=True), quiet, atol=1e-5)
     seen = capsys.readouterr()
     assert seen.out == ""
     assert "Embedding" in seen.err

@@ -41,7 +41,7 @@ def test_search_agrees_with_loops(k: int, same_set: bool) -> None:
         assert scores == pytest.approx([cosine(query, rows[j]) for j in ids], abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     queries=st.lists(st.sampled_from([(1, 0), (0, 1), (-1, 0), (0, -1), (0, 0)]), min_size=1, max_size=40),
     gallery=st.lists(st.sampled_from([(2, 0), (0, 3), (-1, 0), (0, -1), (0, 0)]), min_size=2, max_size=40),

@@ -39,11 +39,11 @@ def test_unknown_kind_and_wrong_rows() -> None:
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "index"
-    with pytest.raises(RunError, match="does not exist. Build an index first"):
+    with pytest.raises(RunError, match="does not exist, so this is not an index"):
         Index.load(path)
     rows = np.eye(3, dtype=np.float32)
     wrong = {
-        "is not an index": {"rows": rows},
+        "it holds rows. Build it again": {"rows": rows},
         "has index format 2; this Cosphere reads 1": {"format": 2, "kind": np.array("exact"), "rows": rows},
         "no index of kind 'new'": {"format": 1, "kind": np.array("new"), "rows": rows},
         r"rows are \(3, 3\) float64": {"format": 1, "kind": np.array("exact"), "rows": rows.astype(np.float64)},
@@ -56,7 +56,8 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
             Index.load(path)
     Index.build(torch.eye(50)).save(path)
     whole = path.read_bytes()
-    for broken in (b"", b"text", whole[: len(whole) // 2]):
+    np.save(tmp_path / "rows.npy", rows)
+    for broken in (b"", b"text", whole[: len(whole) // 2], (tmp_path / "rows.npy").read_bytes()):
         path.write_bytes(broken)
         with pytest.raises(RunError, match="is not an index"):
             Index.load(path)

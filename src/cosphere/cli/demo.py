@@ -20,7 +20,7 @@ from cosphere.errors import RunError
 from cosphere.evaluate import Scores
 from cosphere.files import write_text
 from cosphere.models import Embedder, EmbedderSettings
-from cosphere.report import report_data_from_run, write_report
+from cosphere.report import write_report
 from cosphere.runs import RunFolder
 from cosphere.train import (
     BatchSettings,
@@ -96,7 +96,7 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     after = score(embedder, test, ks=(1, 2, 4, 8))
     save(run_folder, after, test, "test")
     console.print(_table(before, after))
-    page = write_report(report_data_from_run(run_folder.path), run_folder.report)
+    page = write_report(run_folder.path)
     find(embedder, test, Path(test.paths[0]), k=6, out=folder / "search.png")
     console.print(f"\n{time.monotonic() - began:.0f} s in all. Open these:", highlight=False)
     console.print(f"  {page}\n  {folder / 'search.png'}", soft_wrap=True, highlight=False)

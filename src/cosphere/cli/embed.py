@@ -38,6 +38,6 @@ def run(arguments: list[str]) -> int:
     found.save(Path(given.out))
     console = Console()
     console.print(f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}", highlight=False)
-    for name in found.skipped[:3]:
-        console.print(f"left out, unreadable: {name}", highlight=False)
+    for _, reason in found.skipped[:3]:
+        console.print(f"left out: {reason}", markup=False, highlight=False)
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 from rich.table import Table
 
+from cosphere import losses
 from cosphere.cli.parsing import CommandParser
 
 
@@ -17,8 +20,6 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("name", nargs="?", type=str, help="one loss to show in full")
     settings = parser.read(arguments)
-    from cosphere import losses
-
     console = Console()
     if settings.name:
         _show_one(console, losses.about(settings.name))

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cosphere.cli.parsing import CommandParser
-from cosphere.report import report_data_from_run, write_report
+from cosphere.report import write_report
 from cosphere.runs import RunFolder
 
 _EXAMPLES = ["cosphere report runs/first", "cosphere report runs/first --queries 48 --out page.html"]
@@ -23,7 +23,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
-    data = report_data_from_run(folder.path, split=given.split)
-    out = write_report(data, Path(given.out) if given.out else folder.report, queries=given.queries, neighbours=given.neighbours)
+    out = write_report(
+        folder.path,
+        Path(given.out) if given.out else None,
+        split=given.split,
+        queries=given.queries,
+        neighbours=given.neighbours,
+    )
     Console().print(f"open {out}", soft_wrap=True, highlight=False)
     return 0

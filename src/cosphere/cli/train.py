@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import Catalogue, read_catalogue
+from cosphere.data import Catalogue, differences_table, read_catalogue
 from cosphere.errors import RunError, SettingsError
 from cosphere.evaluate import evaluate
 from cosphere.files import write_text
@@ -124,6 +124,8 @@ def show_notes(catalogue: Catalogue) -> None:
     console = Console(stderr=True)
     for note in catalogue.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    if catalogue.differences:
+        console.print(differences_table(catalogue))
 
 
 def show_result(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
-from cosphere.files import write_atomic
+from cosphere.files import read_arrays, write_arrays
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 
@@ -84,12 +83,7 @@ class Embeddings:
         }
         optional = {"is_query": self.is_query, "is_gallery": self.is_gallery, "boxes": self.boxes}
         arrays |= {name: part for name, part in optional.items() if part is not None}
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:  # By handle: numpy would add .npz to the name.
-                np.savez(file, **arrays)
-
-        write_atomic(Path(path), write)
+        write_arrays(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
@@ -98,25 +92,19 @@ class Embeddings:
         Raises:
             RunError: there is no such file, or it holds no embeddings.
         """
-        path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return cls(
-                embeddings=np.asarray(arrays["embeddings"], dtype=np.float32),
-                labels=np.asarray(arrays["labels"], dtype=np.int64),
-                paths=tuple(arrays["paths"].tolist()),
-                class_names=tuple(arrays["class_names"].tolist()),
-                is_query=arrays.get("is_query"),
-                is_gallery=arrays.get("is_gallery"),
-                boxes=arrays.get("boxes"),
-            )
-        except FileNotFoundError:
-            raise RunError(f"{path} does not exist. Make it: cosphere embed RUN DATA --out {path}.") from None
-        except KeyError as error:
-            raise RunError(f"{path} does not hold embeddings: {error.args[0]}. Embed again.") from error
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-            raise RunError(f"{path} does not hold embeddings: {error}. Embed again.") from error
+        arrays = read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one")
+        missing = [name for name in ("embeddings", "labels", "paths", "class_names") if name not in arrays]
+        if missing:
+            raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")
+        return cls(
+            embeddings=np.asarray(arrays["embeddings"], dtype=np.float32),
+            labels=np.asarray(arrays["labels"], dtype=np.int64),
+            paths=tuple(arrays["paths"].tolist()),
+            class_names=tuple(arrays["class_names"].tolist()),
+            is_query=arrays.get("is_query"),
+            is_gallery=arrays.get("is_gallery"),
+            boxes=arrays.get("boxes"),
+        )
 
 
 def embed_catalogue(

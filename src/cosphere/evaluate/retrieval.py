@@ -349,7 +349,12 @@ def _precisions(
             others = (group_relevant - 1) / (size - 1).clamp_min(1).double()
             upto = ahead + 1 + (turn - 1) * others
     share = torch.where(rank <= relevant[:, None], share, 0.0)
-    return (share * upto / rank).sum(dim=1) / relevant, share.sum(dim=1) / relevant
+    return _running_sum(share * upto / rank) / relevant, _running_sum(share) / relevant
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """Sum of each row from left to right. ``sum`` adds in another order when a block is padded to another width."""
+    return values.cumsum(dim=1)[:, -1]
 
 
 def _group_sizes(cosines: Tensor, places: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class BNInception(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature map. (B, 3, H, W) float, BGR 0..255 minus mean -> (B, 1024, H', W'); 7 x 7 for 224 and 227 pixels."""
-        x = self.halve(self._apply_layer("conv1_7x7_s2", images))
+        x: Tensor = self.halve(self._apply_layer("conv1_7x7_s2", images))
         x = self.halve(self._apply_layer("conv2_3x3", self._apply_layer("conv2_3x3_reduce", x)))
         for block in _BLOCKS:
             x = self._run(block, x)

@@ -63,7 +63,7 @@ class Pooling(nn.Module):
         with torch.autocast(places.device.type, enabled=False):
             power = self.power.float()
             values = places.float().clamp(min=1e-6)
-            # Dividing by the largest first changes neither value nor gradient, and lets no power of a value leave float32.
+            # Dividing by the largest first changes neither value nor gradient, and no power of a value leaves float32.
             largest = values.amax(2, keepdim=True).detach()
             return (values / largest).pow(power).mean(2).pow(1 / power) * largest.squeeze(2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from cosphere.errors import RunError, SettingsError, did_you_mean
-from cosphere.files import write_atomic
+from cosphere.files import read_arrays, write_arrays
 from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 
@@ -65,12 +64,8 @@ class Index:
         Raises:
             RunError: it cannot be written.
         """
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                np.savez(file, format=FORMAT, kind=np.array(self.kind), rows=self._rows.rows.cpu().numpy())
-
-        write_atomic(Path(path), write)
+        rows = self._rows.rows.cpu().numpy()
+        write_arrays(Path(path), {"format": np.array(FORMAT), "kind": np.array(self.kind), "rows": rows})
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Index:
@@ -80,15 +75,10 @@ class Index:
             RunError: there is no such file, it is no index, or it has another format version.
         """
         path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                version, kind, rows = int(file["format"]), str(file["kind"]), file["rows"]
-        except FileNotFoundError:
-            raise RunError(
-                f"{path} does not exist. Build an index first: Index.build(embeddings).save(path)."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
-            raise RunError(f"{path} is not an index: {error}. Build it again.") from error
+        arrays = read_arrays(path, what="an index")
+        if not arrays.keys() >= {"format", "kind", "rows"}:
+            raise RunError(f"{path} is not an index: it holds {', '.join(arrays) or 'nothing'}. Build it again.")
+        version, kind, rows = arrays["format"].item(), str(arrays["kind"]), arrays["rows"]
         if version != FORMAT:
             raise RunError(f"{path} has index format {version}; this Cosphere reads {FORMAT}. Build it again.")
         _check_kind(kind)
