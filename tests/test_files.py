@@ -3,10 +3,11 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from cosphere.errors import RunError
-from cosphere.files import read_json, write_atomic, write_json, write_text
+from cosphere.files import read_arrays, read_json, write_arrays, write_atomic, write_json, write_text
 
 
 def test_writes_makes_folders_and_replaces(tmp_path):
@@ -106,3 +107,34 @@ def test_reading_names_what_was_wanted(tmp_path):
         read_json(tmp_path / "bytes.json", what="a model bundle")
     with pytest.raises(RunError, match="is not a model bundle"):
         read_json(tmp_path, what="a model bundle")
+
+
+def test_arrays_come_back_under_any_name(tmp_path):
+    arrays = {"embeddings": np.arange(6, dtype=np.float32).reshape(2, 3), "paths": np.array(["a.jpg", "ü.jpg"])}
+    path = tmp_path / "kept" / "test.embeddings"  # numpy itself would write test.embeddings.npz
+    write_arrays(path, arrays)
+    found = read_arrays(path, what="embeddings")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    assert [file.name for file in path.parent.iterdir()] == ["test.embeddings"]
+
+
+def test_reading_arrays_names_what_was_wanted(tmp_path):
+    with pytest.raises(RunError, match=r"absent\.npz does not exist, so this is not an index"):
+        read_arrays(tmp_path / "absent.npz", what="an index")
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "single.npy", np.ones(2))
+    write_arrays(tmp_path / "whole.npz", {"x": np.ones(100)})
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:200])
+    for name in ("text.npz", "empty.npz", "single.npy", "cut.npz"):
+        with pytest.raises(RunError, match=f"{name} is not an index"):
+            read_arrays(tmp_path / name, what="an index")
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(RunError, match="is not an index"):
+        read_arrays(tmp_path / "objects.npz", what="an index")

@@ -45,6 +45,7 @@ DEGENERATE = {
     "all rows zero": ([[0.0, 0.0]] * 4, [0, 0, 1, 1]),
     "some rows zero": ([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [2.0, 1.0], [-1.0, 3.0]], [0, 0, 1, 1, 0]),
     "duplicates": ([[1.0, 2.0], [1.0, 2.0], [3.0, 1.0], [3.0, 1.0]], [0, 0, 1, 1]),
+    "duplicates at cosine 1.0": ([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 5.0]], [0, 0, 1, 1]),
     "all rows equal": ([[0.3, 0.7]] * 6, [0, 0, 1, 1, 2, 2]),
     "antipodes": ([[0.3, 0.7], [-0.3, -0.7], [0.7, -0.3], [-0.7, 0.3]], [0, 0, 1, 1]),
     "one class": ([[1.0, 2.0], [2.0, 1.0], [-1.0, 3.0]], [1, 1, 1]),
@@ -152,6 +153,13 @@ def test_a_row_that_is_not_finite_shows_in_the_loss(name, bad):
     x = points()
     x[9, 1] = bad  # row 9 is the only one of its class, so most masks leave it out
     assert build(name)(x, LABELS).isnan()
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_a_reference_that_is_not_finite_shows_in_the_loss(name):
+    references = points()
+    references[9, 1] = math.nan
+    assert build(name)(points(), LABELS, references=references, reference_labels=LABELS + 100).isnan()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -88,6 +88,12 @@ def test_rows_without_a_direction_are_left_out_of_the_mean(h6, loss):
     assert loss(points, labels).item() == pytest.approx(5.837199138130863, rel=1e-9)
 
 
+def test_class_weights_that_are_not_finite_show_in_the_loss(h6, loss):
+    with torch.no_grad():
+        loss.class_weight[2, 0] = math.nan
+    assert loss(*h6).isnan()
+
+
 @pytest.mark.parametrize("wrong", [3, -1, 2**62])
 def test_a_label_out_of_range_is_named(h6, loss, wrong):
     labels = h6[1].clone()

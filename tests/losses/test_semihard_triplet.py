@@ -114,6 +114,23 @@ def test_facenet_window_agrees_with_pml(pml, ragged, gradient, seed):
     torch.testing.assert_close(gradient(mine, points, labels), gradient(theirs, points, labels), rtol=1e-7, atol=1e-10)
 
 
+def test_a_negative_as_near_as_the_positive_is_not_semihard():
+    """On the axes all squared distances are 2 or 4, exactly: the tie at 2 is passed over for 4."""
+    points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [-1.0, 0.0]])
+    assert float(SemihardTripletLoss()(points, torch.tensor([0, 0, 1, 1]))) == 0
+
+
+def test_a_triplet_at_the_end_of_the_window_counts_and_costs_nothing():
+    points = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
+    )  # negatives at 2 and at 0.8 of either anchor
+    labels = torch.tensor([0, 0, 1, 2])
+    # The positive is at 0, so both negatives lie in the window (0, 2]: costs 0 and 1.2.
+    assert float(SemihardTripletLoss(margin=2.0, variant="facenet")(points, labels)) == pytest.approx(0.6)
+    loss = SemihardTripletLoss(margin=2.0, variant="facenet", reduction="mean_nonzero")
+    assert float(loss(points, labels)) == pytest.approx(1.2)
+
+
 def test_one_class_is_zero_although_the_official_code_says_1_063(h6):
     assert float(SemihardTripletLoss()(h6[0], torch.zeros(6, dtype=torch.long))) == 0
 

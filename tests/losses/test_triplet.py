@@ -125,6 +125,15 @@ def test_a_duplicate_image_is_a_real_positive():
     assert float(TripletLoss(margin=3.0)(points, torch.tensor([7, 7, 9]))) == pytest.approx(1.0)
 
 
+def test_a_triplet_exactly_at_the_margin_costs_nothing_and_pulls_nothing(gradient):
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # squared distances 0 and 2, exact in floats
+    labels = torch.tensor([0, 0, 1])
+    for reduction in ("mean_all", "mean_nonzero"):
+        loss = TripletLoss(margin=2.0, reduction=reduction)
+        assert float(loss(points, labels)) == 0
+        assert not gradient(loss, points, labels).any()
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the most elements that any operation made."""
 
@@ -154,6 +163,8 @@ def test_no_tensor_is_larger_than_the_matrix_of_pairs(loss):
 def test_wrong_settings_are_named():
     with pytest.raises(SettingsError, match="margin must be a number >= 0, finite; got nan"):
         TripletLoss(margin=float("nan"))
+    with pytest.raises(SettingsError, match="margin must be a number >= 0, finite; got True"):
+        TripletLoss(margin=True)
     with pytest.raises(SettingsError, match="squared must be true or false; got 1"):
         TripletLoss(squared=1)
     with pytest.raises(SettingsError, match="reduction must be"):

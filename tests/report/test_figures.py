@@ -150,6 +150,12 @@ def test_norm_histogram_shows_shares_of_lengths() -> None:
     assert {"trained", "untrained", "images (%)", "length of the embedding"} <= set(texts(svg))
 
 
+def test_each_histogram_adds_up_to_all_of_its_own_values() -> None:
+    svg = figures.cosine_histogram(np.full(10, 0.2), np.full(1000, 0.8))
+    few, many = bars(svg, "nearest-right"), bars(svg, "nearest-wrong")
+    assert few.max() == many.max() > few.min()
+
+
 def test_norm_histogram_alone_speaks_of_this_run() -> None:
     found = texts(figures.norm_histogram(np.random.default_rng(0).normal(size=(20, 3))))
     assert "this run" in found

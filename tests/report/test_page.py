@@ -224,6 +224,15 @@ def test_queries_come_worst_first_with_right_and_wrong_marked(bare: ReportData, 
     assert any(right for _, found in want for _, right in found)
 
 
+def test_neighbours_carry_rank_and_cosine(data: ReportData, text: str) -> None:
+    cosines = cosines_by_hand(data)
+    card = panels(text)["worst"].split('<article class="query">')[1]
+    i = list(data.paths).index(cards_in(panels(text)["worst"])[0][0])
+    best = sorted((cosines[i, j] for j in range(24) if j != i), reverse=True)[:6]
+    written = re.findall(r"<b>(\d+) · (-?[\d.]+)</b>", card)[:6]
+    assert written == [(str(place), f"{cosine:.3f}") for place, cosine in enumerate(best, start=1)]
+
+
 def test_verdicts_tell_the_rank_and_the_gap(data: ReportData, text: str) -> None:
     cosines = cosines_by_hand(data)
     first = cards_in(panels(text)["worst"])[0][0]

@@ -114,7 +114,7 @@ def test_an_excluded_row_of_none_leaves_the_whole_gallery() -> None:
 
 
 def test_wrong_input_names_the_side() -> None:
-    with pytest.raises(SizeError, match="queries have 3 dimensions, the gallery 2. Embed both with the same model"):
+    with pytest.raises(SizeError, match=r"queries have 3 dimensions, the gallery 2\. Embed both with the same model"):
         search(drawn(4, 3), drawn(4, 2), k=1)
     with pytest.raises(SizeError, match=r"want queries with at least one row .* got \(0, 2\)"):
         search(drawn(0, 2), drawn(4, 2), k=1)

@@ -29,7 +29,7 @@ def test_an_index_answers_as_search_does_and_so_does_its_copy_on_disk(tmp_path: 
 
 
 def test_unknown_kind_and_wrong_rows() -> None:
-    with pytest.raises(SettingsError, match="there is no index of kind 'exat'. Did you mean 'exact'?"):
+    with pytest.raises(SettingsError, match=r"there is no index of kind 'exat'\. Did you mean 'exact'\?"):
         Index.build(torch.eye(3), kind="exat")
     with pytest.raises(DataError, match="1 of 1 rows of gallery"):
         Index.build(torch.tensor([[float("inf"), 0.0]]))

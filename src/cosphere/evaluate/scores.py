@@ -229,12 +229,14 @@ def rank(
 
 
 def _notes(embeddings: Embeddings, found: RetrievalScores) -> tuple[str, ...]:
-    notes = []
-    if embeddings.skipped:
-        notes.append(f"{len(embeddings.skipped)} images could not be read and were left out.")
+    notes, total = [], len(embeddings)
+    unread = len(embeddings.skipped)
+    if unread:
+        notes.append(f"Left out: {unread} of {total + unread} images, which could not be read.")
     if found.skipped:
-        notes.append(f"{found.skipped} queries have no other image of their class to find and were left out.")
+        asked = found.queries + found.skipped
+        notes.append(f"Left out: {found.skipped} of {asked} queries, with no other image of their class to find.")
     short = int((np.linalg.norm(embeddings.embeddings, axis=1) <= SHORTEST).sum())
     if short:
-        notes.append(f"{short} embeddings are zero and have no direction: the model may have collapsed.")
+        notes.append(f"{short} of {total} embeddings are zero and have no direction: the model may have collapsed.")
     return tuple(notes)

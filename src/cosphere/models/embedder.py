@@ -268,7 +268,8 @@ def build_embedder(
 
 def norm_layers(module: nn.Module) -> list[nn.Module]:
     """The layers that keep running statistics (all kinds of batch norm), in order."""
-    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
+    kinds = nn.modules.batchnorm._NormBase
+    return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.running_mean is not None]
 
 
 def _float_rows(rows: Tensor, normalize: bool) -> NDArray[np.float32]:

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate import Embeddings, bootstrap, clustering, evaluate, retrieval, score_embeddings
+
+
+def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
+    """Red, green and dark images are each nearest to their own kind; the lonely one has nothing to find."""
+    found = evaluate(embedder, catalogue, ks=(1, 2), batch_size=4)
+    assert found.value("recall@1") == 1.0
+    assert found.value("map@r") == 1.0
+    assert (found.images, found.classes) == (10, 4)
+    assert found.notes == ("Left out: 1 of 10 queries, with no other image of their class to find.",)
+    content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert content["scores"]["recall@2"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert set(content["scores"]) == {
+        "recall@1",
+        "recall@2",
+        "map@r",
+        "r_precision",
+        *("nmi", "nmi_geometric", "f1", "purity"),
+    }
+    assert content["scores"]["nmi"] == {"value": found.value("nmi"), "low": None, "high": None}
+    assert content["data"] == {
+        "fingerprint": catalogue.fingerprint(),
+        "images": 10,
+        "classes": 4,
+        "queries": 9,
+        "queries_skipped": 1,
+    }
+    lengths = np.linalg.norm(found.embeddings.embeddings.astype(float), axis=1)
+    assert content["norms"] == pytest.approx(
+        {"mean": lengths.mean(), "variance": lengths.var(), "cv": lengths.std() / lengths.mean()}, rel=1e-4
+    )
+    assert content["clustering"] == {
+        "method": "faiss k-means",
+        "clusters": 4,
+        "iterations": 50,
+        "restarts": 1,
+        "seed": 0,
+    }
+    assert content["ties"] == "optimistic"
+
+
+def made(seed: int = 0, **changes: Any) -> Embeddings:
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(8), 10)
+    points = generator.standard_normal((80, 6)) + 1.2 * generator.standard_normal((8, 6))[labels]
+    parts: dict[str, Any] = {
+        "embeddings": points.astype(np.float32),
+        "labels": labels,
+        "paths": tuple(f"{row}.jpg" for row in range(80)),
+        "class_names": tuple("abcdefgh"),
+    }
+    return Embeddings(**(parts | changes))
+
+
+def test_the_numbers_are_those_of_the_parts() -> None:
+    data = made()
+    found = score_embeddings(data, ks=(1, 4), seed=3, level=0.8, bootstrap_samples=200, fingerprint="abc")
+    ranked = retrieval(data.embeddings, data.labels, (1, 4))
+    clusters = clustering(data.embeddings, data.labels, seed=3)
+    for name, value in {**ranked.as_dict(), **clusters.as_dict()}.items():
+        if name not in ("queries", "skipped"):
+            assert found.value(name) == value
+    assert 0.2 < found.value("recall@1") < 0.9
+    for name, values in found.per_query.items():
+        assert found.values[name].interval == pytest.approx(bootstrap(values, samples=200, level=0.8, seed=3))
+        low, high = found.values[name].interval or (1.0, 0.0)
+        assert low < found.value(name) < high
+    assert found.as_dict()["data"]["fingerprint"] == "abc"
+
+
+def test_clustering_and_intervals_can_be_left_out() -> None:
+    found = score_embeddings(made(), ks=(1,), clustering=False, bootstrap_samples=0)
+    assert set(found.values) == {"recall@1", "map@r", "r_precision"}
+    assert found.as_dict()["scores"]["recall@1"]["low"] is None
+    assert "clustering" not in found.as_dict()
+    with pytest.raises(SettingsError, match="there is no score 'recal@1'. Did you mean 'recall@1'?"):  # noqa: RUF043
+        found.value("recal@1")
+
+
+def test_queries_rank_the_gallery_and_do_not_meet_themselves() -> None:
+    generator = np.random.default_rng(5)
+    is_query, is_gallery = generator.random(80) < 0.5, generator.random(80) < 0.7
+    data = made(is_query=is_query, is_gallery=is_gallery)
+    found = score_embeddings(data, ks=(1, 3), clustering=False).retrieval
+    unit = data.embeddings / np.linalg.norm(data.embeddings, axis=1, keepdims=True)
+    hits, nearest = [], []
+    for query in np.flatnonzero(is_query):
+        others = [row for row in np.flatnonzero(is_gallery) if row != query]
+        order = sorted(others, key=lambda row: -float(unit[query] @ unit[row]))
+        nearest.append(order[0])
+        hits.append([any(data.labels[order[:k]] == data.labels[query]) for k in (1, 3)])
+    assert (is_query & is_gallery).any()
+    assert found.query_rows.tolist() == np.flatnonzero(is_query).tolist()
+    assert found.nearest.tolist() == nearest
+    assert np.stack([found.hits[1], found.hits[3]], axis=1).tolist() == np.array(hits, dtype=float).tolist()
+
+
+@pytest.mark.parametrize("flag", ["is_query", "is_gallery"])
+def test_one_flag_alone_leaves_the_other_side_whole(flag: str) -> None:
+    chosen = np.arange(80) % 2 == 0
+    found = score_embeddings(made(**{flag: chosen}), ks=(1,), clustering=False).retrieval
+    everyone = retrieval(made().embeddings, made().labels, (1,))
+    if flag == "is_query":
+        assert found.hits[1].tolist() == everyone.hits[1][::2].tolist()
+    else:
+        assert found.queries == 80
+        assert set((found.nearest % 2).tolist()) == {0}
+    with pytest.raises(DataError, match=f"no image has {flag} set"):
+        score_embeddings(made(**{flag: chosen & False}))
+
+
+def test_notes_name_what_was_left_out(embedder: Any, folder: Path) -> None:
+    (folder / "red" / "0.png").write_bytes(b"no image")
+    found = evaluate(embedder, read_catalogue(folder), ks=(1,), clustering=False, bootstrap_samples=0)
+    assert found.notes[0] == "Left out: 1 of 10 images, which could not be read."
+    skipped = found.as_dict()["skipped_images"]
+    assert [Path(one["path"]).name for one in skipped] == ["0.png"]
+    assert skipped[0]["reason"]
+    data = made()
+    data.embeddings[:3] = 0
+    assert score_embeddings(data, clustering=False).notes == (
+        "3 of 80 embeddings are zero and have no direction: the model may have collapsed.",
+    )
+
+
+def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue) -> None:
+    with pytest.raises(SettingsError, match="bootstrap_samples must be at least 0, got -1"):
+        evaluate(embedder, catalogue, bootstrap_samples=-1)
+    with pytest.raises(SizeError, match="Recall@10 wants K to be from 1 to 9"):
+        evaluate(embedder, catalogue, ks=(1, 10))
+
+
+def test_scores_cannot_be_changed() -> None:
+    found = score_embeddings(made(), clustering=False, bootstrap_samples=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.fingerprint = "other"  # type: ignore[misc]
