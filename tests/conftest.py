@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 
-def draw_classes(folder: Path, *, classes: int, images: int, size: int = 40, seed: int = 0) -> Path:
+def draw_classes(folder: Path, *, classes: int, images: int, first: int = 0, size: int = 40, seed: int = 0) -> Path:
     """Class folders of noisy coloured stripes: each class has its own colours and stripe width, so that it can be learnt."""
     rng = np.random.default_rng(seed)
-    for number in range(classes):
+    for number in range(first, first + classes):
         colours = rng.integers(0, 255, (2, 3))
         width = 2 + number % 7
         target = folder / f"class{number:02d}"
@@ -30,5 +30,5 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten training classes and four test classes, six small pictures each."""
     folder = tmp_path_factory.mktemp("photos")
     draw_classes(folder / "train", classes=10, images=6)
-    draw_classes(folder / "test", classes=4, images=6, seed=1)
+    draw_classes(folder / "test", classes=4, images=6, first=10, seed=1)
     return folder

@@ -18,10 +18,24 @@ def test_create_then_open(tmp_path: Path) -> None:
     assert made.embeddings("test") == tmp_path / "runs" / "first" / "embeddings" / "test.npz"
 
 
-def test_a_run_is_never_written_over(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "first")
-    with pytest.raises(RunError, match=r"already holds a run.*--name"):
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "checkpoints/last.pt", "model/bundle.json"])
+def test_a_run_that_has_begun_is_never_written_over(tmp_path: Path, begun: str) -> None:
+    folder = RunFolder.create(tmp_path / "first")
+    assert not folder.has_begun
+    (folder.path / begun).parent.mkdir(exist_ok=True)
+    (folder.path / begun).write_text("{}")
+    with pytest.raises(RunError, match=r"already holds a run.*--name.*cosphere train --resume .*first"):
         RunFolder.create(tmp_path / "first")
+
+
+def test_a_run_that_never_took_a_step_is_taken_over(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "first").config.write_text("steps: 0")
+    assert RunFolder.create(tmp_path / "first") == RunFolder.open(tmp_path / "first")
+
+
+def test_provenance_hides_where_files_lay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/cosphere", "train", "/home/someone/photos", "--name", "a/b"])
+    assert provenance()["command"] == "cosphere train photos --name a/b"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -72,23 +72,29 @@ class RunFolder:
         """The report, one page."""
         return self.path / "report.html"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was measured or kept yet."""
+        return self.metrics.exists() or self.checkpoints.exists() or self.model.exists()
+
     def embeddings(self, split: str) -> Path:
         """The embeddings of one evaluated split."""
         return self.path / "embeddings" / f"{split}.npz"
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
-        """Make a new run folder.
+        """Make a new run folder. One whose run never took a step, because a setting was wrong, say, is taken over.
 
         Raises:
             RunError: the path is taken by a run or by anything else, or cannot be written.
         """
         folder = cls(Path(path))
-        if folder.marker.exists():
+        if folder.marker.exists() and folder.has_begun:
             raise RunError(
-                f"{folder.path} already holds a run. Choose another name with --name, or go on with it: --resume true."
+                f"{folder.path} already holds a run. Choose another name with --name, or go on with it: "
+                f"cosphere train --resume {folder.path}."
             )
-        if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+        if folder.path.is_file() or (folder.path.is_dir() and not folder.marker.exists() and any(folder.path.iterdir())):
             raise RunError(f"{folder.path} exists and is not a run. Choose another name with --name.")
         write_json(folder.marker, {"layout": LAYOUT_VERSION, **provenance()})
         return folder
@@ -154,7 +160,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "commit": _commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *(_without_folders(word) for word in sys.argv[1:])]),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -165,6 +171,11 @@ def provenance() -> dict[str, Any]:
         },
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_folders(word: str) -> str:
+    """An absolute path by its last part: where a file lay on one machine is nobody's business, and helps nobody else."""
+    return Path(word).name if word.startswith("/") else word
 
 
 def _commit() -> str | None:

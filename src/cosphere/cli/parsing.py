@@ -54,6 +54,14 @@ class CommandParser(ArgumentParser):
             if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
                 return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
             return f"there is no setting {name!r}. {_nearest(name, known)}"
+        inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
+        if inside:
+            return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {_nearest('.'.join(inside.groups()), self._names())}"
+        several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
+        if several:
+            choices = "".join(f", {word}" for word in re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message))))
+            number = "a number" if "'float'" in message or "'int'" in message else "null"
+            return f"{several.group(1)} is {several.group(2)!r}; wanted {number}{choices}."
         wrong = re.search(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', message)
         if wrong:
             key, kind, value = wrong.groups()

@@ -1,0 +1,102 @@
+"""Parsing: what is unknown or of a wrong type is answered with one line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from cosphere.cli.parsing import CommandParser
+from cosphere.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine.
+
+    Args:
+        power: in kilowatts.
+        fuel: what it burns.
+        gear: a ratio, or a name.
+    """
+
+    power: int = 50
+    fuel: Literal["petrol", "none"] = "none"
+    gear: float | Literal["low", "high"] = "low"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Car:
+    """A car.
+
+    Args:
+        wheels: how many.
+        engine: what drives it.
+    """
+
+    wheels: int = 4
+    engine: Engine = field(default_factory=Engine)
+
+
+def parser() -> CommandParser:
+    made = CommandParser("drive", "Drive a car.", ["cosphere drive there"])
+    made.add_argument("where", nargs="?", type=str)
+    made.add_argument("--config", action="config")
+    made.add_class_arguments(Car, None)
+    return made
+
+
+def test_line_wins_over_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("wheels: 3\nengine: {power: 7}\n")
+    found = parser().read(["there", "--config", str(tmp_path / "recipe.yaml"), "--engine.power", "9"])
+    assert (found.where, found.wheels, found.engine) == ("there", 3, Engine(power=9))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--whels", "3"], "there is no setting 'whels'. Did you mean 'wheels'?"),
+        (["--engine.powr", "3"], "there is no setting 'engine.powr'. Did you mean 'engine.power'?"),
+        (["--power", "3"], "there is no setting 'power'. Did you mean 'engine.power'?"),
+        (["--motor.fule=x"], "there is no setting 'motor.fule'. Did you mean 'engine.fuel'?"),
+        (["--qqq", "3"], "there is no setting 'qqq'. `--help` lists all settings."),
+        (["--wheels", "four"], "wheels is 'four'; wanted int."),
+        (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted one of 'petrol', 'none'."),
+        (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, low, high."),
+        (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
+    ],
+)
+def test_one_line_errors(words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        parser().read(words)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("whels: 3", "there is no setting 'whels'. Did you mean 'wheels'?"),
+        ("engine: {powr: 3}", "there is no setting 'engine.powr'. Did you mean 'engine.power'?"),
+        ("wheels: many", "wheels is 'many'; wanted int."),
+    ],
+)
+def test_one_line_errors_in_a_recipe(tmp_path: Path, recipe: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        parser().read(["--config", str(tmp_path / "recipe.yaml")])
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no recipe .*none.yaml"):
+        parser().read(["--config", str(tmp_path / "none.yaml")])
+
+
+def test_help_shows_meaning_default_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parser().read(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"in kilowatts\.\s+\(type: int, default: 50\)", shown)
+    assert "examples:\n  cosphere drive there" in shown
