@@ -82,6 +82,7 @@ def test_scores_are_as_the_contract_says(trained: Path) -> None:
     assert found["provenance"]["machine"]["cores"] >= 1
     untrained = json.loads((trained / "scores-untrained.json").read_text())
     assert untrained["scores"].keys() == found["scores"].keys()
+    assert found["baseline_scores"] == untrained["scores"]
 
 
 def test_search_leaves_the_query_out_and_writes_a_picture(
@@ -113,6 +114,7 @@ def test_report_opens_offline(trained: Path, capsys: pytest.CaptureFixture[str])
     assert main(["report", str(trained)]) == 0
     page = (trained / "report.html").read_text()
     assert "recall@1" in page.lower()
+    assert "untrained" in page.lower() or "before" in page.lower()
     assert not re.search(r"""(?:src|href)=["']?https?:""", page)
     assert "report.html" in capsys.readouterr().out.replace("\n", "")
 

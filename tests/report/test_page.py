@@ -88,6 +88,10 @@ def test_every_section_is_there_with_its_content(text: str) -> None:
         "Queries: 24",
         "best 62.5 % at step 20",
         "-1.37",
+        "batch_size 64",
+        "ties optimistic",
+        "clustering.restarts 5",
+        "Left out: 3 of <27> queries.",
     ):
         assert words in reader.text, words
     for name, count in {

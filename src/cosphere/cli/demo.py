@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         ["cosphere demo", "cosphere demo --out elsewhere --steps 200"],
     )
     parser.add_argument("--out", type=str, default="demo", help="folder for the stamps and the run")
-    parser.add_argument("--steps", type=int, default=80, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing and of the training")
     parser.add_argument("--weights", type=str, default="imagenet", help="as --model.weights of `cosphere train`")
     given = parser.read(arguments)
@@ -71,7 +71,7 @@ def demo_settings(stamps: Path, *, steps: int, seed: int, weights: str = "imagen
         sec=SecSettings(weight=0.02),
         optimizer=OptimizerSettings(backbone_rate=3e-4, head_rate=3e-4),
         schedule=ScheduleSettings(name="cosine"),
-        validation=ValidationSettings(every=40, before=False, lens=True),
+        validation=ValidationSettings(every=50, before=False, lens=True),
     )
 
 
@@ -90,11 +90,11 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     write_text(run_folder.config, yaml.safe_dump({"about": {}, **settings.as_dict()}, sort_keys=False))
     test = open_split(stamps, "test")
     before = score(untrained_model(settings), test, ks=(1, 2, 4, 8))
-    save(run_folder, before, test, "test", untrained=True)
+    save(run_folder, before, "test", untrained=True)
     train(settings, read_catalogue(stamps), run_folder, reporter=reporter(steps), evaluate=validation_scores(settings))
     embedder = Embedder.load(run_folder.model)
     after = score(embedder, test, ks=(1, 2, 4, 8))
-    save(run_folder, after, test, "test")
+    save(run_folder, after, "test")
     console.print(_table(before, after))
     page = write_report(run_folder.path)
     find(embedder, test, Path(test.paths[0]), k=6, out=folder / "search.png")

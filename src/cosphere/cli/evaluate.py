@@ -15,7 +15,7 @@ from cosphere.cli.train import read_settings, show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError
 from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
-from cosphere.files import write_json
+from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import untrained_model
@@ -25,6 +25,8 @@ _EXAMPLES = [
     "cosphere evaluate runs/sop Stanford_Online_Products --ks '[1,10,100,1000]'",
     "cosphere evaluate runs/first --untrained true",
 ]
+UNTRAINED = "scores-untrained.json"
+"""The scores of the untrained backbone, in a run's folder."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,7 +55,7 @@ def run(arguments: list[str]) -> int:
         batch_size=given.batch_size,
         workers=given.workers,
     )
-    save(folder, scores, catalogue, given.split, untrained=given.untrained)
+    save(folder, scores, given.split, untrained=given.untrained)
     show(scores, folder, given.split, untrained=given.untrained)
     return 0
 
@@ -92,13 +94,25 @@ def embed_with_progress(embedder: Embedder, catalogue: Catalogue, **settings: An
         )
 
 
-def save(folder: RunFolder, scores: Scores, catalogue: Catalogue, split: str, *, untrained: bool = False) -> None:
-    """Write the scores and, for the trained model, the embeddings that the report and the search use."""
+def save(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = False) -> None:
+    """Write the scores and, for the trained model, the embeddings that the report shows.
+
+    The scores of the untrained backbone lie in `scores-untrained.json`; where both are of one split, `scores.json` holds them
+    too, as `baseline_scores`, so that a report can show what training was worth.
+    """
     content = {"split": split, **scores.as_dict(), "provenance": provenance(), "settings": read_settings(folder).as_dict()}
+    beside = folder.path / UNTRAINED
     if untrained:
-        write_json(folder.path / "scores-untrained.json", content)
-        return
-    scores.embeddings.save(folder.embeddings(split))
+        write_json(beside, content)
+        if not folder.scores.exists():
+            return
+        content = read_json(folder.scores, what="a run's scores")
+    else:
+        scores.embeddings.save(folder.embeddings(split))
+    if beside.exists():
+        before = read_json(beside, what="a run's scores")
+        if before["split"] == content["split"] and before["data"]["fingerprint"] == content["data"]["fingerprint"]:
+            content["baseline_scores"] = before["scores"]
     write_json(folder.scores, content)
 
 
@@ -120,7 +134,7 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
     console.print(table)
     for note in scores.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written to {folder.path / ('scores-untrained.json' if untrained else 'scores.json')}", soft_wrap=True, highlight=False)
+    console.print(f"written to {folder.path / UNTRAINED if untrained else folder.scores}", soft_wrap=True, highlight=False)
 
 
 def _published(folder: RunFolder) -> dict[str, float]:

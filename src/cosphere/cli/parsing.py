@@ -59,7 +59,8 @@ class CommandParser(ArgumentParser):
             return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {_nearest('.'.join(inside.groups()), self._names())}"
         several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
         if several:
-            choices = "".join(f", {word}" for word in re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message))))
+            literals = re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))
+            choices = "".join(f", {word}" for word in dict.fromkeys(literals))
             number = "a number" if "'float'" in message or "'int'" in message else "null"
             return f"{several.group(1)} is {several.group(2)!r}; wanted {number}{choices}."
         wrong = re.search(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', message)

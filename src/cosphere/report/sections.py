@@ -117,7 +117,9 @@ def scores(data: ReportData) -> str:
     note = (
         "The interval says how far a score would move with other queries of the same kind; it is not about other seeds."
     )
-    words = paragraph(counts.capitalize() + "." if counts else "") + paragraph(note, "note")
+    remarks = data.scores.get("notes")
+    told = "".join(paragraph(str(one)) for one in remarks) if isinstance(remarks, list) else ""
+    words = paragraph(counts.capitalize() + "." if counts else "") + told + paragraph(note, "note")
     return section(
         "scores", "Scores", f'<div class="beside"><div>{table(head, rows, kind="numbers")}{words}</div>{shapes}</div>'
     )
@@ -250,7 +252,8 @@ def about(data: ReportData) -> str:
     """Settings, data and provenance: enough to make it again."""
     settings = flattened(data.config)
     origin = flattened(part(data.scores, "provenance"))
-    evaluation = flattened(part(data.scores, "settings"))
+    rules = {name: data.scores[name] for name in ("settings", "ties", "clustering") if data.scores.get(name)}
+    evaluation = flattened(part(rules, "settings")) + flattened({k: v for k, v in rules.items() if k != "settings"})
     parts = [
         ("Data", _data_facts(data), "Nothing is known about the data yet."),
         ("Training settings", settings, "This run kept no settings."),

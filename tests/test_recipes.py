@@ -1,0 +1,186 @@
+"""Every recipe names settings that exist, and trains and scores on a small made-up set in the published layout."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from scipy.io import savemat
+
+from cosphere.cli import main
+from cosphere.train import TrainSettings
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+FILES = sorted(RECIPES.rglob("*.yaml"))
+CLASSES, EACH = 6, 4
+"""Training classes of a stand-in, and images of each; half as many classes again for the test."""
+
+
+def names() -> Iterator[tuple[int, str]]:
+    """Class number, from 1, and file name of each image, training classes first."""
+    for number in range(1, CLASSES + CLASSES // 2 + 1):
+        for image in range(EACH):
+            yield number, f"{number}_{image}.jpg"
+
+
+def draw(folder: Path, files: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 44, 3), dtype=np.uint8)).save(folder / file)
+
+
+def make_cub(root: Path) -> None:
+    """Classes 1-100 train, 101-200 test: here 1-6 and 101-103."""
+    labels = [number if number <= CLASSES else 100 + number - CLASSES for number, _ in names()]
+    files = [f"{label:03d}.Bird/{file}" for label, (_, file) in zip(labels, names(), strict=True)]
+    draw(root / "images", files)
+    (root / "images.txt").write_text("".join(f"{i} {file}\n" for i, file in enumerate(files, 1)))
+    (root / "image_class_labels.txt").write_text("".join(f"{i} {label}\n" for i, label in enumerate(labels, 1)))
+
+
+def make_cars(root: Path) -> None:
+    """Classes 1-98 train, 99-196 test: here 1-6 and 99-101."""
+    labels = [number if number <= CLASSES else 98 + number - CLASSES for number, _ in names()]
+    files = [f"car_ims/{number:06d}.jpg" for number in range(1, len(labels) + 1)]
+    draw(root, files)
+    kind = [(name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")]
+    rows = np.array([[(file, 1, 1, 9, 9, label, 0) for file, label in zip(files, labels, strict=True)]], dtype=kind)
+    class_names = np.array([[f"car {number}" for number in range(1, 197)]], dtype=object)
+    savemat(root / "cars_annos.mat", {"annotations": rows, "class_names": class_names})
+
+
+def make_sop(root: Path) -> None:
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    files = []
+    for number, (label, file) in enumerate(names(), 1):
+        split = "train" if label <= CLASSES else "test"
+        files.append(f"bicycle_final/{file}")
+        lines[split].append(f"{number} {label if split == 'train' else 11318 + label - CLASSES} 1 {files[-1]}\n")
+    draw(root, files)
+    for split, rows in lines.items():
+        (root / f"Ebay_{split}.txt").write_text("image_id class_id super_class_id path\n" + "".join(rows))
+
+
+def make_in_shop(root: Path) -> None:
+    rows, files = [], []
+    for label, file in names():
+        place = "train" if label <= CLASSES else ("query" if file.endswith(("_0.jpg", "_1.jpg")) else "gallery")
+        files.append(f"img/WOMEN/Dresses/id_{label:08d}/{file}")
+        rows.append(f"{files[-1]}      id_{label:08d}     {place}\n")
+    draw(root, files)
+    header = f"{len(rows)}\nimage_name item_id evaluation_status\n"
+    (root / "list_eval_partition.txt").write_text(header + "".join(rows))
+
+
+def make_table(root: Path) -> None:
+    files = [f"images/{file}" for _, file in names()]
+    draw(root, files)
+    rows = [f"{file},{label},{'train' if label <= CLASSES else 'test'}" for file, (label, _) in zip(files, names(), strict=True)]
+    (root / "labels.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+
+
+MAKERS = {"cub": make_cub, "cars196": make_cars, "sop": make_sop, "inshop": make_in_shop, "cars196-half": make_table}
+
+
+def dataset_of(file: Path) -> str:
+    """`recipes/sec/cub-ms-sec.yaml` is of `cub`, `recipes/cars196-half/triplet.yaml` of `cars196-half`."""
+    return "cars196-half" if file.parent.name == "cars196-half" else file.stem.split("-")[0]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("standins")
+    for name, make in MAKERS.items():
+        (folder / name).mkdir()
+        make(folder / name)
+    return {name: folder / name for name in MAKERS}
+
+
+def read(file: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def test_they_are_all_here() -> None:
+    stems = {file.stem for file in FILES if file.parent.name == "sec"}
+    assert stems == {
+        f"{data}-{loss}-{arm}"
+        for data in ("cub", "cars196", "sop", "inshop")
+        for loss in ("triplet", "semihard", "npair", "ms")
+        for arm in ("none", "l2", "sec")
+    }
+    assert {file.stem for file in FILES if file.parent.name == "normsoftmax"} == {"cub", "cars196", "sop", "inshop"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_it_says_how_to_run_it_and_what_to_expect(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    if file.stem == "base":
+        return
+    assert f"--config recipes/{file.parent.name}/{file.name}" in text
+    assert "# Expect:" in text
+    assert "cosphere evaluate" in text
+    about = read(file).get("about")
+    if file.parent.name != "cars196-half":
+        assert about["published"]
+        assert all(0 < value < 100 for value in about["published"].values())
+        assert about["ours"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "score"),
+    [
+        ("sec/cub-triplet-sec", "recall@1", 60.82),
+        ("sec/cars196-ms-l2", "nmi", 71.00),
+        ("sec/sop-npair-none", "recall@1000", 98.55),
+        ("sec/inshop-semihard-sec", "recall@50", 99.21),
+        ("normsoftmax/sop", "recall@1", 79.55),
+    ],
+)
+def test_published_rows_as_printed(file: str, name: str, score: float) -> None:
+    assert read(RECIPES / f"{file}.yaml")["about"]["published"][name] == score
+
+
+def test_sec_arms_differ_only_where_they_say() -> None:
+    """SEC against none is one change, but for multi-similarity, whose published baseline has no head norm."""
+    for file in (RECIPES / "sec").glob("*-none.yaml"):
+        none, sec = read(file), read(file.with_name(file.name.replace("-none", "-sec")))
+        different = {key for key in none if none[key] != sec[key]} - {"about"}
+        assert different == ({"sec", "model"} if "-ms-" in file.name else {"sec"}) or "cars196-ms" in file.name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_it_trains_and_scores_in_the_published_layout(file: Path, stand_ins: dict[str, Path], tmp_path: Path) -> None:
+    recipe = read(file)
+    each = min(recipe["batch"]["images_per_class"], EACH)
+    words = ["train", str(stand_ins[dataset_of(file)]), "--config", str(file), "--name", "run", "--runs", str(tmp_path)]
+    words += ["--model.backbone", "test_resnet", "--model.weights", "none", "--images.size", "32", "--steps", "2"]
+    words += ["--batch.size", str(2 * each), "--batch.images_per_class", str(each), "--device", "cpu", "--precision", "float32"]
+    words += ["--schedule.new_layers_steps", str(min(1, recipe.get("schedule", {}).get("new_layers_steps", 0)))]
+    words += ["--validation.every", "0", "--validation.lens", "false"]
+    if (recipe.get("data") or {}).get("cache"):
+        words += ["--data.cache", str(tmp_path / "cache")]
+    assert main(words) == 0
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    settings = TrainSettings.from_dict({key: value for key, value in written.items() if key != "about"})
+    for block in ("loss", "sec", "optimizer"):
+        for key, value in recipe.get(block, {}).items():
+            assert written[block][key] == value, (block, key)
+    assert settings.steps == 2
+    assert main(["evaluate", str(tmp_path / "run"), "--ks", "[1]", "--clustering", "false"]) == 0
+
+
+def test_normsoftmax_steps_are_thirty_one_epochs() -> None:
+    """The authors' sampler: floor(N / 75) batches an epoch; one epoch of new layers, fifteen, then fifteen at a tenth."""
+    for name, images in {"cub": 5864, "cars196": 8054, "sop": 59551, "inshop": 25882}.items():
+        recipe, epoch = read(RECIPES / "normsoftmax" / f"{name}.yaml"), math.floor(images / 75)
+        assert (recipe["steps"], recipe["schedule"]["milestones"]) == (31 * epoch, [16 * epoch])
+        assert recipe["schedule"]["new_layers_steps"] == epoch
+        assert re.search(rf"= {epoch} batches", " ".join(recipe["about"]["ours"]))
