@@ -49,7 +49,10 @@ SCORES = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r", "nmi", "f1")
 def candidates(loss: str, *, sec: bool) -> list[dict[str, float]]:
     """Settings to try, as command line settings."""
     rows = WITH_SEC[loss] if sec else [(*rates, 0.0) for rates in RATES]
-    return [{"optimizer.backbone_rate": body, "optimizer.head_rate": head, "sec.weight": weight} for body, head, weight in rows]
+    return [
+        {"optimizer.backbone_rate": body, "optimizer.head_rate": head, "sec.weight": weight}
+        for body, head, weight in rows
+    ]
 
 
 def command(words: list[str]) -> float:
@@ -66,7 +69,9 @@ def trained(name: str, runs: Path, words: list[str]) -> RunFolder:
     done = folder / "seconds.json"
     if not done.exists():
         fresh = ["train", *words, "--name", name, "--runs", str(runs)]
-        seconds = command(["train", "--resume", str(folder)] if (folder / "checkpoints" / "last.pt").exists() else fresh)
+        seconds = command(
+            ["train", "--resume", str(folder)] if (folder / "checkpoints" / "last.pt").exists() else fresh
+        )
         write_json(done, {"train_seconds": seconds, "command": "cosphere " + shlex.join(fresh)})
     return RunFolder.open(folder)
 
@@ -79,14 +84,29 @@ def choose(data: str, runs: Path) -> None:
             arm = loss + ("-sec" if sec else "")
             tried = []
             for number, overrides in enumerate(candidates(loss, sec=sec)):
-                words = [data, "--config", str(RECIPES / "base.yaml"), "--loss.name", name, "--steps", str(CHOOSING_STEPS)]
+                words = [
+                    data,
+                    "--config",
+                    str(RECIPES / "base.yaml"),
+                    "--loss.name",
+                    name,
+                    "--steps",
+                    str(CHOOSING_STEPS),
+                ]
                 words += ["--data.validation_share", "0.15", "--validation.every", "30", "--validation.lens", "false"]
                 words += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
                 folder = trained(f"choose-{arm}-{number}", runs, words)
                 metrics = folder.read_metrics()
                 scores = [row["val/recall@1"] for row in metrics if row.get("val/recall@1") is not None and row["step"]]
                 lens = [row for row in metrics if "train/norm_cv" in row][-1]
-                tried.append({**overrides, "val/recall@1": max(scores), "norm_cv": lens["train/norm_cv"], "sec_share": lens["train/sec_share"]})
+                tried.append(
+                    {
+                        **overrides,
+                        "val/recall@1": max(scores),
+                        "norm_cv": lens["train/norm_cv"],
+                        "sec_share": lens["train/sec_share"],
+                    }
+                )
             best = max(tried, key=lambda row: row["val/recall@1"])
             chosen[arm] = {"best": best, "tried": tried}
             print(arm, best, flush=True)
@@ -138,13 +158,18 @@ def summary(arms: dict[str, list[dict[str, Any]]], untrained: dict[str, Any]) ->
             arm: {
                 "recipe": recipes[arm],
                 "seeds": rows,
-                "summary": {name: seeds_summary([row[name] for row in rows])._asdict() for name in (*SCORES, "train_seconds", "norm_cv")},
+                "summary": {
+                    name: seeds_summary([row[name] for row in rows])._asdict()
+                    for name in (*SCORES, "train_seconds", "norm_cv")
+                },
             }
             for arm, rows in arms.items()
         },
         "sec_minus_none": {
             loss: {
-                name: paired_difference([row[name] for row in arms[f"{loss}-sec"]], [row[name] for row in arms[loss]])._asdict()
+                name: paired_difference(
+                    [row[name] for row in arms[f"{loss}-sec"]], [row[name] for row in arms[loss]]
+                )._asdict()
                 for name in SCORES
             }
             for loss in LOSSES
@@ -158,9 +183,13 @@ def table() -> None:
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     print("| arm | " + " | ".join(SCORES) + " | length CV | minutes |")
     print("|---|" + "---|" * (len(SCORES) + 2))
-    print("| untrained backbone | " + " | ".join(f"{100 * result['untrained'][name]:.1f}" for name in SCORES) + " | | |")
+    print(
+        "| untrained backbone | " + " | ".join(f"{100 * result['untrained'][name]:.1f}" for name in SCORES) + " | | |"
+    )
     for arm, found in result["arms"].items():
-        cells = [f"{100 * found['summary'][name]['mean']:.1f} ± {100 * found['summary'][name]['sd']:.1f}" for name in SCORES]
+        cells = [
+            f"{100 * found['summary'][name]['mean']:.1f} ± {100 * found['summary'][name]['sd']:.1f}" for name in SCORES
+        ]
         minutes = found["summary"]["train_seconds"]["mean"] / 60
         print(f"| {arm} | " + " | ".join(cells) + f" | {found['summary']['norm_cv']['mean']:.2f} | {minutes:.1f} |")
 

@@ -33,10 +33,10 @@ from cosphere.train import (
     SecSettings,
     TrainSettings,
     ValidationSettings,
+    build_model,
     train,
 )
 from cosphere.train.batches import BatchStream
-from cosphere.train.loop import build_model
 from cosphere.train.parameters import build_optimizer, parameter_groups
 
 RESULT = Path(__file__).parent / "results" / "training.json"
@@ -77,7 +77,10 @@ def cosphere_rate(settings: TrainSettings, catalogue: Catalogue, folder: Path) -
 def bare_rate(settings: TrainSettings, catalogue: Catalogue) -> float:
     """Images a second of a bare loop: the same model, loss and optimiser over tensors that lie in memory."""
     embedder, augmentation = build_model(settings)
-    loss, sec = losses.build(settings.loss.name, num_classes=len(catalogue.class_names), dim=embedder.dim), SphericalConstraint()
+    loss, sec = (
+        losses.build(settings.loss.name, num_classes=len(catalogue.class_names), dim=embedder.dim),
+        SphericalConstraint(),
+    )
     stream = BatchStream(catalogue, settings, embedder.preprocessing, augmentation, device=torch.device("cpu"))
     source = iter(stream)
     batches = [next(source) for _ in range(settings.log_every)]
@@ -134,7 +137,9 @@ def main() -> None:
         folder = Path(scratch)
         catalogue = read_catalogue(draw_stamps(folder / "stamps", designs=40, impressions=20)).select("train")
         settings = settings_for(options, str(folder / "cache"))
-        cosphere_rate(settings, catalogue, folder / "warm")  # Fills the cache, so that later runs find it as a second epoch would.
+        cosphere_rate(
+            settings, catalogue, folder / "warm"
+        )  # Fills the cache, so that later runs find it as a second epoch would.
         ours, bare = [], []
         for turn in range(options.runs):  # In turn, so that a drift of the machine's speed hits both.
             ours.append(cosphere_rate(settings, catalogue, folder / f"run{turn}"))
@@ -151,7 +156,9 @@ def main() -> None:
         "provenance": provenance(),
     }
     write_json(RESULT, result)
-    print(f"cosphere {spread(ours)['median']:.1f} images/s, bare {spread(bare)['median']:.1f}, ratio {spread(ratios)['median']:.3f}")
+    print(
+        f"cosphere {spread(ours)['median']:.1f} images/s, bare {spread(bare)['median']:.1f}, ratio {spread(ratios)['median']:.3f}"
+    )
     print(f"SEC {1e6 * statistics.median(sec):.0f} us = {100 * result['sec']['share_of_step']:.3f} % of a step")  # type: ignore[index]
     print(f"cosphere --help {result['help_seconds']['median']:.2f} s")  # type: ignore[index]
 

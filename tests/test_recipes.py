@@ -51,7 +51,9 @@ def make_cars(root: Path) -> None:
     labels = [number if number <= CLASSES else 98 + number - CLASSES for number, _ in names()]
     files = [f"car_ims/{number:06d}.jpg" for number in range(1, len(labels) + 1)]
     draw(root, files)
-    kind = [(name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")]
+    kind = [
+        (name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
+    ]
     rows = np.array([[(file, 1, 1, 9, 9, label, 0) for file, label in zip(files, labels, strict=True)]], dtype=kind)
     class_names = np.array([[f"car {number}" for number in range(1, 197)]], dtype=object)
     savemat(root / "cars_annos.mat", {"annotations": rows, "class_names": class_names})
@@ -83,7 +85,10 @@ def make_in_shop(root: Path) -> None:
 def make_table(root: Path) -> None:
     files = [f"images/{file}" for _, file in names()]
     draw(root, files)
-    rows = [f"{file},{label},{'train' if label <= CLASSES else 'test'}" for file, (label, _) in zip(files, names(), strict=True)]
+    rows = [
+        f"{file},{label},{'train' if label <= CLASSES else 'test'}"
+        for file, (label, _) in zip(files, names(), strict=True)
+    ]
     (root / "labels.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
 
 
@@ -162,7 +167,16 @@ def test_it_trains_and_scores_in_the_published_layout(file: Path, stand_ins: dic
     each = min(recipe["batch"]["images_per_class"], EACH)
     words = ["train", str(stand_ins[dataset_of(file)]), "--config", str(file), "--name", "run", "--runs", str(tmp_path)]
     words += ["--model.backbone", "test_resnet", "--model.weights", "none", "--images.size", "32", "--steps", "2"]
-    words += ["--batch.size", str(2 * each), "--batch.images_per_class", str(each), "--device", "cpu", "--precision", "float32"]
+    words += [
+        "--batch.size",
+        str(2 * each),
+        "--batch.images_per_class",
+        str(each),
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    ]
     words += ["--schedule.new_layers_steps", str(min(1, recipe.get("schedule", {}).get("new_layers_steps", 0)))]
     words += ["--validation.every", "0", "--validation.lens", "false"]
     if (recipe.get("data") or {}).get("cache"):

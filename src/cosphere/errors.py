@@ -56,7 +56,9 @@ class MissingExtraError(CosphereError, ImportError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}, which is not installed. Run: pip install 'cosphere[{extra}]'")
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed. Run: pip install 'cosphere[{extra}]'"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

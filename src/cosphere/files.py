@@ -101,7 +101,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
     def write(part: Path) -> None:
         with part.open("wb") as file:  # By handle: numpy would add .npz to the temporary name.
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **dict(arrays))
 
     write_atomic(path, write)
 

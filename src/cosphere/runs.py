@@ -1,14 +1,14 @@
 """A run's folder on disk, and where its numbers come from.
 
-    runs/<name>/
-        run.json          what made this folder, and the version of its layout
-        config.yaml       every setting, resolved
-        metrics.jsonl     one line a logged step
-        checkpoints/      last and best: all that training needs to go on
-        model/            the bundle: all that using the model needs
-        embeddings/       one .npz a split that was evaluated
-        scores.json       numbers, intervals, data fingerprint, commit, machine
-        report.html
+runs/<name>/
+    run.json          what made this folder, and the version of its layout
+    config.yaml       every setting, resolved
+    metrics.jsonl     one line a logged step
+    checkpoints/      last and best: all that training needs to go on
+    model/            the bundle: all that using the model needs
+    embeddings/       one .npz a split that was evaluated
+    scores.json       numbers, intervals, data fingerprint, commit, machine
+    report.html
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class RunFolder:
                 f"{folder.path} already holds a run. Choose another name with --name, or go on with it: "
                 f"cosphere train --resume {folder.path}."
             )
-        if folder.path.is_file() or (folder.path.is_dir() and not folder.marker.exists() and any(folder.path.iterdir())):
+        if folder.path.is_file() or (
+            folder.path.is_dir() and not folder.marker.exists() and any(folder.path.iterdir())
+        ):
             raise RunError(f"{folder.path} exists and is not a run. Choose another name with --name.")
         write_json(folder.marker, {"layout": LAYOUT_VERSION, **provenance()})
         return folder
@@ -182,7 +184,9 @@ def _commit() -> str | None:
     """Commit of the source checkout that Cosphere runs from, with "+" when files differ from it; None when installed."""
     here = Path(__file__).resolve().parent
     try:
-        top = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        top = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
         changed = subprocess.run(
             ["git", "-C", here, "status", "--porcelain", "--untracked-files=no", "."],
             capture_output=True,

@@ -35,7 +35,8 @@ def lengths(embeddings: Tensor) -> Tensor:
 
     The gradient at a zero row is zero, not NaN.
     """
-    return torch.linalg.vector_norm(full_precision(embeddings), dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(full_precision(embeddings), dim=-1)
+    return norms
 
 
 class Directions(NamedTuple):

@@ -89,7 +89,7 @@ def test_one_line_errors_in_a_recipe(tmp_path: Path, recipe: str, message: str) 
 
 
 def test_a_missing_recipe(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no recipe .*none.yaml"):
+    with pytest.raises(SettingsError, match=r"there is no recipe .*none.yaml"):
         parser().read(["--config", str(tmp_path / "none.yaml")])
 
 

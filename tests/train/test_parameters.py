@@ -39,7 +39,9 @@ def groups_of(**settings: object) -> dict[str, tuple[int, float, float]]:
     """Name -> number of parameters, rate, decay."""
     chosen = OptimizerSettings(**settings)  # type: ignore[arg-type]
     found = parameter_groups(Network(), Weights(), Radius(), chosen)  # type: ignore[arg-type]
-    return {group["name"]: (sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"]) for group in found}
+    return {
+        group["name"]: (sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"]) for group in found
+    }
 
 
 def test_the_official_groups_of_sec() -> None:
@@ -85,7 +87,9 @@ def test_rate_factor(settings: ScheduleSettings, step: int, factor: float) -> No
     assert rate_factor(step, 100, settings) == pytest.approx(factor, rel=1e-12)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
 def test_each_group_keeps_its_own_rate_times_the_factor(name: str, kind: type) -> None:
     settings = OptimizerSettings(name=name, backbone_rate=0.3, head_rate=0.2)  # type: ignore[arg-type]
     optimizer = build_optimizer(parameter_groups(Network(), nn.Module(), nn.Module(), settings), settings)  # type: ignore[arg-type]

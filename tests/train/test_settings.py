@@ -23,8 +23,14 @@ from cosphere.train.settings import (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BatchSettings(size=100, images_per_class=3), "batch.size 100 does not divide by batch.images_per_class 3; try 99 or 102."),
-        (lambda: BatchSettings(size=2, images_per_class=3), "batch.size 2 does not divide by batch.images_per_class 3; try 3 or 6."),
+        (
+            lambda: BatchSettings(size=100, images_per_class=3),
+            "batch.size 100 does not divide by batch.images_per_class 3; try 99 or 102.",
+        ),
+        (
+            lambda: BatchSettings(size=2, images_per_class=3),
+            "batch.size 2 does not divide by batch.images_per_class 3; try 3 or 6.",
+        ),
         (lambda: BatchSettings(size=0), "batch.size is a number of images, got 0."),
         (lambda: BatchSettings(images_per_class=0), "batch.images_per_class is a number of images, got 0."),
         (lambda: BatchSettings(accumulate=0), "batch.accumulate is a number of batches from 1, got 0."),
@@ -32,7 +38,10 @@ from cosphere.train.settings import (
         (lambda: DataSettings(max_unreadable=-1), "data.max_unreadable is a share from 0 to 1, got -1."),
         (lambda: DataSettings(workers=-2), "data.workers is a number of processes or -1, got -2."),
         (lambda: ImageSettings(size=8), "images.size is a side in pixels of at least 16, got 8."),
-        (lambda: ImageSettings(size=128, resize=100), "images.resize 100 is smaller than images.size 128; give at least 128, or null."),
+        (
+            lambda: ImageSettings(size=128, resize=100),
+            "images.resize 100 is smaller than images.size 128; give at least 128, or null.",
+        ),
         (lambda: SecSettings(weight=-0.1), "sec.weight is at least 0, got -0.1."),
         (lambda: OptimizerSettings(head_rate=-1), "optimizer.head_rate is at least 0, got -1."),
         (lambda: ScheduleSettings(milestones=[20, 10]), "schedule.milestones are rising steps above 0, got [20, 10]."),
@@ -63,7 +72,7 @@ def test_settings_survive_yaml() -> None:
 
 
 def test_a_key_of_another_version_is_refused() -> None:
-    with pytest.raises(SettingsError, match="do not fit this version of Cosphere.*velocity"):
+    with pytest.raises(SettingsError, match=r"do not fit this version of Cosphere.*velocity"):
         TrainSettings.from_dict({"optimizer": {"velocity": 1}})
 
 

@@ -37,7 +37,11 @@ def _check(arguments: list[str]) -> int:
     given = parser.read(arguments)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading images", total=None)
-        report = check(given.source, layout=given.layout, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        report = check(
+            given.source,
+            layout=given.layout,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     Console().print(render(report))
     if given.json:
         from pathlib import Path

@@ -79,7 +79,9 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     """The demo itself."""
     console, began = Console(), time.monotonic()
     if (folder / "run").exists():
-        raise RunError(f"{folder / 'run'} is there already. Look at {folder / 'run' / 'report.html'}, or use --out for another folder.")
+        raise RunError(
+            f"{folder / 'run'} is there already. Look at {folder / 'run' / 'report.html'}, or use --out for another folder."
+        )
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("drawing stamps", total=None)
         stamps = draw_stamps(
@@ -100,7 +102,11 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     find(embedder, test, Path(test.paths[0]), k=6, out=folder / "search.png")
     console.print(f"\n{time.monotonic() - began:.0f} s in all. Open these:", highlight=False)
     console.print(f"  {page}\n  {folder / 'search.png'}", soft_wrap=True, highlight=False)
-    console.print(f"Then your own: cosphere train PHOTOS/ --name first --sec.weight {settings.sec.weight}", soft_wrap=True, highlight=False)
+    console.print(
+        f"Then your own: cosphere train PHOTOS/ --name first --sec.weight {settings.sec.weight}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _table(before: Scores, after: Scores) -> Table:

@@ -37,7 +37,9 @@ def run(arguments: list[str]) -> int:
     found = embed_with_progress(load_model(given.model), catalogue, batch_size=given.batch_size, workers=given.workers)
     found.save(Path(given.out))
     console = Console()
-    console.print(f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}", highlight=False)
+    console.print(
+        f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}", highlight=False
+    )
     for _, reason in found.skipped[:3]:
         console.print(f"left out: {reason}", markup=False, highlight=False)
     return 0

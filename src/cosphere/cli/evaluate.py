@@ -31,9 +31,13 @@ UNTRAINED = "scores-untrained.json"
 
 def run(arguments: list[str]) -> int:
     """Print a table and write `scores.json`."""
-    parser = CommandParser("evaluate", "Score a run's model: Recall@K, MAP@R, R-precision, NMI and F1, with intervals.", _EXAMPLES)
+    parser = CommandParser(
+        "evaluate", "Score a run's model: Recall@K, MAP@R, R-precision, NMI and F1, with intervals.", _EXAMPLES
+    )
     parser.add_argument("run", type=str, help="a run's folder")
-    parser.add_argument("source", nargs="?", type=str, help="images to score on; by default what the run was trained from")
+    parser.add_argument(
+        "source", nargs="?", type=str, help="images to score on; by default what the run was trained from"
+    )
     parser.add_argument("--split", type=str, default="test", help="split to score on; `all` takes every image")
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
     parser.add_argument("--ks", type=list[int], default=[1, 2, 4, 8], help="the K of Recall@K")
@@ -41,7 +45,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of k-means and of the intervals")
     parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
-    parser.add_argument("--untrained", type=bool, default=False, help="score the untrained backbone instead: the line to beat")
+    parser.add_argument(
+        "--untrained", type=bool, default=False, help="score the untrained backbone instead: the line to beat"
+    )
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
     catalogue = open_split(given.source or read_settings(folder).data.root, given.split, layout=given.layout)
@@ -72,7 +78,9 @@ def open_split(source: str | Path, split: str, *, layout: str = "auto") -> Catal
         return catalogue
     known = sorted(set(catalogue.splits))
     if split not in known:
-        raise DataError(f"{source} has no split {split!r}; it has {', '.join(known)}. Use --split {known[0]}, or --split all.")
+        raise DataError(
+            f"{source} has no split {split!r}; it has {', '.join(known)}. Use --split {known[0]}, or --split all."
+        )
     return catalogue.select(split)
 
 
@@ -100,7 +108,12 @@ def save(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = Fal
     The scores of the untrained backbone lie in `scores-untrained.json`; where both are of one split, `scores.json` holds them
     too, as `baseline_scores`, so that a report can show what training was worth.
     """
-    content = {"split": split, **scores.as_dict(), "provenance": provenance(), "settings": read_settings(folder).as_dict()}
+    content = {
+        "split": split,
+        **scores.as_dict(),
+        "provenance": provenance(),
+        "settings": read_settings(folder).as_dict(),
+    }
     beside = folder.path / UNTRAINED
     if untrained:
         write_json(beside, content)
@@ -134,7 +147,9 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
     console.print(table)
     for note in scores.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written to {folder.path / UNTRAINED if untrained else folder.scores}", soft_wrap=True, highlight=False)
+    console.print(
+        f"written to {folder.path / UNTRAINED if untrained else folder.scores}", soft_wrap=True, highlight=False
+    )
 
 
 def _published(folder: RunFolder) -> dict[str, float]:

@@ -44,10 +44,13 @@ class CommandParser(ArgumentParser):
         Raises:
             SettingsError: an unknown setting, a wrong type or a value out of range.
         """
-        return self.instantiate(self.parse_args(arguments))
+        found: Namespace = self.instantiate(self.parse_args(arguments))
+        return found
 
     def _explain(self, message: str) -> str:
-        unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(r"Option '([^']+)' is not accepted", message)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(
+            r"Option '([^']+)' is not accepted", message
+        )
         if unknown:
             name = unknown.group(1).split("=")[0].lstrip("-")
             known = [key for key in self._names() if key not in ("help", "print_config")]
@@ -76,7 +79,12 @@ class CommandParser(ArgumentParser):
 
     def _names(self) -> list[str]:
         """Dotted names of all settings."""
-        return [option.lstrip("-") for action in self._actions for option in action.option_strings if option.startswith("--")]
+        return [
+            option.lstrip("-")
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        ]
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -15,9 +15,13 @@ _EXAMPLES = ["cosphere report runs/first", "cosphere report runs/first --queries
 
 def run(arguments: list[str]) -> int:
     """Write `report.html`."""
-    parser = CommandParser("report", "Write one page, which opens offline: scores, curves, lengths, right and wrong answers.", _EXAMPLES)
+    parser = CommandParser(
+        "report", "Write one page, which opens offline: scores, curves, lengths, right and wrong answers.", _EXAMPLES
+    )
     parser.add_argument("run", type=str, help="a run's folder; evaluate it first")
-    parser.add_argument("--split", type=str | None, default=None, help="evaluated split to show; by default the last one")
+    parser.add_argument(
+        "--split", type=str | None, default=None, help="evaluated split to show; by default the last one"
+    )
     parser.add_argument("--queries", type=int, default=24, help="queries in the gallery")
     parser.add_argument("--neighbours", type=int, default=6, help="neighbours of each")
     parser.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")

@@ -54,7 +54,9 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
     neighbours = index.search(asked, k, exclude=np.array([same[0] if same else -1]))
     names = [found.class_names[label] for label in found.labels]
     items = [
-        StripItem(path=paths[row], score=score, label=names[row], correct=names[row] == names[same[0]] if same else None)
+        StripItem(
+            path=paths[row], score=score, label=names[row], correct=names[row] == names[same[0]] if same else None
+        )
         for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
     ]
     table = Table(title=f"nearest to {query.name} among {len(paths):,} images")
@@ -64,7 +66,9 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
         table.add_row(str(rank), f"{item.score:.3f}", item.label or "", str(item.path))
     console.print(table)
     if same:
-        console.print(f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}", highlight=False)
+        console.print(
+            f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}", highlight=False
+        )
     picture = neighbour_strip(query, items)
     write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
     console.print(f"picture: {out}", highlight=False)

@@ -36,30 +36,47 @@ _EXAMPLES = [
 def run(arguments: list[str]) -> int:
     """Train, and say what to do next."""
     parser = CommandParser("train", "Train an embedding and leave it in a run's folder.", _EXAMPLES)
-    parser.add_argument("source", nargs="?", type=str, help="image folder, table or benchmark root; the same as --data.root")
+    parser.add_argument(
+        "source", nargs="?", type=str, help="image folder, table or benchmark root; the same as --data.root"
+    )
     parser.add_argument("--config", action="config", help="a recipe (YAML) with any of the settings below")
-    parser.add_argument("--name", type=str | None, default=None, help="name of the run; by default the date and the loss")
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="name of the run; by default the date and the loss"
+    )
     parser.add_argument("--runs", type=str, default="runs", help="folder that holds the runs")
-    parser.add_argument("--resume", type=str | None, default=None, help="a run's folder to go on with, exactly where it stopped")
-    parser.add_argument("--about", type=dict[str, Any], default={}, help="what a recipe says of itself: paper, published row, unknowns")
+    parser.add_argument(
+        "--resume", type=str | None, default=None, help="a run's folder to go on with, exactly where it stopped"
+    )
+    parser.add_argument(
+        "--about", type=dict[str, Any], default={}, help="what a recipe says of itself: paper, published row, unknowns"
+    )
     parser.add_class_arguments(TrainSettings, None)
     given = parser.read(arguments)
     if given.resume:
         if len(arguments) != (1 if any(word.startswith("--resume=") for word in arguments) else 2):
-            raise SettingsError("--resume goes on with a run as it was, so it takes no other setting. Leave the rest out.")
+            raise SettingsError(
+                "--resume goes on with a run as it was, so it takes no other setting. Leave the rest out."
+            )
         return _resume(Path(given.resume))
-    settings = TrainSettings(**{key: value for key, value in vars(given).items() if key in TrainSettings.__dataclass_fields__})
+    settings = TrainSettings(
+        **{key: value for key, value in vars(given).items() if key in TrainSettings.__dataclass_fields__}
+    )
     if given.source:
         settings = replace(settings, data=replace(settings.data, root=given.source))
     if not settings.data.root:
-        raise SettingsError("what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/")
+        raise SettingsError(
+            "what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/"
+        )
     catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
     name = given.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.loss.name}"
     if re.search(r"[/\\]|^\.", name):
         raise SettingsError(f"a run's name is one folder name, got {name!r}. Use --runs for the folder that holds it.")
     folder = RunFolder.create(Path(given.runs) / name)
     absolute = replace(settings, data=replace(settings.data, root=str(Path(settings.data.root).absolute())))
-    write_text(folder.config, yaml.safe_dump({"about": dict(given.about), **absolute.as_dict()}, sort_keys=False, allow_unicode=True))
+    write_text(
+        folder.config,
+        yaml.safe_dump({"about": dict(given.about), **absolute.as_dict()}, sort_keys=False, allow_unicode=True),
+    )
     show_notes(catalogue)
     return _train(absolute, catalogue, folder, resume=False)
 
@@ -80,7 +97,9 @@ def read_settings(folder: RunFolder) -> TrainSettings:
     try:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read {folder.config}: {error}. A run starts by writing it; start anew under another --name.") from error
+        raise RunError(
+            f"cannot read {folder.config}: {error}. A run starts by writing it; start anew under another --name."
+        ) from error
     if not isinstance(values, Mapping):
         raise RunError(f"{folder.config} holds no settings. Start anew under another --name.")
     return TrainSettings.from_dict({key: value for key, value in values.items() if key != "about"})
@@ -138,10 +157,22 @@ def show_result(result: TrainResult, folder: RunFolder, settings: TrainSettings)
             table.add_column(name, justify="right")
         if result.before:
             table.add_row("untrained", *(f"{100 * result.before[name]:.1f} %" for name in result.best_scores))
-        table.add_row(f"best, step {result.best_step}", *(f"{100 * value:.1f} %" for value in result.best_scores.values()))
+        table.add_row(
+            f"best, step {result.best_step}", *(f"{100 * value:.1f} %" for value in result.best_scores.values())
+        )
         console.print(table)
     if result.unreadable:
-        console.print(f"{len(result.unreadable)} unreadable image(s) left out, first: {result.unreadable[0]}", soft_wrap=True)
-    console.print(f"{result.steps} steps in {result.seconds:.0f} s; the model is in {folder.model}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{len(result.unreadable)} unreadable image(s) left out, first: {result.unreadable[0]}", soft_wrap=True
+        )
+    console.print(
+        f"{result.steps} steps in {result.seconds:.0f} s; the model is in {folder.model}",
+        soft_wrap=True,
+        highlight=False,
+    )
     root = settings.data.root
-    console.print(f"next: cosphere evaluate {folder.path} {root}    cosphere search {folder.path} {root} QUERY.jpg", soft_wrap=True, highlight=False)
+    console.print(
+        f"next: cosphere evaluate {folder.path} {root}    cosphere search {folder.path} {root} QUERY.jpg",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,6 +1,6 @@
 """The training loop, its settings, checkpoints and progress."""
 
-from cosphere.train.loop import Evaluate, TrainResult, build_model, train, untrained_model
+from cosphere.train.loop import Evaluate, TrainResult, train
 from cosphere.train.progress import LiveReporter, PlainReporter, Reporter, reporter
 from cosphere.train.settings import (
     BatchSettings,
@@ -13,6 +13,7 @@ from cosphere.train.settings import (
     TrainSettings,
     ValidationSettings,
 )
+from cosphere.train.setup import build_model, untrained_model
 
 __all__ = [
     "BatchSettings",

@@ -6,7 +6,7 @@ import pickle
 import random
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,19 +34,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # What torch warns of is refused below.
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name.") from None
+        raise RunError(
+            f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name."
+        ) from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunError(f"{path} is not a checkpoint that can be read ({reason}). Start the run anew under another --name.") from error
+        raise RunError(
+            f"{path} is not a checkpoint that can be read ({reason}). Start the run anew under another --name."
+        ) from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
-        raise RunError(f"{path} is a checkpoint of format {found!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it.")
+        raise RunError(
+            f"{path} is a checkpoint of format {found!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it."
+        )
     return dict(state)
 
 
 def random_state() -> dict[str, Any]:
     """The state of every global generator: torch (CPU and each GPU), numpy, python."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002  the legacy global one is what others use
+    name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002  the legacy global one is what others use
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -27,12 +27,12 @@ def measure_lens(
     state and random generator is as before afterwards.
 
     Args:
-        embedder: the network; `loss`, `constraint`, `optimizer`: as in training.
-        loss: see above.
-        constraint: see above.
-        optimizer: see above.
-        inputs: (B, 3, H, W) probe images. labels: (B,).
-        labels: see above.
+        embedder: the network.
+        loss: the metric loss.
+        constraint: SEC, whose running radius must not move.
+        optimizer: as in training; takes the one step.
+        inputs: (B, 3, H, W) probe images.
+        labels: (B,) their classes.
         objective: (raw embeddings, labels) -> the scalar that training minimises.
 
     Returns:
@@ -52,7 +52,7 @@ def measure_lens(
             for module, mode in zip(modules, modes, strict=True):
                 module.train(mode)
             optimizer.zero_grad(set_to_none=True)
-            objective(embedder(inputs).float(), labels).backward()
+            objective(embedder(inputs).float(), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             after = _embed(embedder, inputs)
         finally:
@@ -77,4 +77,5 @@ def measure_lens(
 def _embed(embedder: Embedder, inputs: Tensor) -> Tensor:
     """Raw embeddings in evaluation mode, so that both looks see the same batch norm statistics."""
     embedder.eval()
-    return embedder(inputs).float()
+    embeddings: Tensor = embedder(inputs)
+    return embeddings.float()

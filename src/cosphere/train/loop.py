@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,22 +15,21 @@ from torch import Tensor, nn
 
 from cosphere import losses
 from cosphere.data import Batch, Catalogue, training_parts
-from cosphere.errors import DataError, DivergenceError, SettingsError
-from cosphere.images import Augmentation, preset
-from cosphere.models import Embedder, build_embedder, input_scale
+from cosphere.errors import DivergenceError, SettingsError
+from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
-from cosphere.spherical import SphericalConstraint, length_statistics, ramped_weight
+from cosphere.spherical import SphericalConstraint, ramped_weight
 from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from cosphere.train.ledger import LOGGED, Ledger, step_numbers
 from cosphere.train.lens import measure_lens
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
+from cosphere.train.setup import build_accelerator, build_model, check_classes, set_backbone_trainable
 
 Evaluate = Callable[[Embedder, Catalogue], Mapping[str, float]]
 """Scores of a model on labelled images, as fractions by name. The loop is handed one; it does not know how scores are made."""
-
-_LOGGED = ("loss", "loss_metric", "loss_sec", "norm_mean", "norm_var", "norm_cv", "positive_cosine", "negative_cosine")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def train(
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
         RunError: a checkpoint cannot be written or read.
     """
-    accelerator = _accelerator(settings)
+    accelerator = build_accelerator(settings)
     try:
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate)
         if resume:
@@ -85,18 +84,9 @@ def train(
         with reporter:
             return training.run()
     finally:
-        AcceleratorState._reset_state(reset_partial_state=True)  # Else a second run in this process would keep the first's precision.
-
-
-def _accelerator(settings: TrainSettings) -> Accelerator:
-    if settings.device not in ("auto", "cpu", "cuda", "mps"):
-        raise SettingsError(f"device is auto, cpu, cuda or mps, got {settings.device!r}.")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device is cuda, but this machine has no CUDA device. Use --device cpu.")
-    on_cpu = settings.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if settings.precision == "fp16" and on_cpu:
-        raise SettingsError("precision fp16 wants a GPU; on a CPU use --precision bf16 or float32.")
-    return Accelerator(cpu=settings.device == "cpu", mixed_precision={"float32": "no"}.get(settings.precision, settings.precision))
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # Else a second run in this process would keep the first's precision.
 
 
 class Training:
@@ -121,10 +111,13 @@ class Training:
         device = accelerator.device
         self.embedder, augmentation = build_model(settings)
         self.loss = losses.build(
-            settings.loss.name, num_classes=len(self.train_images.class_names), dim=self.embedder.dim, **settings.loss.settings
+            settings.loss.name,
+            num_classes=len(self.train_images.class_names),
+            dim=self.embedder.dim,
+            **settings.loss.settings,
         ).to(device)
         sec = settings.sec
-        self.constraint = SphericalConstraint(_radius(sec.radius), momentum=sec.momentum, scale_free=sec.scale_free).to(device)
+        self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
         self.stream = BatchStream(
             self.train_images,
             settings,
@@ -134,6 +127,8 @@ class Training:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
+        shared = accelerator.num_processes > 1 and any(True for _ in self.loss.parameters())
+        self.criterion = accelerator.prepare_model(self.loss) if shared else self.loss
         groups = parameter_groups(self.embedder, self.loss, self.constraint, settings.optimizer)
         self.model, self.optimizer = accelerator.prepare(self.embedder, build_optimizer(groups, settings.optimizer))
         self.step = 0
@@ -142,9 +137,7 @@ class Training:
         self.before: dict[str, float] = {}
         self.stale = 0
         self.warned_of_sec = False
-        self._window: list[Tensor] = []
-        self._window_began = time.monotonic()
-        self._window_images = 0
+        self.ledger = Ledger()
 
     # The run
 
@@ -196,8 +189,7 @@ class Training:
             total, logged = self._objective(embeddings, labels)
             self._check_finite(logged, batch)
             self.accelerator.backward(total / len(batches))
-            self._window.append(logged)
-            self._window_images += len(labels)
+            self.ledger.add(logged, images=len(labels))
         if self.settings.optimizer.clip_norm:
             self.accelerator.clip_grad_norm_(self._parameters(), self.settings.optimizer.clip_norm)
         self.optimizer.step()
@@ -210,25 +202,23 @@ class Training:
         device = self.accelerator.device
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         pixels = batch.pixels.to(device, non_blocking=True)
-        return self.embedder.preprocessing.to_input(pixels).to(memory_format=layout), batch.labels.to(device, non_blocking=True)
+        return self.embedder.preprocessing.to_input(pixels).to(memory_format=layout), batch.labels.to(
+            device, non_blocking=True
+        )
 
     def _objective(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the numbers of :data:`_LOGGED`, detached."""
-        sec = self.settings.sec
-        weight = ramped_weight(sec.weight, self.step, self.settings.steps, sec.ramp)
-        metric = self.loss(embeddings, labels)
-        constraint = self.constraint(embeddings) if sec.weight else metric.new_zeros(())
-        total = metric + weight * constraint
-        with torch.no_grad():
-            lens = length_statistics(embeddings)
-            positive, negative = losses.pair_cosines(embeddings, labels)
-            values = (total, metric, constraint, lens.mean, lens.variance, lens.cv, positive, negative)
-            logged = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=total.device) for value in values])
-        return total, logged
+        """What is minimised, and the numbers of :data:`cosphere.train.ledger.LOGGED`."""
+        metric = self.criterion(embeddings, labels)
+        constraint = self.constraint(embeddings) if self.settings.sec.weight else metric.new_zeros(())
+        total = metric + self._sec_weight(self.step) * constraint
+        return total, step_numbers(embeddings, labels, total, metric, constraint)
 
     def _check_finite(self, logged: Tensor, batch: Batch) -> None:
-        values = dict(zip(_LOGGED, logged.tolist(), strict=True))
-        for key, term in (("loss_metric", f"the metric loss ({self.settings.loss.name})"), ("loss_sec", "the SEC term")):
+        values = dict(zip(LOGGED, logged.tolist(), strict=True))
+        for key, term in (
+            ("loss_metric", f"the metric loss ({self.settings.loss.name})"),
+            ("loss_sec", "the SEC term"),
+        ):
             if values[key] - values[key] != 0:
                 files = ", ".join(self.train_images.paths[row] for row in batch.rows[:3].tolist())
                 raise DivergenceError(
@@ -247,33 +237,25 @@ class Training:
         every = settings.validation.every
         if (every and self.step % every == 0) or last:
             self._validate()
-            self._window_began, self._window_images, self._window = time.monotonic(), 0, []
+            self.ledger.restart()
         if (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last:
             self._save("last.pt")
 
     def _log(self) -> None:
-        """Average the numbers since the last line, write them, show them, and warn when SEC dwarfs the loss."""
-        if not self._window:
-            return
-        means = torch.stack(self._window).nanmean(dim=0).tolist()
-        values: dict[str, float | None] = {f"train/{name}": _finite(value) for name, value in zip(_LOGGED, means, strict=True)}
-        weight = ramped_weight(self.settings.sec.weight, self.step - 1, self.settings.steps, self.settings.sec.ramp)
-        metric, constraint = values["train/loss_metric"], values["train/loss_sec"]
-        if not self.settings.sec.weight:
-            values["train/loss_sec"] = None
-        share = weight * constraint / metric if weight and metric and constraint is not None else None
-        values["train/sec_share"] = share
-        elapsed = time.monotonic() - self._window_began
-        values["train/images_per_second"] = self._window_images * self.accelerator.num_processes / max(elapsed, 1e-9)
+        """Write and show the means since the last line, and warn when SEC dwarfs the loss."""
+        values = self.ledger.means(self._sec_weight(self.step - 1), processes=self.accelerator.num_processes)
         for group in self.optimizer.param_groups:
             values[f"train/lr_{group['name'].split('.')[0]}"] = group["lr"]
         self._write({"epoch": self.stream.epoch, **values})
         self.reporter.logged(self.step, values)
-        self._warn_of_sec(share)
-        self._window, self._window_images, self._window_began = [], 0, time.monotonic()
+        self._warn_of_sec(values["train/sec_share"])
+
+    def _sec_weight(self, step: int) -> float:
+        sec = self.settings.sec
+        return ramped_weight(sec.weight, step, self.settings.steps, sec.ramp)
 
     def _warn_of_sec(self, share: float | None) -> None:
-        """SEC helps as a small force; a dominant one stops the embedding from learning (a tenfold weight cost 15 points)."""
+        """SEC helps as a small force; a dominant one keeps the embedding from learning."""
         if share is None or share <= 1 or self.warned_of_sec:
             return
         self.warned_of_sec = True
@@ -366,7 +348,11 @@ class Training:
 
     def _save(self, name: str) -> None:
         """Write a checkpoint, unless the weights are already broken: the last good one must survive."""
-        broken = [key for key, value in self.embedder.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+        broken = [
+            key
+            for key, value in self.embedder.state_dict().items()
+            if value.is_floating_point() and not value.isfinite().all()
+        ]
         if broken:
             raise DivergenceError(
                 f"{broken[0]} holds values that are not finite after step {self.step}. Lower the rates or set --optimizer.clip_norm 1. "
@@ -419,54 +405,7 @@ class Training:
         restore_random_state(state["random"])
 
 
-def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
-    """The embedder that the settings ask for, untrained but for its backbone, and the augmentation that goes with it."""
-    images = settings.images
-    wants = input_scale(settings.model.backbone, settings.model.weights)
-    preprocessing, _ = preset(
-        images.preset, images.size, mean=wants.mean, std=wants.std, channels=wants.channels, scale=wants.scale
-    )
-    if images.resize is not None:
-        preprocessing = replace(preprocessing, resize=images.resize)
-    embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)
-    embedder.freeze_backbone_norm = settings.freeze_norm
-    if settings.channels_last:
-        embedder = embedder.to(memory_format=torch.channels_last)
-    return embedder, images.augmentation()
-
-
-def untrained_model(settings: TrainSettings) -> Embedder:
-    """The backbone as it was before training, its pooled features the embedding: what a trained model has to beat."""
-    return build_model(replace(settings, model=replace(settings.model, norm="none", dim=0)))[0]
-
-
-def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
-    """Raise unless there are classes to compare."""
-    if len(train.class_names) < 2:
-        raise DataError(
-            f"{catalogue.root} has {len(train.class_names)} training class; a loss compares classes and wants at least 2. "
-            "Put the images of each class into a folder of its own."
-        )
-
-
-def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
-    """Let the backbone move or hold it still. Frozen norm layers stay frozen."""
-    embedder.backbone.requires_grad_(trainable)
-    embedder.freeze_backbone_norm = embedder.freeze_backbone_norm
-
-
-def _radius(radius: str | float) -> str | float:
-    """A number given as text, as on a command line, is a number."""
-    try:
-        return float(radius)
-    except ValueError:
-        return radius
-
-
-def _finite(value: float) -> float | None:
-    return value if value - value == 0 else None
-
-
 def _raw(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimiser inside accelerate's wrapper."""
-    return optimizer.optimizer if hasattr(optimizer, "optimizer") else optimizer
+    inside: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inside

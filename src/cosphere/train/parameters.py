@@ -15,7 +15,9 @@ from cosphere.train.settings import OptimizerSettings, ScheduleSettings
 _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
 
-def parameter_groups(embedder: Embedder, loss: nn.Module, constraint: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+def parameter_groups(
+    embedder: Embedder, loss: nn.Module, constraint: nn.Module, settings: OptimizerSettings
+) -> list[dict[str, Any]]:
     """Split all trainable parameters into groups with their own rate and decay.
 
     A parameter belongs to `backbone`, `head`, `loss` (class weights) or `radius` (a learned SEC radius, never decayed), and
@@ -48,7 +50,10 @@ def _kinds(module: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield parameter, "norm" if isinstance(layer, _NORM_LAYERS) else "bias" if name.endswith("bias") else "weight"
+                yield (
+                    parameter,
+                    "norm" if isinstance(layer, _NORM_LAYERS) else "bias" if name.endswith("bias") else "weight",
+                )
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:

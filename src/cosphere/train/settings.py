@@ -40,7 +40,10 @@ class DataSettings:
     workers: int = -1
 
     def __post_init__(self) -> None:
-        _want(0 <= self.validation_share <= 0.5, f"data.validation_share is a share from 0 to 0.5, got {self.validation_share}.")
+        _want(
+            0 <= self.validation_share <= 0.5,
+            f"data.validation_share is a share from 0 to 0.5, got {self.validation_share}.",
+        )
         _want(0 <= self.max_unreadable <= 1, f"data.max_unreadable is a share from 0 to 1, got {self.max_unreadable}.")
         _want(self.workers >= -1, f"data.workers is a number of processes or -1, got {self.workers}.")
 

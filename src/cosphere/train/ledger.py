@@ -1,0 +1,71 @@
+"""The numbers of each step, kept on the device until a line is due, so that logging costs no waiting."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from cosphere.losses import pair_cosines
+from cosphere.spherical import length_statistics
+
+LOGGED = (
+    "loss",
+    "loss_metric",
+    "loss_sec",
+    "norm_mean",
+    "norm_var",
+    "norm_cv",
+    "positive_cosine",
+    "negative_cosine",
+)
+"""What :func:`step_numbers` returns, in order."""
+
+
+@torch.no_grad()
+def step_numbers(embeddings: Tensor, labels: Tensor, total: Tensor, metric: Tensor, constraint: Tensor) -> Tensor:
+    """The numbers of one batch, detached, in float64, in the order of :data:`LOGGED`. NaN where there is none."""
+    lengths = length_statistics(embeddings)
+    positive, negative = pair_cosines(embeddings, labels)
+    values = (total, metric, constraint, lengths.mean, lengths.variance, lengths.cv, positive, negative)
+    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=total.device) for value in values])
+
+
+class Ledger:
+    """The steps since the last logged line, and how long they took."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was added and start the clock: after a line, or after something that is no training."""
+        self._rows: list[Tensor] = []
+        self._images = 0
+        self._began = time.monotonic()
+
+    def add(self, numbers: Tensor, *, images: int) -> None:
+        """Take in :func:`step_numbers` of one batch of so many images."""
+        self._rows.append(numbers)
+        self._images += images
+
+    def means(self, sec_weight: float, *, processes: int = 1) -> dict[str, float | None]:
+        """Means since the last line under the keys of metrics.jsonl, and a fresh start. None where there is no number.
+
+        Args:
+            sec_weight: what SEC was multiplied by; 0 leaves its numbers out.
+            processes: that train alike, for the images a second of all of them.
+        """
+        table = torch.stack(self._rows) if self._rows else torch.full((1, len(LOGGED)), torch.nan, dtype=torch.float64)
+        means = table.nanmean(dim=0).tolist()
+        values: dict[str, float | None] = {
+            f"train/{name}": value if value - value == 0 else None for name, value in zip(LOGGED, means, strict=True)
+        }
+        metric, constraint = values["train/loss_metric"], values["train/loss_sec"]
+        if not sec_weight:
+            values["train/loss_sec"] = None
+        known = sec_weight and metric and constraint is not None
+        values["train/sec_share"] = sec_weight * constraint / metric if known else None  # type: ignore[operator]
+        values["train/images_per_second"] = self._images * processes / max(time.monotonic() - self._began, 1e-9)
+        self.restart()
+        return values
