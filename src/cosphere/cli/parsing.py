@@ -22,12 +22,14 @@ class CommandParser(ArgumentParser):
         name: the command's name.
         description: what it does, one sentence.
         examples: command lines, shown under `--help`.
+        usage: the first line of `--help`, where listing every setting would bury what matters.
     """
 
-    def __init__(self, name: str, description: str, examples: list[str]) -> None:
+    def __init__(self, name: str, description: str, examples: list[str], *, usage: str | None = None) -> None:
         shown = "\n".join(f"  {line}" for line in examples)
         super().__init__(
             prog=f"cosphere {name}",
+            usage=usage,
             description=description,
             epilog=f"examples:\n{shown}",
             formatter_class=_Help,

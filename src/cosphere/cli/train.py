@@ -35,7 +35,12 @@ _EXAMPLES = [
 
 def run(arguments: list[str]) -> int:
     """Train, and say what to do next."""
-    parser = CommandParser("train", "Train an embedding and leave it in a run's folder.", _EXAMPLES)
+    parser = CommandParser(
+        "train",
+        "Train an embedding and leave it in a run's folder.",
+        _EXAMPLES,
+        usage="cosphere train DATA [--config RECIPE] [--name NAME] [--SETTING VALUE ...]\n       cosphere train --resume RUN",
+    )
     parser.add_argument(
         "source", nargs="?", type=str, help="image folder, table or benchmark root; the same as --data.root"
     )

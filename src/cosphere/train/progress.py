@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Reporter(Protocol):
@@ -47,7 +49,7 @@ def describe(values: Mapping[str, float | None]) -> str:
     if values.get("train/loss_sec") is not None:
         parts.append(f"sec {values['train/loss_sec']:.3f}")
         if values.get("train/sec_share") is not None:
-            parts.append(f"({values['train/sec_share']:.0%} of the metric loss)")
+            parts[-1] += f" ({values['train/sec_share']:.0%} of the loss)"
     parts.append(f"length {values['train/norm_mean']:.2f}, cv {values['train/norm_cv']:.3f}")
     parts.append(f"{values['train/images_per_second']:.0f} images/s")
     return "  ".join(parts)
@@ -63,45 +65,46 @@ def describe_scores(scores: Mapping[str, float]) -> str:
 
 
 class LiveReporter:
-    """A bar with loss, SEC, lengths, images a second and time left."""
+    """A bar with the time left and, on a line of its own so that it fits 80 columns, the numbers."""
 
     def __init__(self, steps: int, *, start: int = 0, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._progress = Progress(
+        self._bar = Progress(
             TextColumn("[bold]training"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=40),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[numbers]}"),
             console=self._console,
         )
-        self._task: TaskID = self._progress.add_task("training", total=steps, completed=start, numbers="")
+        self._task: TaskID = self._bar.add_task("training", total=steps, completed=start)
+        self._numbers = Text("", no_wrap=True, overflow="ellipsis")
+        self._live = Live(Group(self._bar, self._numbers), console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def stepped(self, step: int) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step)
 
     def logged(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Show the numbers beside the bar."""
-        self._progress.update(self._task, numbers=describe(values))
+        """Show the numbers below the bar."""
+        self._numbers.plain = describe(values)
 
     def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
         """One line above the bar."""
-        mark = "[green] best so far[/]" if best else ""
-        self._progress.console.print(f"  step {step:>6}  validation  {describe_scores(scores)}{mark}", highlight=False)
+        mark = "[green]  best so far[/]" if best else ""
+        self._console.print(f"  step {step:>6}  validation  {describe_scores(scores)}{mark}", highlight=False)
 
     def said(self, text: str) -> None:
         """One line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False)
 
 
 class PlainReporter:
