@@ -87,6 +87,8 @@ class BatchStream:
         return self.sampler.epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        """Go on from the place where the stream stands."""
+        self.sampler.load_state_dict(self.state_dict())
         while True:
             for batch in self._loader:
                 self.position += 1
@@ -106,6 +108,6 @@ class BatchStream:
         return self.sampler.state_dict(self.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the stream back. Call before `iter()`."""
+        """Put the stream back. Takes effect at the next `iter()`."""
         self.sampler.load_state_dict(state)
         self.position = int(state["position"])
