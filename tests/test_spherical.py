@@ -283,6 +283,13 @@ def test_a_row_that_is_not_finite_passes_through_and_spoils_no_state(kind):
     assert sec(H6).item() == pytest.approx(SphericalConstraint(2.0)(H6).item() if kind == 2.0 else 46 / 6)
 
 
+def test_a_learned_radius_waits_for_a_finite_batch():
+    sec = SphericalConstraint("learned")
+    assert sec(torch.tensor([[math.nan, 1.0]])).isnan()
+    sec(H6)
+    assert sec.radius.item() == 5.0
+
+
 def test_float16_does_not_overflow_and_autocast_is_left():
     wide = torch.full((4, 512), 16.0).half().requires_grad_()  # a sum of squares in float16 is infinite
     value = SphericalConstraint(0)(wide)
@@ -513,6 +520,8 @@ def test_step_lens_by_hand():
 
 def test_step_lens_measures_half_a_turn():
     assert step_lens(torch.tensor([[1.0, 0.0]]), torch.tensor([[-3.0, 0.0]])).mean_angle == pytest.approx(math.pi)
+    many = torch.randn(200, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert step_lens(many, -many / 3).mean_angle == pytest.approx(math.pi)  # some of these chords round above 2
 
 
 def test_lens_leaves_out_what_has_no_direction_or_is_not_finite():

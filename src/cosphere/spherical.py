@@ -151,11 +151,10 @@ class SphericalConstraint(nn.Module):
     @torch.no_grad()
     def _follow(self, mean: Tensor, count: Tensor) -> Tensor:
         """Move the running radius towards the batch's mean length, and return it."""
-        # As wide as the embeddings: a module cast to bfloat16 could not follow a slow mean.
-        old = self.radius.to(torch.promote_types(self.radius.dtype, mean.dtype))
         fit = (count > 0) & mean.isfinite()
-        new = torch.where(self.steps == 0, mean, (1 - self.momentum) * old + self.momentum * mean)
-        self.radius = torch.where(fit, new, old)
+        new = torch.where(self.steps == 0, mean, (1 - self.momentum) * self.radius + self.momentum * mean)
+        # Put in place, not copied into the old buffer: in a module cast to bfloat16 that could not follow a slow mean.
+        self.radius = torch.where(fit, new, self.radius)
         self.steps += fit
         return self.radius
 
