@@ -17,6 +17,7 @@ from PIL import Image
 from cosphere import __version__
 from cosphere.cli import COMMANDS, main
 from cosphere.models import Embedder
+from cosphere.train import PlainReporter
 
 SMALL = ["--model.backbone", "test_resnet", "--model.weights", "none", "--model.dim", "8", "--images.size", "32"]
 SMALL += ["--batch.size", "8", "--batch.images_per_class", "2", "--steps", "4", "--device", "cpu"]
@@ -284,6 +285,25 @@ def test_an_unwritable_folder_is_a_sentence(photos: Path, tmp_path: Path, capsys
     assert "cannot write" in answer(
         capsys, "train", str(photos), "--name", "a", "--runs", str(tmp_path / "runs"), *SMALL
     )
+
+
+def test_a_stopped_training_says_how_to_go_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = PlainReporter.stepped
+
+    def stop_at_three(self: PlainReporter, step: int) -> None:
+        real(self, step)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainReporter, "stepped", stop_at_three)
+    words = ["train", str(photos), "--name", "stopped", "--runs", str(tmp_path), "--checkpoint_every", "2", *SMALL]
+    assert main(words) == 130
+    shown = capsys.readouterr().err
+    assert f"go on with: cosphere train --resume {tmp_path / 'stopped'}" in shown
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
 
 
 def test_interruption_is_not_a_traceback(

@@ -131,14 +131,21 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
 
 
 def _train(settings: TrainSettings, catalogue: Catalogue, folder: RunFolder, *, resume: bool) -> int:
-    result = train(
-        settings,
-        catalogue,
-        folder,
-        reporter=reporter(settings.steps),
-        evaluate=validation_scores(settings),
-        resume=resume,
-    )
+    try:
+        result = train(
+            settings,
+            catalogue,
+            folder,
+            reporter=reporter(settings.steps),
+            evaluate=validation_scores(settings),
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        if (folder.checkpoints / "last.pt").exists():
+            Console(stderr=True).print(
+                f"go on with: cosphere train --resume {folder.path}", soft_wrap=True, highlight=False
+            )
+        raise
     show_result(result, folder, settings)
     return 0
 

@@ -84,9 +84,8 @@ def train(
         with reporter:
             return training.run()
     finally:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # Else a second run in this process would keep the first's precision.
+        # Else a second run in this process would keep the first one's precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Training:
@@ -102,6 +101,7 @@ class Training:
         reporter: Reporter,
         evaluate: Evaluate | None,
     ) -> None:
+        losses.about(settings.loss.name)  # A wrong name is said before anything is loaded.
         self.settings, self.run_folder, self.accelerator = settings, run, accelerator
         self.reporter, self.evaluate = reporter, evaluate
         parts = training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
