@@ -45,7 +45,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if not _is_disk_error(error):
             raise
         kept = " The old file is untouched." if path.exists() else ""
-        raise RunError(f"cannot write {path}: {error}. Free some space or choose another folder.{kept}") from error
+        raise RunError(f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{kept}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -58,6 +58,14 @@ def _is_disk_error(error: BaseException) -> bool:
         words in text
         for words in ("no space left", "os error", "enforce fail", "unexpected pos", "file too large", "disk quota")
     )
+
+
+def _reason(error: BaseException) -> str:
+    """In words for a person; torch says "enforce fail at inline_container.cc" when a disk is full."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    return "the disk is full or failing" if "enforce fail" in text or "unexpected pos" in text else text
 
 
 def _umask() -> int:
