@@ -45,7 +45,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if not _is_disk_error(error):
             raise
         kept = " The old file is untouched." if path.exists() else ""
-        raise RunError(f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{kept}") from error
+        raise RunError(
+            f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{kept}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
