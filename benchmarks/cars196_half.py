@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -64,15 +65,15 @@ def command(words: list[str]) -> float:
 
 
 def trained(name: str, runs: Path, words: list[str]) -> RunFolder:
-    """Train a run, or go on with it, or take it as it is when it is done."""
+    """Train a run, or take it as it is when it is done."""
     folder = runs / name
     done = folder / "seconds.json"
     if not done.exists():
+        if (folder / "run.json").exists():  # Its time would be wrong, so a run that was broken off starts afresh.
+            shutil.rmtree(folder)
         fresh = ["train", *words, "--name", name, "--runs", str(runs)]
-        seconds = command(
-            ["train", "--resume", str(folder)] if (folder / "checkpoints" / "last.pt").exists() else fresh
-        )
-        write_json(done, {"train_seconds": seconds, "command": "cosphere " + shlex.join(fresh)})
+        shown = [Path(word).name if Path(word).is_absolute() else word for word in fresh]
+        write_json(done, {"train_seconds": command(fresh), "command": "cosphere " + shlex.join(shown)})
     return RunFolder.open(folder)
 
 

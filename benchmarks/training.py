@@ -55,6 +55,7 @@ def settings_for(options: argparse.Namespace, cache: str) -> TrainSettings:
         steps=options.steps,
         precision=options.precision,
         checkpoint_every=0,
+        device="cpu",
         data=DataSettings(validation_share=0.0, cache=cache),
         images=ImageSettings(size=options.size, preset="normsoftmax"),
         batch=BatchSettings(size=options.batch, images_per_class=5),

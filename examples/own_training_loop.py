@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cosphere import SphericalConstraint, read_catalogue
-from cosphere.data import ClassBalancedBatches, ImageRows, collate
-from cosphere.data.stamps import draw_stamps
+from cosphere.data import ClassBalancedBatches, ImageRows, collate, draw_stamps
 from cosphere.images import preset
 from cosphere.losses import MultiSimilarityLoss
 from cosphere.spherical import length_statistics

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cosphere.errors import RunError
-from cosphere.files import read_json, write_json
+from cosphere.files import read_json, write_json, write_text
 
 LAYOUT_VERSION = 1
 """Raised when a folder written by an older Cosphere can no longer be read."""
@@ -143,7 +143,7 @@ class RunFolder:
     def cut_metrics_after(self, step: int) -> None:
         """Drop lines later than ``step``: a resumed run writes them again."""
         rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def provenance() -> dict[str, Any]:
@@ -177,7 +177,8 @@ def provenance() -> dict[str, Any]:
 
 def _without_folders(word: str) -> str:
     """An absolute path by its last part: where a file lay on one machine is nobody's business, and helps nobody else."""
-    return Path(word).name if word.startswith("/") else word
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if value.startswith("/") else word
 
 
 def _commit() -> str | None:

@@ -243,7 +243,7 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
         (["train", "{photos}", "--name", "a/b"], "a run's name is one folder name, got 'a/b'"),
         (["train", "--resume", "{tmp}/none"], "there is no run at"),
         (["train", "--resume", "{run}", "--steps", "9"], "--resume goes on with a run as it was"),
-        (["evaluate", "{run}", "--split", "val"], "has no split 'val'; it has test, train"),
+        (["evaluate", "{run}", "--split", "val"], "has no split 'val'; it has train, test"),
         (["evaluate", "{run}", "--ks", "[100]"], "Recall@100 wants K to be from 1 to 23"),
         (["evaluate", "{tmp}"], "is not a run's folder"),
         (["search", "{run}", "{photos}", "{tmp}/none.jpg"], "none.jpg does not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -10,12 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cosphere.cli.evaluate import open_split, save, score
+from cosphere.cli.evaluate import choose_device, open_split, save, score
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import find
 from cosphere.cli.train import validation_scores
-from cosphere.data import read_catalogue
-from cosphere.data.stamps import draw_stamps
+from cosphere.data import draw_stamps, read_catalogue
 from cosphere.errors import RunError
 from cosphere.evaluate import Scores
 from cosphere.files import write_text
@@ -78,6 +78,8 @@ def demo_settings(stamps: Path, *, steps: int, seed: int, weights: str = "imagen
 def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     """The demo itself."""
     console, began = Console(), time.monotonic()
+    if (folder / "run" / "run.json").exists() and not (folder / "run" / "report.html").exists():
+        shutil.rmtree(folder / "run")  # A demo that was broken off.
     if (folder / "run").exists():
         raise RunError(
             f"{folder / 'run'} is there already. Look at {folder / 'run' / 'report.html'}, or use --out for another folder."
@@ -91,10 +93,11 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     run_folder = RunFolder.create(folder / "run")
     write_text(run_folder.config, yaml.safe_dump({"about": {}, **settings.as_dict()}, sort_keys=False))
     test = open_split(stamps, "test")
-    before = score(untrained_model(settings), test, ks=(1, 2, 4, 8))
+    device = choose_device("auto")
+    before = score(untrained_model(settings).to(device), test, ks=(1, 2, 4, 8))
     save(run_folder, before, "test", untrained=True)
     train(settings, read_catalogue(stamps), run_folder, reporter=reporter(steps), evaluate=validation_scores(settings))
-    embedder = Embedder.load(run_folder.model)
+    embedder = Embedder.load(run_folder.model, device)
     after = score(embedder, test, ks=(1, 2, 4, 8))
     save(run_folder, after, "test")
     console.print(_table(before, after))

@@ -29,16 +29,21 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--split", type=str, default="all", help="split to embed; `all` takes every image")
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
     parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     given = parser.read(arguments)
     catalogue = read_catalogue(given.source, layout=given.layout)
     if given.split != "all":
         catalogue = catalogue.select(given.split)
-    found = embed_with_progress(load_model(given.model), catalogue, batch_size=given.batch_size, workers=given.workers)
+    found = embed_with_progress(
+        load_model(given.model, given.device), catalogue, batch_size=given.batch_size, workers=given.workers
+    )
     found.save(Path(given.out))
     console = Console()
     console.print(
-        f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}", highlight=False
+        f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}",
+        highlight=False,
+        markup=False,
     )
     for _, reason in found.skipped[:3]:
         console.print(f"left out: {reason}", markup=False, highlight=False)

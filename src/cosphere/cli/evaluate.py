@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.progress import Progress
@@ -12,13 +13,13 @@ from rich.table import Table
 
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import read_settings, show_notes
-from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import DataError
+from cosphere.data import Catalogue, read_catalogue, training_parts
+from cosphere.errors import DataError, SettingsError
 from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
 from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
-from cosphere.train import untrained_model
+from cosphere.train import TrainSettings, untrained_model
 
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
@@ -38,7 +39,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "source", nargs="?", type=str, help="images to score on; by default what the run was trained from"
     )
-    parser.add_argument("--split", type=str, default="test", help="split to score on; `all` takes every image")
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        default=None,
+        help="split to score on, or `all`; by default `test`, and without any split the classes held out of training",
+    )
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
     parser.add_argument("--ks", type=list[int], default=[1, 2, 4, 8], help="the K of Recall@K")
     parser.add_argument("--clustering", type=bool, default=True, help="NMI and F1 too")
@@ -48,10 +54,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--untrained", type=bool, default=False, help="score the untrained backbone instead: the line to beat"
     )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
-    catalogue = open_split(given.source or read_settings(folder).data.root, given.split, layout=given.layout)
-    embedder = untrained_model(read_settings(folder)) if given.untrained else Embedder.load(folder.model)
+    settings, device = read_settings(folder), choose_device(given.device)
+    catalogue, split = choose_images(given.source or settings.data.root, given.split, settings, layout=given.layout)
+    embedder = untrained_model(settings).to(device) if given.untrained else Embedder.load(folder.model, device)
     scores = score(
         embedder,
         catalogue,
@@ -61,8 +69,8 @@ def run(arguments: list[str]) -> int:
         batch_size=given.batch_size,
         workers=given.workers,
     )
-    save(folder, scores, given.split, untrained=given.untrained)
-    show(scores, folder, given.split, untrained=given.untrained)
+    save(folder, scores, split, untrained=given.untrained)
+    show(scores, folder, split, untrained=given.untrained)
     return 0
 
 
@@ -76,12 +84,58 @@ def open_split(source: str | Path, split: str, *, layout: str = "auto") -> Catal
     show_notes(catalogue)
     if split == "all":
         return catalogue
-    known = sorted(set(catalogue.splits))
+    known = catalogue.split_names
     if split not in known:
-        raise DataError(
-            f"{source} has no split {split!r}; it has {', '.join(known)}. Use --split {known[0]}, or --split all."
+        named = (
+            f"Use --split {known[0]}, or --split all." if known != ["all"] else "Leave --split out, or use --split all."
         )
+        raise DataError(f"{source} has no split {split!r}; it has {', '.join(known)}. {named}")
     return catalogue.select(split)
+
+
+def choose_images(
+    source: str | Path, split: str | None, settings: TrainSettings, *, layout: str = "auto"
+) -> tuple[Catalogue, str]:
+    """The images to score and the name of their split.
+
+    Without a wish, that is the test split. Data without splits gives the classes that training held out: the only ones that
+    the model was not trained on, though it was chosen on them.
+
+    Raises:
+        DataError: there is no such split, or nothing was held out.
+    """
+    if split is not None:
+        return open_split(source, split, layout=layout), split
+    catalogue = read_catalogue(source, layout=layout)
+    if catalogue.split_names != ["all"]:
+        return open_split(source, "test", layout=layout), "test"
+    show_notes(catalogue)
+    held_out = training_parts(
+        catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
+    ).val
+    if held_out is None:
+        raise DataError(
+            f"{source} has no splits and no classes were held out of training. Use --split all, or give other images."
+        )
+    text = "note: no test split, so the classes held out of training are scored; the model was chosen on them, which flatters it"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return held_out, "held-out"
+
+
+def choose_device(name: str) -> str:
+    """Where a model runs: what was asked for, or the GPU if there is one.
+
+    Raises:
+        SettingsError: unknown, or not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, found in there.items() if found)
+    if not there.get(name, False):
+        raise SettingsError(
+            f"there is no device {name!r} here; there is {', '.join(k for k, found in there.items() if found)}."
+        )
+    return name
 
 
 def score(embedder: Embedder, catalogue: Catalogue, **settings: Any) -> Scores:
@@ -158,7 +212,6 @@ def _published(folder: RunFolder) -> dict[str, float]:
     return dict(about.get("published") or {})
 
 
-def load_model(path: str | Path) -> Embedder:
+def load_model(path: str | Path, device: str = "auto") -> Embedder:
     """The model of a run's folder, or a bundle by itself."""
-    path = Path(path)
-    return Embedder.load(path / "model" if (path / "run.json").exists() else path)
+    return Embedder.load(path, choose_device(device))

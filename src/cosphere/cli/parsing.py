@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -102,17 +102,3 @@ def _nearest(name: str, known: list[str]) -> str:
         near = text.split("'")[1]
         return f"Did you mean {tails[near]!r}?"
     return "`--help` lists all settings."
-
-
-def flag(value: Any) -> bool:
-    """A yes or no given as text.
-
-    >>> flag("true"), flag("no")
-    (True, False)
-    """
-    text = str(value).lower()
-    if text in ("true", "yes", "1", "on"):
-        return True
-    if text in ("false", "no", "0", "off"):
-        return False
-    raise SettingsError(f"wanted true or false, got {value!r}.")

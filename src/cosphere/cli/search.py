@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cosphere.cli.evaluate import embed_with_progress, load_model
@@ -31,6 +32,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("query", type=str, help="the image to search with")
     parser.add_argument("--k", type=int, default=8, help="how many to find")
     parser.add_argument("--out", type=str, default="search.png", help="the picture to write")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--split", type=str, default="all", help="split to search in")
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
     given = parser.read(arguments)
@@ -39,7 +41,7 @@ def run(arguments: list[str]) -> int:
     catalogue = read_catalogue(given.source, layout=given.layout)
     if given.split != "all":
         catalogue = catalogue.select(given.split)
-    find(load_model(given.model), catalogue, Path(given.query), k=given.k, out=Path(given.out))
+    find(load_model(given.model, given.device), catalogue, Path(given.query), k=given.k, out=Path(given.out))
     return 0
 
 
@@ -59,11 +61,11 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
         )
         for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
     ]
-    table = Table(title=f"nearest to {query.name} among {len(paths):,} images")
+    table = Table(title=f"nearest to {escape(query.name)} among {len(paths):,} images")
     for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for rank, item in enumerate(items, 1):
-        table.add_row(str(rank), f"{item.score:.3f}", item.label or "", str(item.path))
+        table.add_row(str(rank), f"{item.score:.3f}", escape(item.label or ""), escape(str(item.path)))
     console.print(table)
     if same:
         console.print(
@@ -71,7 +73,7 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
         )
     picture = neighbour_strip(query, items)
     write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
-    console.print(f"picture: {out}", highlight=False)
+    console.print(f"picture: {out}", highlight=False, markup=False)
 
 
 def _format(path: Path) -> str:

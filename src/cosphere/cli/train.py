@@ -21,7 +21,7 @@ from cosphere.files import write_text
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
-from cosphere.train import Evaluate, TrainResult, TrainSettings, reporter, train
+from cosphere.train import Evaluate, TrainResult, TrainSettings, decoding_workers, reporter, train
 
 _EXAMPLES = [
     "cosphere train photos/ --name first",
@@ -77,13 +77,24 @@ def run(arguments: list[str]) -> int:
     if re.search(r"[/\\]|^\.", name):
         raise SettingsError(f"a run's name is one folder name, got {name!r}. Use --runs for the folder that holds it.")
     folder = RunFolder.create(Path(given.runs) / name)
-    absolute = replace(settings, data=replace(settings.data, root=str(Path(settings.data.root).absolute())))
+    absolute = _with_whole_paths(settings)
     write_text(
         folder.config,
         yaml.safe_dump({"about": dict(given.about), **absolute.as_dict()}, sort_keys=False, allow_unicode=True),
     )
     show_notes(catalogue)
     return _train(absolute, catalogue, folder, resume=False)
+
+
+def _with_whole_paths(settings: TrainSettings) -> TrainSettings:
+    """The same files from whatever folder the run is gone on with."""
+    cache = None if settings.data.cache is None else str(Path(settings.data.cache).absolute())
+    weights = Path(settings.model.weights)
+    return replace(
+        settings,
+        data=replace(settings.data, root=str(Path(settings.data.root).absolute()), cache=cache),
+        model=replace(settings.model, weights=str(weights.absolute()) if weights.is_file() else settings.model.weights),
+    )
 
 
 def _resume(path: Path) -> int:
@@ -121,7 +132,7 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
             ks=(1,),
             clustering=False,
             bootstrap_samples=0,
-            workers=max(0, settings.data.workers),
+            workers=decoding_workers(settings, next(embedder.parameters()).device),
             cache=cache,
             max_unreadable=settings.data.max_unreadable,
         )
@@ -143,7 +154,7 @@ def _train(settings: TrainSettings, catalogue: Catalogue, folder: RunFolder, *, 
     except KeyboardInterrupt:
         if (folder.checkpoints / "last.pt").exists():
             Console(stderr=True).print(
-                f"go on with: cosphere train --resume {folder.path}", soft_wrap=True, highlight=False
+                f"go on with: cosphere train --resume {folder.path}", soft_wrap=True, highlight=False, markup=False
             )
         raise
     show_result(result, folder, settings)
@@ -163,7 +174,7 @@ def show_result(result: TrainResult, folder: RunFolder, settings: TrainSettings)
     """The table at the end of a run, and the next commands."""
     console = Console()
     if result.best_scores:
-        table = Table(title="validation, classes not trained on")
+        table = Table(title="validation")
         table.add_column("")
         for name in result.best_scores:
             table.add_column(name, justify="right")

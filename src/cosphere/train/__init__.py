@@ -1,5 +1,6 @@
 """The training loop, its settings, checkpoints and progress."""
 
+from cosphere.train.batches import decoding_workers
 from cosphere.train.loop import Evaluate, TrainResult, train
 from cosphere.train.progress import LiveReporter, PlainReporter, Reporter, reporter
 from cosphere.train.settings import (
@@ -31,6 +32,7 @@ __all__ = [
     "TrainSettings",
     "ValidationSettings",
     "build_model",
+    "decoding_workers",
     "reporter",
     "train",
     "untrained_model",

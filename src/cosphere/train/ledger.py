@@ -1,8 +1,10 @@
-"""The numbers of each step, kept on the device until a line is due, so that logging costs no waiting."""
+"""The numbers of each step, collected until a logged line is due."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,11 +27,11 @@ LOGGED = (
 
 @torch.no_grad()
 def step_numbers(embeddings: Tensor, labels: Tensor, total: Tensor, metric: Tensor, constraint: Tensor) -> Tensor:
-    """The numbers of one batch, detached, in float64, in the order of :data:`LOGGED`. NaN where there is none."""
+    """The numbers of one batch, detached, in the order of :data:`LOGGED`. NaN where there is none."""
     lengths = length_statistics(embeddings)
     positive, negative = pair_cosines(embeddings, labels)
     values = (total, metric, constraint, lengths.mean, lengths.variance, lengths.cv, positive, negative)
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=total.device) for value in values])
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=total.device) for value in values])
 
 
 class Ledger:
@@ -39,10 +41,19 @@ class Ledger:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was added and start the clock: after a line, or after something that is no training."""
+        """Forget what was added and start the clock: after a line."""
         self._rows: list[Tensor] = []
         self._images = 0
         self._began = time.monotonic()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the time of what is no training out of the images a second."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
 
     def add(self, numbers: Tensor, *, images: int) -> None:
         """Take in :func:`step_numbers` of one batch of so many images."""
@@ -56,8 +67,8 @@ class Ledger:
             sec_weight: what SEC was multiplied by; 0 leaves its numbers out.
             processes: that train alike, for the images a second of all of them.
         """
-        table = torch.stack(self._rows) if self._rows else torch.full((1, len(LOGGED)), torch.nan, dtype=torch.float64)
-        means = table.nanmean(dim=0).tolist()
+        table = torch.stack(self._rows) if self._rows else torch.full((1, len(LOGGED)), torch.nan)
+        means = table.cpu().double().nanmean(dim=0).tolist()  # Not every device has float64.
         values: dict[str, float | None] = {
             f"train/{name}": value if value - value == 0 else None for name, value in zip(LOGGED, means, strict=True)
         }

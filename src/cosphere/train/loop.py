@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cosphere import losses
 from cosphere.data import Batch, Catalogue, training_parts
-from cosphere.errors import DivergenceError, SettingsError
+from cosphere.errors import DivergenceError, RunError
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint, ramped_weight
@@ -69,7 +69,7 @@ def train(
         run: a fresh folder, or with `resume` one whose last checkpoint is gone on from, bit for bit on a CPU.
         reporter: told of every step, validation and warning.
         evaluate: makes validation scores; None keeps the last model.
-        resume: go on from the run's last checkpoint.
+        resume: go on from the run's last checkpoint, or from the start when it was stopped before the first one.
 
     Raises:
         DataError, SettingsError, WeightsError: the run cannot start as asked.
@@ -79,8 +79,11 @@ def train(
     accelerator = build_accelerator(settings)
     try:
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate)
-        if resume:
-            training.restore(load_checkpoint(run.checkpoints / "last.pt"))
+        last = run.checkpoints / "last.pt"
+        if resume and last.exists():
+            training.restore(load_checkpoint(last))
+        elif resume:
+            run.cut_metrics_after(-1)  # Stopped before its first checkpoint: the same run from its beginning.
         with reporter:
             return training.run()
     finally:
@@ -143,6 +146,7 @@ class Training:
 
     def run(self) -> TrainResult:
         """All steps that are left."""
+        self.reporter.began(self.step)
         self._greet()
         if self.step == 0:
             self._validate_before()
@@ -237,7 +241,6 @@ class Training:
         every = settings.validation.every
         if (every and self.step % every == 0) or last:
             self._validate()
-            self.ledger.restart()
         if (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last:
             self._save("last.pt")
 
@@ -267,7 +270,8 @@ class Training:
 
     def _validate_before(self) -> None:
         if self.settings.validation.before:
-            self.before = self._scores()
+            with self.ledger.aside():
+                self.before = self._scores()
             if self.before:
                 self._write({f"val/{name}": value for name, value in self.before.items()})
                 self.reporter.validated(0, self.before, best=False)
@@ -277,12 +281,18 @@ class Training:
         if self.evaluate is None or self.validation_images is None:
             return {}
         with torch.random.fork_rng(devices=[self.accelerator.device] if self.accelerator.device.type == "cuda" else []):
-            scores = dict(self.evaluate(self.embedder, self.validation_images))
+            scores = {
+                name: float(value) for name, value in self.evaluate(self.embedder, self.validation_images).items()
+            }
         self.embedder.train()
         return scores
 
     def _validate(self) -> None:
         """Score the model, keep it when it is the best so far, and look through the norm lens."""
+        with self.ledger.aside():
+            self._look()
+
+    def _look(self) -> None:
         began = time.monotonic()
         scores = self._scores()
         lens = self._lens() if self.settings.validation.lens else {}
@@ -295,6 +305,7 @@ class Training:
         if scores:
             self.reporter.validated(self.step, scores, best=best)
         if best:
+            self._check_weights()
             self.best = {"step": self.step, "scores": scores}
             self._save_bundle()
             self._save("best.pt")
@@ -346,20 +357,23 @@ class Training:
             }
             self.embedder.save(self.run_folder.model)
 
-    def _save(self, name: str) -> None:
-        """Write a checkpoint, unless the weights are already broken: the last good one must survive."""
-        broken = [
-            key
-            for key, value in self.embedder.state_dict().items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ]
+    def _check_weights(self) -> None:
+        """Raise before broken weights are written over good ones."""
+        modules = (self.embedder, self.loss, self.constraint)
+        values = ((key, value) for module in modules for key, value in module.state_dict().items())
+        broken = [key for key, value in values if value.is_floating_point() and not value.isfinite().all()]
         if broken:
             raise DivergenceError(
                 f"{broken[0]} holds values that are not finite after step {self.step}. Lower the rates or set --optimizer.clip_norm 1. "
                 f"The last good checkpoint is kept in {self.run_folder.checkpoints}."
             )
+
+    def _save(self, name: str) -> None:
+        """Write a checkpoint of weights that are whole."""
+        self._check_weights()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.run_folder.checkpoints / name, self.state())
+            with self.ledger.aside():
+                save_checkpoint(self.run_folder.checkpoints / name, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""
@@ -383,9 +397,19 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            RunError: the checkpoint was made with other settings or from other classes.
+        """
+        changed = first_difference(state["settings"], self.settings.as_dict())
+        if changed:
+            raise RunError(
+                f"the checkpoint was made with {changed[0]} {changed[1]!r}, the settings now say {changed[2]!r}. "
+                f"Put {self.run_folder.config} back as it was, or start a new run."
+            )
         if state["classes"] != self.train_images.class_names:
-            raise SettingsError(
+            raise RunError(
                 f"the checkpoint was trained on {len(state['classes'])} classes, the data now has {len(self.train_images.class_names)} "
                 "or other names. Put the data back as it was, or start a new run."
             )
@@ -403,6 +427,29 @@ class Training:
         if self.accelerator.is_main_process:
             self.run_folder.cut_metrics_after(self.step)
         restore_random_state(state["random"])
+
+
+_MAY_CHANGE = ("steps", "device", "log_every", "checkpoint_every", "data", "validation")
+"""Settings that may differ when a run goes on: they decide how long, where and what is watched, not what a step does."""
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], room: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name, old and new value of the first setting that differs and that a step depends on.
+
+    >>> first_difference({"steps": 1, "sec": {"weight": 0.1}}, {"steps": 2, "sec": {"weight": 0.2}})
+    ('sec.weight', 0.1, 0.2)
+    """
+    for key in new:
+        if not room and key in _MAY_CHANGE:
+            continue
+        one, other = old.get(key), new[key]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found = first_difference(one, other, f"{room}{key}.")
+            if found:
+                return found
+        elif one != other:
+            return f"{room}{key}", one, other
+    return None
 
 
 def _raw(optimizer: Any) -> torch.optim.Optimizer:

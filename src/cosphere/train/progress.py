@@ -26,6 +26,10 @@ class Reporter(Protocol):
         """Finish, also after an error."""
         ...
 
+    def began(self, step: int) -> None:
+        """The run starts, or goes on after `step` steps."""
+        ...
+
     def stepped(self, step: int) -> None:
         """One optimiser step is done; `step` of them in all."""
         ...
@@ -45,12 +49,13 @@ class Reporter(Protocol):
 
 def describe(values: Mapping[str, float | None]) -> str:
     """The logged numbers as one short line."""
-    parts = [f"loss {values['train/loss']:.3f}"]
+    parts = [] if values.get("train/loss") is None else [f"loss {values['train/loss']:.3f}"]
     if values.get("train/loss_sec") is not None:
         parts.append(f"sec {values['train/loss_sec']:.3f}")
         if values.get("train/sec_share") is not None:
             parts[-1] += f" ({values['train/sec_share']:.0%} of the loss)"
-    parts.append(f"length {values['train/norm_mean']:.2f}, cv {values['train/norm_cv']:.3f}")
+    if values.get("train/norm_mean") is not None and values.get("train/norm_cv") is not None:
+        parts.append(f"length {values['train/norm_mean']:.2f}, cv {values['train/norm_cv']:.3f}")
     parts.append(f"{values['train/images_per_second']:.0f} images/s")
     return "  ".join(parts)
 
@@ -67,7 +72,7 @@ def describe_scores(scores: Mapping[str, float]) -> str:
 class LiveReporter:
     """A bar with the time left and, on a line of its own so that it fits 80 columns, the numbers."""
 
-    def __init__(self, steps: int, *, start: int = 0, console: Console | None = None) -> None:
+    def __init__(self, steps: int, *, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]training"),
@@ -76,7 +81,7 @@ class LiveReporter:
             TimeRemainingColumn(compact=True),
             console=self._console,
         )
-        self._task: TaskID = self._bar.add_task("training", total=steps, completed=start)
+        self._task: TaskID = self._bar.add_task("training", total=steps)
         self._numbers = Text("", no_wrap=True, overflow="ellipsis")
         self._live = Live(Group(self._bar, self._numbers), console=self._console, refresh_per_second=4)
 
@@ -88,6 +93,10 @@ class LiveReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+    def began(self, step: int) -> None:
+        """Put the bar where the run stands; the time left counts from here."""
+        self._bar.reset(self._task, completed=step)
 
     def stepped(self, step: int) -> None:
         """Move the bar."""
@@ -110,13 +119,12 @@ class LiveReporter:
 class PlainReporter:
     """One line a logged step, for files and pipes."""
 
-    def __init__(self, steps: int, *, start: int = 0, console: Console | None = None) -> None:
-        self._steps, self._start = steps, start
+    def __init__(self, steps: int, *, console: Console | None = None) -> None:
+        self._steps, self._start = steps, 0
         self._console = console or Console(stderr=True, width=200)
-        self._began = time.monotonic()
+        self._clock = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
         return self
 
     def __exit__(
@@ -124,13 +132,17 @@ class PlainReporter:
     ) -> None:
         pass
 
+    def began(self, step: int) -> None:
+        """Start the clock."""
+        self._start, self._clock = step, time.monotonic()
+
     def stepped(self, step: int) -> None:
         """Nothing: lines come with the logged numbers."""
 
     def logged(self, step: int, values: Mapping[str, float | None]) -> None:
         """One line."""
         done = max(1, step - self._start)
-        left = (time.monotonic() - self._began) / done * (self._steps - step)
+        left = (time.monotonic() - self._clock) / done * (self._steps - step)
         self._line(f"step {step}/{self._steps}  {describe(values)}  {int(left // 60)}:{int(left % 60):02d} left")
 
     def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
@@ -145,7 +157,7 @@ class PlainReporter:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def reporter(steps: int, *, start: int = 0, console: Console | None = None) -> Reporter:
+def reporter(steps: int, *, console: Console | None = None) -> Reporter:
     """The live reporter on a terminal, the plain one elsewhere."""
     console = console or Console(stderr=True)
-    return (LiveReporter if console.is_terminal else PlainReporter)(steps, start=start, console=console)
+    return (LiveReporter if console.is_terminal else PlainReporter)(steps, console=console)

@@ -190,8 +190,12 @@ class OptimizerSettings:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("backbone_rate", "head_rate", "weight_decay", "clip_norm"):
-            _want(getattr(self, name) >= 0, f"optimizer.{name} is at least 0, got {getattr(self, name)}.")
+        _want(self.name in ("adam", "adamw", "sgd"), f"optimizer.name is adam, adamw or sgd, got {self.name!r}.")
+        for name in ("backbone_rate", "head_rate", "loss_rate", "weight_decay", "loss_decay", "clip_norm"):
+            value = getattr(self, name)
+            _want(value is None or value >= 0, f"optimizer.{name} is at least 0, got {value}.")
+        _want(0 <= self.momentum < 1, f"optimizer.momentum is from 0 to below 1, got {self.momentum}.")
+        _want(not self.nesterov or self.momentum > 0, "optimizer.nesterov wants a momentum above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +217,8 @@ class ScheduleSettings:
     new_layers_steps: int = 0
 
     def __post_init__(self) -> None:
+        known = ("constant", "milestones", "cosine")
+        _want(self.name in known, f"schedule.name is constant, milestones or cosine, got {self.name!r}.")
         _want(self.warmup_steps >= 0, f"schedule.warmup_steps is at least 0, got {self.warmup_steps}.")
         _want(self.new_layers_steps >= 0, f"schedule.new_layers_steps is at least 0, got {self.new_layers_steps}.")
         _want(
@@ -288,6 +294,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _want(self.steps >= 1, f"steps is at least 1, got {self.steps}.")
+        _want(0 <= self.seed < 2**31, f"seed is from 0 to 2147483647, got {self.seed}.")
         _want(self.log_every >= 1, f"log_every is at least 1, got {self.log_every}.")
         _want(self.checkpoint_every >= 0, f"checkpoint_every is at least 0, got {self.checkpoint_every}.")
         _want(

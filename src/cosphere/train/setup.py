@@ -18,18 +18,29 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     """The device and precision that the settings ask for.
 
     Raises:
-        SettingsError: this machine has no such device, or the device no such precision.
+        SettingsError: this machine has no such device, the device no such precision, or several processes were asked for what
+            only one can do.
     """
-    if settings.device not in ("auto", "cpu", "cuda", "mps"):
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if settings.device not in there:
         raise SettingsError(f"device is auto, cpu, cuda or mps, got {settings.device!r}.")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device is cuda, but this machine has no CUDA device. Use --device cpu.")
-    on_cpu = settings.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if not there[settings.device]:
+        raise SettingsError(f"device is {settings.device}, but this machine has none. Use --device cpu.")
+    on_cpu = settings.device == "cpu" or not (there["cuda"] or there["mps"])
     if settings.precision == "fp16" and on_cpu:
         raise SettingsError("precision fp16 wants a GPU; on a CPU use --precision bf16 or float32.")
-    return Accelerator(
-        cpu=settings.device == "cpu", mixed_precision={"float32": "no"}.get(settings.precision, settings.precision)
-    )
+    mixed = {"float32": "no"}.get(settings.precision, settings.precision)
+    try:
+        accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=mixed)
+    except ValueError as error:
+        raise SettingsError(
+            f"precision {settings.precision} does not work here: {error} Use --precision float32."
+        ) from error
+    if accelerator.num_processes > 1 and (settings.schedule.new_layers_steps or settings.sec.radius == "learned"):
+        raise SettingsError(
+            "schedule.new_layers_steps and sec.radius learned work in one process only. Leave them out, or start one process."
+        )
+    return accelerator
 
 
 def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
@@ -65,4 +76,5 @@ def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
 def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
     """Let the backbone move or hold it still. Frozen norm layers stay frozen."""
     embedder.backbone.requires_grad_(trainable)
-    embedder.freeze_backbone_norm = embedder.freeze_backbone_norm
+    if embedder.freeze_backbone_norm:
+        embedder.freeze_backbone_norm = True  # Else the line above would have let them go.
