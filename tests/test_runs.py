@@ -36,6 +36,8 @@ def test_a_run_that_never_took_a_step_is_taken_over(tmp_path: Path) -> None:
 def test_provenance_hides_where_files_lay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/cosphere", "train", "/home/someone/photos", "--name", "a/b"])
     assert provenance()["command"] == "cosphere train photos --name a/b"
+    monkeypatch.setattr("sys.argv", ["cosphere", "train", "--runs=/home/someone/runs"])
+    assert provenance()["command"] == "cosphere train --runs=runs"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

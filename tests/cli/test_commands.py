@@ -287,6 +287,42 @@ def test_an_unwritable_folder_is_a_sentence(photos: Path, tmp_path: Path, capsys
     )
 
 
+def test_without_splits_the_held_out_classes_are_scored(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(photos / "train"), "--name", "plain", "--runs", str(tmp_path), *SMALL]
+    assert main([*words, "--data.validation_share", "0.3"]) == 0
+    assert main(["evaluate", str(tmp_path / "plain"), "--ks", "[1]", "--clustering", "false"]) == 0
+    assert "the model was chosen on them" in capsys.readouterr().err.replace("\n", " ")
+    found = json.loads((tmp_path / "plain" / "scores.json").read_text())
+    assert (found["split"], found["data"]["classes"], found["data"]["images"]) == ("held-out", 3, 18)
+    assert main(["report", str(tmp_path / "plain")]) == 0
+    assert "has no split 'test'; it has all. Leave --split out" in answer(
+        capsys, "evaluate", str(tmp_path / "plain"), "--split", "test"
+    )
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mug [blue]", "[/old]"):
+        target = tmp_path / "odd" / name
+        target.mkdir(parents=True)
+        for number in range(2):
+            image = photos / "test" / "class10" / f"{number}.png"
+            (target / image.name).write_bytes(image.read_bytes())
+    query = tmp_path / "odd" / "mug [blue]" / "0.png"
+    words = ["search", str(trained), str(tmp_path / "odd"), str(query), "--k", "3", "--out", str(tmp_path / "x.png")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "[blue]" in shown
+    assert "[/old]" in shown
+
+
+def test_a_device_that_is_not_there(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no device 'tpu' here" in answer(capsys, "evaluate", str(trained), "--device", "tpu")
+
+
 def test_a_stopped_training_says_how_to_go_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

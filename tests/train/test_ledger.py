@@ -66,5 +66,15 @@ def test_a_batch_without_negatives_is_left_out_of_that_mean_only() -> None:
     assert ledger.means(0.0)["train/negative_cosine"] == pytest.approx(0.9)
 
 
+def test_what_is_done_aside_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 9.0, 10.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    ledger = Ledger()
+    ledger.add(numbers(), images=8)
+    with ledger.aside():
+        pass
+    assert ledger.means(0.0)["train/images_per_second"] == pytest.approx(8 / (10 - 8))
+
+
 def test_nothing_added_is_no_number() -> None:
     assert Ledger().means(1.0)["train/loss"] is None

@@ -351,8 +351,12 @@ def test_the_lens_is_logged_and_changes_nothing(photos: Path, tmp_path: Path) ->
     assert torch.equal(first["random"]["torch"], second["random"]["torch"])
 
 
-def test_new_layers_train_alone_first(photos: Path, tmp_path: Path) -> None:
-    settings = small(steps=4, checkpoint_every=1, schedule=ScheduleSettings(new_layers_steps=2), freeze_norm=True)
+@pytest.mark.parametrize("freeze_norm", [True, False])
+def test_new_layers_train_alone_first(photos: Path, tmp_path: Path, freeze_norm: bool) -> None:
+    """NormSoftmax lets the backbone's batch norm *statistics* move meanwhile, but none of its weights."""
+    settings = small(
+        steps=4, checkpoint_every=1, schedule=ScheduleSettings(new_layers_steps=2), freeze_norm=freeze_norm
+    )
     states: dict[int, dict[str, torch.Tensor]] = {}
 
     class Watcher(Listener):
@@ -379,7 +383,8 @@ def test_new_layers_train_alone_first(photos: Path, tmp_path: Path) -> None:
         train(settings, read_catalogue(photos), RunFolder.create(tmp_path / "run"), reporter=watcher)
 
     def moved(start: int, end: int) -> set[str]:
-        changed = {name for name in states[0] if not torch.equal(states[start][name], states[end][name])}
+        weights = [name for name in states[0] if "running" not in name and "num_batches" not in name]
+        changed = {name for name in weights if not torch.equal(states[start][name], states[end][name])}
         return {name.split(".")[0] for name in changed}
 
     assert "backbone" not in moved(0, 2)
@@ -461,6 +466,56 @@ def test_resuming_on_other_data_is_refused(photos: Path, tmp_path: Path) -> None
     fewer = read_catalogue(photos).select("train", classes=[f"class{number:02d}" for number in range(6)])
     with pytest.raises((SettingsError, RunError), match=r"the data now has 6|cannot resume"):
         run_small(photos, tmp_path / "run", small(steps=8), resume=True, catalogue=fewer)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(photos: Path, tmp_path: Path) -> None:
+    settings = small(steps=6, checkpoint_every=5, log_every=1)
+    _, whole, _ = run_small(photos, tmp_path / "whole", settings)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopper(Listener):
+        def stepped(self, step: int) -> None:
+            if step == 3:
+                raise Stopped
+
+    broken = RunFolder.create(tmp_path / "broken")
+    with pytest.raises(Stopped):
+        train(settings, read_catalogue(photos), broken, reporter=Stopper(6))
+    assert len(broken.read_metrics()) == 2
+    run_small(photos, tmp_path / "broken", settings, resume=True)
+    one, other = (load_checkpoint(run.checkpoints / "last.pt")["model"] for run in (whole, broken))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert [row["step"] for row in broken.read_metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_edited_settings_are_refused_and_more_steps_are_not(photos: Path, tmp_path: Path) -> None:
+    run_small(photos, tmp_path / "run", small())
+    with pytest.raises(RunError, match=r"the checkpoint was made with sec.weight 0.1, the settings now say 0.2"):
+        run_small(photos, tmp_path / "run", small(sec=SecSettings(weight=0.2)), resume=True)
+    result, run, _ = run_small(photos, tmp_path / "run", small(steps=6), resume=True)
+    assert result.steps == load_checkpoint(run.checkpoints / "last.pt")["step"] == 6
+
+
+def test_broken_class_weights_never_replace_a_good_model(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.Training._take_step
+
+    def poisoned(self: loop.Training, batches: object) -> None:
+        real(self, batches)  # type: ignore[arg-type]
+        if self.step == 3:
+            with torch.no_grad():
+                self.loss.class_weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
+
+    monkeypatch.setattr(loop.Training, "_take_step", poisoned)
+    settings = small(
+        loss=LossSettings(name="norm_softmax"), validation=ValidationSettings(every=2, before=False, lens=False)
+    )
+    with pytest.raises(DivergenceError, match="class_weight holds values that are not finite after step 4"):
+        run_small(photos, tmp_path / "run", settings)
+    assert Embedder.load(tmp_path / "run" / "model").provenance["step"] == 2
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,16 @@ def test_a_pipe_gets_lines_and_a_terminal_the_bar() -> None:
     assert isinstance(reporter(3, console=Console(file=io.StringIO(), force_terminal=True)), LiveReporter)
 
 
+def test_after_a_resume_the_time_left_counts_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0, 110.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    out = io.StringIO()
+    listener = PlainReporter(200, console=Console(file=out, width=200))
+    listener.began(100)
+    listener.logged(110, VALUES)
+    assert out.getvalue().strip().endswith("1:30 left")  # 10 steps took 10 seconds; 90 are left.
+
+
 def test_without_sec_nothing_is_said_of_it() -> None:
     out = io.StringIO()
     PlainReporter(10, console=Console(file=out, width=200)).logged(
