@@ -23,6 +23,7 @@ from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from cosphere.train.ledger import LOGGED, Ledger, step_numbers
 from cosphere.train.lens import measure_lens
+from cosphere.train.memory import keep_freed_memory
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
@@ -77,6 +78,8 @@ def train(
         RunError: a checkpoint cannot be written or read.
     """
     accelerator = build_accelerator(settings)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     try:
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate)
         last = run.checkpoints / "last.pt"
