@@ -262,6 +262,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
+def test_looking_and_saving_are_left_out_of_the_speed_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted twice, a slow validation would make the next line's images a second absurd."""
+    real = loop.Training._save_bundle
+    monkeypatch.setattr(loop.Training, "_save_bundle", lambda self: (time.sleep(0.5), real(self)))
+    settings = small(steps=6, log_every=2, validation=ValidationSettings(every=2, before=False, lens=False))
+    began = time.monotonic()
+    _, run, _ = run_small(photos, tmp_path / "run", settings)
+    training = time.monotonic() - began - 3 * 0.5
+    rows = [row for row in run.read_metrics() if "train/images_per_second" in row]
+    counted = [2 * 8 / row["train/images_per_second"] for row in rows]
+    assert all(seconds > 1e-3 for seconds in counted)
+    assert sum(counted) < training + 0.1
+
+
 def test_broken_weights_are_never_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.Training._take_step
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from cosphere.cli.evaluate import choose_device, open_split, save, score
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import find
-from cosphere.cli.train import validation_scores
+from cosphere.cli.train import read_settings, validation_scores
 from cosphere.data import draw_stamps, read_catalogue
 from cosphere.errors import RunError
 from cosphere.evaluate import Scores
@@ -78,8 +78,8 @@ def demo_settings(stamps: Path, *, steps: int, seed: int, weights: str = "imagen
 def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     """The demo itself."""
     console, began = Console(), time.monotonic()
-    if (folder / "run" / "run.json").exists() and not (folder / "run" / "report.html").exists():
-        shutil.rmtree(folder / "run")  # A demo that was broken off.
+    if is_broken_off(folder):
+        shutil.rmtree(folder / "run")
     if (folder / "run").exists():
         raise RunError(
             f"{folder / 'run'} is there already. Look at {folder / 'run' / 'report.html'}, or use --out for another folder."
@@ -110,6 +110,14 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def is_broken_off(folder: Path) -> bool:
+    """Whether `folder` holds a demo that did not come to its report. A run on anything but the demo's own stamps is not one."""
+    run_folder = RunFolder(folder / "run")
+    if not run_folder.config.exists() or run_folder.report.exists():
+        return False
+    return read_settings(run_folder).data.root == str((folder / "stamps").absolute())
 
 
 def _table(before: Scores, after: Scores) -> Table:

@@ -82,14 +82,22 @@ def open_split(source: str | Path, split: str, *, layout: str = "auto") -> Catal
     """
     catalogue = read_catalogue(source, layout=layout)
     show_notes(catalogue)
+    return take_split(catalogue, split)
+
+
+def take_split(catalogue: Catalogue, split: str) -> Catalogue:
+    """One split; "all" for every image.
+
+    Raises:
+        DataError: there is no such split.
+    """
     if split == "all":
         return catalogue
     known = catalogue.split_names
     if split not in known:
-        named = (
-            f"Use --split {known[0]}, or --split all." if known != ["all"] else "Leave --split out, or use --split all."
-        )
-        raise DataError(f"{source} has no split {split!r}; it has {', '.join(known)}. {named}")
+        named = f"Use --split {known[0]}" if known != ["all"] else "Leave --split out"
+        there = ", ".join(known)
+        raise DataError(f"{catalogue.root} has no split {split!r}; it has {there}. {named}, or use --split all.")
     return catalogue.select(split)
 
 
@@ -104,12 +112,10 @@ def choose_images(
     Raises:
         DataError: there is no such split, or nothing was held out.
     """
-    if split is not None:
-        return open_split(source, split, layout=layout), split
     catalogue = read_catalogue(source, layout=layout)
-    if catalogue.split_names != ["all"]:
-        return open_split(source, "test", layout=layout), "test"
     show_notes(catalogue)
+    if split is not None or catalogue.split_names != ["all"]:
+        return take_split(catalogue, split or "test"), split or "test"
     held_out = training_parts(
         catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
     ).val

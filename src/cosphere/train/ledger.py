@@ -48,7 +48,7 @@ class Ledger:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the time of what is no training out of the images a second."""
+        """Leave the time of what is no training out of the images a second. Not to be nested: it would count twice."""
         began = time.monotonic()
         try:
             yield

@@ -242,10 +242,11 @@ class Training:
         if self.step % settings.log_every == 0 or last:
             self._log()
         every = settings.validation.every
-        if (every and self.step % every == 0) or last:
-            self._validate()
-        if (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last:
-            self._save("last.pt")
+        with self.ledger.aside():
+            if (every and self.step % every == 0) or last:
+                self._validate()
+            if (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last:
+                self._save("last.pt")
 
     def _log(self) -> None:
         """Write and show the means since the last line, and warn when SEC dwarfs the loss."""
@@ -292,10 +293,6 @@ class Training:
 
     def _validate(self) -> None:
         """Score the model, keep it when it is the best so far, and look through the norm lens."""
-        with self.ledger.aside():
-            self._look()
-
-    def _look(self) -> None:
         began = time.monotonic()
         scores = self._scores()
         lens = self._lens() if self.settings.validation.lens else {}
@@ -375,8 +372,7 @@ class Training:
         """Write a checkpoint of weights that are whole."""
         self._check_weights()
         if self.accelerator.is_main_process:
-            with self.ledger.aside():
-                save_checkpoint(self.run_folder.checkpoints / name, self.state())
+            save_checkpoint(self.run_folder.checkpoints / name, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""
