@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from cosphere.tensors import (
     check_labelled,
     directions,
     full_precision,
+    gather_rows,
     lengths,
     outside_autocast,
 )
@@ -101,3 +104,55 @@ def test_what_fits_passes():
 def test_what_does_not_fit_is_named(embeddings, labels, message):
     with pytest.raises(SizeError, match=message):
         check_labelled(embeddings, labels, name="things")
+
+
+# Several processes
+
+RANK = """
+import sys, torch
+import torch.distributed as distributed
+from torch.nn.parallel import DistributedDataParallel
+from cosphere.errors import SizeError
+from cosphere.losses import TripletLoss
+from cosphere.tensors import gather_rows
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+points, labels = torch.randn(8, 5).double(), torch.tensor([0, 1, 0, 2, 1, 2, 0, 1])
+linear = DistributedDataParallel(torch.nn.Linear(5, 3).double())
+mine = slice(4 * rank, 4 * rank + 4)
+loss = TripletLoss()(gather_rows(linear(points[mine])), gather_rows(labels[mine]))
+loss.backward()
+print(float(loss.detach()), *linear.module.weight.grad.flatten().tolist())
+try:
+    gather_rows(torch.zeros(3 + rank, 2))
+except SizeError as error:
+    print(error)
+distributed.destroy_process_group()
+"""
+
+
+def test_a_gathered_loss_is_the_loss_of_the_whole_batch(tmp_path):
+    from cosphere.losses import TripletLoss
+
+    command = [sys.executable, "-W", "ignore", "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    torch.manual_seed(0)
+    points, labels = torch.randn(8, 5).double(), torch.tensor([0, 1, 0, 2, 1, 2, 0, 1])
+    linear = torch.nn.Linear(5, 3).double()
+    loss = TripletLoss()(linear(points), labels)
+    loss.backward()
+    want = [loss.item(), *linear.weight.grad.flatten().tolist()]
+    for numbers, error in outputs:
+        assert [float(word) for word in numbers.split()] == pytest.approx(want, rel=1e-9)
+        assert error.startswith("want equal batches in all processes, got [(3, 2), (4, 2)]")
+
+
+def test_one_process_gathers_nothing():
+    rows = torch.randn(3, 2)
+    assert gather_rows(rows) is rows

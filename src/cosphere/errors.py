@@ -11,6 +11,7 @@ with status 2; anything else that escapes is a bug.
     ├── WeightsError      weights cannot be had, or do not fit the model
     ├── RunError          a run folder, bundle or checkpoint cannot be used or written
     ├── DivergenceError   the loss is no longer a finite number
+    ├── DerivativeError   a second derivative was asked of a loss that has only first ones
     └── MissingExtraError an optional package is not installed
 """
 
@@ -50,6 +51,10 @@ class RunError(CosphereError):
 
 class DivergenceError(CosphereError):
     """The loss is no longer a finite number."""
+
+
+class DerivativeError(CosphereError, RuntimeError):
+    """A second derivative was asked of a loss that has only first ones."""
 
 
 class MissingExtraError(CosphereError, ImportError):

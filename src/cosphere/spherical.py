@@ -12,7 +12,7 @@ Source: Zhang, Li and Zhang, "Deep Metric Learning with Spherical Embedding", Ne
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +48,39 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
     """
     check_embeddings(embeddings)
     with outside_autocast(embeddings):
-        norms = lengths(embeddings)
-        gaps = _relative_gaps(norms, radius) if scale_free else norms - radius
-        return gaps.square().sum() / max(len(norms), 1)
+        if not scale_free:
+            return _penalty(embeddings, lengths(embeddings.detach()), radius)
+        gaps = _relative_gaps(lengths(embeddings), radius)
+        return gaps.square().sum() / max(len(gaps), 1)
+
+
+def _penalty(embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
+    """``mean((n - radius)^2)`` from lengths already measured, (B,) without a graph."""
+    penalty: Tensor = _Penalty.apply(embeddings, norms, radius)
+    return penalty
+
+
+class _Penalty(torch.autograd.Function):
+    """Value and slope in as few operations as it takes: the constraint is to cost no more than 1 % of any loss beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
+        gaps = norms - radius
+        ctx.radius = None if isinstance(radius, Tensor) else radius
+        ctx.save_for_backward(embeddings, norms, gaps, *([radius] if isinstance(radius, Tensor) else []))
+        return gaps.dot(gaps) / max(len(gaps), 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        embeddings, norms, gaps, *given = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            norms = lengths(embeddings)
+            gaps = norms - (given[0] if given else ctx.radius)
+        share = gaps * (gradient * (2 / max(len(gaps), 1)))
+        # The slope of a length of zero is defined as zero, as torch has it.
+        along = share / torch.where(norms == 0, torch.inf, norms)
+        slopes = (full_precision(embeddings) * along[:, None]).to(embeddings.dtype)
+        return slopes, None, (-share.sum()).to(given[0].dtype) if given and ctx.needs_input_grad[2] else None
 
 
 def _relative_gaps(norms: Tensor, radius: Tensor | float) -> Tensor:
@@ -134,24 +164,29 @@ class SphericalConstraint(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """The penalty of one batch. (B, D) -> ()."""
         check_embeddings(embeddings)
-        return spherical_penalty(embeddings, self._radius_for(embeddings), scale_free=self.scale_free)
+        with outside_autocast(embeddings):
+            norms = lengths(embeddings.detach())
+            radius = self._radius_for(norms)
+            if not self.scale_free:
+                return _penalty(embeddings, norms, radius)
+        return spherical_penalty(embeddings, radius, scale_free=True)
 
-    def _radius_for(self, embeddings: Tensor) -> Tensor | float:
+    def _radius_for(self, norms: Tensor) -> Tensor | float:
         if self.kind == "number":
             return self.constant
         if self.kind == "learned" and bool(self.initialised):
             return self.radius
         if self.kind == "ema" and not self.training and bool(self.steps > 0):
             return self.radius
-        mean, count = _mean_length(embeddings.detach(), everywhere=self.training)
+        mean, count = _mean_length(norms, everywhere=self.training)
         if self.kind == "batch" or not self.training:
             return mean
         return self._follow(mean, count) if self.kind == "ema" else self._start(mean, count)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, count: Tensor) -> Tensor:
+    def _follow(self, mean: Tensor, count: Tensor | int) -> Tensor:
         """Move the running radius towards the batch's mean length, and return it."""
-        fit = (count > 0) & mean.isfinite()
+        fit = mean.isfinite() & (count > 0)
         new = torch.where(self.steps == 0, mean, (1 - self.momentum) * self.radius + self.momentum * mean)
         # Put in place, not copied into the old buffer: in a module cast to bfloat16 that could not follow a slow mean.
         self.radius = torch.where(fit, new, self.radius)
@@ -159,9 +194,9 @@ class SphericalConstraint(nn.Module):
         return self.radius
 
     @torch.no_grad()
-    def _start(self, mean: Tensor, count: Tensor) -> Tensor:
+    def _start(self, mean: Tensor, count: Tensor | int) -> Tensor:
         """Put the first batch's mean length into the parameter. In place: an optimiser may already hold it."""
-        if bool((count > 0) & mean.isfinite()):
+        if bool(mean.isfinite() & (count > 0)):
             self.radius.copy_(mean)
             self.initialised.fill_(True)
             return self.radius
@@ -185,16 +220,15 @@ def _checked_kind(radius: str | float, *, scale_free: bool) -> str:
     return "number"
 
 
-def _mean_length(embeddings: Tensor, *, everywhere: bool) -> tuple[Tensor, Tensor]:
-    """Mean length of the rows, over all processes if asked, and the number of rows behind it. (B, D) -> (), ()."""
-    with outside_autocast(embeddings):
-        norms = lengths(embeddings)
-        sums = torch.stack([norms.sum(), norms.new_tensor(float(len(norms)))])
+def _mean_length(norms: Tensor, *, everywhere: bool) -> tuple[Tensor, Tensor | int]:
+    """Mean of (B,) lengths, over all processes if asked, and the number of rows behind it."""
     distributed = torch.distributed
     if everywhere and distributed.is_available() and distributed.is_initialized():
+        sums = torch.stack([norms.sum(), norms.new_tensor(float(len(norms)))])
         distributed.all_reduce(sums)
-    total, count = sums.unbind()
-    return total / count.clamp(min=1), count
+        total, count = sums.unbind()
+        return total / count.clamp(min=1), count
+    return norms.sum() / max(len(norms), 1), len(norms)
 
 
 def ramped_weight(

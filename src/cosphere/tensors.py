@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +29,17 @@ def outside_autocast(values: Tensor) -> AbstractContextManager[object]:
     Lengths, similarities and losses need it: autocast would round float32 rows to bfloat16 in their matrix product.
     """
     return torch.autocast(values.device.type, enabled=False)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def outside_compile(function: Function) -> Function:
+    """Decorator: ``torch.compile`` runs the function as it is, and compiles what stands around it.
+
+    What walks blocks of data-dependent size, and takes gradients on the way, cannot be one graph.
+    """
+    return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def lengths(embeddings: Tensor) -> Tensor:
@@ -86,3 +98,48 @@ def check_labelled(embeddings: Tensor, labels: Tensor, *, name: str = "embedding
         raise SizeError(f"want integer labels, got {labels.dtype}. Call .long() if they are whole numbers.")
     if labels.device != embeddings.device:
         raise SizeError(f"{name} are on {embeddings.device}, labels on {labels.device}. Move one with .to(device).")
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, one process after another, with gradients back to every one of them.
+
+    A loss over the gathered rows is the loss of the whole batch, the same in each process; the gradient that comes back to
+    each is summed over the processes, so DistributedDataParallel's mean makes it the gradient of that one loss.
+
+    Args:
+        rows: (B, ...) the same shape in every process.
+
+    Returns:
+        (W B, ...) for W processes; ``rows`` itself where there is only one.
+
+    Raises:
+        SizeError: the processes hold different shapes.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return rows
+    _check_equal_shapes(rows)
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
+
+
+def _check_equal_shapes(rows: Tensor) -> None:
+    """Unequal shapes would hang or crash the other processes, so all are told."""
+    shapes: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shapes, tuple(rows.shape))
+    if len(set(shapes)) > 1:
+        raise SizeError(f"want equal batches in all processes, got {shapes}. Use a sampler that drops the last short batch.")
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]

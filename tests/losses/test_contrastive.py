@@ -5,6 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import ContrastiveLoss, contrastive_loss
+from cosphere.losses._rows import similarities_held
 
 
 def distance(a, b):
@@ -12,11 +13,12 @@ def distance(a, b):
     return math.sqrt(max(2 - 2 * cosine, 0.0))
 
 
-def by_hand(rows, labels, others, other_labels, *, same_set, margin, positive_margin, form, reduction):
+def by_hand(rows, labels, others, other_labels, *, first=0, margin, positive_margin, form, reduction):
+    """``first``: the row among the others that row 0 itself is; None for no such row."""
     near, far = [], []
     for i, a in enumerate(rows):
         for j, b in enumerate(others):
-            if same_set and i == j:
+            if first is not None and first + i == j:
                 continue
             d = distance(a, b)
             if labels[i] == other_labels[j]:
@@ -58,29 +60,58 @@ def test_pml_form_has_the_library_value(h6, e4, gradient):
     torch.testing.assert_close(gradient(loss, *h6), torch.tensor(want).double(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", ["hadsell", "pml"])
-@pytest.mark.parametrize("reduction", ["mean_all", "mean_nonzero"])
-@pytest.mark.parametrize("seed", range(4))
+VARIANTS = [(form, reduction) for form in ("hadsell", "pml") for reduction in ("mean_all", "mean_nonzero")]
+
+
+@pytest.mark.parametrize(("form", "reduction"), VARIANTS)
+@pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_loops(ragged, form, reduction, seed):
     embeddings, labels = ragged(seed)
     settings = {"margin": 1.2, "positive_margin": 0.4, "form": form, "reduction": reduction}
     rows, names = embeddings.tolist(), labels.tolist()
-    want = by_hand(rows, names, rows, names, same_set=True, **settings)
+    want = by_hand(rows, names, rows, names, **settings)
     assert float(contrastive_loss(embeddings, labels, **settings)) == pytest.approx(want, rel=1e-9)
-    head = {"references": embeddings[5:], "reference_labels": labels[5:]}
-    want = by_hand(rows[:5], names[:5], rows[5:], names[5:], same_set=False, **settings)
-    got = contrastive_loss(embeddings[:5], labels[:5], **head, **settings)
+    apart = {"references": embeddings[5:], "reference_labels": labels[5:]}
+    want = by_hand(rows[:5], names[:5], rows[5:], names[5:], first=None, **settings)
+    got = contrastive_loss(embeddings[:5], labels[:5], **apart, **settings)
+    assert float(got) == pytest.approx(want, rel=1e-9)
+    among = {"references": embeddings, "reference_labels": labels, "positions": torch.arange(3, 8)}
+    want = by_hand(rows[3:8], names[3:8], rows, names, first=3, **settings)
+    got = contrastive_loss(embeddings[3:8], labels[3:8], **among, **settings)
     assert float(got) == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_pml_form_agrees_with_the_library(pml, ragged, seed):
-    from pytorch_metric_learning.losses import ContrastiveLoss as Theirs
+@pytest.mark.parametrize(("form", "reduction"), VARIANTS)
+def test_blocks_do_not_show(ragged, gradient, form, reduction):
+    loss, batch = ContrastiveLoss(margin=1.3, positive_margin=0.2, form=form, reduction=reduction), ragged(3, 40)
+    value, slope = loss(*batch), gradient(loss, *batch)
+    for held in (50, 200):
+        with similarities_held(held):
+            assert float(loss(*batch)) == pytest.approx(float(value), rel=1e-12)
+            torch.testing.assert_close(gradient(loss, *batch), slope, rtol=1e-10, atol=1e-14)
 
-    embeddings, labels = ragged(seed)
-    assert float(ContrastiveLoss(form="pml")(embeddings, labels)) == pytest.approx(
-        float(Theirs()(embeddings, labels)), rel=1e-9
-    )
+
+@pytest.mark.parametrize("size", [8, 60, 256])
+@pytest.mark.parametrize("reduction", ["mean_all", "mean_nonzero"])
+def test_pml_form_agrees_with_the_library(pml, ragged, gradient, size, reduction):
+    from pytorch_metric_learning import losses, reducers
+
+    reducer = reducers.MeanReducer() if reduction == "mean_all" else reducers.AvgNonZeroReducer()
+    theirs, batch = losses.ContrastiveLoss(0.3, 1.1, reducer=reducer), ragged(size, size)
+    ours = ContrastiveLoss(form="pml", margin=1.1, positive_margin=0.3, reduction=reduction)
+    assert float(ours(*batch)) == pytest.approx(float(theirs(*batch)), rel=1e-9)
+    torch.testing.assert_close(gradient(ours, *batch), gradient(theirs, *batch), rtol=1e-7, atol=1e-9)
+
+
+def test_only_the_pairs_of_a_miner_count(pml, ragged):
+    from pytorch_metric_learning import losses, miners
+
+    points, labels = ragged(2, 40)
+    chosen = miners.PairMarginMiner(0.4, 1.1)(points, labels)
+    assert 0 < len(chosen[2]) < 40 * 30
+    theirs = float(losses.ContrastiveLoss(0.0, 1.2)(points, labels, chosen))
+    ours = ContrastiveLoss(form="pml", margin=1.2)(points, labels, chosen)
+    assert float(ours) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_each_side_stands_alone():
@@ -89,6 +120,11 @@ def test_each_side_stands_alone():
     assert float(ContrastiveLoss()(points, together)) == pytest.approx(0.4)
     assert float(ContrastiveLoss()(points, apart)) == pytest.approx((1 - math.sqrt(0.8)) ** 2 / 2)
     assert float(ContrastiveLoss(form="pml")(points, together)) == pytest.approx(math.sqrt(0.8))
+
+
+def test_a_margin_beyond_the_diameter_reaches_every_negative_pair():
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    assert float(ContrastiveLoss(margin=3)(points, torch.tensor([0, 1]))) == pytest.approx(0.5)
 
 
 def test_wrong_settings_are_named():

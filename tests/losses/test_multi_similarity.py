@@ -5,18 +5,20 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import MultiSimilarityLoss, multi_similarity_loss
+from cosphere.losses._rows import similarities_held
 
 
 def cosine(a, b):
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
 
 
-def by_hand(rows, labels, others, other_labels, *, same_set, alpha, beta, base, mining):
-    """Per-anchor losses; None for an anchor that is skipped."""
+def by_hand(rows, labels, others, other_labels, *, first=0, alpha, beta, base, mining):
+    """Per-anchor losses; None for an anchor that is skipped. ``first``: the row of the others that row 0 itself is."""
     values = []
     for i, a in enumerate(rows):
         s = [cosine(a, b) for b in others]
-        positives = [s[j] for j in range(len(others)) if other_labels[j] == labels[i] and not (same_set and j == i)]
+        itself = None if first is None else first + i
+        positives = [s[j] for j in range(len(others)) if other_labels[j] == labels[i] and j != itself]
         negatives = [s[j] for j in range(len(others)) if other_labels[j] != labels[i]]
         if not positives or not negatives:
             values.append(None)
@@ -63,29 +65,65 @@ def test_agrees_with_loops(ragged, mining, seed):
     points, labels = ragged(seed)
     options = {"alpha": 1.5, "beta": 12.0, "base": 0.3, "mining": mining}
     rows, names = points.tolist(), labels.tolist()
-    values = by_hand(rows, names, rows, names, same_set=True, **options)
+    values = by_hand(rows, names, rows, names, **options)
     kept = [value for value in values if value is not None]
     assert float(multi_similarity_loss(points, labels, **options)) == pytest.approx(sum(kept) / len(rows), rel=1e-9)
     got = multi_similarity_loss(points, labels, divisor="kept", **options)
     assert float(got) == pytest.approx(sum(kept) / len(kept), rel=1e-9)
-    values = by_hand(rows[:6], names[:6], rows[3:], names[3:], same_set=False, **options)
+    values = by_hand(rows[:6], names[:6], rows[3:], names[3:], first=None, **options)
     got = multi_similarity_loss(points[:6], labels[:6], references=points[3:], reference_labels=labels[3:], **options)
+    assert float(got) == pytest.approx(sum(value or 0.0 for value in values) / 6, rel=1e-9)
+    values = by_hand(rows[2:8], names[2:8], rows, names, first=2, **options)
+    among = {"references": points, "reference_labels": labels, "positions": torch.arange(2, 8)}
+    got = multi_similarity_loss(points[2:8], labels[2:8], **among, **options)
     assert float(got) == pytest.approx(sum(value or 0.0 for value in values) / 6, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_pml(pml, ragged, gradient, seed):
+@pytest.mark.parametrize("size", [8, 60, 256])
+def test_agrees_with_pml(pml, ragged, gradient, size):
     from pytorch_metric_learning import losses, miners
 
-    points, labels = ragged(seed)
+    batch = ragged(size, size)
     miner, criterion = miners.MultiSimilarityMiner(0.1), losses.MultiSimilarityLoss(2, 40, 0.5)
 
-    def theirs(x, y):
+    def mined(x, y):
         return criterion(x, y, miner(x, y))
 
-    assert float(MultiSimilarityLoss()(points, labels)) == pytest.approx(float(theirs(points, labels)), rel=1e-9)
-    mine = gradient(MultiSimilarityLoss(), points, labels)
-    torch.testing.assert_close(mine, gradient(theirs, points, labels), rtol=1e-7, atol=1e-10)
+    assert float(MultiSimilarityLoss()(*batch)) == pytest.approx(float(mined(*batch)), rel=1e-9)
+    mine = gradient(MultiSimilarityLoss(), *batch)
+    torch.testing.assert_close(mine, gradient(mined, *batch), rtol=1e-7, atol=1e-10)
+
+
+def test_the_library_miner_and_our_own_mining_are_one(pml, ragged):
+    from pytorch_metric_learning import miners
+
+    points, labels = ragged(5, 60)
+    classes = labels.unique(return_inverse=True)[1]
+    points = points + 6 * torch.eye(60, dtype=torch.float64)[classes, :5]  # the first classes lie close
+    chosen = miners.MultiSimilarityMiner(0.1)(points, labels)
+    assert 0 < len(chosen[0]) < sum(int((labels == label).sum()) - 1 for label in labels)
+    got = MultiSimilarityLoss(mining=None)(points, labels, chosen)
+    assert float(got) == pytest.approx(float(MultiSimilarityLoss()(points, labels)), rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mining": None}, {"divisor": "kept"}])
+def test_blocks_do_not_show(ragged, gradient, settings):
+    loss, batch = MultiSimilarityLoss(**settings), ragged(3, 40)
+    value, slope = loss(*batch), gradient(loss, *batch)
+    for held in (50, 200):
+        with similarities_held(held):
+            assert float(loss(*batch)) == pytest.approx(float(value), rel=1e-12)
+            torch.testing.assert_close(gradient(loss, *batch), slope, rtol=1e-10, atol=1e-14)
+
+
+def test_references_without_a_common_class_give_zero():
+    points = torch.tensor([[1.0, 0.0], [0.6, 0.8]], requires_grad=True)
+    for mining in (None, 0.1):
+        loss = MultiSimilarityLoss(mining=mining)
+        value = loss(points, torch.tensor([0, 1]), references=points.detach(), reference_labels=torch.tensor([2, 3]))
+        value.backward()
+        assert value == 0
+        assert not points.grad.any()
 
 
 def test_a_duplicate_survives_although_its_cosine_is_one():

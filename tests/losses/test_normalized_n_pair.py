@@ -5,6 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import NormalizedNPairLoss
+from cosphere.losses._rows import similarities_held
 
 
 def cosine(a, b):
@@ -75,16 +76,62 @@ def test_references_give_the_candidates(ragged):
     assert float(got) == pytest.approx(by_hand(pairs, 6.0), rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_pml_on_five_times_unit_vectors(pml, seed):
+def test_among_references_the_anchor_is_not_its_own_candidate(ragged, gradient):
+    points, labels = ragged(1, 40)
+    places = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    rows, names, order = points.tolist(), labels.tolist(), places.tolist()
+    pairs = []
+    for label in dict.fromkeys(names):
+        anchor = names.index(label)
+        others = [row for row in order if names[row] == label and row != anchor]
+        if others:
+            pairs.append((rows[anchor], rows[others[0]]))
+    among = {"references": points[places], "reference_labels": labels[places], "positions": places.argsort()}
+    got = NormalizedNPairLoss(scale=6)(points, labels, **among)
+    assert float(got) == pytest.approx(by_hand(pairs, 6.0), rel=1e-9)
+    # In batch order this is the loss without references.
+    own = {"references": points, "reference_labels": labels, "positions": torch.arange(40)}
+    assert float(NormalizedNPairLoss()(points, labels, **own)) == float(NormalizedNPairLoss()(points, labels))
+
+
+def test_blocks_do_not_show(ragged, gradient):
+    loss, batch = NormalizedNPairLoss(scale=6), ragged(3, 60)
+    value, slope = loss(*batch), gradient(loss, *batch)
+    assert len(first_and_second(*(part.tolist() for part in batch))) > 7
+    for held in (1, 50):
+        with similarities_held(held):
+            assert float(loss(*batch)) == pytest.approx(float(value), rel=1e-12)
+            torch.testing.assert_close(gradient(loss, *batch), slope, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [8, 60, 256])
+def test_agrees_with_pml_on_five_times_unit_vectors(pml, ragged, gradient, size):
     from pytorch_metric_learning import distances, losses
 
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(40, 6, generator=generator, dtype=torch.float64)
-    labels = (torch.arange(40) // 2)[torch.randperm(40, generator=generator)]
-    theirs = losses.NPairsLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False))
-    want = float(theirs(5 * torch.nn.functional.normalize(points), labels))
-    assert float(NormalizedNPairLoss()(points, labels)) == pytest.approx(want, rel=1e-9)
+    batch = ragged(size, size)
+    criterion = losses.NPairsLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False))
+
+    def theirs(x, y):
+        return criterion(5 * torch.nn.functional.normalize(x), y)
+
+    assert float(NormalizedNPairLoss()(*batch)) == pytest.approx(float(theirs(*batch)), rel=1e-9)
+    mine = gradient(NormalizedNPairLoss(), *batch)
+    torch.testing.assert_close(mine, gradient(theirs, *batch), rtol=1e-7, atol=1e-9)
+    assert float(NormalizedNPairLoss(scale=1)(*batch)) == pytest.approx(float(losses.NPairsLoss()(*batch)), rel=1e-9)
+
+
+@pytest.mark.parametrize("parts", [3, 4])
+def test_a_miner_names_the_pairs(pml, ragged, parts):
+    from pytorch_metric_learning import losses
+
+    points, labels = ragged(4, 40)
+    anchors, positives = ((labels[:, None] == labels) & ~torch.eye(40, dtype=torch.bool)).nonzero(as_tuple=True)
+    shuffled = torch.randperm(len(anchors), generator=torch.Generator().manual_seed(0))[: len(anchors) // 2]
+    anchors, positives = anchors[shuffled], positives[shuffled]
+    negatives = torch.zeros_like(anchors)
+    chosen = (anchors, positives, negatives) if parts == 3 else (anchors, positives, anchors, negatives)
+    got = NormalizedNPairLoss(scale=1)(points, labels, chosen)
+    assert float(got) == pytest.approx(float(losses.NPairsLoss()(points, labels, chosen)), rel=1e-9)
 
 
 def test_wrong_scale_is_named():

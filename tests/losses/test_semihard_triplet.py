@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import SettingsError
-from cosphere.losses import SemihardTripletLoss, semihard_triplet_loss
+from cosphere.losses import SemihardTripletLoss, semihard_triplet, semihard_triplet_loss, similarities_held
+from cosphere.losses._rows import Rows, compare
 
 
 def distance(a, b, squared):
@@ -133,6 +134,94 @@ def test_a_triplet_at_the_end_of_the_window_counts_and_costs_nothing():
 
 def test_one_class_is_zero_although_the_official_code_says_1_063(h6):
     assert float(SemihardTripletLoss()(h6[0], torch.zeros(6, dtype=torch.long))) == 0
+
+
+@pytest.fixture(params=["passes", "sorting"])
+def both_ways(request, monkeypatch):
+    monkeypatch.setattr(semihard_triplet, "FEW", 10**6 if request.param == "passes" else 0)
+
+
+def by_autograd(points, labels, margin, squared):
+    """TensorFlow's rule with one small graph for each pair."""
+    unit = points / points.norm(dim=1, keepdim=True)
+    terms = []
+    for i in range(len(labels)):
+        far = [2 - 2 * unit[i] @ unit[n] for n in range(len(labels)) if labels[n] != labels[i]]
+        for p in range(len(labels)):
+            if p != i and labels[p] == labels[i] and far:
+                near = 2 - 2 * unit[i] @ unit[p]
+                farther = [d for d in far if d > near]
+                chosen = min(farther, key=torch.detach) if farther else max(far, key=torch.detach)
+                terms.append((near - chosen if squared else near.sqrt() - chosen.sqrt()).add(margin).relu())
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("held", [50, 10**6])
+@pytest.mark.usefixtures("both_ways")
+def test_value_and_gradient_agree_with_autograd_in_blocks_of_any_size(ragged, gradient, squared, held):
+    points, labels = ragged(4, 36)
+    slope = gradient(lambda x, y: by_autograd(x, y.tolist(), 0.3, squared), points, labels)
+    value = float(by_autograd(points, labels.tolist(), 0.3, squared))
+    loss = SemihardTripletLoss(margin=0.3, squared=squared)
+    with similarities_held(held):
+        assert float(loss(points, labels)) == pytest.approx(value, rel=1e-9)
+        torch.testing.assert_close(gradient(loss, points, labels), slope, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_ties_fallbacks_and_duplicates_both_ways(h6, e4):
+    loss = SemihardTripletLoss()
+    assert float(loss(*h6)) == pytest.approx(0.1822222222222222, rel=1e-9)
+    assert float(loss(*e4)) == pytest.approx(0.05, rel=1e-9)
+    # Positives and a negative all at distance 0: the other negative, at 2, is the closest that is farther.
+    points = torch.tensor([[0.3, 0.7], [0.6, 1.4], [0.9, 2.1], [0.7, -0.3]])
+    assert float(loss(points, torch.tensor([0, 0, 1, 2]))) == 0
+    assert float(SemihardTripletLoss(margin=2.5)(points, torch.tensor([0, 0, 1, 2]))) == pytest.approx(0.5)
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_a_cosine_that_rounding_lifts_above_one_is_distance_zero():
+    pairs = compare(torch.ones(4, 2), torch.tensor([0, 0, 1, 2]))
+    cosines = torch.tensor([[1.0, 1.0000002, 1.0000001, 0.5]])
+    chosen = semihard_triplet.semihard_negatives(Rows(pairs, slice(0, 1), cosines))
+    # The positive in column 1 and the negative in column 2 are both as near as can be.
+    assert chosen[0][pairs.positives_of(slice(0, 1))[1][0]].tolist() == [3]
+
+
+def test_facenet_blocks_do_not_matter(ragged, gradient):
+    points, labels = ragged(4, 36)
+    loss = SemihardTripletLoss(margin=0.3, variant="facenet")
+    value, slope = float(loss(points, labels)), gradient(loss, points, labels)
+    with similarities_held(50):
+        assert float(loss(points, labels)) == pytest.approx(value, rel=1e-12)
+        torch.testing.assert_close(gradient(loss, points, labels), slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["tensorflow", "facenet"])
+def test_positions_leave_self_out_of_references(ragged, variant):
+    points, labels = ragged(6, 24)
+    loss = SemihardTripletLoss(margin=0.6, variant=variant)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    among = {"references": points[order], "reference_labels": labels[order], "positions": order.argsort()}
+    assert float(loss(points, labels, **among)) == pytest.approx(float(loss(points, labels)), rel=1e-12)
+    among.pop("positions")
+    assert float(loss(points, labels, **among)) != pytest.approx(float(loss(points, labels)), rel=1e-3)
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_a_miners_pairs_are_the_only_ones_to_choose_among(e4):
+    points, labels = e4
+    anchors, positives, negatives = torch.tensor([[1, 2], [0, 3], [3, 0]])
+    # Squared distances: (1, 0) 0.8 with the negative 3 at 3.2; (2, 3) 2 with the negative 0 at 2.
+    for listed in [(anchors, positives, anchors, negatives), (anchors, positives, negatives)]:
+        assert float(SemihardTripletLoss()(points, labels, listed)) == pytest.approx(0.2 / 2)
+    # Anchor 1 keeps its positive and loses its negative: it no longer counts.
+    listed = (anchors, positives, anchors[1:], negatives[1:])
+    assert float(SemihardTripletLoss()(points, labels, listed)) == pytest.approx(0.2)
+    none = anchors[:0]
+    for variant in ("tensorflow", "facenet"):
+        assert float(SemihardTripletLoss(variant=variant)(points, labels, (none, none, none, none))) == 0
 
 
 def test_wrong_settings_are_named():

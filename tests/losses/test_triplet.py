@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cosphere.errors import SettingsError
-from cosphere.losses import SemihardTripletLoss, TripletLoss, triplet_loss
+from cosphere.errors import SettingsError, SizeError
+from cosphere.losses import (
+    BatchHardTripletLoss,
+    SemihardTripletLoss,
+    TripletLoss,
+    _triplets,
+    similarities_held,
+    triplet_loss,
+)
 
 
 def distance(a, b, squared):
@@ -150,14 +157,148 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "loss", [TripletLoss(), SemihardTripletLoss(), SemihardTripletLoss(variant="facenet")], ids=repr
+    "loss",
+    [
+        TripletLoss(),
+        TripletLoss(squared=False),
+        SemihardTripletLoss(),
+        SemihardTripletLoss(variant="facenet"),
+        BatchHardTripletLoss(),
+    ],
+    ids=repr,
 )
-def test_no_tensor_is_larger_than_the_matrix_of_pairs(loss):
+@pytest.mark.parametrize("classes", [1, 2, 24])
+def test_no_tensor_is_larger_than_a_block(loss, classes):
     points = torch.randn(96, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels = torch.arange(96) % 2  # 47 positives each: a list of triplets would be 48 times the matrix
+    labels = torch.arange(96) % classes  # with 2, a list of triplets would be 48 times the matrix
     with LargestTensor() as largest:
         loss(points, labels).backward()
-    assert largest.elements == 96 * 96
+    assert largest.elements <= 96 * 96 * (2 if classes == 1 else 1)
+    with LargestTensor() as largest, similarities_held(8 * 96):
+        loss(points, labels).backward()
+    assert largest.elements <= 8 * 96 * 2
+
+
+def mined_by_pml(points, labels, kind="all", margin=0.3, references=None):
+    from pytorch_metric_learning import distances, miners
+
+    miner = miners.TripletMarginMiner(margin, kind, distance=distances.LpDistance(power=2))
+    return miner(points, labels, *(references or ()))
+
+
+@pytest.mark.parametrize("kind", ["all", "semihard", "hard", "easy"])
+@pytest.mark.parametrize("reduction", ["mean_all", "mean_nonzero"])
+def test_listed_triplets_are_taken_one_by_one_as_pml_does(pml, ragged, gradient, kind, reduction):
+    from pytorch_metric_learning import distances, losses, reducers
+
+    reducer = reducers.MeanReducer() if reduction == "mean_all" else reducers.AvgNonZeroReducer()
+    squared = distances.LpDistance(power=2)
+    theirs = losses.TripletMarginLoss(0.5, distance=squared, reducer=reducer)
+    mine = TripletLoss(margin=0.5, reduction=reduction)
+    points, labels = ragged(1, 40)
+    listed = mined_by_pml(points, labels, kind)
+    order = torch.randperm(len(listed[0]), generator=torch.Generator().manual_seed(0))
+    listed = tuple(part[order] for part in listed)  # a miner may list in any order
+    assert float(mine(points, labels, listed)) == pytest.approx(float(theirs(points, labels, listed)), rel=1e-9)
+    got, want = (gradient(lambda x, y, loss=loss: loss(x, y, listed), points, labels) for loss in (mine, theirs))
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+    with similarities_held(90):
+        assert float(mine(points, labels, listed)) == pytest.approx(float(theirs(points, labels, listed)), rel=1e-9)
+        got = gradient(lambda x, y: mine(x, y, listed), points, labels)
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+
+
+def test_listed_triplets_with_references_as_pml_does(pml, ragged):
+    from pytorch_metric_learning import distances, losses, reducers
+
+    points, labels = ragged(2, 30)
+    theirs = losses.TripletMarginLoss(0.5, distance=distances.LpDistance(power=2), reducer=reducers.MeanReducer())
+    first, others = (points[:11], labels[:11]), (points[11:], labels[11:])
+    listed = mined_by_pml(*first, references=others)
+    slopes = []
+    for loss in (TripletLoss(margin=0.5), theirs):
+        leaves = [first[0].clone().requires_grad_(), others[0].clone().requires_grad_()]
+        value = loss(leaves[0], first[1], listed, leaves[1], others[1])
+        value.backward()
+        slopes.append((value.detach(), *(leaf.grad for leaf in leaves)))
+    torch.testing.assert_close(*slopes, rtol=1e-7, atol=1e-10)
+    assert slopes[0][2].any()
+
+
+def test_listed_pairs_make_all_triplets_that_their_anchors_join(pml, ragged, gradient):
+    from pytorch_metric_learning import distances, losses, miners, reducers
+
+    points, labels = ragged(3, 40)
+    listed = miners.MultiSimilarityMiner(0.1)(points, labels)
+    theirs = losses.TripletMarginLoss(0.5, distance=distances.LpDistance(power=2), reducer=reducers.MeanReducer())
+    mine = TripletLoss(margin=0.5)
+    assert float(mine(points, labels, listed)) == pytest.approx(float(theirs(points, labels, listed)), rel=1e-9)
+    got, want = (gradient(lambda x, y, loss=loss: loss(x, y, listed), points, labels) for loss in (mine, theirs))
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+
+
+def test_a_triplet_listed_twice_counts_twice(e4):
+    points, labels = e4
+    # Hinges of (1, 0, 2) and (2, 3, 0) at margin 1: 1 + 0.8 - 0.4 and 1 + 2 - 2.
+    listed = (torch.tensor([2, 1, 1]), torch.tensor([3, 0, 0]), torch.tensor([0, 2, 2]))
+    assert float(TripletLoss()(points, labels, listed)) == pytest.approx((1.4 + 1.4 + 1.0) / 3)
+
+
+def test_listed_triplets_with_a_row_without_a_direction_are_skipped(e4, gradient):
+    points, labels = e4
+    points = torch.cat([points[:1] * 0, points])
+    labels = torch.cat([labels[:1], labels])
+    listed = (torch.tensor([2, 0, 2, 2]), torch.tensor([1, 1, 0, 1]), torch.tensor([3, 3, 3, 3]))
+    assert float(TripletLoss()(points, labels, listed)) == pytest.approx(1.4)
+    assert not gradient(lambda x, y: TripletLoss()(x, y, listed), points, labels)[0].any()
+
+
+def test_an_empty_list_is_a_connected_zero(e4, gradient):
+    none = torch.zeros(0, dtype=torch.int64)
+    for listed in [(none, none, none), (none, none, none, none)]:
+        for reduction in ("mean_all", "mean_nonzero"):
+            loss = TripletLoss(reduction=reduction)
+            assert float(loss(*e4, listed)) == 0
+            assert not gradient(lambda x, y, loss=loss, listed=listed: loss(x, y, listed), *e4).any()
+
+
+def test_lists_that_do_not_fit_are_named(e4):
+    one = torch.tensor([0])
+    with pytest.raises(SizeError, match="indices of negatives run from 4 to 4; want 0 to 3"):
+        TripletLoss()(*e4, (one, one, one + 4))
+    with pytest.raises(SizeError, match="equal length"):
+        TripletLoss()(*e4, (one, one, torch.tensor([2, 3])))
+    with pytest.raises(SizeError, match="want integer indices of anchors"):
+        TripletLoss()(*e4, (one.double(), one, one))
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("squared", [True, False])
+def test_blocks_and_ways_of_counting_do_not_matter(ragged, gradient, monkeypatch, squared, few):
+    points, labels = ragged(5, 48)
+    loss = TripletLoss(margin=0.4, squared=squared)
+    value, slope = float(loss(points, labels)), gradient(loss, points, labels)
+    monkeypatch.setattr(_triplets, "FEW", few)
+    for held in (50, 500, 10**6):
+        with similarities_held(held):
+            assert float(loss(points, labels)) == pytest.approx(value, rel=1e-12)
+            torch.testing.assert_close(gradient(loss, points, labels), slope, rtol=1e-9, atol=1e-12)
+
+
+def test_positions_leave_self_out_of_references(ragged):
+    points, labels = ragged(6, 24)
+    loss = TripletLoss(margin=0.4)
+    where = torch.arange(4, 14)
+    got = loss(points[4:14], labels[4:14], references=points, reference_labels=labels, positions=where)
+    rows, names = points.tolist(), labels.tolist()
+    found = [
+        max(0.4 + distance(rows[a], rows[p], True) - distance(rows[a], rows[n], True), 0.0)
+        for a in range(4, 14)
+        for p in range(24)
+        for n in range(24)
+        if p != a and names[a] == names[p] != names[n]
+    ]
+    assert float(got) == pytest.approx(mean(found, "mean_all"), rel=1e-9)
 
 
 def test_wrong_settings_are_named():

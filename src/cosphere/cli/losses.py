@@ -1,47 +1,152 @@
-"""`cosphere losses`: what there is, what each wants, and when to choose it."""
+"""`cosphere losses`: what there is, what each wants, when to choose it, and how long it takes on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 
+import torch
+from jsonargparse import Namespace
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from cosphere import losses
 from cosphere.cli.parsing import CommandParser
+from cosphere.errors import SettingsError
+from cosphere.losses._document import GROUPS, loss_table_markdown
+
+_EXAMPLES = [
+    "cosphere losses",
+    "cosphere losses multi_similarity",
+    "cosphere losses --time --batch 1024 --dim 512",
+    "cosphere losses triplet --time --device cuda",
+]
+_TIMING = ("batch", "dim", "per_class", "repeats", "threads", "device")
 
 
 def run(arguments: list[str]) -> int:
-    """Print the loss table, or one loss in full."""
+    """Print the loss table, one loss in full, or what the losses take on this machine."""
     parser = CommandParser(
-        "losses",
-        "List the losses, or show one in full.",
-        ["cosphere losses", "cosphere losses multi_similarity"],
+        "losses", "List the losses, show one in full, or measure them: forward and backward.", _EXAMPLES
     )
-    parser.add_argument("name", nargs="?", type=str, help="one loss to show in full")
-    settings = parser.read(arguments)
-    console = Console()
-    if settings.name:
-        _show_one(console, losses.about(settings.name))
+    parser.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to measure")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/losses.md")
+    parser.add_argument("--time", action="store_true", help="measure, beside the bare product of similarities")
+    parser.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
+    parser.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
+    parser.add_argument("--per-class", type=int, default=4, help="with --time: embeddings of each class")
+    parser.add_argument("--repeats", type=int, default=10, help="with --time: at most so many measurements of each")
+    parser.add_argument(
+        "--threads", type=int | None, default=None, help="with --time: CPU threads; by default as PyTorch finds best"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="with --time: auto, cpu, cuda or mps")
+    given = parser.read(arguments)
+    _check_together(given, parser.get_defaults())
+    if given.time:
+        _time(given)
+    elif given.markdown:
+        print(loss_table_markdown())
+    elif given.name:
+        _show_one(Console(), losses.about(given.name))
     else:
-        _show_all(console, losses.table())
+        _show_all(Console(), losses.table())
     return 0
 
 
+def _check_together(given: Namespace, defaults: Namespace) -> None:
+    if given.markdown and (given.time or given.name):
+        raise SettingsError("--markdown prints the whole table; it goes with no name and not with --time.")
+    alone = [name for name in _TIMING if given[name] != defaults[name]]
+    if alone and not given.time:
+        raise SettingsError(f"--{alone[0].replace('_', '-')} says how to measure; add --time.")
+
+
 def _show_all(console: Console, entries: list[losses.About]) -> None:
-    table = Table(title="losses", caption="cosphere losses NAME shows one in full")
-    for column in ("name", "batch", "normalises", "when to choose it"):
-        table.add_column(column, overflow="fold")
-    for entry in entries:
-        table.add_row(entry.name, entry.batch, entry.normalises, entry.choose_when)
-    console.print(table)
+    for weights, title in GROUPS.items():
+        table = Table(title=title.lower(), title_justify="left", show_lines=True, expand=True)
+        table.add_column("name", no_wrap=True)
+        table.add_column("a batch needs", overflow="fold", ratio=4)
+        table.add_column("normalises", overflow="fold", ratio=3)
+        table.add_column("when to choose it", overflow="fold", ratio=5)
+        for entry in entries:
+            if entry.uses_class_weights is weights:
+                table.add_row(entry.name, entry.batch, entry.normalises, entry.choose_when)
+        console.print(table)
+    console.print("cosphere losses NAME shows one in full; --time measures them here.", highlight=False)
 
 
 def _show_one(console: Console, entry: losses.About) -> None:
     table = Table(title=entry.title, show_header=False)
-    table.add_column()
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for field in dataclasses.fields(entry):
-        value = getattr(entry, field.name)
-        table.add_row(field.name.replace("_", " "), str(value))
+        table.add_row(field.name.replace("_", " "), _as_text(getattr(entry, field.name)))
     console.print(table)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={default!r}" for name, default in value.items()) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _time(given: Namespace) -> None:
+    from cosphere.cli.evaluate import choose_device  # It loads the models, which the plain table does without.
+
+    device = choose_device(given.device)
+    names = [given.name] if given.name else [entry.name for entry in losses.table()]
+    with _threads(given.threads), Progress(console=Console(stderr=True), transient=True) as bar:
+        task, done = bar.add_task("losses", total=len(names)), count()
+        found = losses.time_losses(
+            names,
+            batch=given.batch,
+            dim=given.dim,
+            per_class=given.per_class,
+            device=device,
+            repeats=given.repeats,
+            progress=lambda name: bar.update(task, description=name, completed=next(done)),
+        )
+        threads = torch.get_num_threads()
+    where = f"{device}, {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else device
+    _show_times(Console(), found, given, where=where)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if wanted is not None:
+        if wanted < 1:
+            raise SettingsError(f"threads must be a whole number >= 1; got {wanted}.")
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _show_times(console: Console, found: list[losses.Timing], given: Namespace, *, where: str) -> None:
+    memory = any(timing.extra_bytes is not None for timing in found)
+    table = Table(
+        title=f"forward and backward: {given.batch} x {given.dim}, {given.per_class} a class, float32, {where}"
+    )
+    table.add_column("name", no_wrap=True)
+    for column in ("ms", "x floor", *(["extra MB at peak"] if memory else []), "runs"):
+        table.add_column(column, justify="right")
+    for timing in found:
+        extra = [f"{timing.extra_bytes / 1e6:.1f}"] if memory and timing.extra_bytes is not None else []
+        table.add_row(
+            timing.name + (f" ({timing.classes} classes)" if timing.classes else ""),
+            f"{timing.seconds * 1e3:.2f}",
+            f"{timing.times_floor:.2f}",
+            *extra,
+            str(timing.repeats),
+        )
+    console.print(table)
+    console.print(
+        "The floor is forward and backward of (x @ x.T).sum(), measured in turn with each loss; times are medians. "
+        "Losses with class weights have the batch's own classes.",
+        highlight=False,
+    )

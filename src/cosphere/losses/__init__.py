@@ -4,33 +4,111 @@
 ``references=`` and ``reference_labels=``. To add a loss: its file, its test, and its line below.
 """
 
+from cosphere.losses import miners
 from cosphere.losses._about import About, Loss, about, build, table
-from cosphere.losses._pairs import PairCosines, pair_cosines
+from cosphere.losses._class_loss import ClassLoss
+from cosphere.losses._class_tree import AnchorNeighbourBatches, ClassTree
+from cosphere.losses._classes import sample_classes
+from cosphere.losses._old_pairs import PairCosines, pair_cosines
+from cosphere.losses._rows import similarities_held
+from cosphere.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
+from cosphere.losses.angular import AngularLoss, angular_loss
+from cosphere.losses.arcface import ArcFaceLoss, arcface_loss
+from cosphere.losses.batch_hard_triplet import BatchHardTripletLoss, batch_hard_triplet_loss
+from cosphere.losses.circle import CircleLoss, circle_loss
 from cosphere.losses.contrastive import ContrastiveLoss, contrastive_loss
+from cosphere.losses.cosface import CosFaceLoss, cosface_loss
+from cosphere.losses.distance_weighted import distance_weighted_triplets
+from cosphere.losses.generalized_lifted_structure import (
+    GeneralizedLiftedStructureLoss,
+    generalized_lifted_structure_loss,
+)
+from cosphere.losses.heated_up_softmax import HeatedUpSoftmaxLoss, heated_up_softmax_loss
+from cosphere.losses.hierarchical_triplet import HierarchicalTripletLoss, hierarchical_triplet_loss
+from cosphere.losses.histogram import HistogramLoss, histogram_loss
+from cosphere.losses.intra_pair_variance import IntraPairVarianceLoss, intra_pair_variance_loss
+from cosphere.losses.lifted_structure import LiftedStructureLoss, lifted_structure_loss
+from cosphere.losses.margin import MarginLoss, margin_loss
+from cosphere.losses.memory import CrossBatchMemory
 from cosphere.losses.multi_similarity import MultiSimilarityLoss, multi_similarity_loss
+from cosphere.losses.n_pair import NPairLoss, n_pair_loss
 from cosphere.losses.norm_softmax import NormSoftmaxLoss, norm_softmax_loss
 from cosphere.losses.normalized_n_pair import NormalizedNPairLoss, normalized_n_pair_loss
+from cosphere.losses.nt_xent import NTXentLoss, nt_xent_loss
 from cosphere.losses.semihard_triplet import SemihardTripletLoss, semihard_triplet_loss
+from cosphere.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
+from cosphere.losses.sphereface import SphereFaceLoss, sphereface_loss
+from cosphere.losses.sup_con import SupConLoss, sup_con_loss
+from cosphere.losses.timing import Timing, time_losses
 from cosphere.losses.triplet import TripletLoss, triplet_loss
+from cosphere.losses.tuplet_margin import TupletMarginLoss, tuplet_margin_loss
 
 __all__ = [
     "About",
+    "AlignmentUniformityLoss",
+    "AnchorNeighbourBatches",
+    "AngularLoss",
+    "ArcFaceLoss",
+    "BatchHardTripletLoss",
+    "CircleLoss",
+    "ClassLoss",
+    "ClassTree",
     "ContrastiveLoss",
+    "CosFaceLoss",
+    "CrossBatchMemory",
+    "GeneralizedLiftedStructureLoss",
+    "HeatedUpSoftmaxLoss",
+    "HierarchicalTripletLoss",
+    "HistogramLoss",
+    "IntraPairVarianceLoss",
+    "LiftedStructureLoss",
     "Loss",
+    "MarginLoss",
     "MultiSimilarityLoss",
+    "NPairLoss",
+    "NTXentLoss",
     "NormSoftmaxLoss",
     "NormalizedNPairLoss",
     "PairCosines",
     "SemihardTripletLoss",
+    "SmoothAPLoss",
+    "SphereFaceLoss",
+    "SupConLoss",
+    "Timing",
     "TripletLoss",
+    "TupletMarginLoss",
     "about",
+    "alignment_uniformity_loss",
+    "angular_loss",
+    "arcface_loss",
+    "batch_hard_triplet_loss",
     "build",
+    "circle_loss",
     "contrastive_loss",
+    "cosface_loss",
+    "distance_weighted_triplets",
+    "generalized_lifted_structure_loss",
+    "heated_up_softmax_loss",
+    "hierarchical_triplet_loss",
+    "histogram_loss",
+    "intra_pair_variance_loss",
+    "lifted_structure_loss",
+    "margin_loss",
+    "miners",
     "multi_similarity_loss",
+    "n_pair_loss",
     "norm_softmax_loss",
     "normalized_n_pair_loss",
+    "nt_xent_loss",
     "pair_cosines",
+    "sample_classes",
     "semihard_triplet_loss",
+    "similarities_held",
+    "smooth_ap_loss",
+    "sphereface_loss",
+    "sup_con_loss",
     "table",
+    "time_losses",
     "triplet_loss",
+    "tuplet_margin_loss",
 ]

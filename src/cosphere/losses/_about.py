@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, did_you_mean
+from cosphere.tensors import outside_compile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,57 @@ class Loss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.about.defaults)
 
 
+class PairLoss(Loss):
+    """Base of the losses that compare images with images: the settings of one function, and the call they share.
+
+    A subclass names its pure function and stores its settings as attributes of the same names.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+
+    def settings(self) -> dict[str, Any]:
+        """What the function is called with beside the batch."""
+        return {name: getattr(self, name) for name in self.about.defaults}
+
+    @outside_compile
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(B, D) raw embeddings, (B,) integer labels -> () loss.
+
+        Args:
+            embeddings: (B, D) float.
+            labels: (B,) integers.
+            indices_tuple: the only pairs or triplets that count, as pytorch-metric-learning's miners and ours return them.
+            ref_emb: pytorch-metric-learning's name for ``references``, so that its wrappers can call this.
+            ref_labels: likewise for ``reference_labels``.
+            references: (R, D) float, other rows to compare with instead of the batch: a memory, or all processes' batches.
+            reference_labels: (R,) integers.
+            positions: (B,) integers: the row of the references that each embedding itself is, -1 for none.
+
+        Raises:
+            SizeError: shapes, types, devices or indices that do not fit.
+        """
+        return type(self).function(
+            embeddings,
+            labels,
+            **self.settings(),
+            references=ref_emb if references is None else references,
+            reference_labels=ref_labels if reference_labels is None else reference_labels,
+            positions=positions,
+            tuples=indices_tuple,
+        )
+
+
 AnyLoss = TypeVar("AnyLoss", bound=type[Loss])
 
 
@@ -65,7 +117,7 @@ def describe(
             defaults_source=defaults_source,
             cost=cost,
             choose_when=choose_when,
-            uses_class_weights=any(p.name == "num_classes" for p in parameters),
+            uses_class_weights=any(p.name == "embedding_dim" for p in parameters),
         )
         return kind
 
@@ -106,7 +158,9 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
     for setting in settings:
         if setting not in known:
             raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
-    return kind(num_classes, dim, **settings) if kind.about.uses_class_weights else kind(**settings)
+    known_here = {"num_classes": num_classes, "embedding_dim": dim}
+    wanted = inspect.signature(kind.__init__).parameters
+    return kind(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
 
 
 def _kind(name: str) -> type[Loss]:

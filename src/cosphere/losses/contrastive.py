@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import Loss, check_choice, check_number, describe
-from cosphere.losses._pairs import chord, compare, mean_or_zero
-from cosphere.tensors import outside_autocast
+from cosphere.losses._about import PairLoss, check_choice, check_number, describe
+from cosphere.losses._rows import Compared, Pairs, Rows, chord, compare, mean_or_zero, sum_over_rows
 
 
 def contrastive_loss(
@@ -20,8 +19,7 @@ def contrastive_loss(
     positive_margin: float = 0.0,
     form: Literal["hadsell", "pml"] = "hadsell",
     reduction: Literal["mean_all", "mean_nonzero"] | None = None,
-    references: Tensor | None = None,
-    reference_labels: Tensor | None = None,
+    **compared: Unpack[Compared],
 ) -> Tensor:
     """Contrastive loss over all ordered pairs, on the distance d of unit vectors.
 
@@ -37,28 +35,53 @@ def contrastive_loss(
         form: see above.
         reduction: "mean_all" divides by the number of pairs, "mean_nonzero" by that of pairs that cost something (for
             "pml" on each side). None: "mean_all" for "hadsell", "mean_nonzero" for "pml".
-        references: (R, D) float, other images to compare with instead of the batch. No row of them is taken for self.
-        reference_labels: (R,) integers.
+        compared: see :func:`cosphere.losses.compare`.
 
     Returns:
         () >= 0; a connected 0 when there is no pair.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit.
+        SizeError: shapes, types, devices or indices that do not fit.
     """
-    pairs = compare(embeddings, labels, references, reference_labels)
-    squares = form == "hadsell"
-    with outside_autocast(embeddings):
-        distances = chord(pairs.cosines, squared=False)
-        near = torch.where(pairs.positive, (distances - positive_margin).relu(), 0.0)
-        far = torch.where(pairs.negative, (margin - distances).relu(), 0.0)
-        everything = (reduction or ("mean_all" if squares else "mean_nonzero")) == "mean_all"
-        near_count = pairs.positive.sum() if everything else (near > 0).sum()
-        far_count = pairs.negative.sum() if everything else (far > 0).sum()
-        if squares:
-            total = near.square().sum() + far.square().sum()
-            return mean_or_zero(total, near_count + far_count) / 2 + pairs.zero
-        return mean_or_zero(near.sum(), near_count) + mean_or_zero(far.sum(), far_count) + pairs.zero
+    pairs = compare(embeddings, labels, **compared)
+    everything = (reduction or ("mean_all" if form == "hadsell" else "mean_nonzero")) == "mean_all"
+    if form == "pml":
+        near_count, far_count = _pair_counts(pairs) if everything else _costly(pairs, margin, positive_margin)
+
+        def of_rows(rows: Rows) -> Tensor:
+            near, far = _hinges(rows, margin, positive_margin)
+            return mean_or_zero(near.sum(), near_count) + mean_or_zero(far.sum(), far_count)
+
+        return sum_over_rows(pairs, of_rows).total + pairs.zero
+
+    def squares_of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        near, far = _hinges(rows, margin, positive_margin)
+        count = pairs.zero.new_zeros(1) if everything else ((near > 0).sum() + (far > 0).sum())[None]
+        return near.square().sum() + far.square().sum(), count
+
+    total, costly = sum_over_rows(pairs, squares_of_rows)
+    count = sum(_pair_counts(pairs)) if everything else costly.sum()
+    return mean_or_zero(total, count) / 2 + pairs.zero
+
+
+def _hinges(rows: Rows, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
+    """``[d - positive_margin]_+`` of the positives (b, P) and ``[margin - d]_+`` of the negatives (b, R), else 0."""
+    near = (chord(rows.positives(1.0), squared=False) - positive_margin).relu()
+    # As chord(), in fewer passes over the block: below the floor the distance is 0 to rounding, and has no gradient.
+    distances = torch.rsub(rows.similarities, 2, alpha=2).clamp(min=1e-36).sqrt()
+    return near, torch.where(rows.negative, (margin - distances).relu(), 0.0)
+
+
+def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    return pairs.positives_per_anchor.sum(), pairs.negatives_per_anchor.sum()
+
+
+def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
+    """How many positive and how many negative pairs cost something: each side's mean needs its own before the walk."""
+    counts = torch.zeros(2, dtype=torch.int64, device=pairs.anchors.device)
+    for rows in pairs.blocks():
+        counts += torch.stack([(side > 0).sum() for side in _hinges(rows, margin, positive_margin)])
+    return counts[0], counts[1]
 
 
 @describe(
@@ -67,16 +90,18 @@ def contrastive_loss(
     batch="at least 2 images per class",
     normalises="embeddings",
     defaults_source="the paper's formula on unit vectors, margin 1; form='pml' is pytorch-metric-learning's",
-    cost="O(B^2 D) time, O(B^2) memory",
+    cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="a plain baseline, or labels that come as pairs",
 )
-class ContrastiveLoss(Loss):
+class ContrastiveLoss(PairLoss):
     """The settings of :func:`contrastive_loss`.
 
     >>> loss = ContrastiveLoss()
     >>> round(float(loss(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))), 4)
     1.0
     """
+
+    function = staticmethod(contrastive_loss)
 
     def __init__(
         self,
@@ -93,23 +118,3 @@ class ContrastiveLoss(Loss):
         if reduction is not None:
             check_choice("reduction", reduction, ["mean_all", "mean_nonzero"])
         self.form, self.reduction = form, reduction
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Tensor:
-        """(B, D), (B,) -> (); see :func:`contrastive_loss`."""
-        return contrastive_loss(
-            embeddings,
-            labels,
-            margin=self.margin,
-            positive_margin=self.positive_margin,
-            form=self.form,
-            reduction=self.reduction,
-            references=references,
-            reference_labels=reference_labels,
-        )

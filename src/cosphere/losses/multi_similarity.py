@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import Loss, check_choice, check_number, describe
-from cosphere.losses._pairs import Pairs, compare, mean_or_zero
-from cosphere.tensors import outside_autocast
+from cosphere.losses._about import PairLoss, check_choice, check_number, describe
+from cosphere.losses._log_sums import log_one_plus_exp, log_sum_exp
+from cosphere.losses._rows import Compared, Rows, compare, mean_or_zero, sum_over_rows
 
 
 def multi_similarity_loss(
@@ -21,8 +21,7 @@ def multi_similarity_loss(
     base: float,
     mining: float | None,
     divisor: Literal["batch", "kept"] = "batch",
-    references: Tensor | None = None,
-    reference_labels: Tensor | None = None,
+    **compared: Unpack[Compared],
 ) -> Tensor:
     """Pull the positives and push the negatives of each anchor, the worst of them most.
 
@@ -39,42 +38,39 @@ def multi_similarity_loss(
         base: the cosine at which pairs begin to count.
         mining: tolerance in cosine, >= 0; None keeps all pairs.
         divisor: "batch" divides by B, "kept" by the number of anchors that were not skipped.
-        references: (R, D) float, other images to compare with instead of the batch. No row of them is taken for self.
-        reference_labels: (R,) integers.
+        compared: see :func:`cosphere.losses.compare`.
 
     Returns:
         () >= 0; a connected 0 when every anchor is skipped.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit.
+        SizeError: shapes, types, devices or indices that do not fit.
     """
-    pairs = compare(embeddings, labels, references, reference_labels)
-    with outside_autocast(embeddings):
-        positive, negative = (pairs.positive, pairs.negative) if mining is None else _mined(pairs, mining)
+    pairs = compare(embeddings, labels, **compared)
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        positive, negative = (rows.positive_real, rows.negative) if mining is None else _mined(rows, mining)
         kept = positive.any(dim=1) & negative.any(dim=1)
-        pull = _log_one_plus_sum(-alpha * (pairs.cosines - base), positive) / alpha
-        push = _log_one_plus_sum(beta * (pairs.cosines - base), negative) / beta
-        total = torch.where(kept, pull + push, 0.0).sum()
-        anchors = kept.sum() if divisor == "kept" else torch.tensor(len(kept), device=kept.device)
-        return mean_or_zero(total, anchors) + pairs.zero
+        near = rows.similarities.gather(1, rows.positive_columns)
+        pull = log_sum_exp(torch.where(positive, near, torch.inf) * -alpha) + alpha * base
+        push = log_sum_exp(torch.where(negative, rows.similarities, -torch.inf) * beta) - beta * base
+        costs = log_one_plus_exp(pull) / alpha + log_one_plus_exp(push) / beta
+        return torch.where(kept, costs, 0.0).sum(), kept.sum()[None]
+
+    total, kept = sum_over_rows(pairs, of_rows)
+    return mean_or_zero(total, kept.sum() if divisor == "kept" else pairs.size) + pairs.zero
 
 
 @torch.no_grad()
-def _mined(pairs: Pairs, mining: float) -> tuple[Tensor, Tensor]:
-    """The informative positives and negatives. (B, R) bool each."""
-    if not pairs.cosines.numel():
-        return pairs.positive, pairs.negative
-    hardest_positive = torch.where(pairs.positive, pairs.cosines, torch.inf).amin(dim=1, keepdim=True)
-    hardest_negative = torch.where(pairs.negative, pairs.cosines, -torch.inf).amax(dim=1, keepdim=True)
-    positive = pairs.positive & (pairs.cosines - mining < hardest_negative)
-    negative = pairs.negative & (pairs.cosines + mining > hardest_positive)
-    return positive, negative
-
-
-def _log_one_plus_sum(exponents: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + sum of e^x over the mask), row by row. (B, R) -> (B,)."""
-    masked = torch.where(mask, exponents, -torch.inf)
-    return torch.cat([masked.new_zeros(len(masked), 1), masked], dim=1).logsumexp(dim=1)
+def _mined(rows: Rows, mining: float) -> tuple[Tensor, Tensor]:
+    """The informative positives (b, P) and negatives (b, R), bool."""
+    positives, negatives = rows.positives(torch.inf), rows.negatives(-torch.inf)
+    hardest_negative = negatives.amax(dim=1, keepdim=True)
+    if not positives.shape[1]:
+        return positives < 0, torch.zeros_like(rows.negative)
+    hardest_positive = positives.amin(dim=1, keepdim=True)
+    # The fillings pass neither test.
+    return positives - mining < hardest_negative, negatives + mining > hardest_positive
 
 
 @describe(
@@ -83,16 +79,18 @@ def _log_one_plus_sum(exponents: Tensor, mask: Tensor) -> Tensor:
     batch="at least 2 images per class (5), at least 2 classes",
     normalises="embeddings",
     defaults_source="the authors' released configuration and the official SEC code; PML has beta 50 and no mining",
-    cost="O(B^2 D) time, O(B^2) memory",
+    cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="the first choice for images of one kind: fast, and strong with or without SEC",
 )
-class MultiSimilarityLoss(Loss):
+class MultiSimilarityLoss(PairLoss):
     """The settings of :func:`multi_similarity_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> MultiSimilarityLoss()(points, torch.tensor([0, 0, 1, 1]))
     tensor(0.3889)
     """
+
+    function = staticmethod(multi_similarity_loss)
 
     def __init__(
         self,
@@ -110,24 +108,3 @@ class MultiSimilarityLoss(Loss):
         self.mining = None if mining is None else check_number("mining", mining, at_least=0)
         check_choice("divisor", divisor, ["batch", "kept"])
         self.divisor = divisor
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Tensor:
-        """(B, D), (B,) -> (); see :func:`multi_similarity_loss`."""
-        return multi_similarity_loss(
-            embeddings,
-            labels,
-            alpha=self.alpha,
-            beta=self.beta,
-            base=self.base,
-            mining=self.mining,
-            divisor=self.divisor,
-            references=references,
-            reference_labels=reference_labels,
-        )

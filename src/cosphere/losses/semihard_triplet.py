@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, check_choice, check_number, check_switch, describe
-from cosphere.losses._pairs import Pairs, chord, compare, count_triplets, hinge_sum, mean_or_zero
-from cosphere.tensors import outside_autocast
+from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
+from cosphere.losses._rows import Compared, Pairs, Rows, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._triplets import count_window
+
+FEW = 16
+"""Up to so many positives an anchor, one pass over the negatives for each is faster than sorting them."""
 
 
 def semihard_triplet_loss(
@@ -21,13 +24,17 @@ def semihard_triplet_loss(
     squared: bool = True,
     variant: Literal["tensorflow", "facenet"] = "tensorflow",
     reduction: Literal["mean_all", "mean_nonzero"] = "mean_all",
-    references: Tensor | None = None,
-    reference_labels: Tensor | None = None,
+    **compared: Unpack[Compared],
 ) -> Tensor:
     """``[margin + d_ap - d_an]_+`` over semihard triplets. Which negative is chosen is not differentiated.
 
     "tensorflow" (also the official SEC code): for each ordered positive pair the closest negative with d_an > d_ap, or,
-    where none is, the farthest negative. "facenet": every negative with d_ap < d_an <= d_ap + margin.
+    where none is, the farthest negative. TensorFlow Addons has margin 1 and distances that are not squared as defaults,
+    and both codes give NaN without a positive pair and take the anchor itself for a negative where there is none; here
+    such batches and anchors cost nothing.
+
+    "facenet": every negative with d_ap < d_an <= d_ap + margin, as pytorch-metric-learning's TripletMarginMiner
+    ("semihard") lists them.
 
     Args:
         embeddings: (B, D) float. Any length; only the direction counts.
@@ -37,53 +44,61 @@ def semihard_triplet_loss(
         variant: see above.
         reduction: "mean_all" divides by the number of positive pairs that have a negative ("facenet": of triplets in
             the window), "mean_nonzero" by that of terms above zero.
-        references: (R, D) float, other images to take positives and negatives from instead of the batch. No row of them
-            is taken for self.
-        reference_labels: (R,) integers.
+        compared: see :func:`cosphere.losses.compare`. A miner's tuples say which pairs to choose among.
 
     Returns:
         () >= 0 up to rounding; a connected 0 when there is nothing to compare.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit.
+        SizeError: shapes, types, devices or indices that do not fit.
     """
-    pairs = compare(embeddings, labels, references, reference_labels)
-    with outside_autocast(embeddings):
-        distances = chord(pairs.cosines, squared=squared)
-        if variant == "facenet":
-            return _window_mean(distances, pairs, margin, reduction) + pairs.zero
-        wanted = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
-        hinges = (distances - _semihard_negatives(distances, pairs) + margin).relu()
-        terms = torch.where(wanted, hinges, 0.0)
-        divisor = wanted.sum() if reduction == "mean_all" else (terms > 0).sum()
-        return mean_or_zero(terms.sum(), divisor) + pairs.zero
+    pairs = compare(embeddings, labels, **compared)
+    if variant == "facenet":
+        return _window_mean(pairs, margin, squared, reduction) + pairs.zero
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        chosen = semihard_negatives(rows)
+        distances = chord(
+            rows.similarities.gather(1, torch.cat([rows.positive_columns, chosen], dim=1)), squared=squared
+        )
+        near, far = distances.tensor_split(2, dim=1)
+        wanted = rows.positive_real & (pairs.negatives_per_anchor[rows.slice, None] > 0)
+        terms = torch.where(wanted, (near - far + margin).relu(), 0.0)
+        return terms.sum(), torch.stack([wanted.sum(), (terms > 0).sum()])
+
+    total, counts = sum_over_rows(pairs, of_rows)
+    return mean_or_zero(total, counts[0 if reduction == "mean_all" else 1]) + pairs.zero if len(counts) else pairs.zero
 
 
-def _semihard_negatives(distances: Tensor, pairs: Pairs) -> Tensor:
-    """For each pair the distance to the closest negative that is farther, else to the farthest. (B, R) -> (B, R)."""
-    if not distances.numel():
-        return distances
-    fixed = torch.where(pairs.negative, distances.detach(), torch.inf)
-    ascending, order = fixed.sort(dim=1)
-    farther = torch.searchsorted(ascending, distances.detach(), right=True)
-    farthest = (pairs.negative.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    return distances.gather(1, order.gather(1, torch.minimum(farther, farthest)))
+@torch.no_grad()
+def semihard_negatives(rows: Rows) -> Tensor:
+    """For each positive pair the column of the closest negative that is farther, else of the farthest. (b, P) int64.
+
+    Columns of fillings and of anchors without a negative mean nothing.
+    """
+    # Farther is a smaller cosine. Rounding may lift one above 1, where all of them are distance 0.
+    near = rows.positives(1.0).clamp(max=1)
+    if near.shape[1] > FEW:
+        ascending, order = rows.negatives(torch.inf).sort(dim=1)
+        smaller = torch.searchsorted(ascending, near)
+        return order.gather(1, (smaller - 1).clamp(min=0))  # none smaller: place 0, the farthest
+    farthest = rows.negatives(torch.inf).argmin(dim=1)
+    negatives = rows.negatives(-torch.inf)
+    chosen = torch.empty_like(rows.positive_columns)
+    for slot in range(near.shape[1]):
+        cosine, column = torch.where(negatives < near[:, slot : slot + 1], negatives, -torch.inf).max(dim=1)
+        chosen[:, slot] = torch.where(cosine > -torch.inf, column, farthest)
+    return chosen
 
 
-def _window_mean(distances: Tensor, pairs: Pairs, margin: float, reduction: str) -> Tensor:
-    counts = count_triplets(distances, pairs, margin, window=True)
-    total = hinge_sum(distances, counts, margin)
-    if reduction == "mean_nonzero":
-        return mean_or_zero(total, counts.active)
-    return mean_or_zero(total, _window_size(distances.detach(), pairs, margin))
+def _window_mean(pairs: Pairs, margin: float, squared: bool, reduction: str) -> Tensor:
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        distances = chord(rows.similarities, squared=squared)
+        window = count_window(distances, rows, margin)
+        return window.counts.hinges(distances, margin), torch.stack([window.size, window.counts.active])
 
-
-def _window_size(distances: Tensor, pairs: Pairs, margin: float) -> Tensor:
-    """Number of triplets with d_ap < d_an <= d_ap + margin: those at the very end cost nothing, but count. ()."""
-    negatives = torch.where(pairs.negative, distances, torch.inf).sort(dim=1).values
-    inside = torch.searchsorted(negatives, distances + margin, right=True)
-    inside = inside - torch.searchsorted(negatives, distances, right=True)
-    return torch.where(pairs.positive, inside, 0).sum()
+    total, counts = sum_over_rows(pairs, of_rows)
+    return mean_or_zero(total, counts[0 if reduction == "mean_all" else 1]) if len(counts) else total
 
 
 @describe(
@@ -92,16 +107,18 @@ def _window_size(distances: Tensor, pairs: Pairs, margin: float) -> Tensor:
     batch="at least 2 images per class (3), at least 2 classes",
     normalises="embeddings",
     defaults_source="official SEC code: TensorFlow's rule, margin 0.2, squared distances, mean over positive pairs",
-    cost="O(B^2 D + B^2 log B) time, O(B^2) memory",
+    cost="O(B^2 (D + K)) time for K images per class, O(B^2 (D + log B)) for large K; O(B D) memory and one block",
     choose_when="all triplets learn too slowly and batches are large enough to hold hard negatives",
 )
-class SemihardTripletLoss(Loss):
+class SemihardTripletLoss(PairLoss):
     """The settings of :func:`semihard_triplet_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> SemihardTripletLoss()(points, torch.tensor([0, 0, 1, 1]))
     tensor(0.0500)
     """
+
+    function = staticmethod(semihard_triplet_loss)
 
     def __init__(
         self,
@@ -121,23 +138,3 @@ class SemihardTripletLoss(Loss):
                 "the window of variant 'facenet' is as wide as the margin; got margin 0. Give one above 0."
             )
         self.variant, self.reduction = variant, reduction
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Tensor:
-        """(B, D), (B,) -> (); see :func:`semihard_triplet_loss`."""
-        return semihard_triplet_loss(
-            embeddings,
-            labels,
-            margin=self.margin,
-            squared=self.squared,
-            variant=self.variant,
-            reduction=self.reduction,
-            references=references,
-            reference_labels=reference_labels,
-        )

@@ -1,14 +1,14 @@
-"""Triplet loss over all triplets of the batch."""
+"""Triplet loss over all triplets of a batch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor
 
-from cosphere.losses._about import Loss, check_choice, check_number, check_switch, describe
-from cosphere.losses._pairs import chord, compare, count_triplets, hinge_sum, mean_or_zero
-from cosphere.tensors import outside_autocast
+from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
+from cosphere.losses._rows import Compared, Rows, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._triplets import compare_listed, count_triplets, listed_triplets
 
 
 def triplet_loss(
@@ -18,8 +18,7 @@ def triplet_loss(
     margin: float,
     squared: bool = True,
     reduction: Literal["mean_all", "mean_nonzero"] = "mean_all",
-    references: Tensor | None = None,
-    reference_labels: Tensor | None = None,
+    **compared: Unpack[Compared],
 ) -> Tensor:
     """``[margin + d_ap - d_an]_+`` over every anchor, positive and negative, without ever listing them.
 
@@ -30,23 +29,41 @@ def triplet_loss(
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
         reduction: "mean_all" divides by the number of triplets, so the loss fades as they are solved; "mean_nonzero" by
             the number of those that still cost something.
-        references: (R, D) float, other images to take positives and negatives from instead of the batch. No row of them
-            is taken for self.
-        reference_labels: (R,) integers.
+        compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one; its pairs make all
+            triplets that their anchors join.
 
     Returns:
         () >= 0 up to rounding; a connected 0 when there is no triplet.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit.
+        SizeError: shapes, types, devices or indices that do not fit.
     """
-    pairs = compare(embeddings, labels, references, reference_labels)
-    with outside_autocast(embeddings):
-        distances = chord(pairs.cosines, squared=squared)
-        counts = count_triplets(distances, pairs, margin)
-        triplets = (pairs.positive.sum(dim=1) * pairs.negative.sum(dim=1)).sum()
-        divisor = triplets if reduction == "mean_all" else counts.active
-        return mean_or_zero(hinge_sum(distances, counts, margin), divisor) + pairs.zero
+    if listed_triplets(compared):
+        return _over_list(embeddings, labels, margin, squared, reduction, compared)
+    pairs = compare(embeddings, labels, **compared)
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        distances = chord(rows.similarities, squared=squared)
+        counts = count_triplets(distances, rows, margin)
+        return counts.hinges(distances, margin), counts.active[None]
+
+    total, active = sum_over_rows(pairs, of_rows)
+    everything = (pairs.positives_per_anchor * pairs.negatives_per_anchor).sum()
+    return mean_or_zero(total, everything if reduction == "mean_all" else active.sum()) + pairs.zero
+
+
+def _over_list(
+    embeddings: Tensor, labels: Tensor, margin: float, squared: bool, reduction: str, compared: Compared
+) -> Tensor:
+    pairs, listed = compare_listed(embeddings, labels, compared)
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        near, far = (chord(cosines, squared=squared) for cosines in listed.similarities(rows))
+        hinges = (near - far + margin).relu()
+        return hinges.sum(), (hinges > 0).sum()[None]
+
+    total, active = sum_over_rows(pairs, of_rows)
+    return mean_or_zero(total, len(listed.anchors) if reduction == "mean_all" else active.sum()) + pairs.zero
 
 
 @describe(
@@ -56,10 +73,10 @@ def triplet_loss(
     batch="at least 2 images per class (3), at least 2 classes",
     normalises="embeddings",
     defaults_source="official SEC code: margin 1, squared distances, mean over all triplets",
-    cost="O(B^2 D + B^2 log B) time, O(B^2) memory",
+    cost="O(B^2 (D + K)) time for K images per class, O(B D) memory and one block",
     choose_when="a steady loss that uses every image; the one that gains most from SEC",
 )
-class TripletLoss(Loss):
+class TripletLoss(PairLoss):
     """The settings of :func:`triplet_loss`.
 
     >>> import torch
@@ -67,6 +84,8 @@ class TripletLoss(Loss):
     >>> TripletLoss()(points, torch.tensor([0, 0, 1, 1]))
     tensor(0.6250)
     """
+
+    function = staticmethod(triplet_loss)
 
     def __init__(
         self,
@@ -80,22 +99,3 @@ class TripletLoss(Loss):
         self.squared = check_switch("squared", squared)
         check_choice("reduction", reduction, ["mean_all", "mean_nonzero"])
         self.reduction = reduction
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Tensor:
-        """(B, D), (B,) -> (); see :func:`triplet_loss`."""
-        return triplet_loss(
-            embeddings,
-            labels,
-            margin=self.margin,
-            squared=self.squared,
-            reduction=self.reduction,
-            references=references,
-            reference_labels=reference_labels,
-        )

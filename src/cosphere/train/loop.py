@@ -19,6 +19,7 @@ from cosphere.errors import DivergenceError, RunError
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint, ramped_weight
+from cosphere.tensors import gather_rows
 from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from cosphere.train.ledger import LOGGED, Ledger, step_numbers
@@ -215,7 +216,11 @@ class Training:
 
     def _objective(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the numbers of :data:`cosphere.train.ledger.LOGGED`."""
-        metric = self.criterion(embeddings, labels)
+        if isinstance(self.loss, losses.PairLoss):
+            # Pairs are made of all processes' images; class weights need none but their own.
+            metric = self.criterion(gather_rows(embeddings), gather_rows(labels))
+        else:
+            metric = self.criterion(embeddings, labels)
         constraint = self.constraint(embeddings) if self.settings.sec.weight else metric.new_zeros(())
         total = metric + self._sec_weight(self.step) * constraint
         return total, step_numbers(embeddings, labels, total, metric, constraint)

@@ -21,7 +21,7 @@ def parameter_groups(
     """Split all trainable parameters into groups with their own rate and decay.
 
     A parameter belongs to `backbone`, `head`, `loss` (class weights) or `radius` (a learned SEC radius, never decayed), and
-    within it to `weight`, `norm` or `bias`. Frozen parameters are in no group; empty groups are left out.
+    within it to `weight`, `norm`, `bias` or (in a loss: margins, never decayed) `threshold`. Frozen parameters are in no group; empty groups are left out.
 
     Returns:
         groups for a torch optimiser, each with `name`, `params`, `lr` and `weight_decay`.
@@ -37,6 +37,8 @@ def parameter_groups(
             decay = {"loss": loss_decay, "radius": 0.0}.get(room, settings.weight_decay)
             if (kind == "norm" and not settings.decay_norm) or (kind == "bias" and not settings.decay_bias):
                 decay = 0.0
+            if room == "loss" and parameter.ndim < 2:
+                kind, decay = "threshold", 0.0  # a margin or a bias per class: decay would only pull it off its place
             name = f"{room}.{kind}"
             group = groups.setdefault(name, {"name": name, "params": [], "lr": rates[room], "weight_decay": decay})
             group["params"].append(parameter)

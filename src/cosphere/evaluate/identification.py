@@ -1,0 +1,132 @@
+"""Templates of many images, and finding a person among distractors.
+
+Sources: the IJB protocol as InsightFace's published code runs it, and MegaFace's first challenge (protocol from memory of the
+paper: each ordered pair of images of one person is one trial).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.search.cosines import BLOCK_BYTES, CosineBlocks, Rows, rows_within, unit_rows
+
+Floats = npt.NDArray[np.float64]
+
+
+def pool_templates(
+    embeddings: Any, templates: Any, media: Any | None = None, *, weights: Any | None = None, keep_lengths: bool = True
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """One unit embedding a template: images of one medium are averaged, media are added, the sum is brought to length 1.
+
+    A video gives many alike images; averaging them first keeps it from outvoting the photographs.
+
+    Args:
+        embeddings: (n, D) float, raw.
+        templates: (n,) integers, the template of each image.
+        media: (n,) integers, the photograph or video each came from; None takes every image for its own medium.
+        weights: (n,) >= 0, a detector's score for example; the embedding is multiplied with it.
+        keep_lengths: add raw embeddings, so that a longer one counts more, as InsightFace does with "use_norm_score"; False
+            brings each to length 1 before. An embedding trained with SEC has one length, so the two nearly coincide.
+
+    Returns:
+        (T, D) float64 of length 1, or 0 where a template cancels out, and (T,) the template of each row, ascending.
+
+    Raises:
+        SizeError: lengths that differ.
+        DataError: a value that is not finite, or a negative weight.
+    """
+    rows = np.asarray(embeddings, dtype=np.float64)
+    names = np.asarray(templates)
+    if rows.ndim != 2 or names.shape != rows.shape[:1] or (media is not None and np.shape(media) != names.shape):
+        raise SizeError(f"want embeddings (n, D), templates (n,) and media (n,), got {rows.shape} and {names.shape}.")
+    if not np.isfinite(rows).all():
+        raise DataError("embeddings hold NaN or infinity. Leave those images out.")
+    if not keep_lengths:
+        rows = _unit(rows)
+    if weights is not None:
+        scale = np.asarray(weights, dtype=np.float64)
+        if scale.shape != names.shape or not (np.isfinite(scale) & (scale >= 0)).all():
+            raise DataError(f"want weights (n,) = {names.shape}, finite and >= 0.")
+        rows = rows * scale[:, None]
+    kinds = np.arange(len(names)) if media is None else np.asarray(media)
+    pairs, of_pair = np.unique(np.stack([names, kinds], axis=1), axis=0, return_inverse=True)
+    means = _sums(rows, of_pair, len(pairs)) / np.bincount(of_pair, minlength=len(pairs))[:, None]
+    found, of_template = np.unique(pairs[:, 0], return_inverse=True)
+    return _unit(_sums(means, of_template, len(found))), found.astype(np.int64)
+
+
+def _sums(rows: Floats, groups: npt.NDArray[np.int64], count: int) -> Floats:
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, groups, rows)
+    return sums
+
+
+def _unit(rows: Floats) -> Floats:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit
+
+
+def identification(
+    probes: Rows,
+    labels: Any,
+    distractors: Rows,
+    ranks: Sequence[int] = (1,),
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> dict[str, float]:
+    """Rank-k identification among distractors, as MegaFace has it.
+
+    Each ordered pair of images of one person is a trial: the second hides among the distractors, and the first must find it.
+    It is found at rank k if fewer than k distractors are more alike than it; a distractor as alike as it counts against it.
+
+    Args:
+        probes: (n, D) float.
+        labels: (n,) integers, the person of each.
+        distractors: (M, D) float, none of those persons.
+        ranks: each >= 1.
+        block_bytes: bound of the working memory beside the unit rows.
+
+    Returns:
+        ``rank@1``, ... in [0, 1], and ``trials``.
+
+    Raises:
+        SizeError: shapes that do not fit.
+        DataError: nobody has two images.
+        SettingsError: a rank below 1.
+    """
+    if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
+        raise SettingsError(f"ranks are whole numbers from 1, got {list(ranks)}.")
+    people = torch.as_tensor(np.asarray(labels))
+    left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
+    if people.shape != (left.size,):
+        raise SizeError(f"want labels ({left.size},), one a probe, got {tuple(people.shape)}.")
+    trials, found = 0, dict.fromkeys(ranks, 0)
+    most = rows_within(block_bytes, 4 * (left.size + right.size))
+    rivals, mates = CosineBlocks(right, most), CosineBlocks(left, most)
+    for start in range(0, left.size, most):
+        block = left.rows[start : start + most]
+        against, among = rivals.of(block), mates.of(block)
+        for place, person in enumerate(people[start : start + most]):
+            own = (people == person).nonzero().squeeze(1)
+            above = _rivals_above(among[place, own[own != start + place]], against[place])
+            trials += len(above)
+            for rank in ranks:
+                found[rank] += int((above < rank).sum())
+    if not trials:
+        raise DataError("nobody has two images, so there is no pair to find.")
+    return {f"rank@{rank}": count / trials for rank, count in found.items()} | {"trials": float(trials)}
+
+
+def _rivals_above(mates: Tensor, rivals: Tensor) -> Tensor:
+    """For each mate (m,) how many of the rivals (M,) are at least as alike, in ascending order of mates."""
+    # How many mates each rival reaches; a rival that reaches k of them stands above the k lowest.
+    reached = torch.bincount(torch.searchsorted(mates.sort().values, rivals, right=True), minlength=len(mates) + 1)
+    return reached.flip(0).cumsum(0).flip(0)[1:]

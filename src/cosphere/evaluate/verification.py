@@ -1,0 +1,339 @@
+"""Verification: are two images of the same thing? Scores of pairs to ROC, EER, TAR at a FAR and k-fold accuracy.
+
+A score says how alike two images are: higher means more alike, a cosine for example; give negative distances. Everything comes
+from sorted scores, so 10^7 pairs take seconds. Thresholds are strict: a pair is taken for the same if its score is *above* the
+threshold.
+
+Sources: LFW's protocol (Huang et al., 2007), IJB (Maze et al., 2018) and the published code of InsightFace, whose grid of
+thresholds and whose nearest-point rule are here by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate.statistics import Interval
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+FarRule = Literal["exact", "nearest"]
+Protocol = Literal["exact", "insightface"]
+
+
+class Roc(NamedTuple):
+    """The trade of false for true accepts, one point for each distinct score, from nothing accepted to everything."""
+
+    thresholds: Floats
+    """(T,) descending; a pair is accepted if its score is above. The first accepts nothing, the last, -inf, everything."""
+    far: Floats
+    """(T,) false accept rate in [0, 1]: share of the different pairs above the threshold."""
+    tar: Floats
+    """(T,) true accept rate in [0, 1]."""
+
+
+class Folds(NamedTuple):
+    """k-fold accuracy: each fold is judged with the threshold that was best on all the others."""
+
+    accuracies: Floats
+    """(k,) in [0, 1]."""
+    thresholds: Floats
+    """(k,) in units of the score."""
+
+
+@dataclass(frozen=True, eq=False)
+class VerificationScores:
+    """What :func:`verification` found. Fractions."""
+
+    auc: float
+    """Chance that a same pair scores above a different one, ties counting half."""
+    eer: float
+    """Error where false accepts are as frequent as false rejects, between two points of the ROC by a straight line."""
+    tar_at_far: Mapping[float, float]
+    """True accept rate at each wanted false accept rate."""
+    thresholds: Mapping[float, float]
+    """The threshold behind each."""
+    folds: Folds | None
+    """None where no folds were asked for."""
+    roc: Roc
+    same_pairs: int
+    different_pairs: int
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the folds; NaN without folds."""
+        return math.nan if self.folds is None else float(self.folds.accuracies.mean())
+
+    @property
+    def accuracy_std(self) -> float:
+        """Population standard deviation over the folds, as the protocols report it; NaN without folds."""
+        return math.nan if self.folds is None else float(self.folds.accuracies.std())
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers: ``accuracy``, ``accuracy_std``, ``auc``, ``eer``, ``tar@far=1e-3``, ..."""
+        found = {"auc": self.auc, "eer": self.eer}
+        if self.folds is not None:
+            found = {"accuracy": self.accuracy, "accuracy_std": self.accuracy_std} | found
+        return found | {f"tar@far={far_name(far)}": value for far, value in self.tar_at_far.items()}
+
+
+def far_name(far: float) -> str:
+    """How a rate is written in keys.
+
+    >>> far_name(0.001), far_name(0.05)
+    ('1e-3', '5e-2')
+    """
+    mantissa, exponent = f"{far:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def verification(
+    scores: Any,
+    same: Any,
+    folds: int | None = 10,
+    *,
+    fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    far_rule: FarRule = "exact",
+    protocol: Protocol = "exact",
+) -> VerificationScores:
+    """ROC, AUC, EER, TAR at FAR and k-fold accuracy of scored pairs.
+
+    Args:
+        scores: (n,) float, higher for more alike.
+        same: (n,) bool, or 0 and 1: whether the two images of the pair show the same thing.
+        folds: k contiguous folds in the order given (LFW's lists are written so); None for none.
+        fars: wanted false accept rates, each in [0, 1].
+        far_rule: see :func:`tar_at_far`.
+        protocol: see :func:`fold_accuracies`.
+
+    Raises:
+        SizeError: lengths that differ, or fewer pairs than folds.
+        DataError: a score that is not finite, or not both same and different pairs.
+        SettingsError: a setting out of range.
+
+    >>> found = verification([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0], folds=None, fars=[0.1])
+    >>> {key: round(value, 3) for key, value in found.as_dict().items()}
+    {'auc': 0.889, 'eer': 0.333, 'tar@far=1e-1': 0.667}
+    """
+    values, truth = _checked(scores, same)
+    for far in fars:
+        if not 0 <= far <= 1:
+            raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
+    curve = roc(values, truth)
+    found = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
+    return VerificationScores(
+        auc=_area(curve),
+        eer=_equal_error(curve),
+        tar_at_far={far: point.tar for far, point in found.items()},
+        thresholds={far: point.threshold for far, point in found.items()},
+        folds=None if folds is None else fold_accuracies(values, truth, folds, protocol=protocol),
+        roc=curve,
+        same_pairs=int(truth.sum()),
+        different_pairs=int((~truth).sum()),
+    )
+
+
+def _checked(scores: Any, same: Any) -> tuple[Floats, Flags]:
+    values = np.asarray(scores)
+    truth = np.asarray(same)
+    if values.ndim != 1 or truth.shape != values.shape:
+        raise SizeError(f"want scores (n,) and same (n,), got {values.shape} and {truth.shape}.")
+    if truth.dtype != np.bool_ and not np.isin(truth, (0, 1)).all():
+        raise DataError("same says for each pair whether it is one thing: want True and False, or 1 and 0.")
+    truth = truth.astype(np.bool_)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(values)} scores are NaN or infinite. Leave those pairs out.")
+    if not truth.any() or truth.all():
+        raise DataError(f"want both same and different pairs, got {int(truth.sum())} and {int((~truth).sum())}.")
+    return values, truth
+
+
+def roc(scores: Any, same: Any) -> Roc:
+    """The ROC curve, exactly: one point for each distinct score. O(n log n) time, O(n) memory."""
+    values, truth = _checked(scores, same)
+    order = np.argsort(values)[::-1]
+    ordered, hits = values[order], truth[order]
+    last = np.flatnonzero(np.diff(ordered, append=-np.inf))  # the last pair of each run of equal scores
+    true = np.cumsum(hits)[last]
+    accepted = last + 1
+    # Above the next lower score lie all pairs down to this one.
+    thresholds = np.append(ordered[last][1:], -np.inf)
+    return Roc(
+        thresholds=np.concatenate([[ordered[0]], thresholds]).astype(np.float64),
+        far=np.concatenate([[0.0], (accepted - true) / (~truth).sum()]),
+        tar=np.concatenate([[0.0], true / truth.sum()]),
+    )
+
+
+def _area(curve: Roc) -> float:
+    return float(np.trapezoid(curve.tar, curve.far))
+
+
+def _equal_error(curve: Roc) -> float:
+    missed = 1 - curve.tar
+    place = int(np.argmax(curve.far >= missed))  # the first point past the crossing; the last one always is
+    if place == 0:
+        return float(curve.far[0])
+    rise = curve.far[place] - curve.far[place - 1]
+    fall = missed[place - 1] - missed[place]
+    gap = missed[place - 1] - curve.far[place - 1]
+    return float(curve.far[place - 1] + rise * gap / (rise + fall))
+
+
+class FarPoint(NamedTuple):
+    """One working point of a verifier."""
+
+    tar: float
+    """True accept rate in [0, 1]."""
+    far: float
+    """The false accept rate that the threshold really has."""
+    threshold: float
+    """Pairs with a score above it are accepted."""
+
+
+def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -> FarPoint:
+    """True accept rate at a false accept rate.
+
+    Args:
+        scores: (n,) float.
+        same: (n,) bool.
+        far: in [0, 1].
+        rule: "exact": the lowest threshold whose false accept rate does not exceed ``far``: of the different pairs' scores in
+            descending order, the one at place ``floor(far * count)``. "nearest": the corner of the ROC whose rate is nearest to
+            ``far``, which may exceed it, as InsightFace's IJB code has it.
+
+    Raises:
+        SettingsError: a rate or a rule out of range.
+    """
+    values, truth = _checked(scores, same)
+    if not 0 <= far <= 1:
+        raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
+    if rule == "nearest":
+        return _nearest_point(values, truth, far)
+    if rule != "exact":
+        raise SettingsError(f"the rule is 'exact' or 'nearest'; got {rule!r}.")
+    impostors = values[~truth]
+    allowed = math.floor(
+        far * len(impostors) + 1e-9
+    )  # 0.07 * 100 is 7.000000000000001, 0.29 * 100 is 28.999999999999996
+    if allowed >= len(impostors):
+        return FarPoint(1.0, 1.0, -math.inf)
+    place = len(impostors) - 1 - allowed
+    threshold = np.partition(impostors, place)[place]
+    return FarPoint(float((values[truth] > threshold).mean()), float((impostors > threshold).mean()), float(threshold))
+
+
+def _nearest_point(values: npt.NDArray[Any], truth: Flags, far: float) -> FarPoint:
+    # The published code asks scikit-learn, which leaves points inside straight runs out: the nearest *corner* is found.
+    from sklearn.metrics import roc_curve
+
+    rates, hits, thresholds = (column[::-1] for column in roc_curve(truth, values))
+    place = int(np.argmin(np.abs(rates - far)))  # of equally near ones the first from above, as there
+    below = np.nextafter(thresholds[place], -np.inf)  # scikit-learn accepts scores at the threshold, we those above
+    return FarPoint(float(hits[place]), float(rates[place]), float(below))
+
+
+def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protocol = "exact") -> Folds:
+    """Accuracy of each fold with the threshold that is best on the other folds.
+
+    Args:
+        scores: (n,) float; cosines in [-1, 1] for the InsightFace protocol.
+        same: (n,) bool.
+        folds: k >= 2 contiguous folds, as scikit-learn's KFold cuts them.
+        protocol: "exact": every threshold between two scores is tried, the middle of the best gap is taken, the lowest of
+            equally good ones. "insightface": squared distances 2 - 2 cos against 0, 0.01, ..., 3.99, the first best.
+
+    Raises:
+        SizeError: fewer pairs than folds.
+        SettingsError: a setting out of range.
+    """
+    values, truth = _checked(scores, same)
+    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+        raise SettingsError(f"want at least 2 folds, got {folds!r}.")
+    if len(values) < folds:
+        raise SizeError(f"{len(values)} pairs cannot be cut into {folds} folds.")
+    if protocol not in ("exact", "insightface"):
+        raise SettingsError(f"the protocol is 'exact' or 'insightface'; got {protocol!r}.")
+    sizes = np.full(folds, len(values) // folds)
+    sizes[: len(values) % folds] += 1
+    ends = np.cumsum(sizes)
+    accuracies, thresholds = np.empty(folds), np.empty(folds)
+    best = _best_threshold if protocol == "exact" else _best_on_grid
+    for fold, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        own = np.zeros(len(values), dtype=bool)
+        own[end - size : end] = True
+        thresholds[fold] = best(values[~own], truth[~own])
+        accuracies[fold] = _accuracy(values[own], truth[own], thresholds[fold], protocol)
+    return Folds(accuracies, thresholds)
+
+
+def _accuracy(values: npt.NDArray[Any], truth: Flags, threshold: float, protocol: Protocol) -> float:
+    if protocol == "insightface":
+        return float(((2 - 2 * values.astype(np.float64) < threshold) == truth).mean())
+    return float(((values > threshold) == truth).mean())
+
+
+def _best_threshold(values: npt.NDArray[Any], truth: Flags) -> float:
+    ordered = np.sort(values)
+    cuts = np.concatenate([[-np.inf], ordered[:-1] / 2 + ordered[1:] / 2, [np.inf]])
+    same, different = np.sort(values[truth]), np.sort(values[~truth])
+    right = len(same) - np.searchsorted(same, cuts, side="right") + np.searchsorted(different, cuts, side="right")
+    return float(cuts[int(np.argmax(right))])
+
+
+def _best_on_grid(values: npt.NDArray[Any], truth: Flags) -> float:
+    distances = 2 - 2 * values.astype(np.float64)
+    grid = np.arange(0, 4, 0.01)
+    same, different = np.sort(distances[truth]), np.sort(distances[~truth])
+    right = np.searchsorted(same, grid) + len(different) - np.searchsorted(different, grid)
+    return float(grid[int(np.argmax(right))])
+
+
+def verification_intervals(
+    scores: Any,
+    same: Any,
+    *,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile bootstrap over pairs of AUC, EER and TAR at each FAR, thresholds found anew in every resample.
+
+    Same and different pairs are drawn apart, each as many as there are. Pairs that share an image are not independent, which
+    this does not know: the true intervals are somewhat wider.
+
+    Args:
+        scores: (n,) float.
+        same: (n,) bool.
+        fars: false accept rates in [0, 1].
+        samples: resamples, at least 1.
+        level: in (0, 1).
+        seed: one seed gives one interval.
+
+    Returns:
+        intervals by the keys of :meth:`VerificationScores.as_dict`.
+    """
+    if samples < 1 or not 0 < level < 1:
+        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+    values, truth = _checked(scores, same)
+    generator = np.random.default_rng(seed)
+    rows, others = np.flatnonzero(truth), np.flatnonzero(~truth)
+    found = []
+    for _ in range(samples):
+        drawn = np.concatenate([generator.choice(rows, len(rows)), generator.choice(others, len(others))])
+        found.append(verification(values[drawn], truth[drawn], folds=None, fars=fars).as_dict())
+    tail = (1 - level) / 2
+    return {
+        key: Interval(*(float(end) for end in np.quantile([one[key] for one in found], [tail, 1 - tail])))
+        for key in found[0]
+    }

@@ -1,0 +1,88 @@
+"""Base of the losses that learn one or more vectors per training class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.errors import SettingsError
+from cosphere.losses._about import Loss, check_choice, check_count, check_number
+from cosphere.losses._classes import sample_classes
+from cosphere.losses._rows import as_int64
+from cosphere.tensors import directions
+
+SampleRule = Literal["partial_fc", "norm_softmax"]
+
+
+class ClassLoss(Loss):
+    """The class weights, and which of them a training step sees.
+
+    A subclass fills ``self.class_weight`` after ``super().__init__`` and defines :meth:`per_sample`, or :meth:`of_batch` where
+    its terms are not images.
+
+    Args:
+        num_classes: C, training classes.
+        embedding_dim: D, width of the embedding.
+        centres: vectors per class.
+        sample_rate: in (0, 1], the share of classes in a training step's softmax; see
+            :func:`cosphere.losses.sample_classes`. In evaluation mode all are used. The draw is from torch's global
+            generator. Classes left out get a gradient of exactly zero: plain SGD leaves them, momentum, Adam's averages and
+            weight decay still move them, as in the second version of Partial FC. For rows that truly rest, give the class
+            weights an optimiser without either.
+        sample_rule: "partial_fc" or "norm_softmax".
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        centres: int = 1,
+        sample_rate: float = 1.0,
+        sample_rule: SampleRule = "partial_fc",
+    ) -> None:
+        super().__init__()
+        self.num_classes = check_count("num_classes", num_classes)
+        self.embedding_dim = check_count("embedding_dim", embedding_dim)
+        self.sample_rate = check_number("sample_rate", sample_rate, above=0)
+        if self.sample_rate > 1:
+            raise SettingsError(f"sample_rate is a share, above 0 and at most 1; got {sample_rate!r}.")
+        check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
+        self.sample_rule: SampleRule = sample_rule
+        self.class_weight = nn.Parameter(torch.empty(num_classes * centres, embedding_dim))
+
+    def sampled(self, labels: Tensor) -> Tensor | None:
+        """The classes of this step, (S,) int64 ascending; None for all."""
+        if not self.training or self.sample_rate == 1 or not len(labels):
+            return None
+        targets = as_int64(labels)
+        inside = targets[(targets >= 0) & (targets < self.num_classes)]  # the loss itself names those outside
+        return sample_classes(inside, self.num_classes, self.sample_rate, rule=self.sample_rule)
+
+    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """(B,) loss of each image; a connected 0 for rows without a direction."""
+        raise NotImplementedError(f"{type(self).__name__} defines of_batch instead.")
+
+    def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """() mean of :meth:`per_sample` over the rows that have a direction; a connected 0 if none has."""
+        losses = self.per_sample(embeddings, labels)
+        return losses.sum() / directions(embeddings.detach()).alive.sum().clamp(min=1)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
+        """(B, D), (B,) in [0, C) -> () loss; the mean over the rows that have a direction, unless the loss says otherwise.
+
+        ``indices_tuple`` is there so that pytorch-metric-learning's trainers can call this; a loss against classes has no
+        pairs to choose.
+
+        Raises:
+            SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+            SettingsError: pairs were given.
+        """
+        if indices_tuple is not None:
+            raise SettingsError(f"{type(self).__name__} compares images with classes; take the miner away.")
+        return self.of_batch(embeddings, labels)

@@ -1,0 +1,256 @@
+"""The tree of classes behind the hierarchical triplet loss, and the batches of neighbouring classes that it proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from cosphere.errors import SizeError
+from cosphere.losses._about import check_choice, check_count
+from cosphere.losses._rows import as_int64
+from cosphere.tensors import check_labelled, directions, outside_autocast
+
+Linkage = Literal["average", "single"]
+_ROWS = 256
+"""Classes in one block of class distances."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTree:
+    """Classes merged level by level as the distance allowed between them grows.
+
+    The distance of two classes is the mean squared distance of their unit vectors, over all pairs of an image here and an
+    image there. At level l = 0, ..., L nodes closer than ``thresholds[l]`` are one: from the mean spread of a class at level 0
+    to 4, the greatest squared distance on the sphere, at level L, where all classes are one node.
+    """
+
+    classes: Tensor
+    """(C,) int64 labels, ascending."""
+    nodes: Tensor
+    """(L + 1, C) int32: the node of each class at each level. Numbers mean nothing beyond being equal within a level."""
+    thresholds: Tensor
+    """(L + 1,) squared distances ``d_0 + l (4 - d_0) / L``."""
+    spreads: Tensor
+    """(C,) mean squared distance of two different images of the class; d_0 for a class of one image."""
+    means: Tensor
+    """(C, D) mean unit vector of each class: it gives all class distances, ``2 - 2 m_p . m_q``."""
+
+    @classmethod
+    def build(cls, embeddings: Tensor, labels: Tensor, *, levels: int = 16, linkage: Linkage = "average") -> ClassTree:
+        """The tree of a whole training set.
+
+        Time is O(C^2 D); memory is two halves of a C x C matrix in float64 (8 C^2 bytes, 1.0 GB for the 11,318 classes of
+        SOP) while it is built, and O(C (D + L)) afterwards.
+
+        Args:
+            embeddings: (N, D) float. Any length; only the direction counts, and rows without one are left out.
+            labels: (N,) integers.
+            levels: L >= 1.
+            linkage: nodes are as far apart as their classes on "average" (each class counts the same), or as the nearest
+                two ("single"), which chains. The paper does not say.
+
+        Raises:
+            SizeError: shapes or types that do not fit, or no class has two images, so that there is no spread.
+            SettingsError: a value out of range.
+        """
+        check_count("levels", levels)
+        check_choice("linkage", linkage, ["average", "single"])
+        check_labelled(embeddings, labels)
+        with torch.no_grad(), outside_autocast(embeddings):
+            unit, alive = directions(embeddings)
+            classes, means, counts = _class_means(unit[alive], as_int64(labels)[alive])
+            spreads = _spreads(means, counts)
+            least = float(spreads[counts > 1].mean())
+            thresholds = least + (4 - least) * torch.arange(levels + 1, dtype=torch.float64) / levels
+            nodes = torch.from_numpy(_merged(means.cpu().numpy(), thresholds.numpy(), linkage))
+        return cls(
+            classes=classes,
+            nodes=nodes.to(classes.device),
+            thresholds=thresholds.to(classes.device, unit.dtype),
+            spreads=torch.where(counts > 1, spreads, least).to(unit.dtype),
+            means=means.to(unit.dtype),
+        )
+
+    @property
+    def levels(self) -> int:
+        """L."""
+        return len(self.thresholds) - 1
+
+    def places(self, labels: Tensor) -> Tensor:
+        """Where each label stands in :attr:`classes`. (...) -> (...) int64.
+
+        Raises:
+            SizeError: the tree does not know a label.
+        """
+        wanted = as_int64(labels)
+        places = torch.searchsorted(self.classes, wanted).clamp(max=len(self.classes) - 1)
+        strange = self.classes[places] != wanted
+        if strange.any():
+            raise SizeError(
+                f"the class tree does not know the label {int(wanted[strange][0])}. Build it from images of all classes that "
+                "the loss will see."
+            )
+        return places
+
+    def level_of(self, first: Tensor, second: Tensor) -> Tensor:
+        """The lowest level at which two classes share a node: labels of any shapes that broadcast -> int32 in [0, L]."""
+        return self.level_of_places(self.places(first), self.places(second))
+
+    def level_of_places(self, first: Tensor, second: Tensor) -> Tensor:
+        """:meth:`level_of` of classes given by their places."""
+        levels = torch.zeros_like(first + second, dtype=torch.int32)
+        # Nodes only merge: classes differ at all levels below the one at which they meet.
+        for nodes in self.nodes[:-1]:
+            levels += nodes[first] != nodes[second]
+        return levels
+
+    def neighbours(self, labels: Tensor, count: int) -> Tensor:
+        """The nearest other classes of some classes, nearest first. (n,) labels -> (n, count) labels.
+
+        Raises:
+            SizeError: an unknown label, or less than ``count`` other classes.
+        """
+        if not 1 <= count < len(self.classes):
+            raise SizeError(
+                f"want between 1 and {len(self.classes) - 1} neighbours among {len(self.classes)} classes, got {count}."
+            )
+        found = []
+        for places in torch.split(self.places(labels), _ROWS):
+            with outside_autocast(self.means):
+                closeness = self.means[places] @ self.means.T
+            closeness[torch.arange(len(places), device=places.device), places] = -torch.inf
+            found.append(closeness.topk(count, dim=1).indices)
+        return self.classes[torch.cat(found)] if found else self.classes.new_empty(0, count)
+
+
+def _class_means(unit: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (C,), mean unit vectors (C, D) float64, images (C,)."""
+    classes, codes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    if not (counts > 1).any():
+        raise SizeError(
+            f"want a class with at least 2 images that have a direction, got {len(labels)} images of {len(classes)} classes: "
+            "the tree starts at the mean spread of a class. Build it from the whole training set."
+        )
+    sums = unit.new_zeros(len(classes), unit.shape[1], dtype=torch.float64)
+    for some, theirs in zip(torch.split(unit, _ROWS * 32), torch.split(codes, _ROWS * 32), strict=True):
+        sums.index_add_(0, theirs, some.double())
+    return classes, sums / counts[:, None], counts
+
+
+def _spreads(means: Tensor, counts: Tensor) -> Tensor:
+    """(C,) mean squared distance of two different images. Over all n^2 pairs it is 2 - 2 |m|^2; n of them are 0."""
+    return (2 - 2 * means.square().sum(dim=1)).clamp(min=0) * counts / (counts - 1).clamp(min=1)
+
+
+def _merged(means: NDArray[np.float64], thresholds: NDArray[np.float64], linkage: str) -> NDArray[np.int32]:
+    """(L + 1, C) nodes. Average linkage never merges nearer than before, so the levels nest."""
+    count = len(means)
+    nodes = np.zeros((len(thresholds), count), dtype=np.int32)
+    if count > 1:
+        from scipy.cluster import hierarchy  # slow to import, and needed once an epoch
+
+        merges = hierarchy.linkage(_condensed(means), linkage)
+        # The last level is one node, also for classes that lie opposite each other: 4 is not below 4.
+        for level, threshold in enumerate(thresholds[:-1]):
+            nodes[level] = hierarchy.fcluster(merges, np.nextafter(threshold, -np.inf), criterion="distance")
+    return nodes
+
+
+def _condensed(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Class distances above the diagonal, row after row, as scipy wants them. (C (C - 1) / 2,)."""
+    count = len(means)
+    distances = np.empty(count * (count - 1) // 2)
+    filled = 0
+    for first in range(0, count, _ROWS):
+        block = np.maximum(2 - 2 * means[first : first + _ROWS] @ means[first:].T, 0)
+        for row in range(len(block)):
+            rest = block[row, row + 1 :]
+            distances[filled : filled + len(rest)] = rest
+            filled += len(rest)
+    return distances
+
+
+class AnchorNeighbourBatches(Sampler[list[int]]):
+    """One epoch of batches of classes that are hard to tell apart: random classes, each with its nearest ones.
+
+    A batch draws ``classes`` classes, gives each its ``neighbours`` nearest classes that are not in the batch yet, and
+    ``images_per_class`` images of every one: distinct where the class has as many, with replacement otherwise. So all
+    batches are equally large and hold no class twice. An epoch is ``floor(N / batch)`` batches, at least one.
+
+    The tree changes every epoch, so make a new one of these with every new tree, and with another seed.
+
+    Args:
+        labels: (N,) integers; row i of the training set has label i.
+        tree: of the same classes.
+        classes: the paper's l', at least 1.
+        neighbours: of each, at least 1; the paper's m counts the class itself too, so it is one more.
+        images_per_class: the paper's t, at least 1.
+        seed: of classes and images; the same seed gives the same epoch.
+
+    Raises:
+        SettingsError: a count below 1.
+        SizeError: more classes in a batch than there are, or a tree of other classes.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor | list[int],
+        tree: ClassTree,
+        *,
+        classes: int,
+        neighbours: int,
+        images_per_class: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classes = check_count("classes", classes)
+        self.neighbours = check_count("neighbours", neighbours)
+        self.images_per_class = check_count("images_per_class", images_per_class)
+        self.seed = seed
+        places = tree.places(torch.as_tensor(labels, device=tree.classes.device)).cpu().numpy()
+        rows = np.argsort(places, kind="stable")
+        counts = np.bincount(places, minlength=len(tree.classes))
+        if not counts.all():
+            missing = int(tree.classes[int(np.argmin(counts))])
+            raise SizeError(f"the tree has a class {missing} without rows. Build it from these labels.")
+        self._members = np.split(rows, np.cumsum(counts)[:-1])
+        wide = self.classes * (1 + self.neighbours)
+        if not 2 <= wide <= len(counts):
+            raise SizeError(f"a batch of {wide} classes, but there are {len(counts)}. Lower classes or neighbours.")
+        self.batch_size = wide * self.images_per_class
+        # The others fill at most all but one of the places, so so many nearest ones always leave enough.
+        self._nearest = tree.places(tree.neighbours(tree.classes, wide - 1)).cpu().numpy()
+        self._length = max(1, len(rows) // self.batch_size)
+
+    def __len__(self) -> int:
+        """Batches in the epoch."""
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Row numbers; the images of a class stand together."""
+        rng = np.random.default_rng(self.seed)
+        for _ in range(len(self)):
+            yield [row for one in self._batch_classes(rng) for row in self._images(rng, one)]
+
+    def _batch_classes(self, rng: np.random.Generator) -> list[int]:
+        groups = [[int(one)] for one in rng.choice(len(self._members), self.classes, replace=False)]
+        taken = {one for group in groups for one in group}
+        for group in groups:
+            free = (int(one) for one in self._nearest[group[0]] if int(one) not in taken)
+            group += [next(free) for _ in range(self.neighbours)]
+            taken.update(group)
+        return [one for group in groups for one in group]
+
+    def _images(self, rng: np.random.Generator, one: int) -> list[int]:
+        members: NDArray[Any] = self._members[one]
+        drawn: list[int] = rng.choice(
+            members, self.images_per_class, replace=len(members) < self.images_per_class
+        ).tolist()
+        return drawn

@@ -1,0 +1,69 @@
+"""The loss table of the documentation, from what the losses say about themselves.
+
+Write it anew with ``python -m cosphere.losses._document docs/losses.md``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from cosphere.errors import DataError
+from cosphere.losses._about import About, _kind, table
+
+BEGIN, END = "<!-- table -->", "<!-- /table -->"
+"""What stands around the table in a page."""
+GROUPS = {False: "Pair losses", True: "Losses with class weights"}
+
+
+def loss_table_markdown() -> str:
+    """All losses as Markdown: for each group what helps to choose, then where each comes from."""
+    parts = []
+    for weights, title in GROUPS.items():
+        entries = [entry for entry in table() if entry.uses_class_weights is weights]
+        parts += [
+            f"### {title}",
+            _rows(
+                ["loss", "choose it when", "a batch needs", "brought to unit length", "cost"],
+                ([f"`{e.name}`", e.choose_when, e.batch, e.normalises, e.cost] for e in entries),
+            ),
+            f"#### {title}: settings and sources",
+            _rows(
+                ["loss", "class and defaults", "source of the defaults", "paper"],
+                ([f"`{e.name}`", f"`{_call(e)}`", e.defaults_source, e.paper] for e in entries),
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def with_table(page: str) -> str:
+    """The page with the table between its markers written anew.
+
+    Raises:
+        DataError: the page does not have both markers, once each and in order.
+    """
+    before, found, rest = page.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not found or not closed or BEGIN in rest or END in before + after:
+        raise DataError(f"want one {BEGIN} and after it one {END} in the page.")
+    return f"{before}{BEGIN}\n\n{loss_table_markdown()}\n\n{END}{after}"
+
+
+def _call(entry: About) -> str:
+    """How it is built: what must be given, then every setting with its default."""
+    parameters = list(inspect.signature(_kind(entry.name).__init__).parameters)[1:]
+    given = [name for name in parameters if name not in entry.defaults]
+    return f"{entry.title}({', '.join([*given, *(f'{key}={value!r}' for key, value in entry.defaults.items())])})"
+
+
+def _rows(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")

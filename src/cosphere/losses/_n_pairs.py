@@ -1,0 +1,93 @@
+"""One anchor and one candidate per class, for the N-pair losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._rows import (
+    Compared,
+    Pairs,
+    _own_columns,
+    as_int64,
+    as_pairs,
+    check_inputs,
+    compare,
+    connected_zero,
+)
+from cosphere.tensors import directions, outside_autocast
+
+
+class NPairs(NamedTuple):
+    """The images that an N-pair loss uses."""
+
+    pairs: Pairs
+    """N anchors against N candidates, one of each class; the positive of an anchor is the candidate of its class."""
+    anchors: Tensor
+    """(N, D) raw rows of the batch."""
+    candidates: Tensor
+    """(N, D) raw rows of the references, or of the batch."""
+    zero: Tensor
+    """() zero connected to all rows, used or not; NaN if any of them is not finite."""
+
+
+def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, unit: bool) -> NPairs:
+    """Choose anchors and candidates, and prepare them for the walk.
+
+    The anchor of a class is its first image in batch order, its candidate the first other one: the second image, or with
+    references the first of them that is not the anchor itself. Classes that lack one of the two are not used. From a
+    miner's tuple come the first anchor and positive of each class, and nothing else.
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) integers.
+        compared: see :func:`cosphere.losses.compare`.
+        unit: compare directions; rows without one are then not images. Otherwise raw embeddings.
+    """
+    references, tuples = compared.get("references"), compared.get("tuples")
+    others, other_labels = check_inputs(embeddings, labels, references, compared.get("reference_labels"))
+    own = _own_columns(embeddings, others, compared.get("positions"), own=references is None)
+    names, other_names = as_int64(labels), as_int64(other_labels)
+    with outside_autocast(embeddings):
+        alive, others_alive = (_usable(rows.detach(), unit=unit) for rows in (embeddings, others))
+        zero = connected_zero(embeddings) if references is None else connected_zero(embeddings) + connected_zero(others)
+    if tuples is None:
+        anchors, candidates = _first_and_other(names, alive, other_names, others_alive, own)
+    else:
+        chosen, positives, _, _ = as_pairs(tuples, len(embeddings), len(others))
+        listed = _first_of_each(names[chosen], alive[chosen] & others_alive[positives])
+        anchors, candidates = chosen[listed], positives[listed]
+    left, right = embeddings.index_select(0, anchors), others.index_select(0, candidates)
+    partners = torch.arange(len(anchors), device=names.device)
+    pairs = compare(left, partners, unit=unit, references=right, reference_labels=partners)
+    return NPairs(pairs, left, right, zero + pairs.zero)
+
+
+def _usable(rows: Tensor, *, unit: bool) -> Tensor:
+    """Rows that count as images. (B, D) -> (B,) bool."""
+    return directions(rows).alive if unit else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+
+
+def _first_and_other(
+    labels: Tensor, alive: Tensor, other_labels: Tensor, others_alive: Tensor, own: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows of the anchors (N,) and of their candidates (N,), by ascending label."""
+    anchors = _first_of_each(labels, alive)
+    if own is not None:
+        itself = own[anchors]
+        others_alive = others_alive.index_fill(0, itself[itself >= 0], False)
+    candidates = _first_of_each(other_labels, others_alive)
+    classes, other_classes = labels[anchors], other_labels[candidates]
+    return anchors[torch.isin(classes, other_classes)], candidates[torch.isin(other_classes, classes)]
+
+
+def _first_of_each(labels: Tensor, alive: Tensor) -> Tensor:
+    """The first living row of each class, by ascending label. (B,), (B,) -> (N,)."""
+    rows = alive.nonzero().squeeze(1)
+    rows = rows[labels[rows].argsort(stable=True)]
+    ordered = labels[rows]
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    return rows[starts]

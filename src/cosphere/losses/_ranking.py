@@ -1,0 +1,152 @@
+"""The exact k-th largest of more values than fit in memory, which come in blocks and can come again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FEW = 2**16
+"""So many values are sorted to find the cut among them; more are first narrowed down with a histogram."""
+BINS = 2**16
+
+
+class Cut(NamedTuple):
+    """The largest of many values: those above ``value``, and those equal to it up to index ``last`` in row order."""
+
+    value: float
+    last: int = -1
+
+    def kept(self, values: Tensor, first_row: int) -> Tensor:
+        """(b, n) bool of one block, given the index of its first row."""
+        start = first_row * values.shape[1]
+        if self.last < start:
+            return values > self.value
+        kept = values >= self.value
+        kept.view(-1)[self.last + 1 - start :] &= values.view(-1)[self.last + 1 - start :] > self.value
+        return kept
+
+
+class Ranking:
+    """Finds the cut that the largest share of many values passes, from blocks of them, in as few passes as it takes.
+
+    Floats are ordered as the integers that their bits make, so the cut lies in an interval of integers. A histogram
+    narrows it down, pass by pass, until few values are inside, and those are sorted. If there are many to the end,
+    they are all equal.
+
+    Give each block of a pass to :meth:`look`, then :meth:`conclude`, until there is a :attr:`cut`.
+    """
+
+    def __init__(
+        self, share: float, dtype: torch.dtype, *, most: int, count: int | None = None, low: float = -torch.inf
+    ) -> None:
+        """The cut keeps ``int(count * share)`` values, count all that are not -inf where it is None.
+
+        Args:
+            share: in (0, 1].
+            dtype: float32 or float64.
+            most: no more values than that will come.
+            count: see above.
+            low: values up to it are of no interest: they count, but are not kept. Give ``count`` with it.
+        """
+        self.share, self.dtype, self.count, self.low = share, dtype, count, low
+        self.cut = Cut(low) if share == 1 else None
+        # All values are cosines, or their opposites. A negative zero would be ranked below zero.
+        self._start, self._stop = _order(max(low, -2.0), dtype) + 1, _order(2.0, dtype)
+        self._above, self._inside = 0, most  # known to lie above the interval, and at most so many inside
+        self._histogram: Tensor | None = None
+        self._found: list[tuple[Tensor, Tensor]] = []
+        self._ties = 0
+
+    @property
+    def kept(self) -> int:
+        """How many values the cut keeps, those up to ``low`` included."""
+        return int((self.count or 0) * self.share)
+
+    def look(self, values: Tensor, first_row: int) -> None:
+        """Take in one block (b, n) whose first row has this index."""
+        if self.cut is not None:
+            return
+        if self._inside > FEW and self._stop - self._start > 1:
+            counts = self._counts(values)
+            self._histogram = counts if self._histogram is None else self._histogram + counts
+            return
+        low, high = _float(self._start, self.dtype), _float(self._stop - 1, self.dtype)
+        places = ((values >= low) & (values <= high)).flatten().nonzero().squeeze(1)
+        if self._inside > FEW:
+            missing = self.kept - self._above - self._ties
+            self._ties += len(places)
+            places = places[missing - 1 : missing] if 0 < missing <= len(places) else places[:0]
+        self._found.append((values.flatten()[places], places + first_row * values.shape[1]))
+
+    def conclude(self) -> None:
+        """End a pass."""
+        if self.cut is not None:
+            return
+        if self._histogram is not None:
+            self._narrow(self._histogram.tolist())
+            self._histogram = None
+        elif self._found:
+            values, places = (torch.cat(parts) for parts in zip(*self._found, strict=True))
+            self._sort(values, places)
+        else:
+            self.cut = Cut(torch.inf)
+
+    @property
+    def _shift(self) -> int:
+        """A bin of the histogram holds 2^shift neighbouring floats."""
+        return max(0, (self._stop - self._start - 1).bit_length() - (BINS - 1).bit_length())
+
+    def _counts(self, values: Tensor) -> Tensor:
+        """Number of values below the interval, in each bin of it, and above."""
+        order = values.view(torch.int32 if self.dtype == torch.float32 else torch.int64)
+        if self._start < 0:  # otherwise the order of negative floats does not matter
+            bits = torch.iinfo(order.dtype)
+            order = order ^ ((order >> (bits.bits - 1)) & bits.max)
+        bins = order.clamp(self._start - 1, self._stop).sub_(self._start).bitwise_right_shift_(self._shift).add_(1)
+        most = ((self._stop - 1 - self._start) >> self._shift) + 2
+        return torch.bincount(bins.flatten().clamp_(max=most), minlength=most + 1)
+
+    def _narrow(self, counts: list[int]) -> None:
+        inside = counts[1:-1]
+        if self.count is None:
+            self.count = sum(inside)
+        wanted = self.kept - self._above
+        if wanted < 1 or wanted > sum(inside):
+            self.cut = Cut(torch.inf if wanted < 1 else self.low)
+            return
+        bin = len(inside) - 1
+        while inside[bin] < wanted:
+            wanted -= inside[bin]
+            bin -= 1
+        self._above, self._inside = self.kept - wanted, inside[bin]
+        width = 1 << self._shift
+        self._start = self._start + bin * width
+        self._stop = min(self._stop, self._start + width)
+
+    def _sort(self, values: Tensor, places: Tensor) -> None:
+        if self._inside > FEW:  # one was found: the last of the equal ones to keep
+            self.cut = Cut(_float(self._start, self.dtype), int(places[0]))
+            return
+        if self.count is None:
+            self.count = len(values)
+        wanted = self.kept - self._above
+        if wanted < 1 or wanted > len(values):
+            self.cut = Cut(torch.inf if wanted < 1 else self.low)
+            return
+        ordered, order = values.sort(descending=True, stable=True)
+        self.cut = Cut(float(ordered[wanted - 1]), int(places[order[wanted - 1]]))
+
+
+def _order(value: float, dtype: torch.dtype) -> int:
+    """The place of a float among all of its type, 0 for 0."""
+    bits = int(torch.tensor(value, dtype=dtype).view(torch.int32 if dtype == torch.float32 else torch.int64))
+    return bits if bits >= 0 else bits ^ torch.iinfo(torch.int32 if dtype == torch.float32 else torch.int64).max
+
+
+def _float(order: int, dtype: torch.dtype) -> float:
+    """The float at a place; the inverse of :func:`_order`."""
+    kind = torch.int32 if dtype == torch.float32 else torch.int64
+    bits = order if order >= 0 else order ^ torch.iinfo(kind).max
+    return float(torch.tensor(bits, dtype=kind).view(dtype))

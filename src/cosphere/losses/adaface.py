@@ -1,0 +1,153 @@
+"""AdaFace: a margin that asks more of clear images, long embeddings, and less of unclear ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.losses._about import check_number, describe
+from cosphere.losses._class_loss import ClassLoss, SampleRule
+from cosphere.losses._classes import Classified, against_classes, classify
+from cosphere.losses._log_sums import log_one_plus_exp
+from cosphere.losses._margins import check_angle, check_share, running_mean, start_as_directions
+from cosphere.tensors import outside_autocast
+
+EDGE = 1e-3
+"""The official code keeps cosines this far from 1 and -1, angles from 0 and pi, and adds it to the deviation."""
+
+
+def adaface_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    class_weight: Tensor,
+    *,
+    margin: float = 0.4,
+    concentration: float = 0.333,
+    scale: float = 64.0,
+    mean_length: Tensor | float = 20.0,
+    length_deviation: Tensor | float = 100.0,
+    sampled: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy whose target is ``cos(theta - margin q) - (margin + margin q)``, q the image's quality in [-1, 1].
+
+    Equations 13 to 15 of Kim, Jain, Liu (CVPR 2022), and the official code. Quality is ``concentration (length - mean) /
+    deviation``, clipped; the length is that of the raw embedding, clipped to [0.001, 100], and gets no gradient. All cosines
+    are clipped to +-0.999 and the angle to [0.001, pi - 0.001], beyond which no gradient passes.
+
+    Args:
+        embeddings: (B, D) float. The length matters.
+        labels: (B,) integers in [0, C).
+        class_weight: (C, D) float. Any length; only the direction counts.
+        margin: radians and cosine both, in [0, pi].
+        concentration: h, >= 0. 0 gives every image quality 0, and CosFace.
+        scale: of the cosines, > 0.
+        mean_length: running mean of the lengths.
+        length_deviation: running deviation of the lengths.
+        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+
+    Returns:
+        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+
+    Raises:
+        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+
+    >>> adaface_loss(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), margin=0.0, scale=1.0)
+    tensor([0.3135, 0.3135])
+    """
+    batch = classify(embeddings, labels, class_weight)
+    with outside_autocast(embeddings):
+        quality = concentration * (_clipped_lengths(batch) - mean_length) / (length_deviation + EDGE)
+        quality = quality.clamp(-1, 1)
+
+        def logits(cosines: Tensor) -> Tensor:
+            return cosines.clamp(EDGE - 1, 1 - EDGE) * scale
+
+        target, others, _ = against_classes(batch, logits=logits, sampled=sampled)
+        angle = target.clamp(EDGE - 1, 1 - EDGE).acos() - margin * quality
+        reduced = angle.clamp(EDGE, math.pi - EDGE).cos() - margin * (1 + quality)
+        return batch.spread(log_one_plus_exp(others - scale * reduced))
+
+
+@torch.no_grad()
+def _clipped_lengths(batch: Classified) -> Tensor:
+    return batch.lengths().clamp(1e-3, 100)
+
+
+@describe(
+    name="adaface",
+    paper="Kim, Jain, Liu: AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022",
+    batch="any; its lengths should be those of a network, around 20",
+    normalises="embeddings and class weights; the length sets the margin, without gradient",
+    defaults_source="paper and official code and scripts: margin 0.4, h 0.333, scale 64, momentum 0.01; mean 20, deviation 100",
+    cost="O(B C D) time, O(B D + C D) memory and one block",
+    choose_when="image quality varies: unclear images should not be forced apart; not with a spherical constraint",
+)
+class AdaFaceLoss(ClassLoss):
+    """The class directions and length statistics of :func:`adaface_loss`; its mean over the rows that have a direction.
+
+    In training mode each call first moves ``mean_length`` and ``length_deviation`` towards the batch's mean and deviation
+    (divided by B - 1); a batch of one image leaves the deviation. In evaluation mode they rest.
+
+    Args:
+        num_classes: C, training classes.
+        embedding_dim: D, width of the embedding.
+        margin: radians and cosine both, in [0, pi].
+        concentration: the paper's h, >= 0. 0 is CosFace.
+        scale: of the cosines, > 0.
+        momentum: in (0, 1], how far the statistics move in a step.
+        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rule: "partial_fc" or "norm_softmax".
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    mean_length: Tensor
+    """()"""
+    length_deviation: Tensor
+    """()"""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: float = 0.4,
+        concentration: float = 0.333,
+        scale: float = 64.0,
+        momentum: float = 0.01,
+        sample_rate: float = 1.0,
+        sample_rule: SampleRule = "partial_fc",
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, sample_rate=sample_rate, sample_rule=sample_rule)
+        self.margin = check_angle("margin", margin)
+        self.concentration = check_number("concentration", concentration, at_least=0)
+        self.scale = check_number("scale", scale, above=0)
+        self.momentum = check_share("momentum", momentum)
+        self.register_buffer("mean_length", torch.tensor(20.0))
+        self.register_buffer("length_deviation", torch.tensor(100.0))
+        start_as_directions(self.class_weight)
+
+    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """(B, D), (B,) in [0, C) -> (B,), in nats."""
+        if self.training:
+            self._advance(_clipped_lengths(classify(embeddings.detach(), labels, self.class_weight)))
+        return adaface_loss(
+            embeddings,
+            labels,
+            self.class_weight,
+            margin=self.margin,
+            concentration=self.concentration,
+            scale=self.scale,
+            mean_length=self.mean_length,
+            length_deviation=self.length_deviation,
+            sampled=self.sampled(labels),
+        )
+
+    @torch.no_grad()
+    def _advance(self, lengths: Tensor) -> None:
+        self.mean_length.copy_(running_mean(self.mean_length, lengths.mean(), self.momentum))
+        if len(lengths) > 1:
+            self.length_deviation.copy_(running_mean(self.length_deviation, lengths.std(), self.momentum))

@@ -1,0 +1,115 @@
+"""Alignment and uniformity: positives close together, everything spread over the sphere."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.losses._log_sums import log_sum_exp
+from cosphere.losses._rows import Compared, Pairs, Rows, chord, compare, mean_or_zero, sum_over_rows
+
+
+def alignment_uniformity_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    power: float,
+    sharpness: float,
+    alignment_weight: float = 1.0,
+    uniformity_weight: float = 1.0,
+    **compared: Unpack[Compared],
+) -> Tensor:
+    """``alignment_weight * mean_p d_p^power + uniformity_weight * log mean_all exp(-sharpness d^2)``.
+
+    d is the distance of unit vectors; the first mean is over the positive pairs, the second over all pairs of different
+    images. The authors' code takes uniformity in each of the two views apart and averages; here the views are one batch.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers; for two views, the index of the image.
+        power: alpha of the paper, > 0.
+        sharpness: t of the paper, > 0, per squared unit of distance.
+        alignment_weight: >= 0.
+        uniformity_weight: >= 0.
+        compared: see :func:`cosphere.losses.compare`.
+
+    Returns:
+        (), from ``-4 * sharpness * uniformity_weight`` up, so mostly negative; a term without pairs is a connected 0.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, **compared)
+    near = pairs.positives_per_anchor.sum()
+    log_sum = _log_sum(pairs, sharpness)
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        aligned = mean_or_zero(_power(chord(rows.positives(1.0), squared=True), power).sum(), near)
+        # The gradient of the log of a sum is that of the sum over its value, known by now. These shares add up to 1.
+        of_near, of_far = _exponents(rows, sharpness)
+        shares = (of_near - log_sum).exp().sum() + (of_far - log_sum).exp().sum()
+        return alignment_weight * aligned + uniformity_weight * shares, shares.detach()[None]
+
+    total, shares = sum_over_rows(pairs, of_rows)
+    count = (near + pairs.negatives_per_anchor.sum()).to(total.dtype)
+    # exp(-sharpness d^2) is exp(2 sharpness s) over exp(2 sharpness), which only the value needs.
+    uniformity = torch.where(count > 0, log_sum - 2 * sharpness - count.clamp(min=1).log(), 0.0)
+    return total + uniformity_weight * (uniformity - shares.sum()) + pairs.zero
+
+
+def _exponents(rows: Rows, sharpness: float) -> tuple[Tensor, Tensor]:
+    """``2 * sharpness * s`` of the positives (b, P) and the negatives (b, R), -inf elsewhere."""
+    return 2 * sharpness * rows.positives(-torch.inf), 2 * sharpness * rows.negatives(-torch.inf)
+
+
+def _log_sum(pairs: Pairs, sharpness: float) -> Tensor:
+    """Log of the sum of ``exp(2 * sharpness * s)`` over all pairs; 0 when there is none. ()."""
+    parts = [log_sum_exp(*_exponents(rows, sharpness)) for rows in pairs.blocks()]
+    if not parts:
+        return torch.zeros_like(pairs.zero)
+    total = log_sum_exp(torch.cat(parts)[None])[0]
+    return torch.where(total == -torch.inf, 0.0, total)
+
+
+def _power(squares: Tensor, power: float) -> Tensor:
+    """``sqrt(squares)^power`` with gradient 0 at 0, where that of a power below 2 is infinite."""
+    apart = squares > 0
+    return torch.where(apart, torch.where(apart, squares, 1.0) ** (power / 2), 0.0)
+
+
+@describe(
+    name="alignment_uniformity",
+    paper="Wang, Isola: Understanding Contrastive Representation Learning through Alignment and Uniformity on the "
+    "Hypersphere, ICML 2020",
+    batch="2 views of each image, or at least 2 images per class",
+    normalises="embeddings",
+    defaults_source="the authors' code: power 2, sharpness 2, both weights 1",
+    cost="O(B^2 D) time (the products twice beyond one block), O(B D) memory and one block",
+    choose_when="to hold closeness and spread apart, or to watch them in another loss",
+)
+class AlignmentUniformityLoss(PairLoss):
+    """The settings of :func:`alignment_uniformity_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> AlignmentUniformityLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(-0.7630)
+    """
+
+    function = staticmethod(alignment_uniformity_loss)
+
+    def __init__(
+        self,
+        *,
+        power: float = 2.0,
+        sharpness: float = 2.0,
+        alignment_weight: float = 1.0,
+        uniformity_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.power = check_number("power", power, above=0)
+        self.sharpness = check_number("sharpness", sharpness, above=0)
+        self.alignment_weight = check_number("alignment_weight", alignment_weight, at_least=0)
+        self.uniformity_weight = check_number("uniformity_weight", uniformity_weight, at_least=0)

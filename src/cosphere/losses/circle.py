@@ -1,0 +1,73 @@
+"""Circle loss: each similarity is pulled or pushed the harder, the farther it is from its optimum."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.losses._log_sums import log_one_plus_exp, log_sum_exp
+from cosphere.losses._rows import Compared, Rows, compare, mean_or_zero, sum_over_rows
+
+
+def circle_loss(
+    embeddings: Tensor, labels: Tensor, *, scale: float, margin: float, **compared: Unpack[Compared]
+) -> Tensor:
+    """``log(1 + sum_n exp(scale a_n (s_n - margin)) * sum_p exp(-scale a_p (s_p - 1 + margin)))``, mean over the anchors.
+
+    The weights ``a_n = [s_n + margin]_+`` and ``a_p = [1 + margin - s_p]_+`` are constants to the gradient, as in the
+    paper, so that is not the derivative of the value. Anchors without a positive or without a negative are skipped.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers.
+        scale: gamma of the paper, > 0.
+        margin: m of the paper, in units of cosine: the radius of the decision circle is ``margin * sqrt(2)``.
+        compared: see :func:`cosphere.losses.compare`.
+
+    Returns:
+        () >= 0, mean over the anchors that have both; a connected 0 when there is none.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, **compared)
+    valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
+
+    def of_rows(rows: Rows) -> Tensor:
+        near, all_ = rows.positives(1.0), rows.similarities
+        pull_weights = (1 + margin - near.detach()).relu_().mul_(-scale)
+        push_weights = (all_.detach() + margin).relu_().mul_(scale)
+        pull = torch.where(rows.positive_real, pull_weights * (near - (1 - margin)), -torch.inf)
+        push = torch.where(rows.negative, push_weights * (all_ - margin), -torch.inf)
+        costs = log_one_plus_exp(log_sum_exp(push) + log_sum_exp(pull))
+        return torch.where(valid[rows.slice], costs, 0.0).sum()
+
+    return mean_or_zero(sum_over_rows(pairs, of_rows).total, valid.sum()) + pairs.zero
+
+
+@describe(
+    name="circle",
+    paper="Sun et al.: Circle Loss: A Unified Perspective of Pair Similarity Optimization, CVPR 2020",
+    batch="at least 2 images per class (5), at least 2 classes",
+    normalises="embeddings",
+    defaults_source="the paper's for fine-grained retrieval; it has 256 and 0.25 for faces, 128 and 0.25 for persons",
+    cost="O(B^2 D) time, O(B D) memory and one block",
+    choose_when="when some positives are already close: they are left alone while far ones are pulled",
+)
+class CircleLoss(PairLoss):
+    """The settings of :func:`circle_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> CircleLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(53.1466)
+    """
+
+    function = staticmethod(circle_loss)
+
+    def __init__(self, *, scale: float = 80.0, margin: float = 0.4) -> None:
+        super().__init__()
+        self.scale = check_number("scale", scale, above=0)
+        self.margin = check_number("margin", margin)

@@ -1,0 +1,148 @@
+"""CurricularFace: an angular margin, and hard other classes that count for more as training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cosphere.losses._about import check_number, describe
+from cosphere.losses._class_loss import ClassLoss, SampleRule
+from cosphere.losses._classes import Classified, against_classes, classify
+from cosphere.losses._log_sums import log_one_plus_exp
+from cosphere.losses._margins import add_angle, check_angle, check_share, own_cosines, running_mean
+from cosphere.tensors import outside_autocast
+
+
+def curricularface_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    class_weight: Tensor,
+    *,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    curriculum: Tensor | float = 0.0,
+    sampled: Tensor | None = None,
+) -> Tensor:
+    """ArcFace whose hard classes have ``cos (t + cos)`` for ``cos``.
+
+    Equations 5 to 8 of Huang et al. (CVPR 2020), and the official code: another class is hard to an image when its cosine is
+    above ``cos(theta + margin)`` of the image's own. Past ``theta = pi - margin`` the target is ``cos - margin sin(margin)``.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers in [0, C).
+        class_weight: (C, D) float. Any length; only the direction counts.
+        margin: radians, in [0, pi].
+        scale: of the cosines, > 0.
+        curriculum: t, a constant: a running mean of the cosines to the own class, near 0 at first and near 1 in the end.
+        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+
+    Returns:
+        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+
+    Raises:
+        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+
+    >>> axes = torch.eye(2)
+    >>> curricularface_loss(axes, torch.tensor([0, 1]), axes, margin=0.0, scale=1.0)
+    tensor([0.3133, 0.3133])
+    """
+    batch = classify(embeddings, labels, class_weight)
+    with outside_autocast(embeddings):
+        # The mean cosine is a number of the whole batch, so hardness is known before the walk and is no function of it.
+        limit = add_angle(own_cosines(batch), margin, fallback=False)[:, None]
+        t = torch.as_tensor(curriculum, dtype=limit.dtype, device=limit.device)
+
+        def logits(cosines: Tensor) -> Tensor:
+            harder: Tensor = _Harder.apply(cosines, limit, t, scale)
+            return harder
+
+        target, others, _ = against_classes(batch, logits=logits, sampled=sampled)
+        return batch.spread(log_one_plus_exp(others - scale * add_angle(target, margin)))
+
+
+class _Harder(torch.autograd.Function):
+    """scale cos, or scale cos (t + cos) where cos > limit. By hand: half the passes of a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, cosines: Tensor, limit: Tensor, curriculum: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+        hard = cosines > limit
+        ctx.save_for_backward(cosines, hard, curriculum)
+        ctx.scale = scale
+        return torch.where(hard, torch.add(scale * curriculum, cosines, alpha=scale), scale).mul_(cosines)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        cosines, hard, curriculum = ctx.saved_tensors
+        slopes = torch.add(ctx.scale * curriculum, cosines, alpha=2 * ctx.scale)
+        return torch.where(hard, slopes, ctx.scale).mul_(gradient), None, None, None
+
+
+@describe(
+    name="curricularface",
+    paper="Huang et al.: CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition, CVPR 2020",
+    batch="any",
+    normalises="embeddings and class weights",
+    defaults_source="paper and official code: margin 0.5, scale 64, momentum 0.01, class weights normal with deviation 0.01",
+    cost="O(B C D) time, O(B D + C D) memory and one block",
+    choose_when="many classes in a long run: easy images first, hard ones later; its state t is saved with it",
+)
+class CurricularFaceLoss(ClassLoss):
+    """The class directions and the curriculum of :func:`curricularface_loss`; its mean over the rows that have a direction.
+
+    In training mode each call first moves ``curriculum`` towards the batch's mean cosine to the own class; several processes
+    each move their own, as in the official code. In evaluation mode it rests.
+
+    Args:
+        num_classes: C, training classes.
+        embedding_dim: D, width of the embedding.
+        margin: radians, in [0, pi].
+        scale: of the cosines, > 0.
+        momentum: in (0, 1], how far ``curriculum`` moves in a step.
+        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rule: "partial_fc" or "norm_softmax".
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    curriculum: Tensor
+    """() the paper's t."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        momentum: float = 0.01,
+        sample_rate: float = 1.0,
+        sample_rule: SampleRule = "partial_fc",
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, sample_rate=sample_rate, sample_rule=sample_rule)
+        self.margin = check_angle("margin", margin)
+        self.scale = check_number("scale", scale, above=0)
+        self.momentum = check_share("momentum", momentum)
+        self.register_buffer("curriculum", torch.zeros(()))
+        nn.init.normal_(self.class_weight, std=0.01)
+
+    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """(B, D), (B,) in [0, C) -> (B,), in nats."""
+        if self.training:
+            self._advance(classify(embeddings.detach(), labels, self.class_weight))
+        return curricularface_loss(
+            embeddings,
+            labels,
+            self.class_weight,
+            margin=self.margin,
+            scale=self.scale,
+            curriculum=self.curriculum.clone(),  # backward makes the logits again, perhaps after another step
+            sampled=self.sampled(labels),
+        )
+
+    @torch.no_grad()
+    def _advance(self, batch: Classified) -> None:
+        self.curriculum.copy_(running_mean(self.curriculum, own_cosines(batch).mean(), self.momentum))

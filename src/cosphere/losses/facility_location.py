@@ -1,0 +1,322 @@
+"""Facility location: the clustering of the whole batch by its labels must beat every other clustering."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SettingsError
+from cosphere.losses import _rows
+from cosphere.losses._about import Loss, check_choice, check_number, describe
+from cosphere.losses._rows import as_int64, chord, connected_zero, safe_sqrt
+from cosphere.tensors import check_labelled, directions, outside_autocast
+
+
+def facility_location_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 1.0,
+    distance: Literal["l2", "squared"] = "l2",
+    nmi: Literal["geometric", "arithmetic"] = "geometric",
+    passes: int = 5,
+) -> Tensor:
+    """``[max_S (F(S) + gamma (1 - NMI(S))) - F~]_+`` over the sets S of as many medoids as the batch has classes.
+
+    F(S) is minus the summed distance of all images to their nearest medoid, NMI(S) the normalised mutual information of
+    the clusters of S with the labels, F~ minus the summed distance to the best medoid of each class. The maximum is
+    looked for by adding medoids greedily, and then by swaps: each cluster in turn takes the medoid among its members
+    that raises the objective most. So it is a lower bound of the true maximum. The gradient passes through the distances
+    to the medoids found and to those of the classes only.
+
+    Song, Jegelka, Rathod, Murphy: Deep Metric Learning via Facility Location, CVPR 2017. TensorFlow's swaps hold the
+    clusters fixed while they compare medoids; here images move to the nearest. ronekko's code takes squared distances.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts. A row without one takes no part.
+        labels: (B,) integers.
+        gamma: what a clustering that tells nothing of the classes is worth, in units of summed distance, >= 0.
+        distance: "l2", of unit vectors, in [0, 2], or "squared".
+        nmi: mean of the entropies that divides the mutual information.
+        passes: over all clusters to look for swaps; 0: greedy only. It ends early where none is left.
+
+    Returns:
+        () >= 0, not divided by B; a connected 0 with one class, or none of two images.
+
+    Raises:
+        SizeError: shapes, types or devices that do not fit.
+    """
+    check_labelled(embeddings, labels)
+    zero = connected_zero(embeddings)
+    with outside_autocast(embeddings):
+        unit, alive = directions(embeddings)
+        rows = unit[alive]
+        codes = torch.unique(as_int64(labels)[alive], return_inverse=True)[1]
+        classes = int(codes.max()) + 1 if len(codes) else 0
+        if not 1 < classes < len(rows) or not bool(zero.isfinite()):
+            return zero
+        squared = distance == "squared"
+        with torch.no_grad():
+            search = _Search(rows.detach(), codes, gamma, squared=squared, geometric=nmi == "geometric")
+            for _ in range(classes):
+                search.add()
+            search.swap(passes)
+        found = _to(rows, search.medoids[search.owner], squared).sum()
+        oracle = _to(rows, search.class_medoids[codes], squared).sum()
+        return (gamma * search.delta - found + oracle).clamp(min=0) + zero
+
+
+def _to(rows: Tensor, medoids: Tensor, squared: bool) -> Tensor:
+    """(n,) distance of each row to its medoid, whose gradient is 0 where they are one point."""
+    square = (rows - rows[medoids]).square().sum(dim=1)
+    return square if squared else safe_sqrt(square)
+
+
+class _Search:
+    """Looks for the set of medoids that maximises ``F + gamma (1 - NMI)``, from the empty set on.
+
+    For each image it keeps the two nearest medoids, and for each possible medoid what F would be with it. When a medoid
+    comes or goes only the images that it concerns change these sums, so distances are made about log B times in all,
+    block by block, and dropped. NMI is worked out only where a bound on it does not rule a medoid out.
+    """
+
+    def __init__(self, rows: Tensor, codes: Tensor, gamma: float, *, squared: bool, geometric: bool) -> None:
+        self.rows, self.codes, self.gamma, self.squared, self.geometric = rows, codes, gamma, squared, geometric
+        self.everyone = torch.arange(len(rows), device=rows.device)
+        self.medoids = self.everyone[:0]
+        self.nearest, self.second = (rows.new_full((len(rows),), torch.inf) for _ in range(2))
+        self.owner, self.second_owner = (torch.full_like(self.everyone, -1) for _ in range(2))
+        sums = [self._sums(points) for points in self._pieces(self.everyone)]
+        self.cost = torch.cat([to_all for to_all, _ in sums])
+        """(n,) float64: -F if this point were a medoid too."""
+        self.reach = torch.full_like(self.everyone, len(rows))
+        """(n,) how many points are nearer to this one than to their medoid."""
+        self.class_medoids = self._best_of_classes(torch.cat([to_class for _, to_class in sums]))
+        self.agreement = _Agreement(codes, geometric=geometric)
+        self.delta, self.value = 1.0, -math.inf
+        """1 - NMI now, and the objective."""
+
+    def _pieces(self, points: Tensor, width: int | None = None) -> tuple[Tensor, ...]:
+        """Points in portions whose distances to ``width`` others, or to all, fit one block."""
+        held = _rows._held or _rows.SIMILARITIES_HELD.get(points.device.type, _rows.SIMILARITIES_HELD["cpu"])
+        return points.split(max(1, held // max(width or len(self.rows), 1)))
+
+    def distances(self, points: Tensor, others: Tensor | None = None) -> Tensor:
+        """(m,), (n,) -> (m, n), to all rows without ``others``; exactly 0 from a point to itself."""
+        columns = self.rows if others is None else self.rows[others]
+        found = chord(self.rows[points] @ columns.T, squared=self.squared)
+        return found.masked_fill_(points[:, None] == (self.everyone if others is None else others), 0.0)
+
+    def _sums(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.distances(points).double()
+        return found.sum(dim=1), torch.where(self.codes[points, None] == self.codes, found, 0.0).sum(dim=1)
+
+    def _best_of_classes(self, sums: Tensor) -> Tensor:
+        """(C,) index of the image of each class from which the rest of it is nearest in sum."""
+        order = sums.argsort(stable=True)
+        order = order[self.codes[order].argsort(stable=True)]  # by class, and in it the best first
+        return order[
+            torch.searchsorted(self.codes[order], torch.arange(int(self.codes.max()) + 1, device=order.device))
+        ]
+
+    def add(self) -> None:
+        """One more medoid, the best."""
+        best = int(self.cost.argmin())
+        if len(self.medoids):
+            ceiling = self.gamma * self._delta_at_most(self.reach + 1) - self.cost
+            ceiling[self.medoids] = -torch.inf
+            best, _ = self._best(ceiling, self.cost, self.nearest, self.owner, -math.inf)
+        distances = self.distances(torch.tensor([best], device=self.rows.device))[0]
+        closer = distances < self.nearest
+        closer[best] = True  # even where a duplicate of it is a medoid already
+        before = self.nearest.clone()
+        runner_up = ~closer & (distances < self.second)
+        self.second = torch.where(closer, self.nearest, torch.where(runner_up, distances, self.second))
+        self.second_owner = torch.where(closer, self.owner, self.second_owner)
+        self.second_owner[runner_up] = len(self.medoids)
+        self.nearest = torch.where(closer, distances, self.nearest)
+        self.owner[closer] = len(self.medoids)
+        self.medoids = torch.cat([self.medoids, self.everyone[best : best + 1]])
+        self._changed(before)
+
+    def swap(self, passes: int) -> None:
+        """Let each cluster choose another of its members, until none wants to."""
+        for _ in range(passes):
+            if not sum(self._swap_in(cluster) for cluster in range(len(self.medoids))):
+                return
+
+    def _swap_in(self, cluster: int) -> bool:
+        inside = self.owner == cluster
+        members = inside.nonzero().squeeze(1)
+        candidates = members[members != self.medoids[cluster]]
+        cost = self.cost.clone()
+        for points in self._pieces(candidates, len(members)):
+            found = self.distances(points, members)
+            change = torch.minimum(found, self.second[members]) - torch.minimum(found, self.nearest[members])
+            cost[points] += change.double().sum(dim=1)
+        ceiling = torch.full_like(cost, -torch.inf)
+        bound = self._delta_at_most(self.reach[candidates] + len(members))
+        ceiling[candidates] = self.gamma * bound - cost[candidates]
+        rest = torch.where(inside, self.second, self.nearest)
+        rest_owner = torch.where(inside, self.second_owner, self.owner)
+        least = self.value * (1 + math.copysign(64 * torch.finfo(self.rows.dtype).eps, self.value))  # beyond rounding
+        best, value = self._best(ceiling, cost, rest, rest_owner, least)
+        if value <= least:
+            return False
+        self._replace(cluster, best)
+        return True
+
+    def _best(self, ceiling: Tensor, cost: Tensor, rest: Tensor, rest_owner: Tensor, least: float) -> tuple[int, float]:
+        """The point that as a medoid beside those of ``rest`` makes the most of the objective, if more than ``least``.
+
+        Args:
+            ceiling: (n,) what the objective can be at most; -inf for points that are no candidates.
+            cost: (n,) -F with this point.
+            rest: (n,) distance of each point to its medoid without this one.
+            rest_owner: (n,) index of that medoid.
+            least: what to surpass.
+        """
+        best, best_value = -1, least
+        clusters = None
+        order = ceiling.argsort(descending=True, stable=True)
+        for points in order[ceiling[order] > least].split(min(len(order), 64)):
+            points = points[ceiling[points] >= best_value]
+            if not len(points):
+                break
+            clusters = clusters or self.agreement.clusters(rest_owner)
+            for piece in self._pieces(points):
+                moved = (self.distances(piece) < rest).scatter_(1, piece[:, None], True)
+                values = self.gamma * self.agreement.delta(*clusters.after(moved)) - cost[piece]
+                top = int(values.argmax())
+                if float(values[top]) > best_value:
+                    best, best_value = int(piece[top]), float(values[top])
+        return best, best_value
+
+    def _replace(self, cluster: int, medoid: int) -> None:
+        self.medoids[cluster] = medoid
+        distances = self.distances(self.medoids[cluster : cluster + 1])[0]
+        before = self.nearest.clone()
+        concerned = (self.owner == cluster) | (self.second_owner == cluster) | (distances < self.second)
+        for points in self._pieces(concerned.nonzero().squeeze(1), len(self.medoids)):
+            found = self.distances(points, self.medoids)
+            found = found.masked_fill_(points[:, None] == self.medoids, -1.0)  # a medoid owns itself
+            two, owners = found.topk(2, dim=1, largest=False)
+            self.nearest[points], self.second[points] = two.clamp(min=0).unbind(1)
+            self.owner[points], self.second_owner[points] = owners.unbind(1)
+        self._changed(before)
+
+    def _changed(self, before: Tensor) -> None:
+        """Bring the sums up to date with :attr:`nearest`, which was ``before``."""
+        for points in self._pieces((self.nearest != before).nonzero().squeeze(1)):
+            found, new, old = self.distances(points), self.nearest[points, None], before[points, None]
+            self.cost += (torch.minimum(found, new) - torch.minimum(found, old)).sum(dim=0, dtype=torch.float64)
+            self.reach += (found < new).sum(dim=0) - (found < old).sum(dim=0)
+        as_it_is = torch.zeros(1, len(self.rows), dtype=torch.bool, device=self.rows.device)
+        self.entropy, self.mutual = self.agreement.clusters(self.owner).after(as_it_is)
+        self.delta = float(self.agreement.delta(self.entropy, self.mutual))
+        self.value = self.gamma * self.delta - float(self.nearest.sum(dtype=torch.float64))
+
+    def _delta_at_most(self, moved: Tensor) -> Tensor:
+        """A bound on 1 - NMI once so many points (n,) have changed their cluster.
+
+        Which points they are and where they go has no more entropy than ``slack``, and from that and the new clusters
+        the old ones follow, and the other way round.
+        """
+        share = (moved.double() / len(self.rows)).clamp(max=1)
+        slack = share * math.log(len(self.medoids) + 1) - torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
+        return self.agreement.delta(self.entropy + slack, (self.mutual - slack).clamp(min=0))
+
+
+class _Agreement:
+    """How well clusters agree with the classes."""
+
+    def __init__(self, codes: Tensor, *, geometric: bool) -> None:
+        self.codes, self.geometric = codes, geometric
+        self.class_count = int(codes.max()) + 1
+        counts = torch.arange(len(codes) + 1, dtype=torch.float64, device=codes.device)
+        self.count_log = torch.xlogy(counts, counts)
+        """(n + 1,) k log k of each number k: entropies are sums of these."""
+        self.class_entropy = math.log(len(codes)) - float(self.count_log[torch.bincount(codes)].sum()) / len(codes)
+
+    def clusters(self, owner: Tensor) -> _Clusters:
+        return _Clusters(self, owner)
+
+    def delta(self, entropy: Tensor, mutual: Tensor) -> Tensor:
+        """1 - NMI from the entropy of the clusters and their mutual information with the classes; 1 with one cluster."""
+        both = entropy.clamp(min=0)
+        norm = (both * self.class_entropy).sqrt() if self.geometric else (both + self.class_entropy) / 2
+        return 1 - torch.where(norm > 0, mutual.clamp(min=0) / torch.where(norm > 0, norm, 1.0), 0.0)
+
+
+class _Clusters:
+    """Entropies of clusters from which points move away to a new one."""
+
+    def __init__(self, agreement: _Agreement, owner: Tensor) -> None:
+        self.agreement, self.owner = agreement, owner
+        self.sizes = torch.bincount(owner)
+        cells = owner * agreement.class_count + agreement.codes  # points of one cluster and one class
+        _, self.cell, self.cell_sizes = torch.unique(cells, return_inverse=True, return_counts=True)
+
+    def after(self, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """Entropy (m,) and mutual information with the classes (m,) after the points of each row (m, n) moved."""
+        logs, count = self.agreement.count_log, len(self.owner)
+        alternative, point = moved.nonzero(as_tuple=True)
+        own = self._left(self.sizes, self.owner, alternative, point, len(moved)) + logs[moved.sum(dim=1)]
+        joint = self._left(self.cell_sizes, self.cell, alternative, point, len(moved))
+        places, new = torch.unique(
+            alternative * self.agreement.class_count + self.agreement.codes[point], return_counts=True
+        )
+        joint.index_add_(0, places // self.agreement.class_count, logs[new])
+        entropy = math.log(count) - own / count
+        return entropy, entropy + self.agreement.class_entropy - (math.log(count) - joint / count)
+
+    def _left(self, sizes: Tensor, group: Tensor, alternative: Tensor, point: Tensor, alternatives: int) -> Tensor:
+        """(m,) sum of k log k over the groups that the points left, only those groups worked out anew."""
+        logs = self.agreement.count_log
+        places, gone = torch.unique(alternative * len(sizes) + group[point], return_counts=True)
+        before = sizes[places % len(sizes)]
+        sums = logs[sizes].sum().expand(alternatives).clone()
+        return sums.index_add_(0, places // len(sizes), logs[before - gone] - logs[before])
+
+
+@describe(
+    name="facility_location",
+    paper="Song, Jegelka, Rathod, Murphy: Deep Metric Learning via Facility Location, CVPR 2017",
+    batch="at least 2 classes, and more images than classes",
+    normalises="embeddings",
+    defaults_source="TensorFlow's cluster loss: gamma 1, five passes of swaps; distances as in the paper",
+    cost="about O(B^2 D log B) time, a search that no bound holds for; O(B D) memory and one block",
+    choose_when="the clusters themselves are what is wanted, and batches are small; slow",
+)
+class FacilityLocationLoss(Loss):
+    """The settings of :func:`facility_location_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> FacilityLocationLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(0.)
+    """
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 1.0,
+        distance: Literal["l2", "squared"] = "l2",
+        nmi: Literal["geometric", "arithmetic"] = "geometric",
+        passes: int = 5,
+    ) -> None:
+        super().__init__()
+        self.gamma = check_number("gamma", gamma, at_least=0)
+        check_choice("distance", distance, ["l2", "squared"])
+        check_choice("nmi", nmi, ["geometric", "arithmetic"])
+        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 0:
+            raise SettingsError(f"passes must be a whole number >= 0; got {passes!r}.")
+        self.distance, self.nmi, self.passes = distance, nmi, passes
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """(B, D), (B,) -> (); see :func:`facility_location_loss`."""
+        return facility_location_loss(
+            embeddings, labels, gamma=self.gamma, distance=self.distance, nmi=self.nmi, passes=self.passes
+        )

@@ -1,0 +1,81 @@
+"""Generalised lifted structured loss: soft maxima over positives and negatives of each anchor."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._about import PairLoss, check_number, check_switch, describe
+from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._rows import Compared, Rows, compare, mean_or_zero, sum_over_rows
+from cosphere.losses.lifted_structure import distances_of, slopes_of, squared_lengths
+
+
+def generalized_lifted_structure_loss(
+    embeddings: Tensor, labels: Tensor, *, margin: float, normalize: bool = True, **compared: Unpack[Compared]
+) -> Tensor:
+    """Mean over anchors of ``[log sum_p e^d_p + log sum_n e^(margin - d_n)]_+`` over its positives and negatives.
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) integers.
+        margin: in units of d, the distance, not squared. pytorch-metric-learning's positive margin is the same as a
+            smaller margin.
+        normalize: compare directions; otherwise raw embeddings, and then lengths count.
+        compared: see :func:`cosphere.losses.compare`.
+
+    Returns:
+        () >= 0, mean over the anchors that have a positive and a negative; a connected 0 when none has.
+        pytorch-metric-learning counts the others too, with 0 for the missing logarithm.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, unit=normalize, **compared)
+    lengths = squared_lengths(pairs, unit=normalize)
+
+    def of_rows(rows: Rows, *lengths: Tensor) -> Tensor:
+        with torch.no_grad():
+            distances = distances_of(rows, lengths)
+            far = distances.gather(1, rows.positive_columns).masked_fill_(~rows.positive_real, -torch.inf)
+            gaps = torch.where(rows.negative, margin - distances, -torch.inf)
+            pull, push = far.logsumexp(dim=1, keepdim=True), gaps.logsumexp(dim=1, keepdim=True)
+            cost = pull + push
+            costs = cost > 0  # not so without a positive or a negative: the logarithm is -inf
+            # inf instead of -inf where nothing counts: e^(x - inf) is the 0 that is wanted, not NaN.
+            slope = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
+            slope.scatter_add_(1, rows.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
+            value = torch.where(costs, cost, 0.0).sum()
+            known = slopes_of(rows, lengths, distances, slope)
+        return with_slopes(value, *known)
+
+    total = sum_over_rows(pairs, of_rows, *lengths).total
+    anchors = ((pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)).sum()
+    return mean_or_zero(total, anchors) + pairs.zero
+
+
+@describe(
+    name="generalized_lifted_structure",
+    paper="Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017",
+    batch="at least 2 images per class, at least 2 classes",
+    normalises="embeddings; nothing without normalize",
+    defaults_source="pytorch-metric-learning: unit vectors, margin 1; the paper compares raw embeddings",
+    cost="O(B^2 D) time, O(B D) memory and one block",
+    choose_when="a smooth form of the batch-hard triplet loss",
+)
+class GeneralizedLiftedStructureLoss(PairLoss):
+    """The settings of :func:`generalized_lifted_structure_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> GeneralizedLiftedStructureLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(1.4588)
+    """
+
+    function = staticmethod(generalized_lifted_structure_loss)
+
+    def __init__(self, *, margin: float = 1.0, normalize: bool = True) -> None:
+        super().__init__()
+        self.margin = check_number("margin", margin)
+        self.normalize = check_switch("normalize", normalize)

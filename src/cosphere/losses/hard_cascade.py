@@ -1,0 +1,223 @@
+"""Hard-aware deeply cascaded embedding: each head learns from the hardest share of all pairs of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SettingsError, SizeError
+from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
+from cosphere.losses._ranking import Cut, Ranking
+from cosphere.losses._rows import Compared, Pairs, Rows, compare, connected_zero, mean_or_zero, sum_over_rows
+from cosphere.losses.ensembles import split_heads, with_same_rows
+
+SAME = 8
+"""Cosines so many rounding steps below 1 are those of identical images."""
+
+
+def hard_cascade_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    hard_ratios: Sequence[float] = (1.0,),
+    head_dims: Sequence[int] | None = None,
+    cascade: Literal["independent", "nested"] = "independent",
+    margin: float = 1.0,
+    **compared: Unpack[Compared],
+) -> Tensor:
+    """Contrastive loss of squared distances over the hardest share of all pairs, for each head of a cascade.
+
+    With d the squared distance of directions a positive pair costs d and a negative one ``[margin - d]_+``. Each head
+    ranks all P positive and all N negative pairs of the batch, keeps the ``int(P h)`` and ``int(N h)`` hardest, and
+    divides their sum by the number of those that cost something. The losses of the heads are added.
+
+    Yuan, Yang, Zhang: Hard-Aware Deeply Cascaded Embedding, ICCV 2017, after the authors' Caffe layer: a negative pair
+    counts twice, once from either side, a positive pair once, and positives at distance 0 (identical images) not at
+    all; every head ranks all pairs. The paper's text has head k rank only what head k - 1 kept: "nested", so the shares
+    multiply, and a head of ratio 1 passes all pairs on. Of equally hard pairs the first in the batch are kept.
+    pytorch-metric-learning's ``HDCMiner`` rounds up and mixes both kinds.
+
+    Args:
+        embeddings: (B, D) float, the heads side by side. Any length; only the direction of each head counts.
+        labels: (B,) integers.
+        hard_ratios: the share h of each head, in (0, 1]; as many as heads. The paper has three: (1, 0.5, 0.2).
+        head_dims: width of each head, D in all; None: all alike.
+        cascade: "independent" or "nested". Nested, a row without a direction in one head is left out of all.
+        margin: squared distance, in (0, 4], from which negatives cost nothing.
+        compared: see :func:`cosphere.losses.compare`. Against references every pair counts once.
+
+    Returns:
+        () >= 0 up to rounding; a connected 0 when no pair is kept.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    nested = cascade == "nested"
+    heads = _heads(embeddings, labels, head_dims, len(hard_ratios), nested, compared)
+    sieves: list[_Head] = []  # what the next head's pairs must have passed
+    total = connected_zero(embeddings)
+    for number, (pairs, ratio) in enumerate(zip(heads, hard_ratios, strict=True), start=1):
+        # Negatives that cost nothing need no rank, unless another head comes after.
+        low = -torch.inf if nested and number < len(heads) else 1 - margin / 2
+        head = _cut(pairs, ratio, sieves, low)
+        total = total + _loss_of(head, sieves, margin)
+        if nested and ratio < 1:
+            sieves.append(head)
+    return total
+
+
+def _heads(
+    embeddings: Tensor, labels: Tensor, dims: Sequence[int] | None, count: int, nested: bool, compared: Compared
+) -> list[Pairs]:
+    """Each head's batch, ready to be compared."""
+
+    def split(rows: Tensor) -> list[Tensor]:
+        if rows.ndim != 2 or not rows.is_floating_point() or (count == 1 and dims is None):
+            return [rows] * count  # compare() says what is wrong
+        if dims is None and rows.shape[1] % count:
+            raise SizeError(f"{count} heads do not divide {rows.shape[1]} columns evenly; give head_dims=.")
+        parts = split_heads(rows, dims or [rows.shape[1] // count] * count)
+        return with_same_rows(parts) if nested else parts
+
+    references = compared.get("references")
+    others = [None] * count if references is None else split(references)
+    heads = []
+    for own, other in zip(split(embeddings), others, strict=True):
+        of_head: Compared = {**compared, "references": other}
+        heads.append(compare(own, labels, **of_head))
+    return heads
+
+
+@dataclass(eq=False)
+class _Head:
+    """A head's batch, and the cuts that its hardest pairs pass."""
+
+    pairs: Pairs
+    positives: Cut
+    negatives: Cut
+    negatives_kept: int
+    """Pairs that passed, those included that cost nothing."""
+
+
+def _candidates(rows: Rows, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
+    """What a head ranks in a block: (b, P) hardness of positives, -inf where there is none; (b, R) bool, its negatives."""
+    positives, negative = _positives(rows), rows.negative
+    for head in sieves:
+        # Made anew in each block: kept, the masks of all heads would be B x B.
+        pairs, first = head.pairs, rows.slice.start
+        before = Rows(pairs, rows.slice, pairs.anchors.detach()[rows.slice] @ pairs.columns.detach().T)
+        positives = torch.where(head.positives.kept(_positives(before), first), positives, -torch.inf)
+        negative = negative & head.negatives.kept(before.similarities, first)
+    return positives, negative
+
+
+def _positives(rows: Rows) -> Tensor:
+    """(b, P) how hard the positives are, before any sieve."""
+    near = rows.similarities.detach().gather(1, rows.positive_columns)
+    counted = rows.positive_real & (near < 1 - SAME * torch.finfo(near.dtype).eps)
+    if rows.pairs.references is None:
+        counted &= _first_of_two(rows)
+    # 0 - x, as -x would make a negative zero, which is not the same number to the bit.
+    return torch.where(counted, 0 - near, -torch.inf)
+
+
+def _first_of_two(rows: Rows) -> Tensor:
+    """(b, P) bool: of the positives (i, j) and (j, i) the one to count."""
+    columns = rows.positive_columns
+    own = torch.arange(rows.slice.start, rows.slice.stop, device=columns.device)[:, None]
+    first = columns > own
+    if (listed := rows.pairs.listed) is not None and len(listed.positive_anchors):
+        width = len(rows.pairs.anchors)
+        all_listed = listed.positive_anchors * width + listed.positive_columns
+        mirrored = columns * width + own
+        place = torch.searchsorted(all_listed, mirrored).clamp(max=len(all_listed) - 1)
+        first |= all_listed[place] != mirrored  # a miner may have chosen one side only
+    return first
+
+
+def _loss_of(head: _Head, sieves: Sequence[_Head], margin: float) -> Tensor:
+    easiest = Cut(1 - margin / 2)
+    costly = head.negatives if head.negatives.value > easiest.value else easiest
+
+    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            positives, negative = _candidates(rows, sieves)
+            near = head.positives.kept(positives, rows.slice.start)
+            far = costly.kept(rows.similarities, rows.slice.start) & negative
+            slope = far.to(positives.dtype).mul_(2)
+            slope.scatter_add_(1, rows.positive_columns, near.to(slope.dtype).mul_(-2))
+            counts = torch.stack([near.sum(), far.sum()]).double()
+            constant = 2 * counts[0] + (margin - 2) * counts[1]
+        return (slope * rows.similarities).sum() + constant, counts.sum()[None]
+
+    total, counts = sum_over_rows(head.pairs, of_rows)
+    return mean_or_zero(total, counts.sum().to(total.dtype)) + head.pairs.zero
+
+
+def _cut(pairs: Pairs, ratio: float, sieves: Sequence[_Head], low: float) -> _Head:
+    """Find the cuts of one head in as many passes over the blocks as that takes; two as a rule, none at ratio 1."""
+    count = sieves[-1].negatives_kept if sieves else int(pairs.negatives_per_anchor.sum())
+    dtype = pairs.anchors.dtype
+    most = len(pairs.anchors) * pairs.most_positives
+    positives = Ranking(ratio, dtype, most=most)
+    negatives = Ranking(ratio, dtype, most=count, count=count, low=low)
+    if not bool(pairs.zero.isfinite()):  # NaN has no rank, and the loss is NaN anyway
+        positives.cut = negatives.cut = Cut(torch.inf)
+    while positives.cut is None or negatives.cut is None:
+        for rows in pairs.blocks():
+            hard, negative = _candidates(rows, sieves)
+            positives.look(hard, rows.slice.start)
+            negatives.look(torch.where(negative, rows.similarities, -torch.inf), rows.slice.start)
+        positives.conclude()
+        negatives.conclude()
+    return _Head(pairs, positives.cut, negatives.cut, negatives.kept)
+
+
+@describe(
+    name="hard_cascade",
+    paper="Yuan, Yang, Zhang: Hard-Aware Deeply Cascaded Embedding, ICCV 2017 (HDC)",
+    batch="at least 2 images per class, at least 2 classes; large enough that a share of its pairs is many",
+    normalises="each head of the embeddings",
+    defaults_source="the authors' Caffe layer: squared distances, margin 1; one head that keeps all pairs, where the "
+    "paper has three with hard_ratios (1, 0.5, 0.2)",
+    cost="O(B^2 D) time, twice the similarities again for each head with a ratio below 1; O(B D) memory and one block",
+    choose_when="a network with heads at several depths, or most pairs of a batch are easy",
+)
+class HardCascadeLoss(PairLoss):
+    """The settings of :func:`hard_cascade_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> HardCascadeLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(1.)
+    """
+
+    function = staticmethod(hard_cascade_loss)
+
+    def __init__(
+        self,
+        *,
+        hard_ratios: Sequence[float] = (1.0,),
+        head_dims: Sequence[int] | None = None,
+        cascade: Literal["independent", "nested"] = "independent",
+        margin: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.hard_ratios = tuple(_check_ratio(ratio) for ratio in hard_ratios)
+        self.head_dims = None if head_dims is None else tuple(check_count("head_dims", width) for width in head_dims)
+        if not self.hard_ratios or (self.head_dims is not None and len(self.head_dims) != len(self.hard_ratios)):
+            raise SettingsError(
+                f"want one of hard_ratios for each head, got {self.hard_ratios} and head_dims {self.head_dims}."
+            )
+        check_choice("cascade", cascade, ["independent", "nested"])
+        self.cascade = cascade
+        self.margin = check_number("margin", margin, above=0)
+
+
+def _check_ratio(ratio: float) -> float:
+    if check_number("each of hard_ratios", ratio, above=0) > 1:
+        raise SettingsError(f"each of hard_ratios must be a number in (0, 1]; got {ratio!r}.")
+    return float(ratio)

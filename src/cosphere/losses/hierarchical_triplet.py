@@ -1,0 +1,189 @@
+"""Hierarchical triplet loss: a triplet's margin grows with how far apart its two classes are in a tree of classes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SizeError
+from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
+from cosphere.losses._class_tree import ClassTree, Linkage
+from cosphere.losses._rows import Compared, Pairs, Rows, as_int64, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._triplets import compare_listed, count_active, listed_triplets
+from cosphere.losses.triplet import triplet_loss
+
+
+def hierarchical_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    tree: ClassTree | None,
+    margin: float = 0.1,
+    first_margin: float = 0.2,
+    **compared: Unpack[Compared],
+) -> Tensor:
+    """Half the mean of ``[d_ap - d_an + margin + d_H(y_a, y_n) - s_(y_a)]_+`` over all triplets.
+
+    d is the squared distance of unit vectors; d_H the threshold at which the classes of anchor and negative merge in the tree;
+    s the spread of the anchor's class. The margin can exceed what the sphere allows (d_H goes up to 4): such triplets never
+    reach 0.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers.
+        tree: of all classes that can come up; None, as in the first epoch, gives half the ordinary triplet loss.
+        margin: the paper's beta, in squared distance.
+        first_margin: of every triplet as long as there is no tree. The paper does not give it.
+        compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one; its pairs make all
+            triplets that their anchors join.
+
+    Returns:
+        () >= 0 up to rounding; a connected 0 when there is no triplet.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit, or a label that the tree does not know: a margin made
+            up for it would go unnoticed.
+    """
+    if tree is None:
+        return triplet_loss(embeddings, labels, margin=first_margin, **compared) / 2
+    if tree.classes.device != labels.device:
+        raise SizeError(f"the class tree is on {tree.classes.device}, labels on {labels.device}. Call loss.to(device).")
+    if listed_triplets(compared):
+        return _over_list(embeddings, labels, tree, margin, compared)
+    pairs = compare(embeddings, labels, **compared)
+    margins = _Margins(tree, labels, compared.get("reference_labels"), pairs, margin)
+
+    def of_rows(rows: Rows) -> Tensor:
+        distances = chord(rows.similarities, squared=True)
+        with torch.no_grad():
+            wanted = margins.of(rows)
+            # The margin belongs to the negative's side, so that one limit for each positive counts its active triplets.
+            far = torch.where(rows.negative, distances - wanted, torch.inf)
+            near = torch.where(rows.positive_real, distances.gather(1, rows.positive_columns), -torch.inf)
+            of_positive, of_negative = count_active(far, near)
+            constant = (of_negative * wanted).sum()
+            weight = of_negative.neg_().scatter_add_(1, rows.positive_columns, of_positive)
+        return (weight * distances).sum() + constant
+
+    total, _ = sum_over_rows(pairs, of_rows)
+    everything = (pairs.positives_per_anchor * pairs.negatives_per_anchor).sum()
+    return mean_or_zero(total, everything) / 2 + pairs.zero
+
+
+def _over_list(embeddings: Tensor, labels: Tensor, tree: ClassTree, margin: float, compared: Compared) -> Tensor:
+    pairs, listed = compare_listed(embeddings, labels, compared)
+    margins = _Margins(tree, labels, compared.get("reference_labels"), pairs, margin)
+
+    def of_rows(rows: Rows) -> Tensor:
+        near, far = (chord(cosines, squared=True) for cosines in listed.similarities(rows))
+        here = (listed.anchors >= rows.slice.start) & (listed.anchors < rows.slice.stop)
+        wanted = margins.between(listed.anchors[here], listed.negatives[here])
+        return (near - far + wanted).relu().sum()
+
+    total, _ = sum_over_rows(pairs, of_rows)
+    return mean_or_zero(total, len(listed.anchors)) / 2 + pairs.zero
+
+
+class _Margins:
+    """The dynamic margins of a batch, made block by block."""
+
+    def __init__(
+        self, tree: ClassTree, labels: Tensor, reference_labels: Tensor | None, pairs: Pairs, margin: float
+    ) -> None:
+        self.tree, self.pairs = tree, pairs
+        # Every class of the batch once: codes are places in this list.
+        names = [labels] if reference_labels is None else [labels, reference_labels]
+        self.places = tree.places(torch.unique(torch.cat([as_int64(part) for part in names])))
+        dtype = pairs.anchors.dtype
+        # Thresholds are evenly spaced, so the threshold of a level is one product.
+        self.lowest = tree.thresholds[0].to(dtype)
+        self.step = (tree.thresholds[-1] - tree.thresholds[0]).to(dtype) / tree.levels
+        self.base = margin + self.lowest - tree.spreads[self.places].to(dtype)
+
+    def of(self, rows: Rows) -> Tensor:
+        """(b, R), of any value where there is no negative."""
+        own, others = self.pairs.codes[rows.slice].long(), self.pairs.reference_codes
+        levels = self.tree.level_of_places(self.places[own][:, None], self.places[None, :])  # (b, classes)
+        by_class = self.base[own][:, None] + self.step * levels
+        return by_class.index_select(1, others)
+
+    def between(self, anchors: Tensor, negatives: Tensor) -> Tensor:
+        """(T,) of listed anchors and negatives."""
+        own, others = self.pairs.codes[anchors].long(), self.pairs.reference_codes[negatives].long()
+        return self.base[own] + self.step * self.tree.level_of_places(self.places[own], self.places[others])
+
+
+@describe(
+    name="hierarchical_triplet",
+    paper="Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss, ECCV 2018",
+    batch="at least 2 images per class, at least 2 classes; AnchorNeighbourBatches after the first epoch",
+    normalises="embeddings",
+    defaults_source="paper: 16 levels, margin 0.1; linkage and the first epoch's margin are ours",
+    cost="O(B^2 (D + K)) time for K images per class, O(B D) memory and one block; the tree O(C^2 D) an epoch",
+    choose_when="classes form groups, and their nearest neighbours are what a random batch misses",
+)
+class HierarchicalTripletLoss(PairLoss):
+    """The settings and the class tree of :func:`hierarchical_triplet_loss`.
+
+    Call :meth:`rebuild` with the embeddings of the whole training set after every epoch; before the first time it is half the
+    ordinary triplet loss. The tree is saved in the state dict.
+
+    Args:
+        margin: on top of what the tree asks for, in squared distance.
+        levels: of the tree.
+        linkage: of the tree; see :meth:`ClassTree.build`.
+        first_margin: as long as there is no tree.
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    function = staticmethod(hierarchical_triplet_loss)
+
+    def __init__(
+        self, *, margin: float = 0.1, levels: int = 16, linkage: Linkage = "average", first_margin: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.margin = check_number("margin", margin, at_least=0)
+        self.levels = check_count("levels", levels)
+        check_choice("linkage", linkage, ["average", "single"])
+        self.linkage = linkage
+        self.first_margin = check_number("first_margin", first_margin, at_least=0)
+        for name in _PARTS:
+            kind = {"classes": torch.int64, "nodes": torch.int32}.get(name)
+            self.register_buffer(f"tree_{name}", torch.zeros(0, dtype=kind))
+
+    @property
+    def tree(self) -> ClassTree | None:
+        """The tree of the last :meth:`rebuild`, or None."""
+        parts = {name: getattr(self, f"tree_{name}") for name in _PARTS}
+        return ClassTree(**parts) if len(parts["classes"]) else None
+
+    def rebuild(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Make the tree anew from the (N, D) embeddings and (N,) labels of the training set, on any device.
+
+        Raises:
+            SizeError: shapes or types that do not fit, or no class has two images.
+        """
+        tree = ClassTree.build(embeddings, labels, levels=self.levels, linkage=self.linkage)
+        for name in _PARTS:
+            setattr(self, f"tree_{name}", getattr(tree, name).to(self.tree_classes.device))
+
+    def settings(self) -> dict[str, Any]:
+        """What the function is called with beside the batch."""
+        return {"tree": self.tree, "margin": self.margin, "first_margin": self.first_margin}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # A saved tree has its own number of classes; torch wants room of the same shape.
+        for name in _PARTS:
+            own, saved = getattr(self, f"tree_{name}"), state_dict.get(f"{prefix}tree_{name}")
+            if saved is not None:
+                setattr(self, f"tree_{name}", torch.empty_like(saved, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+_PARTS = [part.name for part in fields(ClassTree)]
+"""Each is a buffer, empty before the first tree."""

@@ -1,0 +1,155 @@
+"""Histogram loss: how often a negative pair is more similar than a positive one, from two soft histograms."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._about import PairLoss, check_count, describe
+from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._rows import Compared, Pairs, Rows, as_pairs, compare, sum_over_rows
+
+
+def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:
+    """Sum over the nodes of ``negatives * cumulated positives``, the shares of the pairs at each node.
+
+    The ``bins + 1`` nodes are spread over [-1, 1]; a cosine counts towards the two nodes beside it, the more the nearer.
+    A negative pair counts if either end has a positive, as in pytorch-metric-learning.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers.
+        bins: >= 1, one less than the nodes; the more, the noisier.
+        compared: see :func:`cosphere.losses.compare`. The batch with itself counts each pair once; so it does if a miner
+            chose it with both ends as anchor. Mined anchors need a positive and a negative.
+
+    Returns:
+        () in [0, 1] but for rounding; a connected 0 without positive or without negative pairs.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, **_each_once(embeddings, compared))
+    counted = _Counted.of(pairs)
+    near, far = (density / density.sum().clamp(min=1) for density in _densities(pairs, counted, bins))
+    below, above = near.cumsum(0), far.flip(0).cumsum(0).flip(0)
+    # A cosine that moves on by one bin moves its whole weight from one node to the next. Pairs that do not count: 0.
+    of_far = torch.cat([below.diff(), below.new_zeros(1)]) * (bins / 2) / counted.negatives.clamp(min=1)
+    of_near = above.diff() * (bins / 2) / counted.positives.clamp(min=1)
+    of_far, of_near = of_far.to(pairs.anchors.dtype), of_near.to(pairs.anchors.dtype)
+
+    def of_rows(rows: Rows) -> Tensor:
+        with torch.no_grad():
+            places, _ = _places(rows.similarities, bins)
+            slope = of_far[torch.where(counted.mask(rows), places, bins)]
+            places = places.gather(1, rows.positive_columns)
+            slope.scatter_add_(1, rows.positive_columns, torch.where(rows.positive_real, of_near[places], 0.0))
+        return with_slopes(slope.new_zeros(()), (rows.similarities, slope))
+
+    total = sum_over_rows(pairs, of_rows).total
+    return total + (far * below).sum().to(total.dtype) + pairs.zero
+
+
+def _each_once(embeddings: Tensor, compared: Compared) -> Compared:
+    """Without the mined pairs of anchors that have only positives or only negatives, and without those listed twice."""
+    tuples, references = compared.get("tuples"), compared.get("references")
+    if tuples is None:
+        return compared
+    anchors, positives, others, negatives = as_pairs(
+        tuples, len(embeddings), len(embeddings if references is None else references)
+    )
+    kept, others_kept = torch.isin(anchors, others), torch.isin(others, anchors)
+    near = torch.stack([anchors[kept], positives[kept]])
+    far = torch.stack([others[others_kept], negatives[others_kept]])
+    if references is None:
+        near, far = near.sort(dim=0).values, far.sort(dim=0).values
+    return {**compared, "tuples": (near[0], near[1], far[0], far[1])}
+
+
+class _Counted(NamedTuple):
+    """Which negative pairs count, and how many pairs of either kind there are."""
+
+    anchors: Tensor | None
+    """(A,) bool: has a positive; None when all have, or where a miner chose the pairs."""
+    columns: Tensor | None
+    """(R,) likewise, positives among the anchors."""
+    positives: Tensor
+    negatives: Tensor
+
+    @staticmethod
+    def of(pairs: Pairs) -> _Counted:
+        positives, negatives = pairs.positives_per_anchor.sum(), pairs.negatives_per_anchor.sum()
+        anchors = pairs.positives_per_anchor > 0
+        if pairs.listed is not None or bool(anchors.all()):
+            return _Counted(None, None, positives, negatives)
+        ordered = pairs.codes.sort().values
+        same = torch.searchsorted(ordered, pairs.reference_codes, right=True)
+        same -= torch.searchsorted(ordered, pairs.reference_codes)
+        if pairs.own_columns is not None:
+            itself = pairs.own_columns[pairs.own_columns >= 0]
+            same.index_add_(0, itself, torch.full_like(itself, -1))
+        columns = same > 0
+        # Two ends of one class without a positive are one and the same image, and that is no negative pair.
+        lonely = (~anchors).sum() * (~columns).sum()
+        if pairs.own_columns is not None:
+            own = pairs.own_columns.clamp(min=0)
+            lonely = lonely - (~anchors & (pairs.own_columns >= 0) & ~columns[own]).sum()
+        return _Counted(anchors, columns, positives, negatives - lonely)
+
+    def mask(self, rows: Rows) -> Tensor:
+        """(b, R) bool."""
+        if self.anchors is None or self.columns is None:
+            return rows.negative
+        return rows.negative & (self.anchors[rows.slice, None] | self.columns)
+
+
+def _places(cosines: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Which bin each cosine is in, int32 in [0, bins), and how far it is on in it, in [0, 1]."""
+    scaled = cosines.detach().add(1).mul_(bins / 2).clamp_(0, bins)
+    places = scaled.to(torch.int32).clamp_(0, bins - 1)  # rounds down; a cosine of 1 ends the last bin
+    return places, scaled.sub_(places)
+
+
+def _densities(pairs: Pairs, counted: _Counted, bins: int) -> tuple[Tensor, Tensor]:
+    """(bins + 1,) float64 number of positives and of negatives at each node."""
+    near, far = (torch.zeros(bins + 1, dtype=torch.float64, device=pairs.anchors.device) for _ in range(2))
+    for rows in pairs.blocks():
+        places, rest = _places(rows.similarities, bins)
+        _count(near, places.gather(1, rows.positive_columns), rest.gather(1, rows.positive_columns), rows.positive_real)
+        _count(far, places, rest, counted.mask(rows))
+    return near, far
+
+
+def _count(density: Tensor, places: Tensor, rest: Tensor, real: Tensor) -> None:
+    bins = len(density) - 1
+    kept = torch.where(real, places, bins).flatten()  # the rest in a bin of their own
+    counts = torch.bincount(kept, minlength=bins + 1)[:bins]
+    ahead = torch.bincount(kept, weights=rest.flatten().double(), minlength=bins + 1)[:bins]
+    density[:-1] += counts - ahead
+    density[1:] += ahead
+
+
+@describe(
+    name="histogram",
+    paper="Ustinova, Lempitsky: Learning Deep Embeddings with Histogram Loss, NeurIPS 2016",
+    batch="at least 2 images per class, at least 2 classes; 128 images and more, or the histograms are noise",
+    normalises="embeddings",
+    defaults_source="pytorch-metric-learning: 100 bins, that is 101 nodes",
+    cost="O(B^2 D) time, O(B D) memory and one block; rows are made twice",
+    choose_when="no margin or scale to tune, and large batches",
+)
+class HistogramLoss(PairLoss):
+    """The settings of :func:`histogram_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> HistogramLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(0.3750)
+    """
+
+    function = staticmethod(histogram_loss)
+
+    def __init__(self, *, bins: int = 100) -> None:
+        super().__init__()
+        self.bins = check_count("bins", bins)

@@ -1,0 +1,105 @@
+"""Intra-pair variance loss: keep the cosines of positive pairs, and of negative pairs, close to their mean."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._rows import Compared, Pairs, Rows, compare, mean_or_zero, sum_over_rows
+
+
+def intra_pair_variance_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    positive_tolerance: float,
+    negative_tolerance: float,
+    **compared: Unpack[Compared],
+) -> Tensor:
+    """Mean of ``[(1 - tolerance) m_p - s_p]_+^2`` over positive plus that of ``[s_n - (1 + tolerance) m_n]_+^2`` over negative pairs.
+
+    s are cosines, m_p and m_n their means over the ordered pairs of the batch. The gradient passes through the means.
+
+    Args:
+        embeddings: (B, D) float. Any length; only the direction counts.
+        labels: (B,) integers.
+        positive_tolerance: share of the mean by which a positive may lie below it, >= 0.
+        negative_tolerance: share of the mean by which a negative may lie above it, >= 0.
+        compared: see :func:`cosphere.losses.compare`.
+
+    Returns:
+        () in [0, 8] but for rounding. A side without pairs counts 0.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, **compared)
+    positives, negatives = pairs.positives_per_anchor.sum(), pairs.negatives_per_anchor.sum()
+    low, high = _sums(pairs)
+    low = (1 - positive_tolerance) * mean_or_zero(low, positives)
+    high = (1 + negative_tolerance) * mean_or_zero(high, negatives)
+
+    def of_rows(rows: Rows, low: Tensor, high: Tensor) -> Tensor:
+        with torch.no_grad():
+            below = torch.where(rows.positive_real, low - rows.positives(0.0), 0.0).clamp_(min=0)
+            slope = torch.where(rows.negative, rows.similarities - high, 0.0).clamp_(min=0)
+            above = slope.flatten()
+            value = mean_or_zero(below.square().sum(), positives) + mean_or_zero(above.dot(above), negatives)
+            to_positives, to_negatives = mean_or_zero(2 * below, positives), mean_or_zero(slope.mul_(2), negatives)
+            to_low, to_high = to_positives.sum(), -to_negatives.sum()
+            slope = to_negatives.scatter_add_(1, rows.positive_columns, -to_positives)
+        return with_slopes(value, (rows.similarities, slope), (low, to_low), (high, to_high))
+
+    return sum_over_rows(pairs, of_rows, low, high).total + pairs.zero
+
+
+def _sums(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Sums of the cosines of all positive and all negative pairs, () each. Differentiable."""
+    if pairs.listed is not None:
+        return (
+            sum_over_rows(pairs, lambda rows: rows.positives(0.0).sum()).total,
+            sum_over_rows(pairs, lambda rows: rows.negatives(0.0).sum()).total,
+        )
+    # Sums of products are products of sums. In float64, as nearly all of the sum of a class may be its images with themselves.
+    anchors, columns = pairs.anchors, pairs.columns
+    codes, column_codes = pairs.codes.long(), pairs.reference_codes.long()
+    classes = int(torch.cat([codes, column_codes]).max()) + 1 if len(codes) + len(column_codes) else 0
+    empty = torch.zeros(classes, anchors.shape[1], dtype=torch.float64, device=anchors.device)
+    class_anchors = empty.index_add(0, codes, anchors.double())
+    class_columns = class_anchors if pairs.references is None else empty.index_add(0, column_codes, columns.double())
+    same = (class_anchors * class_columns).sum()
+    own = same.new_zeros(())
+    if pairs.own_columns is not None:
+        present = pairs.own_columns >= 0
+        own = (anchors[present].double() * columns[pairs.own_columns[present]].double()).sum()
+    everything = class_anchors.sum(dim=0) @ class_columns.sum(dim=0)
+    return (same - own).to(anchors.dtype), (everything - same).to(anchors.dtype)
+
+
+@describe(
+    name="intra_pair_variance",
+    paper="Yu, Tao: Deep Metric Learning with Tuplet Margin Loss, ICCV 2019",
+    batch="at least 2 images per class, at least 2 classes",
+    normalises="embeddings",
+    defaults_source="pytorch-metric-learning: tolerance 0.01 on both sides",
+    cost="O(B^2 D) time, O(B D) memory and one block",
+    choose_when="beside tuplet_margin, with weight 0.5; alone it separates nothing",
+)
+class IntraPairVarianceLoss(PairLoss):
+    """The settings of :func:`intra_pair_variance_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> IntraPairVarianceLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(0.3053)
+    """
+
+    function = staticmethod(intra_pair_variance_loss)
+
+    def __init__(self, *, positive_tolerance: float = 0.01, negative_tolerance: float = 0.01) -> None:
+        super().__init__()
+        self.positive_tolerance = check_number("positive_tolerance", positive_tolerance, at_least=0)
+        self.negative_tolerance = check_number("negative_tolerance", negative_tolerance, at_least=0)

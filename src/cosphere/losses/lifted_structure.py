@@ -1,0 +1,155 @@
+"""Lifted structured loss: each positive pair against all negatives of both its ends."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cosphere.losses._about import PairLoss, check_number, check_switch, describe
+from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._rows import Compared, Pairs, Rows, compare, mean_or_zero, sum_over_rows
+
+
+def lifted_structure_loss(
+    embeddings: Tensor, labels: Tensor, *, margin: float, normalize: bool = False, **compared: Unpack[Compared]
+) -> Tensor:
+    """Half the mean of ``[J_ij]_+^2`` over the positive pairs, ``J_ij = log(sum_k e^(margin - d_ik) + sum_l e^(margin - d_jl)) + d_ij``.
+
+    k runs over the negatives of i, l over those of j; d is the distance, not squared.
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) integers.
+        margin: in units of d. pytorch-metric-learning's positive margin is the same as a smaller margin.
+        normalize: compare directions; the paper compares raw embeddings, and then lengths count: penalise them.
+        compared: see :func:`cosphere.losses.compare`. The negatives of a reference j are the images of the batch of
+            another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor.
+
+    Returns:
+        () >= 0; a connected 0 when no positive pair has a negative. It grows with the square of the distances.
+
+    Raises:
+        SizeError: shapes, types, devices or indices that do not fit.
+    """
+    pairs = compare(embeddings, labels, unit=normalize, **compared)
+    lengths = squared_lengths(pairs, unit=normalize)
+    near, column_near = _nearness(pairs, lengths, margin)
+    symmetric = pairs.references is None and pairs.listed is None
+    to_columns = None if symmetric else _slopes_of_columns(pairs, lengths, near, column_near)
+
+    def of_rows(rows: Rows, *lengths: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            distances = distances_of(rows, lengths)
+            hinges, to_near, real = _hinges(rows, distances, near, column_near)
+            own = near[rows.slice, None]
+            to_own = to_near.sum(dim=1, keepdim=True)
+            if pairs.references is None:  # each image is also the other end of pairs; without a miner, of the same ones
+                to_own = 2 * to_own if to_columns is None else to_own + to_columns[rows.slice, None]
+            gaps = torch.where(rows.negative, margin - distances, -torch.inf)
+            slope = _exponentials(gaps, own).mul_(-to_own)
+            if pairs.references is not None and to_columns is not None:
+                slope.addcmul_(_exponentials(gaps, column_near), to_columns, value=-1)
+            slope.scatter_add_(1, rows.positive_columns, hinges)
+            value = hinges.square().sum() / 2
+            known = slopes_of(rows, lengths, distances, slope)
+        return with_slopes(value, *known), real.sum()[None]
+
+    total, counts = sum_over_rows(pairs, of_rows, *lengths)
+    return mean_or_zero(total, counts.sum()) + pairs.zero
+
+
+def squared_lengths(pairs: Pairs, *, unit: bool) -> tuple[Tensor, ...]:
+    """Of raw embeddings: (A,) of the anchors, and (R,) of the references if there are any. Nothing of unit vectors."""
+    if unit:
+        return ()
+    sides = [pairs.anchors] if pairs.references is None else [pairs.anchors, pairs.references]
+    return tuple(side.square().sum(dim=1) for side in sides)
+
+
+def distances_of(rows: Rows, lengths: tuple[Tensor, ...]) -> Tensor:
+    """(b, R) distances of unit vectors, or of raw embeddings if their squared lengths are given. Without a graph."""
+    products = rows.similarities.detach()
+    if not lengths:
+        return products.mul(-2).add_(2).clamp_(min=0).sqrt_()
+    own = lengths[0].detach()[rows.slice, None]
+    return torch.sub(own, products, alpha=2).add_(lengths[-1].detach()).clamp_(min=0).sqrt_()
+
+
+def slopes_of(
+    rows: Rows, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Slopes with respect to similarities and squared lengths, from those to the distances. Overwrites both matrices.
+
+    At zero distance the slope is taken as 0: the true one is infinite.
+    """
+    to_products = to_distances.div_(functional.threshold(distances, 0.0, -torch.inf, inplace=True)).neg_()
+    known = [(rows.similarities, to_products)]
+    if lengths:
+        to_lengths = [torch.zeros_like(one) for one in lengths]
+        to_lengths[0][rows.slice] = to_products.sum(dim=1)
+        to_lengths[-1] += to_products.sum(dim=0)
+        known += [(one, slope.mul_(-0.5)) for one, slope in zip(lengths, to_lengths, strict=True)]
+    return known
+
+
+def _nearness(pairs: Pairs, lengths: tuple[Tensor, ...], margin: float) -> tuple[Tensor, Tensor]:
+    """Log of the sum of e^(margin - d) over the negatives of each anchor (A,) and of each column (R,)."""
+    near = pairs.anchors.new_full((len(pairs.anchors),), -torch.inf)
+    column_near = near if pairs.references is None else pairs.columns.new_full((len(pairs.columns),), -torch.inf)
+    for rows in pairs.blocks():
+        gaps = torch.where(rows.negative, margin - distances_of(rows, lengths), -torch.inf)
+        near[rows.slice] = gaps.logsumexp(dim=1)
+        if pairs.references is not None:
+            column_near = torch.logaddexp(column_near, gaps.logsumexp(dim=0))
+    return near, column_near
+
+
+def _hinges(rows: Rows, distances: Tensor, near: Tensor, column_near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(b, P) each: [J]_+; the slope of half its square to the anchor's ``near``; which pairs there are."""
+    own, other = near[rows.slice, None], column_near[rows.positive_columns]
+    both = torch.logaddexp(own, other)
+    real = rows.positive_real & (both > -torch.inf)
+    hinges = torch.where(real, both + distances.gather(1, rows.positive_columns), 0.0).clamp_(min=0)
+    return hinges, hinges * torch.where(real, (own - both).exp(), 0.0), real
+
+
+def _slopes_of_columns(pairs: Pairs, lengths: tuple[Tensor, ...], near: Tensor, column_near: Tensor) -> Tensor:
+    """(R,) slope of the sum of half the squared hinges to ``column_near``: a second walk, as pairs have two ends."""
+    slopes = torch.zeros_like(column_near)
+    for rows in pairs.blocks():
+        hinges, to_own, _ = _hinges(rows, distances_of(rows, lengths), near, column_near)
+        slopes.index_add_(0, rows.positive_columns.flatten(), (hinges - to_own).flatten())
+    return slopes
+
+
+def _exponentials(gaps: Tensor, near: Tensor) -> Tensor:
+    """e^(gap - near): the share of each negative in its sum; 0 where there is no sum."""
+    return (gaps - near.clamp(min=torch.finfo(near.dtype).min)).exp_()
+
+
+@describe(
+    name="lifted_structure",
+    paper="Song et al.: Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016",
+    batch="at least 2 images per class, at least 2 classes",
+    normalises="nothing: lengths count and need a penalty; with normalize, the embeddings",
+    defaults_source="the paper: raw embeddings, margin 1",
+    cost="O(B^2 D) time, O(B D) memory and one block; rows are made twice",
+    choose_when="to compare with the paper; generalized_lifted_structure is the steadier form",
+)
+class LiftedStructureLoss(PairLoss):
+    """The settings of :func:`lifted_structure_loss`.
+
+    >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
+    >>> LiftedStructureLoss()(points, torch.tensor([0, 0, 1, 1]))
+    tensor(3.4215)
+    """
+
+    function = staticmethod(lifted_structure_loss)
+
+    def __init__(self, *, margin: float = 1.0, normalize: bool = False) -> None:
+        super().__init__()
+        self.margin = check_number("margin", margin)
+        self.normalize = check_switch("normalize", normalize)

@@ -1,0 +1,143 @@
+"""MagFace: the length of an embedding becomes its quality, by a margin and a reward that both grow with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SettingsError
+from cosphere.losses._about import check_number, check_switch, describe
+from cosphere.losses._class_loss import ClassLoss, SampleRule
+from cosphere.losses._classes import against_classes, classify
+from cosphere.losses._log_sums import log_one_plus_exp
+from cosphere.losses._margins import add_angle, check_angle, start_as_directions
+from cosphere.tensors import outside_autocast
+
+
+def magface_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    class_weight: Tensor,
+    *,
+    shortest: float = 10.0,
+    longest: float = 110.0,
+    smallest_margin: float = 0.45,
+    largest_margin: float = 0.8,
+    scale: float = 64.0,
+    length_weight: float = 35.0,
+    easy_margin: bool = True,
+    sampled: Tensor | None = None,
+) -> Tensor:
+    """ArcFace whose margin m(a) rises with the length a of the raw embedding, plus ``length_weight (a / u^2 + 1 / a)``.
+
+    Meng et al. (CVPR 2021) and the official code: a is clipped to [shortest, longest = u], beyond which it has no gradient,
+    and m(a) is the straight line between the two margins. Within them the length does get a gradient, from both terms.
+
+    Args:
+        embeddings: (B, D) float. The length matters.
+        labels: (B,) integers in [0, C).
+        class_weight: (C, D) float. Any length; only the direction counts.
+        shortest: the paper's l_a, > 0: the length from which margin and reward change.
+        longest: the paper's u_a, > shortest: the length up to which they do.
+        smallest_margin: radians at the shortest length, in [0, pi].
+        largest_margin: radians at the longest length, in [smallest_margin, pi].
+        scale: of the cosines, > 0.
+        length_weight: the paper's lambda_g, >= 0.
+        easy_margin: no margin unless the cosine to the own class is above 0, as in the official code. Otherwise
+            ``cos - m sin(m)`` past ``theta = pi - m``, where the margin would make the target rise again.
+        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+
+    Returns:
+        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+
+    Raises:
+        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+
+    >>> axes = torch.eye(2)
+    >>> magface_loss(axes, torch.tensor([0, 1]), axes, largest_margin=0.0, smallest_margin=0.0, scale=1.0, length_weight=0.0)
+    tensor([0.3133, 0.3133])
+    """
+    batch = classify(embeddings, labels, class_weight)
+    with outside_autocast(embeddings):
+        length = batch.lengths().clamp(shortest, longest)
+        margin = smallest_margin + (largest_margin - smallest_margin) / (longest - shortest) * (length - shortest)
+        cosine, others, _ = against_classes(batch, scale=scale, sampled=sampled)
+        target = add_angle(cosine, margin, fallback=not easy_margin)
+        if easy_margin:
+            target = torch.where(cosine > 0, target, cosine)
+        reward = length / longest**2 + 1 / length
+        return batch.spread(log_one_plus_exp(others - scale * target) + length_weight * reward)
+
+
+@describe(
+    name="magface",
+    paper="Meng et al.: MagFace: A Universal Representation for Face Recognition and Quality Assessment, CVPR 2021",
+    batch="any; its lengths should be those of a network, 10 to 110",
+    normalises="embeddings and class weights; the length sets margin and reward, and gets a gradient",
+    defaults_source="paper and official scripts: lengths 10 to 110, margins 0.45 to 0.8, scale 64, lambda_g 35, easy margin",
+    cost="O(B C D) time, O(B D + C D) memory and one block",
+    choose_when="the length should tell image quality; not with a spherical constraint, which makes all lengths one",
+)
+class MagFaceLoss(ClassLoss):
+    """The class directions of :func:`magface_loss`, and its mean over the rows that have a direction.
+
+    Args:
+        num_classes: C, training classes.
+        embedding_dim: D, width of the embedding.
+        shortest: the paper's l_a, > 0: the length from which margin and reward change.
+        longest: the paper's u_a, > shortest: the length up to which they do.
+        smallest_margin: radians at the shortest length, in [0, pi].
+        largest_margin: radians at the longest length, in [smallest_margin, pi].
+        scale: of the cosines, > 0.
+        length_weight: the paper's lambda_g, >= 0. Lengths are sure to grow with quality from ``scale k u^2 l^2 / (u^2 -
+            l^2)`` on, k the slope of the margin; that is 22.6 with the other defaults.
+        easy_margin: no margin unless the cosine to the own class is above 0; see :func:`magface_loss`.
+        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rule: "partial_fc" or "norm_softmax".
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        shortest: float = 10.0,
+        longest: float = 110.0,
+        smallest_margin: float = 0.45,
+        largest_margin: float = 0.8,
+        scale: float = 64.0,
+        length_weight: float = 35.0,
+        easy_margin: bool = True,
+        sample_rate: float = 1.0,
+        sample_rule: SampleRule = "partial_fc",
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, sample_rate=sample_rate, sample_rule=sample_rule)
+        self.shortest = check_number("shortest", shortest, above=0)
+        self.longest = check_number("longest", longest, above=self.shortest)
+        self.smallest_margin = check_angle("smallest_margin", smallest_margin)
+        self.largest_margin = check_angle("largest_margin", largest_margin)
+        if self.largest_margin < self.smallest_margin:
+            raise SettingsError(f"largest_margin {largest_margin!r} is below smallest_margin {smallest_margin!r}.")
+        self.scale = check_number("scale", scale, above=0)
+        self.length_weight = check_number("length_weight", length_weight, at_least=0)
+        self.easy_margin = check_switch("easy_margin", easy_margin)
+        start_as_directions(self.class_weight)
+
+    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """(B, D), (B,) in [0, C) -> (B,), in nats."""
+        return magface_loss(
+            embeddings,
+            labels,
+            self.class_weight,
+            shortest=self.shortest,
+            longest=self.longest,
+            smallest_margin=self.smallest_margin,
+            largest_margin=self.largest_margin,
+            scale=self.scale,
+            length_weight=self.length_weight,
+            easy_margin=self.easy_margin,
+            sampled=self.sampled(labels),
+        )
