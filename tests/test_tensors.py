@@ -106,6 +106,22 @@ def test_what_does_not_fit_is_named(embeddings, labels, message):
         check_labelled(embeddings, labels, name="things")
 
 
+def test_directions_have_both_derivatives():
+    rows = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows[2] = 0
+    rows.requires_grad_()
+    alive = torch.tensor([0, 1, 3])  # a finite difference would step off zero
+
+    def unit(three):
+        return directions(torch.cat([three, torch.zeros(1, 3, dtype=torch.float64)])).unit
+
+    three = rows.detach()[alive].requires_grad_()
+    assert torch.autograd.gradcheck(unit, three)
+    assert torch.autograd.gradgradcheck(unit, three)
+    directions(rows).unit.sum().backward()
+    assert rows.grad[2].tolist() == [0, 0, 0]
+
+
 # Several processes
 
 RANK = """

@@ -67,12 +67,36 @@ def directions(embeddings: Tensor) -> Directions:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    wide = full_precision(embeddings)
-    norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    alive = norms > SHORTEST
-    # Both branches must be finite: where() multiplies the gradient of the branch not taken by zero, and 0 * inf is NaN.
-    unit = torch.where(alive, wide, 0.0) / torch.where(alive, norms, 1.0)
-    return Directions(unit, alive.squeeze(-1))
+    return Directions(*_Directions.apply(full_precision(embeddings)))
+
+
+class _Directions(torch.autograd.Function):
+    """Few passes over the rows, as every loss begins with this."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        alive = norms > SHORTEST
+        # Where there is no direction the inverse is 0, and a product with a finite row is too.
+        inverse = torch.where(alive, norms, torch.inf).reciprocal_()
+        unit = rows * inverse
+        if not bool(alive.all()):
+            unit = torch.where(alive, unit, 0.0)  # rows of NaN
+        flags = alive.squeeze(-1)
+        ctx.mark_non_differentiable(flags)
+        ctx.save_for_backward(unit, inverse, rows)
+        return unit, flags
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        unit, inverse, rows = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, so along the rows that they came from
+            norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+            inverse = torch.where(inverse > 0, 1 / torch.where(inverse > 0, norms, 1.0), 0.0)
+            unit = rows * inverse
+        along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
+        slopes: Tensor = (gradient - along * unit) * inverse
+        return slopes
 
 
 def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:

@@ -16,18 +16,61 @@ PAIR_LOSSES = [about.name for about in losses.table() if not about.uses_class_we
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 VARIANTS = [
     *((name, {}) for name in NAMES),
+    ("alignment_uniformity", {"power": 1.0}),
+    ("angular", {"form": "n_pair", "angle": 45.0}),
+    ("angular", {"form": "n_pair", "angular_weight": 2.0}),
+    ("arcface", {"fallback": False}),
+    ("arcface", {"gradient": "insightface"}),
+    ("batch_hard_triplet", {"soft": True}),
+    ("batch_hard_triplet", {"squared": True}),
     ("contrastive", {"form": "pml"}),
-    ("triplet", {"squared": False, "reduction": "mean_nonzero"}),
-    ("semihard_triplet", {"variant": "facenet"}),
-    ("semihard_triplet", {"squared": False}),
+    ("contrastive", {"reduction": "mean_nonzero"}),
+    ("generalized_lifted_structure", {"normalize": False}),
+    ("lifted_structure", {"normalize": True}),
+    ("margin", {"sampling": "distance_weighted"}),
     ("multi_similarity", {"mining": None, "divisor": "kept"}),
+    ("n_pair", {"l2_form": "length"}),
+    ("nt_xent", {"base_temperature": 0.07}),
+    ("semihard_triplet", {"squared": False}),
+    ("semihard_triplet", {"variant": "facenet"}),
+    ("sphereface", {"normalize_features": True}),
+    ("sup_con", {"reduction": "batch"}),
+    ("triplet", {"squared": False, "reduction": "mean_nonzero"}),
 ]
 IDS = [f"{name}{settings or ''}" for name, settings in VARIANTS]
 
+# What a loss is, where it differs from most.
+OWN_SETTINGS = {"margin": {"sampling": "all"}}
+"""What makes a loss that draws at random a function of its batch."""
+RAW = {"n_pair", "lifted_structure", "sphereface", "adaface", "magface"}
+"""Lengths count, and a zero row is a point like others."""
+RAW_VARIANTS = [
+    ("angular", {"form": "n_pair", "angular_weight": 2.0}),
+    ("generalized_lifted_structure", {"normalize": False}),
+]
+SLOPE_BY_RULE = {"adaface", "circle", "arcface{'gradient': 'insightface'}"}
+"""The published gradient is not the derivative of the published value. Their own tests check it."""
+MAY_BE_NEGATIVE = {"alignment_uniformity", "proxy_nca"}
+FIRST_TWO = {"n_pair", "normalized_n_pair", "angular{'form': 'n_pair', 'angle': 45.0}"}
+"""Losses on the first two images of a class: their order matters."""
+COUNTS_ALL_ROWS = {"multi_similarity": {"divisor": "kept"}, "sup_con": {"reduction": "valid_anchors"}}
+"""Divided by B as published, and by what a zero row does not change with these settings."""
 
-def build(name, dim=4, **settings):
+
+def is_raw(name, settings):
+    if (name, settings) in RAW_VARIANTS:
+        return True
+    return name in RAW and not settings.get("normalize") and not settings.get("normalize_features")
+
+
+def deterministic(name, settings):
+    return settings.get("sampling") != "distance_weighted"
+
+
+def build(name, dim=4, *, training=False, **settings):
+    """A loss whose state stands still, so that two calls are one function."""
     torch.manual_seed(5)
-    return losses.build(name, num_classes=4, dim=dim, **settings)
+    return losses.build(name, num_classes=4, dim=dim, **{**OWN_SETTINGS.get(name, {}), **settings}).train(training)
 
 
 def points(count=12, dim=4, seed=0):
@@ -54,8 +97,10 @@ DEGENERATE = {
 }
 EMPTY = ["no rows", "one zero row", "all rows zero"]
 NOTHING_TO_COMPARE = {
-    "contrastive": [*EMPTY, "one row"],
-    "norm_softmax": EMPTY,
+    **dict.fromkeys((about.name for about in losses.table() if about.uses_class_weights), EMPTY),
+    **dict.fromkeys(
+        ("alignment_uniformity", "contrastive", "hard_cascade", "intra_pair_variance"), [*EMPTY, "one row"]
+    ),
 }
 
 
@@ -65,13 +110,15 @@ NOTHING_TO_COMPARE = {
 def test_degenerate_batches_are_finite_and_connected(name, settings, case, dtype):
     rows, labels = DEGENERATE[case]
     leaf = torch.tensor(rows, dtype=dtype).reshape(len(rows), 2).requires_grad_()
-    value = build(name, dim=2, **settings)(leaf, torch.tensor(labels, dtype=torch.long))
+    value = build(name, dim=2, training=True, **settings)(leaf, torch.tensor(labels, dtype=torch.long))
     value.backward()
     assert value.shape == ()
     assert value.isfinite()
     assert leaf.grad.isfinite().all()
     # A collapsed row would show as a gradient of 1e11.
     assert not len(rows) or leaf.grad.double().abs().max() < 1e4
+    if is_raw(name, settings):
+        return
     dead = leaf.detach().double().norm(dim=1) <= 1e-6
     assert not leaf.grad[dead].any()
     if case in NOTHING_TO_COMPARE.get(name, [*EMPTY, "one row", "one class", "all classes distinct"]):
@@ -83,17 +130,21 @@ def test_degenerate_cases_are_not_all_zero():
     """Or the test above would pass with a loss that is always zero."""
     for name in NAMES:
         rows, labels = DEGENERATE["antipodes"]
-        assert build(name, dim=2)(torch.tensor(rows), torch.tensor(labels)) > 0.1
+        assert build(name, dim=2)(torch.tensor(rows), torch.tensor(labels)).abs() > 1e-5
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_gradient_by_finite_differences(name, settings):
+    if f"{name}{settings or ''}" in SLOPE_BY_RULE or not deterministic(name, settings):
+        return
     loss = build(name, **settings).double()
     assert torch.autograd.gradcheck(lambda x: loss(x, LABELS), points().requires_grad_())
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_only_directions_count(name, settings, gradient):
+    if is_raw(name, settings) or not deterministic(name, settings):
+        return
     loss, x = build(name, **settings).double(), points()
     value, slope = loss(x, LABELS).item(), gradient(loss, x, LABELS)
     assert slope.norm() > 1e-3
@@ -104,7 +155,9 @@ def test_only_directions_count(name, settings, gradient):
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_order_of_the_batch_does_not_matter(name, settings, gradient):
-    if name == "normalized_n_pair":
+    if not deterministic(name, settings):
+        return
+    if name in FIRST_TWO or f"{name}{settings or ''}" in FIRST_TWO or settings.get("form") == "n_pair":
         order = torch.tensor([9, 0, 1, 3, 2, 5, 4, 6, 11, 7, 8, 10])  # keeps each class's images in order
     else:
         order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
@@ -133,14 +186,16 @@ def test_any_integer_type_will_do(name, dtype):
     ids=["int64", "uint64", "int8"],
 )
 def test_labels_are_only_names(name, names):
-    loss, x = build(name).double(), points()
-    assert float(loss(x, names[LABELS])) == pytest.approx(loss(x, LABELS).item(), rel=1e-12)
+    settings = {"per_class": False} if name == "margin" else {}  # one boundary a class wants classes from 0
+    loss, x = build(name, **settings).double(), points()
+    assert loss(x, names[LABELS]).item() == pytest.approx(loss(x, LABELS).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_a_zero_row_is_as_good_as_absent(name, settings):
-    if name == "multi_similarity":
-        settings = {**settings, "divisor": "kept"}  # the official divisor counts every row
+    if is_raw(name, settings) or not deterministic(name, settings):
+        return
+    settings = {**settings, **COUNTS_ALL_ROWS.get(name, {})}  # the official divisor counts every row
     loss, x = build(name, **settings).double(), points()
     with_zeros = torch.cat([x, torch.zeros(2, 4, dtype=torch.float64)])
     labels = torch.cat([LABELS, torch.tensor([0, 3])])
@@ -192,7 +247,7 @@ def test_float16_does_not_overflow(name):
     value = build(name, dim=512)(x, LABELS)
     value.backward()
     assert value.isfinite()
-    assert value > 0
+    assert value > 0 or name in MAY_BE_NEGATIVE
     assert x.grad.isfinite().all()
 
 
@@ -208,7 +263,7 @@ def test_references_are_never_taken_for_self(name):
     first, second = x[:6], x[6:]
     ours, theirs = LABELS[:6], LABELS[6:]
     value = loss(first, ours, references=second, reference_labels=theirs)
-    assert value > 0
+    assert value > 0 or name in MAY_BE_NEGATIVE
     own = loss(x, LABELS, references=x, reference_labels=LABELS)
     assert own != loss(x, LABELS)  # here each row meets itself as a positive
 
@@ -217,9 +272,10 @@ def test_references_are_never_taken_for_self(name):
 def test_gradient_reaches_the_references(name):
     loss = build(name)
     second = points(seed=3).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda y: loss(points(), LABELS, references=y, reference_labels=LABELS), second, atol=1e-6
-    )
+    if name not in SLOPE_BY_RULE:
+        assert torch.autograd.gradcheck(
+            lambda y: loss(points(), LABELS, references=y, reference_labels=LABELS), second, atol=1e-6
+        )
     empty = torch.zeros(0, 4, requires_grad=True)
     value = loss(points().float(), LABELS, references=empty, reference_labels=torch.zeros(0, dtype=torch.long))
     value.backward()
@@ -282,11 +338,12 @@ def test_pair_cosines_without_such_pairs_are_nan():
     assert all(value.isnan() for value in losses.pair_cosines(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])))
 
 
+BASES = (losses.Loss, losses.PairLoss, losses.ClassLoss)
+
+
 def test_the_table_lists_every_exported_loss_once():
     classes = [getattr(losses, name) for name in losses.__all__]
-    kinds = [
-        kind for kind in classes if isinstance(kind, type) and issubclass(kind, losses.Loss) and kind is not losses.Loss
-    ]
+    kinds = [kind for kind in classes if isinstance(kind, type) and issubclass(kind, losses.Loss) and kind not in BASES]
     assert sorted(kind.__name__ for kind in kinds) == sorted(about.title for about in losses.table())
     assert len(set(NAMES)) == len(NAMES)
     assert set(NAMES) >= {
@@ -309,7 +366,7 @@ def test_the_table_tells_what_the_code_does(name):
         if value.default is not inspect.Parameter.empty
     }
     assert about.defaults == defaults
-    assert about.uses_class_weights == any(True for _ in build(name).parameters())
+    assert about.uses_class_weights == any(weight.ndim == 2 for weight in build(name).parameters())
     for text in (about.paper, about.batch, about.normalises, about.defaults_source, about.cost, about.choose_when):
         assert len(text) > 2
 
@@ -318,14 +375,14 @@ def test_build_passes_the_settings_on():
     assert "margin=0.3" in repr(losses.build("triplet", num_classes=2, dim=3, margin=0.3))
     made = losses.build("norm_softmax", num_classes=7, dim=3, temperature=0.1)
     assert made.class_weight.shape == (7, 3)
-    assert repr(made) == "NormSoftmaxLoss(temperature=0.1)"
+    assert repr(made) == "NormSoftmaxLoss(temperature=0.1, sample_rate=1.0, sample_rule='norm_softmax')"
 
 
 @pytest.mark.parametrize("find", [losses.about, lambda name: losses.build(name, num_classes=2, dim=2)])
 def test_an_unknown_loss_gets_the_nearest_name(find):
     with pytest.raises(SettingsError, match=r"no loss is called 'multi_similarty'. Did you mean 'multi_similarity'\?"):
         find("multi_similarty")
-    with pytest.raises(SettingsError, match=r"no loss is called 'qqq'. Known: contrastive, "):
+    with pytest.raises(SettingsError, match=r"no loss is called 'qqq'. Known: .*contrastive, "):
         find("qqq")
 
 

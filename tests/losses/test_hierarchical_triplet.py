@@ -199,6 +199,7 @@ def test_opposite_classes_meet_at_the_top(linkage):
     tree = ClassTree.build(x, torch.tensor([4, 4, 5, 5]), levels=4, linkage=linkage)
     assert tree.thresholds.tolist() == [0, 1, 2, 3, 4]
     assert tree.level_of(tensor([4, 5, 4]), tensor([5, 4, 4])).tolist() == [4, 4, 0]  # 4 apart, which is not below 4
+    assert tree.nodes[-1].tolist() == [0, 0]
     assert ClassTree.build(x[:2], torch.tensor([4, 4]), linkage=linkage).nodes.tolist() == [[0]] * 17
 
 

@@ -162,6 +162,14 @@ def test_far_apart_points_do_not_overflow():
     assert float(LiftedStructureLoss()(moved, torch.tensor([0, 0, 1, 1]))) == pytest.approx((first + second) / 2)
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_duplicates_have_a_bounded_gradient(ragged, gradient, unit):
+    points, labels = ragged(3, 12)
+    points, labels = points.repeat(3, 1), torch.cat([labels, labels, labels + 1])  # in the same class, and in another
+    slope = gradient(LiftedStructureLoss(normalize=unit), points, labels)
+    assert 0 < slope.abs().max() < 100
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(SettingsError, match="margin must be a number, finite; got nan"):
         LiftedStructureLoss(margin=float("nan"))

@@ -85,15 +85,15 @@ def test_listed_triplets_with_a_boundary_per_class(h6, held):
     close(boundary.grad, [0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize("boundary_weight", [0.0, 0.3])
+@pytest.mark.parametrize(("margin", "boundary_weight"), [(0.25, 0.0), (0.25, 0.3), (1.2, 0.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_all_triplets_agree_with_loops(ragged, seed, boundary_weight):
+def test_all_triplets_agree_with_loops(ragged, seed, margin, boundary_weight):
     x, names = ragged(seed, 20 + seed)
     labels = names.unique(return_inverse=True)[1]
     boundary = (0.6 + torch.rand(int(labels.max()) + 1, dtype=torch.float64)).requires_grad_()
     own = boundary.detach()[labels].tolist()
-    want, slopes = by_hand(x.tolist(), x.tolist(), everything(labels.tolist()), own, 0.25, boundary_weight)
-    settings = {"margin": 0.25, "boundary_weight": boundary_weight, "sampling": "all"}
+    want, slopes = by_hand(x.tolist(), x.tolist(), everything(labels.tolist()), own, margin, boundary_weight)
+    settings = {"margin": margin, "boundary_weight": boundary_weight, "sampling": "all"}
     value = margin_loss(x, labels, boundary=boundary, **settings)
     value.backward()
     assert value.item() == pytest.approx(want, rel=1e-9)

@@ -117,12 +117,15 @@ def test_positives_nearer_than_the_slack_are_pushed_apart_unless_stopped(gradien
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_gradient_of_a_nearly_equal_pair_is_finite(gradient, dtype):
+def test_the_gradient_of_a_nearly_equal_pair_is_finite_and_that_of_the_value(gradient, dtype):
     for gap in (0.0, 1e-9, 1e-6, 1e-4, 1e-3):
         points, labels = pair_at(gap)
+        points[2] = torch.tensor([math.cos(0.05), -math.sin(0.05)])  # as near as the slack, so that the pair matters
         slope = gradient(TupletMarginLoss(), points.to(dtype), labels)
         assert slope.isfinite().all()
         assert slope.abs().max() < 100
+        if dtype == torch.float64 and 0 < gap < 4e-4:  # where the cosine is clamped
+            assert torch.autograd.gradcheck(lambda x, y=labels: TupletMarginLoss()(x, y), points.requires_grad_())
 
 
 def test_wrong_settings_are_named():

@@ -5,12 +5,13 @@
 """
 
 from cosphere.losses import miners
-from cosphere.losses._about import About, Loss, about, build, table
+from cosphere.losses._about import About, Loss, PairLoss, about, build, table
 from cosphere.losses._class_loss import ClassLoss
 from cosphere.losses._class_tree import AnchorNeighbourBatches, ClassTree
 from cosphere.losses._classes import sample_classes
-from cosphere.losses._old_pairs import PairCosines, pair_cosines
+from cosphere.losses._pair_cosines import PairCosines, pair_cosines
 from cosphere.losses._rows import similarities_held
+from cosphere.losses.adaface import AdaFaceLoss, adaface_loss
 from cosphere.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
 from cosphere.losses.angular import AngularLoss, angular_loss
 from cosphere.losses.arcface import ArcFaceLoss, arcface_loss
@@ -18,6 +19,7 @@ from cosphere.losses.batch_hard_triplet import BatchHardTripletLoss, batch_hard_
 from cosphere.losses.circle import CircleLoss, circle_loss
 from cosphere.losses.contrastive import ContrastiveLoss, contrastive_loss
 from cosphere.losses.cosface import CosFaceLoss, cosface_loss
+from cosphere.losses.curricularface import CurricularFaceLoss, curricularface_loss
 from cosphere.losses.distance_weighted import distance_weighted_triplets
 from cosphere.losses.generalized_lifted_structure import (
     GeneralizedLiftedStructureLoss,
@@ -28,6 +30,7 @@ from cosphere.losses.hierarchical_triplet import HierarchicalTripletLoss, hierar
 from cosphere.losses.histogram import HistogramLoss, histogram_loss
 from cosphere.losses.intra_pair_variance import IntraPairVarianceLoss, intra_pair_variance_loss
 from cosphere.losses.lifted_structure import LiftedStructureLoss, lifted_structure_loss
+from cosphere.losses.magface import MagFaceLoss, magface_loss
 from cosphere.losses.margin import MarginLoss, margin_loss
 from cosphere.losses.memory import CrossBatchMemory
 from cosphere.losses.multi_similarity import MultiSimilarityLoss, multi_similarity_loss
@@ -35,9 +38,14 @@ from cosphere.losses.n_pair import NPairLoss, n_pair_loss
 from cosphere.losses.norm_softmax import NormSoftmaxLoss, norm_softmax_loss
 from cosphere.losses.normalized_n_pair import NormalizedNPairLoss, normalized_n_pair_loss
 from cosphere.losses.nt_xent import NTXentLoss, nt_xent_loss
+from cosphere.losses.proxy_anchor import ProxyAnchorLoss, proxy_anchor_loss
+from cosphere.losses.proxy_nca import ProxyNCALoss, proxy_nca_loss
+from cosphere.losses.proxy_nca_plus import ProxyNCAPlusPlusLoss, proxy_nca_plus_plus_loss
 from cosphere.losses.semihard_triplet import SemihardTripletLoss, semihard_triplet_loss
 from cosphere.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
+from cosphere.losses.soft_triple import SoftTripleLoss, centre_distance, soft_triple_loss
 from cosphere.losses.sphereface import SphereFaceLoss, sphereface_loss
+from cosphere.losses.subcenter_arcface import SubCenterArcFaceLoss, subcenter_arcface_loss
 from cosphere.losses.sup_con import SupConLoss, sup_con_loss
 from cosphere.losses.timing import Timing, time_losses
 from cosphere.losses.triplet import TripletLoss, triplet_loss
@@ -45,6 +53,7 @@ from cosphere.losses.tuplet_margin import TupletMarginLoss, tuplet_margin_loss
 
 __all__ = [
     "About",
+    "AdaFaceLoss",
     "AlignmentUniformityLoss",
     "AnchorNeighbourBatches",
     "AngularLoss",
@@ -56,6 +65,7 @@ __all__ = [
     "ContrastiveLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
+    "CurricularFaceLoss",
     "GeneralizedLiftedStructureLoss",
     "HeatedUpSoftmaxLoss",
     "HierarchicalTripletLoss",
@@ -63,6 +73,7 @@ __all__ = [
     "IntraPairVarianceLoss",
     "LiftedStructureLoss",
     "Loss",
+    "MagFaceLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
     "NPairLoss",
@@ -70,22 +81,31 @@ __all__ = [
     "NormSoftmaxLoss",
     "NormalizedNPairLoss",
     "PairCosines",
+    "PairLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
+    "ProxyNCAPlusPlusLoss",
     "SemihardTripletLoss",
     "SmoothAPLoss",
+    "SoftTripleLoss",
     "SphereFaceLoss",
+    "SubCenterArcFaceLoss",
     "SupConLoss",
     "Timing",
     "TripletLoss",
     "TupletMarginLoss",
     "about",
+    "adaface_loss",
     "alignment_uniformity_loss",
     "angular_loss",
     "arcface_loss",
     "batch_hard_triplet_loss",
     "build",
+    "centre_distance",
     "circle_loss",
     "contrastive_loss",
     "cosface_loss",
+    "curricularface_loss",
     "distance_weighted_triplets",
     "generalized_lifted_structure_loss",
     "heated_up_softmax_loss",
@@ -93,6 +113,7 @@ __all__ = [
     "histogram_loss",
     "intra_pair_variance_loss",
     "lifted_structure_loss",
+    "magface_loss",
     "margin_loss",
     "miners",
     "multi_similarity_loss",
@@ -101,11 +122,16 @@ __all__ = [
     "normalized_n_pair_loss",
     "nt_xent_loss",
     "pair_cosines",
+    "proxy_anchor_loss",
+    "proxy_nca_loss",
+    "proxy_nca_plus_plus_loss",
     "sample_classes",
     "semihard_triplet_loss",
     "similarities_held",
     "smooth_ap_loss",
+    "soft_triple_loss",
     "sphereface_loss",
+    "subcenter_arcface_loss",
     "sup_con_loss",
     "table",
     "time_losses",

@@ -243,8 +243,7 @@ class _Plan:
         """Blocks of classes: which weights they are, and which images have their class among them."""
         classes = self.weights // self.centres
         count = classes if self.sampled is None else len(self.sampled)
-        # A quarter of a pair loss's block: the weights and their gradient pass through the cache with it.
-        step = block_length(self.places.device, 4 * rows * self.centres, count)
+        step = block_length(self.places.device, rows * self.centres, count)
         for first in range(0, count, step):
             end = min(first + step, count)
             inside = ((self.places >= first) & (self.places < end)).nonzero().squeeze(1)
@@ -279,10 +278,13 @@ class _Against(torch.autograd.Function):
         highest = left.new_full((len(left),), -torch.inf)
         mass = left.new_zeros(len(left))
         for block in plan.blocks(len(left)):
-            similarities, logits = _of_block(plan, left, _unit_weights(class_weight, block.weights, left.dtype))
+            weights = _unit_weights(class_weight, block.weights, left.dtype)
+            similarities = _similarities(plan, (left @ weights.raw.T).mul_(weights.inverse))
             target[block.images] = similarities[block.images, block.places]
             if plan.with_total:
                 total += similarities.sum(dim=1)
+            # From here on the similarities may be overwritten.
+            logits = similarities.mul_(plan.scale) if plan.logits is None else plan.logits(similarities)
             if bias is not None:
                 logits += bias[block.classes]
             logits[block.images, block.places] = -torch.inf
@@ -345,18 +347,10 @@ def _unit_weights(class_weight: Tensor, which: slice | Tensor, dtype: torch.dtyp
     return _UnitWeights(raw, torch.where(norms <= SHORTEST, 0.0, 1 / norms))
 
 
-def _of_block(plan: _Plan, rows: Tensor, weights: _UnitWeights) -> tuple[Tensor, Tensor]:
-    """(A, c) similarities and (A, c) logits, two tensors, without a graph."""
-    cosines = (rows @ weights.raw.T).mul_(weights.inverse)
-    similarities = _similarities(plan, cosines)
-    if plan.logits is not None:
-        logits = plan.logits(similarities)
-        return similarities, logits.clone() if logits.data_ptr() == similarities.data_ptr() else logits
-    return similarities, similarities * plan.scale
-
-
 def _similarities(plan: _Plan, cosines: Tensor) -> Tensor:
-    return cosines if plan.similarity is None else plan.similarity(cosines.view(len(cosines), -1, plan.centres))
+    if plan.similarity is None:
+        return cosines
+    return plan.similarity(cosines.view(len(cosines), cosines.shape[1] // plan.centres, plan.centres))
 
 
 def _add_exponentials(logits: Tensor, highest: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:

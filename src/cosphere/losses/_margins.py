@@ -43,7 +43,8 @@ def add_angle(cosine: Tensor, angle: float | Tensor, fallback: bool = True) -> T
 def own_cosines(batch: Classified) -> Tensor:
     """(A,) cosine of each image to its own class, without a graph: for what must be known before the classes are walked."""
     own = directions(batch.class_weight.detach()[batch.targets]).unit.to(batch.unit.dtype)
-    return torch.linalg.vecdot(batch.unit.detach(), own)
+    cosines: Tensor = torch.linalg.vecdot(batch.unit.detach(), own)
+    return cosines
 
 
 @torch.no_grad()

@@ -74,6 +74,8 @@ class Pairs:
     """(A,) int32 class of each anchor, 0, 1, ..."""
     reference_codes: Tensor
     """(R,) int32 class of each reference, in the same numbering."""
+    classes: int
+    """Classes there are, over anchors and references."""
     own_columns: Tensor | None
     """(A,) int64 column of each anchor itself, -1 for none; None when no anchor is among the references."""
     size: int
@@ -95,9 +97,9 @@ class Pairs:
     def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
         """References sorted by class, and where each anchor's class starts and how many it has."""
         order = self.reference_codes.argsort(stable=True)
-        in_order = self.reference_codes[order]
-        starts = torch.searchsorted(in_order, self.codes)
-        return order, starts, torch.searchsorted(in_order, self.codes, right=True) - starts
+        sizes = torch.bincount(self.reference_codes, minlength=self.classes)
+        starts = sizes.cumsum(0) - sizes
+        return order, starts[self.codes], sizes[self.codes]
 
     @cached_property
     def positives_per_anchor(self) -> Tensor:
@@ -242,7 +244,7 @@ def compare(
     own = references is None
     others, other_labels = check_inputs(embeddings, labels, references, reference_labels)
     own_columns = _own_columns(embeddings, others, positions, own=own)
-    codes, other_codes = _class_codes(labels, None if own else other_labels)
+    codes, other_codes, classes = _class_codes(labels, None if own else other_labels)
     with outside_autocast(embeddings):
         zero = connected_zero(embeddings) if own else connected_zero(embeddings) + connected_zero(others)
         anchors, kept = _usable(embeddings, unit=unit)
@@ -260,6 +262,7 @@ def compare(
         references=None if own else columns.to(wide),
         codes=codes,
         reference_codes=other_codes,
+        classes=classes,
         own_columns=own_columns,
         size=len(embeddings),
         kept=kept,
@@ -309,14 +312,14 @@ def _check_range(name: str, indices: Tensor, low: int, end: int) -> None:
             raise SizeError(f"{name} run from {least} to {most}; want {low} to {end - 1}.")
 
 
-def _class_codes(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Classes numbered 0, 1, ... as int32: half the bytes to compare, whatever the labels were."""
+def _class_codes(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Classes numbered 0, 1, ... as int32: half the bytes to compare, whatever the labels were. And how many there are."""
+    together = as_int64(labels) if other_labels is None else torch.cat([as_int64(labels), as_int64(other_labels)])
+    names, codes = torch.unique(together, return_inverse=True)
+    codes = codes.to(torch.int32)
     if other_labels is None:
-        codes = torch.unique(as_int64(labels), return_inverse=True)[1].to(torch.int32)
-        return codes, codes
-    together = torch.cat([as_int64(labels), as_int64(other_labels)])
-    codes = torch.unique(together, return_inverse=True)[1].to(torch.int32)
-    return codes[: len(labels)], codes[len(labels) :]
+        return codes, codes, len(names)
+    return codes[: len(labels)], codes[len(labels) :], len(names)
 
 
 @dataclass(eq=False)
@@ -557,7 +560,22 @@ def as_int64(labels: Tensor) -> Tensor:
 
 def connected_zero(embeddings: Tensor) -> Tensor:
     """() zero that keeps the graph connected; NaN if any entry is not finite."""
-    return (full_precision(embeddings) * 0).sum()
+    zero: Tensor = _Zero.apply(embeddings)
+    return zero
+
+
+class _Zero(torch.autograd.Function):
+    """``(embeddings * 0).sum()`` without its passes over the embeddings."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor) -> Tensor:
+        ctx.save_for_backward(embeddings)
+        return full_precision(embeddings.detach()).sum() * 0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        embeddings: Tensor = ctx.saved_tensors[0]
+        return embeddings.new_zeros(()).expand(embeddings.shape)
 
 
 def chord(cosines: Tensor, *, squared: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosphere.losses._about import check_number, describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule

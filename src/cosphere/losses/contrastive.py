@@ -66,10 +66,14 @@ def contrastive_loss(
 
 def _hinges(rows: Rows, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
     """``[d - positive_margin]_+`` of the positives (b, P) and ``[margin - d]_+`` of the negatives (b, R), else 0."""
-    near = (chord(rows.positives(1.0), squared=False) - positive_margin).relu()
+    near = _near(rows, positive_margin)
     # As chord(), in fewer passes over the block: below the floor the distance is 0 to rounding, and has no gradient.
     distances = torch.rsub(rows.similarities, 2, alpha=2).clamp(min=1e-36).sqrt()
     return near, torch.where(rows.negative, (margin - distances).relu(), 0.0)
+
+
+def _near(rows: Rows, positive_margin: float) -> Tensor:
+    return (chord(rows.positives(1.0), squared=False) - positive_margin).relu()
 
 
 def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -79,8 +83,10 @@ def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
 def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
     """How many positive and how many negative pairs cost something: each side's mean needs its own before the walk."""
     counts = torch.zeros(2, dtype=torch.int64, device=pairs.anchors.device)
+    limit = 1 - margin**2 / 2  # the cosine at that distance: one comparison instead of the whole hinge
     for rows in pairs.blocks():
-        counts += torch.stack([(side > 0).sum() for side in _hinges(rows, margin, positive_margin)])
+        far = rows.negative & (rows.similarities > limit)
+        counts += torch.stack([(_near(rows, positive_margin) > 0).sum(), far.sum()])
     return counts[0], counts[1]
 
 

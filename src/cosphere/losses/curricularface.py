@@ -67,14 +67,14 @@ class _Harder(torch.autograd.Function):
     """scale cos, or scale cos (t + cos) where cos > limit. By hand: half the passes of a graph."""
 
     @staticmethod
-    def forward(ctx: Any, cosines: Tensor, limit: Tensor, curriculum: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, cosines: Tensor, limit: Tensor, curriculum: Tensor, scale: float) -> Tensor:
         hard = cosines > limit
         ctx.save_for_backward(cosines, hard, curriculum)
         ctx.scale = scale
         return torch.where(hard, torch.add(scale * curriculum, cosines, alpha=scale), scale).mul_(cosines)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cosines, hard, curriculum = ctx.saved_tensors
         slopes = torch.add(ctx.scale * curriculum, cosines, alpha=2 * ctx.scale)
         return torch.where(hard, slopes, ctx.scale).mul_(gradient), None, None, None

@@ -122,7 +122,7 @@ def _listed_terms(rows: Rows, boundaries: Tensor, listed: ListedTriplets) -> _Te
 def _hinges(terms: _Terms, margin: float, boundary_weight: float) -> tuple[Tensor, Tensor]:
     """Sum () of the terms and of the weighted boundaries, and how many terms are above zero (1,)."""
     edge = terms.boundary[:, None]
-    pull, push = (terms.near - edge + margin).relu(), (edge - terms.far + margin).relu()
+    pull, push = (terms.near - (edge - margin)).relu(), ((edge + margin) - terms.far).relu()
     total = (terms.near_times * pull.sum(dim=1) + terms.far_times * push.sum(dim=1)).sum()
     active = terms.near_times * (pull > 0).sum(dim=1) + terms.far_times * (push > 0).sum(dim=1)
     if boundary_weight:

@@ -73,7 +73,7 @@ class _SoftLargest(torch.autograd.Function):
     """Mean of the cosines of a class, weighted by their softmax. (A, c, K) -> (A, c). By hand: half the passes of a graph."""
 
     @staticmethod
-    def forward(ctx: Any, cosines: Tensor, gamma: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, cosines: Tensor, gamma: float) -> Tensor:
         # Not softmax(): over so short a dimension it takes as long as the matrix product that made the cosines. A fixed top
         # does unless gamma is so small that e^(-2 / gamma) underflows.
         top = cosines.amax(dim=2, keepdim=True) if 2 / gamma > 80 else 1.0
@@ -86,7 +86,7 @@ class _SoftLargest(torch.autograd.Function):
         return mean
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         cosines, shares, mass, mean = ctx.saved_tensors
         # share / mass * (1 + (cosine - mean) / gamma), as a line in the cosine
         gradient = gradient / mass
@@ -120,7 +120,7 @@ def _with_centre_distance(class_weight: Tensor, centres: int) -> tuple[Tensor, T
 
 class _WithCentreDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, class_weight: Tensor, centres: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, class_weight: Tensor, centres: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(class_weight)
         ctx.centres = centres
@@ -131,7 +131,7 @@ class _WithCentreDistance(torch.autograd.Function):
         return class_weight.detach(), mean.to(full_precision(class_weight).dtype)
 
     @staticmethod
-    def backward(ctx: Any, through: Tensor | None, to_mean: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, through: Tensor | None, to_mean: Tensor | None) -> tuple[Tensor | None, None]:
         if to_mean is None:
             return through, None
         (class_weight,) = ctx.saved_tensors
@@ -156,7 +156,7 @@ def _classes(class_weight: Tensor, centres: int) -> Iterator[tuple[slice, Tensor
     step = centres * block_length(class_weight.device, width, len(class_weight) // centres)
     for first in range(0, len(class_weight), step):
         rows = slice(first, min(first + step, len(class_weight)))
-        raw = full_precision(class_weight.detach()[rows]).unflatten(0, (-1, centres))
+        raw = full_precision(class_weight.detach()[rows].contiguous()).view(-1, centres, class_weight.shape[1])
         length = torch.linalg.vector_norm(raw, dim=2)
         yield rows, raw, torch.where(length <= SHORTEST, 0.0, 1 / length)
 

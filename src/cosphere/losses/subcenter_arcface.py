@@ -73,13 +73,13 @@ class _Largest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, cosines: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, cosines: Tensor) -> Tensor:
         largest = reduce(torch.maximum, cosines.unbind(dim=2))
         ctx.save_for_backward(cosines, largest)
         return largest
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         cosines, largest = ctx.saved_tensors
         slopes = torch.empty_like(cosines)
         left = torch.ones_like(largest, dtype=torch.bool)
@@ -162,5 +162,6 @@ class SubCenterArcFaceLoss(ClassLoss):
         check_labelled(embeddings, labels)
         targets = check_class_labels(embeddings, as_int64(labels), self.class_weight, centres=self.centres)
         with outside_autocast(embeddings):
-            own = directions(self.class_weight.unflatten(0, (-1, self.centres))[targets]).unit
-            return torch.linalg.vecdot(directions(embeddings).unit[:, None].to(own.dtype), own).clamp(-1, 1).acos()
+            own = directions(self.class_weight.view(-1, self.centres, self.embedding_dim)[targets]).unit
+            cosines: Tensor = torch.linalg.vecdot(directions(embeddings).unit[:, None].to(own.dtype), own)
+            return cosines.clamp(-1, 1).acos()
