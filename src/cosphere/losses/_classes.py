@@ -243,7 +243,9 @@ class _Plan:
         """Blocks of classes: which weights they are, and which images have their class among them."""
         classes = self.weights // self.centres
         count = classes if self.sampled is None else len(self.sampled)
-        step = block_length(self.places.device, rows * self.centres, count)
+        # A quarter of a pair loss's block still fills a GPU, and is 64 MB.
+        share = 4 if self.places.device.type == "cuda" else 1
+        step = block_length(self.places.device, share * rows * self.centres, count)
         for first in range(0, count, step):
             end = min(first + step, count)
             inside = ((self.places >= first) & (self.places < end)).nonzero().squeeze(1)
