@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import DataError, DivergenceError, RunError, SettingsError
+from cosphere.errors import DataError, DivergenceError, RunError, SettingsError, SizeError
+from cosphere.losses import HierarchicalTripletLoss
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
 from cosphere.train import (
@@ -127,13 +128,29 @@ def test_sec_draws_the_lengths_together(photos: Path, tmp_path: Path) -> None:
     assert last_variance(1.0) < 0.4 * last_variance(0.0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_going_on_gives_the_same_weights_bit_for_bit(photos: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("loss", "workers"),
+    [
+        (LossSettings(name="norm_softmax"), 0),
+        (LossSettings(name="norm_softmax"), 2),
+        (LossSettings(name="cosface", settings={"sample_rate": 0.6}), 0),  # draws classes
+        (LossSettings(name="margin"), 0),  # draws negatives, and learns a boundary for each class
+        (LossSettings(name="hierarchical_triplet"), 0),  # a tree, made anew after each epoch
+        (LossSettings(name="contrastive", memory=24, memory_after=3), 0),  # a queue
+        (LossSettings(name="sphereface"), 0),  # counts its steps
+    ],
+    ids=lambda value: (
+        f"{value.name}{'+memory' * bool(value.memory)}" if isinstance(value, LossSettings) else str(value)
+    ),
+)
+def test_going_on_gives_the_same_weights_bit_for_bit(
+    photos: Path, tmp_path: Path, loss: LossSettings, workers: int
+) -> None:
     """Sampler, augmentation, optimiser, schedule, running radius, class weights, dropout and validation all take part."""
     settings = small(
         steps=12,
         checkpoint_every=6,
-        loss=LossSettings(name="norm_softmax"),
+        loss=loss,
         sec=SecSettings(weight=0.1, radius="ema", ramp="linear"),
         schedule=ScheduleSettings(name="cosine", warmup_steps=3, new_layers_steps=2),
         data=DataSettings(validation_share=0.2, workers=workers),
@@ -462,6 +479,10 @@ def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_man
         ({"batch": BatchSettings(size=40, images_per_class=2)}, "20 classes"),
         ({"loss": LossSettings(name="tripplet")}, "Did you mean 'triplet'"),
         ({"loss": LossSettings(name="triplet", settings={"margn": 1})}, "Did you mean 'margin'"),
+        (
+            {"loss": LossSettings(name="norm_softmax", memory=64)},
+            "loss.memory is for losses that compare images with images",
+        ),
         ({"precision": "fp16", "device": "cpu"}, "fp16 wants a GPU"),
         ({"device": "tpu"}, "device is auto, cpu, cuda or mps"),
     ],
@@ -469,6 +490,33 @@ def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_man
 def test_what_cannot_start_says_why(photos: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         run_small(photos, tmp_path / "run", small(**changes))
+
+
+def test_a_tree_is_made_after_each_epoch_from_all_training_images(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Size, list[int]]] = []
+    rebuild = HierarchicalTripletLoss.rebuild
+
+    def noted(self: HierarchicalTripletLoss, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+        seen.append((embeddings.shape, sorted(labels.tolist())))
+        rebuild(self, embeddings, labels)
+
+    monkeypatch.setattr(HierarchicalTripletLoss, "rebuild", noted)
+    run_small(photos, tmp_path / "run", small(steps=16, loss=LossSettings(name="hierarchical_triplet")))
+    labels = sorted(read_catalogue(photos).select("train").labels.tolist())
+    assert seen == [((60, 8), labels)] * 2  # 7 batches an epoch
+
+
+def test_a_memory_smaller_than_a_batch_says_so(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SizeError, match="memory"):
+        run_small(photos, tmp_path / "run", small(loss=LossSettings(name="contrastive", memory=4)))
+
+
+@pytest.mark.parametrize("name", ["memory", "memory_after"])
+def test_memory_is_a_whole_number(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"loss.{name} must be a whole number >= 0, got -1"):
+        LossSettings(**{name: -1})  # type: ignore[arg-type]
 
 
 def test_one_class_is_not_enough(photos: Path, tmp_path: Path) -> None:

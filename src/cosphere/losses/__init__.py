@@ -21,10 +21,13 @@ from cosphere.losses.contrastive import ContrastiveLoss, contrastive_loss
 from cosphere.losses.cosface import CosFaceLoss, cosface_loss
 from cosphere.losses.curricularface import CurricularFaceLoss, curricularface_loss
 from cosphere.losses.distance_weighted import distance_weighted_triplets
+from cosphere.losses.ensembles import abe_divergence_loss, boosted_binomial_loss
+from cosphere.losses.facility_location import FacilityLocationLoss, facility_location_loss
 from cosphere.losses.generalized_lifted_structure import (
     GeneralizedLiftedStructureLoss,
     generalized_lifted_structure_loss,
 )
+from cosphere.losses.hard_cascade import HardCascadeLoss, hard_cascade_loss
 from cosphere.losses.heated_up_softmax import HeatedUpSoftmaxLoss, heated_up_softmax_loss
 from cosphere.losses.hierarchical_triplet import HierarchicalTripletLoss, hierarchical_triplet_loss
 from cosphere.losses.histogram import HistogramLoss, histogram_loss
@@ -66,7 +69,9 @@ __all__ = [
     "CosFaceLoss",
     "CrossBatchMemory",
     "CurricularFaceLoss",
+    "FacilityLocationLoss",
     "GeneralizedLiftedStructureLoss",
+    "HardCascadeLoss",
     "HeatedUpSoftmaxLoss",
     "HierarchicalTripletLoss",
     "HistogramLoss",
@@ -94,12 +99,14 @@ __all__ = [
     "Timing",
     "TripletLoss",
     "TupletMarginLoss",
+    "abe_divergence_loss",
     "about",
     "adaface_loss",
     "alignment_uniformity_loss",
     "angular_loss",
     "arcface_loss",
     "batch_hard_triplet_loss",
+    "boosted_binomial_loss",
     "build",
     "centre_distance",
     "circle_loss",
@@ -107,7 +114,9 @@ __all__ = [
     "cosface_loss",
     "curricularface_loss",
     "distance_weighted_triplets",
+    "facility_location_loss",
     "generalized_lifted_structure_loss",
+    "hard_cascade_loss",
     "heated_up_softmax_loss",
     "hierarchical_triplet_loss",
     "histogram_loss",

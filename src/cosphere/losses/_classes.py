@@ -279,14 +279,15 @@ class _Against(torch.autograd.Function):
         target, total = left.new_zeros(len(left)), left.new_zeros(len(left))
         highest = left.new_full((len(left),), -torch.inf)
         mass = left.new_zeros(len(left))
+        factor = plan.scale if plan.plain else 1.0  # where nothing comes between, the scale costs no pass of its own
         for block in plan.blocks(len(left)):
             weights = _unit_weights(class_weight, block.weights, left.dtype)
-            similarities = _similarities(plan, (left @ weights.raw.T).mul_(weights.inverse))
-            target[block.images] = similarities[block.images, block.places]
+            similarities = _similarities(plan, (left @ weights.raw.T).mul_(weights.inverse * factor))
+            target[block.images] = similarities[block.images, block.places] / factor
             if plan.with_total:
-                total += similarities.sum(dim=1)
+                total += similarities.sum(dim=1) / factor
             # From here on the similarities may be overwritten.
-            logits = similarities.mul_(plan.scale) if plan.logits is None else plan.logits(similarities)
+            logits = similarities if plan.plain else _logits(plan, similarities)
             if bias is not None:
                 logits += bias[block.classes]
             logits[block.images, block.places] = -torch.inf
@@ -355,6 +356,10 @@ def _similarities(plan: _Plan, cosines: Tensor) -> Tensor:
     return plan.similarity(cosines.view(len(cosines), cosines.shape[1] // plan.centres, plan.centres))
 
 
+def _logits(plan: _Plan, similarities: Tensor) -> Tensor:
+    return similarities * plan.scale if plan.logits is None else plan.logits(similarities)
+
+
 def _add_exponentials(logits: Tensor, highest: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """A running log-sum-exp: ``mass`` is the sum of exp(logit - highest)."""
     new = torch.maximum(highest, logits.amax(dim=1))
@@ -369,12 +374,15 @@ def _plain_slopes(
     slopes = (rows @ weights.raw.T).mul_(weights.inverse * plan.scale)
     if bias is not None:
         slopes += bias
-    slopes.sub_(incoming.level[:, None]).exp_()
+    # exp(logit - level) * steepness in one pass; only the sign needs another, and losses do not turn it.
+    steepness = incoming.to_others * plan.scale
+    slopes.sub_((incoming.level - steepness.abs().log())[:, None]).exp_()
+    if bool((steepness < 0).any()):
+        slopes.mul_(steepness.sign()[:, None])
     to_bias = None
     if bias is not None:
         slopes[block.images, block.places] = 0.0
-        to_bias = incoming.to_others @ slopes
-    slopes.mul_((incoming.to_others * plan.scale)[:, None])
+        to_bias = slopes.sum(dim=0) / plan.scale
     slopes[block.images, block.places] = incoming.to_target[block.images]
     return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
 
@@ -387,7 +395,7 @@ def _slopes(
     with torch.enable_grad():
         made = _similarities(plan, cosines.requires_grad_(plan.similarity is not None))
         similarities = made.detach().requires_grad_(plan.logits is not None)
-        logits = similarities * plan.scale if plan.logits is None else plan.logits(similarities)
+        logits = _logits(plan, similarities)
     shifted = logits.detach() if bias is None else logits.detach() + bias
     slopes = (shifted - incoming.level[:, None]).exp_().mul_(incoming.to_others[:, None])
     slopes[block.images, block.places] = 0.0

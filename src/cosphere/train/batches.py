@@ -50,8 +50,9 @@ class BatchStream:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        cache = PixelCache(settings.data.cache, rule=preprocessing.rule) if settings.data.cache else None
-        self.dataset = ImageRows(catalogue, preprocessing, augmentation, cache)
+        self._cache = PixelCache(settings.data.cache, rule=preprocessing.rule) if settings.data.cache else None
+        self._preprocessing = preprocessing
+        self.dataset = ImageRows(catalogue, preprocessing, augmentation, self._cache)
         self.unreadable = UnreadableLog(len(catalogue), settings.data.max_unreadable)
         self.position = 0
         self._catalogue, self._settings = catalogue, settings
@@ -102,6 +103,14 @@ class BatchStream:
         """One batch that is always the same, drawn apart from the stream, as the first process would draw it."""
         draws = next(iter(self._sampler(2**31 - 1, 0, 1)))
         return collate([self.dataset[draw] for draw in draws])
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """All training images once, without augmentation, ``size`` at a time. Those that cannot be read are left out."""
+        plain = ImageRows(self._catalogue, self._preprocessing, None, self._cache)
+        for start in range(0, len(self._catalogue), size):
+            batch = collate([plain[row] for row in range(start, min(start + size, len(self._catalogue)))])
+            if len(batch.pixels):
+                yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""

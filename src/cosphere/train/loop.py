@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from cosphere import losses
 from cosphere.data import Batch, Catalogue, training_parts
-from cosphere.errors import DivergenceError, RunError
+from cosphere.errors import DivergenceError
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint, ramped_weight
 from cosphere.tensors import gather_rows
 from cosphere.train.batches import BatchStream
-from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from cosphere.train.checkpoint import load_checkpoint, save_checkpoint
 from cosphere.train.ledger import LOGGED, Ledger, step_numbers
 from cosphere.train.lens import measure_lens
 from cosphere.train.memory import keep_freed_memory
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, set_rates
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
-from cosphere.train.setup import build_accelerator, build_model, check_classes, set_backbone_trainable
+from cosphere.train.setup import build_accelerator, build_loss, build_model, check_classes, set_backbone_trainable
+from cosphere.train.state import raw_optimizer, restore, state_of
 
 Evaluate = Callable[[Embedder, Catalogue], Mapping[str, float]]
 """Scores of a model on labelled images, as fractions by name. The loop is handed one; it does not know how scores are made."""
@@ -85,7 +86,7 @@ def train(
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate)
         last = run.checkpoints / "last.pt"
         if resume and last.exists():
-            training.restore(load_checkpoint(last))
+            restore(training, load_checkpoint(last))
         elif resume:
             run.cut_metrics_after(-1)  # Stopped before its first checkpoint: the same run from its beginning.
         with reporter:
@@ -117,12 +118,7 @@ class Training:
         set_seed(settings.seed)
         device = accelerator.device
         self.embedder, augmentation = build_model(settings)
-        self.loss = losses.build(
-            settings.loss.name,
-            num_classes=len(self.train_images.class_names),
-            dim=self.embedder.dim,
-            **settings.loss.settings,
-        ).to(device)
+        self.loss = build_loss(settings.loss, len(self.train_images.class_names), self.embedder.dim).to(device)
         sec = settings.sec
         self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
         self.stream = BatchStream(
@@ -139,6 +135,7 @@ class Training:
         groups = parameter_groups(self.embedder, self.loss, self.constraint, settings.optimizer)
         self.model, self.optimizer = accelerator.prepare(self.embedder, build_optimizer(groups, settings.optimizer))
         self.step = 0
+        self.tree_epoch = 0
         self.seconds = 0.0
         self.best: dict[str, Any] = {"step": 0, "scores": {}}
         self.before: dict[str, float] = {}
@@ -158,6 +155,7 @@ class Training:
         while self.step < self.settings.steps and not self._out_of_patience():
             began = time.monotonic()
             self._enter_phase()
+            self._rebuild_tree()
             self._take_step([next(batches) for _ in range(self.settings.batch.accumulate)])
             self.step += 1
             self.reporter.stepped(self.step)
@@ -184,12 +182,26 @@ class Training:
             return
         set_backbone_trainable(self.embedder, self.step >= first)
         if self.step == first:
-            _raw(self.optimizer).state.clear()
+            raw_optimizer(self.optimizer).state.clear()
             self.reporter.said(f"step {self.step}: the backbone trains too, with a fresh optimiser")
+
+    def _rebuild_tree(self) -> None:
+        """After each epoch the hierarchical triplet loss orders the classes anew, by all training images as they lie now."""
+        if not isinstance(self.loss, losses.HierarchicalTripletLoss) or self.stream.epoch == self.tree_epoch:
+            return
+        self.tree_epoch = self.stream.epoch
+        self.embedder.eval()
+        found = []
+        with torch.no_grad():
+            for batch in self.stream.in_order(self.settings.batch.size):
+                inputs, labels = self._inputs(batch)
+                found.append((self.embedder(inputs).float(), labels))
+        self.embedder.train()
+        self.loss.rebuild(torch.cat([rows for rows, _ in found]), torch.cat([labels for _, labels in found]))
 
     def _take_step(self, batches: list[Batch]) -> None:
         """One optimiser step over one or more batches."""
-        set_rates(_raw(self.optimizer), rate_factor(self.step, self.settings.steps, self.settings.schedule))
+        set_rates(raw_optimizer(self.optimizer), rate_factor(self.step, self.settings.steps, self.settings.schedule))
         self.model.train()
         for batch in batches:
             inputs, labels = self._inputs(batch)
@@ -216,7 +228,7 @@ class Training:
 
     def _objective(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the numbers of :data:`cosphere.train.ledger.LOGGED`."""
-        if isinstance(self.loss, losses.PairLoss):
+        if isinstance(self.loss, losses.PairLoss | losses.CrossBatchMemory):
             # Pairs are made of all processes' images; class weights need none but their own.
             metric = self.criterion(gather_rows(embeddings), gather_rows(labels))
         else:
@@ -321,7 +333,7 @@ class Training:
             self.embedder,
             self.loss,
             self.constraint,
-            _raw(self.optimizer),
+            raw_optimizer(self.optimizer),
             inputs,
             labels,
             lambda embeddings, wanted: self._objective(embeddings, wanted)[0],
@@ -377,86 +389,4 @@ class Training:
         """Write a checkpoint of weights that are whole."""
         self._check_weights()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.run_folder.checkpoints / name, self.state())
-
-    def state(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on."""
-        scaler = self.accelerator.scaler
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "best": self.best,
-            "before": self.before,
-            "stale": self.stale,
-            "warned_of_sec": self.warned_of_sec,
-            "settings": self.settings.as_dict(),
-            "classes": self.train_images.class_names,
-            "model": self.embedder.state_dict(),
-            "loss": self.loss.state_dict(),
-            "constraint": self.constraint.state_dict(),
-            "optimizer": _raw(self.optimizer).state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            "stream": self.stream.state_dict(),
-            "random": random_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned.
-
-        Raises:
-            RunError: the checkpoint was made with other settings or from other classes.
-        """
-        changed = first_difference(state["settings"], self.settings.as_dict())
-        if changed:
-            raise RunError(
-                f"the checkpoint was made with {changed[0]} {changed[1]!r}, the settings now say {changed[2]!r}. "
-                f"Put {self.run_folder.config} back as it was, or start a new run."
-            )
-        if state["classes"] != self.train_images.class_names:
-            raise RunError(
-                f"the checkpoint was trained on {len(state['classes'])} classes, the data now has {len(self.train_images.class_names)} "
-                "or other names. Put the data back as it was, or start a new run."
-            )
-        self.embedder.load_state_dict(state["model"])
-        self.loss.load_state_dict(state["loss"])
-        self.constraint.load_state_dict(state["constraint"])
-        _raw(self.optimizer).load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.stream.load_state_dict(state["stream"])
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
-        self.before, self.stale, self.warned_of_sec = state["before"], state["stale"], state["warned_of_sec"]
-        if self.settings.schedule.new_layers_steps:
-            set_backbone_trainable(self.embedder, self.step >= self.settings.schedule.new_layers_steps)
-        if self.accelerator.is_main_process:
-            self.run_folder.cut_metrics_after(self.step)
-        restore_random_state(state["random"])
-
-
-_MAY_CHANGE = ("steps", "device", "log_every", "checkpoint_every", "data", "validation")
-"""Settings that may differ when a run goes on: they decide how long, where and what is watched, not what a step does."""
-
-
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], room: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name, old and new value of the first setting that differs and that a step depends on.
-
-    >>> first_difference({"steps": 1, "sec": {"weight": 0.1}}, {"steps": 2, "sec": {"weight": 0.2}})
-    ('sec.weight', 0.1, 0.2)
-    """
-    for key in new:
-        if not room and key in _MAY_CHANGE:
-            continue
-        one, other = old.get(key), new[key]
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found = first_difference(one, other, f"{room}{key}.")
-            if found:
-                return found
-        elif one != other:
-            return f"{room}{key}", one, other
-    return None
-
-
-def _raw(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimiser inside accelerate's wrapper."""
-    inside: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inside
+            save_checkpoint(self.run_folder.checkpoints / name, state_of(self))

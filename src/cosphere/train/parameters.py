@@ -21,7 +21,8 @@ def parameter_groups(
     """Split all trainable parameters into groups with their own rate and decay.
 
     A parameter belongs to `backbone`, `head`, `loss` (class weights) or `radius` (a learned SEC radius, never decayed), and
-    within it to `weight`, `norm`, `bias` or (in a loss: margins, never decayed) `threshold`. Frozen parameters are in no group; empty groups are left out.
+    within it to `weight`, `norm`, `bias` or, in a loss, `threshold` (margins, never decayed). Frozen parameters are in no
+    group; empty groups are left out.
 
     Returns:
         groups for a torch optimiser, each with `name`, `params`, `lr` and `weight_decay`.

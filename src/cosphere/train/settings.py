@@ -131,10 +131,20 @@ class LossSettings:
     Args:
         name: name of the loss.
         settings: its own settings, as `margin: 0.2`; what is left out keeps the loss's default.
+        memory: past embeddings that a pair loss compares with too (cross-batch memory), at least a batch; 0 for none.
+        memory_after: steps before the memory is used, while embeddings still move fast.
     """
 
     name: str = "multi_similarity"
     settings: dict[str, Any] = field(default_factory=dict)
+    memory: int = 0
+    memory_after: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "memory_after"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise SettingsError(f"loss.{name} must be a whole number >= 0, got {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

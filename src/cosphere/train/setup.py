@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
+from cosphere import losses
 from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError
 from cosphere.images import Augmentation, preset
 from cosphere.models import Embedder, build_embedder, input_scale
-from cosphere.train.settings import TrainSettings
+from cosphere.train.settings import LossSettings, TrainSettings
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
@@ -57,6 +58,19 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     if settings.channels_last:
         embedder = embedder.to(memory_format=torch.channels_last)
     return embedder, images.augmentation()
+
+
+def build_loss(settings: LossSettings, classes: int, dim: int) -> losses.Loss | losses.CrossBatchMemory:
+    """The loss that the settings ask for, with its memory of past batches if there is to be one."""
+    loss = losses.build(settings.name, num_classes=classes, dim=dim, **settings.settings)
+    if not settings.memory:
+        return loss
+    if not isinstance(loss, losses.PairLoss):
+        raise SettingsError(
+            f"loss.memory is for losses that compare images with images; {settings.name} compares them with classes. "
+            "Leave it out."
+        )
+    return losses.CrossBatchMemory(loss, dim, size=settings.memory, start_after=settings.memory_after)
 
 
 def untrained_model(settings: TrainSettings) -> Embedder:
