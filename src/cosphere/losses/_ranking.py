@@ -56,8 +56,8 @@ class Ranking:
         self._start, self._stop = _order(max(low, -2.0), dtype) + 1, _order(2.0, dtype)
         self._above, self._inside = 0, most  # known to lie above the interval, and at most so many inside
         self._histogram: Tensor | None = None
-        self._found: list[tuple[Tensor, Tensor]] = []
-        self._ties = 0
+        self._found: tuple[Tensor, Tensor] | None = None  # values inside, and where they were
+        self._count_found = self._ties = 0
 
     @property
     def kept(self) -> int:
@@ -70,7 +70,7 @@ class Ranking:
             return
         if self._inside > FEW and self._stop - self._start > 1:
             counts = self._counts(values)
-            self._histogram = counts if self._histogram is None else self._histogram + counts
+            self._histogram = counts if self._histogram is None else self._histogram.add_(counts)
             return
         low, high = _float(self._start, self.dtype), _float(self._stop - 1, self.dtype)
         places = ((values >= low) & (values <= high)).flatten().nonzero().squeeze(1)
@@ -78,7 +78,7 @@ class Ranking:
             missing = self.kept - self._above - self._ties
             self._ties += len(places)
             places = places[missing - 1 : missing] if 0 < missing <= len(places) else places[:0]
-        self._found.append((values.flatten()[places], places + first_row * values.shape[1]))
+        self._note(values.flatten()[places], places + first_row * values.shape[1])
 
     def conclude(self) -> None:
         """End a pass."""
@@ -87,11 +87,21 @@ class Ranking:
         if self._histogram is not None:
             self._narrow(self._histogram.tolist())
             self._histogram = None
-        elif self._found:
-            values, places = (torch.cat(parts) for parts in zip(*self._found, strict=True))
-            self._sort(values, places)
+        elif self._found is not None:
+            self._sort(*(found[: self._count_found] for found in self._found))
         else:
             self.cut = Cut(torch.inf)
+
+    def _note(self, values: Tensor, places: Tensor) -> None:
+        # Room for all is made at once: small tensors that outlive a block would lie between the large ones that do not,
+        # and the C library could never reuse the gaps.
+        if self._found is None:
+            room = min(self._inside, max(FEW, 1))
+            self._found = values.new_empty(room), places.new_empty(room)
+        end = self._count_found + len(values)
+        for found, new in zip(self._found, (values, places), strict=True):
+            found[self._count_found : end] = new
+        self._count_found = end
 
     @property
     def _shift(self) -> int:

@@ -64,20 +64,24 @@ def curricularface_loss(
 
 
 class _Harder(torch.autograd.Function):
-    """scale cos, or scale cos (t + cos) where cos > limit. By hand: half the passes of a graph."""
+    """scale cos, or scale cos (t + cos) where cos > limit. (A, c) -> (A, c).
+
+    By hand, in half the passes of a graph, and without where(): on a mask as irregular as this it takes twenty times as long
+    as a product.
+    """
 
     @staticmethod
     def forward(ctx: Any, cosines: Tensor, limit: Tensor, curriculum: Tensor, scale: float) -> Tensor:
-        hard = cosines > limit
+        hard = (cosines > limit).to(cosines.dtype)
         ctx.save_for_backward(cosines, hard, curriculum)
         ctx.scale = scale
-        return torch.where(hard, torch.add(scale * curriculum, cosines, alpha=scale), scale).mul_(cosines)
+        return (cosines + (curriculum - 1)).mul_(hard).add_(1).mul_(cosines).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cosines, hard, curriculum = ctx.saved_tensors
-        slopes = torch.add(ctx.scale * curriculum, cosines, alpha=2 * ctx.scale)
-        return torch.where(hard, slopes, ctx.scale).mul_(gradient), None, None, None
+        slopes = torch.add(curriculum - 1, cosines, alpha=2).mul_(hard).add_(1)
+        return slopes.mul_(gradient).mul_(ctx.scale), None, None, None
 
 
 @describe(

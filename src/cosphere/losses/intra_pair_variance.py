@@ -64,20 +64,32 @@ def _sums(pairs: Pairs) -> tuple[Tensor, Tensor]:
             sum_over_rows(pairs, lambda rows: rows.positives(0.0).sum()).total,
             sum_over_rows(pairs, lambda rows: rows.negatives(0.0).sum()).total,
         )
-    # Sums of products are products of sums. In float64, as nearly all of the sum of a class may be its images with themselves.
-    anchors, columns = pairs.anchors, pairs.columns
-    codes, column_codes = pairs.codes.long(), pairs.reference_codes.long()
-    classes = int(torch.cat([codes, column_codes]).max()) + 1 if len(codes) + len(column_codes) else 0
-    empty = torch.zeros(classes, anchors.shape[1], dtype=torch.float64, device=anchors.device)
-    class_anchors = empty.index_add(0, codes, anchors.double())
-    class_columns = class_anchors if pairs.references is None else empty.index_add(0, column_codes, columns.double())
-    same = (class_anchors * class_columns).sum()
-    own = same.new_zeros(())
+    return _closed_sums(pairs, pairs.anchors, pairs.columns)
+
+
+def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """A sum of products is a product of sums, so class sums are all it takes: O(B D), and the slopes with it."""
+    codes, column_codes = pairs.codes, pairs.reference_codes
+    graph = anchors, columns
+    anchors, columns = anchors.detach(), columns.detach()
+    by_class = columns.new_zeros(pairs.classes, columns.shape[1]).index_add_(0, column_codes, columns)
+    of_class = by_class[codes.long()]
+    mates, strangers = of_class, columns.sum(dim=0) - of_class
+    present = None
     if pairs.own_columns is not None:
-        present = pairs.own_columns >= 0
-        own = (anchors[present].double() * columns[pairs.own_columns[present]].double()).sum()
-    everything = class_anchors.sum(dim=0) @ class_columns.sum(dim=0)
-    return (same - own).to(anchors.dtype), (everything - same).to(anchors.dtype)
+        present = (pairs.own_columns >= 0).nonzero().squeeze(1)
+        mates = of_class.index_add(0, present, columns[pairs.own_columns[present]], alpha=-1)
+    same, other = (anchors * mates).sum(), (anchors * strangers).sum()
+    if pairs.references is None:
+        return with_slopes(same, (graph[0], 2 * mates)), with_slopes(other, (graph[0], 2 * strangers))
+    back = anchors.new_zeros(pairs.classes, anchors.shape[1]).index_add_(0, codes, anchors)[column_codes.long()]
+    strangers_back, mates_back = anchors.sum(dim=0) - back, back
+    if present is not None and pairs.own_columns is not None:
+        mates_back = back.index_add(0, pairs.own_columns[present], anchors[present], alpha=-1)
+    return (
+        with_slopes(same, (graph[0], mates), (graph[1], mates_back)),
+        with_slopes(other, (graph[0], strangers), (graph[1], strangers_back)),
+    )
 
 
 @describe(
