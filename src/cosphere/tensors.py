@@ -152,7 +152,9 @@ def _check_equal_shapes(rows: Tensor) -> None:
     shapes: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shapes, tuple(rows.shape))
     if len(set(shapes)) > 1:
-        raise SizeError(f"want equal batches in all processes, got {shapes}. Use a sampler that drops the last short batch.")
+        raise SizeError(
+            f"want equal batches in all processes, got {shapes}. Use a sampler that drops the last short batch."
+        )
 
 
 class _Gather(torch.autograd.Function):

@@ -111,7 +111,7 @@ def test_exact_folds_use_the_best_threshold_of_the_others(seed, steps):
 
 def test_the_nearest_rule_may_exceed_the_rate():
     # 100 impostors; the curve has no corner at one in a hundred, and both neighbours are equally far.
-    impostors = np.linspace(-1, 0, 98).tolist() + [0.61, 0.61]
+    impostors = [*np.linspace(-1, 0, 98).tolist(), 0.61, 0.61]
     genuine = [0.9, 0.8, 0.7, 0.6, 0.6]
     scores, same = np.array(genuine + impostors), np.array([1] * 5 + [0] * 100)
     exact, nearest = tar_at_far(scores, same, 0.01), tar_at_far(scores, same, 0.01, rule="nearest")

@@ -12,7 +12,7 @@ from cosphere import losses
 from cosphere.errors import SettingsError, SizeError
 
 NAMES = [about.name for about in losses.table()]
-PAIR_LOSSES = [about.name for about in losses.table() if not about.uses_class_weights]
+PAIR_LOSSES = [about.name for about in losses.table() if issubclass(getattr(losses, about.title), losses.PairLoss)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 VARIANTS = [
     *((name, {}) for name in NAMES),
@@ -25,7 +25,12 @@ VARIANTS = [
     ("batch_hard_triplet", {"squared": True}),
     ("contrastive", {"form": "pml"}),
     ("contrastive", {"reduction": "mean_nonzero"}),
+    ("facility_location", {"distance": "squared", "passes": 0}),
+    ("facility_location", {"nmi": "arithmetic", "distance": "squared"}),
     ("generalized_lifted_structure", {"normalize": False}),
+    ("hard_cascade", {"hard_ratios": (0.6,)}),
+    ("hard_cascade", {"hard_ratios": (0.9, 0.5)}),
+    ("hard_cascade", {"hard_ratios": (1, 0.6), "cascade": "nested"}),
     ("lifted_structure", {"normalize": True}),
     ("margin", {"sampling": "distance_weighted"}),
     ("multi_similarity", {"mining": None, "divisor": "kept"}),
@@ -98,9 +103,10 @@ DEGENERATE = {
 EMPTY = ["no rows", "one zero row", "all rows zero"]
 NOTHING_TO_COMPARE = {
     **dict.fromkeys((about.name for about in losses.table() if about.uses_class_weights), EMPTY),
-    **dict.fromkeys(
-        ("alignment_uniformity", "contrastive", "hard_cascade", "intra_pair_variance"), [*EMPTY, "one row"]
-    ),
+    **{
+        key: [*EMPTY, "one row"]
+        for key in ("alignment_uniformity", "contrastive", "hard_cascade", "intra_pair_variance")
+    },
 }
 
 

@@ -205,7 +205,9 @@ def test_twice_backward_gives_the_same_gradient(ragged):
     torch.testing.assert_close(first, 3 * second)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile's own, at a graph break
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # torch.compile's own, at a graph break
 def test_a_compiled_step_gives_the_same(ragged):
     points, labels = ragged(6, 12)
     linear, loss = torch.nn.Linear(5, 4).double(), TripletLoss()
@@ -271,9 +273,13 @@ def test_wrong_inputs_are_named(ragged):
 def test_the_block_size_is_restored_after_an_error():
     from cosphere.losses import _rows
 
-    with pytest.raises(ZeroDivisionError), similarities_held(5):
-        assert _rows._held == 5
-        raise ZeroDivisionError
+    def broken():
+        with similarities_held(5):
+            assert _rows._held == 5
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
     assert _rows._held is None
 
 

@@ -134,7 +134,10 @@ class Pairs:
         return columns, real if self.own_columns is None else real & (columns != self.own_columns[rows, None])
 
     def blocks(self) -> Iterator[Rows]:
-        """All rows, block by block, without gradients: for what a loss must know before its main walk."""
+        """All rows, block by block, without gradients: for what a loss must know before its main walk.
+
+        Gradients and autocast are off until the walk has ended, so walk one batch after another and not two at once.
+        """
         with torch.no_grad(), outside_autocast(self.anchors):
             for rows, products in self._walk():
                 yield Rows(self, rows, products)

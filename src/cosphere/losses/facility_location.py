@@ -315,8 +315,16 @@ class FacilityLocationLoss(Loss):
             raise SettingsError(f"passes must be a whole number >= 0; got {passes!r}.")
         self.distance, self.nmi, self.passes = distance, nmi, passes
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) -> (); see :func:`facility_location_loss`."""
+    def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
+        """(B, D), (B,) -> (); see :func:`facility_location_loss`.
+
+        ``indices_tuple`` is there so that pytorch-metric-learning's trainers can call this.
+
+        Raises:
+            SettingsError: pairs were given.
+        """
+        if indices_tuple is not None:
+            raise SettingsError("FacilityLocationLoss compares whole clusterings of the batch; take the miner away.")
         return facility_location_loss(
             embeddings, labels, gamma=self.gamma, distance=self.distance, nmi=self.nmi, passes=self.passes
         )

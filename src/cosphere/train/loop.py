@@ -228,11 +228,11 @@ class Training:
 
     def _objective(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the numbers of :data:`cosphere.train.ledger.LOGGED`."""
-        if isinstance(self.loss, losses.PairLoss | losses.CrossBatchMemory):
+        if isinstance(self.loss, losses.ClassLoss):
+            metric = self.criterion(embeddings, labels)
+        else:
             # Pairs are made of all processes' images; class weights need none but their own.
             metric = self.criterion(gather_rows(embeddings), gather_rows(labels))
-        else:
-            metric = self.criterion(embeddings, labels)
         constraint = self.constraint(embeddings) if self.settings.sec.weight else metric.new_zeros(())
         total = metric + self._sec_weight(self.step) * constraint
         return total, step_numbers(embeddings, labels, total, metric, constraint)
