@@ -123,3 +123,17 @@ def test_another_device_is_named(h6):
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(SettingsError, match=message):
         NormSoftmaxLoss(**arguments)
+
+
+def test_sampling_is_by_its_own_rule():
+    loss = NormSoftmaxLoss(100, 4, sample_rate=0.3)
+    loss(torch.randn(5, 4), torch.arange(5)).backward()
+    assert int(loss.class_weight.grad.any(dim=1).sum()) == 5 + round(0.3 * 95)
+    assert loss.class_weight.grad[:5].any(dim=1).all()
+
+
+def test_one_sample_may_be_checked_against_a_part_of_the_classes(h6):
+    weights = torch.tensor(W3, dtype=torch.float64)
+    got = norm_softmax_loss(h6[0][:2], h6[1][:2], weights, temperature=0.05, sampled=torch.tensor([0, 2]))
+    want = by_hand(h6[0][:2].tolist(), [0, 0], [W3[0], W3[2]], 0.05)
+    assert got.tolist() == pytest.approx(want, rel=1e-9)

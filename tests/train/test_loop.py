@@ -37,6 +37,7 @@ from cosphere.train import (
     train,
 )
 from cosphere.train.checkpoint import load_checkpoint
+from cosphere.train.setup import build_loss
 
 
 class Listener(PlainReporter):
@@ -506,6 +507,15 @@ def test_a_tree_is_made_after_each_epoch_from_all_training_images(
     run_small(photos, tmp_path / "run", small(steps=16, loss=LossSettings(name="hierarchical_triplet")))
     labels = sorted(read_catalogue(photos).select("train").labels.tolist())
     assert seen == [((60, 8), labels)] * 2  # 7 batches an epoch
+
+
+def test_a_schedule_inside_a_loss_runs_over_the_run(photos: Path, tmp_path: Path) -> None:
+    settings = small(loss=LossSettings(name="heated_up_softmax"))
+    run_small(photos, tmp_path / "run", settings)
+    made = build_loss(settings.loss, 10, 8, settings.steps)
+    assert made.total_steps == settings.steps  # type: ignore[union-attr]
+    given = LossSettings(name="heated_up_softmax", settings={"total_steps": 77})
+    assert build_loss(given, 10, 8, settings.steps).total_steps == 77  # type: ignore[union-attr]
 
 
 def test_a_memory_smaller_than_a_batch_says_so(photos: Path, tmp_path: Path) -> None:

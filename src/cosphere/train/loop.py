@@ -118,7 +118,8 @@ class Training:
         set_seed(settings.seed)
         device = accelerator.device
         self.embedder, augmentation = build_model(settings)
-        self.loss = build_loss(settings.loss, len(self.train_images.class_names), self.embedder.dim).to(device)
+        classes = len(self.train_images.class_names)
+        self.loss = build_loss(settings.loss, classes, self.embedder.dim, settings.steps).to(device)
         sec = settings.sec
         self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
         self.stream = BatchStream(

@@ -60,9 +60,13 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     return embedder, images.augmentation()
 
 
-def build_loss(settings: LossSettings, classes: int, dim: int) -> losses.Loss | losses.CrossBatchMemory:
-    """The loss that the settings ask for, with its memory of past batches if there is to be one."""
-    loss = losses.build(settings.name, num_classes=classes, dim=dim, **settings.settings)
+def build_loss(settings: LossSettings, classes: int, dim: int, steps: int) -> losses.Loss | losses.CrossBatchMemory:
+    """The loss that the settings ask for, with its memory of past batches if there is to be one.
+
+    A schedule inside a loss runs over the run's own ``steps`` unless the settings give it a length.
+    """
+    own: dict[str, object] = {"total_steps": steps} if "total_steps" in losses.about(settings.name).defaults else {}
+    loss = losses.build(settings.name, num_classes=classes, dim=dim, **{**own, **settings.settings})
     if not settings.memory:
         return loss
     if not isinstance(loss, losses.PairLoss):
