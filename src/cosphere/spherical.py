@@ -22,6 +22,8 @@ from cosphere.tensors import SHORTEST, check_embeddings, full_precision, lengths
 
 RADII = ("batch", "ema", "learned")
 RAMPS = ("constant", "linear")
+TINY = {torch.float32: 1e-30, torch.float64: 1e-200}
+"""Far below any length there is, and far enough above zero that a gap divided by it is finite."""
 
 
 def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free: bool = False) -> Tensor:
@@ -66,7 +68,7 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
         gaps = norms - radius
-        ctx.radius = None if isinstance(radius, Tensor) else radius
+        ctx.radius = radius if isinstance(radius, float | int) else None
         ctx.save_for_backward(embeddings, norms, gaps, *([radius] if isinstance(radius, Tensor) else []))
         return gaps.dot(gaps) / max(len(gaps), 1)
 
@@ -77,10 +79,11 @@ class _Penalty(torch.autograd.Function):
             norms = lengths(embeddings)
             gaps = norms - (given[0] if given else ctx.radius)
         share = gaps * (gradient * (2 / max(len(gaps), 1)))
-        # The slope of a length of zero is defined as zero, as torch has it.
-        along = share / torch.where(norms == 0, torch.inf, norms)
-        slopes = (full_precision(embeddings) * along[:, None]).to(embeddings.dtype)
-        return slopes, None, (-share.sum()).to(given[0].dtype) if given and ctx.needs_input_grad[2] else None
+        # The slope of a length of zero is defined as zero, as torch has it: 0 times anything finite.
+        along = share / norms.clamp(min=TINY[norms.dtype])
+        slopes = full_precision(embeddings) * along.unsqueeze(1)
+        to_radius = (-share.sum()).to(given[0].dtype) if given and ctx.needs_input_grad[2] else None
+        return slopes if slopes.dtype == embeddings.dtype else slopes.to(embeddings.dtype), None, to_radius
 
 
 def _relative_gaps(norms: Tensor, radius: Tensor | float) -> Tensor:

@@ -89,25 +89,40 @@ def triplets_wanted(rows: Rows) -> Tensor:
     return rows.positive_real & (rows.pairs.negatives_per_anchor[rows.slice, None] > 0)
 
 
+_NEVER = 1e30
+"""A log weight that no row reaches, and that float32 can hold."""
+
+
 @torch.no_grad()
 def draw_negatives(rows: Rows, *, cutoff: float, farthest: float, generator: torch.Generator | None = None) -> Tensor:
     """A column for each slot of ``rows.positive_columns``: a drawn negative, or anything where there is none. (b, P) int64."""
     slots = rows.positive_columns.shape[1]
     if not slots:
         return rows.positive_columns
-    square = (2 - 2 * rows.similarities).clamp_(min=cutoff**2)
-    # Antipodes have density 0 (D > 3) or infinite density (D < 3): the mask keeps 0 * inf out.
-    allowed = rows.negative & (square < min(farthest**2, 4.0))
-    logs = torch.where(allowed, _of_squares(square, rows.pairs.anchors.shape[1]), -torch.inf)
+    # A row that is NaN is as far as can be: it must not stop the others.
+    square = (2 - 2 * rows.similarities).clamp_(min=cutoff**2).nan_to_num_(nan=4.0)
+    # Antipodes have density 0 (D > 3) or infinite density (D < 3): the mask keeps 0 * inf out. Masks multiply, which is
+    # several times faster here than choosing.
+    allowed = (rows.negative & (square < min(farthest**2, 4.0))).to(square.dtype)
+    # exp(log_weights) with one logarithm: d^(2 - D) (1 - d^2/4)^((3 - D)/2) = (d^2 (1 - d^2/4))^((3 - D)/2) / d.
+    logs = (square * (1 - square / 4)).clamp_(min=1e-30).log_().mul_((3 - rows.pairs.anchors.shape[1]) / 2)
+    logs.add_(allowed - 1, alpha=_NEVER)
     # The largest of each row, and of nothing else: a row whose weights all underflow would be lost.
     largest = logs.amax(dim=1, keepdim=True)
-    some = largest > -torch.inf
     # exp() is six times slower where it underflows, and a chance of e^-80 is none.
-    weights = (logs - largest).clamp_(min=-80).exp_().mul_(allowed)
-    weights = torch.where(some, weights, rows.negative.to(logs.dtype))
-    # What a row without negatives draws is not used, but zero weights cannot be drawn from.
-    weights[:, 0] = torch.where(rows.pairs.negatives_per_anchor[rows.slice] > 0, weights[:, 0], 1.0)
-    return torch.multinomial(weights, slots, replacement=True, generator=generator)
+    weights = logs.sub_(largest).clamp_(min=-80).exp_().mul_(allowed).mul_(square.rsqrt_())
+    alike = (largest < -_NEVER / 2).squeeze(1).nonzero().squeeze(1)
+    weights[alike] = rows.negative[alike].to(weights.dtype)
+    return _draw(weights, slots, generator)
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """(b, count) columns drawn by (b, R) weights, with replacement; column R - 1 where a row has none."""
+    reached = weights.cumsum(dim=1)
+    # A little below the end, which no draw may round up to. The first column beyond a draw has a weight above zero.
+    chance = torch.rand(len(weights), count, generator=generator, dtype=weights.dtype, device=weights.device)
+    drawn = torch.searchsorted(reached, chance * (reached[:, -1:] * (1 - 1e-6)), right=True)
+    return drawn.clamp_(max=weights.shape[1] - 1)
 
 
 @torch.no_grad()

@@ -106,8 +106,10 @@ def _all_terms(rows: Rows, boundaries: Tensor) -> _Terms:
 
 def _drawn_terms(rows: Rows, boundaries: Tensor, drawn: Tensor) -> _Terms:
     wanted = triplets_wanted(rows)
-    near = torch.where(wanted, chord(rows.positives(1.0), squared=False), -torch.inf)
-    far = torch.where(wanted, chord(rows.similarities.gather(1, drawn), squared=False), torch.inf)
+    # One gather, as each costs a pass over the block in the gradient. What fills the slots is replaced after.
+    both = rows.similarities.gather(1, torch.cat([rows.positive_columns, drawn], dim=1))
+    near, far = chord(both, squared=False).split(drawn.shape[1], dim=1)
+    near, far = torch.where(wanted, near, -torch.inf), torch.where(wanted, far, torch.inf)
     once = near.new_ones(len(near))
     return _Terms(near, far, boundaries[rows.slice], once, once, wanted.sum(dim=1))
 
