@@ -97,8 +97,7 @@ class _Directions(torch.autograd.Function):
             inverse = torch.where(inverse > 0, 1 / torch.where(inverse > 0, norms, 1.0), 0.0)
             unit = rows * inverse
         along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
-        slopes: Tensor = (gradient - along * unit) * inverse
-        return slopes
+        return torch.addcmul(gradient, along, unit, value=-1).mul_(inverse)
 
 
 def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:

@@ -11,7 +11,7 @@ from cosphere.errors import SettingsError
 from cosphere.losses._about import Loss, check_choice, check_count, check_number
 from cosphere.losses._classes import sample_classes
 from cosphere.losses._rows import as_int64
-from cosphere.tensors import directions
+from cosphere.tensors import SHORTEST, lengths
 
 SampleRule = Literal["partial_fc", "norm_softmax"]
 
@@ -71,7 +71,7 @@ class ClassLoss(Loss):
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """() mean of :meth:`per_sample` over the rows that have a direction; a connected 0 if none has."""
         losses = self.per_sample(embeddings, labels)
-        return losses.sum() / directions(embeddings.detach()).alive.sum().clamp(min=1)
+        return losses.sum() / (lengths(embeddings.detach()) > SHORTEST).sum().clamp(min=1)
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) in [0, C) -> () loss; the mean over the rows that have a direction, unless the loss says otherwise.

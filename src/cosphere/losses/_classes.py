@@ -280,9 +280,13 @@ class _Against(torch.autograd.Function):
         highest = left.new_full((len(left),), -torch.inf)
         mass = left.new_zeros(len(left))
         factor = plan.scale if plan.plain else 1.0  # where nothing comes between, the scale costs no pass of its own
-        for block in plan.blocks(len(left)):
+        blocks, exponentials, cosines_kept = list(plan.blocks(len(left))), None, None
+        # Few classes are one block, which backward then need not make again.
+        keeps = len(blocks) == 1 and any(ctx.needs_input_grad)
+        for block in blocks:
             weights = _unit_weights(class_weight, block.weights, left.dtype)
-            similarities = _similarities(plan, (left @ weights.raw.T).mul_(weights.inverse * factor))
+            cosines = (left @ weights.raw.T).mul_(weights.inverse * factor)
+            similarities = _similarities(plan, cosines)
             target[block.images] = similarities[block.images, block.places] / factor
             if plan.with_total:
                 total += similarities.sum(dim=1) / factor
@@ -292,14 +296,18 @@ class _Against(torch.autograd.Function):
                 logits += bias[block.classes]
             logits[block.images, block.places] = -torch.inf
             highest, mass = _add_exponentials(logits, highest, mass)
+            if keeps and plan.plain:
+                exponentials = logits
+            elif keeps and plan.similarity is not None:
+                cosines_kept = cosines
         others = highest + mass.log()
         ctx.plan = plan
-        ctx.save_for_backward(rows, class_weight, bias, others)
+        ctx.save_for_backward(rows, class_weight, bias, others, exponentials, highest, cosines_kept)
         return target, others, total
 
     @staticmethod
     def backward(ctx: Any, to_target: Tensor, to_others: Tensor, to_total: Tensor) -> tuple[Tensor | None, ...]:
-        rows, class_weight, bias, others = ctx.saved_tensors
+        rows, class_weight, bias, others, exponentials, highest, cosines_kept = ctx.saved_tensors
         plan: _Plan = ctx.plan
         with torch.no_grad(), outside_autocast(rows):
             gradients = _Gradients(rows, class_weight, ctx.needs_input_grad[1:3])
@@ -310,8 +318,14 @@ class _Against(torch.autograd.Function):
             for block in plan.blocks(len(rows)):
                 weights = _unit_weights(class_weight, block.weights, rows.dtype)
                 shift = None if bias is None else bias.detach()[block.classes]
-                make = _plain_slopes if plan.plain else _slopes
-                slopes, to_shift = make(plan, block, rows, weights, shift, incoming)
+                to_shift: Tensor | None
+                if exponentials is not None:
+                    slopes, to_shift = _kept_slopes(plan, block, exponentials, highest, incoming)
+                elif plan.plain:
+                    slopes, to_shift = _plain_slopes(plan, block, rows, weights, shift, incoming)
+                else:
+                    cosines = (rows @ weights.raw.T).mul_(weights.inverse) if cosines_kept is None else cosines_kept
+                    slopes, to_shift = _slopes(plan, block, cosines.detach(), shift, incoming)
                 gradients.add(block.weights, weights, slopes)
                 if to_bias is not None and to_shift is not None:
                     to_bias[block.classes] = to_shift.to(to_bias.dtype)
@@ -387,11 +401,21 @@ def _plain_slopes(
     return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
 
 
+def _kept_slopes(
+    plan: _Plan, block: _Block, exponentials: Tensor, highest: Tensor, incoming: _Incoming
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_plain_slopes`, from the (A, c) exp(logit - highest) of the only block; 0 at each image's own class."""
+    factor = torch.where(highest == -torch.inf, 0.0, (highest - incoming.level).exp())
+    slopes = exponentials * (factor * incoming.to_others * plan.scale)[:, None]
+    to_bias = slopes.sum(dim=0) / plan.scale
+    slopes[block.images, block.places] = incoming.to_target[block.images]
+    return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
+
+
 def _slopes(
-    plan: _Plan, block: _Block, rows: Tensor, weights: _UnitWeights, bias: Tensor | None, incoming: _Incoming
+    plan: _Plan, block: _Block, cosines: Tensor, bias: Tensor | None, incoming: _Incoming
 ) -> tuple[Tensor, Tensor | None]:
     """(A, c * centres) d loss / d cosine and (c,) d loss / d bias, by graphs of this block's two functions alone."""
-    cosines = (rows @ weights.raw.T).mul_(weights.inverse)
     with torch.enable_grad():
         made = _similarities(plan, cosines.requires_grad_(plan.similarity is not None))
         similarities = made.detach().requires_grad_(plan.logits is not None)

@@ -15,9 +15,8 @@ from cosphere.losses._rows import (
     as_pairs,
     check_inputs,
     compare,
-    connected_zero,
 )
-from cosphere.tensors import directions, outside_autocast
+from cosphere.tensors import SHORTEST, full_precision, lengths, outside_autocast
 
 
 class NPairs(NamedTuple):
@@ -30,7 +29,7 @@ class NPairs(NamedTuple):
     candidates: Tensor
     """(N, D) raw rows of the references, or of the batch."""
     zero: Tensor
-    """() zero connected to all rows, used or not; NaN if any of them is not finite."""
+    """() zero connected to the rows that are used; NaN if any row is not finite, used or not."""
 
 
 def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, unit: bool) -> NPairs:
@@ -52,22 +51,32 @@ def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, u
     names, other_names = as_int64(labels), as_int64(other_labels)
     with outside_autocast(embeddings):
         alive, others_alive = (_usable(rows.detach(), unit=unit) for rows in (embeddings, others))
-        zero = connected_zero(embeddings) if references is None else connected_zero(embeddings) + connected_zero(others)
+        zero = _not_finite(embeddings) if references is None else _not_finite(embeddings) + _not_finite(others)
     if tuples is None:
         anchors, candidates = _first_and_other(names, alive, other_names, others_alive, own)
     else:
         chosen, positives, _, _ = as_pairs(tuples, len(embeddings), len(others))
         listed = _first_of_each(names[chosen], alive[chosen] & others_alive[positives])
         anchors, candidates = chosen[listed], positives[listed]
-    left, right = embeddings.index_select(0, anchors), others.index_select(0, candidates)
+    if references is None:
+        # One selection, as each costs a pass over the batch in the gradient.
+        both = embeddings.index_select(0, torch.cat([anchors, candidates]))
+        left, right = both[: len(anchors)], both[len(anchors) :]
+    else:
+        left, right = embeddings.index_select(0, anchors), others.index_select(0, candidates)
     partners = torch.arange(len(anchors), device=names.device)
     pairs = compare(left, partners, unit=unit, references=right, reference_labels=partners)
     return NPairs(pairs, left, right, zero + pairs.zero)
 
 
+def _not_finite(rows: Tensor) -> Tensor:
+    """() 0, NaN if any row is not finite, used or not. The rows that are used connect the loss to its inputs."""
+    return full_precision(rows.detach()).sum() * 0
+
+
 def _usable(rows: Tensor, *, unit: bool) -> Tensor:
     """Rows that count as images. (B, D) -> (B,) bool."""
-    return directions(rows).alive if unit else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return lengths(rows) > SHORTEST if unit else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def _first_and_other(

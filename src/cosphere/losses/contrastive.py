@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_choice, check_number, describe
-from cosphere.losses._rows import Compared, Pairs, Rows, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._rows import Compared, Pairs, Rows, compare, mean_or_zero, sum_over_rows
 
 
 def contrastive_loss(
@@ -46,34 +47,69 @@ def contrastive_loss(
     pairs = compare(embeddings, labels, **compared)
     everything = (reduction or ("mean_all" if form == "hadsell" else "mean_nonzero")) == "mean_all"
     if form == "pml":
-        near_count, far_count = _pair_counts(pairs) if everything else _costly(pairs, margin, positive_margin)
+        counts = _pair_counts(pairs) if everything else _costly(pairs, margin, positive_margin)
+        shares = [1 / count.clamp(min=1).to(pairs.anchors.dtype) for count in counts]
 
         def of_rows(rows: Rows) -> Tensor:
-            near, far = _hinges(rows, margin, positive_margin)
-            return mean_or_zero(near.sum(), near_count) + mean_or_zero(far.sum(), far_count)
+            near, far = _sides(rows, margin, positive_margin)
+            value = near.hinges.sum() * shares[0] + far.hinges.sum() * shares[1]
+            return _with_side_slopes(
+                rows, value, near.costly * near.inverse * shares[0], far.costly * far.inverse * shares[1]
+            )
 
         return sum_over_rows(pairs, of_rows).total + pairs.zero
 
     def squares_of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        near, far = _hinges(rows, margin, positive_margin)
-        count = pairs.zero.new_zeros(1) if everything else ((near > 0).sum() + (far > 0).sum())[None]
-        return near.square().sum() + far.square().sum(), count
+        near, far = _sides(rows, margin, positive_margin)
+        count = pairs.zero.new_zeros(1) if everything else (near.costly.sum() + far.costly.sum())[None]
+        value = near.hinges.square().sum() + torch.linalg.vecdot(far.hinges, far.hinges).sum()
+        total = _with_side_slopes(rows, value, 2 * near.hinges * near.inverse, far.hinges.mul_(far.inverse).mul_(2))
+        return total, count
 
     total, costly = sum_over_rows(pairs, squares_of_rows)
     count = sum(_pair_counts(pairs)) if everything else costly.sum()
     return mean_or_zero(total, count) / 2 + pairs.zero
 
 
-def _hinges(rows: Rows, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
-    """``[d - positive_margin]_+`` of the positives (b, P) and ``[margin - d]_+`` of the negatives (b, R), else 0."""
-    near = _near(rows, positive_margin)
-    # As chord(), in fewer passes over the block: below the floor the distance is 0 to rounding, and has no gradient.
-    distances = torch.rsub(rows.similarities, 2, alpha=2).clamp(min=1e-36).sqrt()
-    return near, torch.where(rows.negative, (margin - distances).relu(), 0.0)
+class _Side(NamedTuple):
+    """The positives (b, P) or the negatives (b, R) of a block."""
+
+    hinges: Tensor
+    """How far the distance is on the wrong side; 0 where it is not, and where there is no pair."""
+    inverse: Tensor
+    """1 / distance, the slope of the distance on the cosine but for its sign; 0 at distance 0."""
+
+    @property
+    def costly(self) -> Tensor:
+        """1 where a pair costs something, else 0."""
+        return (self.hinges > 0).to(self.hinges.dtype)
 
 
-def _near(rows: Rows, positive_margin: float) -> Tensor:
-    return (chord(rows.positives(1.0), squared=False) - positive_margin).relu()
+@torch.no_grad()
+def _sides(rows: Rows, margin: float, positive_margin: float) -> tuple[_Side, _Side]:
+    near, near_inverse = _distances(rows.positives(1.0))
+    far, far_inverse = _distances(rows.similarities)
+    # A mask that multiplies costs a fraction of one that chooses.
+    kept = rows.negative.to(far.dtype)
+    return (
+        _Side((near - positive_margin).clamp_(min=0).mul_(rows.positive_real), near_inverse),
+        _Side((margin - far).clamp_(min=0).mul_(kept), far_inverse),
+    )
+
+
+def _distances(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of unit vectors and its inverse, both 0 where the cosine is 1 or, by rounding, above."""
+    square = torch.rsub(cosines, 2, alpha=2).clamp_(min=0)
+    inverse = square.clamp(min=1e-36).rsqrt_()
+    distances = square.mul_(inverse)
+    return distances, inverse.mul_(distances > 0)
+
+
+def _with_side_slopes(rows: Rows, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
+    """() ``value`` whose slopes are minus ``near`` (b, P) on the positives and ``far`` (b, R) on the negatives."""
+    with torch.no_grad():
+        slopes = far.scatter_add_(1, rows.positive_columns, -near)
+    return with_slopes(value, (rows.similarities, slopes))
 
 
 def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -86,7 +122,8 @@ def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor
     limit = 1 - margin**2 / 2  # the cosine at that distance: one comparison instead of the whole hinge
     for rows in pairs.blocks():
         far = rows.negative & (rows.similarities > limit)
-        counts += torch.stack([(_near(rows, positive_margin) > 0).sum(), far.sum()])
+        near = _distances(rows.positives(1.0))[0]
+        counts += torch.stack([((near > positive_margin) & rows.positive_real).sum(), far.sum()])
     return counts[0], counts[1]
 
 
