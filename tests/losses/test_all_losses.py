@@ -7,6 +7,9 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from cosphere import losses
 from cosphere.errors import SettingsError, SizeError
@@ -172,6 +175,56 @@ def test_order_of_the_batch_does_not_matter(name, settings, gradient):
     assert loss(x[order], LABELS[order]).item() == pytest.approx(value, rel=1e-12)
     slope = gradient(loss, x, LABELS)
     torch.testing.assert_close(gradient(loss, x[order], LABELS[order]), slope[order], rtol=1e-9, atol=1e-12)
+
+
+PICKS_ONE = {"batch_hard_triplet", "semihard_triplet", "hard_cascade"}
+"""Of equal images one is taken, so their gradients differ."""
+
+
+@st.composite
+def batches(draw):
+    """(points, labels in 0..3, seed): two to ten rows a class, lengths from 0.1 to 20, now and then a duplicate."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    labels = torch.tensor(draw(st.lists(st.integers(0, 3), min_size=4, max_size=20)))
+    spread = 0.1 + 20 * torch.rand(len(labels), 1, generator=generator, dtype=torch.float64)
+    return torch.randn(len(labels), 4, generator=generator, dtype=torch.float64) * spread, labels, generator
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+@given(data=st.data())
+@hypothesis_settings(max_examples=8, deadline=None)
+def test_any_batch_has_the_symmetries(name, settings, data):
+    """Lengths, order and names of classes do not matter, the gradient is across the embedding, equal rows have equal ones."""
+    if not deterministic(name, settings):
+        return
+    x, labels, generator = data.draw(batches())
+    loss = build(name, **settings).double()
+    value, slope = value_and_slope(loss, x, labels)
+    close = {"rel": 1e-9, "abs": 1e-9}
+    if not is_raw(name, settings):
+        stretched = x * (0.05 + 9 * torch.rand(len(x), 1, generator=generator, dtype=torch.float64))
+        assert value_and_slope(loss, stretched, labels)[0] == pytest.approx(value, **close)
+        assert (slope * x).sum(dim=1).abs().max() <= 1e-9 * (1 + (slope * x).abs().max())
+    # The greedy search for medoids may end elsewhere when it meets the images in another order.
+    if settings.get("form") != "n_pair" and name not in FIRST_TWO and name != "facility_location":
+        order = torch.randperm(len(x), generator=generator)
+        again, moved = value_and_slope(loss, x[order], labels[order])
+        assert again == pytest.approx(value, **close)
+        torch.testing.assert_close(moved, slope[order], rtol=1e-7, atol=1e-9)
+        if name not in PICKS_ONE:
+            double, both = value_and_slope(loss, torch.cat([x, x]), torch.cat([labels, labels]))
+            assert math.isfinite(double)
+            torch.testing.assert_close(both[: len(x)], both[len(x) :], rtol=1e-7, atol=1e-9)
+    if name in PAIR_LOSSES and name != "margin":
+        names = torch.tensor([7, -(2**40), 2**62, 0])[torch.randperm(4, generator=generator)]
+        assert value_and_slope(loss, x, names[labels])[0] == pytest.approx(value, **close)
+
+
+def value_and_slope(loss, x, labels):
+    leaf = x.clone().requires_grad_()
+    value = loss(leaf, labels)
+    value.backward()
+    return value.item(), leaf.grad
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint64], ids=str)
