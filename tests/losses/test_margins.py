@@ -5,6 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import _margins
+from cosphere.losses._about import check_share
 from cosphere.losses._classes import classify
 
 
@@ -54,13 +55,13 @@ def test_a_running_mean_forgets_what_is_not_finite(new, want):
 
 def test_wrong_settings_are_named():
     assert _margins.check_angle("margin", 0) == 0
-    assert _margins.check_share("momentum", 1) == 1
+    assert check_share("momentum", 1) == 1
     with pytest.raises(SettingsError, match=r"margin is in radians, at most pi; got 28\.6"):
         _margins.check_angle("margin", 28.6)
     with pytest.raises(SettingsError, match=r"momentum is a share, above 0 and at most 1; got 1\.5"):
-        _margins.check_share("momentum", 1.5)
+        check_share("momentum", 1.5)
     with pytest.raises(SettingsError, match="momentum must be a number above 0"):
-        _margins.check_share("momentum", 0)
+        check_share("momentum", 0)
 
 
 def test_classes_start_as_directions():

@@ -33,4 +33,4 @@ def test_a_second_round_asks_for_almost_nothing() -> None:
     kept, faults = round_of("keep")
     if not kept:
         pytest.skip("this C library is not glibc")
-    assert faults < 0.2 * round_of("leave")[1]
+    assert faults <= 0.2 * round_of("leave")[1]

@@ -214,3 +214,11 @@ def check_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingsError(f"{name} must be a whole number >= 1; got {value!r}.")
     return value
+
+
+def check_share(name: str, value: object) -> float:
+    """``value`` if it is in (0, 1], or a SettingsError."""
+    share = check_number(name, value, above=0)
+    if share > 1:
+        raise SettingsError(f"{name} is a share, above 0 and at most 1; got {value!r}.")
+    return share

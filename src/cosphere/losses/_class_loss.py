@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, check_choice, check_count, check_number
+from cosphere.losses._about import Loss, check_choice, check_count, check_share
 from cosphere.losses._classes import sample_classes
 from cosphere.losses._rows import as_int64
 from cosphere.tensors import SHORTEST, lengths
@@ -19,8 +20,8 @@ SampleRule = Literal["partial_fc", "norm_softmax"]
 class ClassLoss(Loss):
     """The class weights, and which of them a training step sees.
 
-    A subclass fills ``self.class_weight`` after ``super().__init__`` and defines :meth:`per_sample`, or :meth:`of_batch` where
-    its terms are not images.
+    A subclass fills ``self.class_weight`` after ``super().__init__`` and names its pure function, whose settings are attributes
+    of the same names. With state of its own it defines :meth:`per_sample`, and :meth:`of_batch` where its terms are not images.
 
     Args:
         num_classes: C, training classes.
@@ -37,6 +38,8 @@ class ClassLoss(Loss):
         SettingsError: a value out of range.
     """
 
+    function: ClassVar[Callable[..., Tensor]]
+
     def __init__(
         self,
         num_classes: int,
@@ -49,9 +52,7 @@ class ClassLoss(Loss):
         super().__init__()
         self.num_classes = check_count("num_classes", num_classes)
         self.embedding_dim = check_count("embedding_dim", embedding_dim)
-        self.sample_rate = check_number("sample_rate", sample_rate, above=0)
-        if self.sample_rate > 1:
-            raise SettingsError(f"sample_rate is a share, above 0 and at most 1; got {sample_rate!r}.")
+        self.sample_rate = check_share("sample_rate", sample_rate)
         check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
         self.sample_rule: SampleRule = sample_rule
         self.class_weight = nn.Parameter(torch.empty(num_classes * centres, embedding_dim))
@@ -66,7 +67,13 @@ class ClassLoss(Loss):
 
     def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """(B,) loss of each image; a connected 0 for rows without a direction."""
-        raise NotImplementedError(f"{type(self).__name__} defines of_batch instead.")
+        return type(self).function(
+            embeddings, labels, self.class_weight, **self.settings(), sampled=self.sampled(labels)
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What the function is called with beside the batch, the class weights and their sample."""
+        return {name: getattr(self, name) for name in self.about.defaults if not name.startswith("sample_")}
 
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """() mean of :meth:`per_sample` over the rows that have a direction; a connected 0 if none has."""

@@ -61,14 +61,6 @@ def check_angle(name: str, value: object) -> float:
     return angle
 
 
-def check_share(name: str, value: object) -> float:
-    """``value`` if it is in (0, 1], or a SettingsError."""
-    share = check_number(name, value, above=0)
-    if share > 1:
-        raise SettingsError(f"{name} is a share, above 0 and at most 1; got {value!r}.")
-    return share
-
-
 @torch.no_grad()
 def start_as_directions(class_weight: Tensor) -> None:
     """Fill (C, D) with vectors uniform in a cube, brought to unit length: the start that AdaFace and MagFace share."""

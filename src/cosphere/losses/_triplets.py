@@ -107,9 +107,8 @@ def _by_passes(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
     of_positive = torch.empty_like(limits)
     of_negative, active = torch.zeros_like(negatives), torch.empty_like(negatives)
     for slot in range(limits.shape[1]):
-        torch.lt(
-            negatives, limits[:, slot : slot + 1], out=active
-        )  # straight to 0.0 and 1.0: bools take five times as long
+        # Straight to 0.0 and 1.0: bools take five times as long.
+        torch.lt(negatives, limits[:, slot : slot + 1], out=active)
         of_negative += active
         of_positive[:, slot] = active.sum(dim=1)
     return of_positive, of_negative
@@ -141,10 +140,14 @@ class ListedTriplets:
     positives: Tensor
     negatives: Tensor
 
+    def of(self, rows: Rows) -> slice:
+        """The triplets whose anchor is in this block."""
+        edges = torch.tensor([rows.slice.start, rows.slice.stop], device=self.anchors.device)
+        return slice(*torch.searchsorted(self.anchors, edges).tolist())
+
     def similarities(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Of the T_b triplets whose anchor is in this block: (T_b,) anchor with positive, (T_b,) anchor with negative."""
-        edges = torch.tensor([rows.slice.start, rows.slice.stop], device=self.anchors.device)
-        here = slice(*torch.searchsorted(self.anchors, edges).tolist())
+        here = self.of(rows)
         starts = (self.anchors[here] - rows.slice.start) * rows.similarities.shape[1]
         flat = rows.similarities.flatten()
         return flat.gather(0, starts + self.positives[here]), flat.gather(0, starts + self.negatives[here])

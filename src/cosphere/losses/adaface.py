@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import check_number, describe
+from cosphere.losses._about import check_number, check_share, describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import Classified, against_classes, classify
 from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import check_angle, check_share, running_mean, start_as_directions
+from cosphere.losses._margins import check_angle, running_mean, start_as_directions
 from cosphere.tensors import outside_autocast
 
 EDGE = 1e-3

@@ -108,6 +108,8 @@ class ArcFaceLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(arcface_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -133,18 +135,3 @@ class ArcFaceLoss(ClassLoss):
         check_choice("gradient", gradient, ["exact", "insightface"])
         self.gradient = gradient
         nn.init.normal_(self.class_weight, std=0.01)
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return arcface_loss(
-            embeddings,
-            labels,
-            self.class_weight,
-            margin=self.margin,
-            scale=self.scale,
-            angle_factor=self.angle_factor,
-            cosine_margin=self.cosine_margin,
-            fallback=self.fallback,
-            gradient=self.gradient,
-            sampled=self.sampled(labels),
-        )

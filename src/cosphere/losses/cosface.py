@@ -71,6 +71,8 @@ class CosFaceLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(cosface_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -85,14 +87,3 @@ class CosFaceLoss(ClassLoss):
         self.margin = check_number("margin", margin, at_least=0)
         self.scale = check_number("scale", scale, above=0)
         nn.init.normal_(self.class_weight, std=0.01)
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return cosface_loss(
-            embeddings,
-            labels,
-            self.class_weight,
-            margin=self.margin,
-            scale=self.scale,
-            sampled=self.sampled(labels),
-        )

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_number, describe
+from cosphere.losses._about import check_number, check_share, describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import Classified, against_classes, classify
 from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import add_angle, check_angle, check_share, own_cosines, running_mean
+from cosphere.losses._margins import add_angle, check_angle, own_cosines, running_mean
 from cosphere.tensors import outside_autocast
 
 

@@ -79,7 +79,7 @@ def _over_list(embeddings: Tensor, labels: Tensor, tree: ClassTree, margin: floa
 
     def of_rows(rows: Rows) -> Tensor:
         near, far = (chord(cosines, squared=True) for cosines in listed.similarities(rows))
-        here = (listed.anchors >= rows.slice.start) & (listed.anchors < rows.slice.stop)
+        here = listed.of(rows)
         wanted = margins.between(listed.anchors[here], listed.negatives[here])
         return (near - far + wanted).relu().sum()
 

@@ -99,6 +99,8 @@ class MagFaceLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(magface_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -125,19 +127,3 @@ class MagFaceLoss(ClassLoss):
         self.length_weight = check_number("length_weight", length_weight, at_least=0)
         self.easy_margin = check_switch("easy_margin", easy_margin)
         start_as_directions(self.class_weight)
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return magface_loss(
-            embeddings,
-            labels,
-            self.class_weight,
-            shortest=self.shortest,
-            longest=self.longest,
-            smallest_margin=self.smallest_margin,
-            largest_margin=self.largest_margin,
-            scale=self.scale,
-            length_weight=self.length_weight,
-            easy_margin=self.easy_margin,
-            sampled=self.sampled(labels),
-        )

@@ -116,7 +116,7 @@ def _drawn_terms(rows: Rows, boundaries: Tensor, drawn: Tensor) -> _Terms:
 
 def _listed_terms(rows: Rows, boundaries: Tensor, listed: ListedTriplets) -> _Terms:
     near, far = (chord(cosines, squared=False)[:, None] for cosines in listed.similarities(rows))
-    anchors = listed.anchors[(listed.anchors >= rows.slice.start) & (listed.anchors < rows.slice.stop)]
+    anchors = listed.anchors[listed.of(rows)]
     once = near.new_ones(len(near))
     return _Terms(near, far, boundaries[anchors], once, once, once)
 

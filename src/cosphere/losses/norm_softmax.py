@@ -66,6 +66,8 @@ class NormSoftmaxLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(norm_softmax_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -79,9 +81,3 @@ class NormSoftmaxLoss(ClassLoss):
         self.temperature = check_number("temperature", temperature, above=0)
         bound = 1 / math.sqrt(embedding_dim)
         nn.init.uniform_(self.class_weight, -bound, bound)
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return norm_softmax_loss(
-            embeddings, labels, self.class_weight, temperature=self.temperature, sampled=self.sampled(labels)
-        )

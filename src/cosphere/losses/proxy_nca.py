@@ -107,6 +107,8 @@ class ProxyNCALoss(ClassLoss):
         SettingsError: a value out of range, or smoothing of the paper's form.
     """
 
+    function = staticmethod(proxy_nca_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -128,16 +130,3 @@ class ProxyNCALoss(ClassLoss):
             raise SettingsError(f"smoothing is a share below 1; got {smoothing!r}.")
         _check_smoothing(self.smoothing, positive_in_denominator)
         nn.init.normal_(self.class_weight, std=1 / math.sqrt(embedding_dim))
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return proxy_nca_loss(
-            embeddings,
-            labels,
-            self.class_weight,
-            positive_in_denominator=self.positive_in_denominator,
-            embedding_scale=self.embedding_scale,
-            proxy_scale=self.proxy_scale,
-            smoothing=self.smoothing,
-            sampled=self.sampled(labels),
-        )

@@ -75,6 +75,8 @@ class ProxyNCAPlusPlusLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(proxy_nca_plus_plus_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -87,9 +89,3 @@ class ProxyNCAPlusPlusLoss(ClassLoss):
         super().__init__(num_classes, embedding_dim, sample_rate=sample_rate, sample_rule=sample_rule)
         self.temperature = check_number("temperature", temperature, above=0)
         nn.init.normal_(self.class_weight, std=1 / math.sqrt(embedding_dim))
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return proxy_nca_plus_plus_loss(
-            embeddings, labels, self.class_weight, temperature=self.temperature, sampled=self.sampled(labels)
-        )

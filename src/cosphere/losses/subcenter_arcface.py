@@ -116,6 +116,8 @@ class SubCenterArcFaceLoss(ClassLoss):
         SettingsError: a value out of range.
     """
 
+    function = staticmethod(subcenter_arcface_loss)
+
     def __init__(
         self,
         num_classes: int,
@@ -135,19 +137,6 @@ class SubCenterArcFaceLoss(ClassLoss):
         self.scale = check_number("scale", scale, above=0)
         self.fallback = check_switch("fallback", fallback)
         nn.init.normal_(self.class_weight, std=0.01)
-
-    def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats."""
-        return subcenter_arcface_loss(
-            embeddings,
-            labels,
-            self.class_weight,
-            centres=self.centres,
-            margin=self.margin,
-            scale=self.scale,
-            fallback=self.fallback,
-            sampled=self.sampled(labels),
-        )
 
     @torch.no_grad()
     def centre_angles(self, embeddings: Tensor, labels: Tensor) -> Tensor:
