@@ -7,7 +7,9 @@ from torch.nn import functional
 
 from cosphere.errors import DerivativeError, SettingsError, SizeError
 from cosphere.losses import NormSoftmaxLoss
-from cosphere.losses._classes import against_classes, classify, sample_classes, sum_over_classes
+from cosphere.losses._class_columns import sum_over_classes
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import classify, sample_classes
 from cosphere.losses._rows import similarities_held
 
 BLOCKS = [1, 60, 10**6]  # one class at a time, a few, all
@@ -36,6 +38,38 @@ def bent(similarities):
     return 3 * similarities + similarities.square()
 
 
+class ByAutograd:
+    """A stage from a function, its derivative torch's own."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def values(self, inputs, space):
+        return self.function(inputs).clone()
+
+    def pull_back(self, inputs, gradient, space):
+        with torch.enable_grad():
+            leaf = inputs.clone().requires_grad_()
+            return torch.autograd.grad(self.function(leaf), leaf, gradient)[0]
+
+
+class ColumnsByAutograd:
+    """Columns from ``function(cosines, own class)``, their derivative torch's own."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def value(self, cosines, block):
+        own = torch.zeros_like(cosines, dtype=torch.bool)
+        own[block.images, block.places] = True
+        return self.function(cosines, own)
+
+    def slopes(self, cosines, block):
+        with torch.enable_grad():
+            leaf = cosines.clone().requires_grad_()
+            return torch.autograd.grad(self.value(leaf, block), leaf)[0]
+
+
 VARIANTS = {
     "plain": {"scale": 7.0},
     "lengths": {"scale": 0.8, "raw": True},
@@ -46,7 +80,7 @@ VARIANTS = {
     "soft centres": {"logits": bent, "centres": 3, "similarity": soft, "with_total": True},
     "bias": {"scale": 7.0, "bias": True},
     "bias and total": {"scale": 7.0, "bias": True, "with_total": True},
-    "bias and logits": {"logits": bent, "bias": True},
+    "scaled logits": {"scale": 7.0, "logits": bent},
 }
 
 
@@ -56,7 +90,7 @@ def dense(points, labels, weights, *, scale=1.0, raw=False, centres=1, similarit
     rows = points if raw else functional.normalize(points)
     similarities = (rows @ functional.normalize(weights).T).unflatten(1, (-1, centres))
     similarities = similarities.squeeze(2) if similarity is None else similarity(similarities)
-    values = scale * similarities if logits is None else logits(similarities)
+    values = scale * (similarities if logits is None else logits(similarities))
     values = values if bias is None else values + bias
     places = torch.arange(len(labels))
     own = torch.zeros_like(values, dtype=torch.bool)
@@ -68,6 +102,7 @@ def dense(points, labels, weights, *, scale=1.0, raw=False, centres=1, similarit
 
 def ours(points, labels, weights, *, raw=False, **settings):
     made = classify(points, labels, weights, centres=settings.get("centres", 1))
+    settings |= {name: ByAutograd(settings[name]) for name in ("similarity", "logits") if name in settings}
     return against_classes(made, rows=made.raw if raw else None, **settings)
 
 
@@ -150,7 +185,7 @@ def test_columns_agree_with_the_whole_matrix(held):
         return functional.softplus(torch.where(own, -torch.inf, 5 * cosines).logsumexp(dim=0)).sum()
 
     with similarities_held(held):
-        got = sum_over_classes(classify(points, labels, weights), push)
+        got = sum_over_classes(classify(points, labels, weights), ColumnsByAutograd(push))
         got_slopes = torch.autograd.grad(3 * got, (points, weights))
     cosines = functional.normalize(points) @ functional.normalize(weights).T
     want = push(cosines, functional.one_hot(labels, 11).bool())
@@ -167,7 +202,7 @@ def test_what_is_frozen_gets_no_gradient_and_changes_none(kind, frozen):
         made = classify(points, labels, weights)
         if kind == "images":
             return against_classes(made, scale=7.0).others.sum()
-        return sum_over_classes(made, lambda cosines, own: (5 * cosines).logsumexp(dim=0).sum())
+        return sum_over_classes(made, ColumnsByAutograd(lambda cosines, own: (5 * cosines).logsumexp(dim=0).sum()))
 
     full = torch.autograd.grad(loss(), (points, weights))
     resting, moving, want = (points, weights, full[1]) if frozen == "embeddings" else (weights, points, full[0])
@@ -185,7 +220,7 @@ def test_a_second_derivative_raises(kind, which):
     if kind == "images":
         value = against_classes(made, scale=7.0).others.sum()
     else:
-        value = sum_over_classes(made, lambda cosines, own: cosines.square().sum())
+        value = sum_over_classes(made, ColumnsByAutograd(lambda cosines, own: cosines.square().sum()))
     slope = torch.autograd.grad(value, (points, weights), create_graph=True)[which]
     with pytest.raises(DerivativeError, match="first derivatives only"):
         slope.square().sum().backward()
@@ -269,7 +304,7 @@ def test_without_a_direction_there_is_no_loss(rows):
     assert target.shape == others.shape == total.shape == (0,)
     values = made.spread(functional.softplus(others - target) + total)
     assert values.tolist() == [0.0] * len(rows)
-    columns = sum_over_classes(made, lambda cosines, own: cosines.sum())
+    columns = sum_over_classes(made, ColumnsByAutograd(lambda cosines, own: cosines.sum()))
     (values.sum() + columns).backward()
     assert not weights.grad.any()
     assert not rows.grad.any()

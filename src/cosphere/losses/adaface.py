@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.losses._about import check_number, check_share, describe
+from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import Classified, against_classes, classify
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import Classified, classify
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._margins import check_angle, running_mean, start_as_directions
 from cosphere.tensors import outside_autocast
@@ -60,14 +62,21 @@ def adaface_loss(
     with outside_autocast(embeddings):
         quality = concentration * (_clipped_lengths(batch) - mean_length) / (length_deviation + EDGE)
         quality = quality.clamp(-1, 1)
-
-        def logits(cosines: Tensor) -> Tensor:
-            return cosines.clamp(EDGE - 1, 1 - EDGE) * scale
-
-        target, others, _ = against_classes(batch, logits=logits, sampled=sampled)
+        target, others, _ = against_classes(batch, scale=scale, logits=_Clipped(), sampled=sampled)
         angle = target.clamp(EDGE - 1, 1 - EDGE).acos() - margin * quality
         reduced = angle.clamp(EDGE, math.pi - EDGE).cos() - margin * (1 + quality)
         return batch.spread(log_one_plus_exp(others - scale * reduced))
+
+
+class _Clipped:
+    """Cosines, clipped to +-0.999: a stage of :func:`against_classes`."""
+
+    def values(self, inputs: Tensor, space: Workspace) -> Tensor:
+        return torch.clamp(inputs, EDGE - 1, 1 - EDGE, out=space.take("clipped", inputs))
+
+    def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
+        inside = torch.abs(inputs, out=space.take("inside", inputs))
+        return gradient.mul_(torch.le(inside, 1 - EDGE, out=inside))
 
 
 @torch.no_grad()

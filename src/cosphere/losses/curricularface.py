@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from cosphere.losses._about import check_number, check_share, describe
+from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import Classified, against_classes, classify
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import Classified, classify
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._margins import add_angle, check_angle, own_cosines, running_mean
 from cosphere.tensors import outside_autocast
@@ -54,34 +54,29 @@ def curricularface_loss(
         # The mean cosine is a number of the whole batch, so hardness is known before the walk and is no function of it.
         limit = add_angle(own_cosines(batch), margin, fallback=False)[:, None]
         t = torch.as_tensor(curriculum, dtype=limit.dtype, device=limit.device)
-
-        def logits(cosines: Tensor) -> Tensor:
-            harder: Tensor = _Harder.apply(cosines, limit, t, scale)
-            return harder
-
-        target, others, _ = against_classes(batch, logits=logits, sampled=sampled)
+        target, others, _ = against_classes(batch, scale=scale, logits=_Harder(limit, t), sampled=sampled)
         return batch.spread(log_one_plus_exp(others - scale * add_angle(target, margin)))
 
 
-class _Harder(torch.autograd.Function):
-    """scale cos, or scale cos (t + cos) where cos > limit. (A, c) -> (A, c).
+class _Harder:
+    """cos, or cos (t + cos) where cos > limit: a stage of :func:`against_classes`.
 
-    By hand, in half the passes of a graph, and without where(): on a mask as irregular as this it takes twenty times as long
-    as a product.
+    Without where(): on a mask as irregular as this it takes twenty times as long as a product.
     """
 
-    @staticmethod
-    def forward(ctx: Any, cosines: Tensor, limit: Tensor, curriculum: Tensor, scale: float) -> Tensor:
-        hard = (cosines > limit).to(cosines.dtype)
-        ctx.save_for_backward(cosines, hard, curriculum)
-        ctx.scale = scale
-        return (cosines + (curriculum - 1)).mul_(hard).add_(1).mul_(cosines).mul_(scale)
+    def __init__(self, limit: Tensor, curriculum: Tensor) -> None:
+        self.limit = limit
+        self.more = curriculum - 1
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        cosines, hard, curriculum = ctx.saved_tensors
-        slopes = torch.add(curriculum - 1, cosines, alpha=2).mul_(hard).add_(1)
-        return slopes.mul_(gradient).mul_(ctx.scale), None, None, None
+    def values(self, inputs: Tensor, space: Workspace) -> Tensor:
+        hard = torch.gt(inputs, self.limit, out=space.take("hard", inputs))
+        factor = torch.add(inputs, self.more, out=space.take("harder", inputs)).mul_(hard)
+        return torch.addcmul(inputs, inputs, factor, out=factor)
+
+    def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
+        hard = space.take("hard", inputs)
+        slopes = torch.add(self.more, inputs, alpha=2, out=space.take("slopes", inputs)).mul_(hard)
+        return gradient.addcmul_(gradient, slopes)
 
 
 @describe(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.losses._about import check_number, describe
-from cosphere.losses._by_hand import with_slopes
+from cosphere.losses._class_blocks import Block
+from cosphere.losses._class_columns import sum_over_classes
 from cosphere.losses._class_loss import ClassLoss
-from cosphere.losses._classes import classify, sum_over_classes
+from cosphere.losses._classified import classify
 from cosphere.tensors import outside_autocast
 
 
@@ -38,41 +39,50 @@ def proxy_anchor_loss(
     """
     batch = classify(embeddings, labels, class_weight)
     present = max(len(torch.unique(batch.targets)), 1)
-    proxies = max(len(class_weight), 1)
-
-    def of_classes(cosines: Tensor, own: Tensor) -> Tensor:
-        pulls, pushes, slopes = _of_classes(cosines.detach(), own, alpha, margin, 1 / present, 1 / proxies)
-        return with_slopes(pulls + pushes, (cosines, slopes))
-
+    columns = _Anchors(alpha, margin, pull=1 / present, push=1 / max(len(class_weight), 1))
     with outside_autocast(embeddings):
-        return sum_over_classes(batch, of_classes) + batch.zero
+        return sum_over_classes(batch, columns) + batch.zero
 
 
-@torch.no_grad()
-def _of_classes(
-    cosines: Tensor, own: Tensor, alpha: float, margin: float, pull: float, push: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Both terms of a block of classes, weighted, and the slopes of their sum in the (A, c) cosines.
+class _Anchors:
+    """Both terms of a block of classes, weighted: the columns of :func:`sum_over_classes`."""
 
-    By hand: a graph through these passes would take as many again.
-    """
-    images, places = own.nonzero(as_tuple=True)
-    positive = -alpha * (cosines[images, places] - margin)
-    negative = (cosines * alpha).add_(alpha * margin)
-    negative[images, places] = -torch.inf
-    # log(1 + sum e^x) = top + log(e^-top + sum e^(x - top)), sound for any alpha.
-    top = negative.amax(dim=0).clamp_(min=0) if len(negative) else negative.new_zeros(negative.shape[1])
-    negative.sub_(top).exp_()
-    mass = (-top).exp() + negative.sum(dim=0)
-    pushes = push * (top + mass.log()).sum()
-    slopes = negative.mul_(push * alpha / mass)
+    def __init__(self, alpha: float, margin: float, *, pull: float, push: float) -> None:
+        self.alpha, self.margin, self.pull, self.push = alpha, margin, pull, push
 
-    top = torch.zeros_like(mass).scatter_reduce_(0, places, positive, "amax")
-    weights = (positive - top[places]).exp()
-    mass = (-top).exp().index_add_(0, places, weights)
-    pulls = pull * (top + mass.log()).sum()
-    slopes[images, places] = -pull * alpha * weights / mass[places]
-    return pulls, pushes, slopes
+    def value(self, cosines: Tensor, block: Block) -> Tensor:
+        positive = self._positive(cosines, block)
+        top, mass = self._negative(cosines, block)
+        pushes = self.push * (top + mass.log()).sum()
+        top, mass, _ = self._pulling(positive, block, cosines.shape[1])
+        return pushes + self.pull * (top + mass.log()).sum()
+
+    def slopes(self, cosines: Tensor, block: Block) -> Tensor:
+        positive = self._positive(cosines, block)
+        _, mass = self._negative(cosines, block)
+        slopes = cosines.mul_(self.push * self.alpha / mass)
+        _, mass, weights = self._pulling(positive, block, cosines.shape[1])
+        slopes[block.images, block.places] = -self.pull * self.alpha * weights / mass[block.places]
+        return slopes
+
+    def _positive(self, cosines: Tensor, block: Block) -> Tensor:
+        """(n,) exponents of the images that belong to these classes."""
+        return -self.alpha * (cosines[block.images, block.places] - self.margin)
+
+    def _negative(self, cosines: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+        """(c,) top and mass of each class's other images, and in place of the cosines their e^(x - top); 0 for its own."""
+        cosines.mul_(self.alpha).add_(self.alpha * self.margin)
+        cosines[block.images, block.places] = -torch.inf
+        # log(1 + sum e^x) = top + log(e^-top + sum e^(x - top)), sound for any alpha.
+        top = cosines.amax(dim=0).clamp_(min=0) if len(cosines) else cosines.new_zeros(cosines.shape[1])
+        cosines.sub_(top).exp_()
+        return top, (-top).exp() + cosines.sum(dim=0)
+
+    def _pulling(self, positive: Tensor, block: Block, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(c,) top and mass of each class's own images, and their (n,) e^(x - top)."""
+        top = positive.new_zeros(classes).scatter_reduce_(0, block.places, positive, "amax")
+        weights = (positive - top[block.places]).exp()
+        return top, (-top).exp().index_add_(0, block.places, weights), weights
 
 
 @describe(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from cosphere.errors import SettingsError
 from cosphere.losses._about import check_number, check_switch, describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes, classify
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import classify
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.tensors import outside_autocast
 

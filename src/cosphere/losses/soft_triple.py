@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.losses._about import check_count, check_number, describe
+from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes, classify
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import classify
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._rows import OnlyOnce, block_length
 from cosphere.tensors import SHORTEST, directions, full_precision, outside_autocast, outside_compile
@@ -57,41 +59,36 @@ def soft_triple_loss(
     tensor([0.3133, 0.3133])
     """
     batch = classify(embeddings, labels, class_weight, centres=centres)
-
-    def similarity(cosines: Tensor) -> Tensor:
-        mean: Tensor = _SoftLargest.apply(cosines, gamma)
-        return mean
-
+    similarity = _SoftLargest(gamma) if centres > 1 else None
     with outside_autocast(embeddings):
-        target, others, _ = against_classes(
-            batch, scale=scale, centres=centres, similarity=similarity if centres > 1 else None, sampled=sampled
-        )
+        target, others, _ = against_classes(batch, scale=scale, centres=centres, similarity=similarity, sampled=sampled)
         return batch.spread(log_one_plus_exp(others - scale * (target - margin)))
 
 
-class _SoftLargest(torch.autograd.Function):
-    """Mean of the cosines of a class, weighted by their softmax. (A, c, K) -> (A, c). By hand: half the passes of a graph."""
+class _SoftLargest:
+    """Mean of a class's cosines, weighted by their softmax: a stage of :func:`against_classes`. (A, c, K) -> (A, c)."""
 
-    @staticmethod
-    def forward(ctx: Any, cosines: Tensor, gamma: float) -> Tensor:
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+
+    def values(self, inputs: Tensor, space: Workspace) -> Tensor:
         # Not softmax(): over so short a dimension it takes as long as the matrix product that made the cosines. A fixed top
         # does unless gamma is so small that e^(-2 / gamma) underflows.
-        top = cosines.amax(dim=2, keepdim=True) if 2 / gamma > 80 else 1.0
-        shares = (cosines - top).mul_(1 / gamma).exp_()
+        top = inputs.amax(dim=2, keepdim=True) if 2 / self.gamma > 80 else inputs.new_ones(())
+        shares = torch.add(-top / self.gamma, inputs, alpha=1 / self.gamma, out=space.take("shares", inputs)).exp_()
         ones = shares.new_ones(shares.shape[2])
-        mass = shares @ ones
-        mean = ((shares * cosines) @ ones).div_(mass)
-        ctx.save_for_backward(cosines, shares, mass, mean)
-        ctx.gamma = gamma
-        return mean
+        self.mass = shares @ ones
+        self.mean = (torch.mul(shares, inputs, out=space.take("weighted", inputs)) @ ones).div_(self.mass)
+        return self.mean.clone()
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        cosines, shares, mass, mean = ctx.saved_tensors
+    def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
         # share / mass * (1 + (cosine - mean) / gamma), as a line in the cosine
-        gradient = gradient / mass
-        slope, level = gradient / ctx.gamma, gradient * (1 - mean / ctx.gamma)
-        return torch.addcmul(level[..., None], slope[..., None], cosines).mul_(shares), None
+        gradient = gradient / self.mass
+        slope, level = gradient / self.gamma, gradient * (1 - self.mean / self.gamma)
+        weighted = space.take("weighted", inputs)
+        return torch.addcmul(level[..., None], slope[..., None], inputs, out=weighted).mul_(
+            space.take("shares", inputs)
+        )
 
 
 def centre_distance(class_weight: Tensor, centres: int) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cosphere.losses._about import check_count, check_number, check_switch, describe
+from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes, check_class_labels, classify
+from cosphere.losses._classes import against_classes
+from cosphere.losses._classified import check_class_labels, classify
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._margins import add_angle, check_angle
 from cosphere.losses._rows import as_int64
@@ -56,35 +57,26 @@ def subcenter_arcface_loss(
     batch = classify(embeddings, labels, class_weight, centres=centres)
     with outside_autocast(embeddings):
         target, others, _ = against_classes(
-            batch, scale=scale, centres=centres, similarity=_largest if centres > 1 else None, sampled=sampled
+            batch, scale=scale, centres=centres, similarity=_Largest() if centres > 1 else None, sampled=sampled
         )
         return batch.spread(log_one_plus_exp(others - scale * add_angle(target, margin, fallback)))
 
 
-def _largest(cosines: Tensor) -> Tensor:
-    largest: Tensor = _Largest.apply(cosines)
-    return largest
+class _Largest:
+    """Largest cosine of each class; of equal ones the first has the gradient: a stage of :func:`against_classes`.
 
-
-class _Largest(torch.autograd.Function):
-    """Largest cosine of each class; of equal ones the first has the gradient. (A, c, K) -> (A, c).
-
-    By hand: torch's own maximum over so short a dimension takes eight times as long.
+    (A, c, K) -> (A, c). Not torch's own maximum: over so short a dimension it takes eight times as long.
     """
 
-    @staticmethod
-    def forward(ctx: Any, cosines: Tensor) -> Tensor:
-        largest = reduce(torch.maximum, cosines.unbind(dim=2))
-        ctx.save_for_backward(cosines, largest)
-        return largest
+    def values(self, inputs: Tensor, space: Workspace) -> Tensor:
+        self.largest = reduce(torch.maximum, inputs.unbind(dim=2))
+        return self.largest.clone()
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        cosines, largest = ctx.saved_tensors
-        slopes = torch.empty_like(cosines)
-        left = torch.ones_like(largest, dtype=torch.bool)
-        for centre, slope in zip(cosines.unbind(dim=2), slopes.unbind(dim=2), strict=True):
-            first = (centre == largest).logical_and_(left)
+    def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
+        slopes = space.take("slopes", inputs)
+        left = torch.ones_like(self.largest, dtype=torch.bool)
+        for centre, slope in zip(inputs.unbind(dim=2), slopes.unbind(dim=2), strict=True):
+            first = (centre == self.largest).logical_and_(left)
             torch.mul(gradient, first, out=slope)
             left.logical_xor_(first)
         return slopes

@@ -1,0 +1,61 @@
+"""Losses whose terms are classes and not images: a function of each class's column of cosines, classes in blocks."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cosphere.losses._class_blocks import Block, Gradients, UnitWeights, Workspace, class_blocks, only_once
+from cosphere.losses._classified import Classified
+from cosphere.tensors import outside_autocast, outside_compile
+
+
+class Columns(Protocol):
+    """What each class's column adds to the loss, and its derivative by hand: a graph would take as many passes again."""
+
+    def value(self, cosines: Tensor, block: Block) -> Tensor:
+        """(A, c) cosines, which may be overwritten -> () total of these classes."""
+
+    def slopes(self, cosines: Tensor, block: Block) -> Tensor:
+        """(A, c) cosines, which may be overwritten -> (A, c) derivative of :meth:`value`."""
+
+
+@outside_compile
+def sum_over_classes(batch: Classified, columns: Columns) -> Tensor:
+    """Sum of a function of each class's column of cosines.
+
+    Args:
+        batch: the prepared batch, with one centre a class.
+        columns: the function. Tensors that it knows besides get no gradient.
+
+    Returns:
+        () differentiable in embeddings and class weights, once.
+    """
+    with outside_autocast(batch.unit):
+        total: Tensor = _SumOverClasses.apply(batch.targets, columns, batch.unit, batch.class_weight)
+        return total
+
+
+class _SumOverClasses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, columns: Columns, rows: Tensor, class_weight: Tensor) -> Tensor:
+        total, space = torch.zeros((), dtype=torch.float64, device=rows.device), Workspace()
+        ctx.blocks, ctx.columns = list(class_blocks(targets, len(class_weight), 1)), columns
+        for block in ctx.blocks:
+            weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
+            total += columns.value(weights.cosines(rows.detach(), 1.0, space), block)
+        ctx.save_for_backward(rows, class_weight)
+        return total.to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, to_total: Tensor) -> tuple[Tensor | None, ...]:
+        rows, class_weight = ctx.saved_tensors
+        with torch.no_grad(), outside_autocast(rows):
+            gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[2:]), Workspace()
+            for block in ctx.blocks:
+                weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
+                slopes = ctx.columns.slopes(weights.cosines(rows.detach(), 1.0, space), block)
+                gradients.add(block.weights, weights, slopes.mul_(to_total))
+        return None, None, *only_once(gradients.outcome(class_weight.dtype), rows, class_weight, to_total)
