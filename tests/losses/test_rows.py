@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from cosphere.errors import DerivativeError, SettingsError, SizeError
 from cosphere.losses import TripletLoss
-from cosphere.losses._rows import chord, compare, safe_sqrt, similarities_held, sum_over_rows
+from cosphere.losses._blocks import similarities_held
+from cosphere.losses._ends import chord, safe_sqrt
+from cosphere.losses._pairs import compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def weighted(rows):
@@ -228,7 +231,9 @@ def test_memory_is_a_block_and_not_the_matrix():
     code = """
 import resource, torch
 from cosphere.losses import TripletLoss
-from cosphere.losses._rows import compare, similarities_held, sum_over_rows
+from cosphere.losses._blocks import similarities_held
+from cosphere.losses._pairs import compare
+from cosphere.losses._rows import sum_over_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def of_rows(rows):
@@ -271,16 +276,16 @@ def test_wrong_inputs_are_named(ragged):
 
 
 def test_the_block_size_is_restored_after_an_error():
-    from cosphere.losses import _rows
+    from cosphere.losses import _blocks
 
     def broken():
         with similarities_held(5):
-            assert _rows._held == 5
+            assert _blocks._held == 5
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         broken()
-    assert _rows._held is None
+    assert _blocks._held is None
 
 
 def test_chord_is_a_distance_even_when_rounding_lifts_the_cosine_above_one():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosphere.losses import _triplets
-from cosphere.losses._rows import Rows, compare
+from cosphere.losses._pairs import Rows, compare
 from cosphere.losses._triplets import compare_listed, count_active, count_triplets, count_window
 
 

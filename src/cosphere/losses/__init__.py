@@ -6,11 +6,11 @@
 
 from cosphere.losses import miners
 from cosphere.losses._about import About, Loss, PairLoss, about, build, table
+from cosphere.losses._blocks import similarities_held
 from cosphere.losses._class_loss import ClassLoss
 from cosphere.losses._class_tree import AnchorNeighbourBatches, ClassTree
 from cosphere.losses._classified import sample_classes
 from cosphere.losses._pair_cosines import PairCosines, pair_cosines
-from cosphere.losses._rows import similarities_held
 from cosphere.losses.adaface import AdaFaceLoss, adaface_loss
 from cosphere.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
 from cosphere.losses.angular import AngularLoss, angular_loss

@@ -135,7 +135,7 @@ def about(name: str) -> About:
     Raises:
         SettingsError: there is no such loss; the message names the nearest one.
     """
-    return _kind(name).about
+    return kind(name).about
 
 
 def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
@@ -153,17 +153,18 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
     >>> build("triplet", num_classes=100, dim=512, margin=0.2)
     TripletLoss(margin=0.2, squared=True, reduction='mean_all')
     """
-    kind = _kind(name)
-    known = kind.about.defaults
+    found = kind(name)
+    known = found.about.defaults
     for setting in settings:
         if setting not in known:
             raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
     known_here = {"num_classes": num_classes, "embedding_dim": dim}
-    wanted = inspect.signature(kind.__init__).parameters
-    return kind(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
+    wanted = inspect.signature(found.__init__).parameters
+    return found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
 
 
-def _kind(name: str) -> type[Loss]:
+def kind(name: str) -> type[Loss]:
+    """The class of a loss, by the name in :func:`table`, or a SettingsError that names the nearest."""
     kinds = _kinds()
     if name not in kinds:
         raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, kinds)}")

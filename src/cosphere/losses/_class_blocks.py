@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._rows import OnlyOnce, block_length
+from cosphere.losses._blocks import block_length
+from cosphere.losses._ends import OnlyOnce
 from cosphere.tensors import SHORTEST
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cosphere.errors import SettingsError
 from cosphere.losses._about import Loss, check_choice, check_count, check_share
 from cosphere.losses._classified import sample_classes
-from cosphere.losses._rows import as_int64
+from cosphere.losses._ends import as_int64
 from cosphere.tensors import SHORTEST, lengths
 
 SampleRule = Literal["partial_fc", "norm_softmax"]

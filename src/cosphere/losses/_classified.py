@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
-from cosphere.losses._rows import as_int64, connected_zero
+from cosphere.losses._ends import as_int64, connected_zero
 from cosphere.tensors import check_labelled, directions, full_precision, lengths, outside_autocast
 
 

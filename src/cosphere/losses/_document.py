@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cosphere.errors import DataError
-from cosphere.losses._about import About, _kind, table
+from cosphere.losses._about import About, kind, table
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 """What stands around the table in a page."""
@@ -53,7 +53,7 @@ def with_table(page: str) -> str:
 
 def _call(entry: About) -> str:
     """How it is built: what must be given, then every setting with its default."""
-    parameters = list(inspect.signature(_kind(entry.name).__init__).parameters)[1:]
+    parameters = list(inspect.signature(kind(entry.name).__init__).parameters)[1:]
     given = [name for name in parameters if name not in entry.defaults]
     return f"{entry.title}({', '.join([*given, *(f'{key}={value!r}' for key, value in entry.defaults.items())])})"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.losses._rows import Rows
+from cosphere.losses._pairs import Rows
 
 
 def log_sum_exp(*groups: Tensor) -> Tensor:

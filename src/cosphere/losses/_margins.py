@@ -10,7 +10,7 @@ from torch import Tensor
 from cosphere.errors import SettingsError
 from cosphere.losses._about import check_number
 from cosphere.losses._classified import Classified
-from cosphere.losses._rows import safe_sqrt
+from cosphere.losses._ends import safe_sqrt
 from cosphere.tensors import directions
 
 

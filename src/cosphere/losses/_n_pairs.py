@@ -7,15 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._rows import (
-    Compared,
-    Pairs,
-    _own_columns,
-    as_int64,
-    as_pairs,
-    check_inputs,
-    compare,
-)
+from cosphere.losses._ends import as_int64
+from cosphere.losses._listed import as_pairs
+from cosphere.losses._pairs import Compared, Pairs, check_inputs, compare, own_columns
 from cosphere.tensors import SHORTEST, full_precision, lengths, outside_autocast
 
 
@@ -47,7 +41,7 @@ def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, u
     """
     references, tuples = compared.get("references"), compared.get("tuples")
     others, other_labels = check_inputs(embeddings, labels, references, compared.get("reference_labels"))
-    own = _own_columns(embeddings, others, compared.get("positions"), own=references is None)
+    own = own_columns(embeddings, others, compared.get("positions"), own=references is None)
     names, other_names = as_int64(labels), as_int64(other_labels)
     with outside_autocast(embeddings):
         alive, others_alive = (_usable(rows.detach(), unit=unit) for rows in (embeddings, others))

@@ -12,9 +12,9 @@ from cosphere.losses._about import check_choice, check_number, check_switch, des
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify
+from cosphere.losses._ends import safe_sqrt
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._margins import add_angle, check_angle
-from cosphere.losses._rows import safe_sqrt
 from cosphere.tensors import outside_autocast
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
-from cosphere.losses._rows import Compared, Rows, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._ends import chord, mean_or_zero
+from cosphere.losses._pairs import Compared, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def batch_hard_triplet_loss(

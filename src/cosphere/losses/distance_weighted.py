@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosphere.errors import SettingsError
 from cosphere.losses._about import check_number
-from cosphere.losses._rows import Rows, compare
+from cosphere.losses._pairs import Rows, compare
 from cosphere.tensors import directions
 
 

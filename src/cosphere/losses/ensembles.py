@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cosphere.errors import SizeError
 from cosphere.losses._about import check_choice
-from cosphere.losses._rows import Pairs, Rows, compare, connected_zero, mean_or_zero, sum_over_rows
+from cosphere.losses._ends import connected_zero, mean_or_zero
+from cosphere.losses._pairs import Pairs, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 from cosphere.tensors import check_embeddings, check_labelled, directions, outside_autocast
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError
-from cosphere.losses import _rows
 from cosphere.losses._about import Loss, check_choice, check_number, describe
-from cosphere.losses._rows import as_int64, chord, connected_zero, safe_sqrt
+from cosphere.losses._blocks import held_on
+from cosphere.losses._ends import as_int64, chord, connected_zero, safe_sqrt
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 
@@ -101,8 +101,7 @@ class _Search:
 
     def _pieces(self, points: Tensor, width: int | None = None) -> tuple[Tensor, ...]:
         """Points in portions whose distances to ``width`` others, or to all, fit one block."""
-        held = _rows._held or _rows.SIMILARITIES_HELD.get(points.device.type, _rows.SIMILARITIES_HELD["cpu"])
-        return torch.split(points, max(1, held // max(width or len(self.rows), 1)))
+        return torch.split(points, max(1, held_on(points.device) // max(width or len(self.rows), 1)))
 
     def distances(self, points: Tensor, others: Tensor | None = None) -> Tensor:
         """(m,), (n,) -> (m, n), to all rows without ``others``; exactly 0 from a point to itself."""

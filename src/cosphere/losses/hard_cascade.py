@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
+from cosphere.losses._ends import connected_zero, mean_or_zero
+from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._ranking import Cut, Ranking
-from cosphere.losses._rows import Compared, Pairs, Rows, compare, connected_zero, mean_or_zero, sum_over_rows
+from cosphere.losses._rows import sum_over_rows
 from cosphere.losses.ensembles import split_heads, with_same_rows
 
 SAME = 8

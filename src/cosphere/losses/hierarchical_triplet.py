@@ -11,7 +11,9 @@ from torch import Tensor
 from cosphere.errors import SizeError
 from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
 from cosphere.losses._class_tree import ClassTree, Linkage
-from cosphere.losses._rows import Compared, Pairs, Rows, as_int64, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._ends import as_int64, chord, mean_or_zero
+from cosphere.losses._pairs import Compared, Pairs, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 from cosphere.losses._triplets import compare_listed, count_active, listed_triplets
 from cosphere.losses.triplet import triplet_loss
 

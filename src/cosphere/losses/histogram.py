@@ -9,7 +9,9 @@ from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_count, describe
 from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._rows import Compared, Pairs, Rows, as_pairs, compare, sum_over_rows
+from cosphere.losses._listed import as_pairs
+from cosphere.losses._pairs import Compared, Pairs, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.losses._about import PairLoss, check_count, check_number
-from cosphere.losses._rows import as_int64
+from cosphere.losses._ends import as_int64
 from cosphere.tensors import check_labelled
 
 

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from cosphere.errors import SettingsError
 from cosphere.losses._about import check_number, check_switch
-from cosphere.losses._rows import Pairs, Rows, chord, compare
+from cosphere.losses._ends import chord
+from cosphere.losses._pairs import Pairs, Rows, compare
 from cosphere.losses.batch_hard_triplet import hardest_columns
 from cosphere.tensors import SHORTEST, lengths
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from cosphere.losses._about import PairLoss, check_choice, check_number, describe
 from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses._rows import Compared, sum_over_rows
+from cosphere.losses._pairs import Compared
+from cosphere.losses._rows import sum_over_rows
 from cosphere.tensors import full_precision, lengths
 
 

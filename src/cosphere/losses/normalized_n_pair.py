@@ -7,9 +7,11 @@ from typing import Unpack
 from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.losses._ends import mean_or_zero
 from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses._rows import Compared, mean_or_zero, sum_over_rows
+from cosphere.losses._pairs import Compared
+from cosphere.losses._rows import sum_over_rows
 
 
 def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, **compared: Unpack[Compared]) -> Tensor:

@@ -7,8 +7,10 @@ from typing import Unpack
 from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.losses._ends import mean_or_zero
 from cosphere.losses._log_sums import each_positive_against_negatives
-from cosphere.losses._rows import Compared, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._pairs import Compared, compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def nt_xent_loss(

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from cosphere.errors import SettingsError
 from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
-from cosphere.losses._rows import Compared, Pairs, Rows, chord, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._ends import chord, mean_or_zero
+from cosphere.losses._pairs import Compared, Pairs, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 from cosphere.losses._triplets import count_window
 
 FEW = 16

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_number, check_switch, describe
 from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._rows import Compared, Rows, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._ends import mean_or_zero
+from cosphere.losses._pairs import Compared, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def smooth_ap_loss(

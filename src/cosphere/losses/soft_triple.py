@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.losses._about import check_count, check_number, describe
+from cosphere.losses._blocks import block_length
 from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify
+from cosphere.losses._ends import OnlyOnce
 from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._rows import OnlyOnce, block_length
 from cosphere.tensors import SHORTEST, directions, full_precision, outside_autocast, outside_compile
 
 SLACK = 1e-5

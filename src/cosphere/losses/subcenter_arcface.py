@@ -12,9 +12,9 @@ from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import check_class_labels, classify
+from cosphere.losses._ends import as_int64
 from cosphere.losses._log_sums import log_one_plus_exp
 from cosphere.losses._margins import add_angle, check_angle
-from cosphere.losses._rows import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 

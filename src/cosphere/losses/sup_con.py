@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.losses._about import PairLoss, check_choice, check_number, describe
+from cosphere.losses._ends import mean_or_zero
 from cosphere.losses._log_sums import log_sum_exp
-from cosphere.losses._rows import Compared, Rows, compare, mean_or_zero, sum_over_rows
+from cosphere.losses._pairs import Compared, Rows, compare
+from cosphere.losses._rows import sum_over_rows
 
 
 def sup_con_loss(

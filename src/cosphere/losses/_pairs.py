@@ -1,0 +1,302 @@
+"""A batch made ready for a pair loss: directions, classes, who is left out, and one block of similarities at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SizeError
+from cosphere.losses._blocks import block_length
+from cosphere.losses._ends import as_int64, connected_zero
+from cosphere.losses._listed import Listed, check_range, choose_listed, renumber
+from cosphere.tensors import check_labelled, directions, full_precision, outside_autocast, outside_compile
+
+
+class Compared(TypedDict, total=False):
+    """What every pair loss takes beside the batch; see :func:`compare`."""
+
+    references: Tensor | None
+    reference_labels: Tensor | None
+    positions: Tensor | None
+    tuples: tuple[Tensor, ...] | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Pairs:
+    """A batch, ready to be walked: every anchor against every reference (the batch itself, or rows given apart).
+
+    Rows without a direction are already gone: they have no pair.
+    """
+
+    anchors: Tensor
+    """(A, D) float32 or float64, unit length unless the loss works on raw embeddings. Differentiable."""
+    references: Tensor | None
+    """(R, D) likewise; None when the anchors are compared with themselves."""
+    codes: Tensor
+    """(A,) int32 class of each anchor, 0, 1, ..."""
+    reference_codes: Tensor
+    """(R,) int32 class of each reference, in the same numbering."""
+    classes: int
+    """Classes there are, over anchors and references."""
+    own_columns: Tensor | None
+    """(A,) int64 column of each anchor itself, -1 for none; None when no anchor is among the references."""
+    size: int
+    """B, rows of the batch, those without a direction included."""
+    kept: Tensor | None
+    """(A,) int64 row of the batch each anchor came from; None when all rows are anchors."""
+    zero: Tensor
+    """() the value of an empty loss, connected to all inputs; NaN if any input is not finite. Every loss adds it."""
+    listed: Listed | None = None
+    """The only pairs that count, where a miner chose some."""
+    _products: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def columns(self) -> Tensor:
+        """(R, D) the references, or the anchors when they are their own."""
+        return self.anchors if self.references is None else self.references
+
+    @cached_property
+    def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
+        """References sorted by class, and where each anchor's class starts and how many it has."""
+        order = self.reference_codes.argsort(stable=True)
+        sizes = torch.bincount(self.reference_codes, minlength=self.classes)
+        starts = sizes.cumsum(0) - sizes
+        return order, starts[self.codes], sizes[self.codes]
+
+    @cached_property
+    def positives_per_anchor(self) -> Tensor:
+        """(A,) int64."""
+        if self.listed is not None:
+            return self.listed.positives_per_row
+        same = self._by_class[2]
+        return same if self.own_columns is None else same - (self.own_columns >= 0).to(same.dtype)
+
+    @cached_property
+    def negatives_per_anchor(self) -> Tensor:
+        """(A,) int64."""
+        if self.listed is not None:
+            return self.listed.negatives_per_row
+        return len(self.reference_codes) - self._by_class[2]
+
+    @cached_property
+    def most_positives(self) -> int:
+        """Width of :attr:`Rows.positive_columns`: the largest class, the anchor itself included."""
+        counts = self.positives_per_anchor if self.listed is not None else self._by_class[2]
+        return int(counts.max()) if len(counts) else 0
+
+    def positives_of(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Columns (b, P) int64 of the positives of some anchors, and which of them are real (b, P) bool."""
+        if self.listed is not None:
+            return self.listed.positives_of(rows, self.most_positives)
+        order, starts, counts = self._by_class
+        slots = torch.arange(self.most_positives, device=order.device)
+        where = (starts[rows, None] + slots).clamp(max=max(len(order) - 1, 0))
+        columns = order[where]
+        real = slots < counts[rows, None]
+        return columns, real if self.own_columns is None else real & (columns != self.own_columns[rows, None])
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, block by block, without gradients: for what a loss must know before its main walk.
+
+        Gradients and autocast are off until the walk has ended, so walk one batch after another and not two at once.
+        """
+        with torch.no_grad(), outside_autocast(self.anchors):
+            for rows, products in self._walk():
+                yield Rows(self, rows, products)
+
+    def _walk(self) -> Iterator[tuple[slice, Tensor]]:
+        """The products (b, R) of each block of anchors with all references."""
+        anchors, columns = self.anchors.detach(), self.columns.detach()
+        count = len(anchors)
+        if not count or not len(columns):
+            return
+        step = block_length(anchors.device, len(columns), count)
+        if step == count:
+            # One block is the whole matrix, so a loss that walks twice finds it made.
+            if self._products is None:
+                self._products = anchors @ columns.T
+            yield slice(0, count), self._products
+            return
+        for first in range(0, count, step):
+            rows = slice(first, min(first + step, count))
+            yield rows, anchors[rows] @ columns.T
+
+
+class Rows:
+    """One block: b anchors against all R references."""
+
+    def __init__(self, pairs: Pairs, rows: slice, similarities: Tensor) -> None:
+        self.pairs = pairs
+        self.slice = rows
+        """The anchors of this block."""
+        self.similarities = similarities
+        """(b, R) cosines, or inner products where the loss works on raw embeddings. Differentiable in the main walk."""
+
+    @cached_property
+    def negative(self) -> Tensor:
+        """(b, R) bool: another class."""
+        if self.pairs.listed is not None:
+            return self.pairs.listed.negative_mask(self.slice, len(self.pairs.reference_codes))
+        return self.pairs.codes[self.slice, None] != self.pairs.reference_codes[None, :]
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """(b, R) bool: same class and not the anchor itself. A duplicate image is a real positive."""
+        if self.pairs.listed is not None:
+            columns, real = self.positive_columns, self.positive_real
+            mask = torch.zeros(self.similarities.shape, dtype=torch.bool, device=columns.device)
+            rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(columns)
+            mask[rows[real], columns[real]] = True
+            return mask
+        same = ~self.negative
+        if self.pairs.own_columns is not None:
+            own = self.pairs.own_columns[self.slice]
+            present = (own >= 0).nonzero().squeeze(1)
+            same[present, own[present]] = False
+        return same
+
+    @cached_property
+    def _positives(self) -> tuple[Tensor, Tensor]:
+        return self.pairs.positives_of(self.slice)
+
+    @property
+    def positive_columns(self) -> Tensor:
+        """(b, P) int64 columns of the positives, P that of the largest class; see :attr:`positive_real`."""
+        return self._positives[0]
+
+    @property
+    def positive_real(self) -> Tensor:
+        """(b, P) bool: which entries of :attr:`positive_columns` are positives and not filling."""
+        return self._positives[1]
+
+    def positives(self, filling: float) -> Tensor:
+        """(b, P) similarities of the positives, ``filling`` where there is none."""
+        return torch.where(self.positive_real, self.similarities.gather(1, self.positive_columns), filling)
+
+    def negatives(self, filling: float) -> Tensor:
+        """(b, R) similarities of the negatives, ``filling`` elsewhere."""
+        return torch.where(self.negative, self.similarities, filling)
+
+
+@outside_compile
+def compare(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    unit: bool = True,
+    references: Tensor | None = None,
+    reference_labels: Tensor | None = None,
+    positions: Tensor | None = None,
+    tuples: tuple[Tensor, ...] | None = None,
+) -> Pairs:
+    """Prepare a batch to be compared with itself, or with references.
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) integers of any type; only equality counts.
+        unit: compare directions, and leave rows without one out; otherwise raw embeddings.
+        references: (R, D) float, rows to take positives and negatives from instead of the batch: a memory bank, or the
+            batches of all processes.
+        reference_labels: (R,) integers.
+        positions: (B,) integers, the row of ``references`` that each embedding itself is, -1 for none. Without it no
+            reference is taken for self. Self is left out by index, never by value.
+        tuples: the only pairs that count, as pytorch-metric-learning's miners return them: ``(anchors, positives,
+            anchors, negatives)`` or ``(anchors, positives, negatives)``, int64 indices into the batch and the references.
+
+    Raises:
+        SizeError: shapes, types, widths, devices or indices that do not fit.
+    """
+    own = references is None
+    others, other_labels = check_inputs(embeddings, labels, references, reference_labels)
+    own_places = own_columns(embeddings, others, positions, own=own)
+    codes, other_codes, classes = _class_codes(labels, None if own else other_labels)
+    with outside_autocast(embeddings):
+        zero = connected_zero(embeddings) if own else connected_zero(embeddings) + connected_zero(others)
+        anchors, kept = _usable(embeddings, unit=unit)
+        columns, kept_columns = (anchors, kept) if own else _usable(others, unit=unit)
+        wide = torch.promote_types(anchors.dtype, columns.dtype)
+    chosen = choose_listed(tuples, len(embeddings), len(others), kept, kept_columns) if tuples is not None else None
+    if kept_columns is not None:
+        own_places = None if own_places is None else renumber(own_places, kept_columns, len(others))
+        other_codes = other_codes[kept_columns]
+    if kept is not None:
+        own_places = None if own_places is None else own_places[kept]
+        codes = codes[kept]
+    return Pairs(
+        anchors=anchors.to(wide),
+        references=None if own else columns.to(wide),
+        codes=codes,
+        reference_codes=other_codes,
+        classes=classes,
+        own_columns=own_places,
+        size=len(embeddings),
+        kept=kept,
+        zero=zero.to(wide),
+        listed=chosen,
+    )
+
+
+def _usable(embeddings: Tensor, *, unit: bool) -> tuple[Tensor, Tensor | None]:
+    """Directions and the rows that have one (None: all); or the raw rows in at least float32."""
+    if not unit:
+        return full_precision(embeddings), None
+    rows, alive = directions(embeddings)
+    if bool(alive.all()):
+        return rows, None
+    kept = alive.nonzero().squeeze(1)
+    return rows[kept], kept
+
+
+def own_columns(embeddings: Tensor, others: Tensor, positions: Tensor | None, *, own: bool) -> Tensor | None:
+    """(B,) where each row of the batch stands among the others, -1 for nowhere; None where none does."""
+    if own:
+        if positions is not None:
+            raise SizeError("positions say where the batch stands among references=; give those too, or neither.")
+        return torch.arange(len(embeddings), device=embeddings.device)
+    if positions is None:
+        return None
+    if positions.shape != embeddings.shape[:1] or positions.is_floating_point() or positions.device != others.device:
+        raise SizeError(
+            f"want positions (B,) = ({len(embeddings)},) integers on {others.device}, got {tuple(positions.shape)} "
+            f"{positions.dtype} on {positions.device}."
+        )
+    check_range("positions", positions, -1, len(others))
+    return positions.to(torch.int64)
+
+
+def _class_codes(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Classes numbered 0, 1, ... as int32: half the bytes to compare, whatever the labels were. And how many there are."""
+    together = as_int64(labels) if other_labels is None else torch.cat([as_int64(labels), as_int64(other_labels)])
+    names, codes = torch.unique(together, return_inverse=True)
+    codes = codes.to(torch.int32)
+    if other_labels is None:
+        return codes, codes, len(names)
+    return codes[: len(labels)], codes[len(labels) :], len(names)
+
+
+def check_inputs(
+    embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The rows and labels to compare with: the references, or the batch itself. SizeError if anything does not fit."""
+    check_labelled(embeddings, labels)
+    if references is None and reference_labels is None:
+        return embeddings, labels
+    if references is None or reference_labels is None:
+        missing = "references" if references is None else "reference_labels"
+        raise SizeError(f"{missing} is missing. Give references= and reference_labels= together, or neither.")
+    check_labelled(references, reference_labels, name="references")
+    if references.shape[1] != embeddings.shape[1]:
+        raise SizeError(
+            f"references are {references.shape[1]} wide, embeddings {embeddings.shape[1]}. "
+            "Both must come from the same network."
+        )
+    if references.device != embeddings.device:
+        raise SizeError(
+            f"references are on {references.device}, embeddings on {embeddings.device}. Move one with .to()."
+        )
+    return references, reference_labels
