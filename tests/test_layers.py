@@ -9,10 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
     {"errors"},
-    {"files", "tensors"},
+    {"codes", "files", "tensors"},
     {"images", "spherical", "losses", "runs"},
     {"models", "data"},
     {"search"},
+    {"health"},
     {"train", "evaluate"},
     {"report"},
     {"cli"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cosphere import data, evaluate, losses, models, search
+    from cosphere import codes, data, evaluate, health, losses, models, search
     from cosphere.data import Catalogue, read_catalogue
     from cosphere.errors import CosphereError
     from cosphere.models import Embedder
@@ -27,7 +27,7 @@ _HOME = {
     "read_catalogue": "cosphere.data",
     "spherical_penalty": "cosphere.spherical",
 }
-_ROOMS = ("data", "evaluate", "losses", "models", "search")
+_ROOMS = ("codes", "data", "evaluate", "health", "losses", "models", "search")
 
 __all__ = [
     "Catalogue",
@@ -36,8 +36,10 @@ __all__ = [
     "Index",
     "SphericalConstraint",
     "__version__",
+    "codes",
     "data",
     "evaluate",
+    "health",
     "losses",
     "models",
     "read_catalogue",

@@ -1,8 +1,12 @@
+"""Trials one by one, and templates by hand."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate.identification import identification, pool_templates
@@ -24,6 +28,7 @@ def test_published_protocol_on_eight_trials():
     distractors = [[0.7, 0.6, 0.1], [0.1, 0.8, 0.6], [-1.0, 0, 0.2], [0, -0.3, 1]]
     found = identification(torch.tensor(probes), [0, 0, 0, 1, 1], torch.tensor(distractors), (1, 2, 4))
     assert found["trials"] == 8
+    assert (found["rank@1"], found["rank@2"]) == (0.375, 0.75)
     for rank in (1, 2, 4):
         assert found[f"rank@{rank}"] == by_trials(probes, [0, 0, 0, 1, 1], distractors, rank)[0]
 
@@ -46,6 +51,53 @@ def test_a_distractor_that_is_the_mate_itself_counts_against_it():
     probes = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert identification(probes, [5, 5], probes[1:])["rank@1"] == 0  # both cosines are equal
     assert identification(probes, [5, 5], -probes * 2 - 1)["rank@1"] == 1
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 2**20]), st.randoms())
+@settings(max_examples=15, deadline=None)
+def test_neither_blocks_nor_order_matter(seed, block_bytes, order):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 9, 50)
+    labels[:2] = 0
+    probes, distractors = random.normal(size=(50, 3)), random.normal(size=(60, 3))
+    first = identification(probes, labels, distractors, (1, 3, 60, 61))
+    there, here = order.sample(range(60), 60), order.sample(range(50), 50)
+    names = np.array([f"person {label}" for label in labels])
+    steps = []
+    again = identification(
+        probes[here], names[here], distractors[there], (1, 3, 60, 61), block_bytes=block_bytes,
+        progress=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+    assert again == first
+    assert steps[-1] == (50, 50)
+    assert first["rank@61"] == 1  # no more than 60 can stand above
+
+
+def test_exact_ties_and_rows_without_direction():
+    random = np.random.default_rng(0)
+    corners = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.float16)  # cosines of exactly -1, 0, 1
+    probes, distractors = corners[random.integers(0, 5, 40)], corners[random.integers(0, 5, 7)]
+    labels = random.integers(0, 5, 40)
+    found = identification(probes, labels, distractors, (1, 2, 5))
+
+    def cosine(a, b):
+        return float(np.float64(a) @ np.float64(b))  # all have length 1 or 0
+
+    trials = [(i, j) for i in range(40) for j in range(40) if i != j and labels[i] == labels[j]]
+    above = [sum(cosine(probes[i], d) >= cosine(probes[i], probes[j]) for d in distractors) for i, j in trials]
+    assert found["trials"] == len(trials)
+    for rank in (1, 2, 5):
+        assert found[f"rank@{rank}"] == pytest.approx(np.mean(np.array(above) < rank))
+
+
+def test_many_templates_against_sums_one_by_one():
+    random = np.random.default_rng(2)
+    rows = random.normal(size=(80, 5))
+    templates, media = random.integers(-3, 9, 80), random.integers(0, 4, 80)
+    pooled, names = pool_templates(rows, templates, media)
+    for row, name in zip(pooled, names, strict=True):
+        parts = [rows[(templates == name) & (media == one)].mean(axis=0) for one in set(media[templates == name])]
+        np.testing.assert_allclose(row, sum(parts) / np.linalg.norm(sum(parts)), atol=1e-12)
 
 
 def test_templates_average_a_video_before_they_add():
@@ -83,6 +135,12 @@ def test_wrong_input_is_named():
         identification(rows, [0, 1], rows)
     with pytest.raises(SettingsError, match="ranks are whole numbers from 1"):
         identification(rows, [0, 0, 1], rows, [0])
+    with pytest.raises(SettingsError, match="ranks are whole numbers from 1"):
+        identification(rows, [0, 0, 1], rows, [])
+    with pytest.raises(SizeError, match="dimensions"):
+        identification(rows, [0, 0, 1], torch.eye(2))
+    with pytest.raises(DataError, match="distractors hold NaN"):
+        identification(rows, [0, 0, 1], rows * math.nan)
     with pytest.raises(SizeError, match="want embeddings"):
         pool_templates(np.eye(3), [0, 1])
     with pytest.raises(DataError, match="NaN"):

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cosphere.codes import to_bits
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate import Embeddings, bootstrap, clustering, evaluate, retrieval, score_embeddings
+from cosphere.evaluate.statistics import bootstrap_classes
 
 
 def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
@@ -27,7 +29,7 @@ def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
         "recall@2",
         "map@r",
         "r_precision",
-        *("nmi", "nmi_geometric", "f1", "purity"),
+        *("nmi", "nmi_geometric", "ami", "f1", "purity"),
     }
     assert content["scores"]["nmi"] == {"value": found.value("nmi"), "low": None, "high": None}
     assert content["data"] == {
@@ -130,9 +132,8 @@ def test_notes_name_what_was_left_out(embedder: Any, folder: Path) -> None:
     assert skipped[0]["reason"]
     data = made()
     data.embeddings[:3] = 0
-    assert score_embeddings(data, clustering=False).notes == (
-        "3 of 80 embeddings are zero and have no direction: the model may have collapsed.",
-    )
+    (warning,) = score_embeddings(data, clustering=False).health.warnings
+    assert warning.startswith("Zero rows: 3 of 80 embeddings are zero and have no direction")
 
 
 def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue) -> None:
@@ -146,3 +147,82 @@ def test_scores_cannot_be_changed() -> None:
     found = score_embeddings(made(), clustering=False, bootstrap_samples=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.fingerprint = "other"  # type: ignore[misc]
+
+
+def test_extra_settings_reach_the_ranking() -> None:
+    data, groups, categories = made(), np.arange(80) % 3, np.arange(80) % 4
+    told: list[tuple[int, int]] = []
+    settings: dict[str, Any] = {"metrics": ("mrr", "median_rank", "ndcg"), "groups": groups, "categories": categories}
+    found = score_embeddings(data, ks=(1, 4), clustering=False, progress=lambda *done: told.append(done), **settings)
+    want = retrieval(data.embeddings, data.labels, (1, 4), **settings)
+    assert {name: value.value for name, value in found.values.items()} | {"median_rank": want.median_rank} == {
+        name: value for name, value in want.as_dict().items() if name not in ("queries", "skipped")
+    }
+    assert found.retrieval.per_category().as_rows() == want.per_category().as_rows()
+    assert found.as_dict()["median_rank"] == want.median_rank
+    assert found.as_dict()["scores"]["mrr"]["low"] < want.as_dict()["mrr"]
+    assert told[-1] == (80, 80)
+    assert found.notes == ("A query does not meet the images that its group (such as its sequence) leaves out.",)
+    plain = score_embeddings(data, ks=(1, 4), clustering=False)
+    assert plain.value("recall@1") != found.value("recall@1")
+    assert "median_rank" not in plain.as_dict()
+
+
+def test_groups_go_with_the_query_and_gallery_flags() -> None:
+    flags, groups = np.arange(80) % 2 == 0, np.arange(80) // 5
+    data = made(is_query=flags, is_gallery=~flags)
+    settings: dict[str, Any] = {"ks": (1,), "clustering": False, "bootstrap_samples": 0}
+    found = score_embeddings(data, groups=groups, group_rule="any_class", categories=groups, **settings).retrieval
+    assert (groups[found.nearest] != groups[found.query_rows]).all()
+    assert found.categories is not None
+    assert found.categories.tolist() == groups[found.query_rows].tolist()
+    free = score_embeddings(data, **settings).retrieval
+    assert (groups[free.nearest] == groups[free.query_rows]).any()
+    with pytest.raises(SizeError, match=r"want groups \(80,\)"):
+        score_embeddings(data, groups=groups[:3], **settings)
+
+
+def test_bits_are_ranked_by_hamming_distance() -> None:
+    data = made()
+    codes = to_bits(data.embeddings)
+    want = retrieval(codes, data.labels, (1, 4)).as_dict()
+    found = score_embeddings(data, ks=(1, 4), bits=True)
+    assert found.retrieval.as_dict() == want
+    assert found.as_dict()["ties"] == "expected"
+    assert found.value("nmi") == score_embeddings(data).value("nmi")
+    packed = score_embeddings(made(embeddings=codes), ks=(1, 4))
+    assert packed.retrieval.as_dict() == want
+    assert packed.clustering is None
+    assert packed.notes == ("NMI and F1 are left out: k-means wants floats, not packed bits.",)
+    assert packed.norms.mean == pytest.approx(np.sqrt(np.unpackbits(codes, axis=1).sum(axis=1)).mean(), rel=1e-5)
+
+
+def test_intervals_over_classes() -> None:
+    data = made()
+    found = score_embeddings(data, ks=(1,), clustering=False, interval_over="classes", bootstrap_samples=200, seed=2)
+    values = found.per_query["recall@1"]
+    want = bootstrap_classes(values, data.labels, samples=200, seed=2)
+    assert found.values["recall@1"].interval == pytest.approx(want)
+    assert found.as_dict()["interval_over"] == "classes"
+    assert score_embeddings(data, ks=(1,), clustering=False).as_dict()["interval_over"] == "queries"
+    with pytest.raises(SettingsError, match=r"there is no interval over 'class'. Did you mean 'classes'\?"):
+        score_embeddings(data, interval_over="class")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_catalogue_brings_its_sequences_and_categories(embedder: Any, folder: Path, broken: bool) -> None:
+    """The two nearest reds are one sequence; a missing sequence is one by itself, and an unreadable image shifts none."""
+    table = read_catalogue(folder).table.copy()
+    stems = [Path(path).as_posix() for path in table["path"]]
+    table["sequence"] = ["s" if stem in ("red/0.png", "red/1.png", "red/2.png") else None for stem in stems]
+    table["category"] = ["bright" if stem.startswith(("red", "green")) else "dim" for stem in stems]
+    if broken:
+        (folder / "dark" / "0.png").write_bytes(b"no image")
+    catalogue = Catalogue.from_table(table, root=folder)
+    found = evaluate(embedder, catalogue, ks=(1,), clustering=False, bootstrap_samples=0)
+    names = [Path(path).parent.name for path in found.embeddings.paths]
+    scored = [names[row] for row in found.retrieval.query_rows]
+    assert scored.count("red") == 0
+    assert (scored.count("green"), scored.count("dark")) == (3, 2 if broken else 3)
+    assert found.retrieval.per_category().queries.tolist() == ([2, 3] if broken else [3, 3])
+    assert found.value("recall@1") == 1.0

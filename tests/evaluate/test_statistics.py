@@ -5,10 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate import bootstrap, bootstrap_all, paired_difference, seeds_summary
+from cosphere.evaluate.statistics import (
+    bootstrap,
+    bootstrap_all,
+    bootstrap_classes,
+    bootstrap_seeds,
+    paired_bootstrap,
+    paired_difference,
+    seeds_summary,
+)
 
 
 def test_bootstrap_agrees_with_scipy() -> None:
@@ -54,6 +64,8 @@ def test_bounded_memory_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatc
     want = bootstrap(values, samples=100)
     monkeypatch.setattr(statistics, "_CHUNK_VALUES", 170)  # three samples at a time
     assert bootstrap(values, samples=100) == pytest.approx(want)
+    monkeypatch.setattr(statistics, "_CHUNK_VALUES", 1)  # less than one sample: one at a time
+    assert bootstrap(values, samples=100) == pytest.approx(want)
 
 
 def test_all_right_is_exactly_one() -> None:
@@ -87,6 +99,108 @@ def test_paired_difference_agrees_with_scipy_and_sees_the_pairing() -> None:
     assert paired_difference(seeds, seeds + gain).mean == pytest.approx(-0.01)
 
 
+def clustered(seed: int, classes: int = 60, queries: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Hits and misses in classes of which some are easy and some are hard; the mean of all such classes is 0.5."""
+    generator = np.random.default_rng(seed)
+    numbers = np.repeat(np.arange(classes), queries)
+    return (generator.random(len(numbers)) < generator.beta(2, 2, classes)[numbers]).astype(float), numbers
+
+
+def test_class_bootstrap_by_hand_with_two_classes() -> None:
+    """Two draws of {1, 1, 1} and {0}: 3/3, 3/4 and 0/1 with probability 1/4, 1/2, 1/4."""
+    values, classes = [1, 1, 1, 0], ["a", "a", "a", "b"]
+    assert bootstrap_classes(values, classes, samples=4000, level=0.4) == (0.75, 0.75)
+    assert bootstrap_classes(values, classes, samples=4000, level=0.6) == (0.0, 1.0)
+
+
+def test_class_bootstrap_agrees_with_scipy() -> None:
+    generator = np.random.default_rng(6)
+    sizes = generator.integers(1, 9, 40)
+    classes = np.repeat(np.arange(40), sizes)
+    values = generator.random(40)[classes] + generator.normal(0, 0.1, len(classes))
+    sums = np.array([sum(v for v, c in zip(values, classes, strict=True) if c == one) for one in range(40)])
+    want = stats.bootstrap(
+        (sums, sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=10_000,
+        confidence_level=0.9,
+        method="percentile",
+        random_state=5,
+    ).confidence_interval
+    found = bootstrap_classes(values, classes, samples=10_000, level=0.9)
+    assert found == pytest.approx((want.low, want.high), abs=0.03 * (want.high - want.low))
+
+
+def test_classes_of_one_query_are_queries() -> None:
+    values = np.random.default_rng(7).random(80)
+    assert bootstrap_classes(values, np.arange(80)[::-1]) == pytest.approx(bootstrap(values[::-1]))
+
+
+@given(st.randoms(use_true_random=False))
+def test_neither_the_order_of_queries_nor_the_names_of_classes_matter(random: Any) -> None:
+    values, classes = clustered(8, classes=5, queries=4)
+    order = random.sample(range(20), 20)
+    want = bootstrap_classes(values, classes, samples=50)
+    assert bootstrap_classes(values[order], 7 * classes[order] - 3, samples=50) == pytest.approx(want)
+    assert bootstrap_classes(values[order], [f"class {c}" for c in classes[order]], samples=50) == pytest.approx(want)
+
+
+def test_queries_that_share_a_class_need_the_class_bootstrap() -> None:
+    """Intervals of 90 % for classes never seen: drawn by query they hold the truth far too seldom, by class they do."""
+    trials = [clustered(seed) for seed in range(200)]
+    by_query = np.mean([low <= 0.5 <= high for low, high in (bootstrap(v, samples=200, level=0.9) for v, _ in trials)])
+    by_class = [bootstrap_classes(v, c, samples=200, level=0.9) for v, c in trials]
+    assert by_query < 0.65
+    assert 0.82 < np.mean([low <= 0.5 <= high for low, high in by_class]) < 0.97  # four standard errors: 0.085
+
+
+def test_paired_bootstrap_is_the_one_of_the_difference_and_sees_the_pairing() -> None:
+    first, classes = clustered(9)
+    second = first.copy()
+    second[::13] = 0
+    found = paired_bootstrap(first, second)
+    assert found == bootstrap(first - second)
+    assert found.low > 0  # each alone is surer than nothing, yet their intervals overlap:
+    assert bootstrap(first).low < bootstrap(second).high
+    assert paired_bootstrap(first, second, classes=classes) == bootstrap_classes(first - second, classes)
+    assert paired_bootstrap(first, first, classes=classes) == (0.0, 0.0)
+
+
+def test_seeds_are_drawn_one_fewer_than_there_are() -> None:
+    """Of two seeds one is drawn at a time, so with equal queries only the two means themselves come up."""
+    table = np.array([[0.25] * 6, [0.75] * 6])
+    assert bootstrap_seeds(table, samples=500) == (0.25, 0.75)
+    three = np.repeat([[0.0], [0.3], [0.6]], 4, axis=1)
+    # Two of three: 0, .15, .3, .45, .6 with probability 1, 2, 3, 2, 1 ninths.
+    assert bootstrap_seeds(three, samples=9000, level=0.5) == pytest.approx((0.15, 0.45))
+    assert bootstrap_seeds(three, samples=9000, level=0.9) == pytest.approx((0.0, 0.6))
+
+
+def test_variance_over_seeds_and_classes_is_right() -> None:
+    """sd of the resampled means: seeds give s^2 / S without bias, classes s^2 / C; at the 68 % level it is half a width."""
+    generator = np.random.default_rng(10)
+    seeds, classes = generator.normal(0, 0.02, (12, 1)), generator.normal(0, 0.1, (1, 80))
+    low, high = bootstrap_seeds(seeds + classes, classes=np.arange(80), samples=4000, level=0.6827)
+    want = np.sqrt(seeds.var(ddof=1) / 12 + classes.var() / 80)
+    assert (high - low) / 2 == pytest.approx(want, rel=0.06)
+
+
+def test_one_seed_is_the_bootstrap_without_seeds() -> None:
+    values, classes = clustered(11, classes=10, queries=3)
+    assert bootstrap_seeds(values[None], classes=classes) == bootstrap_classes(values, classes)
+    both = bootstrap_all({"one": values, "two": np.stack([values, 1 - values])}, classes=classes)
+    assert both["one"] == bootstrap_classes(values, classes)
+    assert both["two"].low < 0.5 < both["two"].high
+
+
+def test_strided_and_narrow_values_are_taken() -> None:
+    values, classes = clustered(12, classes=6, queries=4)
+    want = bootstrap_classes(values, classes)
+    assert bootstrap_classes(np.repeat(values, 2)[::2].astype(np.float16), np.repeat(classes, 2)[::2]) == want
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -96,6 +210,13 @@ def test_paired_difference_agrees_with_scipy_and_sees_the_pairing() -> None:
         (lambda: bootstrap([1.0], samples=0), SettingsError, "bootstrap samples must be at least 1, got 0"),
         (lambda: bootstrap([1.0], level=1.0), SettingsError, "level must be between 0 and 1, got 1.0"),
         (lambda: bootstrap_all({"a": [1], "b": [1, 2]}), SizeError, "b has 2 values, others 1"),
+        (lambda: bootstrap_classes([1, 0], [1]), SizeError, "one class for each of 2 queries, got shape (1,)"),
+        (lambda: bootstrap_classes([1, 0], ["a", "a"]), DataError, "all 2 queries are of one class"),
+        (lambda: bootstrap_classes([], []), SizeError, "at least one number"),
+        (lambda: bootstrap_classes([1, np.inf], [0, 1]), DataError, "1 of 2 values are NaN or infinite"),
+        (lambda: bootstrap_seeds([1.0, 2.0]), SizeError, "want values (seeds, queries), got shape (2,)"),
+        (lambda: bootstrap_seeds(np.empty((0, 4))), SizeError, "at least one of each, got shape (0, 4)"),
+        (lambda: paired_bootstrap([1, 2], [1]), SizeError, "want pairs, got 2 and 1 values"),
         (lambda: seeds_summary([]), SizeError, "at least one number"),
         (lambda: seeds_summary([1, 2], level=0), SettingsError, "level must be"),
         (lambda: paired_difference([1, 2], [1]), SizeError, "want pairs, got 2 and 1 values"),

@@ -1,7 +1,6 @@
 """Verification against scikit-learn, and against rules written out pair by pair."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -67,6 +66,38 @@ def test_equal_error_rate():
     assert verification([3, 2, 1, 0], [1, 1, 0, 0], folds=None).eer == 0
     assert verification([0, 1, 2, 3], [1, 1, 0, 0], folds=None).eer == 1
     assert verification([1, 1], [1, 0], folds=None).eer == pytest.approx(0.5)
+
+
+# 200 pairs, ten folds of 10 same and 10 different ones, in ten-thousandths of a cosine. The figures below are what
+# InsightFace's own evaluation code and a plain count say of them.
+PAIRS = """
+8551 5975 8019 8981 8960 8038 6201 8106 7800 3977 -2729 6333 2895 -3757 -1007 468 -1066 -5829 6381
+1675 7793 7064 7332 7267 8657 8602 6983 5573 7985 8656 5486 -4577 1677 -3395 -4350 -268 -2731 2103
+-6207 1574 8899 8723 8543 6962 6403 4404 8942 9295 8450 7683 247 1180 1991 -2428 -736 -2516 -1061 33
+5779 -2265 9439 7797 7225 7917 8933 8530 9521 7769 7535 7961 -2459 2729 -3894 -4167 1734 6029 -1303
+-1365 2854 -3444 8511 6394 7700 8396 8706 9135 8511 7663 8423 8993 -5840 4907 -135 4202 1368 -3187
+-151 -174 3194 -1180 8469 9010 7456 9497 4013 9558 6937 4561 8341 8179 -2008 6221 892 -3931 -2380
+3179 -4456 3109 889 382 7340 6412 6041 6198 6791 5581 8493 7703 8550 8854 6471 1737 -85 -4859 -799
+3219 4132 -448 523 1100 6587 3414 7913 7222 7306 6219 8453 6608 7791 9275 2001 -1288 -2505 -5391 231
+-1807 3220 -3088 -2737 484 6906 6278 9602 8888 4760 6457 8399 8555 8184 9029 -2522 -6133 -3912 -3304
+5499 1827 2196 2550 -47 3891 8567 8512 8657 1533 4900 3645 9165 6073 7635 5076 5734 -567 1746 -2546
+4826 -5169 -842 2684 6531 -2735
+"""
+
+
+def published_pairs():
+    return np.array([int(word) for word in PAIRS.split()]) / 1e4, np.arange(200) % 20 < 10
+
+
+def test_insightface_own_figures():
+    found = verification(*published_pairs(), fars=[0.01, 0.05, 0.1], protocol="insightface")
+    assert found.accuracy == pytest.approx(0.89)
+    assert found.accuracy_std == pytest.approx(0.0734846923)
+    assert found.folds.accuracies.tolist() == [0.85, 0.95, 0.95, 0.95, 0.9, 0.85, 0.9, 0.95, 0.9, 0.7]
+    assert found.folds.thresholds.tolist() == pytest.approx([1.12, *[1.32] * 4, 0.81, 1.32, 1.12, 1.32, 0.89])
+    assert list(found.tar_at_far.values()) == [0.77, 0.87, 0.91]
+    nearest = verification(*published_pairs(), folds=None, fars=[0.01, 0.05, 0.1], far_rule="nearest")
+    assert list(nearest.tar_at_far.values()) == [0.81, 0.87, 0.91]
 
 
 def by_the_protocol(scores, same, folds):
@@ -156,13 +187,6 @@ def test_intervals_hold_the_score_and_shrink_with_more_pairs():
         assert wide[key].low <= value <= wide[key].high
     assert narrow["auc"].high - narrow["auc"].low < (wide["auc"].high - wide["auc"].low) / 3
     assert verification_intervals(*drawn(1, 50), samples=20) == verification_intervals(*drawn(1, 50), samples=20)
-
-
-def test_six_thousand_pairs_take_no_time():
-    scores, same = drawn(0, 6000)
-    began = time.perf_counter()
-    verification(scores, same)
-    assert time.perf_counter() - began < 2  # 0.2 s is the bound; a busy machine is slower
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,32 @@ import torch
 
 import cosphere
 from cosphere.errors import RunError, WeightsError
-from cosphere.models import Embedder, bundle
+from cosphere.models import Calibration, Embedder, bundle
+
+
+def calibration(threshold):
+    return Calibration(
+        threshold=threshold,
+        wanted_far=0.01,
+        far=0.009,
+        tar=None,
+        threshold_interval=(threshold - 0.1, threshold + 0.1),
+        far_interval=(0.005, 0.02),
+        tar_interval=None,
+        level=0.95,
+        different_pairs=1000,
+        same_pairs=0,
+        classes=9,
+        images=9,
+        data="ab12",
+    )
 
 
 @pytest.fixture
 def saved(small, tmp_path):
     embedder = small(pooling="gem")
     embedder.provenance = {"weights": "none (random)", "trained_on": {"images": 7}}
-    embedder.threshold = 0.25
+    embedder.calibration = calibration(0.25)
     embedder.save(tmp_path / "model")
     return embedder, tmp_path / "model"
 
@@ -56,9 +74,10 @@ def test_the_folder_holds_all_there_is_to_know(saved):
     assert content["settings"]["backbone"] == "test_resnet"
     assert content["preprocessing"]["size"] == 32
     assert content["provenance"] == embedder.provenance
-    assert content["threshold"] == 0.25
+    assert content["calibration"]["threshold"] == 0.25
+    assert content["calibration"]["tar"] is None
     loaded = Embedder.load(path)
-    assert (loaded.provenance, loaded.threshold) == (embedder.provenance, 0.25)
+    assert (loaded.provenance, loaded.calibration) == (embedder.provenance, calibration(0.25))
 
 
 def test_loading_needs_no_pretrained_weights(small, tmp_path, monkeypatch, pictures):
@@ -79,7 +98,25 @@ def test_loading_needs_no_pretrained_weights(small, tmp_path, monkeypatch, pictu
 
 def test_a_runs_folder_stands_for_its_model(saved):
     _, path = saved
-    assert Embedder.load(path.parent).threshold == 0.25
+    assert Embedder.load(path.parent).calibration == calibration(0.25)
+
+
+def test_a_bundle_from_before_calibrations_loads(saved):
+    _, path = saved
+    content = json.loads((path / "bundle.json").read_text())
+    del content["calibration"]
+    (path / "bundle.json").write_text(json.dumps({**content, "threshold": None}))
+    assert Embedder.load(path).calibration is None
+
+
+def test_training_forgets_the_calibration_and_encoding_does_not(saved, pictures):
+    embedder, path = saved
+    embedder.encode(pictures)
+    assert embedder.eval().calibration is not None
+    embedder.train()
+    assert embedder.calibration is None
+    embedder.save(path)
+    assert Embedder.load(path).calibration is None
 
 
 def test_channels_last_and_shared_tensors_are_stored_plainly(small, tmp_path, pictures):
@@ -97,10 +134,10 @@ def test_saving_again_replaces(saved, pictures):
     embedder, path = saved
     with torch.no_grad():
         embedder.linear.weight.mul_(-2)
-    embedder.threshold = None
+    embedder.calibration = None
     embedder.save(path)
     loaded = Embedder.load(path)
-    assert loaded.threshold is None
+    assert loaded.calibration is None
     np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
 
 
@@ -110,7 +147,7 @@ def test_a_full_disk_leaves_a_bundle_that_loads(saved, pictures, monkeypatch, wh
     old = embedder.encode(pictures)
     with torch.no_grad():
         embedder.linear.weight.mul_(-2)
-    embedder.threshold = 0.75
+    embedder.calibration = calibration(0.75)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -125,7 +162,7 @@ def test_a_full_disk_leaves_a_bundle_that_loads(saved, pictures, monkeypatch, wh
     loaded = Embedder.load(path)
     # Cut off before the weights were in place: all old. After it: all new. Never a mixture.
     np.testing.assert_array_equal(loaded.encode(pictures), old if where == "weights" else embedder.encode(pictures))
-    assert loaded.threshold == (0.25 if where == "weights" else 0.75)
+    assert loaded.calibration == calibration(0.25 if where == "weights" else 0.75)
     assert not [file for file in path.iterdir() if file.suffix == ".part"]
 
 
@@ -170,6 +207,10 @@ def test_a_bundle_of_another_version_is_explained(saved):
         {"settings": None},
         {"preprocessing": {"size": 32, "resize": 36, "blur": 1}},
         {"preprocessing": {"size": -1}},
+        {"calibration": {"threshold": 0.5}},
+        {"calibration": {**calibration(0.5).as_dict(), "mood": 1}},
+        {"calibration": {**calibration(0.5).as_dict(), "threshold": "high"}},
+        {"calibration": 0.5},
     ],
 )
 def test_a_description_that_makes_no_model_is_explained(saved, changes):

@@ -252,7 +252,7 @@ def test_build_embedder_uses_the_backbones_numbers():
     embedder = build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=4), image_size=64)
     assert (embedder.preprocessing.size, embedder.preprocessing.mean) == (64, (0.5, 0.5, 0.5))
     assert embedder.provenance == {"weights": "none (random)"}
-    assert embedder.threshold is None
+    assert embedder.calibration is None
 
 
 def test_the_seed_decides_all_initial_values():

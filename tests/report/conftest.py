@@ -48,6 +48,7 @@ def metrics() -> list[dict[str, float]]:
         row |= {"train/sec_share": 0.25, "train/norm_mean": 7.0, "train/norm_var": 1.44, "train/norm_cv": 0.17}
         if step % 20 == 0:
             row |= {"val/recall@1": {0: 0.4, 20: 0.625, 40: 0.55}[step], "val/map@r": 0.2, "lens/angle_slope": -1.37}
+            row |= {"val/effective_rank": 4.0 - step / 40, "val/uniformity": -2.0 + step / 90}
         rows.append(row)
     return rows
 

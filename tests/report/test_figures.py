@@ -103,6 +103,19 @@ def test_norm_curves_draw_mean_and_variation() -> None:
     assert {"mean ± std", "CV (std / mean)"} <= set(texts(svg))
 
 
+def test_health_curves_draw_rank_and_uniformity() -> None:
+    rows = [
+        {"step": 10 * s, "val/effective_rank": 20 + (s % 3), "val/uniformity": -2 - 0.1 * (s % 4)} for s in range(9)
+    ]
+    svg = figures.health_curves(rows)
+    for name, key in (("effective-rank", "val/effective_rank"), ("uniformity", "val/uniformity")):
+        points = line_points(svg, name)
+        assert affine(points[:, 1], np.array([row[key] for row in rows])) < 0.01
+        assert affine(points[:, 0], np.array([row["step"] for row in rows])) < 0.01
+    assert {"Health on validation", "effective rank", "uniformity", "step"} <= set(texts(svg))
+    assert figures.health_curves([{"step": 1, "val/effective_rank": 3.0}]) is None
+
+
 def test_validation_marks_the_best_step() -> None:
     rows = [
         {"step": s, "val/recall@1": v, "val/map@r": 0.1} for s, v in [(0, 0.3), (50, 0.7126), (100, 0.6), (150, 0.65)]
@@ -118,7 +131,13 @@ def test_validation_marks_the_best_step() -> None:
 
 def test_figures_without_data_are_none() -> None:
     rows = [{"step": 1, "other": 2.0}]
-    for draw in (figures.training_curves, figures.sec_share_curve, figures.norm_curves, figures.validation_curve):
+    for draw in (
+        figures.training_curves,
+        figures.sec_share_curve,
+        figures.norm_curves,
+        figures.validation_curve,
+        figures.health_curves,
+    ):
         assert draw([]) is None
         assert draw(rows) is None
     assert figures.recall_figure({"nmi": 0.5}) is None

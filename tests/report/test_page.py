@@ -100,6 +100,7 @@ def test_every_section_is_there_with_its_content(text: str) -> None:
         "classes": 1,
         "training": 4,
         "lengths": 1,
+        "health": 1,
         "skipped": 0,
         "about": 0,
     }.items():

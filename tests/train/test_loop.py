@@ -17,6 +17,7 @@ import torch
 
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, DivergenceError, RunError, SettingsError, SizeError
+from cosphere.health import embedding_health
 from cosphere.losses import HierarchicalTripletLoss
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
@@ -31,6 +32,7 @@ from cosphere.train import (
     SecSettings,
     TrainResult,
     TrainSettings,
+    Validation,
     ValidationSettings,
     build_model,
     loop,
@@ -354,6 +356,37 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(photos: Path, tmp_path
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
     assert "held out" in lines[0]
     assert lines[-1].startswith("stopped at step 8: 2 validations without a better score")
+
+
+def test_health_is_logged_beside_the_scores_and_a_collapse_is_said_once(photos: Path, tmp_path: Path) -> None:
+    """Without a warning before the first step: an untrained head has not collapsed."""
+    one = embedding_health(torch.ones(12, 4), torch.arange(12) // 4)
+    both = embedding_health(torch.cat([torch.ones(12, 4), torch.zeros(1, 4)]), torch.arange(13) // 4)
+    well = embedding_health(torch.eye(6), torch.arange(6) // 2)
+    left = iter([one, well, one, one, both])
+
+    def score(embedder: Embedder, images: Catalogue) -> Validation:
+        return Validation({"recall@1": 0.5, "map@r": 0.5, "r_precision": 0.5}, next(left))
+
+    settings = small(
+        steps=4,
+        data=DataSettings(validation_share=0.2),
+        validation=ValidationSettings(every=1, before=True, lens=False),
+    )
+    result, run, lines = run_small(photos, tmp_path / "run", settings, evaluate=score)
+    looks = [row for row in run.read_metrics() if "val/recall@1" in row]
+    assert [row["step"] for row in looks] == [0, 1, 2, 3, 4]
+    assert [row["val/mean_cosine"] for row in looks] == pytest.approx([1, 0, 1, 1, 1], abs=1e-6)
+    assert looks[1]["val/effective_rank"] == pytest.approx(5)
+    assert looks[0]["val/margin"] == pytest.approx(0, abs=1e-6)
+    assert {"val/uniformity", "val/alignment", "val/hubness", "val/norm_cv"} <= set(looks[0])
+    said = [line for line in lines if line.startswith("warning")]
+    assert len(said) == 2
+    assert said[0].startswith("warning: at step 2, on the validation images: Total collapse: ")
+    assert said[1].startswith("warning: at step 4, on the validation images: Zero rows: 1 of 13 ")
+    # What chooses the model and is shown in percent stays what it was.
+    assert set(result.best_scores) == set(result.before) == {"recall@1", "map@r", "r_precision"}
+    assert not any("effective" in line for line in lines)
 
 
 def test_validation_images_are_of_other_classes_and_never_of_the_test(photos: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
     "evaluate": ("cosphere.cli.evaluate", "Recall@K, MAP@R, NMI and F1 with intervals"),
+    "calibrate": ("cosphere.cli.calibrate", "choose the cosine from which two images count as the same, and keep it"),
+    "compare": ("cosphere.cli.compare", "differences between runs, with intervals, p-values and who wins where"),
     "embed": ("cosphere.cli.embed", "write the embeddings of images"),
     "search": ("cosphere.cli.search", "find the images nearest to one image"),
     "report": ("cosphere.cli.report", "one page with curves, lengths and a gallery of right and wrong answers"),

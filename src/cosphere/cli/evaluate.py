@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cosphere.cli.class_tables import write_class_tables
+from cosphere.cli.codes_table import score_codes
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import read_settings, show_notes
 from cosphere.data import Catalogue, read_catalogue, training_parts
@@ -24,6 +26,7 @@ from cosphere.train import TrainSettings, untrained_model
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
     "cosphere evaluate runs/sop Stanford_Online_Products --ks '[1,10,100,1000]'",
+    "cosphere evaluate runs/first --codes true",
     "cosphere evaluate runs/first --untrained true",
 ]
 UNTRAINED = "scores-untrained.json"
@@ -48,6 +51,22 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
     parser.add_argument("--ks", type=list[int], default=[1, 2, 4, 8], help="the K of Recall@K")
     parser.add_argument("--clustering", type=bool, default=True, help="NMI and F1 too")
+    parser.add_argument(
+        "--clustering_preset", type=str, default="default", help="whose k-means: default, sec or norm_softmax"
+    )
+    parser.add_argument(
+        "--metrics",
+        type=list[str],
+        default=[],
+        help="more scores: precision, map, ndcg, map@all, mrr, median_rank, or all",
+    )
+    parser.add_argument("--bits", type=bool, default=False, help="rank one bit a dimension, by Hamming distance")
+    parser.add_argument(
+        "--interval_over", type=str, default="queries", help="queries, or classes: how sure for classes yet unseen"
+    )
+    parser.add_argument(
+        "--codes", type=bool, default=False, help="what bits and other smaller forms keep: a table, and codes.json"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of k-means and of the intervals")
     parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
@@ -65,12 +84,20 @@ def run(arguments: list[str]) -> int:
         catalogue,
         ks=tuple(given.ks),
         clustering=given.clustering,
+        clustering_preset=given.clustering_preset,
+        metrics=tuple(given.metrics),
+        bits=given.bits,
+        interval_over=given.interval_over,
         seed=given.seed,
         batch_size=given.batch_size,
         workers=given.workers,
     )
     save(folder, scores, split, untrained=given.untrained)
     show(scores, folder, split, untrained=given.untrained)
+    if not given.untrained:
+        write_class_tables(folder, scores)
+    if given.codes:
+        score_codes(folder, scores.embeddings, split, seed=given.seed, untrained=given.untrained)
     return 0
 
 
@@ -197,7 +224,8 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
     table = Table(title=title)
     table.add_column("score")
     table.add_column("%", justify="right")
-    table.add_column("95 % interval", justify="right")
+    over = "" if scores.interval_over == "queries" else f" over {scores.interval_over}"
+    table.add_column(f"95 % interval{over}", justify="right")
     if published:
         table.add_column("published", justify="right")
     for name, found in scores.as_dict()["scores"].items():
@@ -205,8 +233,12 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
         row = [name, f"{100 * found['value']:.2f}", interval]
         table.add_row(*row, *([f"{published[name]:.2f}" if name in published else ""] if published else []))
     console.print(table)
+    if scores.retrieval.median:
+        console.print(f"median rank of the first relevant image: {scores.retrieval.median_rank:g}", highlight=False)
     for note in scores.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    for warning in scores.health.warnings if scores.health is not None else ():
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"written to {folder.path / UNTRAINED if untrained else folder.scores}", soft_wrap=True, highlight=False
     )

@@ -14,23 +14,33 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
 from cosphere.files import write_atomic
-from cosphere.models import Embedder
+from cosphere.models import Calibration, Embedder
 from cosphere.report import StripItem, neighbour_strip
-from cosphere.search import Index
+from cosphere.search import KINDS, Index
 
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
     "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
+    "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
 ]
 
 
 def run(arguments: list[str]) -> int:
     """Print the k nearest and write a picture strip."""
-    parser = CommandParser("search", "Find the images nearest to one image: exact, by cosine.", _EXAMPLES)
+    parser = CommandParser(
+        "search", "Find the images nearest to one image: by cosine, exactly or from smaller rows.", _EXAMPLES
+    )
     parser.add_argument("model", type=str, help="a run's folder or a model bundle")
     parser.add_argument("source", type=str, help="the images to search: folder, table or benchmark root")
     parser.add_argument("query", type=str, help="the image to search with")
     parser.add_argument("--k", type=int, default=8, help="how many to find")
+    parser.add_argument("--kind", type=str, default="exact", help=f"what is kept of an image: {', '.join(KINDS)}")
+    parser.add_argument(
+        "--wanted_recall",
+        type=float | None,
+        default=None,
+        help="0 to 1: refuse an index that finds less of what exact search finds",
+    )
     parser.add_argument("--out", type=str, default="search.png", help="the picture to write")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--split", type=str, default="all", help="split to search in")
@@ -41,16 +51,31 @@ def run(arguments: list[str]) -> int:
     catalogue = read_catalogue(given.source, layout=given.layout)
     if given.split != "all":
         catalogue = catalogue.select(given.split)
-    find(load_model(given.model, given.device), catalogue, Path(given.query), k=given.k, out=Path(given.out))
+    settings = {"kind": given.kind, "wanted_recall": given.wanted_recall}
+    find(
+        load_model(given.model, given.device), catalogue, Path(given.query), k=given.k, out=Path(given.out), **settings
+    )
     return 0
 
 
-def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: Path) -> None:
-    """Search `catalogue` with one image; the query itself is left out of the answer when it is one of the images."""
+def find(
+    embedder: Embedder,
+    catalogue: Catalogue,
+    query: Path,
+    *,
+    k: int,
+    out: Path,
+    kind: str = "exact",
+    wanted_recall: float | None = None,
+) -> None:
+    """Search `catalogue` with one image; the query itself is left out of the answer when it is one of the images.
+
+    Answers that a calibrated model does not take for the same as the query are marked as unknown.
+    """
     console = Console()
     asked = embedder.encode([query])
     found = embed_with_progress(embedder, catalogue)
-    index = Index.build(found.embeddings)
+    index = Index.build(found.embeddings, kind, wanted_recall=wanted_recall)
     paths = list(found.paths)
     same = [row for row, path in enumerate(paths) if Path(path).resolve() == query.resolve()]
     neighbours = index.search(asked, k, exclude=np.array([same[0] if same else -1]))
@@ -61,12 +86,20 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
         )
         for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
     ]
+    # The threshold was chosen among cosines of whole embeddings; scores of smaller rows only come near them.
+    chosen = embedder.calibration if kind == "exact" else None
     table = Table(title=f"nearest to {escape(query.name)} among {len(paths):,} images")
     for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for rank, item in enumerate(items, 1):
-        table.add_row(str(rank), f"{item.score:.3f}", escape(item.label or ""), escape(str(item.path)))
+        label = item.label or ""
+        shown = label if chosen is None or chosen.same(item.score) else f"unknown ({label})"
+        table.add_row(str(rank), f"{item.score:.3f}", escape(shown), escape(str(item.path)))
     console.print(table)
+    if chosen is not None:
+        console.print(_verdict(chosen, [item.score for item in items]), highlight=False, soft_wrap=True)
+    if kind != "exact":
+        console.print(f"index of kind {kind}, {index.bytes_per_image:,} bytes an image: {index.check}", highlight=False)
     if same:
         console.print(
             f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}", highlight=False
@@ -74,6 +107,15 @@ def find(embedder: Embedder, catalogue: Catalogue, query: Path, *, k: int, out: 
     picture = neighbour_strip(query, items)
     write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
     console.print(f"picture: {out}", highlight=False, markup=False)
+
+
+def _verdict(chosen: Calibration, scores: list[float]) -> str:
+    """One sentence about what lies above the threshold."""
+    above = int(chosen.same(scores).sum())
+    rule = f"cosine {chosen.threshold:.3f}, for a false accept rate of {100 * chosen.wanted_far:g} % of pairs"
+    if not above:
+        return f"none is above the threshold ({rule}): the query is of no class that is here"
+    return f"{above} of {len(scores)} are above the threshold ({rule}); the others are marked as unknown"
 
 
 def _format(path: Path) -> str:

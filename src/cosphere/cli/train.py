@@ -21,7 +21,7 @@ from cosphere.files import write_text
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
-from cosphere.train import Evaluate, TrainResult, TrainSettings, decoding_workers, reporter, train
+from cosphere.train import Evaluate, TrainResult, TrainSettings, Validation, decoding_workers, reporter, train
 
 _EXAMPLES = [
     "cosphere train photos/ --name first",
@@ -124,7 +124,7 @@ def read_settings(folder: RunFolder) -> TrainSettings:
 def validation_scores(settings: TrainSettings) -> Evaluate:
     """What the training loop calls to score a model: Recall@1, MAP@R and R-precision, no clustering, no intervals."""
 
-    def score(embedder: Embedder, catalogue: Catalogue) -> dict[str, float]:
+    def score(embedder: Embedder, catalogue: Catalogue) -> Validation:
         cache = PixelCache(settings.data.cache, rule=embedder.preprocessing.rule) if settings.data.cache else None
         found = evaluate(
             embedder,
@@ -136,7 +136,7 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
             cache=cache,
             max_unreadable=settings.data.max_unreadable,
         )
-        return {name: found.value(name) for name in ("recall@1", "map@r", "r_precision")}
+        return Validation({name: found.value(name) for name in ("recall@1", "map@r", "r_precision")}, found.health)
 
     return score
 

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.errors import SettingsError, SizeError
-from cosphere.evaluate.retrieval import check_labels
+from cosphere.errors import SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._relevance import check_labels
+from cosphere.evaluate.agreement import Agreement, agreement
+from cosphere.evaluate.k_means import Progress, Unit, faiss_k_means, scikit_k_means
+from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.search.cosines import Rows, unit_rows
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Unit = npt.NDArray[np.float32]
 
 
-class Agreement(NamedTuple):
-    """How well a partition of N rows agrees with their classes. All in [0, 1], 1 for the classes themselves."""
+@dataclass(frozen=True, kw_only=True)
+class ClusteringPreset:
+    """How somebody clusters, and which NMI they report."""
 
-    nmi: float
-    """Normalised mutual information, by the arithmetic mean of both entropies (scikit-learn's default, SEC's code)."""
-    nmi_geometric: float
-    """By their geometric mean (scikit-learn before 0.22, NormSoftmax's code)."""
-    f1: float
-    """Harmonic mean of precision and recall over pairs of rows: a pair in one cluster should be of one class."""
-    precision: float
-    """Of the pairs in one cluster, the share of one class; 0 when no cluster has two rows."""
-    recall: float
-    """Of the pairs of one class, the share in one cluster; 0 when no class has two rows."""
-    purity: float
-    """Share of rows that belong to the largest class of their cluster. 1 when each row is its own cluster."""
+    method: Literal["faiss k-means", "scikit-learn k-means"]
+    iterations: int
+    """Of each restart, at most."""
+    restarts: int
+    nmi: Literal["nmi", "nmi_geometric"]
+    """The field of :class:`Agreement` that is reported."""
+    source: str
+
+
+CLUSTERING_PRESETS: Mapping[str, ClusteringPreset] = MappingProxyType(
+    {
+        "default": ClusteringPreset(
+            method="faiss k-means",
+            iterations=50,
+            restarts=1,
+            nmi="nmi",
+            source="Cosphere: one restart from random rows; report the mean over several seeds.",
+        ),
+        "sec": ClusteringPreset(
+            method="scikit-learn k-means",
+            iterations=300,
+            restarts=10,
+            nmi="nmi",
+            source=(
+                "Spherical embedding (Zhang 2020), evaluation.py: KMeans(n_clusters, n_jobs=4, random_state=0). n_jobs "
+                "exists in versions whose n_init is 10 and max_iter 300. Its NMI is 2 I / (H + H)."
+            ),
+        ),
+        "norm_softmax": ClusteringPreset(
+            method="faiss k-means",
+            iterations=300,
+            restarts=10,
+            nmi="nmi_geometric",
+            source=(
+                "NormSoftmax (Zhai and Wu 2019), evaluation/nmi.py: faiss.Clustering with niter=300, nredo=10, seed=0 on "
+                "a GPU. requirements.txt pins scikit-learn 0.17.1, whose NMI takes the geometric mean."
+            ),
+        ),
+    }
+)
+"""Settings by name. Neither paper says how far its scores move with the seed; 0 is theirs."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +76,55 @@ class ClusteringScores:
     """k of k-means."""
     seed: int
     iterations: int
+    """Of each restart, at most."""
     restarts: int
+    preset: str
+    """The name of these settings in :data:`CLUSTERING_PRESETS`."""
+    method: str
+    """Who clustered: ``faiss k-means`` or ``scikit-learn k-means``."""
+    iterations_run: int
+    """Until the restart that was kept changed no more."""
     objective: float
     """Mean squared distance of the unit rows to their cluster's centre, in [0, 2]."""
     assignments: Integers = field(repr=False, compare=False)
     """(N,) the cluster of each row, in [0, clusters)."""
 
+    @property
+    def reported_nmi(self) -> float:
+        """The NMI that goes with the preset: by the geometric mean for ``norm_softmax``, the arithmetic for the others."""
+        return float(getattr(self.agreement, CLUSTERING_PRESETS[self.preset].nmi))
+
     def as_dict(self) -> dict[str, float]:
-        """``nmi``, ``nmi_geometric``, ``f1`` and ``purity`` as fractions."""
-        found = self.agreement
-        return {"nmi": found.nmi, "nmi_geometric": found.nmi_geometric, "f1": found.f1, "purity": found.purity}
+        """``nmi``, ``nmi_geometric``, ``ami``, ``f1`` and ``purity`` as fractions."""
+        return {name: float(getattr(self.agreement, name)) for name in SCORES}
+
+
+SCORES = ("nmi", "nmi_geometric", "ami", "f1", "purity")
+"""The names in :meth:`ClusteringScores.as_dict`, in their order."""
+
+
+@dataclass(frozen=True)
+class ClusteringSeeds:
+    """The same clustering from several seeds."""
+
+    runs: tuple[ClusteringScores, ...]
+    """One a seed, in their order."""
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """For each name of :meth:`ClusteringScores.as_dict`, one value a seed."""
+        return {name: [run.as_dict()[name] for run in self.runs] for name in SCORES}
+
+    @property
+    def summary(self) -> dict[str, Summary]:
+        """Mean, sample standard deviation and Student's t interval of each score over the seeds."""
+        return {name: seeds_summary(values) for name, values in self.values.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For each score ``mean``, ``sd``, ``low``, ``high``, ``n`` and ``values``; and ``seeds``."""
+        values = self.values
+        scores = {name: {**found._asdict(), "values": values[name]} for name, found in self.summary.items()}
+        return {"seeds": [run.seed for run in self.runs], **scores}
 
 
 def clustering(
@@ -61,136 +133,159 @@ def clustering(
     *,
     clusters: int | None = None,
     seed: int = 0,
-    iterations: int = 50,
-    restarts: int = 1,
+    preset: str = "default",
+    iterations: int | None = None,
+    restarts: int | None = None,
+    progress: Progress | None = None,
 ) -> ClusteringScores:
-    """Cluster directions with faiss's k-means and compare the clusters with the classes.
+    """Cluster directions with k-means and compare the clusters with the classes.
 
-    Euclidean k-means on unit rows, all rows used, centres not normalised, random rows as first centres. One seed gives
-    one result on one machine. The papers' settings differ, and each moves the scores: SEC's code runs scikit-learn's
-    k-means (k-means++, to convergence, ten restarts in the versions of its day), NormSoftmax's runs faiss with
-    ``iterations=300, restarts=10``. Report the mean over several seeds.
+    Euclidean k-means on unit rows, all rows used, centres not normalised. The papers' settings differ, and each moves
+    the scores: ``preset="sec"`` and ``preset="norm_softmax"`` are theirs, see :data:`CLUSTERING_PRESETS`. They are the
+    settings and not the random numbers of that day: libraries have since changed those. At SOP's size ``sec`` takes an
+    hour or more. One seed moves the scores too: see :func:`clustering_over_seeds`.
+
+    One seed gives one result, whatever the threads, with faiss; with scikit-learn (``sec``) for one number of threads.
+    Memory is a unit copy of the rows, a few times the centres and blocks of a set size.
 
     Args:
-        embeddings: (N, D) float, torch or numpy, any length.
+        embeddings: (N, D) float, torch or numpy, any length. The work is done on the CPU. A zero row is a point at 0.
         labels: (N,) integers of any size.
         clusters: k; None takes the number of classes, as both papers do.
         seed: of the first centres.
-        iterations: of each restart, at least 1.
-        restarts: the one with the smallest objective is kept; at least 1.
+        preset: a name in :data:`CLUSTERING_PRESETS`.
+        iterations: of each restart, at least 1; only with the default preset, which takes 50.
+        restarts: the one with the smallest objective is kept; at least 1; only with the default preset, which takes 1.
+        progress: told (done, total) after each iteration of faiss, or each restart of scikit-learn.
 
     Raises:
         SizeError: shapes do not fit, or there are more clusters than rows.
         DataError: a row holds NaN or infinity.
         SettingsError: a setting is out of range, or faiss cannot be imported.
     """
+    chosen = _chosen(preset, iterations, restarts)
+    _check_whole("seed", seed)
+    return _score(_prepared(embeddings, labels, clusters), chosen, preset, int(seed), progress)
+
+
+def clustering_over_seeds(
+    embeddings: Rows,
+    labels: Any,
+    *,
+    seeds: Iterable[int] = range(5),
+    clusters: int | None = None,
+    preset: str = "default",
+    iterations: int | None = None,
+    restarts: int | None = None,
+    progress: Progress | None = None,
+) -> ClusteringSeeds:
+    """:func:`clustering` once for each seed: k-means finds another local optimum each time, and the scores move.
+
+    Args:
+        embeddings: (N, D) float, torch or numpy, any length.
+        labels: (N,) integers of any size.
+        seeds: at least one, all different.
+        clusters: k; None takes the number of classes.
+        preset: as in :func:`clustering`.
+        iterations: as in :func:`clustering`.
+        restarts: as in :func:`clustering`.
+        progress: told (done, total) over all seeds.
+
+    Raises:
+        SizeError: as :func:`clustering`.
+        DataError: as :func:`clustering`.
+        SettingsError: as :func:`clustering`, or seeds are missing or equal.
+    """
+    chosen, wanted = _chosen(preset, iterations, restarts), list(seeds)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise SettingsError(f"want at least one seed and no seed twice, got {wanted}. Usual: range(5).")
+    for seed in wanted:
+        _check_whole("seed", seed)
+    task = _prepared(embeddings, labels, clusters)
+    parts = _parts(progress, len(wanted))
+    return ClusteringSeeds(
+        tuple(_score(task, chosen, preset, int(seed), part) for seed, part in zip(wanted, parts, strict=True))
+    )
+
+
+def _parts(progress: Progress | None, count: int) -> Sequence[Progress | None]:
+    """``count`` callbacks for equally long runs, one after another."""
+    if progress is None:
+        return [None] * count
+
+    def part(number: int) -> Progress:
+        return lambda done, total: progress(number * total + done, count * total)
+
+    return [part(number) for number in range(count)]
+
+
+def _chosen(preset: str, iterations: int | None, restarts: int | None) -> ClusteringPreset:
+    if preset not in CLUSTERING_PRESETS:
+        raise SettingsError(f"there is no preset {preset!r}. {did_you_mean(preset, CLUSTERING_PRESETS)}")
+    found = CLUSTERING_PRESETS[preset]
+    if iterations is None and restarts is None:
+        return found
+    if preset != "default":
+        raise SettingsError(
+            f"preset {preset!r} has {found.iterations} iterations and {found.restarts} restarts of its own. "
+            "Leave both out, or leave the preset out."
+        )
+    for name, value in (("iterations", iterations), ("restarts", restarts)):
+        if value is not None:
+            _check_whole(name, value, least=1)
+    return ClusteringPreset(
+        method=found.method,
+        iterations=int(found.iterations if iterations is None else iterations),
+        restarts=int(found.restarts if restarts is None else restarts),
+        nmi=found.nmi,
+        source=found.source,
+    )
+
+
+def _check_whole(name: str, value: Any, *, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise SettingsError(f"{name} must be a whole number, got {value!r}.")
+    if least is not None and value < least:
+        raise SettingsError(f"{name} must be at least {least}, got {value}.")
+
+
+class _Task(NamedTuple):
+    rows: Unit
+    labels: Integers
+    clusters: int
+
+
+def _prepared(embeddings: Rows, labels: Any, clusters: int | None) -> _Task:
     unit = unit_rows(embeddings)
     known = check_labels(labels, unit.size, "labels")
     wanted = len(np.unique(known)) if clusters is None else clusters
-    for name, value in (("clusters", wanted), ("iterations", iterations), ("restarts", restarts)):
-        if value < 1:
-            raise SettingsError(f"{name} must be at least 1, got {value}.")
+    _check_whole("clusters", wanted, least=1)
     if wanted > unit.size:
         raise SizeError(f"{wanted} clusters want at least as many rows, got {unit.size}. Lower clusters.")
-    found = _k_means(unit.rows.cpu().numpy(), wanted, seed=seed, iterations=iterations, restarts=restarts)
-    return ClusteringScores(
-        agreement=agreement(found.assignments, known),
-        clusters=wanted,
+    return _Task(unit.rows.cpu().numpy(), known, int(wanted))
+
+
+def _score(
+    task: _Task, chosen: ClusteringPreset, preset: str, seed: int, progress: Progress | None
+) -> ClusteringScores:
+    k_means = faiss_k_means if chosen.method == "faiss k-means" else scikit_k_means
+    found = k_means(
+        task.rows,
+        task.clusters,
         seed=seed,
-        iterations=iterations,
-        restarts=restarts,
+        iterations=chosen.iterations,
+        restarts=chosen.restarts,
+        progress=progress,
+    )
+    return ClusteringScores(
+        agreement=agreement(found.assignments, task.labels),
+        clusters=task.clusters,
+        seed=seed,
+        iterations=chosen.iterations,
+        restarts=chosen.restarts,
+        preset=preset,
+        method=chosen.method,
+        iterations_run=found.iterations,
         objective=found.objective,
         assignments=found.assignments,
     )
-
-
-class _Partition(NamedTuple):
-    assignments: Integers
-    objective: float
-
-
-def _k_means(unit: Unit, clusters: int, *, seed: int, iterations: int, restarts: int) -> _Partition:
-    try:
-        import faiss
-    except ImportError as error:
-        raise SettingsError(
-            f"clustering needs the package faiss-cpu, which cannot be imported: {error}. "
-            "Run: pip install faiss-cpu, or leave clustering out."
-        ) from error
-    # faiss by itself takes a sample of 256 rows a cluster, and warns below 39.
-    means = faiss.Kmeans(
-        unit.shape[1],
-        clusters,
-        niter=iterations,
-        nredo=restarts,
-        seed=seed,
-        spherical=False,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(unit),
-    )
-    means.train(unit)
-    distances, assignments = means.index.search(unit, 1)
-    return _Partition(assignments[:, 0].astype(np.int64), float(distances.clip(min=0).mean(dtype=np.float64)))
-
-
-def agreement(clusters: Any, labels: Any) -> Agreement:
-    """Compare two partitions through their sparse contingency table, in O(N log N).
-
-    Args:
-        clusters: (N,) integers.
-        labels: (N,) integers.
-
-    Raises:
-        SizeError: not two lists of equally many integers, or empty ones.
-
-    >>> agreement([0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 2, 2, 1]).f1
-    0.36363636363636365
-    """
-    known = check_labels(labels, len(labels), "labels")
-    if not len(known):
-        raise SizeError("want at least one label, got none.")
-    found = check_labels(clusters, len(known), "clusters")
-    _, cluster = np.unique(found, return_inverse=True)
-    _, label = np.unique(known, return_inverse=True)
-    rows, columns = np.bincount(cluster), np.bincount(label)
-    cells, together = np.unique(cluster * len(columns) + label, return_counts=True)
-    at = cells // len(columns)
-    largest = np.zeros(len(rows), dtype=np.int64)
-    np.maximum.at(largest, at, together)
-    shared = _mutual_information(together, rows[at], columns[cells % len(columns)])
-    ours, theirs = _entropy(rows), _entropy(columns)
-    right, in_clusters, in_classes = _pairs(together), _pairs(rows), _pairs(columns)
-    return Agreement(
-        nmi=_normalised(shared, (ours + theirs) / 2, both_trivial=ours == theirs == 0),
-        nmi_geometric=_normalised(shared, float(np.sqrt(ours * theirs)), both_trivial=ours == theirs == 0),
-        f1=2 * right / (in_clusters + in_classes) if in_clusters + in_classes else 0.0,
-        precision=right / in_clusters if in_clusters else 0.0,
-        recall=right / in_classes if in_classes else 0.0,
-        purity=int(largest.sum()) / len(known),
-    )
-
-
-def _pairs(counts: Integers) -> int:
-    """Unordered pairs within groups of these sizes."""
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _entropy(counts: Integers) -> float:
-    """In nats."""
-    if len(counts) == 1:
-        return 0.0
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
-
-
-def _mutual_information(together: Integers, rows: Integers, columns: Integers) -> float:
-    """In nats, from the cells that are not empty and the sums of their row and column."""
-    total = float(together.sum())
-    return float((together / total * np.log(together * total / (rows * columns.astype(np.float64)))).sum())
-
-
-def _normalised(shared: float, scale: float, *, both_trivial: bool) -> float:
-    """In [0, 1]: one cluster for one class is perfect; one cluster for several classes says nothing."""
-    if scale == 0:
-        return 1.0 if both_trivial else 0.0
-    return min(max(shared / scale, 0.0), 1.0)

@@ -12,10 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.search.cosines import BLOCK_BYTES, CosineBlocks, Rows, rows_within, unit_rows
+from cosphere.evaluate._pairs import Progress
+from cosphere.search.cosines import (
+    BLOCK_BYTES,
+    CosineBlocks,
+    Rows,
+    UnitRows,
+    check_block_bytes,
+    check_widths,
+    rows_within,
+    unit_rows,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -63,8 +74,8 @@ def pool_templates(
 
 
 def _sums(rows: Floats, groups: npt.NDArray[np.int64], count: int) -> Floats:
-    sums = np.zeros((count, rows.shape[1]))
-    np.add.at(sums, groups, rows)
+    by_group = csr_array((np.ones(len(rows)), (groups, np.arange(len(rows)))), shape=(count, len(rows)))
+    sums: Floats = by_group @ rows
     return sums
 
 
@@ -81,6 +92,7 @@ def identification(
     ranks: Sequence[int] = (1,),
     *,
     block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Rank-k identification among distractors, as MegaFace has it.
 
@@ -89,44 +101,50 @@ def identification(
 
     Args:
         probes: (n, D) float.
-        labels: (n,) integers, the person of each.
+        labels: (n,) of any kind that can be sorted, the person of each.
         distractors: (M, D) float, none of those persons.
         ranks: each >= 1.
-        block_bytes: bound of the working memory beside the unit rows.
+        block_bytes: bound of the working memory beside the unit rows; 32 probes always pass.
+        progress: called with probes done and probes in all.
 
     Returns:
         ``rank@1``, ... in [0, 1], and ``trials``.
 
     Raises:
         SizeError: shapes that do not fit.
-        DataError: nobody has two images.
+        DataError: NaN or infinity, or nobody has two images.
         SettingsError: a rank below 1.
     """
-    if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
+    if not ranks or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
         raise SettingsError(f"ranks are whole numbers from 1, got {list(ranks)}.")
-    people = torch.as_tensor(np.asarray(labels))
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
-    if people.shape != (left.size,):
-        raise SizeError(f"want labels ({left.size},), one a probe, got {tuple(people.shape)}.")
+    people = _people(labels, left)
+    check_widths(left, right)
+    check_block_bytes(block_bytes)
     trials, found = 0, dict.fromkeys(ranks, 0)
-    most = rows_within(block_bytes, 4 * (left.size + right.size))
+    most = rows_within(block_bytes, 4 * right.size + 8 * left.size + 16 * min(max(ranks), right.size))
     rivals, mates = CosineBlocks(right, most), CosineBlocks(left, most)
     for start in range(0, left.size, most):
         block = left.rows[start : start + most]
-        against, among = rivals.of(block), mates.of(block)
-        for place, person in enumerate(people[start : start + most]):
-            own = (people == person).nonzero().squeeze(1)
-            above = _rivals_above(among[place, own[own != start + place]], against[place])
-            trials += len(above)
-            for rank in ranks:
-                found[rank] += int((above < rank).sum())
+        among = mates.of(block)
+        mate = people[start : start + most, None] == people[None]
+        mate.diagonal(start).fill_(False)
+        trials += int(mate.sum())
+        # A mate has fewer than k rivals that are as alike or more exactly if it stands above the k-th of them.
+        highest = rivals.of(block.to(right.device)).topk(min(max(ranks), right.size), dim=1).values.to(left.device)
+        for rank in ranks:
+            reached = mate if rank > right.size else mate & (among > highest[:, rank - 1, None])
+            found[rank] += int(reached.sum())
+        if progress is not None:
+            progress(min(start + most, left.size), left.size)
     if not trials:
         raise DataError("nobody has two images, so there is no pair to find.")
     return {f"rank@{rank}": count / trials for rank, count in found.items()} | {"trials": float(trials)}
 
 
-def _rivals_above(mates: Tensor, rivals: Tensor) -> Tensor:
-    """For each mate (m,) how many of the rivals (M,) are at least as alike, in ascending order of mates."""
-    # How many mates each rival reaches; a rival that reaches k of them stands above the k lowest.
-    reached = torch.bincount(torch.searchsorted(mates.sort().values, rivals, right=True), minlength=len(mates) + 1)
-    return reached.flip(0).cumsum(0).flip(0)[1:]
+def _people(labels: Any, probes: UnitRows) -> Tensor:
+    """(n,) int64, a number for each person."""
+    names = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if names.shape != (probes.size,):
+        raise SizeError(f"want labels ({probes.size},), one a probe, got {names.shape}.")
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(probes.device)

@@ -121,14 +121,14 @@ def verification(
     >>> {key: round(value, 3) for key, value in found.as_dict().items()}
     {'auc': 0.889, 'eer': 0.333, 'tar@far=1e-1': 0.667}
     """
-    values, truth = _checked(scores, same)
+    values, truth = checked_pairs(scores, same)
     for far in fars:
         if not 0 <= far <= 1:
             raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
     curve = roc(values, truth)
     found = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
     return VerificationScores(
-        auc=_area(curve),
+        auc=area_under(curve),
         eer=_equal_error(curve),
         tar_at_far={far: point.tar for far, point in found.items()},
         thresholds={far: point.threshold for far, point in found.items()},
@@ -139,7 +139,8 @@ def verification(
     )
 
 
-def _checked(scores: Any, same: Any) -> tuple[Floats, Flags]:
+def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
+    """Scores as (n,) float32 or float64 and truth as (n,) bool; raises what :func:`verification` raises."""
     values = np.asarray(scores)
     truth = np.asarray(same)
     if values.ndim != 1 or truth.shape != values.shape:
@@ -159,7 +160,7 @@ def _checked(scores: Any, same: Any) -> tuple[Floats, Flags]:
 
 def roc(scores: Any, same: Any) -> Roc:
     """The ROC curve, exactly: one point for each distinct score. O(n log n) time, O(n) memory."""
-    values, truth = _checked(scores, same)
+    values, truth = checked_pairs(scores, same)
     order = np.argsort(values)[::-1]
     ordered, hits = values[order], truth[order]
     last = np.flatnonzero(np.diff(ordered, append=-np.inf))  # the last pair of each run of equal scores
@@ -174,7 +175,8 @@ def roc(scores: Any, same: Any) -> Roc:
     )
 
 
-def _area(curve: Roc) -> float:
+def area_under(curve: Roc) -> float:
+    """AUC: the chance that a same pair scores above a different one, ties counting half."""
     return float(np.trapezoid(curve.tar, curve.far))
 
 
@@ -214,7 +216,7 @@ def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -
     Raises:
         SettingsError: a rate or a rule out of range.
     """
-    values, truth = _checked(scores, same)
+    values, truth = checked_pairs(scores, same)
     if not 0 <= far <= 1:
         raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
     if rule == "nearest":
@@ -256,7 +258,7 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
         SizeError: fewer pairs than folds.
         SettingsError: a setting out of range.
     """
-    values, truth = _checked(scores, same)
+    values, truth = checked_pairs(scores, same)
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise SettingsError(f"want at least 2 folds, got {folds!r}.")
     if len(values) < folds:
@@ -325,7 +327,7 @@ def verification_intervals(
     """
     if samples < 1 or not 0 < level < 1:
         raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
-    values, truth = _checked(scores, same)
+    values, truth = checked_pairs(scores, same)
     generator = np.random.default_rng(seed)
     rows, others = np.flatnonzero(truth), np.flatnonzero(~truth)
     found = []

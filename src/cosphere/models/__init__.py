@@ -6,6 +6,7 @@ from cosphere.models.backbones import build_backbone as build_backbone
 from cosphere.models.backbones import default_preprocessing as default_preprocessing
 from cosphere.models.backbones import input_scale as input_scale
 from cosphere.models.bn_inception import BNInception as BNInception
+from cosphere.models.calibration import Calibration as Calibration
 from cosphere.models.embedder import Embedder as Embedder
 from cosphere.models.embedder import EmbedderSettings as EmbedderSettings
 from cosphere.models.embedder import build_embedder as build_embedder

@@ -20,6 +20,7 @@ from cosphere.errors import SettingsError, SizeError, did_you_mean
 from cosphere.images.preprocessing import Preprocessing
 from cosphere.models import bundle
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
+from cosphere.models.calibration import Calibration
 from cosphere.models.heads import NormName, Pooling, PoolingName, make_linear, make_norm
 from cosphere.models.reading import input_batches
 from cosphere.tensors import directions
@@ -69,7 +70,9 @@ class Embedder(nn.Module):
         norm: the head's norm.
         linear: the head's linear layer.
         provenance: how it was made and trained; saved with it.
-        threshold: cosine from which two pictures count as the same, when calibrated; saved with it.
+        calibration: from which cosine two pictures count as the same, and how sure that is; None until
+            ``cosphere calibrate`` or :func:`cosphere.evaluate.calibrate` chose it. Saved with the model. Putting the model
+            in training mode forgets it: other weights have other cosines.
     """
 
     def __init__(self, settings: EmbedderSettings, backbone: Backbone, preprocessing: Preprocessing) -> None:
@@ -87,7 +90,7 @@ class Embedder(nn.Module):
         self.linear = make_linear(backbone.width, settings.dim, bias=settings.bias)
         self.dim = settings.dim or backbone.width
         self.provenance: dict[str, Any] = {"weights": backbone.weights_source}
-        self.threshold: float | None = None
+        self.calibration: Calibration | None = None
         self._norm_frozen = False
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -169,7 +172,7 @@ class Embedder(nn.Module):
                 "settings": dataclasses.asdict(self.settings),
                 "preprocessing": self.preprocessing.as_dict(),
                 "provenance": self.provenance,
-                "threshold": self.threshold,
+                "calibration": None if self.calibration is None else self.calibration.as_dict(),
             },
         )
 
@@ -187,9 +190,10 @@ class Embedder(nn.Module):
             preprocessing = Preprocessing.from_dict(found.content["preprocessing"])
             backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size)
             embedder = cls(settings, backbone, preprocessing)
+            stored = found.content.get("calibration")  # bundles of before it was there have none
+            embedder.calibration = None if stored is None else Calibration.from_dict(stored)
         found.fill(embedder)
         embedder.provenance = dict(found.content.get("provenance") or {})
-        embedder.threshold = found.content.get("threshold")
         embedder.backbone.weights_source = str(embedder.provenance.get("weights", "bundle"))
         return embedder.to(device).eval()
 
@@ -209,8 +213,10 @@ class Embedder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Embedder:
-        """Training or evaluation mode; frozen backbone norms stay in evaluation mode."""
+        """Training or evaluation mode; frozen backbone norms stay in evaluation mode. Training forgets the calibration."""
         super().train(mode)
+        if mode:
+            self.calibration = None
         if self._norm_frozen:
             for layer in norm_layers(self.backbone):
                 layer.eval()

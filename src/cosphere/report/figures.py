@@ -194,6 +194,22 @@ def norm_curves(metrics: Rows) -> str | None:
     return svg[0]
 
 
+def health_curves(metrics: Rows) -> str | None:
+    """Effective rank of the validation embeddings over steps, and their uniformity below. None when not logged."""
+    rank, uniformity = curve(metrics, "val/effective_rank"), curve(metrics, "val/uniformity")
+    if not len(rank.steps) or not len(uniformity.steps):
+        return None
+    with _drawing(height=3.5, panels=2) as (_, (above, below), svg):
+        above.plot(rank.steps, rank.values, color=COLOURS["blue"], gid="effective-rank", marker="o", markersize=3.5)
+        above.set(title="Health on validation", ylabel="effective rank")
+        above.set_ylim(bottom=0)
+        below.plot(
+            uniformity.steps, uniformity.values, color=COLOURS["purple"], gid="uniformity", marker="s", markersize=3
+        )
+        below.set(xlabel="step", ylabel="uniformity")
+    return svg[0]
+
+
 def validation_curve(metrics: Rows) -> str | None:
     """Recall@1 and MAP@R on validation over steps, the best Recall@1 marked. None when not logged."""
     recall, precision = curve(metrics, "val/recall@1"), curve(metrics, "val/map@r")

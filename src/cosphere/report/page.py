@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cosphere.errors import SettingsError
 from cosphere.files import write_text
-from cosphere.report import gallery, sections
+from cosphere.report import gallery, health, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.markup import safe
 from cosphere.report.pictures import Thumbnails
@@ -19,6 +19,7 @@ LINKS = {
     "classes": "Classes",
     "training": "Training",
     "lengths": "Lengths",
+    "health": "Health",
     "skipped": "Skipped",
     "about": "Settings",
 }
@@ -90,6 +91,7 @@ def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail:
         gallery.classes(data, found, pictures),
         sections.training(data),
         sections.lengths(data),
+        health.panel(data),
         # After the galleries: only drawing them shows which pictures cannot be read.
         sections.skipped(data, pictures.unreadable),
         sections.about(data),

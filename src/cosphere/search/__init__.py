@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from cosphere.search.asymmetric import asymmetric_search, reranked_search
 from cosphere.search.exact import Neighbours, search
-from cosphere.search.index import Index
+from cosphere.search.hamming import hamming_search
+from cosphere.search.index import KINDS, Index
+from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
+from cosphere.search.self_check import SelfCheck, check_search
+from cosphere.search.storage import ProductQuantiser
 
-__all__ = ["Index", "Neighbours", "search"]
+__all__ = [
+    "KINDS",
+    "Index",
+    "Neighbours",
+    "ProductQuantiser",
+    "Reduction",
+    "SelfCheck",
+    "asymmetric_search",
+    "check_search",
+    "first_dimensions",
+    "hamming_search",
+    "principal_dimensions",
+    "reranked_search",
+    "search",
+]

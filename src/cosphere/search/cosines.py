@@ -108,7 +108,7 @@ def _check_rows(embeddings: Rows, name: str) -> None:
     elif embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise SizeError(
             f"want {name} (N, D) of a floating type, got {embeddings.shape} {embeddings.dtype}. "
-            "Give one row for each image, as float32."
+            "Give one row for each image, as float32; packed bits go to cosphere.search.hamming_search."
         )
     if not all(embeddings.shape):
         raise SizeError(f"want {name} with at least one row and one column, got {tuple(embeddings.shape)}.")
@@ -163,7 +163,7 @@ class CosineBlocks:
     def of(self, queries: Tensor) -> Tensor:
         """(b, D) unit rows -> (b, G) float32 cosines: a view of the buffer, overwritten by the next call."""
         count, padded = len(queries), rounded_up(len(queries))
-        self._queries[:count] = queries
+        self._queries[:count] = queries  # from whichever device they are on
         self._queries[count:padded] = 0
         block = self._cosines[:padded]
         with full_float32(block.device):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Neighbours(NamedTuple):
     ids: Tensor
     """(Q, k) int64 gallery rows, nearest first; equal cosines by lower row."""
     scores: Tensor
-    """(Q, k) float32 cosines in [-1, 1], up to rounding."""
+    """(Q, k) float32 in [-1, 1], up to rounding, larger for nearer: cosines, of what the search compared."""
 
 
 def search(
@@ -64,23 +65,53 @@ def search_units(
 ) -> Neighbours:
     """:func:`search` for rows that have unit length already."""
     check_widths(queries, gallery)
+    return search_blocks(queries, gallery.size, lambda most: CosineBlocks(gallery, most), k, exclude, block_bytes)
+
+
+class Blocks(Protocol):
+    """Similarities of one block of queries after another."""
+
+    def of(self, queries: Tensor, /) -> Tensor:
+        """(b, D) unit rows -> (b, G) float32, larger where nearer. The caller may overwrite them."""
+
+
+@torch.no_grad()
+def search_blocks(
+    queries: UnitRows,
+    gallery: int,
+    blocks_of: Callable[[int], Blocks],
+    k: int,
+    exclude: Any | None,
+    block_bytes: int,
+) -> Neighbours:
+    """The k largest similarities of each query, block by block.
+
+    Args:
+        queries: Q unit rows.
+        gallery: G.
+        blocks_of: makes the similarities, given the queries in the largest block.
+        k: neighbours.
+        exclude: (Q,) or None.
+        block_bytes: bound of the similarities and what is made of them.
+    """
     check_block_bytes(block_bytes)
-    hidden = exclusions(exclude, queries.size, gallery.size, gallery.device)
-    _check_k(k, gallery.size, hidden)
-    step = min(rows_within(block_bytes, 4 * gallery.size + 64 * k), queries.size)
-    blocks = CosineBlocks(gallery, step)
+    hidden = exclusions(exclude, queries.size, gallery, queries.device)
+    check_k(k, gallery, hidden)
+    step = min(rows_within(block_bytes, 4 * gallery + 64 * k), queries.size)
+    blocks = blocks_of(step)
     ids = torch.empty(queries.size, k, dtype=torch.int64)
     scores = torch.empty(queries.size, k, dtype=torch.float32)
     for start in range(0, queries.size, step):
         here = slice(start, start + step)
-        cosines = blocks.of(queries.rows[here].to(gallery.device))
-        hide_excluded(cosines, None if hidden is None else hidden[here])
-        found = nearest(cosines, k)
+        similarities = blocks.of(queries.rows[here])
+        hide_excluded(similarities, None if hidden is None else hidden[here].to(similarities.device))
+        found = nearest(similarities, k)
         ids[here], scores[here] = found.ids, found.scores
     return Neighbours(ids, scores)
 
 
-def _check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
+def check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
+    """Raise unless every query can have k neighbours."""
     excludes = hidden is not None and bool((hidden >= 0).any())
     available = gallery - excludes
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:

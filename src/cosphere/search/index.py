@@ -3,93 +3,302 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from cosphere.errors import RunError, SettingsError, did_you_mean
+from cosphere.codes import bytes_of, to_bits
+from cosphere.errors import RunError, SettingsError, SizeError, did_you_mean
 from cosphere.files import read_arrays, write_arrays
+from cosphere.search.asymmetric import SHORTLIST, rerank_bits
 from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Neighbours, search_units
+from cosphere.search.hamming import BitRows, search_bits
+from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search
+from cosphere.search.storage import (
+    Bits,
+    Floats,
+    Int8,
+    ProductQuantiser,
+    Storage,
+    Stored,
+    check_query_width,
+    search_stored,
+)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file. Raised when an older Cosphere can no longer read it."""
-KINDS = ("exact",)
+KINDS = {
+    "exact": "float32 rows, by cosine",
+    "float16": "rows in half precision",
+    "int8": "rows of one byte a dimension",
+    "bits": "packed signs, by Hamming distance; the query becomes bits too",
+    "asymmetric": "packed signs; the query keeps its floats",
+    "rerank": "packed signs find a shortlist, float32 rows put it in order",
+    "pq": "product quantisation, trained on the gallery",
+}
+"""What an index can be. All compare with every row; what is approximate is what is kept of a row."""
 
 
 class Index:
-    """Unit rows of a gallery. Make with :meth:`build` or :meth:`load`.
+    """A gallery of G rows. Make with :meth:`build` or :meth:`load`.
 
-    Its answers are those of :func:`cosphere.search.search` over the same gallery, bit for bit.
+    The answers of kind ``exact`` are those of :func:`cosphere.search.search` over the same gallery, bit for bit.
     """
 
-    def __init__(self, rows: UnitRows, kind: str) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        kind: str,
+        rows: UnitRows | None,
+        stored: Stored | None,
+        *,
+        shortlist: int = SHORTLIST,
+        check: SelfCheck | None = None,
+    ) -> None:
         self.kind = kind
+        self.shortlist = shortlist
+        self.check = check
+        """What :meth:`build` found when it compared the index with exact search; None if it was told not to."""
+        self._rows = rows
+        self._stored = stored
 
     @classmethod
-    def build(cls, embeddings: Rows, kind: str = "exact") -> Index:
-        """Make an index.
+    def build(
+        cls,
+        embeddings: Rows,
+        kind: str = "exact",
+        *,
+        shortlist: int = SHORTLIST,
+        parts: int | None = None,
+        check_queries: int = QUERIES,
+        wanted_recall: float | None = None,
+        seed: int = 0,
+    ) -> Index:
+        """Make an index, and compare its answers with exact search.
 
         Args:
             embeddings: (G, D) float, torch or numpy, any length; a tensor's device does the searching.
-            kind: ``exact`` compares with every row.
+            kind: one of :data:`KINDS`.
+            shortlist: of kind ``rerank``: codes that are ranked again.
+            parts: of kind ``pq``: bytes of a row; None takes as many as bits would, ceil(D / 8).
+            check_queries: rows of the gallery that are searched for and compared; 0 for no check.
+            wanted_recall: in [0, 1]; a check below it is an error.
+            seed: of the check and of the training of ``pq``.
 
         Raises:
-            SettingsError: there is no such kind.
-            SizeError, DataError: the embeddings are not (G, D) finite numbers.
+            SettingsError: there is no such kind, a setting is out of range, or the recall is below what was wanted.
+            SizeError, DataError: the embeddings are not (G, D) finite numbers, or too few to train on.
         """
         _check_kind(kind)
-        return cls(unit_rows(embeddings, name="gallery"), kind)
+        if shortlist < 1 or check_queries < 0:
+            raise SettingsError(f"want shortlist >= 1 and check_queries >= 0, got {shortlist} and {check_queries}.")
+        if wanted_recall is not None and not check_queries:
+            raise SettingsError("wanted_recall wants a check. Leave check_queries out.")
+        rows = unit_rows(embeddings, name="gallery")
+        stored = None if kind == "exact" else Stored.of(rows, _storage(kind, rows, parts, seed))
+        index = cls(kind, rows if kind in ("exact", "rerank") else None, stored, shortlist=shortlist)
+        if check_queries:
+            index.check = index._checked(rows, None, NEIGHBOURS, check_queries, wanted_recall, seed)
+        return index
 
     def __len__(self) -> int:
         """Number of rows."""
-        return self._rows.size
+        return self._rows.size if self._rows is not None else len(self._kept)
+
+    @property
+    def _kept(self) -> Stored:
+        return cast(Stored, self._stored)  # there for every kind but exact
+
+    @property
+    def _floats(self) -> UnitRows:
+        return cast(UnitRows, self._rows)  # there for exact and rerank
 
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self._rows.width
+        return self._rows.width if self._rows is not None else self._kept.storage.dim
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes kept for each row, in memory and on disk. What all rows share, such as the words of ``pq``, is not in it."""
+        floats = 4 * self.dim if self._rows is not None else 0
+        return floats + (self._stored.storage.bytes_per_row if self._stored is not None else 0)
+
+    def rows(self) -> Tensor:
+        """(G, D) float32 of length 1: the directions that the index keeps of its rows. Takes 4 D bytes for each."""
+        return self._kept.rows() if self._rows is None else self._rows.rows
 
     def search(
         self, queries: Rows, k: int, exclude: Any | None = None, *, block_bytes: int = BLOCK_BYTES
     ) -> Neighbours:
-        """The k rows nearest to each query by cosine: see :func:`cosphere.search.search`."""
-        return search_units(unit_rows(queries, name="queries"), self._rows, k, exclude, block_bytes)
+        """The k rows nearest to each query by cosine, as far as what is kept of them tells: see :func:`cosphere.search.search`.
+
+        Args:
+            queries: (Q, D) float, for every kind.
+            k: neighbours; for ``rerank`` at most the shortlist.
+            exclude: (Q,) integers, a row that each query must not return, -1 for none.
+            block_bytes: bound of the working memory in bytes.
+
+        Raises:
+            SizeError: shapes or k do not fit.
+            DataError: a query holds NaN or infinity.
+        """
+        asked = unit_rows(queries, name="queries")
+        if self.kind == "exact":
+            return search_units(asked, self._floats, k, exclude, block_bytes)
+        check_query_width(asked, self.dim)
+        if self.kind == "bits":
+            bits = to_bits(asked.rows)
+            return search_bits(BitRows(bits, asked.size), self._codes, k, exclude, self.dim, block_bytes)
+        if self.kind == "rerank":
+            return rerank_bits(asked, self._codes, self._floats, k, self.shortlist, exclude, block_bytes)
+        return search_stored(asked, self._kept, k, exclude, block_bytes)
+
+    @property
+    def _codes(self) -> BitRows:
+        return BitRows(self._kept.kept, len(self._kept))
+
+    def self_check(
+        self,
+        embeddings: Rows,
+        queries: Rows | None = None,
+        *,
+        k: int = NEIGHBOURS,
+        count: int = QUERIES,
+        wanted: float | None = None,
+        seed: int = 0,
+    ) -> SelfCheck:
+        """Compare with exact search over the float rows: see :func:`cosphere.search.self_check.check_search`.
+
+        Args:
+            embeddings: (G, D) float, the rows that the index was built from.
+            queries: (q, D) float; None draws ``count`` rows of the gallery, each of which leaves itself out.
+            k: neighbours; lowered to what the gallery has.
+            count: how many rows to draw.
+            wanted: in [0, 1]; less is an error. None for no such demand.
+            seed: of the draw.
+
+        Raises:
+            SettingsError: the recall is below what was wanted.
+            SizeError: other rows than the index was built from.
+        """
+        rows = unit_rows(embeddings, name="embeddings")
+        if (rows.size, rows.width) != (len(self), self.dim):
+            raise SizeError(
+                f"the index has {len(self)} rows of {self.dim} dimensions, got {rows.size} of {rows.width}. "
+                "Give the rows that it was built from."
+            )
+        return self._checked(rows, queries, k, count, wanted, seed)
+
+    def _checked(
+        self, rows: UnitRows, queries: Rows | None, k: int, count: int, wanted: float | None, seed: int
+    ) -> SelfCheck:
+        most = min(k, self.shortlist) if self.kind == "rerank" else k
+        found = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
+        return found if wanted is None else found.require(wanted, f"an index of kind {self.kind!r}")
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file, all or nothing: unit rows, kind and format version.
+        """Write one .npz file, all or nothing: what is kept, kind, check and format version.
 
         Raises:
             RunError: it cannot be written.
         """
-        rows = self._rows.rows.cpu().numpy()
-        write_arrays(Path(path), {"format": np.array(FORMAT), "kind": np.array(self.kind), "rows": rows})
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "format": np.array(FORMAT),
+            "kind": np.array(self.kind),
+            "dim": np.array(self.dim),
+            "shortlist": np.array(self.shortlist),
+        }
+        if self._rows is not None:
+            arrays["rows"] = self._rows.rows.cpu().numpy()
+        if self._stored is not None:
+            arrays["kept"] = self._stored.kept.cpu().numpy()
+            if isinstance(self._stored.storage, ProductQuantiser):
+                arrays["words"] = self._stored.storage.words
+        if self.check is not None:
+            arrays["check"] = np.array([self.check.recall, self.check.k, self.check.queries], dtype=np.float64)
+        write_arrays(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Index:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote. It holds numbers only, so a file from a stranger runs no code.
 
         Raises:
             RunError: there is no such file, it is no index, or it has another format version.
         """
         path = Path(path)
         arrays = read_arrays(path, what="an index")
-        if not arrays.keys() >= {"format", "kind", "rows"}:
+        if not arrays.keys() >= {"format", "kind"}:
             raise RunError(f"{path} is not an index: it holds {', '.join(arrays) or 'nothing'}. Build it again.")
-        version, kind, rows = arrays["format"].item(), str(arrays["kind"]), arrays["rows"]
+        version, kind = arrays["format"].item(), str(arrays["kind"])
         if version != FORMAT:
             raise RunError(f"{path} has index format {version}; this Cosphere reads {FORMAT}. Build it again.")
         _check_kind(kind)
-        if rows.ndim != 2 or rows.dtype != np.float32 or not rows.size:
-            raise RunError(f"{path} is not an index: rows are {rows.shape} {rows.dtype}. Build it again.")
-        # Not normalised again: that would move last bits, and with them ties.
-        padded = torch.zeros(rounded_up(len(rows)), rows.shape[1], dtype=torch.float32)
-        padded[: len(rows)] = torch.from_numpy(rows)
-        return cls(UnitRows(padded.to(device), len(rows)), kind)
+        try:
+            rows, stored = _read(kind, arrays, device)
+            check = arrays.get("check")
+            found = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
+            return cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=found)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunError(f"{path} is not an index: {text}. Build it again.") from None
 
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise SettingsError(f"there is no index of kind {kind!r}. {did_you_mean(kind, KINDS)}")
+
+
+def _storage(kind: str, rows: UnitRows, parts: int | None, seed: int) -> Storage:
+    if kind == "pq":
+        return ProductQuantiser.train(rows.rows, parts or bytes_of(rows.width), seed=seed)
+    return _simple_storage(kind, rows.width)
+
+
+def _simple_storage(kind: str, dim: int) -> Storage:
+    if kind == "float16":
+        return Floats(dim, torch.float16)
+    return Int8(dim) if kind == "int8" else Bits(dim)
+
+
+def _read(
+    kind: str, arrays: dict[str, npt.NDArray[Any]], device: str | torch.device
+) -> tuple[UnitRows | None, Stored | None]:
+    """The parts of an index, each of the type and shape that its kind wants.
+
+    Raises:
+        KeyError, ValueError: one is missing or does not fit.
+    """
+    dim = int(arrays["dim"])
+    rows = stored = None
+    if kind in ("exact", "rerank"):
+        found = _array(arrays, "rows", np.float32, dim)
+        # Not normalised again: that would move last bits, and with them ties.
+        padded = torch.zeros(rounded_up(len(found)), dim, dtype=torch.float32)
+        padded[: len(found)] = torch.from_numpy(found)
+        rows = UnitRows(padded.to(device), len(found))
+    if kind != "exact":
+        storage = _simple_storage(kind, dim)
+        if kind == "pq":
+            words = arrays["words"]
+            if words.ndim != 3 or words.dtype != np.float32 or words.shape[1] != 256 or words[:, 0].size < dim:
+                raise ValueError(f"words are {words.shape} {words.dtype}")
+            storage = ProductQuantiser(dim, words)
+        dtype = {"float16": np.float16, "int8": np.int8}.get(kind, np.uint8)
+        wide = storage.bytes_per_row // np.dtype(dtype).itemsize
+        stored = Stored(storage, torch.from_numpy(_array(arrays, "kept", dtype, wide)).to(device))
+    if rows is not None and stored is not None and rows.size != len(stored):
+        raise ValueError(f"{rows.size} rows and {len(stored)} codes")
+    return rows, stored
+
+
+def _array(arrays: dict[str, npt.NDArray[Any]], name: str, dtype: Any, width: int) -> npt.NDArray[Any]:
+    found = arrays[name]
+    if found.ndim != 2 or found.dtype != dtype or not found.size or found.shape[1] != width:
+        raise ValueError(f"{name} are {found.shape} {found.dtype}")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(f"{name} hold NaN or infinity")
+    return found

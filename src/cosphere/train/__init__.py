@@ -1,7 +1,7 @@
 """The training loop, its settings, checkpoints and progress."""
 
 from cosphere.train.batches import decoding_workers
-from cosphere.train.loop import Evaluate, TrainResult, train
+from cosphere.train.loop import TrainResult, train
 from cosphere.train.progress import LiveReporter, PlainReporter, Reporter, reporter
 from cosphere.train.settings import (
     BatchSettings,
@@ -15,6 +15,7 @@ from cosphere.train.settings import (
     ValidationSettings,
 )
 from cosphere.train.setup import build_model, untrained_model
+from cosphere.train.validation import Evaluate, Validation
 
 __all__ = [
     "BatchSettings",
@@ -30,6 +31,7 @@ __all__ = [
     "SecSettings",
     "TrainResult",
     "TrainSettings",
+    "Validation",
     "ValidationSettings",
     "build_model",
     "decoding_workers",

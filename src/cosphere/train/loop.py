@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cosphere import losses
 from cosphere.data import Batch, Catalogue, training_parts
 from cosphere.errors import DivergenceError
-from cosphere.models import Embedder
+from cosphere.health import Health
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint, ramped_weight
 from cosphere.tensors import gather_rows
@@ -30,9 +30,7 @@ from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
 from cosphere.train.setup import build_accelerator, build_loss, build_model, check_classes, set_backbone_trainable
 from cosphere.train.state import raw_optimizer, restore, state_of
-
-Evaluate = Callable[[Embedder, Catalogue], Mapping[str, float]]
-"""Scores of a model on labelled images, as fractions by name. The loop is handed one; it does not know how scores are made."""
+from cosphere.train.validation import Evaluate, Validation, validation_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def train(
         catalogue: images, labels and splits.
         run: a fresh folder, or with `resume` one whose last checkpoint is gone on from, bit for bit on a CPU.
         reporter: told of every step, validation and warning.
-        evaluate: makes validation scores; None keeps the last model.
+        evaluate: makes validation scores, and health; None keeps the last model.
         resume: go on from the run's last checkpoint, or from the start when it was stopped before the first one.
 
     Raises:
@@ -142,6 +140,7 @@ class Training:
         self.before: dict[str, float] = {}
         self.stale = 0
         self.warned_of_sec = False
+        self.warned_of_health: set[str] = set()
         self.ledger = Ledger()
 
     # The run
@@ -293,35 +292,44 @@ class Training:
     def _validate_before(self) -> None:
         if self.settings.validation.before:
             with self.ledger.aside():
-                self.before = self._scores()
+                looked = self._look()
+            self.before = dict(looked.scores)
             if self.before:
-                self._write({f"val/{name}": value for name, value in self.before.items()})
+                # No warnings: what a new head does before its first step is no collapse.
+                self._write(looked.logged())
                 self.reporter.validated(0, self.before, best=False)
 
-    def _scores(self) -> dict[str, float]:
-        """Scores on the validation images. Random generators are as before afterwards, so looking changes nothing."""
+    def _look(self) -> Validation:
+        """At the validation images. Random generators are as before afterwards, so looking changes nothing."""
         if self.evaluate is None or self.validation_images is None:
-            return {}
+            return Validation({})
         with torch.random.fork_rng(devices=[self.accelerator.device] if self.accelerator.device.type == "cuda" else []):
-            scores = {
-                name: float(value) for name, value in self.evaluate(self.embedder, self.validation_images).items()
-            }
+            looked = validation_of(self.evaluate(self.embedder, self.validation_images))
         self.embedder.train()
-        return scores
+        return looked
+
+    def _warn_of_health(self, health: Health | None) -> None:
+        """Each kind of collapse once."""
+        for kind, sentence in ({} if health is None else health.concerns).items():
+            if kind not in self.warned_of_health:
+                self.warned_of_health.add(kind)
+                self.reporter.said(f"warning: at step {self.step}, on the validation images: {sentence}")
 
     def _validate(self) -> None:
         """Score the model, keep it when it is the best so far, and look through the norm lens."""
         began = time.monotonic()
-        scores = self._scores()
+        looked = self._look()
+        scores = dict(looked.scores)
         lens = self._lens() if self.settings.validation.lens else {}
         self.seconds += time.monotonic() - began
         if scores or lens:
-            self._write({**{f"val/{name}": value for name, value in scores.items()}, **lens})
+            self._write({**looked.logged(), **lens})
         metric = self.settings.validation.metric
         best = not scores or not self.best["scores"] or scores[metric] > self.best["scores"][metric]
         self.stale = 0 if best else self.stale + 1
         if scores:
             self.reporter.validated(self.step, scores, best=best)
+        self._warn_of_health(looked.health)
         if best:
             self._check_weights()
             self.best = {"step": self.step, "scores": scores}

@@ -1,0 +1,227 @@
+"""All pairs of a set of images by their cosine: exact counts and order statistics, never N x N in memory.
+
+Rows are brought into the order of their classes. Blocks of the upper triangle are then taken one after another; pairs of
+one class lie near the diagonal, so that walking only those costs little.
+
+The cosine at a given place is found as a radix sort finds it: count by the upper 16 bits of the float, then, in a second
+pass, by the lower 16 bits of those that share the upper ones. Exact for any rate, 1 MiB of counts for any number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.errors import DataError, SizeError
+from cosphere.search.cosines import Rows, UnitRows, check_block_bytes, full_float32, rounded_up, rows_within, unit_rows
+
+Progress = Callable[[int, int], object]
+"""Called with rows done and rows to do."""
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_PAIR_BYTES = 64
+"""Working memory a pair: its cosine, masks, keys, and its place when all of a block are wanted."""
+_HALF = 2**16
+"""Values that 16 bits can have."""
+
+
+class ClassedRows(NamedTuple):
+    """Unit rows in the order of their classes."""
+
+    rows: UnitRows
+    labels: Tensor
+    """(N,) int64, ascending, in [0, C)."""
+    counts: Counts
+    """(C,) images of each class."""
+
+    @property
+    def same_pairs(self) -> Counts:
+        """(C,) pairs inside each class."""
+        return self.counts * (self.counts - 1) // 2
+
+    @property
+    def different_pairs(self) -> int:
+        """Pairs of two classes."""
+        count = self.rows.size
+        return count * (count - 1) // 2 - int(self.same_pairs.sum())
+
+
+def classed_rows(embeddings: Rows, labels: Any) -> ClassedRows:
+    """Unit rows and class numbers, ordered by class; the order inside a class is kept.
+
+    Raises:
+        SizeError: not (N, D) with labels (N,).
+        DataError: a row holds NaN or infinity, or there are not two classes.
+    """
+    names = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    rows = unit_rows(embeddings)
+    if names.shape != (rows.size,):
+        raise SizeError(f"want labels ({rows.size},), one for each embedding, got {names.shape}.")
+    found, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
+    if len(found) < 2:
+        raise DataError(f"all {rows.size} images are of one class, so no pair is of two. Give at least two classes.")
+    order = torch.from_numpy(np.argsort(numbers, kind="stable")).to(rows.device)
+    padded = torch.zeros_like(rows.padded)
+    padded[: rows.size] = rows.rows[order]
+    return ClassedRows(
+        UnitRows(padded, rows.size), torch.from_numpy(numbers.astype(np.int64)).to(rows.device)[order], counts
+    )
+
+
+class _Block(NamedTuple):
+    """Cosines of rows from ``first`` on with the rows from ``first`` on."""
+
+    first: int
+    cosines: Tensor
+    """(b, w) float32."""
+    labels: Tensor
+    """(b,)"""
+    others: Tensor
+    """(w,)"""
+
+    def pairs(self, *, same: bool) -> Tensor:
+        """(b, w) bool: each pair of one class, or of two, once."""
+        found = self.labels[:, None] == self.others[None] if same else self.labels[:, None] != self.others[None]
+        square = found[:, : len(found)]
+        square.copy_(square.triu(1))
+        return found
+
+
+def _blocks(data: ClassedRows, block_bytes: int, *, same_only: bool = False) -> Iterator[_Block]:
+    """The upper triangle; with ``same_only``, each block reaches just to the end of its last row's class."""
+    check_block_bytes(block_bytes)
+    padded, size = data.rows.padded, data.rows.size
+    ends = np.cumsum(data.counts)
+    step = min(rows_within(block_bytes, _PAIR_BYTES * size), len(padded))
+    buffer = torch.empty(step * len(padded), dtype=torch.float32, device=padded.device)
+    for first in range(0, size, step):
+        last = min(first + step, size)
+        stop = int(ends[int(data.labels[last - 1])]) if same_only else size
+        block, others = padded[first : rounded_up(last)], padded[first : rounded_up(stop)]
+        cosines = buffer[: len(block) * len(others)].view(len(block), len(others))
+        with full_float32(padded.device):
+            torch.mm(block, others.T, out=cosines)
+        cosines.add_(0.0)  # -0.0 becomes 0.0: they are equal, but their bits are not
+        yield _Block(first, cosines[: last - first, : stop - first], data.labels[first:last], data.labels[first:stop])
+
+
+def _keys(cosines: Tensor) -> Tensor:
+    """float32 -> int32 in [0, 2^32) less 2^31, in the same order."""
+    bits = cosines.view(torch.int32)
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _cosine(upper: int, lower: int) -> float:
+    """The float32 with these halves of its key."""
+    key = np.array((upper - _HALF // 2) * _HALF + lower, dtype=np.int32)
+    return float(np.where(key < 0, key ^ np.int32(0x7FFFFFFF), key).astype(np.int32).view(np.float32))
+
+
+class Tail(NamedTuple):
+    """The most alike pairs of two classes."""
+
+    cosines: Floats
+    """(m,) descending."""
+    first: Counts
+    """(m,) the class of one image."""
+    second: Counts
+    """(m,) the class of the other."""
+    each: float
+    """How many pairs each stands for: 1 unless they were thinned."""
+
+
+class PlacedCosine(NamedTuple):
+    """The cosine at one place among all pairs of two classes."""
+
+    cosine: float
+    above: int
+    """Pairs of two classes above it."""
+    tail: Tail
+
+
+def place_of_different(
+    data: ClassedRows,
+    place: int,
+    *,
+    keep: int,
+    most: int,
+    block_bytes: int,
+    progress: Progress | None = None,
+) -> PlacedCosine:
+    """The cosine at a place among the pairs of two classes, most alike first, and those around it.
+
+    Args:
+        data: the images.
+        place: from 0 (the most alike pair) to the number of pairs less one.
+        keep: at least how many of the most alike pairs the tail covers, or all there are.
+        most: about how many it holds at most; of more, a share is kept that is spread evenly over the order of rows.
+        block_bytes: bound of the working memory, beside the rows and the tail.
+        progress: called after each block of the two passes.
+    """
+    size = data.rows.size
+    counts = torch.zeros(_HALF, dtype=torch.int64, device=data.rows.device)
+    for block in _blocks(data, block_bytes):
+        keys = _keys(block.cosines[block.pairs(same=False)])
+        counts += torch.bincount((keys >> 16) + _HALF // 2, minlength=_HALF)
+        if progress is not None:
+            progress(block.first + len(block.labels), 2 * size)
+    upper, before = _descend(counts, place)
+    floor, covered = _descend(counts, min(keep, data.different_pairs) - 1)
+    covered += int(counts[floor])
+    share = min(1.0, most / covered)
+    fine = torch.zeros(_HALF, dtype=torch.int64, device=data.rows.device)
+    parts, passed = [], 0
+    for block in _blocks(data, block_bytes):
+        different = block.pairs(same=False)
+        keys = _keys(block.cosines)
+        uppers = (keys >> 16) + _HALF // 2
+        fine += torch.bincount(keys[different & (uppers == upper)] & (_HALF - 1), minlength=_HALF)
+        high = (different & (uppers >= floor)).nonzero()
+        kept = high[_spread(passed, len(high), share).to(high.device)] if share < 1 else high
+        passed += len(high)
+        parts.append((block.cosines[kept[:, 0], kept[:, 1]], block.labels[kept[:, 0]], block.others[kept[:, 1]]))
+        if progress is not None:
+            progress(size + block.first + len(block.labels), 2 * size)
+    lower, inside = _descend(fine, place - before)
+    cosines, first, second = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    order = np.argsort(-cosines, kind="stable")
+    tail = Tail(cosines[order].astype(np.float64), first[order], second[order], passed / len(order))
+    return PlacedCosine(_cosine(upper, lower), before + inside, tail)
+
+
+def _spread(start: int, count: int, share: float) -> Tensor:
+    """(count,) bool, about that share of them true: a golden-ratio sequence, since every n-th would fall in step with classes."""
+    steps = torch.arange(start, start + count, dtype=torch.int64) * 2654435769  # 2^32 / golden ratio
+    return (steps & (2**32 - 1)) < int(share * 2**32)
+
+
+def _descend(counts: Tensor, place: int) -> tuple[int, int]:
+    """The bin that holds a place counted from the top, and how many lie in the bins above it."""
+    from_top = counts.flip(0).cumsum(0)
+    found = int(torch.searchsorted(from_top, place, right=True))
+    return len(counts) - 1 - found, int(from_top[found - 1]) if found else 0
+
+
+def same_above(data: ClassedRows, threshold: float, *, block_bytes: int) -> Counts:
+    """(C,) pairs inside each class whose cosine is above the threshold."""
+    found = torch.zeros(len(data.counts), dtype=torch.int64, device=data.rows.device)
+    for block in _blocks(data, block_bytes, same_only=True):
+        above = (block.pairs(same=True) & (block.cosines > threshold)).sum(dim=1)
+        found.index_add_(0, block.labels, above)
+    return found.cpu().numpy()
+
+
+def different_above(data: ClassedRows, threshold: float, *, block_bytes: int, progress: Progress | None = None) -> int:
+    """How many pairs of two classes have a cosine above the threshold."""
+    found = 0
+    for block in _blocks(data, block_bytes):
+        found += int((block.pairs(same=False) & (block.cosines > threshold)).sum())
+        if progress is not None:
+            progress(block.first + len(block.labels), data.rows.size)
+    return found

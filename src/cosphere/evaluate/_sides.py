@@ -1,0 +1,78 @@
+"""What a ranking compares: queries, a gallery, and blocks of similarities between them, whatever they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from cosphere.codes import is_codes
+from cosphere.errors import SizeError
+from cosphere.search.cosines import CosineBlocks, Rows, check_widths, unit_rows
+from cosphere.search.hamming import HammingBlocks, bit_rows, check_code_widths
+
+NARROW_BITS = 2**15 - 1
+"""Codes of fewer bits have distances that fit 16 bits, the lowest value left for what is hidden."""
+
+
+class Blocks(Protocol):
+    """Similarities of one block of queries after another."""
+
+    def of(self, queries: Tensor, /) -> Tensor:
+        """(b, D) rows -> (b, G) floats or signed integers, larger where nearer. The caller may overwrite them."""
+
+
+class Sides(NamedTuple):
+    """Q queries and G gallery rows of one kind."""
+
+    rows: Tensor
+    """(at least Q, D) the queries' rows."""
+    queries: int
+    gallery: int
+    device: torch.device
+    """Of the gallery, which does the work."""
+    value_bytes: int
+    """Of one similarity."""
+    blocks: Callable[[int], Blocks]
+    """Takes the queries in the largest block."""
+
+    def similarities(self, blocks: Blocks, queries: Tensor) -> Tensor:
+        """(b, G) of the queries with these numbers."""
+        return blocks.of(self.rows[queries.to(self.rows.device)].to(self.device))
+
+
+def both_sides(embeddings: Rows, gallery: Rows | None) -> Sides:
+    """Queries and gallery, checked: floats compared by cosine, or packed bits by minus their Hamming distance.
+
+    Raises:
+        SizeError: shapes or types do not fit.
+        DataError: a row holds NaN or infinity.
+    """
+    if is_codes(embeddings) and (gallery is None or is_codes(gallery)):
+        return _sides_of_bits(embeddings, gallery)
+    if gallery is not None and is_codes(embeddings) != is_codes(gallery):
+        bits, floats = ("embeddings", "gallery") if is_codes(embeddings) else ("gallery", "embeddings")
+        raise SizeError(f"{bits} are packed bits (uint8), but {floats} are not. Give both as floats or both as bits.")
+    queries = unit_rows(embeddings)
+    answers = queries if gallery is None else unit_rows(gallery, name="gallery")
+    check_widths(queries, answers)
+    return Sides(
+        queries.padded, queries.size, answers.size, answers.device, 4, lambda most: CosineBlocks(answers, most)
+    )
+
+
+def _sides_of_bits(embeddings: Rows, gallery: Rows | None) -> Sides:
+    queries = bit_rows(embeddings, name="embeddings")
+    answers = queries if gallery is None else bit_rows(gallery, name="gallery")
+    check_code_widths(queries, answers)
+    kind = torch.int16 if answers.width < NARROW_BITS else torch.float32
+    return Sides(
+        queries.padded,
+        queries.size,
+        answers.size,
+        answers.device,
+        kind.itemsize,
+        lambda most: HammingBlocks(answers, most, kind),
+    )

@@ -1,0 +1,197 @@
+"""Choosing a threshold: from which cosine on two images count as the same, for a wanted false accept rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import SettingsError
+from cosphere.evaluate._pairs import (
+    ClassedRows,
+    Progress,
+    Tail,
+    classed_rows,
+    different_above,
+    place_of_different,
+    same_above,
+)
+from cosphere.evaluate.statistics import Interval
+from cosphere.models.calibration import Calibration
+from cosphere.search.cosines import BLOCK_BYTES, Rows
+
+Floats = npt.NDArray[np.float64]
+
+_TAIL = 2**17
+"""Pairs that a resample weighs. 1000 resamples of so many take about a second."""
+_REACH = 8
+"""Up to how many times the wanted rate a resample's threshold may wander."""
+
+
+def calibrate(
+    embeddings: Rows,
+    labels: Any,
+    far: float = 1e-3,
+    *,
+    data: str | None = None,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> Calibration:
+    """The lowest cosine above which at most a share ``far`` of the pairs of two classes lie.
+
+    Every pair is compared. Choose it on classes that the model was not trained on: on those that it was, impostors lie
+    farther off than they ever will again. The rate is one of *pairs*: a search among G images makes G comparisons, so an unknown
+    image is taken for a known one far more often; :func:`cosphere.evaluate.open_set` measures that.
+
+    The intervals come from resampling whole classes, since pairs share images and images share classes. For each resample
+    the threshold is chosen anew: that gives its interval, and the rates that those thresholds have on the data as it is give
+    the interval of the rate, which so is not (0, 0) where no pair lies above. That of the true accept rate belongs to the
+    threshold that is returned. A resampled threshold is not followed below 8 times the wanted rate.
+
+    Args:
+        embeddings: (N, D) float, torch or numpy, any length. A tensor's device does the work.
+        labels: (N,) of any kind that can be sorted.
+        far: false accept rate in (0, 1). At least 30 / far pairs, and many classes, make it a rate to trust.
+        data: the images' fingerprint, to be kept with the result.
+        samples: resamples, at least 1.
+        level: of the intervals, in (0, 1).
+        seed: one seed gives one interval.
+        block_bytes: bound of the working memory in bytes, beside a unit copy of the rows; 32 rows against all always pass.
+        progress: called with rows done and rows to do; each row counts twice.
+
+    Raises:
+        SettingsError: a setting out of range.
+        SizeError: shapes that do not fit.
+        DataError: NaN or infinity, or fewer than two classes.
+
+    >>> found = calibrate(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), [0, 0, 1], far=0.5)
+    >>> round(found.threshold, 3), found.far, found.tar  # impostors at 0 and 0.6: half of them may lie above
+    (0.0, 0.5, 1.0)
+    """
+    if not 0 < far < 1:
+        raise SettingsError(f"want a false accept rate between 0 and 1, got {far!r}. Usual: 0.001.")
+    if samples < 1 or not 0 < level < 1:
+        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+    rows = classed_rows(embeddings, labels)
+    pairs, same = rows.different_pairs, int(rows.same_pairs.sum())
+    allowed = _allowed(far, pairs)
+    found = place_of_different(
+        rows,
+        allowed,
+        keep=max(_TAIL, _REACH * (allowed + 1)),
+        most=_TAIL,
+        block_bytes=block_bytes,
+        progress=progress,
+    )
+    hits = same_above(rows, found.cosine, block_bytes=block_bytes)
+    draws = _resampled(rows, found.tail, hits, far, samples, seed)
+    return Calibration(
+        threshold=found.cosine,
+        wanted_far=float(far),
+        far=found.above / pairs,
+        tar=float(hits.sum() / same) if same else None,
+        threshold_interval=_ends(draws.thresholds, level, anything=Interval(-1.0, 1.0)),
+        far_interval=_ends(_rates(found.tail, draws.thresholds, pairs), level, anything=Interval(0.0, 1.0)),
+        tar_interval=_ends(draws.tars, level, anything=Interval(0.0, 1.0)) if same else None,
+        level=level,
+        different_pairs=pairs,
+        same_pairs=same,
+        classes=len(rows.counts),
+        images=rows.rows.size,
+        data=data,
+    )
+
+
+def _allowed(far: float, pairs: int) -> int:
+    # 0.29 * 100 is 28.999999999999996
+    return min(math.floor(far * pairs + 1e-9), pairs - 1)
+
+
+class _Draws(NamedTuple):
+    thresholds: Floats
+    """(samples,)"""
+    tars: Floats
+    """(samples,) NaN where a resample has no pair of one class."""
+
+
+def _resampled(
+    rows: ClassedRows, tail: Tail, hits: npt.NDArray[np.int64], far: float, samples: int, seed: int
+) -> _Draws:
+    """Whole classes drawn with replacement. Two copies of one class make no pair of two classes."""
+    generator = np.random.default_rng(seed)
+    classes, same = len(rows.counts), rows.same_pairs
+    thresholds, tars = np.full(samples, np.nan), np.full(samples, np.nan)
+    for sample in range(samples):
+        times = np.bincount(generator.integers(0, classes, classes), minlength=classes)
+        images = times * rows.counts
+        pairs = (int(images.sum()) ** 2 - int((images**2).sum())) // 2
+        if pairs:
+            reached = np.cumsum(times[tail.first] * times[tail.second]) * tail.each
+            place = int(np.searchsorted(reached, _allowed(far, pairs), side="right"))
+            thresholds[sample] = tail.cosines[min(place, len(reached) - 1)]
+        if (drawn := int(times @ same)) > 0:
+            tars[sample] = float(times @ hits) / drawn
+    return _Draws(thresholds, tars)
+
+
+def _rates(tail: Tail, thresholds: Floats, pairs: int) -> Floats:
+    """The share of all pairs of two classes above each threshold."""
+    above = np.searchsorted(-tail.cosines, -thresholds, side="left") * tail.each
+    rates: Floats = np.where(np.isnan(thresholds), np.nan, np.minimum(above / pairs, 1.0))
+    return rates
+
+
+def _ends(values: Floats, level: float, *, anything: Interval) -> Interval:
+    # A resample of one class over and over has no pair of two: with few classes some are left out, in the worst case all.
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return anything
+    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+class PairRates(NamedTuple):
+    """What a threshold does to all pairs of a set."""
+
+    far: float
+    """Share of the pairs of two classes above the threshold, in [0, 1]."""
+    tar: float | None
+    """Share of the pairs of one class above it; None where there is no such pair."""
+    different_pairs: int
+    same_pairs: int
+
+
+def pair_rates(
+    embeddings: Rows,
+    labels: Any,
+    threshold: float,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> PairRates:
+    """False and true accept rate of a cosine threshold over all pairs: what one chosen elsewhere is worth here.
+
+    Args:
+        embeddings: (N, D) float.
+        labels: (N,).
+        threshold: cosine; a pair above it is accepted.
+        block_bytes: bound of the working memory, as in :func:`calibrate`.
+        progress: called with rows done and rows to do.
+
+    Raises:
+        SettingsError: the threshold is NaN.
+        SizeError: shapes that do not fit.
+        DataError: NaN or infinity, or fewer than two classes.
+    """
+    if math.isnan(threshold):
+        raise SettingsError("the threshold is NaN. Give a cosine.")
+    rows = classed_rows(embeddings, labels)
+    same = int(rows.same_pairs.sum())
+    wrong = different_above(rows, threshold, block_bytes=block_bytes, progress=progress)
+    right = int(same_above(rows, threshold, block_bytes=block_bytes).sum())
+    return PairRates(wrong / rows.different_pairs, right / same if same else None, rows.different_pairs, same)

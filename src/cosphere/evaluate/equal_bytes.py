@@ -1,0 +1,366 @@
+"""What smaller embeddings keep: the same images as floats, as bits and cut short, beside the bytes that each takes.
+
+NormSoftmax (Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", 2019) claims that 2048 bits stay close to
+2048 floats and far above 64 floats, which take as many bytes. This is the table that can tell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.codes import bytes_of, is_codes, to_bits
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._relevance import check_labels
+from cosphere.evaluate.embeddings import Embeddings
+from cosphere.evaluate.retrieval import retrieval
+from cosphere.evaluate.statistics import Interval, bootstrap_all
+from cosphere.search import (
+    Index,
+    Neighbours,
+    Reduction,
+    SelfCheck,
+    check_search,
+    first_dimensions,
+    principal_dimensions,
+)
+from cosphere.search.asymmetric import SHORTLIST, rerank
+from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, unit_rows
+from cosphere.search.hamming import BitRows, bit_rows, search_bits
+from cosphere.search.self_check import NEIGHBOURS
+from cosphere.search.storage import FEWEST_ROWS
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Progress = Callable[[int, int], object]
+"""Called with forms done and forms in all."""
+
+SCORES = ("recall@1", "map@r")
+"""The scores of the table."""
+TIMED_QUERIES = 1000
+TIMED_NEIGHBOURS = 10
+_LISTED_QUERIES = 1024
+"""Queries whose lists are looked at together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """One way to keep the gallery, and what is left of its scores."""
+
+    name: str
+    bytes_per_image: int
+    """Kept for each image of the gallery."""
+    per_query: Mapping[str, Floats] = field(repr=False)
+    """(Q,) in [0, 1] each, by the names of :data:`SCORES`; the same queries for every form."""
+    intervals: Mapping[str, Interval]
+    """Over queries; empty where none were asked for."""
+    seconds_per_1000: float
+    """To find 10 neighbours of 1000 queries on this machine, wall clock; queries are made ready meanwhile."""
+    check: SelfCheck
+    """How much of the float32 ranking it finds."""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The means over queries, in [0, 1]."""
+        return {name: float(values.mean()) for name, values in self.per_query.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        found: dict[str, Any] = {"name": self.name, "bytes_per_image": self.bytes_per_image}
+        for name, value in self.values.items():
+            low, high = self.intervals.get(name, (None, None))
+            found[name] = {"value": value, "low": low, "high": high}
+        return found | {"seconds_per_1000_queries": self.seconds_per_1000, "self_check": self.check.as_dict()}
+
+
+@dataclass(frozen=True, eq=False)
+class EqualBytes:
+    """The table of :func:`equal_bytes`."""
+
+    forms: tuple[Form, ...]
+    dim: int
+    gallery: int
+    """Images that can be found."""
+    queries: int
+    """Queries that were scored."""
+    skipped: int
+    """Queries with nothing to find."""
+    shortlist: int
+    notes: tuple[str, ...]
+
+    def form(self, name: str) -> Form:
+        """One row of the table.
+
+        Raises:
+            SettingsError: there is none of this name.
+        """
+        for form in self.forms:
+            if form.name == name:
+                return form
+        raise SettingsError(f"the table has no form {name!r}; it has {', '.join(form.name for form in self.forms)}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for a file."""
+        return {
+            "dim": self.dim,
+            "gallery": self.gallery,
+            "queries": self.queries,
+            "queries_skipped": self.skipped,
+            "shortlist": self.shortlist,
+            "forms": [form.as_dict() for form in self.forms],
+            "notes": list(self.notes),
+        }
+
+
+def equal_bytes(
+    embeddings: Embeddings | Rows,
+    labels: Any | None = None,
+    *,
+    shortlist: int = SHORTLIST,
+    bootstrap_samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> EqualBytes:
+    """Recall@1 and MAP@R of one set of embeddings, kept in ever fewer bytes.
+
+    The forms, for D dimensions and B = ceil(D / 8) bytes: ``float32``, ``float16`` and ``int8`` rows; ``bits`` against bits by
+    Hamming distance; ``bits, float query``; ``bits + re-rank``, whose shortlist the floats put in order; ``PQ`` of B bytes;
+    ``first d dims`` and ``PCA to d dims``, float32 with d = B / 4. But for bits against bits the query keeps its floats: only
+    the gallery has to be small. PQ and PCA learn from the gallery, without labels.
+
+    Every form is scored by :func:`cosphere.evaluate.retrieval`: bits by distance, the others by the cosine between float queries
+    and what is kept of the gallery, decoded. Equal similarities count at their expected value where codes are compared (bits and
+    PQ) and optimistically for float and int8 rows, so that ``float32`` is the score of every other table. Only re-ranked lists
+    are scored as lists: what follows the shortlist stays in the order of the bits.
+
+    Args:
+        embeddings: what :meth:`Embeddings.load` gives, with its query and gallery flags; or (N, D) float rows, any length, each a
+            query of all others.
+        labels: (N,) integers, with rows.
+        shortlist: codes that are ranked again.
+        bootstrap_samples: resamples behind each interval; 0 makes none.
+        level: of the intervals, in (0, 1).
+        seed: of intervals, PQ and self-checks.
+        block_bytes: bound of the ranking's working memory. Beside it lie the embeddings, a decoded gallery and a unit copy of each.
+        progress: told how many forms are done.
+
+    Raises:
+        SizeError: shapes do not fit, or uint8 where floats are wanted.
+        DataError: a row holds NaN or infinity, or no query has anything to find.
+        SettingsError: a setting is out of range.
+    """
+    if bootstrap_samples < 0 or shortlist < 1:
+        raise SettingsError(f"want bootstrap_samples >= 0 and shortlist >= 1, got {bootstrap_samples} and {shortlist}.")
+    sets = _sets(embeddings, labels)
+    relevant = _relevant(sets)
+    plans, notes = _plans(sets, shortlist, seed)
+    forms = []
+    for done, plan in enumerate(plans, 1):
+        kept = plan.make()
+        per_query = _scores(kept, sets, relevant, block_bytes)
+        intervals = (
+            bootstrap_all(per_query, samples=bootstrap_samples, level=level, seed=seed) if bootstrap_samples else {}
+        )
+        seconds, check = _seconds(kept, sets), _check(kept, sets, seed)
+        forms.append(Form(plan.name, kept.index.bytes_per_image, per_query, intervals, seconds, check))
+        if progress is not None:
+            progress(done, len(plans))
+    scored = int((relevant > 0).sum())
+    return EqualBytes(
+        forms=tuple(forms),
+        dim=sets.queries.shape[1],
+        gallery=len(sets.gallery),
+        queries=scored,
+        skipped=len(relevant) - scored,
+        shortlist=shortlist,
+        notes=tuple(notes),
+    )
+
+
+class _Sets(NamedTuple):
+    queries: Rows
+    """(Q, D)"""
+    labels: Integers
+    """(Q,)"""
+    gallery: Rows
+    """(G, D)"""
+    gallery_labels: Integers
+    """(G,)"""
+    exclude: Integers
+    """(Q,) the gallery row that is the query, -1 where there is none."""
+
+
+def _sets(embeddings: Embeddings | Rows, labels: Any | None) -> _Sets:
+    if not isinstance(embeddings, Embeddings):
+        if labels is None:
+            raise SettingsError("rows came without labels. Give one label for each row.")
+        if is_codes(embeddings):
+            raise SizeError("embeddings are uint8, packed bits already. Give the floats that they were made from.")
+        size = unit_rows(embeddings).size
+        known = check_labels(labels, size, "labels")
+        return _Sets(embeddings, known, embeddings, known, np.arange(size))
+    if labels is not None:
+        raise SettingsError("embeddings from a file have labels of their own. Leave labels out.")
+    rows, known = embeddings.embeddings, embeddings.labels
+    unit_rows(rows)
+    everyone = np.arange(len(rows))
+    asking = everyone if embeddings.is_query is None else np.flatnonzero(embeddings.is_query)
+    answering = everyone if embeddings.is_gallery is None else np.flatnonzero(embeddings.is_gallery)
+    for name, chosen in (("is_query", asking), ("is_gallery", answering)):
+        if not len(chosen):
+            raise DataError(f"no image has {name} set. Mark some, or leave the column out to compare all with all.")
+    place = np.full(len(rows), -1)
+    place[answering] = np.arange(len(answering))
+    if len(asking) == len(answering) == len(rows):
+        return _Sets(rows, known, rows, known, everyone)
+    return _Sets(rows[asking], known[asking], rows[answering], known[answering], place[asking])
+
+
+def _relevant(sets: _Sets) -> Integers:
+    """(Q,) gallery rows of each query's class, but for the query itself."""
+    names, counts = np.unique(sets.gallery_labels, return_counts=True)
+    place = np.searchsorted(names, sets.labels).clip(max=len(names) - 1)
+    found: Integers = np.where(names[place] == sets.labels, counts[place], 0)
+    found -= (sets.exclude >= 0) & (sets.gallery_labels[sets.exclude.clip(min=0)] == sets.labels)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A gallery in one form."""
+
+    index: Index
+    prepare: Callable[[Rows], Rows]
+    """What the index wants of queries: rows as they are, or of fewer dimensions."""
+
+    def search(self, queries: Tensor, k: int, exclude: Any) -> Neighbours:
+        return self.index.search(self.prepare(queries), k, exclude)
+
+
+class _Plan(NamedTuple):
+    name: str
+    make: Callable[[], _Kept]
+    """Called when it is this form's turn, so that no two lie in memory."""
+
+
+def _plans(sets: _Sets, shortlist: int, seed: int) -> tuple[list[_Plan], list[str]]:
+    width, notes = sets.gallery.shape[1], []
+
+    def keep(kind: str, reduction: Reduction | None = None) -> _Kept:
+        rows = sets.gallery if reduction is None else reduction(sets.gallery)
+        index = Index.build(rows, kind, shortlist=shortlist, check_queries=0, seed=seed)
+        return _Kept(index, (lambda queries: queries) if reduction is None else reduction)
+
+    plans = [
+        _Plan(name, partial(keep, kind))
+        for name, kind in (
+            ("float32", "exact"),
+            ("float16", "float16"),
+            ("int8", "int8"),
+            ("bits", "bits"),
+            ("bits, float query", "asymmetric"),
+            ("bits + re-rank", "rerank"),
+        )
+    ]
+    if len(sets.gallery) >= FEWEST_ROWS:
+        plans.append(_Plan("PQ", partial(keep, "pq")))
+    else:
+        notes.append(
+            f"PQ is left out: it learns from at least {FEWEST_ROWS} images, and the gallery has {len(sets.gallery)}."
+        )
+    fewer = bytes_of(width) // 4
+    if not fewer:
+        notes.append(f"Cut dimensions are left out: {width} bits take fewer bytes than one float.")
+        return plans, notes
+    word = "dim" if fewer == 1 else "dims"
+    plans += [
+        _Plan(f"first {fewer} {word}", lambda: keep("exact", first_dimensions(width, fewer))),
+        _Plan(f"PCA to {fewer} {word}", lambda: keep("exact", principal_dimensions(sets.gallery, fewer))),
+    ]
+    return plans, notes
+
+
+def _scores(kept: _Kept, sets: _Sets, relevant: Integers, block_bytes: int) -> dict[str, Floats]:
+    index = kept.index
+    if index.kind == "rerank":
+        return _list_scores(index.shortlist, sets, relevant, block_bytes)
+    if index.kind == "bits":
+        queries, gallery = to_bits(sets.queries), to_bits(sets.gallery)  # type: ignore[type-var]  # rows of either kind
+    elif index.dim < sets.queries.shape[1]:
+        queries, gallery = kept.prepare(sets.queries), kept.prepare(sets.gallery)
+    else:
+        # Exact rows as they came: made unit twice, they might differ in the last bit from those of other tables.
+        queries, gallery = sets.queries, sets.gallery if index.kind == "exact" else index.rows()
+    found = retrieval(
+        queries,
+        sets.labels,
+        (1,),
+        gallery=gallery,
+        gallery_labels=sets.gallery_labels,
+        exclude=sets.exclude,
+        ties="expected" if index.kind in ("bits", "asymmetric", "pq") else "optimistic",
+        block_bytes=block_bytes,
+    ).per_query()
+    return {name: found[name] for name in SCORES}
+
+
+def _list_scores(shortlist: int, sets: _Sets, relevant: Integers, block_bytes: int) -> dict[str, Floats]:
+    """Scores of the re-ranked shortlist, and of the bits' own order behind it."""
+    queries, gallery = unit_rows(sets.queries), unit_rows(sets.gallery)
+    asked, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
+    reach = len(sets.gallery) - 1 if (sets.exclude >= 0).any() else len(sets.gallery)
+    listed, depth = min(shortlist, reach), int(relevant.max())
+    recalls, precisions = [], []
+    scored = np.flatnonzero(relevant > 0)
+    for start in range(0, len(scored), _LISTED_QUERIES):
+        here = scored[start : start + _LISTED_QUERIES]
+        some = torch.from_numpy(here)
+        part = UnitRows(queries.rows[some.to(queries.device)], len(here))
+        coded = BitRows(asked.rows[some.to(asked.device)], len(here))
+        ids = search_bits(coded, codes, max(listed, depth), sets.exclude[here], block_bytes=block_bytes).ids
+        found = rerank(part, gallery, ids[:, :listed], block_bytes=block_bytes)
+        ids[:, :listed] = found.ids
+        right = sets.gallery_labels[ids.numpy()] == sets.labels[here, None]
+        # Of equal cosines the relevant ones first, as for floats.
+        order = np.lexsort((~right[:, :listed], -found.scores.numpy()))
+        right[:, :listed] = np.take_along_axis(right[:, :listed], order, axis=1)
+        recalls.append(right[:, 0].astype(np.float64))
+        precisions.append(_average_precision(right, relevant[here]))
+    return {"recall@1": np.concatenate(recalls), "map@r": np.concatenate(precisions)}
+
+
+def _average_precision(right: npt.NDArray[np.bool_], relevant: Integers) -> Floats:
+    """(Q,) average precision at R of lists: (Q, at least R) whether each place is right, (Q,) R."""
+    rank = np.arange(1, right.shape[1] + 1)
+    within = right & (rank <= relevant[:, None])
+    found: Floats = (within * np.cumsum(right, axis=1) / rank).sum(axis=1) / relevant
+    return found
+
+
+def _seconds(kept: _Kept, sets: _Sets) -> float:
+    """To search with 1000 queries: fewer are scaled up, of more the first are taken."""
+    count = min(TIMED_QUERIES, len(sets.queries))
+    queries, exclude = kept.prepare(sets.queries[:count]), sets.exclude[:count]
+    k = min(TIMED_NEIGHBOURS, max(1, len(sets.gallery) - 1), kept.index.shortlist)
+    kept.index.search(queries[:32], k, exclude[:32])  # what is loaded or allocated once
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        kept.index.search(queries, k, exclude)
+        times.append(time.perf_counter() - start)
+    return min(times) * TIMED_QUERIES / count
+
+
+def _check(kept: _Kept, sets: _Sets, seed: int) -> SelfCheck:
+    k = min(NEIGHBOURS, kept.index.shortlist)
+    return check_search(kept.search, sets.gallery, k=k, seed=seed)

@@ -1,0 +1,391 @@
+"""From the folders of runs to values of the same queries: which runs are seeds of one arm, which images they share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from cosphere.errors import DataError, RunError, SettingsError, did_you_mean
+from cosphere.evaluate.comparison import Arm
+from cosphere.evaluate.embeddings import Embeddings
+from cosphere.evaluate.scores import rank
+from cosphere.evaluate.statistics import Floats
+from cosphere.files import read_json
+from cosphere.runs import RunFolder
+
+Keys = npt.NDArray[np.str_]
+Integers = npt.NDArray[np.int64]
+METRICS = ("recall@1", "map@r")
+"""What is compared when nothing else is asked for."""
+_NO_NUMBERS = ("seed", "about", "device", "log_every", "checkpoint_every")
+"""Settings that two seeds of one arm may differ in. But for the seed, they change no number."""
+_NO_NUMBERS_OF_DATA = ("workers", "cache")
+_REPORTED_GAP = 1e-3
+"""Fraction; a recomputed score further than this from scores.json is of another evaluation."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedRuns:
+    """Arms on the queries that all their runs share."""
+
+    arms: Mapping[str, Arm]
+    runs: Mapping[str, tuple[str, ...]]
+    """The folders' names of each arm, in the order of its seeds."""
+    classes: Keys
+    """(Q,) class name of each query."""
+    split: str
+    fingerprint: str
+    """Of the images; empty where the runs were scored on different ones."""
+    images: int
+    """Images that all runs share: the queries and what they were ranked among."""
+    left_out: Mapping[str, int]
+    """Images of each run, by its folder, that another run lacks; only where there are any."""
+    notes: tuple[str, ...]
+
+
+class _Run(NamedTuple):
+    """A run that was evaluated, before its embeddings are needed."""
+
+    folder: RunFolder
+    split: str
+    content: Mapping[str, Any]
+    """scores.json"""
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """None where the split is not the one that was evaluated last."""
+        data = self.content.get("data")
+        known = self.content.get("split") == self.split and isinstance(data, Mapping)
+        return data.get("fingerprint") if known and isinstance(data, Mapping) else None
+
+
+def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
+    """Runs by arm: those whose `config.yaml` differ in the seed alone are one arm.
+
+    An arm of several runs is named by what their folders' names share, without "seed"; an arm of one by its folder. If
+    all runs are seeds of one arm, each is an arm of its own, as there would be nothing to compare else.
+
+    Raises:
+        RunError: a path is no run, or has no readable settings.
+        SettingsError: one run is given twice.
+    """
+    folders = [Path(path) for path in paths]
+    check_once(folders)
+    alike: dict[str, list[Path]] = {}
+    for folder in folders:
+        settings = _settings(RunFolder.open(folder))
+        alike.setdefault(yaml.safe_dump(_without_seed(settings), sort_keys=True), []).append(folder)
+    if len(alike) == 1:
+        alike = {str(folder): [folder] for folder in folders}
+    groups = list(alike.values())
+    names = [_arm_name([folder.resolve().name for folder in group]) for group in groups]
+    named = {}
+    for name, group in zip(names, groups, strict=True):
+        # Folders of the same name: the whole path tells them apart.
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        named[name if names.count(name) == 1 else f"{group[0]}{more}"] = group
+    return named
+
+
+def check_once(folders: Sequence[Path]) -> None:
+    """Raise when a run is given twice."""
+    places = [folder.resolve() for folder in folders]
+    twice = [str(folder) for at, folder in enumerate(folders) if places[at] in places[:at]]
+    if twice:
+        raise SettingsError(f"{twice[0]} is given twice. Give each run once.")
+
+
+def _settings(folder: RunFolder) -> Mapping[str, Any]:
+    try:
+        found = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"cannot read {folder.config}: {error}. Train the run anew, or leave it out.") from error
+    if not isinstance(found, Mapping):
+        raise RunError(f"{folder.config} holds no settings. Train the run anew, or leave it out.")
+    return found
+
+
+def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key not in _NO_NUMBERS}
+    if isinstance(kept.get("data"), Mapping):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in _NO_NUMBERS_OF_DATA}
+    return kept
+
+
+def _arm_name(names: list[str]) -> str:
+    """What the names share; a lone name as it is.
+
+    >>> _arm_name(["triplet-sec-seed0", "triplet-sec-seed1"])
+    'triplet-sec'
+    >>> _arm_name(["a", "b"])
+    'a and 1 more'
+    """
+    if len(names) == 1:
+        return names[0]
+    letters = takewhile(lambda letter: len(set(letter)) == 1, zip(*names, strict=False))
+    shared = re.sub(r"([-_. ]+(seed|run|s))?[-_. ]*\d*$", "", "".join(letter[0] for letter in letters))
+    return shared or f"{names[0]} and {len(names) - 1} more"
+
+
+def read_arms(
+    groups: Mapping[str, Sequence[str | Path]],
+    metrics: Sequence[str] = METRICS,
+    *,
+    split: str | None = None,
+    shared_only: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> MatchedRuns:
+    """Score the saved embeddings of runs on the images that all of them share.
+
+    Images are the same if path, class and box are; where no path is shared, paths count from the folder that holds all
+    images of a run, so a data set may lie elsewhere on another machine. Images that a run lacks are left out of all,
+    from the queries and from what they are ranked among, so every run answers the same questions. The embeddings of one
+    run at a time are in memory.
+
+    Args:
+        groups: the folders of each arm's runs. See :func:`group_runs`.
+        metrics: names as in `scores.json`, such as ``recall@1`` and ``map@r``: those that have a value for each query.
+        split: the evaluated split; None: the one of `scores.json`, which must then be one for all.
+        shared_only: go on, with the images that are shared, where the runs were scored on different sets.
+        progress: told how many runs are ranked.
+
+    Raises:
+        RunError: a folder is no run, was never evaluated, or not on this split; the splits differ.
+        DataError: the runs were scored on different images, or share none.
+        SettingsError: unknown metric, or no arm.
+    """
+    ks = _ks(metrics)
+    flat = [(arm, path) for arm, paths in groups.items() for path in paths]
+    check_once([Path(path) for _, path in flat])
+    runs = [_open(path, split) for _, path in flat]
+    if not runs:
+        raise SettingsError("there is no run to compare. Give at least two.")
+    _check_same_split(runs)
+    fingerprint = _check_same_images(runs, shared_only)
+    rows, notes = _shared_rows([_images(run) for run in runs], runs)
+    left_out = {run.name: total - len(kept) for run, (kept, total) in zip(runs, rows, strict=True) if len(kept) < total}
+    ranked = []
+    for run, (kept, _) in zip(runs, rows, strict=True):
+        ranked.append(_ranked(_taken(Embeddings.load(run.folder.embeddings(run.split)), kept), metrics, ks))
+        if not left_out:
+            notes += _check_reported(run, ranked[-1].values)
+        if progress is not None:
+            progress(len(ranked), len(runs))
+    queries = reduce(np.intersect1d, [one.rows for one in ranked])
+    if not len(queries):
+        raise DataError("the runs share no query. Evaluate all of them on the same images.")
+    return MatchedRuns(
+        arms=_arms(groups, [arm for arm, _ in flat], runs, [one.of(queries) for one in ranked]),
+        runs={arm: tuple(Path(path).resolve().name for path in paths) for arm, paths in groups.items()},
+        classes=ranked[0].classes[queries],
+        split=runs[0].split,
+        fingerprint=fingerprint,
+        images=len(rows[0][0]),
+        left_out=left_out,
+        notes=(*_left_out_note(left_out), *dict.fromkeys(notes)),
+    )
+
+
+def _ks(metrics: Sequence[str]) -> list[int]:
+    """The K that stand behind an @ in the names."""
+    if not metrics:
+        raise SettingsError("there is no metric to compare. Give at least one, such as recall@1.")
+    found = {int(match[1]) for name in metrics if (match := re.search(r"@(\d+)$", name))}
+    return sorted(found) or [1]
+
+
+def _open(path: str | Path, split: str | None) -> _Run:
+    folder = RunFolder.open(path)
+    if not folder.scores.exists():
+        raise RunError(f"{path} was never evaluated. Run: cosphere evaluate {path}.")
+    content = read_json(folder.scores, what="a run's scores")
+    if not isinstance(content, Mapping) or not isinstance(content.get("split"), str):
+        raise RunError(f"{folder.scores} names no split. Run: cosphere evaluate {path}.")
+    chosen = split or content["split"]
+    if not folder.embeddings(chosen).exists():
+        there = sorted(file.stem for file in folder.embeddings(chosen).parent.glob("*.npz"))
+        known = f"it has {', '.join(there)}" if there else "it has none"
+        raise RunError(
+            f"{path} has no embeddings of split {chosen!r}; {known}. Run: cosphere evaluate {path} --split {chosen}."
+        )
+    seed = _settings(folder).get("seed")
+    return _Run(folder, chosen, content, seed if isinstance(seed, int) else None)
+
+
+def _check_same_split(runs: Sequence[_Run]) -> None:
+    other = next((run for run in runs if run.split != runs[0].split), None)
+    if other is not None:
+        raise RunError(
+            f"{runs[0].name} was evaluated on split {runs[0].split!r}, {other.name} on {other.split!r}. "
+            f"Name one that both have with --split, or run: cosphere evaluate {other.name} --split {runs[0].split}."
+        )
+
+
+def _check_same_images(runs: Sequence[_Run], shared_only: bool) -> str:
+    """The one fingerprint; empty when there are several and that is allowed."""
+    known = [run for run in runs if run.fingerprint]
+    other = next((run for run in known if run.fingerprint != known[0].fingerprint), None)
+    if other is None:
+        return known[0].fingerprint or "" if known else ""
+    if not shared_only:
+        raise DataError(
+            f"{known[0].name} and {other.name} were scored on different images (fingerprints "
+            f"{str(known[0].fingerprint)[:12]} and {str(other.fingerprint)[:12]}). Evaluate both on the same, or compare "
+            "the images that they share with --shared true."
+        )
+    return ""
+
+
+class _Images(NamedTuple):
+    """What tells the images of a run apart. All (N,)."""
+
+    root: str
+    """The folder that holds all."""
+    paths: Keys
+    below: Keys
+    """Paths from the root."""
+    rest: Keys
+    """Class and box."""
+
+
+def _images(run: _Run) -> _Images:
+    loaded = Embeddings.load(run.folder.embeddings(run.split))
+    paths = np.array(loaded.paths, dtype=np.str_)
+    root = os.path.commonpath([os.path.dirname(path) for path in loaded.paths]) if loaded.paths else ""  # noqa: PTH120
+    rest = np.array(loaded.class_names, dtype=np.str_)[loaded.labels] if loaded.paths else paths
+    if loaded.boxes is not None:
+        rest = reduce(
+            lambda text, side: np.strings.add(text, np.strings.add(" ", side.astype(np.str_))), loaded.boxes.T, rest
+        )
+    return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest)
+
+
+def _shared_rows(images: Sequence[_Images], runs: Sequence[_Run]) -> tuple[list[tuple[Integers, int]], list[str]]:
+    """For each run the rows of the shared images, in the order of the first run, and how many it has; and notes."""
+    notes = []
+    whole = [_keys(one.paths, one.rest) for one in images]
+    if not len(reduce(np.intersect1d, whole)):
+        whole = [_keys(one.below, one.rest) for one in images]
+        roots = list(dict.fromkeys(one.root for one in images))
+        if len(reduce(np.intersect1d, whole)):
+            notes.append(
+                f"Images lie in different folders ({', '.join(roots)}), so they are matched by the path below."
+            )
+        else:
+            raise DataError(
+                f"{' and '.join(run.name for run in runs[:2])}{' and others' * (len(runs) > 2)} share no image of the same "
+                "path and class. Evaluate all of them on the same images."
+            )
+    shared = reduce(np.intersect1d, whole)
+    first = np.sort(np.flatnonzero(np.isin(whole[0], shared)))
+    wanted = whole[0][first]
+    found = []
+    for keys in whole:
+        order = np.argsort(keys)
+        found.append((order[np.searchsorted(keys, wanted, sorter=order)], len(keys)))
+    return found, notes
+
+
+def _keys(paths: Keys, rest: Keys) -> Keys:
+    """One text an image; the copies of a row that is there twice are numbered."""
+    keys = np.strings.add(np.strings.add(paths, "\n"), rest)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.searchsorted(ordered, ordered)  # where the copies of each begin
+    copy = np.empty(len(keys), dtype=np.int64)
+    copy[order] = np.arange(len(keys)) - first
+    return np.strings.add(np.strings.add(keys, "\n"), copy.astype(np.str_))
+
+
+def _taken(loaded: Embeddings, rows: Integers) -> Embeddings:
+    """Some rows, in the order given."""
+    if len(rows) == len(loaded) and (rows == np.arange(len(rows))).all():
+        return loaded
+    return replace(
+        loaded,
+        embeddings=loaded.embeddings[rows],
+        labels=loaded.labels[rows],
+        paths=tuple(np.array(loaded.paths, dtype=np.str_)[rows].tolist()),
+        is_query=None if loaded.is_query is None else loaded.is_query[rows],
+        is_gallery=None if loaded.is_gallery is None else loaded.is_gallery[rows],
+        boxes=None if loaded.boxes is None else loaded.boxes[rows],
+    )
+
+
+class _Ranked(NamedTuple):
+    """What one run answered."""
+
+    values: Mapping[str, Floats]
+    """By metric, one for each of ``rows``."""
+    rows: Integers
+    """Of the shared images, those that ask and have something to find; ascending."""
+    classes: Keys
+    """Class name of every shared image."""
+
+    def of(self, queries: Integers) -> dict[str, Floats]:
+        """The values of some of the rows."""
+        place = np.searchsorted(self.rows, queries)
+        return {name: values[place] for name, values in self.values.items()}
+
+
+def _ranked(loaded: Embeddings, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
+    found = rank(loaded, ks)
+    known = found.per_query()
+    for name in metrics:
+        if name not in known:
+            raise SettingsError(f"there is no metric {name!r} with a value for each query. {did_you_mean(name, known)}")
+    classes = np.array(loaded.class_names, dtype=np.str_)[loaded.labels]
+    return _Ranked({name: known[name] for name in metrics}, found.query_rows, classes)
+
+
+def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
+    """A note where scores.json says otherwise: someone mixed files of two evaluations."""
+    if run.content.get("split") != run.split or run.content.get("ties") != "optimistic":
+        return []
+    reported = run.content.get("scores", {})
+    for name, values in found.items():
+        said = reported.get(name, {}).get("value") if isinstance(reported.get(name), Mapping) else None
+        if isinstance(said, float) and abs(said - float(values.mean())) > _REPORTED_GAP:
+            return [
+                f"{run.name}: {name} of the saved embeddings is {float(values.mean()):.4f}, its scores.json says "
+                f"{said:.4f}. Run: cosphere evaluate {run.name}."
+            ]
+    return []
+
+
+def _arms(
+    groups: Mapping[str, Sequence[str | Path]],
+    names: Sequence[str],
+    runs: Sequence[_Run],
+    values: Sequence[Mapping[str, Floats]],
+) -> dict[str, Arm]:
+    found = {}
+    for arm in groups:
+        mine = [at for at, name in enumerate(names) if name == arm]
+        if not mine:
+            raise SettingsError(f"arm {arm!r} has no run. Give it at least one.")
+        table = {name: np.stack([values[at][name] for at in mine]) for name in values[mine[0]]}
+        found[arm] = Arm(table, tuple(runs[at].seed for at in mine))
+    return found
+
+
+def _left_out_note(left_out: Mapping[str, int]) -> list[str]:
+    if not left_out:
+        return []
+    listed = ", ".join(f"{count:,} of {name}" for name, count in left_out.items())
+    return [f"Left out, because another run lacks them: {listed} images. All runs are scored anew on the shared ones."]

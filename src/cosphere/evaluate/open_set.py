@@ -1,0 +1,290 @@
+"""Open-set scores: is the image of anything that is known, and of what? Unknown things must be turned away.
+
+Sources: NIST's and ISO/IEC 19795-1's terms. DIR is their true positive identification rate at rank 1 (1 - FNIR), the false
+alarm rate their FPIR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._pairs import Progress
+from cosphere.evaluate.statistics import Interval
+from cosphere.evaluate.verification import area_under, far_name, roc
+from cosphere.search.cosines import (
+    BLOCK_BYTES,
+    CosineBlocks,
+    Rows,
+    UnitRows,
+    check_block_bytes,
+    check_widths,
+    rows_within,
+    unit_rows,
+)
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OpenSetScores:
+    """What :func:`open_set` found. Fractions."""
+
+    threshold: float
+    """The cosine above which an answer counts."""
+    dir: float
+    """Detection and identification rate: share of the known queries whose nearest image is theirs and above the threshold."""
+    false_alarms: float
+    """Share of the unknown queries with an image above the threshold."""
+    rejected: float
+    """Share of the known queries with nothing above it; with ``dir`` and ``misnamed`` it makes 1."""
+    misnamed: float
+    """Share of the known queries whose answer above it is of another class."""
+    rank_1: float
+    """Share of the known queries whose nearest image is theirs: DIR without a threshold, the closed-set score."""
+    auroc: float
+    """Chance that a known query's nearest image is nearer than an unknown's, whatever its name; ties count half."""
+    dir_at_fpir: Mapping[float, float]
+    """DIR at the lowest threshold at which at most this share of the unknown queries raises an alarm."""
+    thresholds: Mapping[float, float]
+    """That threshold."""
+    intervals: Mapping[str, Interval]
+    """Of ``dir`` and ``false_alarms``, over classes, with the gallery and the threshold as they are."""
+    known_queries: int
+    unknown_queries: int
+    known_classes: int
+    unknown_classes: int
+    gallery: int
+    """Images in it."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers: ``dir``, ``false_alarms``, ..., ``dir@fpir=1e-1``."""
+        names = ("threshold", "dir", "false_alarms", "rejected", "misnamed", "rank_1", "auroc")
+        counts = ("known_queries", "unknown_queries", "known_classes", "unknown_classes", "gallery")
+        found = {name: getattr(self, name) for name in names}
+        found |= {f"dir@fpir={far_name(rate)}": value for rate, value in self.dir_at_fpir.items()}
+        return found | {name: getattr(self, name) for name in counts}
+
+
+class OpenSetSplit(NamedTuple):
+    """Rows, ascending."""
+
+    gallery: Integers
+    """Images of known classes that can be found."""
+    queries: Integers
+    """The other images of known classes, and all of unknown ones."""
+
+
+def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: float = 0.5, seed: int = 0) -> OpenSetSplit:
+    """Draw classes to be known, and of each some images for the gallery; all else asks.
+
+    Args:
+        labels: (N,).
+        known_share: of the classes with two images or more, in (0, 1); at least one. Classes of one image are unknown.
+        gallery_share: of a known class's images, in (0, 1); at least one is in the gallery and one asks.
+        seed: chooses both.
+
+    Raises:
+        SettingsError: a share out of range.
+        DataError: no class can be known, or none is left to be unknown.
+    """
+    names = np.asarray(labels)
+    if names.ndim != 1:
+        raise SizeError(f"want labels (N,), got {names.shape}.")
+    if not (0 < known_share < 1 and 0 < gallery_share < 1):
+        raise SettingsError(f"shares lie between 0 and 1, got {known_share} and {gallery_share}. Usual: 0.5.")
+    _, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts >= 2)
+    if not len(several) or len(counts) < 2:
+        raise DataError(
+            f"an open set wants two classes, one of them with two images; got {len(counts)} classes, {len(several)} with two."
+        )
+    generator = np.random.default_rng(seed)
+    number = min(max(1, round(known_share * len(several))), len(counts) - 1)
+    known = np.isin(numbers, generator.permutation(several)[:number])
+    order = np.lexsort([generator.random(len(numbers)), numbers])  # classes one after another, each shuffled
+    rank = np.empty(len(numbers), dtype=np.int64)
+    rank[order] = np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers[order]]
+    enrolled = np.clip(np.rint(gallery_share * counts), 1, np.maximum(counts - 1, 1))
+    inside = known & (rank < enrolled[numbers])
+    return OpenSetSplit(np.flatnonzero(inside), np.flatnonzero(~inside))
+
+
+def open_set(
+    embeddings: Rows,
+    labels: Any,
+    *,
+    threshold: float,
+    gallery: Rows | None = None,
+    gallery_labels: Any | None = None,
+    known_share: float = 0.5,
+    gallery_share: float = 0.5,
+    fpirs: Sequence[float] = (1e-1, 1e-2),
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> OpenSetScores:
+    """How well a threshold turns unknown queries away and lets known ones find their class.
+
+    A query is known if its class is in the gallery. Its answer is its nearest gallery image; at equal cosines of two classes
+    the answer counts as wrong, so that the order of the gallery does not matter. A threshold for a false accept rate of
+    pairs raises far more alarms here: a query is compared with the whole gallery, and one impostor above is enough.
+
+    Args:
+        embeddings: (N, D) float; the queries where a gallery is given.
+        labels: (N,).
+        threshold: cosine; an answer above it counts. ``calibrate(...).threshold`` for example.
+        gallery: (G, D) float. None draws known classes and their gallery from the embeddings with
+            :func:`open_set_split`.
+        gallery_labels: (G,), with the gallery.
+        known_share: see :func:`open_set_split`.
+        gallery_share: see there.
+        fpirs: wanted shares of unknown queries that raise an alarm, each in [0, 1].
+        samples: resamples of classes behind the intervals, at least 1.
+        level: of the intervals, in (0, 1).
+        seed: of the split and the intervals.
+        block_bytes: bound of the working memory, beside the unit rows.
+        progress: called with queries done and queries in all.
+
+    Raises:
+        SettingsError: a setting out of range.
+        SizeError: shapes that do not fit.
+        DataError: NaN or infinity, or not both known and unknown queries.
+    """
+    _check(threshold, fpirs, samples, level)
+    if (gallery is None) != (gallery_labels is None):
+        raise SettingsError("give gallery and gallery_labels together, or neither.")
+    if gallery is None:
+        split = open_set_split(labels, known_share=known_share, gallery_share=gallery_share, seed=seed)
+        names = np.asarray(labels)
+        _check_labels(names, len(embeddings), "labels")
+        found = names[split.gallery]
+        queries, gallery, asked = embeddings[split.queries], embeddings[split.gallery], names[split.queries]
+    else:
+        queries, asked, found = embeddings, np.asarray(labels), np.asarray(gallery_labels)
+    left, right = unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery")
+    _check_labels(asked, left.size, "labels")
+    _check_labels(found, right.size, "gallery_labels")
+    own, others = _nearest_of_each(left, right, asked, found, block_bytes, progress)
+    return _scores(own, others, asked, threshold, right.size, fpirs, (samples, level, seed))
+
+
+def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float) -> None:
+    if math.isnan(threshold):
+        raise SettingsError("the threshold is NaN. Give a cosine, of calibrate for example.")
+    for rate in fpirs:
+        if not 0 <= rate <= 1:
+            raise SettingsError(f"a share of unknown queries is in [0, 1], got {rate!r}.")
+    if samples < 1 or not 0 < level < 1:
+        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+
+
+def _check_labels(labels: npt.NDArray[Any], count: int, name: str) -> None:
+    if labels.shape != (count,):
+        raise SizeError(f"want {name} ({count},), one for each embedding, got {labels.shape}.")
+
+
+@torch.no_grad()
+def _nearest_of_each(
+    queries: UnitRows,
+    gallery: UnitRows,
+    asked: npt.NDArray[Any],
+    found: npt.NDArray[Any],
+    block_bytes: int,
+    progress: Progress | None,
+) -> tuple[Floats, Floats]:
+    """The highest cosine of each query with its own class, -inf where it is unknown, and with the others. (Q,), (Q,)."""
+    check_widths(queries, gallery)
+    check_block_bytes(block_bytes)
+    numbers = torch.from_numpy(np.unique(np.concatenate([asked, found]), return_inverse=True)[1]).to(gallery.device)
+    mine, theirs = numbers[: len(asked)], numbers[len(asked) :]
+    step = min(rows_within(block_bytes, 16 * gallery.size), queries.size)
+    blocks = CosineBlocks(gallery, step)
+    own, others = torch.empty(queries.size), torch.empty(queries.size)
+    for start in range(0, queries.size, step):
+        here = slice(start, start + step)
+        cosines = blocks.of(queries.rows[here].to(gallery.device))
+        same = mine[here, None] == theirs[None]
+        own[here] = _highest(cosines, same)
+        others[here] = _highest(cosines, ~same)
+        if progress is not None:
+            progress(min(start + step, queries.size), queries.size)
+    return own.double().numpy(), others.double().numpy()
+
+
+def _highest(cosines: Tensor, where: Tensor) -> Tensor:
+    return cosines.masked_fill(~where, -torch.inf).amax(dim=1).cpu()
+
+
+def _scores(
+    own: Floats,
+    others: Floats,
+    asked: npt.NDArray[Any],
+    threshold: float,
+    gallery: int,
+    fpirs: Sequence[float],
+    resampling: tuple[int, float, int],
+) -> OpenSetScores:
+    known = own > -np.inf
+    if not known.any() or known.all():
+        raise DataError(
+            f"{int(known.sum())} of {len(known)} queries are of a class in the gallery. Open-set scores want some that are, "
+            "and some that are not."
+        )
+    nearest, right = np.maximum(own, others), own > others
+    answered = nearest > threshold
+    points = {float(rate): _threshold_at(nearest[~known], rate) for rate in fpirs}
+    hits = right[known] & answered[known]
+    classes = np.unique(asked, return_inverse=True)[1]
+    return OpenSetScores(
+        threshold=float(threshold),
+        dir=float(hits.mean()),
+        false_alarms=float(answered[~known].mean()),
+        rejected=float((~answered[known]).mean()),
+        misnamed=float((answered[known] & ~right[known]).mean()),
+        rank_1=float(right[known].mean()),
+        auroc=area_under(roc(nearest, known)),
+        dir_at_fpir={rate: float((right[known] & (nearest[known] > point)).mean()) for rate, point in points.items()},
+        thresholds=points,
+        intervals={
+            "dir": _over_classes(hits, classes[known], *resampling),
+            "false_alarms": _over_classes(answered[~known], classes[~known], *resampling),
+        },
+        known_queries=int(known.sum()),
+        unknown_queries=int((~known).sum()),
+        known_classes=len(np.unique(classes[known])),
+        unknown_classes=len(np.unique(classes[~known])),
+        gallery=gallery,
+    )
+
+
+def _threshold_at(unknown: Floats, rate: float) -> float:
+    """The lowest threshold that at most this share of the unknown queries exceeds."""
+    allowed = math.floor(rate * len(unknown) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    return -math.inf if allowed >= len(unknown) else float(np.sort(unknown)[::-1][allowed])
+
+
+def _over_classes(hits: Flags, classes: Integers, samples: int, level: float, seed: int) -> Interval:
+    """Percentile bootstrap of the mean, whole classes drawn: queries of one class stand or fall together."""
+    numbers = np.unique(classes, return_inverse=True)[1]
+    count = int(numbers.max()) + 1
+    right, queries = np.bincount(numbers, weights=hits), np.bincount(numbers)
+    generator = np.random.default_rng(seed)
+    means = np.empty(samples)
+    for sample in range(samples):
+        times = np.bincount(generator.integers(0, count, count), minlength=count)
+        means[sample] = (times @ right) / (times @ queries)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

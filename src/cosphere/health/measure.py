@@ -1,0 +1,316 @@
+"""Measuring the health of an embedding in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosphere.errors import SettingsError, SizeError
+from cosphere.health.concerns import Health
+from cosphere.search.cosines import (
+    BLOCK_BYTES,
+    STEP,
+    CosineBlocks,
+    Rows,
+    UnitRows,
+    check_block_bytes,
+    hide_excluded,
+    rounded_up,
+    rows_within,
+    unit_rows,
+)
+from cosphere.spherical import length_statistics
+from cosphere.tensors import directions
+
+_ROUNDING = 1e-13
+"""Mean squared distance from the mean direction below which all directions are one: float32 rounds unit rows to 1e-15."""
+_EQUAL = 1e-6
+"""Cosines that differ by less are equal: float32 rounds them by about 1e-7."""
+_CHUNK_VALUES = 2**22
+"""Values widened to float64 at a time: 32 MiB."""
+
+
+@torch.no_grad()
+def embedding_health(
+    embeddings: Rows,
+    labels: Any | None = None,
+    *,
+    k: int = 10,
+    block_bytes: int = BLOCK_BYTES,
+    most: int = 20_000,
+    seed: int = 0,
+) -> Health:
+    """Measure whether an embedding uses its space.
+
+    - effective rank: Roy and Vetterli, EUSIPCO 2007, of the *centred* directions: the singular values of unit rows minus
+      their mean. Raw rows would count what all images share as one large direction, which ``mean_cosine`` tells already,
+      and lengths do not rank. The participation ratio is (sum of variances)^2 / sum of squared variances.
+    - alignment and uniformity: Wang and Isola, ICML 2020, power 2 and t = 2, as in
+      :func:`cosphere.losses.alignment_uniformity_loss`: all pairs of one set, where the authors' code takes two views.
+    - hubness: Radovanovic, Nanopoulos and Ivanovic, JMLR 2010: skew (biased, as theirs) of the k-occurrence under the cosine.
+      Equal cosines share a place, so the order of the rows does not matter.
+    - margin: by class means, each row left out of its own; so ``1 - margin_below_zero`` is the accuracy of the nearest mean.
+
+    Up to rounding, rotation, scaling and order of the rows change nothing, below ``most`` rows. Beside the unit rows
+    (N, D), it holds the class sums (C, D) and one matrix of min(D, rows)^2 in float64, and a block.
+
+    Args:
+        embeddings: (N, D) float, torch or numpy, raw.
+        labels: (N,) integers; None leaves out what needs classes.
+        k: neighbours, at least 1.
+        block_bytes: bound of a block's memory in bytes; 32 rows always pass.
+        most: rows, at least 2; a random sample of so many stands for more in all but ``zero_rows``, ``norm_cv``,
+            ``mean_cosine`` and ``alignment``. Hubness grows with their number.
+        seed: of that sample.
+
+    Raises:
+        SizeError: shapes or types do not fit.
+        DataError: a row holds NaN or infinity; the error names them.
+        SettingsError: ``k``, ``block_bytes`` or ``most`` is too small.
+
+    >>> health = embedding_health(torch.eye(4), [0, 0, 1, 1])
+    >>> [round(value, 6) for value in (health.effective_rank, health.alignment, health.uniformity)]
+    [3.0, 2.0, -4.0]
+    """
+    _check(k, block_bytes, most)
+    rows = unit_rows(embeddings)
+    classes = None if labels is None else _numbered(labels, rows)
+    norm_cv, count = _length_cv(embeddings), rows.size
+    alive = rows.rows.any(dim=1)
+    if not bool(alive.all()):
+        rows = _selected(rows, alive.nonzero().flatten())
+        classes = None if classes is None else torch.unique(classes[alive], return_inverse=True)[1]
+    sample = _sample(rows, most, seed)
+    compared = rows if sample is None else _selected(rows, sample)
+    k = min(k, max(0, compared.size - 1))
+    by_class = _ClassNumbers() if classes is None else _of_classes(rows, classes, sample, block_bytes)
+    return Health(
+        rows=count,
+        dim=rows.width,
+        compared=compared.size,
+        classes=None if classes is None else len(torch.unique(classes)),
+        k=k,
+        zero_rows=count - rows.size,
+        norm_cv=norm_cv,
+        mean_cosine=_mean_cosine(rows),
+        **_spread(compared)._asdict(),
+        **_of_pairs(compared, k, block_bytes)._asdict(),
+        **by_class._asdict(),
+    )
+
+
+def _check(k: int, block_bytes: int, most: int) -> None:
+    check_block_bytes(block_bytes)
+    for name, value, least in (("k", k, 1), ("most", most, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SettingsError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+def _numbered(labels: Any, rows: UnitRows) -> Tensor:
+    """(N,) class numbers from 0 without gaps, where the rows are."""
+    found = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if found.shape != (rows.size,) or found.dtype.kind not in "iu":
+        raise SizeError(
+            f"want labels (N,) integers, one for each of {rows.size} embeddings, got {found.shape} {found.dtype}. "
+            "Give one class number for each row."
+        )
+    return torch.from_numpy(np.unique(found, return_inverse=True)[1].astype(np.int64)).to(rows.device)
+
+
+def _length_cv(embeddings: Rows) -> float:
+    """Of all rows, in float64, whose squares do not overflow; 0 when every length is 0."""
+    step = max(1, _CHUNK_VALUES // embeddings.shape[1])
+    parts = (embeddings[start : start + step] for start in range(0, len(embeddings), step))
+    norms = torch.cat([torch.linalg.vector_norm(_wide(part), dim=1) for part in parts])
+    return length_statistics(norms[:, None]).cv  # The length of a row of one number is that number.
+
+
+def _wide(part: Rows) -> Tensor:
+    if isinstance(part, Tensor):
+        return part.detach().double()
+    return torch.from_numpy(np.array(part, dtype=np.float64, order="C"))
+
+
+def _selected(rows: UnitRows, chosen: Tensor) -> UnitRows:
+    """Some of the rows, padded anew."""
+    padded = rows.padded.new_zeros(rounded_up(len(chosen)), rows.width)
+    padded[: len(chosen)] = rows.rows[chosen]
+    return UnitRows(padded, len(chosen))
+
+
+def _sample(rows: UnitRows, most: int, seed: int) -> Tensor | None:
+    """Rows that stand for all, in order; None when all do."""
+    if rows.size <= most:
+        return None
+    chosen = np.random.default_rng(seed).choice(rows.size, most, replace=False)
+    return torch.from_numpy(np.sort(chosen)).to(rows.device)
+
+
+# Directions
+
+
+class _Spread(NamedTuple):
+    effective_rank: float | None = None
+    participation_ratio: float | None = None
+
+
+def _spread(rows: UnitRows) -> _Spread:
+    """Both ranks of the centred directions."""
+    if rows.size < 2:
+        return _Spread()
+    variances = torch.linalg.eigvalsh(_centred_gram(rows)).clamp(min=0)
+    total = float(variances.sum())
+    if total <= _ROUNDING * rows.size:
+        return _Spread(0.0, 0.0)
+    singular = variances.sqrt()
+    shares = singular / singular.sum()
+    entropy = -float(torch.special.xlogy(shares, shares).sum())
+    return _Spread(math.exp(entropy), total**2 / float(variances.square().sum()))
+
+
+def _centred_gram(rows: UnitRows) -> Tensor:
+    """The smaller of the two products of the centred rows, in float64; its eigenvalues are the squared singular values."""
+    side = min(rows.size, rows.width)
+    gram = torch.zeros(side, side, dtype=torch.float64, device=rows.device)
+    if rows.width <= rows.size:
+        mean = _sum(rows.rows) / rows.size
+        parts = (part.sub_(mean).T for part in _chunks(rows.rows))
+    else:
+        parts = (part.sub_(part.mean(dim=1, keepdim=True)).T for part in _chunks(rows.rows.T))
+    for part in parts:
+        gram.addmm_(part, part.T)
+    return gram
+
+
+def _mean_cosine(rows: UnitRows) -> float | None:
+    """Of all pairs of different rows, from the length of the sum of all."""
+    if rows.size < 2:
+        return None
+    squares = sum(float(part.square().sum()) for part in _chunks(rows.rows))
+    return (float(_sum(rows.rows).square().sum()) - squares) / (rows.size * (rows.size - 1))
+
+
+def _chunks(rows: Tensor) -> Iterator[Tensor]:
+    """Copies in float64 of so many rows at a time that each stays small."""
+    return (part.to(torch.float64, copy=True) for part in torch.split(rows, max(1, _CHUNK_VALUES // rows.shape[1])))
+
+
+def _sum(rows: Tensor) -> Tensor:
+    """(N, D) -> (D,) float64."""
+    return torch.stack([part.sum(dim=0) for part in _chunks(rows)]).sum(dim=0)
+
+
+# Pairs
+
+
+class _PairNumbers(NamedTuple):
+    uniformity: float | None = None
+    hubness: float | None = None
+    orphans: float | None = None
+    largest_hub: float | None = None
+
+
+def _of_pairs(rows: UnitRows, k: int, block_bytes: int) -> _PairNumbers:
+    """Uniformity and hubness in one pass over all cosines: the product is what costs."""
+    if rows.size < 2:
+        return _PairNumbers()
+    # The buffer and room for what topk and the exponential hold of a block meanwhile.
+    step = min(rows_within(block_bytes, 8 * rows.size + 64 * k), rows.size)
+    blocks = CosineBlocks(rows, step)
+    listed = torch.zeros(rows.size, dtype=torch.float64, device=rows.device)
+    near = 0.0
+    for start in range(0, rows.size, step):
+        queries = rows.rows[start : start + step]
+        cosines = blocks.of(queries)
+        hide_excluded(cosines, torch.arange(start, start + len(queries), device=rows.device))
+        _count_neighbours(cosines, k, listed)
+        # exp(-2 d^2) is exp(4 s - 4); in place, because nobody needs the cosines any more. Each row adds in float32,
+        # the rows in float64.
+        near += float(cosines.sub_(1).mul_(4).exp_().sum(dim=1).sum(dtype=torch.float64))
+    return _PairNumbers(
+        uniformity=math.log(near / (rows.size * (rows.size - 1))),
+        hubness=_skew(listed),
+        orphans=float((listed == 0).double().mean()),
+        largest_hub=float(listed.max()),
+    )
+
+
+def _count_neighbours(cosines: Tensor, k: int, listed: Tensor) -> None:
+    """Add to ``listed`` (N,) how often each column of (b, N) is among the k largest of a row.
+
+    Equal cosines at the last place share it: any choice among duplicates would make hubs of some of them.
+    """
+    scores, ids = cosines.topk(k + 1, dim=1)  # The row itself, at -inf, makes it k + 1 at least.
+    shared = scores[:, k - 1] == scores[:, k]
+    listed += torch.bincount(ids[~shared, :k].flatten(), minlength=len(listed))
+    # So few at a time that they need no second block.
+    for rows in torch.split(shared.nonzero().flatten(), STEP):
+        row, last = cosines[rows], scores[rows, k - 1, None]
+        above, level = (row > last).double(), (row == last).double()
+        places = (k - above.sum(dim=1, keepdim=True)) / level.sum(dim=1, keepdim=True)
+        listed += (above + places * level).sum(dim=0)
+
+
+def _skew(values: Tensor) -> float:
+    """Biased skew, as of :func:`scipy.stats.skew`; 0 when all values are equal."""
+    centred = values - values.mean()
+    variance = float(centred.square().mean())
+    # Shared places are fractions, equal only up to rounding.
+    return 0.0 if variance < 1e-12 else float(centred.pow(3).mean()) / variance**1.5
+
+
+# Classes
+
+
+class _ClassNumbers(NamedTuple):
+    alignment: float | None = None
+    margin: float | None = None
+    margin_below_zero: float | None = None
+
+
+def _of_classes(rows: UnitRows, classes: Tensor, asking: Tensor | None, block_bytes: int) -> _ClassNumbers:
+    """Alignment of all pairs, from class sums; margins of the rows that ask."""
+    sizes = torch.bincount(classes)
+    sums = torch.zeros(len(sizes), rows.width, dtype=torch.float64, device=rows.device)
+    squares = torch.zeros(len(sizes), dtype=torch.float64, device=rows.device)
+    done = 0
+    for part in _chunks(rows.rows):
+        of = classes[done : done + len(part)]
+        sums.index_add_(0, of, part)
+        squares.index_add_(0, of, part.square().sum(dim=1))
+        done += len(part)
+    pairs = int((sizes * (sizes - 1) // 2).sum())
+    # Over the pairs of a class, the squared distances sum to n * sum |u|^2 - |sum u|^2.
+    apart = float((sizes * squares - sums.square().sum(dim=1)).clamp(min=0).sum())
+    margins = _margins(rows, classes, sums, sizes, asking, block_bytes)
+    return _ClassNumbers(
+        alignment=apart / pairs if pairs else None,
+        margin=float(margins.quantile(0.5)) if len(margins) else None,
+        margin_below_zero=float((margins < -_EQUAL).double().mean()) if len(margins) else None,
+    )
+
+
+def _margins(
+    rows: UnitRows, classes: Tensor, sums: Tensor, sizes: Tensor, asking: Tensor | None, block_bytes: int
+) -> Tensor:
+    """Own class mean, the row itself left out, against the nearest other: (M,) float64 for rows with company, else empty."""
+    asking = torch.arange(rows.size, device=rows.device) if asking is None else asking
+    asking = asking[sizes[classes[asking]] > 1]
+    if len(sizes) < 2 or not len(asking):
+        return torch.empty(0, dtype=torch.float64)
+    means = unit_rows(sums, name="class means")
+    step = min(rows_within(block_bytes, 4 * means.size + 32 * rows.width), len(asking))
+    blocks = CosineBlocks(means, step)
+    found = []
+    for chosen in torch.split(asking, step):
+        unit, own = rows.rows[chosen], classes[chosen]
+        cosines = blocks.of(unit)
+        hide_excluded(cosines, own)
+        company = directions(sums[own] - unit.double()).unit
+        found.append(torch.linalg.vecdot(company, unit.double()) - cosines.amax(dim=1).double())
+    return torch.cat(found)

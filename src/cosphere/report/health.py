@@ -1,0 +1,87 @@
+"""The part of the report that says whether the embedding uses its space, and what to do when it has collapsed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cosphere.health import embedding_health
+from cosphere.report import figures
+from cosphere.report.data import ReportData
+from cosphere.report.markup import missing, paragraph, safe, section, table
+
+SETTING = r"--\w+(\.\w+)*"
+"""A setting as the command takes it."""
+
+
+def panel(data: ReportData) -> str:
+    """What looks wrong, a few numbers in plain words, and how they went during training."""
+    numbers, curves = _numbers(data), figures.health_curves(data.metrics)
+    shape = "" if curves is None else figures.inline(curves, "health", "Effective rank and uniformity over steps")
+    drawn = f'<div class="charts"><figure class="chart">{shape}</figure></div>' if shape else ""
+    if not numbers:
+        none = "No embeddings to examine yet. Evaluate the run to see their health: cosphere evaluate RUN DATA."
+        return section("health", "Health", missing(none), drawn)
+    intro = paragraph(
+        "A healthy embedding spreads its images over many directions, keeps those of one class close, and lets no image be "
+        "everybody's neighbour. When it collapses, all crowd into one place or a few directions, with no room for new classes."
+    )
+    told = numbers.get("warnings")
+    warned = [str(one) for one in told] if isinstance(told, (list, tuple)) else []
+    verdict = "".join(_warning(one) for one in warned) or paragraph("Nothing here looks like a collapse.")
+    words = f"{table(['measure', 'here', 'meaning'], _rows(numbers), kind='health')}{_note(numbers)}"
+    body = f'<div class="beside"><div>{words}</div>{drawn}</div>' if drawn else words
+    return section("health", "Health", intro, verdict, body)
+
+
+def _warning(sentence: str) -> str:
+    """With the names of settings in one piece: a phone would break them after their hyphens."""
+    named = re.sub(SETTING, r"<code>\g<0></code>", safe(sentence))
+    return f'<p class="warning">{named}</p>'
+
+
+def _numbers(data: ReportData) -> Mapping[str, Any]:
+    """Of the embeddings that the page shows, else what the evaluation wrote down; empty without either."""
+    if data.embeddings is not None and len(data.embeddings):
+        return embedding_health(data.embeddings, data.labels).as_dict()
+    kept = data.scores.get("health")
+    return kept if isinstance(kept, Mapping) else {}
+
+
+def _rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Each measure that is known, its value and how to read it."""
+    k = _shown(numbers, "k", "{:.0f}")
+    below, hub = _shown(numbers, "margin_below_zero", "{:.0f} %", 100), _shown(numbers, "largest_hub", "{:.0f}")
+    rank = f"{{:.3g}} of {_shown(numbers, 'dim', '{:.0f}')}"
+    rows = [
+        ("Effective rank", _shown(numbers, "effective_rank", rank), "directions in which images differ"),
+        ("Participation ratio", _shown(numbers, "participation_ratio", "{:.3g}"), "directions that hold most of it"),
+        ("Mean cosine", _shown(numbers, "mean_cosine", "{:z.3f}"), "of two images; near 1 all look alike"),
+        ("Uniformity", _shown(numbers, "uniformity", "{:z.2f}"), "0 is one point, about -4 an even sphere"),
+        ("Alignment", _shown(numbers, "alignment", "{:z.2f}"), "within a class; 0 is one point, 2 unrelated"),
+        ("Margin", _shown(numbers, "margin", "{:+z.3f}"), f"to the nearest other class; below 0 for {below} of images"),
+        ("Hubness", _shown(numbers, "hubness", "{:z.2f}"), f"0 is fair; the largest hub is near to {hub} images"),
+        ("Orphans", _shown(numbers, "orphans", "{:.1f} %", 100), f"images among the {k} nearest of nobody"),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _shown(numbers: Mapping[str, Any], name: str, form: str, times: float = 1) -> str:
+    """A number for reading; nothing when it is none, as in a file of another version."""
+    value = numbers.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return ""
+    return form.format(times * value)
+
+
+def _note(numbers: Mapping[str, Any]) -> str:
+    """What a sample stands for."""
+    compared, rows = _shown(numbers, "compared", "{:.0f}"), _shown(numbers, "rows", "{:.0f}")
+    alive = (numbers.get("rows") or 0) - (numbers.get("zero_rows") or 0)
+    if not compared or not rows or numbers["compared"] >= alive:
+        return ""
+    return paragraph(
+        f"Ranks, uniformity, margins and hubs are those of a random {compared} of the {rows} images.", "note"
+    )

@@ -1,0 +1,160 @@
+"""Float queries against packed bits, and a short list of bits ranked again by floats.
+
+Only the gallery has to be small. A query keeps its floats: those near zero, whose bits say least, then count least.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cosphere.codes import to_bits
+from cosphere.errors import SizeError
+from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, unit_rows
+from cosphere.search.exact import Neighbours
+from cosphere.search.hamming import BitRows, bit_rows, search_bits
+from cosphere.search.storage import Bits, Stored, search_stored
+
+SHORTLIST = 100
+"""Default number of codes that are ranked again."""
+_LISTED_BYTES = 2**23
+
+
+def asymmetric_search(
+    queries: Rows,
+    codes: Any,
+    *,
+    k: int,
+    exclude: Any | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Neighbours:
+    """The k codes nearest to each float query: score ``<q, 2b - 1> / sqrt(D)`` with q of length 1.
+
+    That is the cosine between the query and the corner of the cube that the code names. Equal scores by lower row.
+
+    Args:
+        queries: (Q, D) float, torch or numpy, any length.
+        codes: (G, ceil(D / 8)) uint8 of :func:`cosphere.codes.to_bits`. Their device does the work.
+        k: neighbours.
+        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
+        block_bytes: bound of the working memory in bytes beside the codes, a tile of 16 MiB of unpacked codes and the
+            answer.
+
+    Raises:
+        SizeError: shapes or k do not fit; uint8 where floats are wanted.
+        DataError: a query holds NaN or infinity.
+
+    >>> codes = to_bits(torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+    >>> asymmetric_search(torch.tensor([[0.1, 0.9]]), codes, k=1).ids.tolist()
+    [[1]]
+    """
+    asked = unit_rows(queries, name="queries")
+    answering = bit_rows(codes, name="gallery codes")
+    _check_code_width(asked, answering)
+    return search_stored(asked, Stored(Bits(asked.width), answering.rows), k, exclude, block_bytes)
+
+
+def _check_code_width(queries: UnitRows, codes: BitRows) -> None:
+    if not 0 <= codes.width - queries.width < 8:
+        raise SizeError(
+            f"queries have {queries.width} dimensions, the gallery's codes {codes.width} bits. "
+            "Make both with the same model."
+        )
+
+
+def reranked_search(
+    queries: Rows,
+    gallery: Rows,
+    *,
+    k: int,
+    codes: Any | None = None,
+    shortlist: int = SHORTLIST,
+    exclude: Any | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Neighbours:
+    """Hamming search for a short list, which the floats then put in order.
+
+    Args:
+        queries: (Q, D) float.
+        gallery: (G, D) float. Of these, only the rows on a short list are read again: they may be memory-mapped.
+        k: neighbours, at most ``shortlist``.
+        codes: (G, ceil(D / 8)) uint8, the gallery's codes; None makes them.
+        shortlist: codes ranked again; a larger gallery wants more. Shortened to what can be returned.
+        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
+        block_bytes: bound of the working memory in bytes, beside codes and answer; 1 query always passes.
+
+    Returns:
+        ids and scores (Q, k), cosines of the floats.
+
+    Raises:
+        SizeError: shapes, k or shortlist do not fit.
+        DataError: a row holds NaN or infinity.
+    """
+    asked = unit_rows(queries, name="queries")
+    if len(gallery.shape) != 2 or gallery.shape[1] != asked.width:
+        raise SizeError(
+            f"queries have {asked.width} dimensions, the gallery is {tuple(gallery.shape)}. "
+            "Embed both with the same model."
+        )
+    held = bit_rows(to_bits(gallery) if codes is None else codes, name="gallery codes")  # type: ignore[type-var]
+    _check_code_width(asked, held)
+    if held.size != len(gallery):
+        raise SizeError(f"the gallery has {len(gallery)} rows and {held.size} codes. Make the codes from these rows.")
+    return rerank_bits(asked, held, gallery, k, shortlist, exclude, block_bytes)
+
+
+@torch.no_grad()
+def rerank_bits(
+    queries: UnitRows,
+    codes: BitRows,
+    gallery: Rows | UnitRows,
+    k: int,
+    shortlist: int = SHORTLIST,
+    exclude: Any | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Neighbours:
+    """:func:`reranked_search` for queries and codes that are checked already."""
+    if k > shortlist:
+        raise SizeError(f"k={k} neighbours want a shortlist of at least {k}, got {shortlist}. Raise shortlist.")
+    check_block_bytes(block_bytes)
+    reachable = codes.size - (exclude is not None)
+    asked = bit_rows(to_bits(queries.rows), name="queries")
+    found = search_bits(asked, codes, max(k, min(shortlist, reachable)), exclude, queries.width, block_bytes)
+    return rerank(queries, gallery, found.ids, k, block_bytes)
+
+
+@torch.no_grad()
+def rerank(
+    queries: UnitRows, gallery: Rows | UnitRows, ids: Tensor, k: int | None = None, block_bytes: int = BLOCK_BYTES
+) -> Neighbours:
+    """Put listed rows in the order of their cosines; equal ones by lower row.
+
+    Args:
+        queries: Q unit rows.
+        gallery: (G, D) float rows of any length, or unit rows, which takes a tenth of the time.
+        ids: (Q, L) gallery rows.
+        k: how many of each list are kept; None keeps all.
+        block_bytes: bound of the rows read at a time.
+    """
+    kept = ids.shape[1] if k is None else k
+    ids = ids.sort(dim=1).values
+    scores = torch.empty(ids.shape, dtype=torch.float32)
+    # Read, widened to float64 and multiplied; what fits a cache is quicker.
+    step = max(1, min(block_bytes, _LISTED_BYTES) // (24 * ids.shape[1] * queries.width))
+    for start in range(0, len(ids), step):
+        here = ids[start : start + step]
+        rows = _listed(gallery, here.flatten()).view(*here.shape, -1)
+        # Not a matrix product: there, equal rows may round differently by their place.
+        asked = queries.rows[start : start + step, None].to(rows.device)
+        scores[start : start + step] = (rows * asked).sum(dim=2)
+    order = scores.sort(dim=1, descending=True, stable=True)
+    return Neighbours(ids.gather(1, order.indices)[:, :kept], order.values[:, :kept])
+
+
+def _listed(gallery: Rows | UnitRows, ids: Tensor) -> Tensor:
+    """(n, D) unit rows."""
+    if isinstance(gallery, UnitRows):
+        return gallery.rows.index_select(0, ids.to(gallery.device))
+    return unit_rows(gallery[ids] if isinstance(gallery, Tensor) else gallery[ids.numpy()], name="gallery").rows

@@ -1,0 +1,263 @@
+"""Exact search by Hamming distance: every code of the gallery is compared with every query, in blocks.
+
+Distances are small integers, exact in float32, so a block of them is the same whatever its size, and the engine that
+ranks cosines ranks them too. On a CPU the distances come from faiss's ``hammings``, the fastest kept kernel (one
+popcount of 512 bits at a time where the processor has it); it is called tile by tile so that a tile stays in the cache.
+Elsewhere they come from products of -1/+1 rows, exact as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere.codes import Bytes, Rows, bytes_of, code_bytes
+from cosphere.errors import SizeError
+from cosphere.search._faiss import faiss_for
+from cosphere.search.cosines import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
+from cosphere.search.exact import Neighbours, check_k
+
+_TILE_QUERIES = 64
+"""Query codes of one tile; with 2048 bits they take 16 KiB."""
+_TILE_BYTES = 2**18
+"""Gallery codes of one tile. They and the distances stay in the second-level cache."""
+_MOST_BITS = 2**24
+"""Up to here a distance is exact in float32."""
+
+
+class BitRows(NamedTuple):
+    """Packed codes, checked. Beside :class:`cosphere.search.cosines.UnitRows`, whose names it shares."""
+
+    padded: Tensor
+    """(N, bytes) uint8, contiguous. Distances are integers, so no row needs padding."""
+    size: int
+    """N."""
+
+    @property
+    def rows(self) -> Tensor:
+        """(N, bytes) uint8, a view."""
+        return self.padded[: self.size]
+
+    @property
+    def width(self) -> int:
+        """Bits of a code, those that pad the last byte included."""
+        return 8 * self.padded.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.padded.device
+
+
+def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:
+    """Check packed codes; copied only where they are not contiguous.
+
+    Args:
+        codes: (N, bytes) uint8, torch or numpy; a tensor keeps its device.
+        name: what they are, for errors.
+
+    Raises:
+        SizeError: not (N, bytes) uint8, or N or bytes is zero.
+    """
+    packed = code_bytes(codes, name)
+    if not len(packed):
+        raise SizeError(f"want {name} with at least one row, got {packed.shape}.")
+    if 8 * packed.shape[1] > _MOST_BITS:
+        raise SizeError(
+            f"{name} have {8 * packed.shape[1]} bits, more than the {_MOST_BITS} that are compared exactly."
+        )
+    if isinstance(codes, Tensor):
+        return BitRows(codes.detach().contiguous(), len(packed))
+    # torch warns of arrays that may not be written.
+    return BitRows(torch.from_numpy(packed if packed.flags.writeable else packed.copy()), len(packed))
+
+
+def check_code_widths(queries: BitRows, gallery: BitRows) -> None:
+    """Raise unless both have the same number of bytes."""
+    if queries.width != gallery.width:
+        raise SizeError(
+            f"queries have codes of {queries.width} bits, the gallery of {gallery.width}. "
+            "Make both with the same model."
+        )
+
+
+class HammingBlocks:
+    """Takes the Hamming distances of one block of queries after another, in one reused buffer.
+
+    Args:
+        gallery: G codes.
+        most: queries in the largest block.
+        dtype: of the distances. Integers of 16 bits, where codes have fewer than 2^15 bits, halve the memory.
+    """
+
+    def __init__(self, gallery: BitRows, most: int, dtype: torch.dtype = torch.float32) -> None:
+        if dtype == torch.int16 and gallery.width >= 2**15 - 1:
+            raise SizeError(f"codes of {gallery.width} bits are too wide for distances in int16. Take float32.")
+        self._gallery = gallery
+        self._block = torch.empty(most, gallery.size, dtype=dtype, device=gallery.device)
+
+    def of(self, queries: Tensor) -> Tensor:
+        """(b, bytes) codes -> (b, G) minus the distance, so that larger is nearer: a view of the buffer.
+
+        The next call overwrites it. Uses ``torch.get_num_threads()`` threads on a CPU.
+        """
+        block = self._block[: len(queries)]
+        if block.device.type == "cpu":
+            _count_on_cpu(queries.contiguous().numpy(), self._gallery.rows.numpy(), block)
+        else:
+            _count_by_products(queries, self._gallery.rows, block)
+        return block
+
+
+def _count_on_cpu(queries: Bytes, gallery: Bytes, block: Tensor) -> None:
+    """Fill a (b, G) block with minus the distances."""
+    faiss = faiss_for("comparing codes")
+    out, width = block.numpy(), gallery.shape[1]
+    step = min(max(64, _TILE_BYTES // width), len(gallery))
+
+    def fill(start: int) -> None:
+        part = gallery[start : start + step]
+        tile = np.empty(min(_TILE_QUERIES, len(queries)) * len(part), dtype=np.int32)
+        for first in range(0, len(queries), _TILE_QUERIES):
+            asked = queries[first : first + _TILE_QUERIES]
+            faiss.hammings(
+                faiss.swig_ptr(asked), faiss.swig_ptr(part), len(asked), len(part), width, faiss.swig_ptr(tile)
+            )
+            distances = tile[: len(asked) * len(part)].reshape(len(asked), len(part))
+            np.negative(distances, out=out[first : first + len(asked), start : start + step], casting="unsafe")
+
+    _in_threads(fill, range(0, len(gallery), step))
+
+
+def _in_threads(work: Callable[[int], object], starts: Sequence[int]) -> None:
+    """Call ``work`` with each start, in as many threads as torch has: faiss and numpy let go of Python's lock."""
+    threads = min(torch.get_num_threads(), len(starts))
+    if threads == 1:
+        for start in starts:
+            work(start)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, starts))
+
+
+def _count_by_products(queries: Tensor, gallery: Tensor, block: Tensor) -> None:
+    """Fill a (b, G) block with minus the distances: -(D - <a, b>) / 2 of -1/+1 rows, whole numbers throughout."""
+    asked = _signs(queries)
+    step = max(1, 2**26 // asked.shape[1])  # 256 MiB of float32
+    for start in range(0, len(gallery), step):
+        part = _signs(gallery[start : start + step])
+        with full_float32(block.device):
+            block[:, start : start + step] = ((asked @ part.T) - asked.shape[1]) / 2
+
+
+def _signs(codes: Tensor) -> Tensor:
+    """(n, bytes) uint8 -> (n, 8 bytes) float32 of -1 and +1."""
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=codes.device)
+    bits = (codes[:, :, None] >> places) & 1
+    return bits.flatten(1).float().mul_(2).sub_(1)
+
+
+@torch.no_grad()
+def hamming_search(
+    queries: Rows,
+    gallery: Rows,
+    *,
+    k: int,
+    exclude: Any | None = None,
+    dim: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Neighbours:
+    """The k codes nearest to each query by Hamming distance; equal distances by lower row.
+
+    Args:
+        queries: (Q, bytes) uint8 of :func:`cosphere.codes.to_bits`, torch or numpy.
+        gallery: (G, bytes) uint8. Its device does the work.
+        k: neighbours, from 1 to G, or to G - 1 when each query excludes one.
+        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
+        dim: D, the bits that were packed; None takes all of the bytes. Only the scores depend on it.
+        block_bytes: bound of the working memory in bytes, beside the codes and the answer; 32 queries always pass.
+
+    Returns:
+        ids (Q, k) and scores (Q, k) float32 ``1 - 2 distance / D`` in [-1, 1]: the cosine of the codes as -1/+1
+        vectors, which a threshold reads as any other cosine. The distance is ``D (1 - score) / 2``.
+
+    Raises:
+        SizeError: shapes, k or dim do not fit.
+
+    >>> codes = torch.tensor([[164], [213], [54]], dtype=torch.uint8)
+    >>> hamming_search(codes[:1], codes, k=2, exclude=[0]).scores.tolist()  # distances 3 and 4 of 8 bits
+    [[0.25, 0.0]]
+    """
+    return search_bits(
+        bit_rows(queries, name="queries"), bit_rows(gallery, name="gallery"), k, exclude, dim, block_bytes
+    )
+
+
+@torch.no_grad()
+def search_bits(
+    queries: BitRows,
+    gallery: BitRows,
+    k: int,
+    exclude: Any | None = None,
+    dim: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Neighbours:
+    """:func:`hamming_search` for codes that are checked already."""
+    check_code_widths(queries, gallery)
+    check_block_bytes(block_bytes)
+    bits = gallery.width if dim is None else dim
+    if 8 * bytes_of(bits) != gallery.width:
+        raise SizeError(f"dim={bits} does not fit codes of {gallery.width} bits. Give the width that was packed.")
+    hidden = exclusions(exclude, queries.size, gallery.size, gallery.device)
+    check_k(k, gallery.size, hidden)
+    step = min(rows_within(block_bytes, 12 * gallery.size + 64 * k), queries.size)
+    blocks = HammingBlocks(gallery, step)
+    ids = torch.empty(queries.size, k, dtype=torch.int64)
+    scores = torch.empty(queries.size, k, dtype=torch.float32)
+    for start in range(0, queries.size, step):
+        here = slice(start, start + step)
+        block = blocks.of(queries.rows[here].to(gallery.device))
+        if hidden is not None:
+            _hide(block, hidden[here], gallery.width)
+        found, distances = _nearest_codes(block, k)
+        ids[here], scores[here] = found, 1 - 2 * distances / bits
+    return Neighbours(ids, scores)
+
+
+def _hide(block: Tensor, exclude: Tensor, width: int) -> None:
+    """Put the excluded code of each row behind all others."""
+    rows = (exclude >= 0).nonzero().flatten()
+    block[rows, exclude[rows]] = -(width + 1)
+
+
+def _nearest_codes(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(b, G) minus distances -> ids and distances (b, k).
+
+    Almost every place is shared, so distance and row make one whole number: no two are equal, and the lower row wins.
+    """
+    count = block.shape[1]
+    most = (1 - int(block.min())) * count
+    kind = torch.int32 if most < 2**31 else torch.int64
+    if block.device.type != "cpu":
+        keys = block.to(kind).mul_(-count).add_(torch.arange(count, dtype=kind, device=block.device))
+        found = keys.topk(k, dim=1, largest=False).values.long().cpu()
+        return found % count, found // count
+    values: npt.NDArray[Any] = block.numpy()
+    rows: npt.NDArray[Any] = np.arange(count, dtype=np.int32 if kind == torch.int32 else np.int64)
+    smallest = np.empty((len(values), k), dtype=rows.dtype)
+
+    def take(start: int) -> None:
+        keys = values[start : start + 8].astype(rows.dtype) * -count + rows
+        if k < count:
+            keys.partition(k - 1, axis=1)
+        smallest[start : start + 8] = np.sort(keys[:, :k], axis=1)
+
+    _in_threads(take, range(0, len(values), 8))
+    found = torch.from_numpy(smallest).long()
+    return found % count, found // count

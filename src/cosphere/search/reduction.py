@@ -1,0 +1,70 @@
+"""Fewer dimensions: the first d, or the d principal ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosphere.errors import SettingsError
+from cosphere.search.cosines import Rows, unit_rows
+from cosphere.search.storage import check_query_width
+
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A map of unit rows from D to d dimensions. What it gives is compared by cosine, so its lengths do not count."""
+
+    mean: Tensor
+    """(D,) float64, taken from unit rows first."""
+    basis: Tensor
+    """(D, d) float64, orthonormal columns."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.basis.shape[0]
+
+    def __call__(self, embeddings: Rows) -> Tensor:
+        """(N, D) -> (N, d) float32 rows of length 1 (0 where nothing is left), on the CPU."""
+        unit = unit_rows(embeddings)
+        check_query_width(unit, self.dim)
+        parts = [
+            ((rows.cpu().double() - self.mean) @ self.basis).float() for rows in torch.split(unit.rows, _CHUNK_ROWS)
+        ]
+        return unit_rows(torch.cat(parts)).rows
+
+
+def first_dimensions(dim: int, wanted: int) -> Reduction:
+    """Keep the first ``wanted`` of D dimensions, re-normalised. Fair only to embeddings that were trained for it."""
+    _check_wanted(dim, wanted)
+    return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :wanted])
+
+
+def principal_dimensions(rows: Rows, wanted: int) -> Reduction:
+    """Keep the ``wanted`` directions along which unit rows vary most, about their mean, re-normalised; no whitening.
+
+    Args:
+        rows: (N, D) float, to learn from; O(D^2) memory.
+        wanted: d, from 1 to D. Where rows span fewer dimensions, the rest hold nothing but rounding.
+    """
+    unit = unit_rows(rows, name="training rows")
+    _check_wanted(unit.width, wanted)
+    mean = torch.zeros(unit.width, dtype=torch.float64)
+    for part in torch.split(unit.rows, _CHUNK_ROWS):
+        mean += part.cpu().double().sum(dim=0)
+    mean /= unit.size
+    spread = torch.zeros(unit.width, unit.width, dtype=torch.float64)
+    for part in torch.split(unit.rows, _CHUNK_ROWS):
+        centred = part.cpu().double() - mean
+        spread += centred.T @ centred
+    vectors = torch.linalg.eigh(spread).eigenvectors
+    return Reduction(mean, vectors.flip(1)[:, :wanted].contiguous())
+
+
+def _check_wanted(dim: int, wanted: int) -> None:
+    if not 1 <= wanted <= dim:
+        raise SettingsError(f"cannot keep {wanted} of {dim} dimensions. Keep from 1 to {dim}.")

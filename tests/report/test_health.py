@@ -1,0 +1,109 @@
+"""The health panel: the numbers that are measured, warnings where they are due, and runs that know nothing of health."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cosphere.health import embedding_health
+from cosphere.report import ReportData
+from cosphere.report.health import panel
+
+
+def words(text: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))).split())
+
+
+def test_the_numbers_are_those_of_the_embeddings_on_the_page(data: ReportData) -> None:
+    want = embedding_health(data.embeddings, data.labels)
+    told = words(panel(replace(data, scores={"health": {"effective_rank": 99.0, "warnings": ["outdated"]}})))
+    for line in (
+        f"Effective rank {want.effective_rank:.3g} of 5 directions",
+        f"Participation ratio {want.participation_ratio:.3g} ",
+        f"Mean cosine {want.mean_cosine:.3f} ",
+        f"Uniformity {want.uniformity:.2f} ",
+        f"Alignment {want.alignment:.2f} ",
+        f"Margin {want.margin:+.3f} to the nearest other class; below 0 for {100 * want.margin_below_zero:.0f} % of images",
+        f"Hubness {want.hubness:.2f} 0 is fair; the largest hub is near to {want.largest_hub:.0f} images",
+        f"Orphans {100 * want.orphans:.1f} % images among the 10 nearest of nobody",
+        "Nothing here looks like a collapse.",
+    ):
+        assert line in told, line
+    assert "outdated" not in told
+    assert "99" not in told
+
+
+def test_a_collapse_is_told_with_its_remedy(bare: ReportData) -> None:
+    crowded = replace(bare, embeddings=bare.embeddings * 0.01 + 5)
+    text = panel(crowded)
+    assert text.count('<p class="warning">') == 1
+    assert embedding_health(crowded.embeddings, crowded.labels).warnings[0] in words(text)
+    assert "--optimizer.head_rate" in text
+    assert "Nothing here" not in text
+
+
+def test_without_embeddings_what_the_evaluation_wrote_is_shown(bare: ReportData) -> None:
+    kept = embedding_health(bare.embeddings, bare.labels).as_dict()
+    none = replace(bare, embeddings=None, labels=None, paths=())
+    told = words(panel(replace(none, scores={"health": {**kept, "warnings": ["Hubs: <b>"]}})))
+    assert f"Effective rank {kept['effective_rank']:.3g} of 5" in told
+    assert "Hubs: <b>" in told
+    assert "No embeddings to examine yet." in words(panel(none))
+
+
+def test_curves_are_drawn_when_they_were_logged(data: ReportData, bare: ReportData) -> None:
+    assert panel(data).count("<svg") == 1
+    assert "<svg" not in panel(bare)
+    only = replace(data, embeddings=None, labels=None, paths=(), baseline_embeddings=None, scores={})
+    assert panel(only).count("<svg") == 1
+
+
+@pytest.mark.parametrize(
+    "odd", [None, [], "x", {"effective_rank": "<b>", "warnings": 3}, {"dim": None, "margin": float("nan"), "rows": 9}]
+)
+def test_an_odd_file_does_not_break_the_page(odd: object) -> None:
+    text = panel(ReportData(name="odd", scores={"health": odd}))
+    assert '<section id="health">' in text
+    assert "nan" not in text
+    assert "<b>" not in text
+
+
+def test_numbers_that_there_are_none_of_are_left_out(bare: ReportData) -> None:
+    told = words(panel(replace(bare, labels=None)))
+    assert "Margin" not in told
+    assert "Alignment" not in told
+    alone = replace(bare, embeddings=bare.embeddings[:1], labels=bare.labels[:1], paths=bare.paths[:1])
+    assert "Effective rank" not in words(panel(alone))
+
+
+def test_a_sample_is_said_to_be_one() -> None:
+    numbers = {"rows": 60502, "zero_rows": 2, "compared": 20000, "effective_rank": 9.0, "dim": 64}
+    told = words(panel(ReportData(name="many", scores={"health": numbers})))
+    assert "those of a random 20000 of the 60502 images" in told
+    whole = words(panel(ReportData(name="few", scores={"health": {**numbers, "compared": 60500}})))
+    assert "random" not in whole
+
+
+def test_zero_rows_are_told(bare: ReportData) -> None:
+    rows = np.array(bare.embeddings)
+    rows[3] = 0
+    assert "Zero rows: 1 of 24 embeddings are zero" in words(panel(replace(bare, embeddings=rows)))
+
+
+def test_settings_in_a_warning_are_not_broken_and_hostile_text_stays_text() -> None:
+    kept = {"rows": 3, "warnings": ["Raise --sec.weight, or --loss.name x; <script>--a.b</script>."]}
+    text = panel(ReportData(name="odd", scores={"health": kept}))
+    assert (
+        "Raise <code>--sec.weight</code>, or <code>--loss.name</code> x; &lt;script&gt;<code>--a.b</code>&lt;/script&gt;."
+        in text
+    )
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
+    text = panel(ReportData(name="x", scores={"health": {"uniformity": -1e-9, "margin": -1e-9, "mean_cosine": -1e-9}}))
+    assert "-0.0" not in text
+    assert "+0.000" in text
