@@ -150,7 +150,7 @@ def faiss_binary(most: int) -> Contender:
     def run(embeddings: torch.Tensor, labels: torch.Tensor) -> Values:
         import faiss
 
-        codes = to_bits(embeddings)
+        codes = to_bits(embeddings.numpy())
         index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
         index.add(codes)
         index.search(codes, min(most, len(codes)))
@@ -161,7 +161,7 @@ def faiss_binary(most: int) -> Contender:
 
 def our_bits(embeddings: torch.Tensor, labels: torch.Tensor) -> Values:
     ks = [k for k in (1, 10, 100, 1000) if k < len(labels)]
-    return dict(retrieval(to_bits(embeddings), labels, ks).as_dict())
+    return dict(retrieval(to_bits(embeddings.numpy()), labels, ks).as_dict())
 
 
 # Verification

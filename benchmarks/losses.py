@@ -491,6 +491,14 @@ def classes_table(content: dict[str, Any]) -> str:
             f"| {name} | {many['ms']:.0f} ms ({many['ratio']:.2f} bare products) | {many['extra_mb']:.0f} MB | "
             f"{million['ms'] / 1e3:.1f} s | {million['process_gb']:.2f} GB |"
         )
+    above = [name for name, row in content["classes"]["results"].items() if row["100000"]["ratio"] > 1.5]
+    lines += [
+        "",
+        "The floor is 4/3: logits that are never held are made twice, so there are four products. What comes on top is mostly the "
+        f"exponential of each logit, once forward and once backward. Above 1.5: {', '.join(above) or 'none'}. `soft_triple` takes "
+        "an exponential and two sums for each of its 10 centres a class, where the others take one for each class, and the "
+        "distances between the centres.",
+    ]
     return "\n".join(lines)
 
 
