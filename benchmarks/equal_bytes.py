@@ -123,19 +123,19 @@ def difference(
 
 
 def table() -> None:
-    """Print the means over seeds as Markdown."""
+    """Print means and 95 % t-intervals over seeds as Markdown."""
     content = read_json(RESULT, what="results")
     for arm, forms in content["arms"].items():
         print(f"\n{arm}, {len(next(iter(forms.values()))['seeds'])} seeds\n")
         print("| form | bytes | R@1 | MAP@R | s per 1000 queries | of the 10 nearest |\n|---|---|---|---|---|---|")
         for name, row in forms.items():
-            recall, precision = (row["over_seeds"][score] for score in SCORES)
+            scores = (row["over_seeds"][score] for score in SCORES)
+            cells = " | ".join(
+                f"{100 * one['mean']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})" for one in scores
+            )
             seconds = min(one["seconds_per_1000_queries"] for one in row["seeds"])
             nearest = sum(one["self_check"]["recall"] for one in row["seeds"]) / len(row["seeds"])
-            print(
-                f"| {name} | {row['bytes_per_image']:,} | {100 * recall['mean']:.1f} ± {100 * recall['sd']:.1f} "
-                f"| {100 * precision['mean']:.1f} ± {100 * precision['sd']:.1f} | {seconds:.3f} | {100 * nearest:.0f} % |"
-            )
+            print(f"| {name} | {row['bytes_per_image']:,} | {cells} | {seconds:.3f} | {100 * nearest:.0f} % |")
     for name, rows in content["claim"].items():
         if isinstance(rows, dict):
             for what, one in rows.items():

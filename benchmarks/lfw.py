@@ -22,10 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
+from cosphere.codes import to_bits
 from cosphere.errors import DataError
 from cosphere.evaluate import (
     calibrate,
     convert_threshold,
+    matched_hamming,
+    open_set,
     rates_at,
     seeds_summary,
     threshold_table,
@@ -146,6 +149,33 @@ def chosen_on_people(
     return rows
 
 
+def used(faces: Faces, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each threshold is worth as an open set of all people, and how many differing bits are as strict."""
+    people = np.unique([name.split("/")[0] for name in faces.rows], return_inverse=True)[1]
+    rows = np.array(list(faces.rows.values()))
+    unit, codes = faces.unit[rows].astype(np.float32), to_bits(faces.raw[rows])
+    found = []
+    for row in chosen:
+        cosine = row["threshold"]
+        scores, bits = open_set(unit, people, threshold=cosine), matched_hamming(cosine, unit, codes, labels=people)
+        expected = convert_threshold(cosine, to="hamming", bits=unit.shape[1])
+        found.append(
+            {
+                "wanted_far": row["wanted_far"],
+                "cosine": cosine,
+                "open_set": {**scores.as_dict(), "intervals": dict(scores.intervals)},
+                "hamming": {"expected": expected, **bits._asdict()},
+            }
+        )
+        print(
+            f"cosine {cosine:.3f}: DIR {100 * scores.dir:.1f} %, false alarms {100 * scores.false_alarms:.1f} %, AUROC "
+            f"{100 * scores.auroc:.2f} %; {expected:.1f} bits expected, {bits.threshold} as strict "
+            f"({100 * bits.accepted_by_cosine:.4f} % by cosine, {100 * bits.accepted:.4f} % by bits)",
+            flush=True,
+        )
+    return found
+
+
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{title}; rates in %, with 95 % intervals")
     print(
@@ -207,6 +237,7 @@ def main() -> None:
     if people.exists():
         content["chosen_on_view_1_people"] = chosen_on_people(faces, people, last, options.samples)
         show("chosen on all pairs of View 1's people (peopleDevTrain)", content["chosen_on_view_1_people"])
+        content["used"] = used(faces, content["chosen_on_view_1_people"])
     chosen = [row for name in ("chosen_on_view_1_pairs", "chosen_on_view_1_people") for row in content.get(name, [])]
     content["holds"] = overlap(chosen) if chosen else None
     print(
