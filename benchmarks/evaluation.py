@@ -208,7 +208,14 @@ PARTS: dict[str, tuple[dict[str, int], dict[str, tuple[Contender, int]]]] = {
         },
     ),
     "sop": (SOP, {BARE: (bare(1000), 3), OURS: (ours(1, 10, 100, 1000), 3)}),
-    "bits": (CODES, {"faiss IndexBinaryFlat(1000)": (faiss_binary(1000), 2), OURS: (our_bits, 2)}),
+    "bits": (
+        CODES,
+        {
+            "faiss IndexBinaryFlat(1)": (faiss_binary(1), 2),
+            "faiss IndexBinaryFlat(1000)": (faiss_binary(1000), 2),
+            OURS: (our_bits, 3),
+        },
+    ),
     "clustering": (
         SOP,
         {

@@ -164,16 +164,29 @@ def used(faces: Faces, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "wanted_far": row["wanted_far"],
                 "cosine": cosine,
                 "open_set": {**scores.as_dict(), "intervals": dict(scores.intervals)},
-                "hamming": {"expected": expected, **bits._asdict()},
+                "hamming": {
+                    "expected": expected,
+                    "accepted_at_expected": within(codes, people, expected),
+                    **bits._asdict(),
+                },
             }
         )
         print(
             f"cosine {cosine:.3f}: DIR {100 * scores.dir:.1f} %, false alarms {100 * scores.false_alarms:.1f} %, AUROC "
             f"{100 * scores.auroc:.2f} %; {expected:.1f} bits expected, {bits.threshold} as strict "
-            f"({100 * bits.accepted_by_cosine:.4f} % by cosine, {100 * bits.accepted:.4f} % by bits)",
+            f"({100 * bits.accepted_by_cosine:.4f} % by cosine, {100 * bits.accepted:.4f} % by bits, "
+            f"{100 * found[-1]['hamming']['accepted_at_expected']:.4f} % by the expected bits)",
             flush=True,
         )
     return found
+
+
+def within(codes: np.ndarray, people: np.ndarray, bits: float) -> float:
+    """The share of a million drawn pairs of two people that differ in fewer than so many bits."""
+    random = np.random.default_rng(0)
+    left, right = random.integers(0, len(codes), (2, 2**20))
+    two = people[left] != people[right]
+    return float((np.bitwise_count(codes[left[two]] ^ codes[right[two]]).sum(axis=1) < bits).mean())
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
