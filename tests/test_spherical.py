@@ -374,7 +374,7 @@ def test_center_invariant_is_not_sec():
 # Several processes
 
 RANK = """
-import sys, torch
+import os, sys, torch
 import torch.distributed as distributed
 from cosphere.spherical import SphericalConstraint
 rank = int(sys.argv[1])
@@ -387,7 +387,9 @@ values += [float(ema.radius), float(learned.radius.detach())]
 if rank == 0:  # one process evaluates alone: nobody would answer a collective
     values.append(float(batch.eval()(share)))
 print(*values)
-distributed.destroy_process_group()
+sys.stdout.flush()
+distributed.barrier()
+os._exit(0)  # gloo's threads may outlive the interpreter's end and abort it
 """
 
 
