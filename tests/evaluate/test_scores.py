@@ -45,6 +45,7 @@ def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
     )
     assert content["clustering"] == {
         "method": "faiss k-means",
+        "preset": "default",
         "clusters": 4,
         "iterations": 50,
         "restarts": 1,

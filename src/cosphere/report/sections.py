@@ -16,6 +16,7 @@ SCORE_NAMES = {
     "r_precision": "R-precision",
     "nmi": "NMI",
     "nmi_geometric": "NMI, geometric",
+    "ami": "AMI",
     "f1": "F1 of pairs",
     "purity": "Purity",
     "mrr": "MRR",
@@ -253,11 +254,12 @@ def about(data: ReportData) -> str:
     settings = flattened(data.config)
     origin = flattened(part(data.scores, "provenance"))
     rules = {name: data.scores[name] for name in ("settings", "ties", "clustering") if data.scores.get(name)}
-    evaluation = flattened(part(rules, "settings")) + flattened({k: v for k, v in rules.items() if k != "settings"})
+    others = [pair for pair in flattened(part(rules, "settings")) if pair not in settings]  # what differs from the training
+    evaluation = others + flattened({k: v for k, v in rules.items() if k != "settings"})
     parts = [
         ("Data", _data_facts(data), "Nothing is known about the data yet."),
         ("Training settings", settings, "This run kept no settings."),
-        ("Evaluation settings", evaluation, "No evaluation settings were kept."),
+        ("Evaluation settings, beside those of the training", evaluation, "No evaluation settings were kept."),
         (
             "Where the numbers come from",
             origin,
