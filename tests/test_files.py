@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -82,6 +83,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         write_json(tmp_path / "file" / "inner.json", {})
 
 
+def test_a_folder_or_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(RunError, match=f"{name}: it is no file, but a folder or a device. Choose another name"):
+            write_text(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_json_comes_back(tmp_path):
     content = {"name": "Größe", "values": [1, 2.5, None, True], "nested": {"a": []}}
     write_json(tmp_path / "x.json", content)
@@ -130,8 +140,33 @@ def test_reading_arrays_names_what_was_wanted(tmp_path):
     write_arrays(tmp_path / "whole.npz", {"x": np.ones(100)})
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:200])
     for name in ("text.npz", "empty.npz", "single.npy", "cut.npz"):
-        with pytest.raises(RunError, match=f"{name} is not an index"):
+        with pytest.raises(RunError, match=f"{name} is not an index: it is not an .npz, or it is cut off"):
             read_arrays(tmp_path / name, what="an index")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_any_damaged_byte_of_arrays_is_a_clear_error_or_none(tmp_path, save):
+    save(tmp_path / "whole.npz", x=np.arange(40))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with contextlib.suppress(RunError):  # a byte that nobody reads, such as of a date, may change
+            found = read_arrays(tmp_path / "damaged.npz", what="an index")
+            assert all((array == np.arange(40)).all() for array in found.values())
+
+
+def test_arrays_that_do_not_fit_into_memory_are_named(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 1.00 TiB")
+
+    write_arrays(tmp_path / "large.npz", {"x": np.ones(2)})
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(
+        RunError, match=r"large\.npz does not fit into memory, or is damaged: Unable to allocate 1\.00 TiB"
+    ):
+        read_arrays(tmp_path / "large.npz", what="an index")
 
 
 def test_pickled_objects_are_refused(tmp_path):

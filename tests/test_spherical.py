@@ -316,6 +316,7 @@ def test_float16_does_not_overflow_and_autocast_is_left():
             "scale_free measures lengths in radii, so the radius must be above 1e-06, got 0",
         ),
         ({"radius": "learned", "scale_free": True}, "a learned one would never move"),
+        ({"scale_free": "yes"}, "scale_free must be true or false; got 'yes'"),
     ],
 )
 def test_wrong_settings_are_named(arguments, message):
@@ -330,6 +331,14 @@ def test_wrong_tensors_are_named():
         spherical_penalty(torch.ones(4, 2, dtype=torch.long), 1.0)
     with pytest.raises(SettingsError, match="radius must be above"):
         spherical_penalty(H6, 0.0, scale_free=True)
+    with pytest.raises(SizeError, match=r"want one radius for all, a number or a \(\) tensor; got a tensor \(6,\)"):
+        spherical_penalty(H6, torch.ones(6))
+
+
+@pytest.mark.parametrize("radius", ["batch", None, True, -1.0, math.nan, math.inf])
+def test_a_radius_that_is_none_is_named(radius):
+    with pytest.raises(SettingsError, match="the radius is a finite number >= 0 or a \\(\\) tensor; got"):
+        spherical_penalty(H6, radius)
 
 
 def test_print_shows_the_settings():

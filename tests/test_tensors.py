@@ -61,6 +61,32 @@ def test_directions_pass_a_tangential_gradient_and_none_at_zero():
     assert rows.grad[1:].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "far"), [(torch.float32, 1e20), (torch.bfloat16, 1e25), (torch.float64, 1e200)], ids=str
+)
+def test_directions_of_rows_whose_squares_overflow(dtype, far):
+    rows = torch.tensor([[3 * far, 4 * far], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64).to(dtype).requires_grad_()
+    assert lengths(rows.detach())[0] == math.inf
+    found = directions(rows)
+    assert found.alive.tolist() == [True, True, False]
+    want = torch.tensor([[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]])
+    torch.testing.assert_close(found.unit.float(), want, rtol=0.01, atol=0.0)
+    (found.unit * torch.tensor([1.0, 2.0])).sum().backward()
+    # (w - (w . u) u) / n with w = (1, 2), u = (.6, .8), n = 5 far
+    slopes = torch.tensor([[-0.32 / 5, 0.24 / 5], [1.0, 0.0], [0.0, 0.0]])
+    got = rows.grad.double()
+    got[0] *= far
+    torch.testing.assert_close(got.float(), slopes, rtol=0.03, atol=0.0)
+
+
+def test_one_endless_row_leaves_the_others_alone():
+    rows = torch.tensor([[math.inf, 1.0], [3e20, 4e20], [math.nan, 0.0]])
+    found = directions(rows)
+    assert not found.unit[0].isfinite().all()
+    assert found.unit[1].tolist() == pytest.approx([0.6, 0.8])
+    assert found.unit[2].tolist() == [0, 0]
+
+
 def test_directions_of_nothing():
     found = directions(torch.zeros(0, 3))
     assert found.unit.shape == (0, 3)
@@ -99,6 +125,9 @@ def test_what_fits_passes():
         (torch.ones(2, 3), torch.ones(2), r"want integer labels, got torch\.float32\. Call \.long\(\)"),
         (torch.ones(2, 3), torch.ones(2).bool(), r"want integer labels, got torch\.bool"),
         (torch.ones(2, 3, device="meta"), torch.ones(2).long(), r"things are on meta, labels on cpu\. Move one"),
+        ([[1.0], [2.0]], torch.ones(2).long(), r"want things as a tensor, got list\. Call torch\.as_tensor\(things\)"),
+        (torch.ones(2, 3).numpy(), torch.ones(2).long(), "want things as a tensor, got ndarray"),
+        (torch.ones(2, 3), [0, 1], "want labels as a tensor, got list"),
     ],
 )
 def test_what_does_not_fit_is_named(embeddings, labels, message):

@@ -133,6 +133,13 @@ def code_bytes(codes: Any, name: str = "codes") -> Bytes:
     Raises:
         SizeError: not (N, bytes) uint8, or without a byte.
     """
+    check_codes(codes, name)
+    found = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else codes
+    return np.ascontiguousarray(found)
+
+
+def check_codes(codes: Any, name: str = "codes") -> None:
+    """Raise unless they are (N, bytes) uint8, torch or numpy, of at least one byte."""
     if not isinstance(codes, Tensor | np.ndarray):
         raise SizeError(f"want {name} as a torch tensor or numpy array, got {type(codes).__name__}. Convert them.")
     if not is_codes(codes):
@@ -144,8 +151,6 @@ def code_bytes(codes: Any, name: str = "codes") -> Bytes:
         raise SizeError(
             f"want {name} (N, bytes) of packed bits, got {tuple(codes.shape)}. Give one row for each image."
         )
-    found = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else codes
-    return np.ascontiguousarray(found)
 
 
 def _check_floats(embeddings: Any) -> None:

@@ -24,9 +24,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the whole content to the path that it is given.
 
     Raises:
-        RunError: the folder cannot be written or the disk is full. The old file is untouched.
+        RunError: the folder cannot be written, the disk is full, or there is something at ``path`` that is no file, such as
+            a folder or a device. What was there is untouched.
     """
     try:
+        if path.exists() and not path.is_file():  # a rename would put a file in a device's place
+            raise RunError(f"cannot write {path}: it is no file, but a folder or a device. Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
@@ -127,16 +130,22 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
         RunError: there is no such file, it cannot be read, or it is not an .npz.
     """
     import zipfile
+    import zlib
 
     import numpy as np
 
+    # What a damaged archive makes of zipfile: a wrong version, method or flag is "not implemented", or "encrypted".
+    damaged = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
     try:
         with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and say how to load it all the same
+                raise ValueError("it is not an .npz, or it is cut off")
+            file.seek(0)
             found = np.load(file, allow_pickle=False)
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ValueError("it is not an .npz")
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise RunError(f"{path} does not fit into memory, or is damaged: {error}.") from error
+    except (OSError, ValueError, EOFError, *damaged) as error:
         raise RunError(f"{path} is not {what}: {error}.") from error

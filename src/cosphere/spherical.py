@@ -42,18 +42,27 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
         measure in.
 
     Raises:
-        SizeError: ``embeddings`` is not (B, D) of a floating type.
-        SettingsError: ``scale_free`` with a radius of 0.
+        SizeError: ``embeddings`` is not (B, D) of a floating type, or the radius a tensor that is not ().
+        SettingsError: a radius that is no finite number >= 0, or ``scale_free`` with a radius of 0.
 
     >>> spherical_penalty(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), radius=3.0)
     tensor(4.)
     """
     check_embeddings(embeddings)
+    _check_radius(radius)
     with outside_autocast(embeddings):
         if not scale_free:
             return _penalty(embeddings, lengths(embeddings.detach()), radius)
         gaps = _relative_gaps(lengths(embeddings), radius)
         return gaps.square().sum() / max(len(gaps), 1)
+
+
+def _check_radius(radius: object) -> None:
+    if isinstance(radius, Tensor):
+        if radius.ndim:
+            raise SizeError(f"want one radius for all, a number or a () tensor; got a tensor {tuple(radius.shape)}.")
+    elif isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+        raise SettingsError(f"the radius is a finite number >= 0 or a () tensor; got {radius!r}.")
 
 
 def _penalty(embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
@@ -207,6 +216,8 @@ class SphericalConstraint(nn.Module):
 
 
 def _checked_kind(radius: str | float, *, scale_free: bool) -> str:
+    if not isinstance(scale_free, bool):
+        raise SettingsError(f"scale_free must be true or false; got {scale_free!r}.")
     if isinstance(radius, str):
         if radius not in RADII:
             raise SettingsError(f"no radius is called {radius!r}. {did_you_mean(radius, RADII)} Or give a number >= 0.")

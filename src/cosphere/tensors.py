@@ -69,28 +69,35 @@ def directions(embeddings: Tensor) -> Directions:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    return Directions(*_Directions.apply(full_precision(embeddings)))
+    rows = full_precision(embeddings)
+    unit, alive, too_long = _Directions.apply(rows)
+    if too_long is None:
+        return Directions(unit, alive)
+    # Their squares overflow, as float32's do from 1e19 on. A direction is that of any multiple.
+    return directions(rows / torch.where(too_long, rows.detach().abs().amax(dim=-1, keepdim=True), 1.0))
 
 
 class _Directions(torch.autograd.Function):
     """Few passes over the rows, as every loss begins with this."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
         alive = norms > SHORTEST
         # Where there is no direction the inverse is 0, and a product with a finite row is too.
         inverse = torch.where(alive, norms, torch.inf).reciprocal_()
-        unit = rows * inverse
-        if not bool(alive.all()):
+        unit, too_long = rows * inverse, None
+        if not bool((inverse > 0).all()):
             unit = torch.where(alive, unit, 0.0)  # rows of NaN
+            overflowed = (norms == torch.inf) & rows.isfinite().all(dim=-1, keepdim=True)
+            too_long = overflowed if bool(overflowed.any()) else None
         flags = alive.squeeze(-1)
-        ctx.mark_non_differentiable(flags)
+        ctx.mark_non_differentiable(flags, *([] if too_long is None else [too_long]))
         ctx.save_for_backward(unit, inverse, rows)
-        return unit, flags
+        return unit, flags, too_long
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         unit, inverse, rows = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, so along the rows that they came from
             norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
@@ -102,6 +109,7 @@ class _Directions(torch.autograd.Function):
 
 def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
     """Raise unless ``embeddings`` is (B, D) of a floating type."""
+    check_tensor(name, embeddings)
     if embeddings.ndim != 2:
         raise SizeError(
             f"want {name} (B, D), got {tuple(embeddings.shape)}. "
@@ -111,15 +119,27 @@ def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
         raise SizeError(f"want {name} of a floating type, got {embeddings.dtype}. Call .float() first.")
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless ``value`` is a tensor: numpy arrays and lists are the usual slip."""
+    if not isinstance(value, Tensor):
+        raise SizeError(f"want {name} as a tensor, got {type(value).__name__}. Call torch.as_tensor({name}) first.")
+
+
+def is_integral(values: Tensor) -> bool:
+    """Whether the type is one of the integers, which bool is not."""
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
 def check_labelled(embeddings: Tensor, labels: Tensor, *, name: str = "embeddings") -> None:
     """Raise unless ``embeddings`` is (B, D) floating and ``labels`` (B,) integers on the same device."""
     check_embeddings(embeddings, name=name)
+    check_tensor("labels", labels)
     if labels.shape != embeddings.shape[:1]:
         raise SizeError(
             f"want {name} (B, D) with labels (B,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}. "
             "Give one label for each row."
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if not is_integral(labels):
         raise SizeError(f"want integer labels, got {labels.dtype}. Call .long() if they are whole numbers.")
     if labels.device != embeddings.device:
         raise SizeError(f"{name} are on {embeddings.device}, labels on {labels.device}. Move one with .to(device).")

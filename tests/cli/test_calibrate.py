@@ -12,7 +12,9 @@ import pytest
 
 from cosphere.cli import main
 from cosphere.cli.calibrate import notes
+from cosphere.cli.calibrate import run as calibrate_command
 from cosphere.data import read_catalogue, training_parts
+from cosphere.errors import SettingsError
 from cosphere.evaluate import calibrate, embed_catalogue
 from cosphere.models import Embedder
 from cosphere.search import search
@@ -55,6 +57,7 @@ def test_a_named_split_and_no_test(run: Path, photos: Path, capsys: pytest.Captu
     shown = " ".join(capsys.readouterr().out.split())
     assert "threshold from train: 60 images, 10 classes" in shown
     assert "trained on lie farther apart" in shown
+    assert "if these are among them" not in shown
     assert "DIR" not in shown
     found = Embedder.load(run).calibration
     assert found is not None
@@ -88,6 +91,26 @@ def test_mistakes_get_one_line(run: Path, capsys: pytest.CaptureFixture[str], wo
     assert Embedder.load(run).calibration is None
 
 
+def test_a_wrong_rate_is_told_before_any_image_is_embedded() -> None:
+    with pytest.raises(SettingsError, match=r"between 0 and 1, got 0\.0"):
+        calibrate_command(["never/there", "--far", "0"])
+
+
+def test_other_images_than_those_of_the_training_are_noted(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--test", "false"]) == 0
+    assert "not the images that the run was trained from" not in capsys.readouterr().out
+    (moved / "train" / "new").mkdir()
+    for number in range(2):
+        shutil.copy(photos / "test" / "class10" / f"{number}.png", moved / "train" / "new")
+    assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--test", "false"]) == 0
+    assert "these are not the images that the run was trained from, so" in capsys.readouterr().out
+    assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--split", "all"]) == 0
+    assert "expect more false accepts, if these are among them" in capsys.readouterr().out
+
+
 def test_no_run_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", str(tmp_path / "none")]) == 2
     assert "there is no run at" in capsys.readouterr().err
@@ -117,10 +140,13 @@ def test_search_marks_what_is_below_the_threshold(
     assert found[1] > found[2] + 1e-5
     some = "\n".join(lines((found[1] + found[2]) / 2))
     assert some.count("unknown (class") == 3
-    assert "2 of 5 are above the threshold" in some
+    assert "2 of 5 above the threshold" in some
     none = "\n".join(lines(0.999999))
     assert none.count("unknown (class") == 5
-    assert "the query is of no class that is here" in none
-    assert "unknown" not in "\n".join(lines(0.999999, "--kind", "bits"))
+    assert "the query counts as of no class that is here" in none
+    assert "\n".join(lines(0.999999, "--kind", "rerank")).count("unknown (class") == 5
+    bits = "\n".join(lines(0.999999, "--kind", "bits"))
+    assert "unknown (" not in bits
+    assert "nothing is marked as unknown by kind bits" in bits
     assert "unknown" not in "\n".join(lines(-1.0)).replace("marked as unknown", "")
     assert "unknown" not in "\n".join(lines(None))

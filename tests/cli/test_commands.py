@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -117,6 +118,23 @@ def test_search_leaves_the_query_out_and_writes_a_picture(
         main(["search", str(trained), str(photos), str(outside), "--k", "1", "--out", str(tmp_path / "found.jpg")]) == 0
     )
     assert "class10" in capsys.readouterr().out  # Its exact copy, found at rank 1.
+
+
+def test_search_prints_names_as_they_are_and_any_k_of_a_shortlist(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(110):
+        copy = tmp_path / "odd" / "[bold]name[bold]" / f"[i]{number}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / "test" / "class10" / "0.png", copy)
+    words = ["search", str(trained), str(tmp_path / "odd"), str(copy), "--out", str(tmp_path / "x.png")]
+    assert main([*words, "--kind", "rerank", "--k", "105"]) == 0
+    shown = capsys.readouterr().out
+    assert "[i]109.png is one of the images, so it is left out; its label is '[bold]name[bold]'\n" in shown
+    assert (
+        "index of kind rerank, 33 bytes an image: 100.0 % of the 10 nearest of exact search found (100 queries)\n"
+        in shown
+    )
 
 
 def test_embed_writes_what_the_model_says(trained: Path, photos: Path, tmp_path: Path) -> None:
@@ -252,6 +270,8 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
             "k=500, but a query can have from 1 to 83",
         ),
         (["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--out", "x.gif"], "--out is a picture"),
+        (["search", "{run}", "{tmp}/none", "x.png", "--kind", "bit"], "no index of kind 'bit'. Did you mean 'bits'?"),
+        (["search", "{run}", "{tmp}/none", "x.png", "--wanted_recall", "3"], "a wanted recall is in [0, 1], got 3.0"),
         (["losses", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
         (["data", "chek"], "there is no `cosphere data chek`. Did you mean 'check'?"),
         (["report", "{tmp}/none"], "there is no run at"),

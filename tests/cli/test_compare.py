@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,31 @@ def test_class_names_are_printed_as_they_are(runs: Path, tmp_path: Path, capsys:
     assert "another training seed" in text
 
 
+def test_long_class_names_leave_room_for_the_numbers(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    copies = [shutil.copytree(runs / name, tmp_path / name) for name in ("plain-seed0", "plain-seed1")]
+    for copy in copies:
+        file = copy / "embeddings" / "test.npz"
+        content = Embeddings.load(file)
+        replace(content, class_names=tuple(f"{name}, a rather long name of a class" for name in CLASSES)).save(file)
+    text = shown(capsys, *copies, "--metric", "map@r", "--out", tmp_path / "out")
+    rows = [line for line in text.split("largest losses")[1].splitlines() if "a rather" in line]
+    assert len(rows) == 5
+    for row in rows:
+        assert re.match(r" ?\+\d+\.\d  \S.*…  +-\d+\.\d  \S.*… *$", row), row
+
+
+def test_one_class_is_not_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copies = [make_run(tmp_path / name, 1.0, seed=seed) for seed, name in enumerate("ab")]
+    for copy in copies:
+        file = copy / "embeddings" / "test.npz"
+        replace(Embeddings.load(file), labels=np.zeros(110, dtype=np.int64)).save(file)
+    text = shown(capsys, *copies, "--over", "queries", "--out", tmp_path / "out")
+    assert "test: 110 queries, 1 class; differences to a" in text
+
+
 def test_arms_metrics_and_baseline_are_as_asked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--arm", f"ours={runs}/sec-seed*", "--arm", f"theirs={runs}/plain-seed[01]", "--over", "queries"]
     text = shown(capsys, *words, "--baseline", "theirs", "--metric", "map@r, recall@2", "--out", tmp_path)
@@ -148,6 +175,7 @@ def test_the_same_call_gives_the_same_numbers(runs: Path, tmp_path: Path, capsys
         (["plain-seed0", "sec-seed0", "--split", "val"], "has no embeddings of split 'val'; it has test."),
         (["plain-seed0", "sec-seed0", "--baseline", "sec-sed0"], "Did you mean 'sec-seed0'?"),
         (["plain-seed0", "sec-seed0", "--level", "95"], "level must be between 0 and 1, got 95.0"),
+        (["plain-seed0", "sec-seed0", "--seed", "-1"], "seed must be a whole number from 0 on, got -1"),
         (["plain-seed0", "sec-seed0", "--metrik", "map@r"], "there is no setting 'metrik'. Did you mean 'metric'?"),
         (["--arm", "sec"], "--arm 'sec' names no folders; wanted NAME=FOLDERS"),
         (["--arm", "sec=nowhere/*"], "--arm sec: no folder is called nowhere/*"),

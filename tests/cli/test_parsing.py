@@ -44,6 +44,7 @@ class Car:
 def parser() -> CommandParser:
     made = CommandParser("drive", "Drive a car.", ["cosphere drive there"])
     made.add_argument("where", nargs="?", type=str)
+    made.add_argument("--stops", type=list[str], default=[])
     made.add_argument("--config", action="config")
     made.add_class_arguments(Car, None)
     return made
@@ -66,6 +67,7 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
         (["--wheels", "four"], "wheels is 'four'; wanted int."),
         (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted one of 'petrol', 'none'."),
         (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, low, high."),
+        (["--stops", "home"], "stops is 'home'; wanted a list in brackets: --stops '[home]'."),
         (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
     ],
 )

@@ -165,5 +165,7 @@ def test_wants_two_lists_of_one_length() -> None:
         agreement([0, 1, 2], [0, 1])
     with pytest.raises(SizeError, match="at least one label"):
         agreement([], np.array([], dtype=np.int64))
+    with pytest.raises(SizeError, match="at least one label"):
+        agreement([], [])
     with pytest.raises(SizeError, match="want integer clusters, got float64"):
         agreement([0.5, 1.0], [0, 1])

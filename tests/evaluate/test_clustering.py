@@ -321,6 +321,8 @@ def test_wrong_input_is_named(arguments: dict[str, Any], error: type[Exception],
 def test_seeds_are_some_and_differ(seeds: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match="at least one seed and no seed twice"):
         clustering_over_seeds(np.eye(3), [0, 0, 1], seeds=seeds)
+    with pytest.raises(SettingsError, match="want seeds as a list of whole numbers, got 3"):
+        clustering_over_seeds(np.eye(3), [0, 0, 1], seeds=3)  # type: ignore[arg-type]
 
 
 def test_without_faiss_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path, full: bool) -> None:
         "is_query": np.array([True, False, True]),
         "is_gallery": np.array([False, True, True]),
         "boxes": np.array([[1, 2, 3, 4], [-1, -1, -1, -1], [0, 0, 9, 9]]),
+        "groups": np.array([4, 4, 0]),
     }
     want = made(**(optional if full else {}))
     path = tmp_path / "embeddings" / "test.npz"
@@ -154,9 +155,22 @@ def test_a_file_that_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
     np.savez(path, embeddings=np.array([{}]), labels=[0], paths=["a"], class_names=["a"])
     with pytest.raises(RunError, match="Object arrays cannot be loaded"):
         Embeddings.load(path)
+    for count, label in ((0, 0), (1, 1), (1, -1), (1, 0.5)):
+        np.savez(path, embeddings=np.eye(count, 2), labels=[label] * count, paths=["a"] * count, class_names=["a"])
+        with pytest.raises(RunError, match=r"holds no image, or a label without a class name. Embed again."):
+            Embeddings.load(path)
     path.write_bytes(b"text")
     with pytest.raises(RunError, match="is not a file of embeddings"):
         Embeddings.load(path)
+
+
+def test_packed_bits_stay_bits_on_disk(tmp_path: Path) -> None:
+    """Bytes read as floats would be ranked by cosine."""
+    codes = np.array([[1, 255], [0, 7], [128, 3]], dtype=np.uint8)
+    made(embeddings=codes).save(tmp_path / "bits.npz")
+    found = Embeddings.load(tmp_path / "bits.npz").embeddings
+    assert found.dtype == np.uint8
+    assert found.tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize("part", ["labels", "paths", "is_query", "boxes"])

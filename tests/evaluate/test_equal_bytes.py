@@ -119,6 +119,13 @@ def test_query_and_gallery_flags_are_kept() -> None:
         assert one.values == other.values
 
 
+def test_groups_that_do_not_count_are_told() -> None:
+    rows, labels = clouds(8, 6, 32)
+    found = equal_bytes(embeddings(rows, labels, groups=np.arange(48) % 2), bootstrap_samples=0)
+    assert found.form("float32").values == equal_bytes(rows, labels, bootstrap_samples=0).form("float32").values
+    assert found.notes[-1].startswith("Images of a query's class and group (such as its sequence) count here")
+
+
 def test_classes_of_one_image_are_left_out_of_every_form() -> None:
     rows, labels = clouds(5, 4, 16)
     labels[labels == 2] = [100, 101, 102, 103]

@@ -141,9 +141,25 @@ def test_wrong_input_is_named():
         identification(rows, [0, 0, 1], torch.eye(2))
     with pytest.raises(DataError, match="distractors hold NaN"):
         identification(rows, [0, 0, 1], rows * math.nan)
-    with pytest.raises(SizeError, match="want embeddings"):
+    with pytest.raises(
+        SizeError, match=r"want templates \(n,\) integers, one for each of 3 embeddings, got \(2,\) int64"
+    ):
         pool_templates(np.eye(3), [0, 1])
+    with pytest.raises(SizeError, match=r"want templates \(n,\) integers, .* Number them"):
+        pool_templates(np.eye(3), ["anna", "ben", "ben"])
+    with pytest.raises(SizeError, match=r"want media \(n,\) integers, .*, got \(3,\) float64"):
+        pool_templates(np.eye(3), [0, 1, 1], [0.2, 0.4, 0.6])
+    with pytest.raises(SizeError, match=r"want embeddings \(n, D\), got \(3,\)"):
+        pool_templates(np.ones(3), [0, 1, 1])
     with pytest.raises(DataError, match="NaN"):
         pool_templates([[math.nan, 1.0]], [0])
     with pytest.raises(DataError, match="want weights"):
         pool_templates(np.eye(2), [0, 1], weights=[-1, 1])
+
+
+def test_templates_of_any_kind_of_rows_are_pooled():
+    rows = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float16)
+    want = pool_templates(rows, [0, 0, 1, 1, 2, 2])[0]
+    for kind in (torch.from_numpy(rows).requires_grad_(), rows.tolist(), np.asfortranarray(rows)):
+        assert pool_templates(kind, torch.tensor([0, 0, 1, 1, 2, 2]))[0].tolist() == want.tolist()
+    assert pool_templates(torch.ones(2, 3, dtype=torch.bfloat16), [5, 5])[1].tolist() == [5]

@@ -83,5 +83,7 @@ def test_wrong_input_is_named() -> None:
         likely_mislabelled(points, labels, top=0)
     with pytest.raises(SizeError, match="one for each row"):
         likely_mislabelled(points, labels[:5])
-    with pytest.raises(SizeError):
+    with pytest.raises(SizeError, match="one image alone has no neighbours"):
         likely_mislabelled(points[:1], labels[:1])
+    with pytest.raises(SizeError, match="at least one row"):
+        likely_mislabelled(points[:0], labels[:0])

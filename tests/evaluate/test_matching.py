@@ -107,6 +107,34 @@ def test_query_and_gallery_flags_are_kept(tmp_path: Path) -> None:
     assert found.classes.tolist() == [f"class{row // 6}" for row in range(0, 30, 3)]
 
 
+def test_sequences_are_left_out_as_in_the_evaluation(tmp_path: Path) -> None:
+    """Also of images in another order: a run that was scored without its sequences would differ from its scores.json."""
+    order = np.random.default_rng(1).permutation(30)
+    groups = np.arange(30) // 2
+    one = replace(embeddings(0), groups=groups)
+    two = replace(some(embeddings(1), order), groups=groups[order])
+    found = read_arms({"a": [make_run(tmp_path / "a", one)], "b": [make_run(tmp_path / "b", two)]})
+    want = score_embeddings(replace(embeddings(1), groups=groups), ks=(1,), clustering=False).per_query
+    np.testing.assert_allclose(found.arms["b"].values["recall@1"][0], want["recall@1"])
+    assert (want["recall@1"] != score_embeddings(embeddings(1), ks=(1,), clustering=False).per_query["recall@1"]).any()
+    assert found.notes == ()
+
+
+def test_every_score_with_a_value_for_each_query_can_be_compared(tmp_path: Path) -> None:
+    names = ["mrr", "map@all", "ndcg@3", "precision@2", "map@2", "recall@4", "r_precision"]
+    runs = {str(seed): [make_run(tmp_path / str(seed), embeddings(seed), steps=seed)] for seed in range(2)}
+    want = score_embeddings(embeddings(1), ks=(2, 3, 4), metrics=("all",), clustering=False).per_query
+    found = read_arms(runs, names).arms["1"].values
+    assert list(found) == names
+    for name in names:
+        np.testing.assert_allclose(found[name][0], want[name])
+
+
+def test_boxes_of_whole_images_are_as_none(tmp_path: Path) -> None:
+    one, two = embeddings(0), replace(embeddings(1), boxes=np.full((30, 4), -1))
+    assert read_arms({"a": [make_run(tmp_path / "a", one)], "b": [make_run(tmp_path / "b", two)]}).images == 30
+
+
 def test_runs_that_differ_in_the_seed_are_one_arm(tmp_path: Path) -> None:
     paths = []
     for name, weight in (("plain", 0.0), ("plain-sec", 0.1)):
@@ -167,6 +195,15 @@ def test_wrong_runs_are_named(tmp_path: Path) -> None:
     assert "Did you mean 'recall@1'?" in answer(SettingsError, good, metrics=["recal@1"])
     assert "there is no metric to compare" in answer(SettingsError, good, metrics=[])
     assert "there is no run to compare" in answer(SettingsError)
+    broken = make_run(tmp_path / "broken", embeddings(1))
+    replace(embeddings(1), embeddings=embeddings(1).embeddings * np.nan).save(RunFolder.open(broken).embeddings("test"))
+    assert answer(DataError, good, broken).startswith(f"{broken}: 30 of 30 rows of embeddings hold NaN")
+    torn = make_run(tmp_path / "torn", embeddings(1))
+    RunFolder.open(torn).config.write_text("seed: [")
+    assert "\n" not in answer(RunError, good, torn)
+    RunFolder.open(good).scores.write_text(json.dumps({"split": "test", "ties": "optimistic", "scores": [1]}))
+    assert read_arms({"a": [good], "b": [changed]}, shared_only=True).fingerprint == "g"
+    good = make_run(tmp_path / "good again", embeddings(0))
     assert read_arms({"a": [good], "b": [changed]}, shared_only=True).fingerprint == ""
     with pytest.raises(SettingsError, match="is given twice"):
-        group_runs([good, tmp_path / "fresh" / ".." / "good"])
+        group_runs([good, tmp_path / "fresh" / ".." / "good again"])

@@ -150,3 +150,10 @@ def test_intervals_take_classes_whole():
 def test_wrong_input_is_named(change, error, message):
     with pytest.raises(error, match=message):
         open_set(**{"embeddings": np.ones((4, 2)), "labels": [0, 0, 1, 1], "threshold": 0.5, **change})
+
+
+def test_lists_are_named_and_tensors_with_a_gradient_will_do():
+    rows, labels = torch.eye(6).requires_grad_(), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert open_set(rows, labels, threshold=0.5, samples=3).gallery == 2
+    with pytest.raises(SizeError, match="want embeddings as a torch tensor or numpy array, got list"):
+        open_set(rows.tolist(), labels, threshold=0.5)

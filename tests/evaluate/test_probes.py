@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import DataError, DivergenceError, SettingsError, SizeError
 from cosphere.evaluate.probes import linear_probe, nearest_vote
 
 TRAIN = [
@@ -85,11 +85,47 @@ def test_wrong_input_is_named():
     train, labels = clouds()
     with pytest.raises(SizeError, match="a test label does not occur in training"):
         linear_probe(train, labels, train[:1], torch.tensor([7]))
-    with pytest.raises(SizeError, match=r"want features \(N, D\) with labels"):
+    with pytest.raises(SizeError, match=r"want train_labels \(300,\) integers, one for each row, got \(5,\) int64"):
         linear_probe(train, labels[:5], train, labels)
+    with pytest.raises(SizeError, match=r"want test_labels \(300,\) integers, .* float32"):
+        linear_probe(train, labels, train, labels.float())
+    with pytest.raises(SizeError, match="train has 5 dimensions, test 3"):
+        linear_probe(train, labels, train[:, :3], labels)
+    with pytest.raises(SizeError, match="want test with at least one row"):
+        linear_probe(train, labels, train[:0], labels[:0])
+    for setting in ({"epochs": 0}, {"batch_size": 0}, {"rate": 0.0}, {"decay": -1.0}):
+        with pytest.raises(SettingsError, match="want epochs and batch_size >= 1"):
+            linear_probe(train, labels, train, labels, recipe="sgd", **setting)
     with pytest.raises(SettingsError, match="'lbfgs' or 'sgd'; got 'adam'"):
         linear_probe(train, labels, train, labels, recipe="adam")
     with pytest.raises(SizeError, match="want labels"):
         nearest_vote(train, train, labels[:4])
     with pytest.raises(SettingsError, match="want k >= 1"):
         nearest_vote(train, train, labels, k=0)
+    for wrong in (labels[:4], labels[:, None]):
+        with pytest.raises(SizeError, match=r"want labels \(300,\) integers"):
+            nearest_vote(train, train, labels).accuracy(wrong)
+
+
+@pytest.mark.parametrize("recipe", ["lbfgs", "sgd"])
+def test_features_that_are_not_finite_are_refused(recipe):
+    train, labels = clouds()
+    broken = train.clone()
+    broken[7, 1] = math.nan
+    with pytest.raises(DataError, match="train holds NaN or infinity"):
+        linear_probe(broken, labels, train, labels, recipe=recipe)
+    with pytest.raises(DataError, match="test holds NaN or infinity"):
+        linear_probe(train, labels, broken, labels, recipe=recipe)
+
+
+def test_a_probe_that_goes_astray_says_so():
+    train, labels = clouds()
+    with pytest.raises(DivergenceError, match="no longer finite numbers at rate 5"):
+        linear_probe(train * 1e20, labels, train, labels, recipe="sgd", epochs=3)
+
+
+def test_a_probe_takes_numpy_too():
+    train, labels = clouds()
+    assert linear_probe(train.numpy(), labels.numpy(), train.numpy()[::-1], labels.tolist()[::-1]) == linear_probe(
+        train, labels, train, labels
+    )

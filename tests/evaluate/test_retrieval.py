@@ -645,6 +645,8 @@ BITS = np.eye(4, 2, dtype=np.uint8)
         ({"ks": (True,)}, SizeError, "Recall@True wants K"),
         ({"ks": (1.0,)}, SizeError, "Recall@1.0 wants K"),
         ({"ks": ()}, SizeError, "ks is empty"),
+        ({"ks": 3}, SizeError, "want ks as a list of whole numbers, got 3. Write ks=(3,)."),
+        ({"ks": (1, "2")}, SizeError, "Recall@2 wants K to be a whole number from 1 on"),
         ({"labels": [0, 0, 1]}, SizeError, "want labels (4,), one for each row, got (3,)"),
         ({"labels": [0.0, 0.0, 1.0, 1.0]}, SizeError, "want integer labels, got float64"),
         ({"labels": list("aabb")}, SizeError, "want integer labels, got <U1"),

@@ -140,6 +140,19 @@ def test_notes_name_what_was_left_out(embedder: Any, folder: Path) -> None:
 def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue) -> None:
     with pytest.raises(SettingsError, match="bootstrap_samples must be at least 0, got -1"):
         evaluate(embedder, catalogue, bootstrap_samples=-1)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"ks": (0,)}, "Recall@0 wants K"),
+        ({"metrics": ("nonsense",)}, "there is no metric 'nonsense'"),
+        ({"ties": "optimist"}, "there is no tie rule 'optimist'"),
+        ({"clustering_preset": "nonsense"}, "there is no preset 'nonsense'"),
+        ({"interval_over": "class"}, "there is no interval over 'class'"),
+        ({"level": 95}, "level must be between 0 and 1, got 95"),
+        ({"seed": -1}, "seed must be a whole number from 0 on, got -1"),
+    ]
+    for settings, words in wrong:
+        with pytest.raises((SettingsError, SizeError), match=words):
+            evaluate(embedder, catalogue, **settings)
+    assert embedder.seen == []  # nothing was embedded for that
     with pytest.raises(SizeError, match="Recall@10 wants K to be from 1 to 9"):
         evaluate(embedder, catalogue, ks=(1, 10))
 
@@ -191,6 +204,7 @@ def test_bits_are_ranked_by_hamming_distance() -> None:
     assert found.retrieval.as_dict() == want
     assert found.as_dict()["ties"] == "expected"
     assert found.value("nmi") == score_embeddings(data).value("nmi")
+    assert found.notes == ("Ranked by one bit a dimension and Hamming distance, not by the floats.",)
     packed = score_embeddings(made(embeddings=codes), ks=(1, 4))
     assert packed.retrieval.as_dict() == want
     assert packed.clustering is None
@@ -225,5 +239,6 @@ def test_a_catalogue_brings_its_sequences_and_categories(embedder: Any, folder: 
     scored = [names[row] for row in found.retrieval.query_rows]
     assert scored.count("red") == 0
     assert (scored.count("green"), scored.count("dark")) == (3, 2 if broken else 3)
+    assert found.notes[-1] == "A query does not meet the images that its group (such as its sequence) leaves out."
     assert found.retrieval.per_category().queries.tolist() == ([2, 3] if broken else [3, 3])
     assert found.value("recall@1") == 1.0

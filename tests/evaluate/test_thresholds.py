@@ -180,7 +180,7 @@ def test_matched_hamming_is_the_expectation_for_random_hyperplanes():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"codes": np.zeros((3, 1), np.uint8)}, SizeError, r"want codes \(4, D/8\) uint8"),
+        ({"codes": np.zeros((3, 1), np.uint8)}, SizeError, "got 4 embeddings and 3 codes"),
         ({"codes": np.zeros((4, 1))}, SizeError, "uint8"),
         ({"labels": [0, 1]}, SizeError, r"want labels \(4,\)"),
         ({"labels": [5, 5, 5, 5]}, DataError, "no pair of two classes"),

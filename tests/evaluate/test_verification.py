@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -135,6 +136,8 @@ def test_exact_folds_use_the_best_threshold_of_the_others(seed, steps):
         best = max(np.mean((scores[rest] > t) == same[rest]) for t in [-np.inf, *scores[rest]])
         assert np.mean((scores[rest] > threshold) == same[rest]) == pytest.approx(best)
         assert np.mean((scores[own] > threshold) == same[own]) == accuracy
+        distinct = np.unique(scores[rest])  # among ties too, the threshold lies in the middle of a gap
+        assert abs(threshold) == np.inf or np.isclose(threshold, (distinct[:-1] + distinct[1:]) / 2).any()
     whole = verification(scores, same, 5)
     assert whole.accuracy == found.accuracies.mean()
     assert whole.accuracy_std == found.accuracies.std()
@@ -207,3 +210,8 @@ def test_intervals_hold_the_score_and_shrink_with_more_pairs():
 def test_wrong_input_is_named(scores, same, settings, error, message):
     with pytest.raises(error, match=message):
         verification(scores, same, **settings)
+
+
+def test_tensors_with_a_gradient_will_do():
+    scores = torch.tensor([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], requires_grad=True)
+    assert verification(scores, torch.tensor([1, 1, 1, 0, 0, 0]), folds=None).auc == pytest.approx(8 / 9)

@@ -163,6 +163,18 @@ def test_only_directions_count(name, settings, gradient):
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+def test_lengths_whose_squares_overflow_show_or_do_not_count(name, settings, gradient):
+    loss, x = build(name, **settings), points().float()
+    far = x * 1e20
+    if (name, settings) in RAW_VARIANTS or (name in RAW - {"adaface", "magface"} and is_raw(name, settings)):
+        assert not loss(far, LABELS).isfinite()
+    elif not is_raw(name, settings) and deterministic(name, settings):
+        assert loss(far, LABELS).item() == pytest.approx(loss(x, LABELS).item(), rel=1e-4)
+        want = gradient(loss, x, LABELS)
+        torch.testing.assert_close(gradient(loss, far, LABELS) * 1e20, want, rtol=0.01, atol=1e-3 * want.abs().max())
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
 def test_order_of_the_batch_does_not_matter(name, settings, gradient):
     if not deterministic(name, settings):
         return
@@ -371,6 +383,23 @@ def test_wrong_references_are_named(name):
         loss(x, LABELS, references=x.to("meta"), reference_labels=LABELS.to("meta"))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, settings) for name, settings in VARIANTS if name in PAIR_LOSSES], ids=str
+)
+def test_an_anchor_may_have_no_positive_anywhere(name, settings):
+    leaf, index = points().requires_grad_(), torch.tensor([0, 3])
+    nothing = index[:0]
+    for others in (
+        {"references": points(seed=3), "reference_labels": LABELS + 100},
+        {"indices_tuple": (nothing, nothing, index, index.flip(0))},
+        {"indices_tuple": (nothing, nothing, nothing)},
+    ):
+        value = build(name, **settings)(leaf, LABELS, **others)
+        value.backward()
+        assert value.isfinite()
+        assert leaf.grad.isfinite().all()
+
+
 def test_pair_cosines_agree_with_loops():
     x = points()
     positive, negative = [], []
@@ -462,3 +491,26 @@ def test_importing_the_losses_imports_nothing_heavy():
     code = f"import sys, cosphere.losses, cosphere.spherical; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a CUDA device")
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_gpu_gives_the_same_value_and_gradients(name, settings, dtype):
+    if not deterministic(name, settings):
+        pytest.skip("each device draws its own numbers")
+    tolerance = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+    found = []
+    for device in ("cpu", "cuda"):
+        loss = build(name, **settings).to(dtype)
+        rows = points().to(dtype).to(device).requires_grad_()
+        value = loss.to(device)(rows, LABELS.to(device))
+        value.backward()
+        slopes = [parameter.grad for parameter in loss.parameters() if parameter.grad is not None]
+        found.append([part.detach().cpu() for part in (value, rows.grad, *slopes)])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, **tolerance)

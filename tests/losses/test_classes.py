@@ -244,7 +244,7 @@ def test_a_class_weight_of_zero_has_cosine_zero_and_rests(held):
     assert points.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e200])  # the last overflows when it is squared
 @pytest.mark.parametrize("wrong", range(11))
 @pytest.mark.parametrize("held", [1, 10**6])
 def test_class_weights_that_are_not_finite_show_in_every_image(held, wrong, bad):
@@ -464,6 +464,17 @@ def test_what_optimisers_do_to_classes_left_out():
 def test_wrong_sampling_is_named(settings, message):
     with pytest.raises(SettingsError, match=message):
         NormSoftmaxLoss(4, 2, **settings)
+
+
+def test_a_draw_that_cannot_be_is_named():
+    with pytest.raises(SizeError, match="targets run from 1 to 20, but there are 10 classes: want 0 to 9"):
+        sample_classes(torch.tensor([1, 20]), 10, 0.5)
+    with pytest.raises(SettingsError, match="rate must be a number above 0, finite; got 0"):
+        sample_classes(torch.tensor([1]), 10, 0)
+    with pytest.raises(SettingsError, match="rate is a share, above 0 and at most 1; got 2"):
+        sample_classes(torch.tensor([1]), 10, 2)
+    with pytest.raises(SettingsError, match="rule must be 'partial_fc' or 'norm_softmax'; got 'half'"):
+        sample_classes(torch.tensor([1]), 10, 0.5, rule="half")
 
 
 def test_a_sampled_loss_names_labels_out_of_range():

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from cosphere.errors import SettingsError
 from cosphere.losses import ContrastiveLoss, contrastive_loss
@@ -89,6 +90,21 @@ def test_blocks_do_not_show(ragged, gradient, form, reduction):
         with similarities_held(held):
             assert float(loss(*batch)) == pytest.approx(float(value), rel=1e-12)
             torch.testing.assert_close(gradient(loss, *batch), slope, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("form", ["hadsell", "pml"])
+def test_identical_images_cost_nothing_however_their_cosine_is_rounded(form, dtype):
+    points = torch.randn(30, 96, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(30) // 2
+    batch = torch.cat([points, points]), torch.cat([labels, labels])
+    loss = ContrastiveLoss(form=form, reduction="mean_nonzero", margin=0.0)
+    # Each image has two positives besides its duplicate, and each of them that pair's distance.
+    distances = [math.dist(a, b) for a, b in functional.normalize(points.double()).view(15, 2, 96).tolist()]
+    want = sum(distances) / 15 if form == "pml" else sum(d * d for d in distances) / 30
+    for held in (1, 700, 10**6):
+        with similarities_held(held):
+            assert float(loss(*batch)) == pytest.approx(want, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [8, 60, 256])

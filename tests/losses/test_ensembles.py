@@ -167,6 +167,8 @@ def test_divergence_edges():
     for wrong in (torch.zeros(3, 4), torch.zeros(2, 3, 4, dtype=torch.long)):
         with pytest.raises(SizeError, match=r"want learners \(M, B, D\)"):
             abe_divergence_loss(wrong, margin=1.0)
+    with pytest.raises(SizeError, match="want learners as a tensor, got list"):
+        abe_divergence_loss([torch.zeros(2, 4)] * 2, margin=1.0)
 
 
 def test_dreml_is_plain_cross_entropy(h6):

@@ -176,6 +176,10 @@ def test_settings_out_of_range():
         HardCascadeLoss(head_dims=(2, 2))
     with pytest.raises(SettingsError, match="head_dims must be a whole number >= 1; got 0"):
         HardCascadeLoss(hard_ratios=(1, 1), head_dims=(4, 0))
+    with pytest.raises(SettingsError, match="head_dims must be a list, one number for each head; got 64"):
+        HardCascadeLoss(head_dims=64)
+    with pytest.raises(SettingsError, match=r"hard_ratios must be a list, one number for each head; got 0\.5"):
+        HardCascadeLoss(hard_ratios=0.5)
     with pytest.raises(SettingsError, match="margin must be a number above 0"):
         HardCascadeLoss(margin=0)
     with pytest.raises(SettingsError, match="cascade must be 'independent' or 'nested'"):

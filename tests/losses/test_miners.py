@@ -10,6 +10,7 @@ from cosphere.losses import (
     MultiSimilarityLoss,
     SemihardTripletLoss,
     TripletLoss,
+    distance_weighted_triplets,
     miners,
     similarities_held,
 )
@@ -277,3 +278,6 @@ def test_wrong_settings_and_input_are_named():
         miners.all_pairs(points, labels, references=points)
     with pytest.raises(SizeError, match="want integer labels"):
         miners.batch_hard(points, labels.float())
+    for of_any in (*MINERS, distance_weighted_triplets):
+        with pytest.raises(SizeError, match="want embeddings as a tensor, got list"):
+            of_any(points.tolist(), labels)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import DerivativeError, SettingsError, SizeError
-from cosphere.losses import TripletLoss
+from cosphere.losses import NormSoftmaxLoss, TripletLoss
 from cosphere.losses._blocks import similarities_held
 from cosphere.losses._ends import chord, safe_sqrt
 from cosphere.losses._pairs import compare
@@ -211,15 +211,19 @@ def test_twice_backward_gives_the_same_gradient(ragged):
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor:UserWarning"
 )  # torch.compile's own, at a graph break
-def test_a_compiled_step_gives_the_same(ragged):
+@pytest.mark.parametrize("kind", ["pairs", "classes"])
+def test_a_compiled_step_gives_the_same(ragged, kind):
     points, labels = ragged(6, 12)
     linear, loss = torch.nn.Linear(5, 4).double(), TripletLoss()
+    if kind == "classes":
+        labels, loss = torch.arange(12) % 3, NormSoftmaxLoss(3, 4).double()
 
     def step(x):
         return loss(linear(x) * 2, labels) + 1
 
     want = step(points)
     slopes = torch.autograd.grad(want, linear.weight)
+    torch._dynamo.reset()
     got = torch.compile(step, backend="eager")(points)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, linear.weight), slopes)
@@ -230,7 +234,7 @@ def test_memory_is_a_block_and_not_the_matrix():
     """6000 x 6000 similarities would be 144 MB each; a block here is 1 MB."""
     code = """
 import resource, torch
-from cosphere.losses import TripletLoss
+from cosphere.losses import NormSoftmaxLoss, TripletLoss
 from cosphere.losses._blocks import similarities_held
 from cosphere.losses._pairs import compare
 from cosphere.losses._rows import sum_over_rows
@@ -262,7 +266,13 @@ def test_wrong_inputs_are_named(ragged):
         compare(points, labels, positions=torch.arange(7), **both)
     with pytest.raises(SizeError, match="positions run from 0 to 8; want -1 to 7"):
         compare(points, labels, positions=torch.tensor([0, 1, 2, 3, 4, 5, 6, 8]), **both)
+    with pytest.raises(SizeError, match=r"integers on cpu, got \(8,\) torch\.bool"):
+        compare(points, labels, positions=torch.ones(8, dtype=torch.bool), **both)
+    with pytest.raises(SizeError, match="want positions as a tensor, got list"):
+        compare(points, labels, positions=list(range(8)), **both)
     index = torch.tensor([0, 1])
+    with pytest.raises(SizeError, match=r"integer indices of anchors, got torch\.bool"):
+        compare(points, labels, tuples=(index.bool(), index, index))
     with pytest.raises(SizeError, match=r"got 2 parts"):
         compare(points, labels, tuples=(index, index))
     with pytest.raises(SizeError, match="indices of negatives run from 0 to 8; want 0 to 7"):

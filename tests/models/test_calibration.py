@@ -41,3 +41,9 @@ def test_a_cosine_at_the_threshold_is_not_the_same():
 def test_a_threshold_that_is_none_is_refused(threshold):
     with pytest.raises(SettingsError, match=r"threshold is a cosine, got .*Calibrate again"):
         made(threshold=threshold)
+
+
+@pytest.mark.parametrize("ends", [[], [0.1], [0.1, 0.2, 0.3]])
+def test_an_interval_that_is_none_is_a_wrong_value(ends):
+    with pytest.raises(ValueError, match="values to unpack"):
+        made(far_interval=ends)

@@ -89,3 +89,5 @@ def test_wrong_input_is_named() -> None:
         reranked_search(x, x[:4], k=3, codes=codes)
     with pytest.raises(SizeError, match=r"queries have 24 dimensions, the gallery is \(5, 23\)"):
         reranked_search(x, x[:, :23], k=3)
+    with pytest.raises(SizeError, match="want gallery as a torch tensor or numpy array, got list"):
+        reranked_search(x, x.tolist(), k=1, codes=codes)  # type: ignore[arg-type]

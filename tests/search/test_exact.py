@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import DataError, SizeError
-from cosphere.search import search
+from cosphere.search import KINDS, Index, search
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -99,14 +100,24 @@ def test_a_zero_row_has_cosine_zero() -> None:
         (5, [0, 1, 2, 3, 4], "k=5, but a query can have from 1 to 4 neighbours (gallery of 5, itself left out)."),
         (0, None, "k=0, but"),
         (True, None, "k=True, but"),
+        (-1, None, "k=-1, but"),
         (1.0, None, "k=1.0, but"),
+        (np.int64(6), None, "k=6, but"),
     ],
 )
 def test_a_k_that_cannot_be_is_refused(k: int, exclude: list[int] | None, words: str) -> None:
     with pytest.raises(SizeError) as error:
         search(drawn(5, 2), drawn(5, 2), k=k, exclude=exclude)
     assert words in str(error.value)
-    assert "Lower k or add images." in str(error.value)
+    assert re.search(r"Choose k as a whole number from 1 to [45], or add images\.", str(error.value))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_k_of_numpy_is_a_whole_number_too(kind: str) -> None:
+    x = drawn(300, 8)
+    index = Index.build(x, kind, check_queries=0)
+    for found in (index.search(x[:3], np.int64(4)), index.search(x[:3], np.int32(4))):  # type: ignore[arg-type]
+        assert found.ids.tolist() == index.search(x[:3], 4).ids.tolist()
 
 
 def test_an_excluded_row_of_none_leaves_the_whole_gallery() -> None:

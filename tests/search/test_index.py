@@ -121,6 +121,8 @@ def test_unknown_kind_and_too_few_rows_to_train() -> None:
         Index.build(torch.eye(3), kind="exat")
     with pytest.raises(SizeError, match="wants as many rows, got 3"):
         Index.build(torch.eye(3), kind="pq")
+    with pytest.raises(SettingsError, match="parts must be from 1 to the 4 dimensions, got 0"):
+        Index.build(drawn(256, 4), kind="pq", parts=0)
 
 
 def arrays_of(index: Index, path: Path) -> dict[str, np.ndarray]:
@@ -148,12 +150,15 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
         r"kept are \(3, 2\) uint8": bits | {"kept": np.zeros((3, 2), np.uint8)},
         "3 rows and 2 codes": bits | {"kept": bits["kept"][:2]},
         r"words are \(1, 255, 4\) float32": quantised | {"words": quantised["words"][:, :255]},
+        "words hold NaN or infinity": quantised | {"words": quantised["words"] * np.nan},
+        "can only convert an array of size 1": good | {"format": np.arange(3)},
+        "cannot convert float infinity": good | {"dim": np.inf},
         "Object arrays cannot be loaded": good | {"rows": np.array([{}, {}])},
     }
     for words, arrays in wrong.items():
         with path.open("wb") as file:
             np.savez(file, **arrays)
-        with pytest.raises((RunError, SettingsError), match=words):
+        with pytest.raises(RunError, match=words):
             Index.load(path)
     Index.build(torch.eye(50)).save(path)
     whole = path.read_bytes()

@@ -12,6 +12,7 @@ from cosphere.cli.train import read_settings, show_notes
 from cosphere.data import Catalogue, read_catalogue, training_parts
 from cosphere.errors import DataError
 from cosphere.evaluate import Embeddings, OpenSetScores, calibrate, convert_threshold, open_set, pair_rates
+from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.thresholds import Measure
 from cosphere.models import Calibration, Embedder
 from cosphere.runs import RunFolder
@@ -53,6 +54,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     given = parser.read(arguments)
+    check_far(given.far)  # before minutes of embedding
     folder = RunFolder.open(given.run)
     settings, device = read_settings(folder), choose_device(given.device)
     catalogue = read_catalogue(given.source or settings.data.root, layout=given.layout)
@@ -66,10 +68,26 @@ def run(arguments: list[str]) -> int:
     embedder.calibration = found
     embedder.save(folder.model)
     show(found, split)
+    if split == "validation" and not _as_trained(embedder, catalogue, settings):
+        _note(
+            "these are not the images that the run was trained from, so the classes held out here may be among the trained "
+            "ones, which lie farther apart than new ones: give the same images, or --split all for others"
+        )
     if given.test and split not in ("test", "all") and "test" in catalogue.split_names:
         show_test(embed_with_progress(embedder, catalogue.select("test"), **decoding), found, seed=given.seed)
     Console().print(f"stored in {folder.model}", soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings) -> bool:
+    """Whether the classes of this catalogue fall into trained and held-out ones as they did when the model was trained."""
+    trained = (embedder.provenance.get("data") or {}).get("fingerprint")
+    parts = training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
+    return trained in (None, parts.train.fingerprint())
+
+
+def _note(text: str) -> None:
+    Console().print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> tuple[Catalogue, str]:
@@ -128,7 +146,7 @@ def show(found: Calibration, split: str) -> None:
     table.add_row("pairs of two classes, of one", f"{found.different_pairs:,}", f"{found.same_pairs:,}")
     console.print(table)
     for note in notes(found, split):
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        _note(note)
 
 
 def notes(found: Calibration, split: str) -> list[str]:
@@ -137,7 +155,10 @@ def notes(found: Calibration, split: str) -> list[str]:
     if split == "validation":
         shown.append("the model was chosen on these classes, which may flatter the rates a little")
     if split in ("train", "all"):
-        shown.append("classes that the model was trained on lie farther apart than new ones: expect more false accepts")
+        among = "" if split == "train" else ", if these are among them"
+        shown.append(
+            f"classes that the model was trained on lie farther apart than new ones: expect more false accepts{among}"
+        )
     if found.wanted_far * found.different_pairs < _ENOUGH:
         shown.append(
             f"{found.different_pairs:,} pairs are few for a rate of {found.wanted_far:g}: want at least "
@@ -153,9 +174,7 @@ def show_test(images: Embeddings, found: Calibration, *, seed: int) -> None:
         rates = pair_rates(images.embeddings, images.labels, found.threshold)
         scores = open_set(images.embeddings, images.labels, threshold=found.threshold, seed=seed)
     except DataError as error:
-        console.print(
-            f"note: no open-set scores of the test split: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        _note(f"no open-set scores of the test split: {error}")
         return
     table = Table(title=f"the same threshold on test: {len(images):,} images")
     table.add_column("score")
@@ -167,13 +186,10 @@ def show_test(images: Embeddings, found: Calibration, *, seed: int) -> None:
     for name, value, interval in _open_set_rows(scores):
         table.add_row(name, value, interval)
     console.print(table)
-    console.print(
-        f"note: open set: {scores.known_classes} classes are known by {scores.gallery:,} images; {scores.known_queries:,} queries "
+    _note(
+        f"open set: {scores.known_classes} classes are known by {scores.gallery:,} images; {scores.known_queries:,} queries "
         f"are of them, {scores.unknown_queries:,} of {scores.unknown_classes} other classes. A query meets the whole gallery, so "
-        "it raises more false alarms than a pair.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        "it raises more false alarms than a pair."
     )
 
 

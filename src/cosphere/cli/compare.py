@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.evaluate.comparison import Comparison, Difference, compare
+from cosphere.evaluate.comparison import EQUAL, Comparison, Difference, compare
 from cosphere.evaluate.matching import MatchedRuns, group_runs, read_arms
 from cosphere.files import write_json
 from cosphere.report.comparison import write_comparison_figure
@@ -157,14 +157,15 @@ def show(found: Comparison, matched: MatchedRuns) -> None:
     console.print(_table(found, matched, gap=2 if console.width >= 100 else 1), highlight=False)
     for arm in found.arms:
         if arm != found.baseline:
-            console.print(_classes(found, arm), highlight=False)
+            console.print(_classes(found, arm, console.width), highlight=False)
     for note in (*matched.notes, *found.notes):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(found: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
     title = (
-        f"{matched.split}: {found.queries:,} queries, {len(found.class_names):,} classes; "
+        f"{matched.split}: {found.queries:,} queries, {len(found.class_names):,} "
+        f"class{'' if len(found.class_names) == 1 else 'es'}; "
         f"differences to {_plain(found.baseline)}"
     )
     several = [f"{_plain(arm)} {count}" for arm, count in found.runs.items() if count > 1]
@@ -217,13 +218,13 @@ def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _classes(found: Comparison, arm: str) -> Table:
+def _classes(found: Comparison, arm: str, width: int) -> Table:
     """Side by side, the classes in which the arm gains most and loses most, by the first score."""
     score = found.scores[0].score
     gains = found.gains(arm, score)
     order = np.argsort(-gains, kind="stable")
-    up = [at for at in order if gains[at] > 0][:SHOWN_CLASSES]
-    down = [at for at in order[::-1] if gains[at] < 0][:SHOWN_CLASSES]
+    up = [at for at in order if gains[at] > EQUAL][:SHOWN_CLASSES]
+    down = [at for at in order[::-1] if gains[at] < -EQUAL][:SHOWN_CLASSES]
     table = Table(
         title=f"\n{score}, points by class: {_plain(arm)} against {_plain(found.baseline)}",
         title_justify="left",
@@ -231,9 +232,10 @@ def _classes(found: Comparison, arm: str) -> Table:
         padding=(0, 2, 0, 0),
         pad_edge=False,
     )
+    names = max(1, min(34, (width - 20) // 2))  # beside two numbers such as -100.0: those may not be cut
     for name in ("largest gains", "largest losses"):
         table.add_column("", justify="right")
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=34)
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=names)
     for at in range(max(len(up), len(down))):
         row: list[str] = []
         for side in (up, down):

@@ -26,6 +26,7 @@ from cosphere.train import TrainSettings, untrained_model
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
     "cosphere evaluate runs/sop Stanford_Online_Products --ks '[1,10,100,1000]'",
+    "cosphere evaluate runs/first --metrics '[mrr,ndcg]'",
     "cosphere evaluate runs/first --codes true",
     "cosphere evaluate runs/first --untrained true",
 ]
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
         "--metrics",
         type=list[str],
         default=[],
-        help="more scores: precision, map, ndcg, map@all, mrr, median_rank, or all",
+        help="more scores, in brackets: precision, map, ndcg, map@all, mrr, median_rank, or all",
     )
     parser.add_argument("--bits", type=bool, default=False, help="rank one bit a dimension, by Hamming distance")
     parser.add_argument(
@@ -220,7 +221,8 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
     """The table: value, interval and, for a recipe of a published row, what was published."""
     console = Console()
     published = _published(folder) if not untrained else {}
-    title = f"{'untrained backbone' if untrained else folder.path.name}, {split}: {scores.images:,} images, {scores.classes:,} classes"
+    name, plural = "untrained backbone" if untrained else folder.path.name, "" if scores.classes == 1 else "es"
+    title = f"{name}, {split}: {scores.images:,} images, {scores.classes:,} class{plural}"
     table = Table(title=title)
     table.add_column("score")
     table.add_column("%", justify="right")

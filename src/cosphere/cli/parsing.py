@@ -73,6 +73,8 @@ class CommandParser(ArgumentParser):
             key, kind, value = wrong.groups()
             kind = kind.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
             kind = re.sub(r"Literal\[(.*)\]", r"one of \1", kind)
+            if kind == "list":
+                kind = f"a list in brackets: --{key} '[{value}]'"
             return f"{key} is {value!r}; wanted {kind}."
         missing = re.search(r'Parser key "config": File does not exist: (.*)', message)
         if missing:

@@ -17,12 +17,17 @@ from cosphere.files import write_atomic
 from cosphere.models import Calibration, Embedder
 from cosphere.report import StripItem, neighbour_strip
 from cosphere.search import KINDS, Index
+from cosphere.search.asymmetric import SHORTLIST
+from cosphere.search.index import check_kind
+from cosphere.search.self_check import check_wanted_recall
 
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
     "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
 ]
+_WHOLE = ("exact", "rerank")
+"""Kinds whose scores are the cosines of whole embeddings."""
 
 
 def run(arguments: list[str]) -> int:
@@ -48,6 +53,8 @@ def run(arguments: list[str]) -> int:
     given = parser.read(arguments)
     if Path(given.out).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
+    check_kind(given.kind)  # before minutes of embedding
+    check_wanted_recall(given.wanted_recall)
     catalogue = read_catalogue(given.source, layout=given.layout)
     if given.split != "all":
         catalogue = catalogue.select(given.split)
@@ -75,38 +82,40 @@ def find(
     console = Console()
     asked = embedder.encode([query])
     found = embed_with_progress(embedder, catalogue)
-    index = Index.build(found.embeddings, kind, wanted_recall=wanted_recall)
+    index = Index.build(found.embeddings, kind, shortlist=max(k, SHORTLIST), wanted_recall=wanted_recall)
     paths = list(found.paths)
     same = [row for row, path in enumerate(paths) if Path(path).resolve() == query.resolve()]
     neighbours = index.search(asked, k, exclude=np.array([same[0] if same else -1]))
     names = [found.class_names[label] for label in found.labels]
+    # The threshold was chosen among cosines of whole embeddings; scores of smaller rows only come near them.
+    chosen = embedder.calibration if kind in _WHOLE else None
     items = [
         StripItem(
-            path=paths[row], score=score, label=names[row], correct=names[row] == names[same[0]] if same else None
+            path=paths[row],
+            score=score,
+            label=names[row] if chosen is None or chosen.same(score) else f"unknown ({names[row]})",
+            correct=names[row] == names[same[0]] if same else None,
         )
         for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
     ]
-    # The threshold was chosen among cosines of whole embeddings; scores of smaller rows only come near them.
-    chosen = embedder.calibration if kind == "exact" else None
     table = Table(title=f"nearest to {escape(query.name)} among {len(paths):,} images")
     for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for rank, item in enumerate(items, 1):
-        label = item.label or ""
-        shown = label if chosen is None or chosen.same(item.score) else f"unknown ({label})"
-        table.add_row(str(rank), f"{item.score:.3f}", escape(shown), escape(str(item.path)))
+        table.add_row(str(rank), f"{item.score:.3f}", escape(item.label or ""), escape(str(item.path)))
     console.print(table)
-    if chosen is not None:
-        console.print(_verdict(chosen, [item.score for item in items]), highlight=False, soft_wrap=True)
+    said = [] if chosen is None else [_verdict(chosen, [item.score for item in items])]
     if kind != "exact":
-        console.print(f"index of kind {kind}, {index.bytes_per_image:,} bytes an image: {index.check}", highlight=False)
+        said.append(f"index of kind {kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
+    if chosen is None and embedder.calibration is not None:
+        said.append(f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {kind}")
     if same:
-        console.print(
-            f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}", highlight=False
-        )
+        said.append(f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}")
+    for line in said:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     picture = neighbour_strip(query, items)
     write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
-    console.print(f"picture: {out}", highlight=False, markup=False)
+    console.print(f"picture: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _verdict(chosen: Calibration, scores: list[float]) -> str:
@@ -114,8 +123,8 @@ def _verdict(chosen: Calibration, scores: list[float]) -> str:
     above = int(chosen.same(scores).sum())
     rule = f"cosine {chosen.threshold:.3f}, for a false accept rate of {100 * chosen.wanted_far:g} % of pairs"
     if not above:
-        return f"none is above the threshold ({rule}): the query is of no class that is here"
-    return f"{above} of {len(scores)} are above the threshold ({rule}); the others are marked as unknown"
+        return f"none is above the threshold ({rule}): the query counts as of no class that is here"
+    return f"{above} of {len(scores)} above the threshold ({rule}); what lies below is marked as unknown"
 
 
 def _format(path: Path) -> str:

@@ -13,6 +13,8 @@ from cosphere.data import Catalogue
 from cosphere.evaluate._relevance import Column, integer_column
 from cosphere.evaluate.embeddings import Embeddings
 
+Integers = npt.NDArray[np.int64]
+
 
 class RowColumns(NamedTuple):
     """Groupings of N rows, where there are any."""
@@ -34,27 +36,17 @@ class RowColumns(NamedTuple):
             None if categories is None else integer_column(categories, count, "categories"),
         )
 
-    def at(self, rows: npt.NDArray[np.int64]) -> RowColumns:
+    def at(self, rows: Integers) -> RowColumns:
         """Of some rows only."""
         return RowColumns(*(None if column is None else column[rows] for column in self))
 
 
-def catalogue_columns(embeddings: Embeddings, catalogue: Catalogue) -> RowColumns:
-    """``sequence`` and ``category`` of a catalogue, numbered from 0, for the images that could be read.
-
-    An image whose sequence is not given is a sequence by itself; those whose category is not given are one category.
-    """
-    table = catalogue.table
-    if not {"sequence", "category"} & set(table.columns):
-        return RowColumns(None, None)
-    kept = _readable(embeddings, catalogue)
-    groups = categories = None
-    if "sequence" in table.columns:
-        groups = pd.factorize(table["sequence"])[0].astype(np.int64)  # -1 where it is missing
-        groups = np.where(groups < 0, len(groups) + np.arange(len(groups)), groups)[kept]
-    if "category" in table.columns:
-        categories = pd.factorize(table["category"])[0].astype(np.int64)[kept]
-    return RowColumns(groups, categories)
+def catalogue_categories(embeddings: Embeddings, catalogue: Catalogue) -> Integers | None:
+    """``category`` of a catalogue, numbered from 0, for the images that could be read; those without one are one category."""
+    if "category" not in catalogue.table.columns:
+        return None
+    numbers: Integers = pd.factorize(catalogue.table["category"])[0].astype(np.int64)
+    return numbers[_readable(embeddings, catalogue)]
 
 
 def _readable(embeddings: Embeddings, catalogue: Catalogue) -> npt.NDArray[np.bool_]:

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import DataError, SizeError
-from cosphere.search.cosines import Rows, UnitRows, check_block_bytes, full_float32, rounded_up, rows_within, unit_rows
+from cosphere.search.cosines import (
+    Rows,
+    UnitRows,
+    as_array,
+    check_block_bytes,
+    full_float32,
+    rounded_up,
+    rows_within,
+    unit_rows,
+)
 
 Progress = Callable[[int, int], object]
 """Called with rows done and rows to do."""
@@ -59,10 +68,12 @@ def classed_rows(embeddings: Rows, labels: Any) -> ClassedRows:
         SizeError: not (N, D) with labels (N,).
         DataError: a row holds NaN or infinity, or there are not two classes.
     """
-    names = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    names = as_array(labels)
     rows = unit_rows(embeddings)
     if names.shape != (rows.size,):
-        raise SizeError(f"want labels ({rows.size},), one for each embedding, got {names.shape}.")
+        raise SizeError(
+            f"want labels ({rows.size},), one for each embedding, got {names.shape}. Take both from the same images."
+        )
     found, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
     if len(found) < 2:
         raise DataError(f"all {rows.size} images are of one class, so no pair is of two. Give at least two classes.")

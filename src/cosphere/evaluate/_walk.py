@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._ranks import BlockRanks, block_ranks
 from cosphere.evaluate._relevance import Meetings
 from cosphere.evaluate._sides import Sides
@@ -17,8 +17,6 @@ from cosphere.evaluate._ties import First, Tables, Ties, discounted_gain, found_
 from cosphere.search.cosines import rows_within
 
 Integers = npt.NDArray[np.int64]
-Progress = Callable[[int, int], object]
-"""Called with queries done and queries in all."""
 
 
 class Wanted(NamedTuple):

@@ -56,9 +56,9 @@ def agreement(clusters: Any, labels: Any) -> Agreement:
     >>> agreement([0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 2, 2, 1]).f1
     0.36363636363636365
     """
-    known = check_labels(labels, len(labels), "labels")
-    if not len(known):
+    if not len(labels):  # before the type, which an empty list does not tell
         raise SizeError("want at least one label, got none.")
+    known = check_labels(labels, len(labels), "labels")
     found = check_labels(clusters, len(known), "clusters")
     _, cluster = np.unique(found, return_inverse=True)
     _, label = np.unique(known, return_inverse=True)

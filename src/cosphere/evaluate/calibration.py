@@ -73,8 +73,7 @@ def calibrate(
     >>> round(found.threshold, 3), found.far, found.tar  # impostors at 0 and 0.6: half of them may lie above
     (0.0, 0.5, 1.0)
     """
-    if not 0 < far < 1:
-        raise SettingsError(f"want a false accept rate between 0 and 1, got {far!r}. Usual: 0.001.")
+    check_far(far)
     if samples < 1 or not 0 < level < 1:
         raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
     rows = classed_rows(embeddings, labels)
@@ -105,6 +104,12 @@ def calibrate(
         images=rows.rows.size,
         data=data,
     )
+
+
+def check_far(far: float) -> None:
+    """Raise unless a threshold can be chosen for this rate."""
+    if not 0 < far < 1:
+        raise SettingsError(f"want a false accept rate between 0 and 1, got {far!r}. Usual: 0.001.")
 
 
 def _allowed(far: float, pairs: int) -> int:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.agreement import Agreement, agreement
-from cosphere.evaluate.k_means import Progress, Unit, faiss_k_means, scikit_k_means
+from cosphere.evaluate.k_means import Unit, faiss_k_means, scikit_k_means
 from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.search.cosines import Rows, unit_rows
 
@@ -196,6 +197,8 @@ def clustering_over_seeds(
         DataError: as :func:`clustering`.
         SettingsError: as :func:`clustering`, or seeds are missing or equal.
     """
+    if not isinstance(seeds, Iterable):
+        raise SettingsError(f"want seeds as a list of whole numbers, got {seeds!r}. Usual: range(5).")
     chosen, wanted = _chosen(preset, iterations, restarts), list(seeds)
     if not wanted or len(set(wanted)) < len(wanted):
         raise SettingsError(f"want at least one seed and no seed twice, got {wanted}. Usual: range(5).")
@@ -219,10 +222,15 @@ def _parts(progress: Progress | None, count: int) -> Sequence[Progress | None]:
     return [part(number) for number in range(count)]
 
 
-def _chosen(preset: str, iterations: int | None, restarts: int | None) -> ClusteringPreset:
+def check_preset(preset: str) -> ClusteringPreset:
+    """The settings of that name; raise unless there are some."""
     if preset not in CLUSTERING_PRESETS:
         raise SettingsError(f"there is no preset {preset!r}. {did_you_mean(preset, CLUSTERING_PRESETS)}")
-    found = CLUSTERING_PRESETS[preset]
+    return CLUSTERING_PRESETS[preset]
+
+
+def _chosen(preset: str, iterations: int | None, restarts: int | None) -> ClusteringPreset:
+    found = check_preset(preset)
     if iterations is None and restarts is None:
         return found
     if preset != "default":

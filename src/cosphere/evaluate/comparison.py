@@ -21,7 +21,7 @@ Integers = npt.NDArray[np.int64]
 Over = Literal["queries", "classes"]
 FEW_CLASSES = 20
 """Below this many the bootstrap over classes is noticeably too narrow."""
-_EQUAL = 1e-12
+EQUAL = 1e-12
 """Class scores that differ by less are tied: they are means of the same values added in another order."""
 
 
@@ -271,7 +271,7 @@ def _difference(
         seeds, p_seeds = seeds_summary(of_seeds, level=level), seeds_test(of_seeds)
         p, test = max(p, p_seeds or 0.0), f"larger of {test} and Student's t over seeds"
     gains = by_class[arm] - by_class[baseline]
-    won, lost = int((gains > _EQUAL).sum()), int((gains < -_EQUAL).sum())
+    won, lost = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
     tied = len(gains) - won - lost
     return Difference(arm, score, float(change.mean()), interval, p, p, test, seeds, p_seeds, won, tied, lost)
 

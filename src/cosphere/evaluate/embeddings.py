@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cosphere.codes import is_codes
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._progress import Progress
 from cosphere.files import read_arrays, write_arrays
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 
 Precision = Literal["float32", "bf16"]
-Progress = Callable[[int, int], object]
-"""Called with images done and images in all."""
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
@@ -51,13 +52,15 @@ class Embeddings:
     """(N,) which rows can be found; None: all."""
     boxes: Integers | None = None
     """(N, 4) pixels (left, top, right, bottom), -1 for the whole image; None: all whole."""
+    groups: Integers | None = None
+    """(N,) such as the camera or sequence: a query does not meet images of its class and group. None: no groups."""
     skipped: tuple[Skipped, ...] = ()
     """The images that could not be read. Not written to the file."""
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        for name in ("labels", "paths", "is_query", "is_gallery", "boxes"):
+        for name in ("labels", "paths", "is_query", "is_gallery", "boxes", "groups"):
             part = getattr(self, name)
             if part is not None and len(part) != len(self.embeddings):
                 raise SizeError(
@@ -81,7 +84,7 @@ class Embeddings:
             "paths": np.array(self.paths, dtype=np.str_),
             "class_names": np.array(self.class_names, dtype=np.str_),
         }
-        optional = {"is_query": self.is_query, "is_gallery": self.is_gallery, "boxes": self.boxes}
+        optional = {name: getattr(self, name) for name in ("is_query", "is_gallery", "boxes", "groups")}
         arrays |= {name: part for name, part in optional.items() if part is not None}
         write_arrays(Path(path), arrays)
 
@@ -90,20 +93,24 @@ class Embeddings:
         """Read what :meth:`save` wrote.
 
         Raises:
-            RunError: there is no such file, or it holds no embeddings.
+            RunError: there is no such file, or it holds no embeddings, or labels without a name.
         """
         arrays = read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one")
         missing = [name for name in ("embeddings", "labels", "paths", "class_names") if name not in arrays]
         if missing:
             raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")
+        rows, labels, names = arrays["embeddings"], arrays["labels"], arrays["class_names"]
+        if not len(rows) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
+            raise RunError(f"{path} holds no image, or a label without a class name. Embed again.")
         return cls(
-            embeddings=np.asarray(arrays["embeddings"], dtype=np.float32),
-            labels=np.asarray(arrays["labels"], dtype=np.int64),
+            embeddings=rows if is_codes(rows) else np.asarray(rows, dtype=np.float32),
+            labels=labels.astype(np.int64),
             paths=tuple(arrays["paths"].tolist()),
-            class_names=tuple(arrays["class_names"].tolist()),
+            class_names=tuple(names.tolist()),
             is_query=arrays.get("is_query"),
             is_gallery=arrays.get("is_gallery"),
             boxes=arrays.get("boxes"),
+            groups=arrays.get("groups"),
         )
 
 
@@ -208,6 +215,7 @@ def _kept(
     }
     # Plain text: a CIFAR row's "batch.bin#7" is no path, and 60 000 Path objects are slow.
     paths = [os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole]  # noqa: PTH100
+    groups = _sequences(catalogue)
     return Embeddings(
         embeddings=found if read.all() else found[read],
         labels=catalogue.labels[read],
@@ -216,5 +224,14 @@ def _kept(
         is_query=flags.get("is_query"),
         is_gallery=flags.get("is_gallery"),
         boxes=None if catalogue.boxes is None else catalogue.boxes[read],
+        groups=None if groups is None else groups[read],
         skipped=skipped,
     )
+
+
+def _sequences(catalogue: Catalogue) -> Integers | None:
+    """``sequence`` of a catalogue, numbered from 0. An image whose sequence is not given is a sequence by itself."""
+    if "sequence" not in catalogue.table.columns:
+        return None
+    found = pd.factorize(catalogue.table["sequence"])[0].astype(np.int64)  # -1 where it is missing
+    return np.where(found < 0, len(found) + np.arange(len(found)), found)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cosphere.codes import bytes_of, is_codes, to_bits
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.embeddings import Embeddings
 from cosphere.evaluate.retrieval import retrieval
@@ -40,8 +41,6 @@ from cosphere.search.storage import FEWEST_ROWS
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Progress = Callable[[int, int], object]
-"""Called with forms done and forms in all."""
 
 SCORES = ("recall@1", "map@r")
 """The scores of the table."""
@@ -164,6 +163,10 @@ def equal_bytes(
     sets = _sets(embeddings, labels)
     relevant = _relevant(sets)
     plans, notes = _plans(sets, shortlist, seed)
+    if isinstance(embeddings, Embeddings) and embeddings.groups is not None:
+        notes.append(
+            "Images of a query's class and group (such as its sequence) count here; other tables leave them out."
+        )
     forms = []
     for done, plan in enumerate(plans, 1):
         kept = plan.make()

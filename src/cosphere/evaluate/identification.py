@@ -22,10 +22,12 @@ from cosphere.search.cosines import (
     CosineBlocks,
     Rows,
     UnitRows,
+    as_array,
     check_block_bytes,
     check_widths,
     rows_within,
     unit_rows,
+    widened,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -50,27 +52,33 @@ def pool_templates(
         (T, D) float64 of length 1, or 0 where a template cancels out, and (T,) the template of each row, ascending.
 
     Raises:
-        SizeError: lengths that differ.
+        SizeError: lengths that differ, or templates or media that are not integers.
         DataError: a value that is not finite, or a negative weight.
     """
-    rows = np.asarray(embeddings, dtype=np.float64)
-    names = np.asarray(templates)
-    if rows.ndim != 2 or names.shape != rows.shape[:1] or (media is not None and np.shape(media) != names.shape):
-        raise SizeError(f"want embeddings (n, D), templates (n,) and media (n,), got {rows.shape} and {names.shape}.")
+    rows = widened(embeddings).cpu().numpy()
+    if rows.ndim != 2:
+        raise SizeError(f"want embeddings (n, D), got {rows.shape}. Give one row for each image.")
+    names = as_array(templates)
+    kinds = np.arange(len(rows)) if media is None else as_array(media)
+    for name, found in (("templates", names), ("media", kinds)):
+        if found.shape != rows.shape[:1] or found.dtype.kind not in "iu":
+            raise SizeError(
+                f"want {name} (n,) integers, one for each of {len(rows)} embeddings, got {found.shape} {found.dtype}. "
+                "Number them, such as with numpy.unique."
+            )
     if not np.isfinite(rows).all():
         raise DataError("embeddings hold NaN or infinity. Leave those images out.")
     if not keep_lengths:
         rows = _unit(rows)
     if weights is not None:
-        scale = np.asarray(weights, dtype=np.float64)
+        scale = as_array(weights).astype(np.float64)
         if scale.shape != names.shape or not (np.isfinite(scale) & (scale >= 0)).all():
             raise DataError(f"want weights (n,) = {names.shape}, finite and >= 0.")
         rows = rows * scale[:, None]
-    kinds = np.arange(len(names)) if media is None else np.asarray(media)
     pairs, of_pair = np.unique(np.stack([names, kinds], axis=1), axis=0, return_inverse=True)
     means = _sums(rows, of_pair, len(pairs)) / np.bincount(of_pair, minlength=len(pairs))[:, None]
-    found, of_template = np.unique(pairs[:, 0], return_inverse=True)
-    return _unit(_sums(means, of_template, len(found))), found.astype(np.int64)
+    pooled, of_template = np.unique(pairs[:, 0], return_inverse=True)
+    return _unit(_sums(means, of_template, len(pooled))), pooled.astype(np.int64)
 
 
 def _sums(rows: Floats, groups: npt.NDArray[np.int64], count: int) -> Floats:
@@ -123,6 +131,7 @@ def identification(
     check_block_bytes(block_bytes)
     trials, found = 0, dict.fromkeys(ranks, 0)
     most = rows_within(block_bytes, 4 * right.size + 8 * left.size + 16 * min(max(ranks), right.size))
+    most = min(most, left.size)
     rivals, mates = CosineBlocks(right, most), CosineBlocks(left, most)
     for start in range(0, left.size, most):
         block = left.rows[start : start + most]
@@ -138,13 +147,17 @@ def identification(
         if progress is not None:
             progress(min(start + most, left.size), left.size)
     if not trials:
-        raise DataError("nobody has two images, so there is no pair to find.")
+        raise DataError(
+            "nobody has two images, so there is no pair to find. Give probes with two images of one person."
+        )
     return {f"rank@{rank}": count / trials for rank, count in found.items()} | {"trials": float(trials)}
 
 
 def _people(labels: Any, probes: UnitRows) -> Tensor:
     """(n,) int64, a number for each person."""
-    names = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    names = as_array(labels)
     if names.shape != (probes.size,):
-        raise SizeError(f"want labels ({probes.size},), one a probe, got {names.shape}.")
+        raise SizeError(
+            f"want labels ({probes.size},), one a probe, got {names.shape}. Take both from the same images."
+        )
     return torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(probes.device)

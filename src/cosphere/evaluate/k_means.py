@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere.evaluate._progress import Progress
 from cosphere.search._faiss import faiss_for
 
 Integers = npt.NDArray[np.int64]
 Unit = npt.NDArray[np.float32]
-Progress = Callable[[int, int], object]
-"""Told (done, total) now and then."""
 
 _RESTART_STEP = 15486557
 """Seeds of faiss's own restarts are this far apart."""

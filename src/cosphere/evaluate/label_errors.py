@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from cosphere.codes import is_codes
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import Column, integer_column
 from cosphere.search import Neighbours, search
 from cosphere.search.cosines import BLOCK_BYTES, Rows
@@ -86,7 +86,9 @@ def likely_mislabelled(
             raise SettingsError(f"{name} must be at least 1 image, got {value}.")
     count = len(embeddings)
     known = integer_column(labels, count, "labels")
-    k = max(1, min(neighbours, count - 1))
+    if count == 1:
+        raise SizeError("one image alone has no neighbours. Give at least two.")
+    k = max(1, min(neighbours, count - 1))  # of no rows at all the search tells
     compare: Callable[..., Neighbours] = hamming_search if is_codes(embeddings) else search
     found = compare(embeddings, embeddings, k=k, exclude=torch.arange(count), block_bytes=block_bytes)
     classes, numbers = np.unique(known, return_inverse=True)

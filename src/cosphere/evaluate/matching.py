@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from cosphere.errors import DataError, RunError, SettingsError, did_you_mean
+from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.comparison import Arm
 from cosphere.evaluate.embeddings import Embeddings
+from cosphere.evaluate.retrieval import EXTRA
 from cosphere.evaluate.scores import rank
 from cosphere.evaluate.statistics import Floats
 from cosphere.files import read_json
@@ -114,7 +116,8 @@ def _settings(folder: RunFolder) -> Mapping[str, Any]:
     try:
         found = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read {folder.config}: {error}. Train the run anew, or leave it out.") from error
+        reason = " ".join(str(error).split())  # YAML's own words take several lines
+        raise RunError(f"cannot read {folder.config}: {reason}. Train the run anew, or leave it out.") from error
     if not isinstance(found, Mapping):
         raise RunError(f"{folder.config} holds no settings. Train the run anew, or leave it out.")
     return found
@@ -148,7 +151,7 @@ def read_arms(
     *,
     split: str | None = None,
     shared_only: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> MatchedRuns:
     """Score the saved embeddings of runs on the images that all of them share.
 
@@ -159,7 +162,7 @@ def read_arms(
 
     Args:
         groups: the folders of each arm's runs. See :func:`group_runs`.
-        metrics: names as in `scores.json`, such as ``recall@1`` and ``map@r``: those that have a value for each query.
+        metrics: names as in `scores.json`, such as ``recall@1``, ``map@r`` and ``mrr``: those that have a value for each query.
         split: the evaluated split; None: the one of `scores.json`, which must then be one for all.
         shared_only: go on, with the images that are shared, where the runs were scored on different sets.
         progress: told how many runs are ranked.
@@ -181,7 +184,7 @@ def read_arms(
     left_out = {run.name: total - len(kept) for run, (kept, total) in zip(runs, rows, strict=True) if len(kept) < total}
     ranked = []
     for run, (kept, _) in zip(runs, rows, strict=True):
-        ranked.append(_ranked(_taken(Embeddings.load(run.folder.embeddings(run.split)), kept), metrics, ks))
+        ranked.append(_ranked(run, kept, metrics, ks))
         if not left_out:
             notes += _check_reported(run, ranked[-1].values)
         if progress is not None:
@@ -266,12 +269,13 @@ class _Images(NamedTuple):
 def _images(run: _Run) -> _Images:
     loaded = Embeddings.load(run.folder.embeddings(run.split))
     paths = np.array(loaded.paths, dtype=np.str_)
-    root = os.path.commonpath([os.path.dirname(path) for path in loaded.paths]) if loaded.paths else ""  # noqa: PTH120
-    rest = np.array(loaded.class_names, dtype=np.str_)[loaded.labels] if loaded.paths else paths
-    if loaded.boxes is not None:
-        rest = reduce(
-            lambda text, side: np.strings.add(text, np.strings.add(" ", side.astype(np.str_))), loaded.boxes.T, rest
-        )
+    root = os.path.commonpath([os.path.dirname(path) for path in loaded.paths])  # noqa: PTH120
+    boxes = np.full((len(paths), 4), -1) if loaded.boxes is None else loaded.boxes  # -1: the whole image
+    rest = reduce(
+        lambda text, side: np.strings.add(text, np.strings.add(" ", side.astype(np.str_))),
+        boxes.T,
+        np.array(loaded.class_names, dtype=np.str_)[loaded.labels],
+    )
     return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest)
 
 
@@ -324,6 +328,7 @@ def _taken(loaded: Embeddings, rows: Integers) -> Embeddings:
         is_query=None if loaded.is_query is None else loaded.is_query[rows],
         is_gallery=None if loaded.is_gallery is None else loaded.is_gallery[rows],
         boxes=None if loaded.boxes is None else loaded.boxes[rows],
+        groups=None if loaded.groups is None else loaded.groups[rows],
     )
 
 
@@ -343,8 +348,13 @@ class _Ranked(NamedTuple):
         return {name: values[place] for name, values in self.values.items()}
 
 
-def _ranked(loaded: Embeddings, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
-    found = rank(loaded, ks)
+def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
+    loaded = _taken(Embeddings.load(run.folder.embeddings(run.split)), rows)
+    extra = {part for name in metrics for part in (name, re.sub(r"@\d+$", "", name)) if part in EXTRA}
+    try:
+        found = rank(loaded, ks, metrics=sorted(extra))
+    except (DataError, SizeError) as error:
+        raise type(error)(f"{run.name}: {error}") from error
     known = found.per_query()
     for name in metrics:
         if name not in known:
@@ -357,7 +367,9 @@ def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
     """A note where scores.json says otherwise: someone mixed files of two evaluations."""
     if run.content.get("split") != run.split or run.content.get("ties") != "optimistic":
         return []
-    reported = run.content.get("scores", {})
+    reported = run.content.get("scores")
+    if not isinstance(reported, Mapping):
+        return []
     for name, values in found.items():
         said = reported.get(name, {}).get("value") if isinstance(reported.get(name), Mapping) else None
         if isinstance(said, float) and abs(said - float(values.mean())) > _REPORTED_GAP:

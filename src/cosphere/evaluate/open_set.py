@@ -25,7 +25,9 @@ from cosphere.search.cosines import (
     CosineBlocks,
     Rows,
     UnitRows,
+    as_array,
     check_block_bytes,
+    check_rows,
     check_widths,
     rows_within,
     unit_rows,
@@ -98,7 +100,7 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
         SettingsError: a share out of range.
         DataError: no class can be known, or none is left to be unknown.
     """
-    names = np.asarray(labels)
+    names = as_array(labels)
     if names.ndim != 1:
         raise SizeError(f"want labels (N,), got {names.shape}.")
     if not (0 < known_share < 1 and 0 < gallery_share < 1):
@@ -164,16 +166,17 @@ def open_set(
         DataError: NaN or infinity, or not both known and unknown queries.
     """
     _check(threshold, fpirs, samples, level)
+    check_rows(embeddings, "embeddings")
     if (gallery is None) != (gallery_labels is None):
         raise SettingsError("give gallery and gallery_labels together, or neither.")
     if gallery is None:
         split = open_set_split(labels, known_share=known_share, gallery_share=gallery_share, seed=seed)
-        names = np.asarray(labels)
+        names = as_array(labels)
         _check_labels(names, len(embeddings), "labels")
         found = names[split.gallery]
         queries, gallery, asked = embeddings[split.queries], embeddings[split.gallery], names[split.queries]
     else:
-        queries, asked, found = embeddings, np.asarray(labels), np.asarray(gallery_labels)
+        queries, asked, found = embeddings, as_array(labels), as_array(gallery_labels)
     left, right = unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery")
     _check_labels(asked, left.size, "labels")
     _check_labels(found, right.size, "gallery_labels")
@@ -193,7 +196,9 @@ def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float)
 
 def _check_labels(labels: npt.NDArray[Any], count: int, name: str) -> None:
     if labels.shape != (count,):
-        raise SizeError(f"want {name} ({count},), one for each embedding, got {labels.shape}.")
+        raise SizeError(
+            f"want {name} ({count},), one for each embedding, got {labels.shape}. Take both from the same images."
+        )
 
 
 @torch.no_grad()

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import DataError, DivergenceError, SettingsError, SizeError
 from cosphere.search import search
-from cosphere.search.cosines import Rows
-from cosphere.tensors import check_embeddings
+from cosphere.search.cosines import Rows, as_array, check_rows, widened
 
 Integers = npt.NDArray[np.int64]
 
@@ -34,8 +33,22 @@ class NearestVote:
     """(C,) labels, ascending."""
 
     def accuracy(self, labels: Any) -> float:
-        """Share of right predictions, in [0, 1]. Takes (Q,) integers."""
-        return float((self.predictions == np.asarray(labels)).mean())
+        """Share of right predictions, in [0, 1]. Takes (Q,) integers.
+
+        Raises:
+            SizeError: not one label for each query.
+        """
+        return float((self.predictions == _labels(labels, len(self.predictions), "labels")).mean())
+
+
+def _labels(labels: Any, count: int, name: str) -> npt.NDArray[Any]:
+    found = as_array(labels)
+    if found.shape != (count,) or found.dtype.kind not in "iu":
+        raise SizeError(
+            f"want {name} ({count},) integers, one for each row, got {found.shape} {found.dtype}. "
+            "Take both from the same images."
+        )
+    return found
 
 
 def nearest_vote(queries: Rows, train: Rows, labels: Any, *, k: int = 20, temperature: float = 0.07) -> NearestVote:
@@ -54,9 +67,8 @@ def nearest_vote(queries: Rows, train: Rows, labels: Any, *, k: int = 20, temper
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1 or not temperature > 0:
         raise SettingsError(f"want k >= 1 and a temperature > 0, got {k!r} and {temperature!r}.")
-    names = np.asarray(labels)
-    if names.shape != (len(train),) or names.dtype.kind not in "iu":
-        raise SizeError(f"want labels ({len(train)},) integers, one a training row, got {names.shape} {names.dtype}.")
+    check_rows(train, "train")
+    names = _labels(labels, len(train), "labels")
     classes, codes = np.unique(names, return_inverse=True)
     found = search(queries, train, k=min(k, len(train)))
     weights = found.scores.double() / temperature
@@ -80,10 +92,10 @@ class LinearProbe:
 
 
 def linear_probe(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
+    train: Rows,
+    train_labels: Any,
+    test: Rows,
+    test_labels: Any,
     *,
     recipe: Literal["sgd", "lbfgs"] = "lbfgs",
     epochs: int = 100,
@@ -95,7 +107,7 @@ def linear_probe(
     """Train a linear layer on frozen features and score it.
 
     Args:
-        train: (N, D) float features of the training images.
+        train: (N, D) float features of the training images. A tensor's device does the work.
         train_labels: (N,) integers.
         test: (M, D) float.
         test_labels: (M,) integers, of the training classes.
@@ -110,24 +122,40 @@ def linear_probe(
 
     Raises:
         SizeError: shapes that do not fit, or a test label that training has not.
-        SettingsError: an unknown recipe.
+        DataError: a feature is NaN or infinite.
+        SettingsError: an unknown recipe, or a setting out of range.
+        DivergenceError: "sgd" went astray at this rate.
     """
-    check_embeddings(train, name="train")
-    check_embeddings(test, name="test")
-    classes, codes = torch.unique(train_labels, return_inverse=True)
-    if train_labels.shape != (len(train),) or test_labels.shape != (len(test),) or train.shape[1] != test.shape[1]:
-        raise SizeError(
-            f"want features (N, D) with labels (N,), got {tuple(train.shape)} with {tuple(train_labels.shape)} and "
-            f"{tuple(test.shape)} with {tuple(test_labels.shape)}."
-        )
-    if not bool(torch.isin(test_labels, classes).all()):
-        raise SizeError("a test label does not occur in training; a probe can only name classes it has seen.")
-    wanted = torch.searchsorted(classes, test_labels)
-    if recipe == "lbfgs":
-        return _lbfgs(train.double(), codes, test.double(), wanted, len(classes), epochs, decay)
-    if recipe != "sgd":
+    if recipe not in ("lbfgs", "sgd"):
         raise SettingsError(f"the recipe is 'lbfgs' or 'sgd'; got {recipe!r}.")
-    return _sgd(train.float(), codes, test.float(), wanted, len(classes), epochs, rate, batch_size, seed)
+    if epochs < 1 or batch_size < 1 or not rate > 0 or not decay >= 0:
+        raise SettingsError(
+            f"want epochs and batch_size >= 1, rate > 0 and decay >= 0, got {epochs}, {batch_size}, {rate} and {decay}."
+        )
+    features, asked = _features(train, "train"), _features(test, "test")
+    if features.shape[1] != asked.shape[1]:
+        raise SizeError(
+            f"train has {features.shape[1]} dimensions, test {asked.shape[1]}. Embed both with the same model."
+        )
+    classes, codes = np.unique(_labels(train_labels, len(features), "train_labels"), return_inverse=True)
+    names = _labels(test_labels, len(asked), "test_labels")
+    if not np.isin(names, classes).all():
+        raise SizeError("a test label does not occur in training; a probe can only name classes it has seen.")
+    seen = torch.from_numpy(codes).to(features.device)
+    wanted = torch.from_numpy(np.searchsorted(classes, names)).to(features.device)
+    asked = asked.to(features.device)
+    if recipe == "lbfgs":
+        return _lbfgs(features, seen, asked, wanted, len(classes), epochs, decay)
+    return _sgd(features.float(), seen, asked.float(), wanted, len(classes), epochs, rate, batch_size, seed)
+
+
+def _features(rows: Rows, name: str) -> Tensor:
+    """(N, D) float64, of raw length."""
+    check_rows(rows, name)
+    found = widened(rows)
+    if not bool(torch.isfinite(found).all()):  # the layer would learn NaN and name the first class everywhere
+        raise DataError(f"{name} holds NaN or infinity. Leave those images out, or embed again in float32.")
+    return found
 
 
 def _accuracy(layer: nn.Linear, features: Tensor, codes: Tensor) -> float:
@@ -184,4 +212,8 @@ def _sgd(
             optimizer.step()
         schedule.step()
         found.append(_accuracy(layer, test, wanted))
+    if not bool(torch.isfinite(layer.weight).all()):
+        raise DivergenceError(
+            f"the probe's weights are no longer finite numbers at rate {rate:g}. Lower it, scale the features, or take 'lbfgs'."
+        )
     return LinearProbe(final=found[-1], best=max(found), train=_accuracy(layer, train, codes))

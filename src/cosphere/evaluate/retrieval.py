@@ -14,7 +14,7 @@ evaluation of IR techniques" (2002).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -24,6 +24,7 @@ import torch
 
 from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import (
     Column,
     GroupRule,
@@ -40,7 +41,7 @@ from cosphere.evaluate._ties import (
     hits,
     reciprocal_ranks,
 )
-from cosphere.evaluate._walk import Found, Progress, Wanted, walk
+from cosphere.evaluate._walk import Found, Wanted, walk
 from cosphere.evaluate.by_group import GroupScores, group_scores
 from cosphere.search.cosines import BLOCK_BYTES, Rows, check_block_bytes, exclusions
 
@@ -226,7 +227,9 @@ def retrieval(
     >>> retrieval(x, [0, 0, 1, 1, 2], ks=(1,)).as_dict()
     {'recall@1': 1.0, 'map@r': 1.0, 'r_precision': 1.0, 'queries': 4, 'skipped': 1}
     """
-    rule, wanted = _check_settings(ties, gallery, gallery_labels, exclude, embeddings), _check_metrics(metrics)
+    _check_pairs(gallery, gallery_labels, exclude)
+    rule = check_ties(ties) or ("expected" if is_codes(embeddings) else "optimistic")
+    wanted, kept = check_metrics(metrics), check_ks(ks)
     check_groups(gallery, groups, gallery_groups, group_rule)
     check_block_bytes(block_bytes)
     sides = both_sides(embeddings, gallery)
@@ -243,25 +246,28 @@ def retrieval(
         raise DataError(
             f"none of {sides.queries} queries has an image of its class to find. Scores want a class with two images."
         )
-    kept = _check_ks(ks, sides.gallery - int(met.hidden[scored].max()))
+    _check_reach(kept, sides.gallery - int(met.hidden[scored].max()))
     found = walk(sides, met, Wanted(kept, wanted, rule), block_bytes, progress)
     return _gathered(found, kept, wanted, rule, met, asked, kinds)
 
 
-def _check_settings(ties: Ties | None, gallery: Any, gallery_labels: Any, exclude: Any, embeddings: Any) -> Ties:
+def _check_pairs(gallery: Any, gallery_labels: Any, exclude: Any) -> None:
     if (gallery is None) != (gallery_labels is None):
         given, missing = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise SettingsError(f"{given} came without {missing}. Give both or neither.")
     if gallery is None and exclude is not None:
         raise SettingsError("exclude came without gallery; without one each row excludes itself. Leave exclude out.")
-    if ties is None:
-        return "expected" if is_codes(embeddings) else "optimistic"
-    if ties not in get_args(Ties):
+
+
+def check_ties(ties: Ties | None) -> Ties | None:
+    """The rule as it came; raise unless it is one or None."""
+    if ties is not None and ties not in get_args(Ties):
         raise SettingsError(f"there is no tie rule {ties!r}. {did_you_mean(ties, get_args(Ties))}")
     return ties
 
 
-def _check_metrics(metrics: Sequence[str]) -> frozenset[str]:
+def check_metrics(metrics: Sequence[str]) -> frozenset[str]:
+    """The names, "all" spelled out; raise unless all are known."""
     if isinstance(metrics, str):
         raise SettingsError(f"want metrics as a list of names, got {metrics!r}. Write metrics=({metrics!r},).")
     known = (*ALWAYS, *EXTRA, "all")
@@ -276,16 +282,25 @@ def _check_several(available: int) -> None:
         raise SizeError("one image alone has nothing to be compared with. Give at least two, or a gallery.")
 
 
-def _check_ks(ks: Sequence[int], available: int) -> list[int]:
-    kept = sorted(set(ks))
+def check_ks(ks: Any) -> list[int]:
+    """Each K once, ascending; raise unless all are whole numbers from 1 on."""
+    if not isinstance(ks, Iterable):
+        raise SizeError(f"want ks as a list of whole numbers, got {ks!r}. Write ks=({ks},).")
+    kept = list(ks)
     if not kept:
         raise SizeError("ks is empty. Give at least one K, such as ks=(1,).")
     for k in kept:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= available:
-            raise SizeError(
-                f"Recall@{k} wants K to be from 1 to {available}, the images that a query ranks. Lower K or add images."
-            )
-    return [int(k) for k in kept]
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise SizeError(f"Recall@{k} wants K to be a whole number from 1 on. Usual: 1, 2, 4, 8.")
+    return sorted({int(k) for k in kept})
+
+
+def _check_reach(ks: list[int], available: int) -> None:
+    if ks[-1] > available:
+        raise SizeError(
+            f"Recall@{ks[-1]} wants K to be from 1 to {available}, the images that a query ranks. "
+            "Lower K or add images."
+        )
 
 
 def _group_numbers(groups: Any | None, gallery_groups: Any | None, sides: Sides) -> tuple[Integers, Integers] | None:

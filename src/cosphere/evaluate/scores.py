@@ -13,15 +13,15 @@ import torch
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError, did_you_mean
-from cosphere.evaluate._columns import RowColumns, catalogue_columns
+from cosphere.evaluate._columns import RowColumns, catalogue_categories
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
-from cosphere.evaluate._walk import Progress
-from cosphere.evaluate.clustering import ClusteringScores
+from cosphere.evaluate.clustering import ClusteringScores, check_preset
 from cosphere.evaluate.clustering import clustering as cluster
 from cosphere.evaluate.embeddings import Embeddings, embed_catalogue
-from cosphere.evaluate.retrieval import RetrievalScores, retrieval
-from cosphere.evaluate.statistics import Interval, bootstrap_all
+from cosphere.evaluate.retrieval import RetrievalScores, check_ks, check_metrics, check_ties, retrieval
+from cosphere.evaluate.statistics import Interval, bootstrap_all, check_level, check_seed
 from cosphere.health import Health, embedding_health
 from cosphere.models import Embedder
 from cosphere.search.cosines import BLOCK_BYTES
@@ -178,9 +178,12 @@ def evaluate(
         DataError: too many images cannot be read, or none has anything to find.
         SizeError: a K is larger than what a query ranks.
     """
-    _check_settings(bootstrap_samples, interval_over)
+    _check_settings(bootstrap_samples, level, seed, interval_over)
+    check_ks(ks)  # all of this before the embedding, which takes long
+    check_metrics(metrics)
+    check_ties(ties)
+    check_preset(clustering_preset)
     embeddings = embed_catalogue(embedder, catalogue, **embedding)
-    columns = catalogue_columns(embeddings, catalogue)
     return score_embeddings(
         embeddings,
         ks=ks,
@@ -189,8 +192,7 @@ def evaluate(
         seed=seed,
         metrics=metrics,
         bits=bits,
-        groups=columns.groups,
-        categories=columns.categories,
+        categories=catalogue_categories(embeddings, catalogue),
         ties=ties,
         bootstrap_samples=bootstrap_samples,
         level=level,
@@ -200,7 +202,9 @@ def evaluate(
     )
 
 
-def _check_settings(bootstrap_samples: int, interval_over: str) -> None:
+def _check_settings(bootstrap_samples: int, level: float, seed: int, interval_over: str) -> None:
+    check_level(level)
+    check_seed(seed)
     if bootstrap_samples < 0:
         raise SettingsError(f"bootstrap_samples must be at least 0, got {bootstrap_samples}. Usual: 1000.")
     if interval_over not in get_args(IntervalOver):
@@ -230,10 +234,11 @@ def score_embeddings(
 ) -> Scores:
     """:func:`evaluate` for embeddings that are there already, such as those of :meth:`Embeddings.load`.
 
-    ``groups`` and ``categories`` are (N,) integers, see :func:`retrieval`; ``progress`` is told the queries that are ranked.
+    ``groups`` and ``categories`` are (N,) integers, see :func:`retrieval`; without ``groups`` those of the embeddings count.
+    ``progress`` is told the queries that are ranked.
     Embeddings that are packed bits already (uint8) are ranked by Hamming distance and not clustered.
     """
-    _check_settings(bootstrap_samples, interval_over)
+    _check_settings(bootstrap_samples, level, seed, interval_over)
     found = rank(
         embeddings,
         ks,
@@ -249,6 +254,7 @@ def score_embeddings(
     rows, labels = embeddings.embeddings, embeddings.labels
     packed = is_codes(rows)
     clusters = cluster(rows, labels, seed=seed, preset=clustering_preset) if clustering and not packed else None
+    grouped = groups is not None or embeddings.groups is not None
     classes = found.labels if interval_over == "classes" else None
     intervals = (
         bootstrap_all(found.per_query(), classes=classes, samples=bootstrap_samples, level=level, seed=seed)
@@ -262,7 +268,7 @@ def score_embeddings(
         intervals=intervals,
         norms=_norms(embeddings),
         fingerprint=fingerprint,
-        notes=_notes(embeddings, found, clustering, groups is not None),
+        notes=_notes(embeddings, found, clustering, grouped, bits),
         interval_over=interval_over,
         health=None if packed else embedding_health(rows, labels, seed=seed, block_bytes=block_bytes),
     )
@@ -292,7 +298,7 @@ def rank(
     """:func:`retrieval` with the query and gallery flags, if there are any.
 
     ``query_rows`` and ``nearest`` of the result are rows of the embeddings. A query that is in the gallery too does not
-    meet itself. ``groups`` and ``categories`` are (N,), one for each row of the embeddings.
+    meet itself. ``groups`` and ``categories`` are (N,), one for each row of the embeddings; without ``groups`` their own count.
 
     Raises:
         DataError: no row is a query, or none is in the gallery.
@@ -300,7 +306,7 @@ def rank(
     rows, labels = embeddings.embeddings, embeddings.labels
     if bits and not is_codes(rows):
         rows = to_bits(rows)
-    known = RowColumns.of(len(rows), groups, categories)
+    known = RowColumns.of(len(rows), embeddings.groups if groups is None else groups, categories)
     settings: dict[str, Any] = {
         "group_rule": group_rule,
         "metrics": metrics,
@@ -334,7 +340,9 @@ def rank(
     return replace(found, query_rows=asking[found.query_rows], nearest=answering[found.nearest])
 
 
-def _notes(embeddings: Embeddings, found: RetrievalScores, clustering: bool, grouped: bool) -> tuple[str, ...]:
+def _notes(
+    embeddings: Embeddings, found: RetrievalScores, clustering: bool, grouped: bool, bits: bool
+) -> tuple[str, ...]:
     notes, total = [], len(embeddings)
     unread = len(embeddings.skipped)
     if unread:
@@ -344,6 +352,8 @@ def _notes(embeddings: Embeddings, found: RetrievalScores, clustering: bool, gro
         notes.append(f"Left out: {found.skipped} of {asked} queries, with no other image of their class to find.")
     if grouped:
         notes.append("A query does not meet the images that its group (such as its sequence) leaves out.")
+    if bits:
+        notes.append("Ranked by one bit a dimension and Hamming distance, not by the floats.")
     if is_codes(embeddings.embeddings):
         return (*notes, *(("NMI and F1 are left out: k-means wants floats, not packed bits.",) if clustering else ()))
     return tuple(notes)

@@ -15,7 +15,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from cosphere.errors import SettingsError
-from cosphere.evaluate.statistics import Floats, check_values, class_sums, differences
+from cosphere.evaluate.statistics import Floats, check_seed, check_values, class_sums, differences
 
 _CHUNK_SIGNS = 2**21
 """Signs held at a time: 16 MiB as float64."""
@@ -80,13 +80,14 @@ def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10
     Raises:
         SizeError: not (Q,), or another number of classes.
         DataError: a value is NaN or infinite, or all queries are of one class.
-        SettingsError: samples is below 1.
+        SettingsError: samples is below 1, or the seed below 0.
 
     >>> sign_flip_test([0.1, 0.2, 0.3])  # only +++ and --- of 8 patterns go as far
     0.25
     """
     if samples < 1:
         raise SettingsError(f"samples must be at least 1, got {samples}. Usual: 10000.")
+    check_seed(seed)
     sums = class_sums(check_values(change, "differences")[None], classes)[0][0]
     size = np.abs(sums).sum() / 2  # Half, because a pattern is told by the sum of what keeps its sign.
     parts = sums[np.abs(sums) > _ROUNDING * size]

@@ -166,6 +166,7 @@ def bootstrap_all(
     """
     check_level(level)
     check_samples(samples)
+    check_seed(seed)
     if not values:
         return {}
     tables = {name: _rows(rows, name) for name, rows in values.items()}
@@ -337,3 +338,9 @@ def check_samples(samples: int) -> None:
     """Raise unless at least 1."""
     if samples < 1:
         raise SettingsError(f"bootstrap samples must be at least 1, got {samples}. Usual: 1000.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless NumPy takes it."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingsError(f"seed must be a whole number from 0 on, got {seed!r}. Usual: 0.")

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
+from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
-from cosphere.search.cosines import Rows, unit_rows
+from cosphere.search.cosines import Rows, as_array, unit_rows
 
 Measure = Literal["cosine", "angle", "degrees", "l2", "squared_l2", "hamming"]
 """``angle`` is in radians."""
@@ -229,11 +230,9 @@ def matched_hamming(
         SizeError: shapes that do not fit.
         DataError: NaN or infinity, or no pair of two classes.
     """
-    rows, packed = unit_rows(embeddings).rows, np.asarray(codes)
-    if packed.dtype != np.uint8 or packed.ndim != 2 or len(packed) != len(rows):
-        raise SizeError(
-            f"want codes ({len(rows)}, D/8) uint8, one for each embedding, got {packed.shape} {packed.dtype}."
-        )
+    rows, packed = unit_rows(embeddings).rows, code_bytes(codes)
+    if len(packed) != len(rows):
+        raise SizeError(f"got {len(rows)} embeddings and {len(packed)} codes. Make the codes from these rows.")
     if pairs < 1 or math.isnan(threshold):
         raise SettingsError(f"want pairs >= 1 and a cosine threshold, got {pairs} and {threshold}.")
     left, right = _drawn_pairs(len(rows), labels, pairs, seed)
@@ -250,9 +249,11 @@ def matched_hamming(
 
 
 def _drawn_pairs(count: int, labels: Any | None, pairs: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    names = None if labels is None else np.asarray(labels)
+    names = None if labels is None else as_array(labels)
     if names is not None and names.shape != (count,):
-        raise SizeError(f"want labels ({count},), one for each embedding, got {names.shape}.")
+        raise SizeError(
+            f"want labels ({count},), one for each embedding, got {names.shape}. Take both from the same images."
+        )
     if count < 2 or (names is not None and (names == names[0]).all()):
         raise DataError(f"{count} images hold no pair of two {'images' if names is None else 'classes'}. Give more.")
     generator = np.random.default_rng(seed)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate.statistics import Interval
+from cosphere.search.cosines import as_array
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -141,10 +142,11 @@ def verification(
 
 def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
     """Scores as (n,) float32 or float64 and truth as (n,) bool; raises what :func:`verification` raises."""
-    values = np.asarray(scores)
-    truth = np.asarray(same)
+    values, truth = as_array(scores), as_array(same)
     if values.ndim != 1 or truth.shape != values.shape:
-        raise SizeError(f"want scores (n,) and same (n,), got {values.shape} and {truth.shape}.")
+        raise SizeError(
+            f"want scores (n,) and same (n,), got {values.shape} and {truth.shape}. Give one of each for each pair."
+        )
     if truth.dtype != np.bool_ and not np.isin(truth, (0, 1)).all():
         raise DataError("same says for each pair whether it is one thing: want True and False, or 1 and 0.")
     truth = truth.astype(np.bool_)
@@ -154,7 +156,9 @@ def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
     if bad:
         raise DataError(f"{bad} of {len(values)} scores are NaN or infinite. Leave those pairs out.")
     if not truth.any() or truth.all():
-        raise DataError(f"want both same and different pairs, got {int(truth.sum())} and {int((~truth).sum())}.")
+        raise DataError(
+            f"want both same and different pairs, got {int(truth.sum())} and {int((~truth).sum())}. Give a list that has both."
+        )
     return values, truth
 
 
@@ -262,7 +266,7 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise SettingsError(f"want at least 2 folds, got {folds!r}.")
     if len(values) < folds:
-        raise SizeError(f"{len(values)} pairs cannot be cut into {folds} folds.")
+        raise SizeError(f"{len(values)} pairs cannot be cut into {folds} folds. Give more pairs, or fewer folds.")
     if protocol not in ("exact", "insightface"):
         raise SettingsError(f"the protocol is 'exact' or 'insightface'; got {protocol!r}.")
     sizes = np.full(folds, len(values) // folds)
@@ -285,7 +289,7 @@ def _accuracy(values: npt.NDArray[Any], truth: Flags, threshold: float, protocol
 
 
 def _best_threshold(values: npt.NDArray[Any], truth: Flags) -> float:
-    ordered = np.sort(values)
+    ordered = np.unique(values)  # a cut at a score that occurs twice would lie in no gap
     cuts = np.concatenate([[-np.inf], ordered[:-1] / 2 + ordered[1:] / 2, [np.inf]])
     same, different = np.sort(values[truth]), np.sort(values[~truth])
     right = len(same) - np.searchsorted(same, cuts, side="right") + np.searchsorted(different, cuts, side="right")

@@ -18,11 +18,13 @@ from cosphere.search.cosines import (
     CosineBlocks,
     Rows,
     UnitRows,
+    as_array,
     check_block_bytes,
     hide_excluded,
     rounded_up,
     rows_within,
     unit_rows,
+    widened,
 )
 from cosphere.spherical import length_statistics
 from cosphere.tensors import directions
@@ -113,7 +115,7 @@ def _check(k: int, block_bytes: int, most: int) -> None:
 
 def _numbered(labels: Any, rows: UnitRows) -> Tensor:
     """(N,) class numbers from 0 without gaps, where the rows are."""
-    found = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    found = as_array(labels)
     if found.shape != (rows.size,) or found.dtype.kind not in "iu":
         raise SizeError(
             f"want labels (N,) integers, one for each of {rows.size} embeddings, got {found.shape} {found.dtype}. "
@@ -126,14 +128,8 @@ def _length_cv(embeddings: Rows) -> float:
     """Of all rows, in float64, whose squares do not overflow; 0 when every length is 0."""
     step = max(1, _CHUNK_VALUES // embeddings.shape[1])
     parts = (embeddings[start : start + step] for start in range(0, len(embeddings), step))
-    norms = torch.cat([torch.linalg.vector_norm(_wide(part), dim=1) for part in parts])
+    norms = torch.cat([torch.linalg.vector_norm(widened(part), dim=1) for part in parts])
     return length_statistics(norms[:, None]).cv  # The length of a row of one number is that number.
-
-
-def _wide(part: Rows) -> Tensor:
-    if isinstance(part, Tensor):
-        return part.detach().double()
-    return torch.from_numpy(np.array(part, dtype=np.float64, order="C"))
 
 
 def _selected(rows: UnitRows, chosen: Tensor) -> UnitRows:

@@ -66,6 +66,7 @@ class UnitWeights(NamedTuple):
         """Those rows, in another type."""
         raw = class_weight.detach()[which].to(dtype)
         norms = torch.linalg.vector_norm(raw, dim=1)
+        norms.masked_fill_(norms == torch.inf, torch.nan)  # 1 / inf would make it a weight without a direction, unseen
         return cls(raw, torch.where(norms <= SHORTEST, 0.0, 1 / norms))
 
     def cosines(self, rows: Tensor, factor: float, space: Workspace) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
+from cosphere.losses._about import check_choice, check_share
 from cosphere.losses._ends import as_int64, connected_zero
-from cosphere.tensors import check_labelled, directions, full_precision, lengths, outside_autocast
+from cosphere.tensors import check_labelled, directions, full_precision, lengths, outside_autocast, outside_compile
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,6 +44,7 @@ class Classified:
         return values.new_zeros(self.size).index_copy(0, self.kept, values) + self.zero
 
 
+@outside_compile
 def classify(embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, centres: int = 1) -> Classified:
     """Prepare a batch to be compared with class weights.
 
@@ -121,10 +123,20 @@ def sample_classes(
     Returns:
         (S,) int64 ascending, or None for all classes. The sampled softmax has no importance correction, so its value is
         lower than the full one's, as in both sources.
+
+    Raises:
+        SizeError: a target outside [0, num_classes).
+        SettingsError: a rate or rule that there is not.
     """
-    if rate >= 1:
+    check_choice("rule", rule, ["partial_fc", "norm_softmax"])
+    if check_share("rate", rate) == 1:
         return None
     own: Tensor = torch.unique(targets)
+    if len(own) and (int(own[0]) < 0 or int(own[-1]) >= num_classes):
+        raise SizeError(
+            f"targets run from {int(own[0])} to {int(own[-1])}, but there are {num_classes} classes: want 0 to "
+            f"{num_classes - 1}. Number the training classes from 0."
+        )
     quota = int(rate * num_classes) if rule == "partial_fc" else len(own) + round(rate * (num_classes - len(own)))
     if quota <= len(own):
         return own

@@ -10,6 +10,9 @@ from torch import Tensor
 from cosphere.errors import DerivativeError
 from cosphere.tensors import full_precision
 
+SAME = 8
+"""Cosines so many rounding steps below 1 are those of identical images."""
+
 
 def as_int64(labels: Tensor) -> Tensor:
     """Labels of any integer type as int64. uint64 from 2^63 on wraps around, which keeps different labels different."""

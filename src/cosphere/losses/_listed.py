@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
+from cosphere.tensors import is_integral
 
 
 @dataclass(eq=False)
@@ -75,7 +76,7 @@ def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tenso
         ("anchors", second, batch),
         ("negatives", negative, others),
     ):
-        if indices.is_floating_point():
+        if not is_integral(indices):
             raise SizeError(f"want integer indices of {name}, got {indices.dtype}.")
         check_range(f"indices of {name}", indices, 0, end)
     if len(first) != len(positive) or len(second) != len(negative):

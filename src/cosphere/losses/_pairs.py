@@ -14,7 +14,15 @@ from cosphere.errors import SizeError
 from cosphere.losses._blocks import block_length
 from cosphere.losses._ends import as_int64, connected_zero
 from cosphere.losses._listed import Listed, check_range, choose_listed, renumber
-from cosphere.tensors import check_labelled, directions, full_precision, outside_autocast, outside_compile
+from cosphere.tensors import (
+    check_labelled,
+    check_tensor,
+    directions,
+    full_precision,
+    is_integral,
+    outside_autocast,
+    outside_compile,
+)
 
 
 class Compared(TypedDict, total=False):
@@ -260,7 +268,8 @@ def own_columns(embeddings: Tensor, others: Tensor, positions: Tensor | None, *,
         return torch.arange(len(embeddings), device=embeddings.device)
     if positions is None:
         return None
-    if positions.shape != embeddings.shape[:1] or positions.is_floating_point() or positions.device != others.device:
+    check_tensor("positions", positions)
+    if positions.shape != embeddings.shape[:1] or not is_integral(positions) or positions.device != others.device:
         raise SizeError(
             f"want positions (B,) = ({len(embeddings)},) integers on {others.device}, got {tuple(positions.shape)} "
             f"{positions.dtype} on {positions.device}."

@@ -58,13 +58,10 @@ def distance_weighted_triplets(
     [[0, 1], [1, 0], [2, 2]]
     """
     check_cutoffs(cutoff, farthest)
-    pairs = compare(
-        embeddings.detach(),
-        labels,
-        references=None if references is None else references.detach(),
-        reference_labels=reference_labels,
-        positions=positions,
-    )
+    with torch.no_grad():
+        pairs = compare(
+            embeddings, labels, references=references, reference_labels=reference_labels, positions=positions
+        )
     found = []
     for rows in pairs.blocks():
         negatives = draw_negatives(rows, cutoff=cutoff, farthest=farthest, generator=generator)

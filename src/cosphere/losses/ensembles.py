@@ -19,7 +19,7 @@ from cosphere.losses._about import check_choice
 from cosphere.losses._ends import connected_zero, mean_or_zero
 from cosphere.losses._pairs import Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows
-from cosphere.tensors import check_embeddings, check_labelled, directions, outside_autocast
+from cosphere.tensors import check_embeddings, check_labelled, check_tensor, directions, outside_autocast
 
 
 def split_heads(embeddings: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -143,6 +143,7 @@ def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
     >>> abe_divergence_loss(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [1.0, 0.0]]]), margin=1.0)
     tensor(0.5000)
     """
+    check_tensor("learners", learners)
     if learners.ndim != 3 or not learners.is_floating_point():
         raise SizeError(f"want learners (M, B, D) of a floating type, got {tuple(learners.shape)} {learners.dtype}.")
     with outside_autocast(learners):

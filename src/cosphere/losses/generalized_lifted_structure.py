@@ -45,7 +45,8 @@ def generalized_lifted_structure_loss(
             gaps = torch.where(rows.negative, margin - distances, -torch.inf)
             pull, push = far.logsumexp(dim=1, keepdim=True), gaps.logsumexp(dim=1, keepdim=True)
             cost = pull + push
-            costs = cost > 0  # not so without a positive or a negative: the logarithm is -inf
+            # Not without a positive or a negative, whose logarithm is -inf. NaN is to show: raw lengths may overflow.
+            costs = ~(cost <= 0)
             # inf instead of -inf where nothing counts: e^(x - inf) is the 0 that is wanted, not NaN.
             slope = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
             slope.scatter_add_(1, rows.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
-from cosphere.losses._ends import connected_zero, mean_or_zero
+from cosphere.losses._ends import SAME, connected_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._ranking import Cut, Ranking
 from cosphere.losses._rows import sum_over_rows
 from cosphere.losses.ensembles import split_heads, with_same_rows
-
-SAME = 8
-"""Cosines so many rounding steps below 1 are those of identical images."""
 
 
 def hard_cascade_loss(
@@ -208,8 +205,12 @@ class HardCascadeLoss(PairLoss):
         margin: float = 1.0,
     ) -> None:
         super().__init__()
-        self.hard_ratios = tuple(_check_ratio(ratio) for ratio in hard_ratios)
-        self.head_dims = None if head_dims is None else tuple(check_count("head_dims", width) for width in head_dims)
+        self.hard_ratios = tuple(_check_ratio(ratio) for ratio in _one_a_head("hard_ratios", hard_ratios))
+        self.head_dims = (
+            None
+            if head_dims is None
+            else tuple(check_count("head_dims", width) for width in _one_a_head("head_dims", head_dims))
+        )
         if not self.hard_ratios or (self.head_dims is not None and len(self.head_dims) != len(self.hard_ratios)):
             raise SettingsError(
                 f"want one of hard_ratios for each head, got {self.hard_ratios} and head_dims {self.head_dims}."
@@ -217,6 +218,12 @@ class HardCascadeLoss(PairLoss):
         check_choice("cascade", cascade, ["independent", "nested"])
         self.cascade = cascade
         self.margin = check_number("margin", margin, above=0)
+
+
+def _one_a_head(name: str, values: object) -> Sequence[Any]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise SettingsError(f"{name} must be a list, one number for each head; got {values!r}.")
+    return values
 
 
 def _check_ratio(ratio: float) -> float:

@@ -113,7 +113,7 @@ def _hinges(rows: Rows, distances: Tensor, near: Tensor, column_near: Tensor) ->
     """(b, P) each: [J]_+; the slope of half its square to the anchor's ``near``; which pairs there are."""
     own, other = near[rows.slice, None], column_near[rows.positive_columns]
     both = torch.logaddexp(own, other)
-    real = rows.positive_real & (both > -torch.inf)
+    real = rows.positive_real & (both != -torch.inf)  # true of NaN, which is to show: raw lengths may overflow
     hinges = torch.where(real, both + distances.gather(1, rows.positive_columns), 0.0).clamp_(min=0)
     return hinges, hinges * torch.where(real, (own - both).exp(), 0.0), real
 

@@ -110,7 +110,7 @@ def _drawn_terms(rows: Rows, boundaries: Tensor, drawn: Tensor) -> _Terms:
     wanted = triplets_wanted(rows)
     # One gather, as each costs a pass over the block in the gradient. What fills the slots is replaced after.
     both = rows.similarities.gather(1, torch.cat([rows.positive_columns, drawn], dim=1))
-    near, far = torch.split(chord(both, squared=False), drawn.shape[1], dim=1)
+    near, far = chord(both, squared=False).tensor_split([drawn.shape[1]], dim=1)  # at 0 slots too
     near, far = torch.where(wanted, near, -torch.inf), torch.where(wanted, far, torch.inf)
     once = near.new_ones(len(near))
     return _Terms(near, far, boundaries[rows.slice], once, once, wanted.sum(dim=1))

@@ -221,7 +221,8 @@ class _Mine:
 
     def __init__(self, embeddings: Tensor, labels: Tensor, against: Against) -> None:
         references = against.get("references")
-        self.pairs = compare(embeddings.detach(), labels, **against)
+        with torch.no_grad():
+            self.pairs = compare(embeddings, labels, **against)
         self.rows = _alive(embeddings)
         self.columns = self.rows if references is None else _alive(references)
 

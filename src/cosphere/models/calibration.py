@@ -56,7 +56,9 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("threshold_interval", "far_interval", "tar_interval"):  # JSON makes lists of them
             ends = getattr(self, name)
-            object.__setattr__(self, name, None if ends is None else (float(ends[0]), float(ends[1])))
+            if ends is not None:
+                low, high = ends
+                object.__setattr__(self, name, (float(low), float(high)))
         if not math.isfinite(self.threshold):
             raise SettingsError(f"a calibration's threshold is a cosine, got {self.threshold!r}. Calibrate again.")
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from cosphere.evaluate.comparison import Comparison, Difference
+from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
 from cosphere.files import write_atomic
 from cosphere.report.figures import COLOURS, STYLE, clean
 
@@ -151,7 +151,7 @@ def _every_class(axes: Axes, gains: Any) -> None:
             color=COLOURS[colour],
             linewidth=0,
         )
-    won, lost = int((gains > 1e-10).sum()), int((gains < -1e-10).sum())
+    won, lost = int((gains > 100 * EQUAL).sum()), int((gains < -100 * EQUAL).sum())
     axes.axhline(0, color=COLOURS["ink"], linewidth=1)
     axes.set_xlim(0.5, len(ordered) + 0.5)
     axes.set_xlabel(f"class, by gain: {won} won, {len(gains) - won - lost} tied, {lost} lost")

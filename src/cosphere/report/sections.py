@@ -254,8 +254,8 @@ def about(data: ReportData) -> str:
     settings = flattened(data.config)
     origin = flattened(part(data.scores, "provenance"))
     rules = {name: data.scores[name] for name in ("settings", "ties", "clustering") if data.scores.get(name)}
-    others = [pair for pair in flattened(part(rules, "settings")) if pair not in settings]  # what differs from the training
-    evaluation = others + flattened({k: v for k, v in rules.items() if k != "settings"})
+    changed = [pair for pair in flattened(part(rules, "settings")) if pair not in settings]
+    evaluation = changed + flattened({k: v for k, v in rules.items() if k != "settings"})
     parts = [
         ("Data", _data_facts(data), "Nothing is known about the data yet."),
         ("Training settings", settings, "This run kept no settings."),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
-from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, unit_rows
+from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, check_rows, unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored
@@ -93,7 +93,8 @@ def reranked_search(
         DataError: a row holds NaN or infinity.
     """
     asked = unit_rows(queries, name="queries")
-    if len(gallery.shape) != 2 or gallery.shape[1] != asked.width:
+    check_rows(gallery, "gallery")
+    if gallery.shape[1] != asked.width:
         raise SizeError(
             f"queries have {asked.width} dimensions, the gallery is {tuple(gallery.shape)}. "
             "Embed both with the same model."

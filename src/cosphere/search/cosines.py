@@ -76,14 +76,14 @@ def unit_rows(embeddings: Rows, *, name: str = "embeddings") -> UnitRows:
         SizeError: not (N, D) floating, or N or D is zero.
         DataError: a row holds NaN or infinity; the error counts and names them.
     """
-    _check_rows(embeddings, name)
+    check_rows(embeddings, name)
     count, width = embeddings.shape
     device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
     padded = torch.zeros(rounded_up(count), width, dtype=torch.float32, device=device)
     step = max(1, _CHUNK_VALUES // width)
     bad: list[Tensor] = []
     for start in range(0, count, step):
-        chunk = _wide(embeddings[start : start + step])
+        chunk = widened(embeddings[start : start + step])
         finite = torch.isfinite(chunk).all(dim=1)
         if not bool(finite.all()):
             bad.append((~finite).nonzero().flatten() + start)
@@ -93,14 +93,20 @@ def unit_rows(embeddings: Rows, *, name: str = "embeddings") -> UnitRows:
     return UnitRows(padded, count)
 
 
-def _wide(chunk: Rows) -> Tensor:
-    """In float64, where squares of the largest float32 do not overflow; a copy, so that any numpy layout will do."""
+def widened(chunk: Rows) -> Tensor:
+    """In float64, where squares of the largest float32 do not overflow; of numpy a copy, so that any layout will do."""
     if isinstance(chunk, Tensor):
         return chunk.detach().double()
     return torch.from_numpy(np.array(chunk, dtype=np.float64, order="C"))
 
 
-def _check_rows(embeddings: Rows, name: str) -> None:
+def as_array(values: Any) -> npt.NDArray[Any]:
+    """Labels or the like in numpy: of a tensor, wherever it is and with or without a gradient, or of what numpy takes."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def check_rows(embeddings: Any, name: str) -> None:
+    """Raise unless they are (N, D) of a floating type, torch or numpy, with N and D of at least 1."""
     if isinstance(embeddings, Tensor):
         check_embeddings(embeddings, name=name)
     elif not isinstance(embeddings, np.ndarray):
@@ -111,7 +117,7 @@ def _check_rows(embeddings: Rows, name: str) -> None:
             "Give one row for each image, as float32; packed bits go to cosphere.search.hamming_search."
         )
     if not all(embeddings.shape):
-        raise SizeError(f"want {name} with at least one row and one column, got {tuple(embeddings.shape)}.")
+        raise SizeError(f"want {name} with at least one row and one column, got {tuple(embeddings.shape)}. Give one.")
 
 
 def _not_finite(rows: Tensor, count: int, name: str) -> DataError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,11 +115,11 @@ def check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
     """Raise unless every query can have k neighbours."""
     excludes = hidden is not None and bool((hidden >= 0).any())
     available = gallery - excludes
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= available:
         without = ", itself left out" if excludes else ""
         raise SizeError(
             f"k={k}, but a query can have from 1 to {available} neighbours (gallery of {gallery}{without}). "
-            "Lower k or add images."
+            f"Choose k as a whole number from 1 to {available}, or add images."
         )
 
 

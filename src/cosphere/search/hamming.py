@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.codes import Bytes, Rows, bytes_of, code_bytes
+from cosphere.codes import Bytes, Rows, bytes_of, check_codes, code_bytes
 from cosphere.errors import SizeError
 from cosphere.search._faiss import faiss_for
 from cosphere.search.cosines import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
@@ -65,15 +65,16 @@ def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:
     Raises:
         SizeError: not (N, bytes) uint8, or N or bytes is zero.
     """
-    packed = code_bytes(codes, name)
-    if not len(packed):
-        raise SizeError(f"want {name} with at least one row, got {packed.shape}.")
-    if 8 * packed.shape[1] > _MOST_BITS:
+    check_codes(codes, name)
+    if not len(codes):
+        raise SizeError(f"want {name} with at least one row, got {tuple(codes.shape)}. Give one.")
+    if 8 * codes.shape[1] > _MOST_BITS:
         raise SizeError(
-            f"{name} have {8 * packed.shape[1]} bits, more than the {_MOST_BITS} that are compared exactly."
+            f"{name} have {8 * codes.shape[1]} bits, more than the {_MOST_BITS} that are compared exactly. Keep fewer dimensions."
         )
     if isinstance(codes, Tensor):
-        return BitRows(codes.detach().contiguous(), len(packed))
+        return BitRows(codes.detach().contiguous(), len(codes))
+    packed = code_bytes(codes, name)
     # torch warns of arrays that may not be written.
     return BitRows(torch.from_numpy(packed if packed.flags.writeable else packed.copy()), len(packed))
 

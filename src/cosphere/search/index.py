@@ -17,7 +17,7 @@ from cosphere.search.asymmetric import SHORTLIST, rerank_bits
 from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 from cosphere.search.hamming import BitRows, search_bits
-from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search
+from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
 from cosphere.search.storage import (
     Bits,
     Floats,
@@ -92,7 +92,8 @@ class Index:
             SettingsError: there is no such kind, a setting is out of range, or the recall is below what was wanted.
             SizeError, DataError: the embeddings are not (G, D) finite numbers, or too few to train on.
         """
-        _check_kind(kind)
+        check_kind(kind)
+        check_wanted_recall(wanted_recall)
         if shortlist < 1 or check_queries < 0:
             raise SettingsError(f"want shortlist >= 1 and check_queries >= 0, got {shortlist} and {check_queries}.")
         if wanted_recall is not None and not check_queries:
@@ -233,28 +234,29 @@ class Index:
         arrays = read_arrays(path, what="an index")
         if not arrays.keys() >= {"format", "kind"}:
             raise RunError(f"{path} is not an index: it holds {', '.join(arrays) or 'nothing'}. Build it again.")
-        version, kind = arrays["format"].item(), str(arrays["kind"])
-        if version != FORMAT:
-            raise RunError(f"{path} has index format {version}; this Cosphere reads {FORMAT}. Build it again.")
-        _check_kind(kind)
         try:
+            version, kind = arrays["format"].item(), str(arrays["kind"])
+            if version != FORMAT:
+                raise RunError(f"{path} has index format {version}; this Cosphere reads {FORMAT}. Build it again.")
+            check_kind(kind)
             rows, stored = _read(kind, arrays, device)
             check = arrays.get("check")
             found = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
             return cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=found)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None
 
 
-def _check_kind(kind: str) -> None:
+def check_kind(kind: str) -> None:
+    """Raise unless it is one of :data:`KINDS`."""
     if kind not in KINDS:
         raise SettingsError(f"there is no index of kind {kind!r}. {did_you_mean(kind, KINDS)}")
 
 
 def _storage(kind: str, rows: UnitRows, parts: int | None, seed: int) -> Storage:
     if kind == "pq":
-        return ProductQuantiser.train(rows.rows, parts or bytes_of(rows.width), seed=seed)
+        return ProductQuantiser.train(rows.rows, bytes_of(rows.width) if parts is None else parts, seed=seed)
     return _simple_storage(kind, rows.width)
 
 
@@ -286,6 +288,7 @@ def _read(
             words = arrays["words"]
             if words.ndim != 3 or words.dtype != np.float32 or words.shape[1] != 256 or words[:, 0].size < dim:
                 raise ValueError(f"words are {words.shape} {words.dtype}")
+            _check_finite(words, "words")
             storage = ProductQuantiser(dim, words)
         dtype = {"float16": np.float16, "int8": np.int8}.get(kind, np.uint8)
         wide = storage.bytes_per_row // np.dtype(dtype).itemsize
@@ -299,6 +302,10 @@ def _array(arrays: dict[str, npt.NDArray[Any]], name: str, dtype: Any, width: in
     found = arrays[name]
     if found.ndim != 2 or found.dtype != dtype or not found.size or found.shape[1] != width:
         raise ValueError(f"{name} are {found.shape} {found.dtype}")
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        raise ValueError(f"{name} hold NaN or infinity")
+    _check_finite(found, name)
     return found
+
+
+def _check_finite(values: npt.NDArray[Any], name: str) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"{name} hold NaN or infinity")

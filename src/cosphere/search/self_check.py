@@ -48,14 +48,19 @@ class SelfCheck:
         Raises:
             SettingsError: it is below, or ``wanted`` is not in [0, 1].
         """
-        if not 0 <= wanted <= 1:
-            raise SettingsError(f"a wanted recall is in [0, 1], got {wanted}.")
+        check_wanted_recall(wanted)
         if self.recall < wanted:
             raise SettingsError(
                 f"{what} finds {self.recall:.3f} of the {self.k} nearest rows of exact search "
                 f"({self.queries} queries), below the wanted {wanted}. Take kind 'exact', or one with more bytes an image."
             )
         return self
+
+
+def check_wanted_recall(wanted: float | None) -> None:
+    """Raise unless it is in [0, 1], or None for no demand."""
+    if wanted is not None and not 0 <= wanted <= 1:
+        raise SettingsError(f"a wanted recall is in [0, 1], got {wanted}.")
 
 
 @torch.no_grad()
