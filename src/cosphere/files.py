@@ -103,7 +103,7 @@ def read_json(path: Path, *, what: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist, so this is not {what}.") from None
+        raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not {what}: {error}.") from error
 
@@ -144,7 +144,7 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
             found = np.load(file, allow_pickle=False)
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist, so this is not {what}.") from None
+        raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
     except MemoryError as error:
         raise RunError(f"{path} does not fit into memory, or is damaged: {error}.") from error
     except (OSError, ValueError, EOFError, *damaged) as error:

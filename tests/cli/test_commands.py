@@ -316,6 +316,10 @@ def test_without_splits_the_held_out_classes_are_scored(
     assert "the model was chosen on them" in capsys.readouterr().err.replace("\n", " ")
     found = json.loads((tmp_path / "plain" / "scores.json").read_text())
     assert (found["split"], found["data"]["classes"], found["data"]["images"]) == ("held-out", 3, 18)
+    other = shutil.copytree(photos / "train", tmp_path / "other")
+    shutil.copytree(photos / "test" / "class10", other / "class10")
+    assert main(["evaluate", str(tmp_path / "plain"), str(other), "--ks", "[1]", "--clustering", "false"]) == 0
+    assert "these are not the images that the run was trained from" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "plain")]) == 0
     assert "has no split 'test'; it has all. Leave --split out" in answer(
         capsys, "evaluate", str(tmp_path / "plain"), "--split", "test"

@@ -207,3 +207,11 @@ def test_wrong_runs_are_named(tmp_path: Path) -> None:
     assert read_arms({"a": [good], "b": [changed]}, shared_only=True).fingerprint == ""
     with pytest.raises(SettingsError, match="is given twice"):
         group_runs([good, tmp_path / "fresh" / ".." / "good again"])
+
+
+def test_what_an_evaluation_warned_of_is_said_again(tmp_path: Path) -> None:
+    """A collapsed run may win where ties count as hits."""
+    collapsed = replace(embeddings(0), embeddings=np.ones_like(embeddings(0).embeddings))
+    runs = {"a": [make_run(tmp_path / "a", embeddings(0))], "b": [make_run(tmp_path / "b", collapsed)]}
+    (note,) = read_arms(runs).notes
+    assert note.startswith(f"{tmp_path / 'b'}: Total collapse: the cosine of two images is 1.000")

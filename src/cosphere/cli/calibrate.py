@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cosphere.cli.evaluate import choose_device, embed_with_progress, take_split
+from cosphere.cli.evaluate import choose_device, embed_with_progress
+from cosphere.cli.images import OTHER_IMAGES, as_trained, parts_of_training, take_split
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import read_settings, show_notes
-from cosphere.data import Catalogue, read_catalogue, training_parts
+from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError
 from cosphere.evaluate import Embeddings, OpenSetScores, calibrate, convert_threshold, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
@@ -68,22 +69,12 @@ def run(arguments: list[str]) -> int:
     embedder.calibration = found
     embedder.save(folder.model)
     show(found, split)
-    if split == "validation" and not _as_trained(embedder, catalogue, settings):
-        _note(
-            "these are not the images that the run was trained from, so the classes held out here may be among the trained "
-            "ones, which lie farther apart than new ones: give the same images, or --split all for others"
-        )
+    if split == "validation" and not as_trained(embedder, catalogue, settings):
+        _note(OTHER_IMAGES)
     if given.test and split not in ("test", "all") and "test" in catalogue.split_names:
         show_test(embed_with_progress(embedder, catalogue.select("test"), **decoding), found, seed=given.seed)
     Console().print(f"stored in {folder.model}", soft_wrap=True, highlight=False, markup=False)
     return 0
-
-
-def _as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings) -> bool:
-    """Whether the classes of this catalogue fall into trained and held-out ones as they did when the model was trained."""
-    trained = (embedder.provenance.get("data") or {}).get("fingerprint")
-    parts = training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
-    return trained in (None, parts.train.fingerprint())
 
 
 def _note(text: str) -> None:
@@ -98,9 +89,7 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
     """
     if split is not None:
         return take_split(catalogue, split), split
-    held_out = training_parts(
-        catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
-    ).val
+    held_out = parts_of_training(catalogue, settings).val
     if held_out is None:
         raise DataError(
             "no classes were held out of training, so there is nothing to choose a threshold on. "

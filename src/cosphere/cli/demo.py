@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cosphere.cli.evaluate import choose_device, open_split, save, score
+from cosphere.cli.evaluate import choose_device, save, score
+from cosphere.cli.images import open_split
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import find
 from cosphere.cli.train import read_settings, validation_scores

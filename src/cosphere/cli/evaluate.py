@@ -13,15 +13,16 @@ from rich.table import Table
 
 from cosphere.cli.class_tables import write_class_tables
 from cosphere.cli.codes_table import score_codes
+from cosphere.cli.images import HELD_OUT, OTHER_IMAGES, as_trained, choose_images, show_note
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import read_settings, show_notes
-from cosphere.data import Catalogue, read_catalogue, training_parts
-from cosphere.errors import DataError, SettingsError
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.errors import SettingsError
 from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
 from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
-from cosphere.train import TrainSettings, untrained_model
+from cosphere.train import untrained_model
 
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
@@ -78,11 +79,15 @@ def run(arguments: list[str]) -> int:
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
     settings, device = read_settings(folder), choose_device(given.device)
-    catalogue, split = choose_images(given.source or settings.data.root, given.split, settings, layout=given.layout)
+    catalogue = read_catalogue(given.source or settings.data.root, layout=given.layout)
+    show_notes(catalogue)
+    images, split = choose_images(catalogue, given.split, settings)
     embedder = untrained_model(settings).to(device) if given.untrained else Embedder.load(folder.model, device)
+    if split == HELD_OUT and not given.untrained and not as_trained(embedder, catalogue, settings):
+        show_note(OTHER_IMAGES)
     scores = score(
         embedder,
-        catalogue,
+        images,
         ks=tuple(given.ks),
         clustering=given.clustering,
         clustering_preset=given.clustering_preset,
@@ -100,60 +105,6 @@ def run(arguments: list[str]) -> int:
     if given.codes:
         score_codes(folder, scores.embeddings, split, seed=given.seed, untrained=given.untrained)
     return 0
-
-
-def open_split(source: str | Path, split: str, *, layout: str = "auto") -> Catalogue:
-    """One split of the images at `source`, with notes printed; "all" for every image.
-
-    Raises:
-        DataError: there is no such split.
-    """
-    catalogue = read_catalogue(source, layout=layout)
-    show_notes(catalogue)
-    return take_split(catalogue, split)
-
-
-def take_split(catalogue: Catalogue, split: str) -> Catalogue:
-    """One split; "all" for every image.
-
-    Raises:
-        DataError: there is no such split.
-    """
-    if split == "all":
-        return catalogue
-    known = catalogue.split_names
-    if split not in known:
-        named = f"Use --split {known[0]}" if known != ["all"] else "Leave --split out"
-        there = ", ".join(known)
-        raise DataError(f"{catalogue.root} has no split {split!r}; it has {there}. {named}, or use --split all.")
-    return catalogue.select(split)
-
-
-def choose_images(
-    source: str | Path, split: str | None, settings: TrainSettings, *, layout: str = "auto"
-) -> tuple[Catalogue, str]:
-    """The images to score and the name of their split.
-
-    Without a wish, that is the test split. Data without splits gives the classes that training held out: the only ones that
-    the model was not trained on, though it was chosen on them.
-
-    Raises:
-        DataError: there is no such split, or nothing was held out.
-    """
-    catalogue = read_catalogue(source, layout=layout)
-    show_notes(catalogue)
-    if split is not None or catalogue.split_names != ["all"]:
-        return take_split(catalogue, split or "test"), split or "test"
-    held_out = training_parts(
-        catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
-    ).val
-    if held_out is None:
-        raise DataError(
-            f"{source} has no splits and no classes were held out of training. Use --split all, or give other images."
-        )
-    text = "note: no test split, so the classes held out of training are scored; the model was chosen on them, which flatters it"
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-    return held_out, "held-out"
 
 
 def choose_device(name: str) -> str:

@@ -9,7 +9,7 @@ pass, by the lower 16 bits of those that share the upper ones. Exact for any rat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import DataError, SizeError
+from cosphere.evaluate._progress import Progress
 from cosphere.search.cosines import (
     Rows,
     UnitRows,
@@ -29,8 +30,6 @@ from cosphere.search.cosines import (
     unit_rows,
 )
 
-Progress = Callable[[int, int], object]
-"""Called with rows done and rows to do."""
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

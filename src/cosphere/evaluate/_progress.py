@@ -5,4 +5,4 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int], object]
-"""Called with what is done and what is to be done in all: queries, images, forms, steps."""
+"""Called with what is done and what is to be done in all: queries, rows, images, forms, steps."""

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from cosphere.errors import SettingsError
 from cosphere.evaluate._pairs import (
     ClassedRows,
-    Progress,
     Tail,
     classed_rows,
     different_above,
     place_of_different,
     same_above,
 )
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.statistics import Interval
 from cosphere.models.calibration import Calibration
 from cosphere.search.cosines import BLOCK_BYTES, Rows

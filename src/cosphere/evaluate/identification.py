@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._pairs import Progress
+from cosphere.evaluate._progress import Progress
 from cosphere.search.cosines import (
     BLOCK_BYTES,
     CosineBlocks,

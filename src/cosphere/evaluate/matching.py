@@ -187,6 +187,7 @@ def read_arms(
         ranked.append(_ranked(run, kept, metrics, ks))
         if not left_out:
             notes += _check_reported(run, ranked[-1].values)
+        notes += _warned(run)
         if progress is not None:
             progress(len(ranked), len(runs))
     queries = reduce(np.intersect1d, [one.rows for one in ranked])
@@ -378,6 +379,13 @@ def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
                 f"{said:.4f}. Run: cosphere evaluate {run.name}."
             ]
     return []
+
+
+def _warned(run: _Run) -> list[str]:
+    """What its evaluation warned of: a collapsed embedding scores well where ties count as hits."""
+    health = run.content.get("health")
+    warnings = health.get("warnings") if isinstance(health, Mapping) and run.content.get("split") == run.split else None
+    return [f"{run.name}: {text}" for text in warnings if isinstance(text, str)] if isinstance(warnings, list) else []
 
 
 def _arms(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._pairs import Progress
+from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import area_under, far_name, roc
 from cosphere.search.cosines import (
