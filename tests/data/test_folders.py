@@ -117,7 +117,7 @@ def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no image in .*Put the images of each class in a folder of its own"):
         read_folder(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match=r"1 files that are no images were left out: \.txt 1"):
+    with pytest.raises(DataError, match=r"1 file that is no image was left out: \.txt 1"):
         read_folder(tmp_path)
 
 

@@ -34,7 +34,7 @@ def write_class_tables(folder: RunFolder, scores: Scores) -> None:
     for line in (
         f"weakest classes by {BY}: {weakest}; all in {folder.path / CLASSES}",
         f"{int((table['agreement'] > 0.5).sum()):,} of {scores.images:,} images have most of their neighbours in one other class: "
-        f"wrong labels, or what the model misreads; the first of {folder.path / SUSPECTS}",
+        f"wrong labels, or what the model misreads; they come first in {folder.path / SUSPECTS}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

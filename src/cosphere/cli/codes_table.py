@@ -48,7 +48,7 @@ def show_codes(table: EqualBytes, title: str, console: Console | None = None) ->
             f"{form.bytes_per_image:,}",
             _cell(form, "recall@1"),
             _cell(form, "map@r"),
-            f"{form.seconds_per_1000:.{2 if form.seconds_per_1000 < 100 else 1}f}",
+            f"{form.seconds_per_1000:.2g}" if form.seconds_per_1000 < 100 else f"{form.seconds_per_1000:.0f}",
             f"{100 * form.check.recall:.0f}",
         )
     console.print(shown)

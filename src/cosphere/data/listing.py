@@ -41,7 +41,8 @@ class Listing:
             )
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
-            found.append(f"{self.others.total()} files that are no images were left out: {kinds}")
+            what = "file that is no image was" if self.others.total() == 1 else "files that are no images were"
+            found.append(f"{self.others.total()} {what} left out: {kinds}")
         return found
 
 
