@@ -34,6 +34,7 @@ VARIANTS = [
     ("hard_cascade", {"hard_ratios": (0.6,)}),
     ("hard_cascade", {"hard_ratios": (0.9, 0.5)}),
     ("hard_cascade", {"hard_ratios": (1, 0.6), "cascade": "nested"}),
+    ("heated_up_softmax", {"normalize_features": False}),
     ("lifted_structure", {"normalize": True}),
     ("margin", {"sampling": "distance_weighted"}),
     ("multi_similarity", {"mining": None, "divisor": "kept"}),
@@ -55,6 +56,7 @@ RAW = {"n_pair", "lifted_structure", "sphereface", "adaface", "magface"}
 RAW_VARIANTS = [
     ("angular", {"form": "n_pair", "angular_weight": 2.0}),
     ("generalized_lifted_structure", {"normalize": False}),
+    ("heated_up_softmax", {"normalize_features": False}),
 ]
 SLOPE_BY_RULE = {"adaface", "circle", "arcface{'gradient': 'insightface'}"}
 """The published gradient is not the derivative of the published value. Their own tests check it."""

@@ -68,6 +68,24 @@ def test_per_sample_values_agree_with_loops(scale):
         assert got.tolist() == pytest.approx(want, rel=1e-9)
 
 
+def test_batch_normed_rows_keep_their_length_and_alpha_is_divided():
+    """The official code's --bn: alpha / sqrt(64) for its 64 dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.nn.functional.batch_norm(
+        torch.randn(9, 64, generator=generator, dtype=torch.float64), None, None, training=True
+    )
+    weights = torch.randn(5, 64, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64)
+    labels = torch.arange(9) % 5
+    found = heated_up_softmax_loss(points, labels, weights, scale=16.0, bias=bias, normalize_features=False)
+    logits = 16 / 8 * points @ torch.nn.functional.normalize(weights).T + bias
+    want = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(found, want, rtol=1e-9, atol=0)
+    loss = HeatedUpSoftmaxLoss(5, 64, normalize_features=False).double()
+    loss.class_weight.data, loss.class_bias.data = weights, bias
+    assert loss(points, labels).item() == pytest.approx(want.mean().item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("sampled", [None, torch.tensor([0, 2, 3])], ids=["all", "sampled"])
 def test_every_gradient_by_finite_differences(sampled):
     generator = torch.Generator().manual_seed(0)

@@ -26,19 +26,22 @@ def heated_up_softmax_loss(
     *,
     scale: float | Tensor,
     bias: Tensor | None = None,
+    normalize_features: bool = True,
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over ``scale * cosine + bias``.
+    """Cross-entropy over ``scale * cosine + bias``, or over ``scale / sqrt(D) * length * cosine + bias``.
 
     The gradient on a direction is about ``scale * (1 - p)`` for the probability p of the own class: a large scale moves only
     images at the border of their class, a small one (a hot softmax: the scale is one over the temperature) moves all.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float. Any length; only the direction counts, if ``normalize_features``.
         labels: (B,) integers in [0, C).
         class_weight: (C, D) float. Any length; only the direction counts.
         scale: alpha > 0, a number or a () tensor, which then gets its gradient.
         bias: (C,) added to the logits; none by default.
+        normalize_features: False for rows that a batch norm has scaled instead, the official code's ``--bn``: their length is
+            about sqrt(D), by which alpha is divided (8 for its 64 dimensions).
         sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
 
     Returns:
@@ -54,7 +57,8 @@ def heated_up_softmax_loss(
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         # The scale rides on the rows, and so gets its gradient like they do.
-        own, others, _ = against_classes(batch, rows=batch.unit * scale, bias=bias, sampled=sampled)
+        rows = batch.unit if normalize_features else batch.raw / math.sqrt(batch.raw.shape[1])
+        own, others, _ = against_classes(batch, rows=rows * scale, bias=bias, sampled=sampled)
         if bias is not None:
             own = own + bias[batch.targets]
         return batch.spread(log_one_plus_exp(others - own))
@@ -64,7 +68,7 @@ def heated_up_softmax_loss(
     name="heated_up_softmax",
     paper="Zhang et al.: Heated-Up Softmax Embedding, 2018",
     batch="any",
-    normalises="embeddings and class weights",
+    normalises="class weights; embeddings unless normalize_features=False",
     defaults_source="official code: alpha 16, times 0.25 for the last 20 of 80 epochs, a bias from 0, weights N(0, 1/D); "
     "total_steps is its Cars196 run, 80 epochs of 252 batches of 32",
     cost="O(B C D) time, O(B D + C D) memory and one block",
@@ -86,6 +90,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         heat_from: when heating begins, as a share of ``total_steps``, in [0, 1].
         total_steps: training steps in all. Give your own: the default is the official run on Cars196.
         bias: whether each class has a learned bias, as in the official code.
+        normalize_features: False for a head that ends in a batch norm; see :func:`heated_up_softmax_loss`.
         sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
         sample_rule: Partial FC's by default.
 
@@ -106,6 +111,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         heat_from: float = 0.75,
         total_steps: int = 20160,
         bias: bool = True,
+        normalize_features: bool = True,
         sample_rate: float = 1.0,
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
@@ -119,6 +125,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
             raise SettingsError(f"heat_from is a share of total_steps, at most 1; got {heat_from!r}.")
         self.total_steps = check_count("total_steps", total_steps)
         self.bias = check_switch("bias", bias)
+        self.normalize_features = check_switch("normalize_features", normalize_features)
         nn.init.normal_(self.class_weight, std=1 / math.sqrt(embedding_dim))
         self.class_bias = nn.Parameter(torch.zeros(num_classes)) if self.bias else None
         learned = self.schedule == "learned"
@@ -149,5 +156,6 @@ class HeatedUpSoftmaxLoss(ClassLoss):
             self.class_weight,
             scale=scale,
             bias=self.class_bias,
+            normalize_features=self.normalize_features,
             sampled=self.sampled(labels),
         )
