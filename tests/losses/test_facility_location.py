@@ -155,3 +155,13 @@ def test_settings_out_of_range():
     for passes in (-1, 2.0, True):
         with pytest.raises(SettingsError, match=f"passes must be a whole number >= 0; got {passes}"):
             FacilityLocationLoss(passes=passes)
+
+
+@pytest.mark.parametrize("seed", [26, 47, 162])
+def test_the_last_bit_of_a_distance_does_not_choose_a_medoid(seed):
+    """Either image of a pair is as good a medoid of it; which one decides what can be added next."""
+    generator = torch.Generator().manual_seed(seed)
+    x, labels = torch.randn(9, 4, generator=generator, dtype=torch.float64), torch.arange(9) % 4
+    stretched = x * (0.05 + 9 * torch.rand(9, 1, generator=generator, dtype=torch.float64))
+    loss = FacilityLocationLoss()
+    assert loss(stretched, labels).item() == pytest.approx(loss(x, labels).item(), rel=1e-9)

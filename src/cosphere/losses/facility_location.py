@@ -75,6 +75,15 @@ def _to(rows: Tensor, medoids: Tensor, squared: bool) -> Tensor:
     return square if squared else safe_sqrt(square)
 
 
+def _first_of_best(values: Tensor, points: Tensor, slack: float) -> int:
+    """The first image among those whose values are the largest up to rounding.
+
+    Either image of a pair is as good a medoid of it, and which one it is decides what can be added next: without this rule
+    the last bit of a distance would decide.
+    """
+    return int(points[values >= values.max() - slack].min())
+
+
 class _Search:
     """Looks for the set of medoids that maximises ``F + gamma (1 - NMI)``, from the empty set on.
 
@@ -94,6 +103,8 @@ class _Search:
         """(n,) float64: -F if this point were a medoid too."""
         self.reach = torch.full_like(self.everyone, len(rows))
         """(n,) how many points are nearer to this one than to their medoid."""
+        self.slack = 16 * torch.finfo(rows.dtype).eps * math.sqrt(len(rows))
+        """Objectives that differ by less are equal but for rounding."""
         self.class_medoids = self._best_of_classes(torch.cat([to_class for _, to_class in sums]))
         self.agreement = _Agreement(codes, geometric=geometric)
         self.delta, self.value = 1.0, -math.inf
@@ -123,7 +134,7 @@ class _Search:
 
     def add(self) -> None:
         """One more medoid, the best."""
-        best = int(self.cost.argmin())
+        best = _first_of_best(-self.cost, self.everyone, self.slack)
         if len(self.medoids):
             ceiling = self.gamma * self._delta_at_most(self.reach + 1) - self.cost
             ceiling[self.medoids] = -torch.inf
@@ -161,7 +172,7 @@ class _Search:
         ceiling[candidates] = self.gamma * bound - cost[candidates]
         rest = torch.where(inside, self.second, self.nearest)
         rest_owner = torch.where(inside, self.second_owner, self.owner)
-        least = self.value * (1 + math.copysign(64 * torch.finfo(self.rows.dtype).eps, self.value))  # beyond rounding
+        least = self.value + self.slack
         best, value = self._best(ceiling, cost, rest, rest_owner, least)
         if value <= least:
             return False
@@ -178,21 +189,23 @@ class _Search:
             rest_owner: (n,) index of that medoid.
             least: what to surpass.
         """
-        best, best_value = -1, least
+        tried: list[Tensor] = []
+        found: list[Tensor] = []
+        most = least
         clusters = None
         order = ceiling.argsort(descending=True, stable=True)
         for points in torch.split(order[ceiling[order] > least], 64):
-            points = points[ceiling[points] >= best_value]
+            points = points[ceiling[points] >= most - self.slack]
             if not len(points):
                 break
             clusters = clusters or self.agreement.clusters(rest_owner)
             for piece in self._pieces(points):
                 moved = (self.distances(piece) < rest).scatter_(1, piece[:, None], True)
                 values = self.gamma * self.agreement.delta(*clusters.after(moved)) - cost[piece]
-                top = int(values.argmax())
-                if float(values[top]) > best_value:
-                    best, best_value = int(piece[top]), float(values[top])
-        return best, best_value
+                tried, found, most = [*tried, piece], [*found, values], max(most, float(values.max()))
+        if most <= least:
+            return -1, least
+        return _first_of_best(torch.cat(found), torch.cat(tried), self.slack), most
 
     def _replace(self, cluster: int, medoid: int) -> None:
         self.medoids[cluster] = medoid
