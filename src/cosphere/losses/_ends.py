@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cosphere.errors import DerivativeError
 from cosphere.tensors import full_precision
@@ -41,8 +42,13 @@ class _Zero(torch.autograd.Function):
 
 def chord(cosines: Tensor, *, squared: bool) -> Tensor:
     """Distance between unit vectors from their cosine: sqrt(2 - 2 cos), or its square. Gradient 0 at zero distance."""
-    square = (2 - 2 * cosines).clamp(min=0)
+    square = apart_or_zero(2 - 2 * cosines)
     return square if squared else safe_sqrt(square)
+
+
+def apart_or_zero(square: Tensor, *, inplace: bool = False) -> Tensor:
+    """Squared distances of unit vectors, 0 for identical images: whether those are apart is not left to rounding."""
+    return functional.threshold(square, 2 * SAME * torch.finfo(square.dtype).eps, 0.0, inplace=inplace)
 
 
 def safe_sqrt(square: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cosphere.losses._about import PairLoss, check_choice, check_number, describe
 from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._ends import SAME, mean_or_zero
+from cosphere.losses._ends import apart_or_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows
 
@@ -101,9 +100,8 @@ def _sides(rows: Rows, margin: float, positive_margin: float) -> tuple[_Side, _S
 
 
 def _distances(cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of unit vectors and its inverse, both 0 for identical images: whether they cost is not left to rounding."""
-    square = torch.rsub(cosines, 2, alpha=2)
-    functional.threshold(square, 2 * SAME * torch.finfo(square.dtype).eps, 0.0, inplace=True)
+    """Distance of unit vectors and its inverse, both 0 for identical images."""
+    square = apart_or_zero(torch.rsub(cosines, 2, alpha=2), inplace=True)
     inverse = square.clamp(min=1e-36).rsqrt_()
     distances = square.mul_(inverse)
     return distances, inverse.mul_(distances > 0)

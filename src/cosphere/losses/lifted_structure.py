@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from cosphere.losses._about import PairLoss, check_number, check_switch, describe
 from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._ends import mean_or_zero
+from cosphere.losses._ends import apart_or_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows
 
@@ -75,7 +75,7 @@ def distances_of(rows: Rows, lengths: tuple[Tensor, ...]) -> Tensor:
     """(b, R) distances of unit vectors, or of raw embeddings if their squared lengths are given. Without a graph."""
     products = rows.similarities.detach()
     if not lengths:
-        return products.mul(-2).add_(2).clamp_(min=0).sqrt_()
+        return apart_or_zero(products.mul(-2).add_(2), inplace=True).sqrt_()
     own = lengths[0].detach()[rows.slice, None]
     return torch.sub(own, products, alpha=2).add_(lengths[-1].detach()).clamp_(min=0).sqrt_()
 
