@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from cosphere import losses
-from cosphere.data import Catalogue, draw_stamps, read_catalogue
+from cosphere.data import Catalogue, read_catalogue
 from cosphere.files import write_json
 from cosphere.runs import RunFolder, provenance
 from cosphere.spherical import SphericalConstraint
+from cosphere.stamps import draw_stamps
 from cosphere.train import (
     BatchSettings,
     DataSettings,

@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cosphere import SphericalConstraint, read_catalogue
-from cosphere.data import ClassBalancedBatches, ImageRows, collate, draw_stamps
+from cosphere.data import ClassBalancedBatches, ImageRows, collate
 from cosphere.images import preset
 from cosphere.losses import MultiSimilarityLoss
 from cosphere.spherical import length_statistics
+from cosphere.stamps import draw_stamps
 
 
 def network() -> nn.Module:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
-    {"errors"},
-    {"codes", "files", "tensors"},
+    {"errors", "_version"},
+    {"_types", "checks"},
+    {"files", "tensors"},
+    {"codes", "rows"},
     {"images", "spherical", "losses", "runs"},
-    {"models", "data"},
+    {"norm_lens", "models", "data"},
+    {"embeddings", "stamps"},
     {"search"},
     {"health"},
     {"train", "evaluate"},

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cosphere._version import __version__
 from cosphere.errors import RunError
 from cosphere.files import read_json, write_json, write_text
 
@@ -155,10 +156,8 @@ def provenance() -> dict[str, Any]:
     """
     import torch
 
-    import cosphere
-
     return {
-        "cosphere": cosphere.__version__,
+        "cosphere": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "commit": _commit(),

@@ -1,4 +1,4 @@
-"""The spherical embedding constraint (SEC), and the norm lens that shows what lengths do to a training step.
+"""The spherical embedding constraint (SEC).
 
 A loss on directions leaves the length n of an embedding free, and a gradient step turns a short embedding more than a
 long one: by about 1/n^2 with SGD, 1/n with Adam, when every embedding is free to move on its own. SEC adds
@@ -12,18 +12,16 @@ Source: Zhang, Li and Zhang, "Deep Metric Learning with Spherical Embedding", Ne
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, SizeError, did_you_mean
-from cosphere.tensors import SHORTEST, check_embeddings, full_precision, lengths, outside_autocast
+from cosphere.tensors import SHORTEST, check_embeddings, lengths, outside_autocast
 
 RADII = ("batch", "ema", "learned")
 RAMPS = ("constant", "linear")
-TINY = {torch.float32: 1e-30, torch.float64: 1e-200}
-"""Far below any length there is, and far enough above zero that a gap divided by it is finite."""
 
 
 def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free: bool = False) -> Tensor:
@@ -51,9 +49,8 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
     check_embeddings(embeddings)
     _check_radius(radius)
     with outside_autocast(embeddings):
-        if not scale_free:
-            return _penalty(embeddings, lengths(embeddings.detach()), radius)
-        gaps = _relative_gaps(lengths(embeddings), radius)
+        norms = lengths(embeddings)
+        gaps = _relative_gaps(norms, radius) if scale_free else norms - radius
         return gaps.square().sum() / max(len(gaps), 1)
 
 
@@ -63,36 +60,6 @@ def _check_radius(radius: object) -> None:
             raise SizeError(f"want one radius for all, a number or a () tensor; got a tensor {tuple(radius.shape)}.")
     elif isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
         raise SettingsError(f"the radius is a finite number >= 0 or a () tensor; got {radius!r}.")
-
-
-def _penalty(embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
-    """``mean((n - radius)^2)`` from lengths already measured, (B,) without a graph."""
-    penalty: Tensor = _Penalty.apply(embeddings, norms, radius)
-    return penalty
-
-
-class _Penalty(torch.autograd.Function):
-    """Value and slope in as few operations as it takes: the constraint is to cost no more than 1 % of any loss beside it."""
-
-    @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, norms: Tensor, radius: Tensor | float) -> Tensor:
-        gaps = norms - radius
-        ctx.radius = radius if isinstance(radius, float | int) else None
-        ctx.save_for_backward(embeddings, norms, gaps, *([radius] if isinstance(radius, Tensor) else []))
-        return gaps.dot(gaps) / max(len(gaps), 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        embeddings, norms, gaps, *given = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
-            norms = lengths(embeddings)
-            gaps = norms - (given[0] if given else ctx.radius)
-        share = gaps * (gradient * (2 / max(len(gaps), 1)))
-        # The slope of a length of zero is defined as zero, as torch has it: 0 times anything finite.
-        along = share / norms.clamp(min=TINY[norms.dtype])
-        slopes = full_precision(embeddings) * along.unsqueeze(1)
-        to_radius = (-share.sum()).to(given[0].dtype) if given and ctx.needs_input_grad[2] else None
-        return slopes if slopes.dtype == embeddings.dtype else slopes.to(embeddings.dtype), None, to_radius
 
 
 def _relative_gaps(norms: Tensor, radius: Tensor | float) -> Tensor:
@@ -177,11 +144,8 @@ class SphericalConstraint(nn.Module):
         """The penalty of one batch. (B, D) -> ()."""
         check_embeddings(embeddings)
         with outside_autocast(embeddings):
-            norms = lengths(embeddings.detach())
-            radius = self._radius_for(norms)
-            if not self.scale_free:
-                return _penalty(embeddings, norms, radius)
-        return spherical_penalty(embeddings, radius, scale_free=True)
+            radius = self._radius_for(lengths(embeddings.detach()))
+        return spherical_penalty(embeddings, radius, scale_free=self.scale_free)
 
     def _radius_for(self, norms: Tensor) -> Tensor | float:
         if self.kind == "number":
@@ -301,111 +265,3 @@ def length_statistics(embeddings: Tensor) -> LengthStatistics:
             torch.stack([norms.mean(), norms.var(correction=0)]).tolist() if len(norms) else (math.nan,) * 2
         )
     return LengthStatistics(mean, variance, 0.0 if mean == 0 else math.sqrt(variance) / mean)
-
-
-class GradientLens(NamedTuple):
-    """What lengths do to the gradients of a batch. A number that the batch does not define is None."""
-
-    max_abs_cosine: float | None
-    """Largest |cos| between a gradient and its embedding, in [0, 1]. 0 for a loss that sees directions only."""
-    slope: float | None
-    """Slope of log |gradient| on log length. -1 for a loss that sees directions only and treats all rows alike."""
-    short_share: float | None
-    """Share of the summed gradient lengths that the shortest tenth of the rows (rounded up) holds, in [0, 1]."""
-
-
-@torch.no_grad()
-def gradient_lens(embeddings: Tensor, gradient: Tensor) -> GradientLens:
-    """Compare the gradient of a loss at each embedding with that embedding's length.
-
-    Args:
-        embeddings: (B, D) float, raw.
-        gradient: (B, D) float, d loss / d embeddings.
-
-    Returns:
-        Plain floats, computed in float64. Rows that have no direction or are not finite are left out; rows without a
-        gradient count only for the share. The slope needs two different lengths.
-
-    Raises:
-        SizeError: the two do not have one shape (B, D) of a floating type.
-    """
-    wide, slopes = _same_rows(embeddings, gradient, names=("embeddings", "gradient"))
-    norms, sizes = wide.norm(dim=1), slopes.norm(dim=1)
-    order = norms.argsort(stable=True)
-    held = sizes[order[: math.ceil(len(order) / 10)]].sum()
-    total = float(sizes.sum())
-    moving = sizes > 0
-    # Each factor has unit length before they meet, so that tiny gradients do not underflow.
-    cosines = (wide[moving] / norms[moving, None] * (slopes[moving] / sizes[moving, None])).sum(dim=1)
-    return GradientLens(
-        max_abs_cosine=min(float(cosines.abs().max()), 1.0) if len(cosines) else None,
-        slope=_log_slope(norms[moving], sizes[moving]),
-        short_share=float(held) / total if total > 0 else None,
-    )
-
-
-class StepLens(NamedTuple):
-    """What lengths do to one optimiser step. A number that the batch does not define is None."""
-
-    slope: float | None
-    """Slope of log angle on log length. For free embeddings -2 with SGD, -1 with Adam."""
-    cv: float | None
-    """Coefficient of variation of the angles, unitless. 0 when every row turns by the same angle."""
-    mean_angle: float | None
-    """Mean angle, in radians, in [0, pi]."""
-
-
-@torch.no_grad()
-def step_lens(before: Tensor, after: Tensor) -> StepLens:
-    """The angle by which one optimiser step turned each embedding of a probe batch, against its length before.
-
-    Args:
-        before: (B, D) float, raw embeddings of the probe batch before the step, in evaluation mode.
-        after: (B, D) float, of the same images after the step.
-
-    Returns:
-        Plain floats, computed in float64. Rows without a direction before or after, or not finite, are left out; rows
-        that did not turn count for mean and cv, not for the slope. The slope needs two different lengths.
-
-    Raises:
-        SizeError: the two do not have one shape (B, D) of a floating type.
-    """
-    old, new = _same_rows(before, after, names=("before", "after"))
-    alive = new.norm(dim=1) > SHORTEST
-    old, new = old[alive], new[alive]
-    norms = old.norm(dim=1)
-    chords = (new / new.norm(dim=1, keepdim=True) - old / norms[:, None]).norm(dim=1)
-    # acos of the cosine would lose every angle below 1e-8; the chord keeps them.
-    angles = 2 * (chords / 2).clamp(max=1.0).asin()
-    if not len(angles):
-        return StepLens(None, None, None)
-    mean = float(angles.mean())
-    turned = angles > 0
-    return StepLens(
-        slope=_log_slope(norms[turned], angles[turned]),
-        cv=float(angles.std(correction=0)) / mean if mean > 0 else None,
-        mean_angle=mean,
-    )
-
-
-def _same_rows(first: Tensor, second: Tensor, *, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """Both in float64, without the rows in which ``first`` has no direction or either is not finite."""
-    check_embeddings(first, name=names[0])
-    check_embeddings(second, name=names[1])
-    if first.shape != second.shape:
-        raise SizeError(
-            f"want {names[0]} and {names[1]} of one shape, got {tuple(first.shape)} and {tuple(second.shape)}. "
-            "Give the same rows in the same order."
-        )
-    left, right = full_precision(first).double().cpu(), full_precision(second).double().cpu()
-    usable = (left.norm(dim=1) > SHORTEST) & left.isfinite().all(dim=1) & right.isfinite().all(dim=1)
-    return left[usable], right[usable]
-
-
-def _log_slope(lengths_: Tensor, sizes: Tensor) -> float | None:
-    """Least-squares slope of log size on log length; None without two different lengths. (B,), (B,) -> number."""
-    x, y = lengths_.log(), sizes.log()
-    if len(x) < 2 or float(x.max() - x.min()) < 1e-9:
-        return None
-    centred = x - x.mean()
-    return float((centred * (y - y.mean())).sum() / centred.square().sum())

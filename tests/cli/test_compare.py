@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from cosphere.cli import main
-from cosphere.evaluate.embeddings import Embeddings
+from cosphere.embeddings import Embeddings
 from cosphere.evaluate.scores import score_embeddings
 from cosphere.runs import RunFolder
 

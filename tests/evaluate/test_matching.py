@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SettingsError
-from cosphere.evaluate.embeddings import Embeddings
 from cosphere.evaluate.matching import group_runs, read_arms
 from cosphere.evaluate.scores import score_embeddings
 from cosphere.runs import RunFolder

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
+from cosphere.checks import check_share
 from cosphere.errors import SettingsError
 from cosphere.losses import _margins
-from cosphere.losses._about import check_share
 from cosphere.losses._classified import classify
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError, SizeError
+from cosphere.rows import unit_rows
 from cosphere.search import ProductQuantiser, first_dimensions, principal_dimensions, search
-from cosphere.search.cosines import unit_rows
 from cosphere.search.storage import Bits, Floats, Int8, Storage, Stored, search_stored
 
 

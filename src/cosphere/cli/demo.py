@@ -16,13 +16,14 @@ from cosphere.cli.images import open_split
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import find
 from cosphere.cli.train import read_settings, validation_scores
-from cosphere.data import draw_stamps, read_catalogue
+from cosphere.data import read_catalogue
 from cosphere.errors import RunError
 from cosphere.evaluate import Scores
 from cosphere.files import write_text
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.report import write_report
 from cosphere.runs import RunFolder
+from cosphere.stamps import draw_stamps
 from cosphere.train import (
     BatchSettings,
     DataSettings,

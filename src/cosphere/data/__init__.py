@@ -22,5 +22,4 @@ from cosphere.data.splits import TrainingParts as TrainingParts
 from cosphere.data.splits import hold_out_classes as hold_out_classes
 from cosphere.data.splits import training_parts as training_parts
 from cosphere.data.splits import with_class_splits as with_class_splits
-from cosphere.data.stamps import draw_stamps as draw_stamps
 from cosphere.data.tables import read_table as read_table

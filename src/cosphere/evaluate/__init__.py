@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cosphere.embeddings import Embeddings, embed_catalogue
 from cosphere.evaluate.agreement import Agreement, agreement
 from cosphere.evaluate.by_group import GroupScores
 from cosphere.evaluate.calibration import PairRates, calibrate, pair_rates
@@ -14,7 +15,6 @@ from cosphere.evaluate.clustering import (
     clustering_over_seeds,
 )
 from cosphere.evaluate.comparison import Arm, Comparison, Difference, compare
-from cosphere.evaluate.embeddings import Embeddings, embed_catalogue
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.evaluate.identification import identification, pool_templates
 from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled

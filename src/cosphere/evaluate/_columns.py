@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cosphere._types import Integers
 from cosphere.data import Catalogue
+from cosphere.embeddings import Embeddings
 from cosphere.evaluate._relevance import Column, integer_column
-from cosphere.evaluate.embeddings import Embeddings
-
-Integers = npt.NDArray[np.int64]
 
 
 class RowColumns(NamedTuple):

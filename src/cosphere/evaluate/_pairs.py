@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere._types import Floats, Progress
 from cosphere.errors import DataError, SizeError
-from cosphere.evaluate._progress import Progress
-from cosphere.search.cosines import (
+from cosphere.rows import (
     Rows,
     UnitRows,
     as_array,
@@ -31,7 +31,6 @@ from cosphere.search.cosines import (
 )
 
 Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 _PAIR_BYTES = 64
 """Working memory a pair: its cosine, masks, keys, and its place when all of a block are wanted."""

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere._types import Integers
 from cosphere.errors import SettingsError, SizeError, did_you_mean
 
-Integers = npt.NDArray[np.int64]
 Column = npt.NDArray[np.integer[Any]]
 GroupRule = Literal["same_class", "any_class"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.codes import is_codes
 from cosphere.errors import SizeError
-from cosphere.search.cosines import CosineBlocks, Rows, check_widths, unit_rows
+from cosphere.rows import CosineBlocks, Rows, check_widths, unit_rows
 from cosphere.search.hamming import HammingBlocks, bit_rows, check_code_widths
 
 NARROW_BITS = 2**15 - 1

@@ -12,14 +12,13 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import gammaln
 from torch import Tensor
 
+from cosphere._types import Floats, Integers
+
 Ties = Literal["optimistic", "pessimistic", "expected"]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _CHUNK_TERMS = 2**21
 """Terms of ragged sums held at a time: 16 MiB for each of a few arrays."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.evaluate._progress import Progress
+from cosphere._types import Integers, Progress
 from cosphere.evaluate._ranks import BlockRanks, block_ranks
 from cosphere.evaluate._relevance import Meetings
 from cosphere.evaluate._sides import Sides
 from cosphere.evaluate._ties import First, Tables, Ties, discounted_gain, found_within, summed_precisions, tables
-from cosphere.search.cosines import rows_within
-
-Integers = npt.NDArray[np.int64]
+from cosphere.rows import rows_within
 
 
 class Wanted(NamedTuple):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln
 
+from cosphere._types import Floats, Integers
 from cosphere.errors import SizeError
 from cosphere.evaluate._relevance import check_labels
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _CHUNK_TERMS = 2**19
 """Terms of the expected mutual information taken at a time: about 50 MB of working memory."""

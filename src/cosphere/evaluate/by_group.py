@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from cosphere._types import Floats, Integers
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere._types import Floats, Progress
 from cosphere.errors import SettingsError
 from cosphere.evaluate._pairs import (
     ClassedRows,
@@ -17,12 +18,9 @@ from cosphere.evaluate._pairs import (
     place_of_different,
     same_above,
 )
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.statistics import Interval
 from cosphere.models.calibration import Calibration
-from cosphere.search.cosines import BLOCK_BYTES, Rows
-
-Floats = npt.NDArray[np.float64]
+from cosphere.rows import BLOCK_BYTES, Rows
 
 _TAIL = 2**17
 """Pairs that a resample weighs. 1000 resamples of so many take about a second."""

@@ -8,17 +8,14 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from cosphere._types import Integers, Progress
 from cosphere.errors import SettingsError, SizeError, did_you_mean
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.agreement import Agreement, agreement
 from cosphere.evaluate.k_means import Unit, faiss_k_means, scikit_k_means
 from cosphere.evaluate.statistics import Summary, seeds_summary
-from cosphere.search.cosines import Rows, unit_rows
-
-Integers = npt.NDArray[np.int64]
+from cosphere.rows import Rows, unit_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from cosphere._types import Floats, Integers
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.significance import holm, is_hit_or_miss, mcnemar_test, seeds_test, sign_flip_test
-from cosphere.evaluate.statistics import Floats, Interval, Summary, bootstrap_all, seeds_summary
+from cosphere.evaluate.statistics import Interval, Summary, bootstrap_all, seeds_summary
 
-Integers = npt.NDArray[np.int64]
 Over = Literal["queries", "classes"]
 FEW_CLASSES = 20
 """Below this many the bootstrap over classes is noticeably too narrow."""

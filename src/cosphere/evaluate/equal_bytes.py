@@ -17,13 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import bytes_of, is_codes, to_bits
+from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import check_labels
-from cosphere.evaluate.embeddings import Embeddings
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all
+from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, unit_rows
 from cosphere.search import (
     Index,
     Neighbours,
@@ -34,13 +35,9 @@ from cosphere.search import (
     principal_dimensions,
 )
 from cosphere.search.asymmetric import SHORTLIST, rerank
-from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, unit_rows
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.self_check import NEIGHBOURS
 from cosphere.search.storage import FEWEST_ROWS
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 SCORES = ("recall@1", "map@r")
 """The scores of the table."""

@@ -15,9 +15,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cosphere._types import Floats, Progress
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._progress import Progress
-from cosphere.search.cosines import (
+from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
     Rows,
@@ -29,8 +29,6 @@ from cosphere.search.cosines import (
     unit_rows,
     widened,
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 def pool_templates(

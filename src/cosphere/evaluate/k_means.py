@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.evaluate._progress import Progress
+from cosphere._types import Integers, Progress
 from cosphere.search._faiss import faiss_for
 
-Integers = npt.NDArray[np.int64]
 Unit = npt.NDArray[np.float32]
 
 _RESTART_STEP = 15486557

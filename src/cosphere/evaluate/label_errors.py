@@ -10,15 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cosphere._types import Floats, Integers
 from cosphere.codes import is_codes
 from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import Column, integer_column
+from cosphere.rows import BLOCK_BYTES, Rows
 from cosphere.search import Neighbours, search
-from cosphere.search.cosines import BLOCK_BYTES, Rows
 from cosphere.search.hamming import hamming_search
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,18 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from cosphere._types import Floats, Integers, Progress
+from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.comparison import Arm
-from cosphere.evaluate.embeddings import Embeddings
 from cosphere.evaluate.retrieval import EXTRA
 from cosphere.evaluate.scores import rank
-from cosphere.evaluate.statistics import Floats
 from cosphere.files import read_json
 from cosphere.runs import RunFolder
 
 Keys = npt.NDArray[np.str_]
-Integers = npt.NDArray[np.int64]
 METRICS = ("recall@1", "map@r")
 """What is compared when nothing else is asked for."""
 _NO_NUMBERS = ("seed", "about", "device", "log_every", "checkpoint_every")

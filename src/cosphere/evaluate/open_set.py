@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere._types import Flags, Floats, Integers, Progress
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import area_under, far_name, roc
-from cosphere.search.cosines import (
+from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
     Rows,
@@ -32,10 +32,6 @@ from cosphere.search.cosines import (
     rows_within,
     unit_rows,
 )
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cosphere._types import Integers
 from cosphere.errors import DataError, DivergenceError, SettingsError, SizeError
+from cosphere.rows import Rows, as_array, check_rows, widened
 from cosphere.search import search
-from cosphere.search.cosines import Rows, as_array, check_rows, widened
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

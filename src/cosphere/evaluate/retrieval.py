@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import (
     Column,
     GroupRule,
@@ -43,10 +42,7 @@ from cosphere.evaluate._ties import (
 )
 from cosphere.evaluate._walk import Found, Wanted, walk
 from cosphere.evaluate.by_group import GroupScores, group_scores
-from cosphere.search.cosines import BLOCK_BYTES, Rows, check_block_bytes, exclusions
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from cosphere.rows import BLOCK_BYTES, Rows, check_block_bytes, exclusions
 
 ALWAYS = ("recall", "map@r", "r_precision")
 """The metrics that are always there."""

@@ -7,27 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
+from cosphere.embeddings import Embeddings, embed_catalogue
 from cosphere.errors import DataError, SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
-from cosphere.evaluate._progress import Progress
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.clustering import ClusteringScores, check_preset
 from cosphere.evaluate.clustering import clustering as cluster
-from cosphere.evaluate.embeddings import Embeddings, embed_catalogue
 from cosphere.evaluate.retrieval import RetrievalScores, check_ks, check_metrics, check_ties, retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all, check_level, check_seed
 from cosphere.health import Health, embedding_health
 from cosphere.models import Embedder
-from cosphere.search.cosines import BLOCK_BYTES
+from cosphere.rows import BLOCK_BYTES
 from cosphere.spherical import LengthStatistics, length_statistics
 
-Floats = npt.NDArray[np.float64]
 IntervalOver = Literal["queries", "classes"]
 """What an interval resamples: single queries, or classes with all their queries."""
 

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
+from cosphere._types import Floats
 from cosphere.errors import SettingsError
-from cosphere.evaluate.statistics import Floats, check_seed, check_values, class_sums, differences
+from cosphere.evaluate.statistics import check_seed, check_values, class_sums, differences
 
 _CHUNK_SIGNS = 2**21
 """Signs held at a time: 16 MiB as float64."""

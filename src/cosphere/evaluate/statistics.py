@@ -23,12 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import t as student
 
+from cosphere._types import Floats
 from cosphere.errors import DataError, SettingsError, SizeError
-
-Floats = npt.NDArray[np.float64]
 
 _CHUNK_VALUES = 2**22
 """Resampled counts held at a time: 32 MiB."""

@@ -14,7 +14,7 @@ from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
-from cosphere.search.cosines import Rows, as_array, unit_rows
+from cosphere.rows import Rows, as_array, unit_rows
 
 Measure = Literal["cosine", "angle", "degrees", "l2", "squared_l2", "hamming"]
 """``angle`` is in radians."""

@@ -18,12 +18,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere._types import Flags, Floats
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate.statistics import Interval
-from cosphere.search.cosines import as_array
+from cosphere.rows import as_array
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 FarRule = Literal["exact", "nearest"]
 Protocol = Literal["exact", "insightface"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.health.concerns import Health
-from cosphere.search.cosines import (
+from cosphere.rows import (
     BLOCK_BYTES,
     STEP,
     CosineBlocks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -177,49 +177,3 @@ def _kinds() -> dict[str, type[Loss]]:
 
     exported = (getattr(losses, name) for name in losses.__all__)
     return {kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")}
-
-
-def check_number(name: str, value: object, *, above: float | None = None, at_least: float | None = None) -> float:
-    """``value`` as a float, or a SettingsError that names the setting and what is allowed."""
-    wanted = (
-        f"a number above {above:g}"
-        if above is not None
-        else f"a number >= {at_least:g}"
-        if at_least is not None
-        else "a number"
-    )
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
-    fits = abs(number) < float("inf") and (above is None or number > above) and (at_least is None or number >= at_least)
-    if not fits:
-        raise SettingsError(f"{name} must be {wanted}, finite; got {value!r}.")
-    return number
-
-
-def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
-    """``value`` if it is one of ``allowed``, or a SettingsError that names them."""
-    options = list(allowed)
-    if not isinstance(value, str) or value not in options:
-        raise SettingsError(f"{name} must be {' or '.join(map(repr, options))}; got {value!r}.")
-    return value
-
-
-def check_switch(name: str, value: object) -> bool:
-    """``value`` if it is True or False, or a SettingsError."""
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name} must be true or false; got {value!r}.")
-    return value
-
-
-def check_count(name: str, value: object) -> int:
-    """``value`` if it is a whole number >= 1, or a SettingsError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name} must be a whole number >= 1; got {value!r}.")
-    return value
-
-
-def check_share(name: str, value: object) -> float:
-    """``value`` if it is in (0, 1], or a SettingsError."""
-    share = check_number(name, value, above=0)
-    if share > 1:
-        raise SettingsError(f"{name} is a share, above 0 and at most 1; got {value!r}.")
-    return share

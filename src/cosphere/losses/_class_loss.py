@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import check_choice, check_share, check_whole
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, check_choice, check_count, check_share
+from cosphere.losses._about import Loss
 from cosphere.losses._classified import sample_classes
 from cosphere.losses._ends import as_int64
 from cosphere.tensors import SHORTEST, lengths
@@ -50,8 +51,8 @@ class ClassLoss(Loss):
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
         super().__init__()
-        self.num_classes = check_count("num_classes", num_classes)
-        self.embedding_dim = check_count("embedding_dim", embedding_dim)
+        self.num_classes = check_whole("num_classes", num_classes, least=1)
+        self.embedding_dim = check_whole("embedding_dim", embedding_dim, least=1)
         self.sample_rate = check_share("sample_rate", sample_rate)
         check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
         self.sample_rule: SampleRule = sample_rule

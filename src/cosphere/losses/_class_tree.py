@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from cosphere.checks import check_choice, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import check_choice, check_count
 from cosphere.losses._ends import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
@@ -60,7 +60,7 @@ class ClassTree:
             SizeError: shapes or types that do not fit, or no class has two images, so that there is no spread.
             SettingsError: a value out of range.
         """
-        check_count("levels", levels)
+        check_whole("levels", levels, least=1)
         check_choice("linkage", linkage, ["average", "single"])
         check_labelled(embeddings, labels)
         with torch.no_grad(), outside_autocast(embeddings):
@@ -210,9 +210,9 @@ class AnchorNeighbourBatches(Sampler[list[int]]):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.classes = check_count("classes", classes)
-        self.neighbours = check_count("neighbours", neighbours)
-        self.images_per_class = check_count("images_per_class", images_per_class)
+        self.classes = check_whole("classes", classes, least=1)
+        self.neighbours = check_whole("neighbours", neighbours, least=1)
+        self.images_per_class = check_whole("images_per_class", images_per_class, least=1)
         self.seed = seed
         places = tree.places(torch.as_tensor(labels, device=tree.classes.device)).cpu().numpy()
         rows = np.argsort(places, kind="stable")

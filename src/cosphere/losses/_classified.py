@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_share
 from cosphere.errors import SizeError
-from cosphere.losses._about import check_choice, check_share
 from cosphere.losses._ends import as_int64, connected_zero
 from cosphere.tensors import check_labelled, directions, full_precision, lengths, outside_autocast, outside_compile
 

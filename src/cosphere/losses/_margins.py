@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_number
 from cosphere.errors import SettingsError
-from cosphere.losses._about import check_number
 from cosphere.losses._classified import Classified
 from cosphere.losses._ends import safe_sqrt
 from cosphere.tensors import directions

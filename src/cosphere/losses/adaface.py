@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import check_number, check_share, describe
+from cosphere.checks import check_number, check_share
+from cosphere.losses._about import describe
 from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes

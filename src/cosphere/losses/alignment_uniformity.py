@@ -7,7 +7,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.checks import check_number
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import chord, mean_or_zero
 from cosphere.losses._log_sums import log_sum_exp
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare

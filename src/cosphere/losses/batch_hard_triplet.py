@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
+from cosphere.checks import check_choice, check_number, check_switch
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import chord, mean_or_zero
 from cosphere.losses._pairs import Compared, Rows, compare
 from cosphere.losses._rows import sum_over_rows

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_choice, check_number, describe
+from cosphere.checks import check_choice, check_number
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._by_hand import with_slopes
 from cosphere.losses._ends import apart_or_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare

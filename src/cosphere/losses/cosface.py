@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_number, describe
+from cosphere.checks import check_number
+from cosphere.losses._about import describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify

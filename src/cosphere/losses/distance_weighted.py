@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_number
 from cosphere.errors import SettingsError
-from cosphere.losses._about import check_number
 from cosphere.losses._pairs import Rows, compare
 from cosphere.tensors import directions
 

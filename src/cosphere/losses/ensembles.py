@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosphere.checks import check_choice
 from cosphere.errors import SizeError
-from cosphere.losses._about import check_choice
 from cosphere.losses._ends import connected_zero, mean_or_zero
 from cosphere.losses._pairs import Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows

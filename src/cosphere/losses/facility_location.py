@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, check_choice, check_number, describe
+from cosphere.losses._about import Loss, describe
 from cosphere.losses._blocks import held_on
 from cosphere.losses._ends import as_int64, chord, connected_zero, safe_sqrt
 from cosphere.tensors import check_labelled, directions, outside_autocast

@@ -9,8 +9,9 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SettingsError, SizeError
-from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import SAME, connected_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._ranking import Cut, Ranking
@@ -209,7 +210,7 @@ class HardCascadeLoss(PairLoss):
         self.head_dims = (
             None
             if head_dims is None
-            else tuple(check_count("head_dims", width) for width in _one_a_head("head_dims", head_dims))
+            else tuple(check_whole("head_dims", width, least=1) for width in _one_a_head("head_dims", head_dims))
         )
         if not self.hard_ratios or (self.head_dims is not None and len(self.head_dims) != len(self.hard_ratios)):
             raise SettingsError(

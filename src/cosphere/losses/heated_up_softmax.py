@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SettingsError
-from cosphere.losses._about import check_choice, check_count, check_number, check_switch, describe
+from cosphere.losses._about import describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify
@@ -123,7 +124,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         self.heat_from = check_number("heat_from", heat_from, at_least=0)
         if self.heat_from > 1:
             raise SettingsError(f"heat_from is a share of total_steps, at most 1; got {heat_from!r}.")
-        self.total_steps = check_count("total_steps", total_steps)
+        self.total_steps = check_whole("total_steps", total_steps, least=1)
         self.bias = check_switch("bias", bias)
         self.normalize_features = check_switch("normalize_features", normalize_features)
         nn.init.normal_(self.class_weight, std=1 / math.sqrt(embedding_dim))

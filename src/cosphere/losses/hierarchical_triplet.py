@@ -8,8 +8,9 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, describe
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._class_tree import ClassTree, Linkage
 from cosphere.losses._ends import as_int64, chord, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
@@ -150,7 +151,7 @@ class HierarchicalTripletLoss(PairLoss):
     ) -> None:
         super().__init__()
         self.margin = check_number("margin", margin, at_least=0)
-        self.levels = check_count("levels", levels)
+        self.levels = check_whole("levels", levels, least=1)
         check_choice("linkage", linkage, ["average", "single"])
         self.linkage = linkage
         self.first_margin = check_number("first_margin", first_margin, at_least=0)

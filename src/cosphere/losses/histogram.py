@@ -7,7 +7,8 @@ from typing import NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_count, describe
+from cosphere.checks import check_whole
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._by_hand import with_slopes
 from cosphere.losses._listed import as_pairs
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
@@ -154,4 +155,4 @@ class HistogramLoss(PairLoss):
 
     def __init__(self, *, bins: int = 100) -> None:
         super().__init__()
-        self.bins = check_count("bins", bins)
+        self.bins = check_whole("bins", bins, least=1)

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import PairLoss, check_choice, check_count, check_number, check_switch, describe
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import as_int64, chord, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows
@@ -211,7 +212,7 @@ class MarginLoss(PairLoss):
         self.sampling = sampling
         check_cutoffs(cutoff, farthest)
         self.cutoff, self.farthest = float(cutoff), float(farthest)
-        shape = (check_count("num_classes", num_classes),) if per_class else ()
+        shape = (check_whole("num_classes", num_classes, least=1),) if per_class else ()
         self.boundary = nn.Parameter(torch.full(shape, self.boundary_start))
 
     def settings(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError
-from cosphere.losses._about import PairLoss, check_count, check_number
+from cosphere.losses._about import PairLoss
 from cosphere.losses._ends import as_int64
 from cosphere.tensors import check_labelled
 
@@ -82,11 +83,11 @@ class CrossBatchMemory(nn.Module):
                 "Losses with class weights see all classes already."
             )
         self.loss = loss
-        self.size = check_count("size", size)
+        self.size = check_whole("size", size, least=1)
         self.start_after = _check_step("start_after", start_after)
-        self.max_age = None if max_age is None else check_count("max_age", max_age)
+        self.max_age = None if max_age is None else check_whole("max_age", max_age, least=1)
         self.batch_weight = check_number("batch_weight", batch_weight, at_least=0)
-        self.register_buffer("embeddings", torch.zeros(size, check_count("embedding_dim", embedding_dim)))
+        self.register_buffer("embeddings", torch.zeros(size, check_whole("embedding_dim", embedding_dim, least=1)))
         for name in ("labels", "entered"):
             self.register_buffer(name, torch.zeros(size, dtype=torch.int64))
         for name in ("position", "fill", "step"):

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import check_number, check_switch
 from cosphere.losses._ends import chord
 from cosphere.losses._pairs import Pairs, Rows, compare
 from cosphere.losses.batch_hard_triplet import hardest_columns

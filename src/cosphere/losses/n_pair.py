@@ -7,7 +7,8 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_choice, check_number, describe
+from cosphere.checks import check_choice, check_number
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs
 from cosphere.losses._pairs import Compared

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_number, describe
+from cosphere.checks import check_number
+from cosphere.losses._about import describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify

@@ -6,7 +6,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_number, describe
+from cosphere.checks import check_number
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import mean_or_zero
 from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs

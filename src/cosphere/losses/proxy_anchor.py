@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_number, describe
+from cosphere.checks import check_number
+from cosphere.losses._about import describe
 from cosphere.losses._class_blocks import Block
 from cosphere.losses._class_columns import sum_over_classes
 from cosphere.losses._class_loss import ClassLoss

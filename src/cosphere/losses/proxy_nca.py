@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import check_number, check_switch, describe
+from cosphere.losses._about import describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify

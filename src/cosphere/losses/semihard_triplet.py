@@ -7,8 +7,9 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import PairLoss, check_choice, check_number, check_switch, describe
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._ends import chord, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._rows import sum_over_rows

@@ -7,7 +7,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from cosphere.losses._about import PairLoss, check_number, check_switch, describe
+from cosphere.checks import check_number, check_switch
+from cosphere.losses._about import PairLoss, describe
 from cosphere.losses._by_hand import with_slopes
 from cosphere.losses._ends import mean_or_zero
 from cosphere.losses._pairs import Compared, Rows, compare

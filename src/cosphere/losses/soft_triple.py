@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_count, check_number, describe
+from cosphere.checks import check_number, check_whole
+from cosphere.losses._about import describe
 from cosphere.losses._blocks import block_length
 from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
@@ -208,7 +209,7 @@ class SoftTripleLoss(ClassLoss):
         sample_rate: float = 1.0,
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
-        count = check_count("centres", centres)
+        count = check_whole("centres", centres, least=1)
         super().__init__(num_classes, embedding_dim, centres=count, sample_rate=sample_rate, sample_rule=sample_rule)
         self.centres = count
         self.scale = check_number("scale", scale, above=0)

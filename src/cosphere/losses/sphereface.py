@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_choice, check_count, check_number, check_switch, describe
+from cosphere.checks import check_choice, check_number, check_switch, check_whole
+from cosphere.losses._about import describe
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
 from cosphere.losses._classified import classify
@@ -133,7 +134,7 @@ class SphereFaceLoss(ClassLoss):
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
         super().__init__(num_classes, embedding_dim, sample_rate=sample_rate, sample_rule=sample_rule)
-        self.margin = check_count("margin", margin)
+        self.margin = check_whole("margin", margin, least=1)
         if annealing is not None:
             check_choice("annealing", annealing, ANNEALING)
         self.annealing = annealing

@@ -7,7 +7,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from cosphere.losses._about import check_count, check_number, check_switch, describe
+from cosphere.checks import check_number, check_switch, check_whole
+from cosphere.losses._about import describe
 from cosphere.losses._class_blocks import Workspace
 from cosphere.losses._class_loss import ClassLoss, SampleRule
 from cosphere.losses._classes import against_classes
@@ -122,7 +123,7 @@ class SubCenterArcFaceLoss(ClassLoss):
         sample_rate: float = 1.0,
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
-        count = check_count("centres", centres)
+        count = check_whole("centres", centres, least=1)
         super().__init__(num_classes, embedding_dim, centres=count, sample_rate=sample_rate, sample_rule=sample_rule)
         self.centres = count
         self.margin = check_angle("margin", margin)

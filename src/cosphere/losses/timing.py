@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_whole
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, about, build, check_count
+from cosphere.losses._about import Loss, about, build
 
 LONGEST = 10.0
 """Seconds after which one loss is not measured again, whatever the number of repeats."""
@@ -74,7 +75,7 @@ def time_losses(
     for name in names:
         about(name)
     for setting, value in (("batch", batch), ("dim", dim), ("per_class", per_class), ("repeats", repeats)):
-        check_count(setting, value)
+        check_whole(setting, value, least=1)
     if batch % per_class:
         fits = max(1, batch // per_class) * per_class
         raise SettingsError(f"batch {batch} does not divide by per_class {per_class}; try {fits}.")

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.models.weights import fit_weights
@@ -66,9 +67,7 @@ def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, An
     Raises:
         RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
     """
-    import cosphere
-
-    description = {"format": FORMAT, "cosphere": cosphere.__version__, "mark": secrets.token_hex(8), **content}
+    description = {"format": FORMAT, "cosphere": __version__, "mark": secrets.token_hex(8), **content}
     header = json.dumps(description, allow_nan=False)  # before any byte is written: what JSON cannot hold fails here
     write_atomic(path / WEIGHTS, lambda part: _write_weights(part, tensors, header))
     write_json(path / DESCRIPTION, description)

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from cosphere._types import Flags, Integers
 from cosphere.errors import RunError, SizeError
 from cosphere.files import read_json
 from cosphere.runs import RunFolder
 
 Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 class Skipped(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cosphere._types import Integers
 from cosphere.report import figures
-from cosphere.report.data import Integers, ReportData
+from cosphere.report.data import ReportData
 from cosphere.report.markup import missing, paragraph, safe, section, shown
 from cosphere.report.pictures import Thumbnails
 from cosphere.report.queries import Confusion, Hit, Outcomes, choose, class_scores, confusions, neighbours

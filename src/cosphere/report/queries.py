@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosphere._types import Flags, Integers
 from cosphere.errors import SizeError
-from cosphere.report.data import Flags, Floats, Integers, ReportData
+from cosphere.report.data import Floats, ReportData
+from cosphere.rows import CosineBlocks, rows_within, unit_rows
 from cosphere.search import search
-from cosphere.search.cosines import CosineBlocks, rows_within, unit_rows
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of one block of cosines."""

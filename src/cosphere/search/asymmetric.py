@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
-from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, check_rows, unit_rows
+from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, check_rows, unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
-from cosphere.search.cosines import (
+from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
     Rows,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cosphere.codes import Bytes, Rows, bytes_of, check_codes, code_bytes
 from cosphere.errors import SizeError
+from cosphere.rows import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
 from cosphere.search._faiss import faiss_for
-from cosphere.search.cosines import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
 from cosphere.search.exact import Neighbours, check_k
 
 _TILE_QUERIES = 64
@@ -32,7 +32,7 @@ _MOST_BITS = 2**24
 
 
 class BitRows(NamedTuple):
-    """Packed codes, checked. Beside :class:`cosphere.search.cosines.UnitRows`, whose names it shares."""
+    """Packed codes, checked. Beside :class:`cosphere.rows.UnitRows`, whose names it shares."""
 
     padded: Tensor
     """(N, bytes) uint8, contiguous. Distances are integers, so no row needs padding."""

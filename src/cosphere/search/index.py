@@ -13,8 +13,8 @@ from torch import Tensor
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import RunError, SettingsError, SizeError, did_you_mean
 from cosphere.files import read_arrays, write_arrays
+from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
-from cosphere.search.cosines import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 from cosphere.search.hamming import BitRows, search_bits
 from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError
-from cosphere.search.cosines import Rows, unit_rows
+from cosphere.rows import Rows, unit_rows
 from cosphere.search.storage import check_query_width
 
 _CHUNK_ROWS = 4096

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError, SizeError
-from cosphere.search.cosines import Rows, UnitRows, unit_rows
+from cosphere.rows import Rows, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 
 QUERIES = 100

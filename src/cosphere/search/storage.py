@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cosphere.codes import bytes_of, from_bits, to_bits
 from cosphere.errors import SettingsError, SizeError
+from cosphere.rows import BLOCK_BYTES, CosineBlocks, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search._faiss import faiss_for
-from cosphere.search.cosines import BLOCK_BYTES, CosineBlocks, Rows, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Neighbours, search_blocks
 from cosphere.tensors import directions
 

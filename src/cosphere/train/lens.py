@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.models import Embedder
-from cosphere.spherical import gradient_lens, step_lens
+from cosphere.norm_lens import gradient_lens, step_lens
 
 
 def measure_lens(

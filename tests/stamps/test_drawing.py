@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosphere.data.stamps import draw_stamps, impression
 from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.stamps.drawing import draw_stamps, impression
 
 SMALL = {"designs": 8, "impressions": 3, "size": 48}
 

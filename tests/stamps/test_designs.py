@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosphere.data.stamp_designs import BORDERS, EMBLEMS, FILLINGS, SHAPES, Layout, design, draw_design, outline
+from cosphere.stamps.designs import BORDERS, EMBLEMS, FILLINGS, SHAPES, Layout, design, draw_design, outline
 
 PLAIN = Layout(
     shape="round",

@@ -1,6 +1,6 @@
 """A made-up data set to try things on: impressions of rubber stamps on printed paper.
 
-Nothing in it was ever seen: the stamps (:mod:`cosphere.data.stamp_designs`), the paper, the print under them and the
+Nothing in it was ever seen: the stamps (:mod:`cosphere.stamps.designs`), the paper, the print under them and the
 wear are all drawn from random numbers. The ranges were chosen by eye, and so that a backbone trained on ImageNet alone
 finds another impression of the same stamp first for a little under half of the test images. A score on it says that
 training works, and nothing about real stamps, whose dates turn, whose rubber wears out and whose paper ages.
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from cosphere.data.stamp_designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, font
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.files import read_json, write_json
+from cosphere.stamps.designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, font
 
 Plane = NDArray[np.float32]  # (S, S), or (S, S, 3) for colour
 

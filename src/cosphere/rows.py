@@ -2,7 +2,7 @@
 
 A matrix product may round an element differently in another shape: BLAS takes another kernel for a single row or a
 narrow remainder. Ranks and ties would then depend on the block size. So both sides are padded with zero rows to a
-multiple of :data:`STEP`, for which the kernels of a CPU agree bit for bit (tests/search/test_cosines.py holds them to
+multiple of :data:`STEP`, for which the kernels of a CPU agree bit for bit (tests/test_rows.py holds them to
 it). A GPU may still choose kernels by shape; there the last bit is not promised.
 """
 

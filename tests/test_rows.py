@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.search.cosines import CosineBlocks, check_block_bytes, exclusions, full_float32, rows_within, unit_rows
+from cosphere.rows import CosineBlocks, check_block_bytes, exclusions, full_float32, rows_within, unit_rows
 
 
 def drawn(count: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -16,18 +16,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cosphere._types import Flags, Integers, Progress
 from cosphere.codes import is_codes
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
-from cosphere.evaluate._progress import Progress
 from cosphere.files import read_arrays, write_arrays
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 
 Precision = Literal["float32", "bf16"]
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,126 @@
+"""Checks of single settings, one for each kind of value: each returns the value as a plain Python object or raises a SettingsError.
+
+Every message has one form, "NAME must be WHAT; got VALUE.", so a caller gives the dotted name that the user typed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from cosphere.errors import SettingsError, did_you_mean
+
+
+def check_whole(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
+    """Return ``value`` as an int.
+
+    Args:
+        name: what the value is called, for the error.
+        value: a Python or numpy integer; a bool is refused.
+        least: smallest allowed value; None for no bound.
+        most: largest allowed value; None for no bound.
+
+    Raises:
+        SettingsError: the value is no integer, or out of range.
+
+    >>> check_whole("k", 3, least=1)
+    3
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if whole and (least is None or value >= least) and (most is None or value <= most):  # type: ignore[operator]
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    raise SettingsError(f"{name} must be a whole number{_bounds(least, most)}; got {value!r}.")
+
+
+def _bounds(least: int | None, most: int | None) -> str:
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    return f" >= {least}" if least is not None else f" <= {most}" if most is not None else ""
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """Return ``value`` as a finite float.
+
+    Args:
+        name: what the value is called, for the error.
+        value: a Python or numpy number; a bool is refused.
+        above: exclusive lower bound; at most one of ``above`` and ``at_least`` is given.
+        at_least: inclusive lower bound.
+        below: exclusive upper bound; at most one of ``below`` and ``at_most`` is given.
+        at_most: inclusive upper bound.
+
+    Raises:
+        SettingsError: the value is no number, not finite, or out of range.
+
+    >>> check_number("margin", 1, above=0)
+    1.0
+    """
+    numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    number = _as_float(value) if numeric else math.nan
+    fits = (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (below is None or number < below)
+        and (at_most is None or number <= at_most)
+    )
+    if fits:
+        return number
+    lower = f"above {above:g}" if above is not None else f">= {at_least:g}" if at_least is not None else ""
+    upper = f"below {below:g}" if below is not None else f"at most {at_most:g}" if at_most is not None else ""
+    bounds = " and ".join(bound for bound in (lower, upper) if bound)
+    raise SettingsError(f"{name} must be a number{' ' if bounds else ''}{bounds}, finite; got {value!r}.")
+
+
+def _as_float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:  # an int beyond the range of a float
+        return math.inf
+
+
+def check_share(name: str, value: object) -> float:
+    """Return ``value`` as a float above 0 and at most 1.
+
+    Raises:
+        SettingsError: the value is no number, or out of range.
+    """
+    share = check_number(name, value, above=0)
+    if share > 1:
+        raise SettingsError(f"{name} is a share, above 0 and at most 1; got {value!r}.")
+    return share
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``.
+
+    Raises:
+        SettingsError: it is not; the error names the nearest, or all.
+    """
+    options = list(allowed)
+    if isinstance(value, str) and value in options:
+        return value
+    if len(options) <= 4:
+        raise SettingsError(f"{name} must be {' or '.join(map(repr, options))}; got {value!r}.")
+    raise SettingsError(f"there is no {name} {value!r}. {did_you_mean(str(value), options)}")
+
+
+def check_switch(name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        SettingsError: it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} must be true or false; got {value!r}.")
+    return value
