@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import pickle
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from cosphere.data import DataReport, check, differences_table, read_catalogue, read_folder, render
+from cosphere.data import check, read_folder
 from cosphere.data.check import _histogram
 from cosphere.errors import DataError
 
@@ -27,12 +25,6 @@ def messy(tmp_path: Path, draw) -> Path:
     (root / "train/a/bad.jpg").write_bytes(b"no image")
     (root / "train/b/empty.jpg").write_bytes(b"")
     return root
-
-
-def text(report: DataReport, width: int = 80) -> str:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(render(report))
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_counts(messy: Path) -> None:
@@ -85,7 +77,6 @@ def test_nothing_readable_is_still_a_report(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert report.widths is report.heights is None
     assert len(report.unreadable) == 2
-    assert "unreadable files" in text(report)
 
 
 def test_a_file_that_vanishes_meanwhile(messy: Path) -> None:
@@ -117,7 +108,6 @@ def test_roles_are_counted(tmp_path: Path, draw) -> None:
     train, test = check(tmp_path).splits
     assert (test.queries, test.gallery) == (1, 2)
     assert (train.queries, train.gallery) == (None, None)
-    assert "1 / 2" in text(check(tmp_path))
 
 
 def test_missing_files_of_a_table_are_a_note(tmp_path: Path, draw) -> None:
@@ -150,20 +140,6 @@ def test_equal_rows_of_a_batch_are_copies(tmp_path: Path, python: bool) -> None:
     assert report.widths == (32, 32, 32)
     assert len(report.checks) == 8
     assert not report.clean
-    shown = text(report)
-    assert "Against the published cifar10: 8 differences" in shown
-    assert "50000" in shown
-
-
-def test_differences_of_a_catalogue_without_reading_images(tmp_path: Path) -> None:
-    row = bytes([5]) + bytes(3072)
-    (tmp_path / "test_batch.bin").write_bytes(row * 3)
-    catalogue = read_catalogue(tmp_path)
-    console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(differences_table(catalogue))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "test images" in shown
-    assert shown.count("differs") == len(catalogue.differences) == 8
 
 
 def test_histogram_by_hand() -> None:
@@ -184,33 +160,3 @@ def test_as_dict_is_json_with_names(messy: Path) -> None:
     assert content["splits"][0]["per_class"] == {"smallest": 3.0, "median": 3.5, "largest": 4.0}
     assert content["unreadable"][0]["path"] == "train/a/bad.jpg"
     assert content["duplicates"][0] == ["test/c/leak.png", "train/b/3.png"]
-
-
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_picture_for_the_terminal(messy: Path, width: int) -> None:
-    strange = messy / "train" / "[red]x[bold]"
-    strange.mkdir()
-    (strange / "1[bold].jpg").write_bytes(b"bad")
-    shown = text(check(messy), width)
-    assert max(len(line) for line in shown.splitlines()) <= width
-    for words in ("11 images, 5 classes", "zero-shot", "train", "unreadable files", "exact duplicates"):
-        assert words in shown
-    if width == 200:
-        assert "test/c/leak.png = train/b/3.png" in shown
-        assert "1[bold].jpg" in shown
-
-
-def test_a_split_may_be_called_anything(tmp_path: Path, draw) -> None:
-    draw(tmp_path, ["1.png", "2.png"])
-    (tmp_path / "list.csv").write_text("path,label,split\n1.png,x,[/b]\n2.png,y,[red]\n")
-    shown = text(check(tmp_path / "list.csv"))
-    assert "[/b]" in shown
-    assert "[red]" in shown
-
-
-def test_long_lists_are_cut(tmp_path: Path, draw) -> None:
-    draw(tmp_path, [f"class{number}/1.png" for number in range(9)])
-    shown = text(check(tmp_path))
-    assert "class4" in shown
-    assert "class5" not in shown
-    assert "... and 4 more" in shown

@@ -258,7 +258,6 @@ def test_no_labels_and_labels_of_another_shape() -> None:
 
 def test_notes_count_the_classes_that_repeat_images() -> None:
     batches = ClassBalancedBatches(labelled(COUNTS), 8, 4)
-    assert batches.singletons == 1
     assert batches.notes == (
         "1 of 7 classes have one image, which is repeated to fill its 4 places in a batch",
         "2 of 7 classes have fewer than 4 images, so their images repeat in a batch",

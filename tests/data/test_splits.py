@@ -41,7 +41,7 @@ def test_the_seed_chooses_and_the_order_of_rows_does_not() -> None:
     assert len(set(chosen)) == 20
     assert set().union(*chosen) == set(data.label_names)  # no class is always spared
     turned = data.rows(list(range(len(data)))[::-1])
-    assert tuple(turned.hold_out_classes(0.2, 3)[1].label_names) == chosen[3]
+    assert tuple(hold_out_classes(turned, share=0.2, seed=3)[1].label_names) == chosen[3]
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.2, float("nan")])

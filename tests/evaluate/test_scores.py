@@ -233,7 +233,7 @@ def test_a_catalogue_brings_its_sequences_and_categories(embedder: Any, folder: 
     table["category"] = ["bright" if stem.startswith(("red", "green")) else "dim" for stem in stems]
     if broken:
         (folder / "dark" / "0.png").write_bytes(b"no image")
-    catalogue = Catalogue.from_table(table, root=folder)
+    catalogue = read_catalogue(table, root=folder)
     found = evaluate(embedder, catalogue, ks=(1,), clustering=False, bootstrap_samples=0)
     names = [Path(path).parent.name for path in found.embeddings.paths]
     scored = [names[row] for row in found.retrieval.query_rows]

@@ -13,7 +13,6 @@ import pytest
 
 from cosphere.errors import DataError, ImageError
 from cosphere.images import (
-    cifar_batch_labels,
     cifar_class_names,
     is_cifar_batch,
     read_cifar_labels,
@@ -69,7 +68,7 @@ def test_binary_cifar_10(tmp_path: Path) -> None:
     images = pictures(3)
     path = write_binary(tmp_path / "data_batch_1.bin", [(4,), (0,), (9,)], images)
     assert is_cifar_batch(path)
-    assert cifar_batch_labels(path).tolist() == [4, 0, 9]
+    assert read_cifar_labels(path).labels.tolist() == [4, 0, 9]
     assert read_cifar_labels(path).coarse is None
     for row in range(3):
         assert read_cifar_row(path, row).tolist() == by_hand(images[row])
@@ -120,7 +119,7 @@ def test_pickled_batches_of_2009(tmp_path: Path) -> None:
     images = pictures(2)
     path = tmp_path / "data_batch_3"
     path.write_bytes(python_2_pickle(images, [7, 2]))
-    assert cifar_batch_labels(path).tolist() == [7, 2]
+    assert read_cifar_labels(path).labels.tolist() == [7, 2]
     assert read_image(f"{path}#1").tolist() == by_hand(images[1])
 
 
@@ -129,7 +128,7 @@ def test_a_batch_that_changed_is_read_anew(tmp_path: Path) -> None:
     for seed in (1, 2):
         path.write_bytes(python_2_pickle(pictures(1, seed), [seed]))
         os.utime(path, ns=(seed, seed))
-        assert cifar_batch_labels(path).tolist() == [seed]
+        assert read_cifar_labels(path).labels.tolist() == [seed]
         assert read_cifar_row(path, 0).tolist() == by_hand(pictures(1, seed)[0])
 
 
@@ -174,7 +173,7 @@ def test_a_wrong_size_names_the_right_one(name: str, record: int, tmp_path: Path
         DataError,
         match=rf"{2 * record + 1:,} bytes, want a multiple of {record:,} \(the official file has {official}\)",
     ):
-        cifar_batch_labels(path)
+        read_cifar_labels(path)
     path.write_bytes(b"")
     assert not is_cifar_batch(path)
     with pytest.raises(DataError, match="has 0 bytes"):
@@ -183,13 +182,13 @@ def test_a_wrong_size_names_the_right_one(name: str, record: int, tmp_path: Path
 
 def test_labels_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="labels from 0 to 10, want 0 to 9"):
-        cifar_batch_labels(write_binary(tmp_path / "data_batch_1.bin", [(0,), (10,)], pictures(2)))
+        read_cifar_labels(write_binary(tmp_path / "data_batch_1.bin", [(0,), (10,)], pictures(2)))
     with pytest.raises(DataError, match="coarse labels from 20 to 20, want 0 to 19"):
-        cifar_batch_labels(write_binary(tmp_path / "test.bin", [(20, 5)], pictures(1)))
+        read_cifar_labels(write_binary(tmp_path / "test.bin", [(20, 5)], pictures(1)))
     path = tmp_path / "data_batch_1"
     path.write_bytes(python_2_pickle(pictures(1), [-1]))
     with pytest.raises(DataError, match="labels from -1 to -1"):
-        cifar_batch_labels(path)
+        read_cifar_labels(path)
 
 
 class Runs:
@@ -224,14 +223,14 @@ def test_names_near_the_allowed_ones_are_refused(name: str, tmp_path: Path) -> N
     path = tmp_path / "train"
     path.write_bytes(b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n.")
     with pytest.raises(DataError, match=f"asks to run {name.replace(' ', '.')}"):
-        cifar_batch_labels(path)
+        read_cifar_labels(path)
 
 
 def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train"
     path.write_bytes(pickle.dumps({"data": np.array([{}, []], dtype=object), "fine_labels": [1, 2]}))
     with pytest.raises(DataError, match="array of Python objects"):
-        cifar_batch_labels(path)
+        read_cifar_labels(path)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +249,7 @@ def test_a_pickle_without_a_batch(content: Any, words: str, tmp_path: Path) -> N
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=words):
-        cifar_batch_labels(path)
+        read_cifar_labels(path)
 
 
 def test_a_truncated_pickle(tmp_path: Path) -> None:
@@ -260,19 +259,19 @@ def test_a_truncated_pickle(tmp_path: Path) -> None:
         path.write_bytes(whole[:end])
         os.utime(path, ns=(end, end))
         with pytest.raises(DataError, match=r"data_batch_1 (is not a whole pickle|asks to run)"):
-            cifar_batch_labels(path)
+            read_cifar_labels(path)
 
 
 def test_missing_files_and_other_names(tmp_path: Path) -> None:
     for name in ("data_batch_1", "data_batch_1.bin"):
         assert not is_cifar_batch(tmp_path / name)
         with pytest.raises(DataError, match="cannot be read: No such file"):
-            cifar_batch_labels(tmp_path / name)
+            read_cifar_labels(tmp_path / name)
     other = tmp_path / "cats.bin"
     other.write_bytes(bytes(3073))
     assert not is_cifar_batch(other)
     with pytest.raises(DataError, match=r"cats\.bin is not named like a CIFAR batch"):
-        cifar_batch_labels(other)
+        read_cifar_labels(other)
     (tmp_path / "train").mkdir()
     assert not is_cifar_batch(tmp_path / "train")
     (tmp_path / "test").write_text("a list of files")

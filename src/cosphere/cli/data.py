@@ -7,8 +7,9 @@ import json
 from rich.console import Console
 from rich.progress import Progress
 
+from cosphere.cli.data_tables import render
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import check, render
+from cosphere.data import check
 from cosphere.errors import SettingsError, did_you_mean
 
 _EXAMPLES = [

@@ -13,8 +13,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cosphere.cli.data_tables import differences_table
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import Catalogue, differences_table, read_catalogue
+from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import RunError, SettingsError
 from cosphere.evaluate import evaluate
 from cosphere.files import write_text

@@ -4,8 +4,6 @@ from cosphere.data.catalogue import Catalogue as Catalogue
 from cosphere.data.catalogue import LayoutCheck as LayoutCheck
 from cosphere.data.check import DataReport as DataReport
 from cosphere.data.check import check as check
-from cosphere.data.check import differences_table as differences_table
-from cosphere.data.check import render as render
 from cosphere.data.dataset import Batch as Batch
 from cosphere.data.dataset import ImageRows as ImageRows
 from cosphere.data.dataset import Item as Item

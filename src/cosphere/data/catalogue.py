@@ -71,20 +71,6 @@ class Catalogue:
         if self.table.empty:
             raise DataError("a catalogue wants at least one image, got none. Check the path and the split.")
 
-    @classmethod
-    def from_table(cls, source: str | Path | pd.DataFrame, root: str | Path | None = None) -> Catalogue:
-        """Read a table: see :func:`cosphere.data.read_table`."""
-        from cosphere.data.tables import read_table
-
-        return read_table(source, root=root)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> Catalogue:
-        """Read a folder of class folders: see :func:`cosphere.data.read_folder`."""
-        from cosphere.data.folders import read_folder
-
-        return read_folder(folder)
-
     def __len__(self) -> int:
         """Number of rows, that is images or boxes."""
         return len(self.table)
@@ -208,12 +194,6 @@ class Catalogue:
         text = [self.table[name].map(_plain).tolist() for name in columns]
         lines = sorted("\x1f".join(row) for row in zip(*text, strict=True))
         return hashlib.sha256("\n".join(["\x1f".join(columns), *lines]).encode()).hexdigest()
-
-    def hold_out_classes(self, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
-        """Set whole classes aside for validation: see :func:`cosphere.data.hold_out_classes`."""
-        from cosphere.data.splits import hold_out_classes
-
-        return hold_out_classes(self, share=share, seed=seed)
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:

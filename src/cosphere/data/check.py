@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,6 @@ from cosphere.data.dataset import Skipped
 from cosphere.data.reading import read_catalogue
 from cosphere.errors import ImageError
 from cosphere.images import read_image
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
-_SHOWN = 5
-"""Lines of a list that :func:`render` prints before it says how many more there are."""
 
 
 class Spread(NamedTuple):
@@ -295,93 +288,3 @@ def _plain(value: Any) -> Any:
             return {name: _plain(field) for name, field in value._asdict().items()}
         return [_plain(one) for one in value]
     return value
-
-
-def render(report: DataReport) -> RenderableType:
-    """The report as tables for a terminal; prints well at 80 columns."""
-    from rich.console import Group
-    from rich.text import Text
-
-    head = Text(f"{report.images} images, {report.classes} classes", style="bold")
-    kind = Text(f"layout {report.layout}; {_PROTOCOLS[report.protocol]}")
-    size = Text(
-        f"width {report.widths}, height {report.heights} pixels (min / median / max)" if report.widths else "no sizes"
-    )
-    tables = [_splits_table(report), _histogram_table(report), _findings_table(report)]
-    parts: list[RenderableType] = [head, kind, size, Text(), *tables]
-    if report.checks:
-        parts.append(differences_table(report))
-    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
-    return Group(*parts)
-
-
-_PROTOCOLS = {
-    "zero-shot": "zero-shot: no class is in two splits",
-    "closed-set": "closed-set: every class is in every split",
-    "mixed": "mixed: some classes are in several splits",
-    "one split": "one split",
-    "no splits": "no splits",
-}
-
-
-def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-def _splits_table(report: DataReport) -> Table:
-    from rich.text import Text
-
-    numbers = ["images", "classes", "images per class\nmin / median / max", "one-image\nclasses"]
-    table = _table("Splits", "split", *numbers, "query /\ngallery", right=numbers)
-    for split in report.splits:
-        roles = "" if split.queries is None else f"{split.queries} / {split.gallery}"
-        numbers = [str(number) for number in (split.images, split.classes, split.per_class, split.one_image)]
-        table.add_row(Text(split.name), *numbers, roles)
-    return table
-
-
-def _histogram_table(report: DataReport) -> Table:
-    table = _table("Images per class", "images", "classes", "", right=("images", "classes"))
-    most = max(one.classes for one in report.histogram)
-    for low, high, classes in report.histogram:
-        bar = "█" * (round(40 * classes / most) or (1 if classes else 0))
-        table.add_row(str(low) if low == high else f"{low}-{high}", str(classes), bar)
-    return table
-
-
-def _findings_table(report: DataReport) -> Table:
-    from rich.text import Text
-
-    table = _table("Findings", "what", "number", "first", right=("number",))
-    groups = [
-        ("exact duplicates", report.duplicates),
-        ("  across splits", report.duplicates_across_splits),
-        ("  across classes", report.duplicates_across_classes),
-    ]
-    rows: list[tuple[str, Sequence[str]]] = [
-        ("unreadable files", [bad.reason for bad in report.unreadable]),
-        *((what, [" = ".join(group) for group in found]) for what, found in groups),
-        ("one-image classes", report.one_image_classes),
-        ("classes in two splits", [f"{pair.classes} in {pair.one} and {pair.other}" for pair in report.shared_classes]),
-    ]
-    for what, found in rows:
-        number = sum(pair.classes for pair in report.shared_classes) if what == "classes in two splits" else len(found)
-        lines = list(found[:_SHOWN]) + ([f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
-        table.add_row(what, Text(str(number), style="yellow" if number else "green"), Text("\n".join(lines)))
-    return table
-
-
-def differences_table(data: Catalogue | DataReport) -> Table:
-    """Expected against found, for data in the layout of a published set; no rows for other data."""
-    wrong = sum(not line.agrees for line in data.checks)
-    title = f"Against the published {data.layout}: " + (f"{wrong} differences" if wrong else "all as published")
-    table = _table(title, "what", "expected", "found", "", right=("expected", "found"))
-    for line in data.checks:
-        table.add_row(line.what, line.expected, line.found, "" if line.agrees else "[yellow]differs[/yellow]")
-    return table

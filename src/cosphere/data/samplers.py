@@ -174,11 +174,6 @@ class ClassBalancedBatches(Sampler[list[Draw]]):
         """Classes in the batch of all ranks together."""
         return self.batch_size // self.images_per_class * self.world_size
 
-    @property
-    def singletons(self) -> int:
-        """Number of classes with one image."""
-        return int((self._count == 1).sum())
-
     def _epoch_length(self) -> int:
         if not self.coverage:
             return max(1, int(self._count.sum()) // (self.batch_size * self.world_size))

@@ -2,7 +2,6 @@
 
 from cosphere.images.cache import PixelCache as PixelCache
 from cosphere.images.cifar_rows import CifarLabels as CifarLabels
-from cosphere.images.cifar_rows import cifar_batch_labels as cifar_batch_labels
 from cosphere.images.cifar_rows import cifar_class_names as cifar_class_names
 from cosphere.images.cifar_rows import is_cifar_batch as is_cifar_batch
 from cosphere.images.cifar_rows import read_cifar_labels as read_cifar_labels

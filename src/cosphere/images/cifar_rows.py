@@ -68,11 +68,6 @@ def is_cifar_batch(path: Path) -> bool:
         return False
 
 
-def cifar_batch_labels(path: Path) -> NDArray[np.int64]:
-    """The labels of a batch file: (N,) in [0, 10), or CIFAR-100's fine labels in [0, 100). Raises DataError."""
-    return read_cifar_labels(path).labels
-
-
 def read_cifar_labels(path: Path) -> CifarLabels:
     """Fine and, for CIFAR-100, coarse labels of a batch file.
 
