@@ -13,7 +13,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[bench]'

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# One compute thread per test process and per subprocess of a test. Tests run side by side in several processes (Makefile), and
+# OpenMP threads that spin while they wait slow everything down on a busy machine. Torch reads these when it is imported.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
 from pathlib import Path
 
 import numpy as np
