@@ -312,7 +312,8 @@ def test_bits_and_their_signs_are_one_ranking() -> None:
     found = retrieval(codes, labels, KS, metrics=("all",))
     signs = retrieval(from_bits(codes, 64), labels, KS, metrics=("all",), ties="expected")
     assert found.ties == "expected"
-    assert values(found)[:-4] == values(signs)[:-4]
+    assert values(found)[:-7] == values(signs)[:-7]
+    assert values(found)[-5:] == values(signs)[-5:]
     assert found.margins.tolist() == (32 * signs.margins).tolist()
     assert found.as_dict() == signs.as_dict()
     assert 0.2 < found.map_at_r < 0.8
@@ -381,7 +382,8 @@ def made(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def values(found: Any) -> list[Any]:
-    names = ("average_precisions", "r_precisions", "first_ranks", "margins", "relevant", "query_rows", "nearest")
+    names = ("average_precisions", "r_precisions", "first_ranks", "right_similarity", "wrong_similarity", "relevant")
+    names += ("query_rows", "nearest", "nearest_right", "nearest_wrong")
     columns = [*found.hits.values(), *found.extra.values()]
     return [column.tolist() for column in columns] + [getattr(found, name).tolist() for name in names]
 
@@ -406,8 +408,8 @@ def test_order_of_the_images_does_not_matter(seed: int, ties: Any) -> None:
     order = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
     found = retrieval(points[order], labels[order], KS, ties=ties, metrics=("all",))
     back = np.argsort(order.numpy()[found.query_rows])
-    for ours, theirs in zip(values(found)[:-2], values(want)[:-2], strict=True):
-        assert np.array(ours)[back].tolist() == theirs  # the last two are row numbers, which the order does change
+    for ours, theirs in zip(values(found)[:-4], values(want)[:-4], strict=True):
+        assert np.array(ours)[back].tolist() == theirs  # the last four are row numbers, which the order does change
 
 
 def test_neither_threads_nor_autocast_matter() -> None:
@@ -446,6 +448,45 @@ def test_what_a_query_met() -> None:
     assert found.relevant.tolist() == [1, 1, 1, 1]
     assert found.first_ranks.tolist() == [1, 2, 2, 1]
     assert found.per_query()["recall@1"].tolist() == [1, 0, 0, 1]
+    assert (found.nearest_right.tolist(), found.nearest_wrong.tolist()) == ([1, 0, 3, 2], [2, 2, 1, 1])
+    assert found.right_similarity == pytest.approx([0.8] * 4, abs=1e-6)
+    assert found.wrong_similarity == pytest.approx([0.6, 0.96, 0.96, 0.6], abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), rule=st.sampled_from(["same_class", "any_class", None]), packed=st.booleans())
+def test_the_nearest_of_both_kinds_agree_with_loops(data: st.DataObject, rule: Any, packed: bool) -> None:
+    """Few spots, so that most similarities are tied and the lowest row has to win."""
+    size = data.draw(st.integers(2, 9))
+    small = st.lists(st.integers(0, 2), min_size=size, max_size=size)
+    spots, labels, groups = data.draw(small), data.draw(small), data.draw(small)
+    table = np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32)
+    rows = np.array([[0], [1], [7]], dtype=np.uint8)[spots] if packed else table[spots]
+
+    def similar(i: int, j: int) -> float:
+        return -int(rows[i, 0] ^ rows[j, 0]).bit_count() if packed else cosine(rows[i], rows[j])
+
+    def meets(i: int, j: int) -> bool:
+        apart = groups[i] != groups[j] or (rule == "same_class" and labels[i] != labels[j])
+        return i != j and (rule is None or apart)
+
+    want: list[tuple[float, ...]] = []
+    for i in range(size):
+        sides = [
+            [j for j in range(size) if meets(i, j) and (labels[j] == labels[i]) == right] for right in (True, False)
+        ]
+        if sides[0]:
+            best = [max(side, key=lambda j: (similar(i, j), -j), default=-1) for side in sides]
+            nearness = [similar(i, j) if j >= 0 else -math.inf for j in best]
+            nearest = best[0] if best[1] < 0 or (nearness[0], -best[0]) > (nearness[1], -best[1]) else best[1]
+            want.append((i, *best, *nearness, nearest))
+    known = {} if rule is None else {"groups": groups, "group_rule": rule}
+    if not want:
+        return
+    with small_steps(1):
+        found = retrieval(rows, labels, (1,), **known)
+    names = ("query_rows", "nearest_right", "nearest_wrong", "right_similarity", "wrong_similarity", "nearest")
+    assert list(zip(*(getattr(found, name).tolist() for name in names), strict=True)) == want
 
 
 def test_one_class_is_all_right() -> None:
@@ -455,6 +496,8 @@ def test_one_class_is_all_right() -> None:
         {"recall@1": 1, "recall@8": 1, "map@r": 1, "r_precision": 1, "queries": 9, "skipped": 0}
     )
     assert np.isposinf(found.margins).all()
+    assert (found.nearest_wrong == -1).all()
+    assert np.isneginf(found.wrong_similarity).all()
 
 
 def test_far_below_the_first_places() -> None:

@@ -98,16 +98,25 @@ def test_queries_rank_the_gallery_and_do_not_meet_themselves() -> None:
     data = made(is_query=is_query, is_gallery=is_gallery)
     found = score_embeddings(data, ks=(1, 3), clustering=False).retrieval
     unit = data.embeddings / np.linalg.norm(data.embeddings, axis=1, keepdims=True)
-    hits, nearest = [], []
+    hits, nearest, right, wrong = [], [], [], []
     for query in np.flatnonzero(is_query):
         others = [row for row in np.flatnonzero(is_gallery) if row != query]
         order = sorted(others, key=lambda row: -float(unit[query] @ unit[row]))
         nearest.append(order[0])
+        right.append(next(row for row in order if data.labels[row] == data.labels[query]))
+        wrong.append(next(row for row in order if data.labels[row] != data.labels[query]))
         hits.append([any(data.labels[order[:k]] == data.labels[query]) for k in (1, 3)])
     assert (is_query & is_gallery).any()
     assert found.query_rows.tolist() == np.flatnonzero(is_query).tolist()
     assert found.nearest.tolist() == nearest
+    assert (found.nearest_right.tolist(), found.nearest_wrong.tolist()) == (right, wrong)
     assert np.stack([found.hits[1], found.hits[3]], axis=1).tolist() == np.array(hits, dtype=float).tolist()
+
+
+def test_a_query_without_a_wrong_image_has_none_as_a_row_of_the_embeddings_too() -> None:
+    data = made(is_query=np.arange(80) < 20, is_gallery=np.arange(80) >= 20)
+    only = dataclasses.replace(data, labels=np.zeros(80, dtype=np.int64))
+    assert (score_embeddings(only, ks=(1,), clustering=False).retrieval.nearest_wrong == -1).all()
 
 
 @pytest.mark.parametrize("flag", ["is_query", "is_gallery"])

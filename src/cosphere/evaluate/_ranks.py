@@ -36,10 +36,14 @@ class BlockRanks(NamedTuple):
     """(b,) int64: irrelevant rows with that very similarity; zeros under the optimistic rule."""
     tied_relevant: Tensor
     """(b,) int64 >= 1: relevant rows with it."""
-    nearest: Tensor
-    """(b,) int64: the lowest gallery row with the largest similarity."""
-    margin: Tensor
-    """(b,) float64: best relevant minus best irrelevant similarity, infinite where all are relevant."""
+    nearest_right: Tensor
+    """(b,) int64: the lowest gallery row among the nearest relevant ones."""
+    nearest_wrong: Tensor
+    """(b,) int64: the lowest gallery row among the nearest irrelevant ones, -1 where all are relevant."""
+    right_similarity: Tensor
+    """(b,) float64: similarity of ``nearest_right``."""
+    wrong_similarity: Tensor
+    """(b,) float64: similarity of ``nearest_wrong``, -inf where there is none."""
 
 
 def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: int, ties: Ties) -> BlockRanks:
@@ -55,7 +59,10 @@ def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: 
     gallery = similarities.shape[1]
     low = lowest(similarities)
     # Hidden rows of the class are at the lowest value, so they sort behind the R relevant ones.
-    matches = similarities.gather(1, lists.ids).masked_fill(~lists.real, low).sort(dim=1, descending=True).values
+    matches = similarities.gather(1, lists.ids).masked_fill_(~lists.real, low)
+    right, slot = matches.max(dim=1)  # The first of equals, and the lists ascend: the lowest row.
+    nearest_right = lists.ids.gather(1, slot[:, None])[:, 0]
+    matches = matches.sort(dim=1, descending=True).values
     places = largest(similarities, min(gallery, max(depth, _FEWEST_PLACES)))
     standing = _standing(similarities, places, matches, relevant, ties)
     above, tied = standing.above[:, 0].clone(), standing.size[:, 0] - standing.relevant_size[:, 0]
@@ -66,11 +73,20 @@ def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: 
         tied[beyond] = counted.equal - standing.relevant_size[beyond, 0]
     if ties == "optimistic":
         tied.zero_()
-    nearest = row_argmax(similarities)
     similarities.scatter_(1, lists.ids, low)
-    other = similarities.amax(dim=1)
-    margin = torch.where(other == low, torch.inf, matches[:, 0].double() - other.double())
-    return BlockRanks(standing, above, tied, standing.relevant_size[:, 0].clone(), nearest, margin)
+    nearest_wrong = row_argmax(similarities)
+    wrong = similarities.gather(1, nearest_wrong[:, None])[:, 0]
+    all_relevant = wrong == low
+    return BlockRanks(
+        standing,
+        above,
+        tied,
+        standing.relevant_size[:, 0].clone(),
+        nearest_right,
+        nearest_wrong.masked_fill(all_relevant, -1),
+        right.double(),
+        wrong.double().masked_fill(all_relevant, -torch.inf),
+    )
 
 
 def _standing(similarities: Tensor, places: Tensor, matches: Tensor, relevant: Tensor, ties: Ties) -> Standing:

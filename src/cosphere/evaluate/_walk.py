@@ -15,6 +15,9 @@ from cosphere.evaluate._sides import Sides
 from cosphere.evaluate._ties import First, Tables, Ties, discounted_gain, found_within, summed_precisions, tables
 from cosphere.rows import rows_within
 
+NEAREST = ("nearest_right", "nearest_wrong", "right_similarity", "wrong_similarity")
+"""The best relevant and the best irrelevant image of each query, as :class:`BlockRanks` has them."""
+
 
 class Wanted(NamedTuple):
     """What a pass is to find."""
@@ -37,7 +40,7 @@ class Found(NamedTuple):
     """(Q,) their rows."""
     first: First
     columns: dict[str, npt.NDArray[Any]]
-    """(Q,) each: the metrics that depend on all relevant images, ``nearest`` and ``margin``."""
+    """(Q,) each: the metrics that depend on all relevant images, and the names in :data:`NEAREST`."""
 
 
 def walk(sides: Sides, met: Meetings, wanted: Wanted, block_bytes: int, progress: Progress | None) -> Found:
@@ -77,7 +80,7 @@ def walk(sides: Sides, met: Meetings, wanted: Wanted, block_bytes: int, progress
 def _columns(ranks: BlockRanks, relevant: Tensor, wanted: Wanted, sums: Tables) -> dict[str, Tensor]:
     """(b,) each, from the ranks of a block."""
     standing, ties, most = ranks.standing, wanted.ties, relevant[:, None]
-    found = {name: getattr(ranks, name) for name in (*First._fields, "nearest", "margin")}
+    found = {name: getattr(ranks, name) for name in (*First._fields, *NEAREST)}
     found["map@r"] = summed_precisions(standing, most, ties, sums) / relevant
     found["r_precision"] = found_within(standing, most, ties) / relevant
     if "map@all" in wanted.metrics:

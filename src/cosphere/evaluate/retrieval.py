@@ -15,7 +15,7 @@ evaluation of IR techniques" (2002).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -40,7 +40,7 @@ from cosphere.evaluate._ties import (
     hits,
     reciprocal_ranks,
 )
-from cosphere.evaluate._walk import Found, Wanted, walk
+from cosphere.evaluate._walk import NEAREST, Found, Wanted, walk
 from cosphere.evaluate.by_group import GroupScores, group_scores
 from cosphere.rows import BLOCK_BYTES, Rows, check_block_bytes, exclusions
 
@@ -65,11 +65,14 @@ class RetrievalScores:
     """(Q,) in [0, 1]: share of relevant images among the first R."""
     first_ranks: Floats
     """(Q,) >= 1: rank of the best relevant image. Whole but for expected ties."""
-    nearest: Integers
-    """(Q,) gallery row of the nearest image; of several at the same similarity, the lowest row."""
-    margins: Floats
-    """(Q,) best relevant minus best irrelevant similarity, in cosine or bits: below 0 the query fails. Infinite where all
-    are relevant."""
+    nearest_right: Integers
+    """(Q,) gallery row of the nearest relevant image; of several at the same similarity, the lowest row."""
+    nearest_wrong: Integers
+    """(Q,) gallery row of the nearest irrelevant image, the lowest of several; -1 where all are relevant."""
+    right_similarity: Floats
+    """(Q,) similarity to ``nearest_right``: the cosine, or minus the Hamming distance."""
+    wrong_similarity: Floats
+    """(Q,) similarity to ``nearest_wrong``; -inf where there is none."""
     relevant: Integers
     """(Q,) >= 1: R, the number of relevant images."""
     query_rows: Integers
@@ -86,6 +89,22 @@ class RetrievalScores:
     """(Q,) category of each query, where categories were given."""
     median: bool = False
     """Whether the median rank was asked for."""
+
+    @property
+    def nearest(self) -> Integers:
+        """(Q,) gallery row of the nearest image; of several at the same similarity, the lowest row."""
+        right, wrong = self.nearest_right, self.nearest_wrong
+        tied = np.minimum(right, wrong)
+        unequal = np.where(self.margins > 0, right, wrong)
+        return np.where(self.margins == 0, tied, unequal)
+
+    @property
+    def margins(self) -> Floats:
+        """(Q,) best relevant minus best irrelevant similarity, in cosine or bits: below 0 the query fails.
+
+        Infinite where all are relevant.
+        """
+        return self.right_similarity - self.wrong_similarity
 
     @property
     def queries(self) -> int:
@@ -148,6 +167,16 @@ class RetrievalScores:
     def macro(self) -> dict[str, float]:
         """Each metric's mean over classes, every class counting the same (PML's ``avg_of_avgs``)."""
         return self.per_class().macro()
+
+    def with_rows(self, queries: Integers, gallery: Integers) -> RetrievalScores:
+        """The same scores by the row numbers of a larger table: its rows of the queries (Q,) and of the gallery (G,)."""
+        missing = self.nearest_wrong < 0
+        return replace(
+            self,
+            query_rows=queries[self.query_rows],
+            nearest_right=gallery[self.nearest_right],
+            nearest_wrong=np.where(missing, -1, gallery[self.nearest_wrong]),
+        )
 
     def _by(self, labels: Column) -> GroupScores:
         return group_scores(labels, self.per_query(), {"median_rank": self.first_ranks} if self.median else {})
@@ -327,8 +356,7 @@ def _gathered(
         average_precisions=columns["map@r"],
         r_precisions=columns["r_precision"],
         first_ranks=first_ranks(first, ties),
-        nearest=columns["nearest"],
-        margins=columns["margin"],
+        **{name: columns[name] for name in NEAREST},
         relevant=met.relevant.cpu().numpy()[rows],
         query_rows=rows,
         skipped=len(met.relevant) - len(rows),

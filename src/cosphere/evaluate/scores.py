@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -295,7 +295,7 @@ def rank(
 ) -> RetrievalScores:
     """:func:`retrieval` with the query and gallery flags, if there are any.
 
-    ``query_rows`` and ``nearest`` of the result are rows of the embeddings. A query that is in the gallery too does not
+    ``query_rows`` and the nearest images of the result are rows of the embeddings. A query that is in the gallery too does not
     meet itself. ``groups`` and ``categories`` are (N,), one for each row of the embeddings; without ``groups`` their own count.
 
     Raises:
@@ -335,7 +335,7 @@ def rank(
         categories=asked.categories,
         **settings,
     )
-    return replace(found, query_rows=asking[found.query_rows], nearest=answering[found.nearest])
+    return found.with_rows(asking, answering)
 
 
 def _notes(
