@@ -6,114 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from cosphere.data import Catalogue, Skipped, read_catalogue
-from cosphere.errors import DataError, RunError, SettingsError, SizeError
-from cosphere.evaluate import Embeddings, embed_catalogue
-
-COLOURS = {"dark": (20, 20, 25), "green": (10, 250, 10), "lonely": (0, 0, 255), "red": (250, 10, 10)}
-
-
-def by_hand(colour: tuple[int, int, int]) -> list[float]:
-    """Twice the colour in [-1, 1]."""
-    return [2 * (2 * level / 255 - 1) for level in colour]
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (64, 0), (4, 1)])
-def test_every_image_in_its_row_with_raw_length(
-    embedder: Any, catalogue: Catalogue, batch_size: int, workers: int
-) -> None:
-    seen: list[tuple[int, int]] = []
-    found = embed_catalogue(
-        embedder, catalogue, batch_size=batch_size, workers=workers, progress=lambda *both: seen.append(both)
-    )
-    assert found.embeddings.dtype == np.float32
-    assert len(found) == 10
-    for row, path in enumerate(catalogue.paths):
-        assert found.paths[row] == str(Path(path).absolute())
-        name = Path(path).parent.name
-        assert found.class_names[found.labels[row]] == name
-        if Path(path).name == "0.png":
-            assert found.embeddings[row].tolist() == pytest.approx(by_hand(COLOURS[name]), abs=1e-5)
-    assert seen[-1] == (10, 10)
-    assert len(seen) == -(-10 // batch_size)
-    assert (found.is_query, found.is_gallery, found.boxes, found.skipped) == (None, None, None, ())
-
-
-def test_training_goes_on_as_if_nothing_had_happened(embedder: Any, catalogue: Catalogue) -> None:
-    embedder.linear.eval()  # a part that training keeps frozen
-    before = torch.random.get_rng_state()
-    embed_catalogue(embedder, catalogue)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert embedder.training
-    assert embedder.drop.training
-    assert not embedder.linear.training
-    assert embedder.linear.weight.grad is None
-
-
-def test_the_mode_comes_back_after_an_error_too(embedder: Any, catalogue: Catalogue) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        embed_catalogue(embedder, catalogue, progress=stop)
-    assert embedder.drop.training
-
-
-def test_bfloat16_only_inside_the_forward_pass(embedder: Any, catalogue: Catalogue) -> None:
-    want = embed_catalogue(embedder, catalogue).embeddings
-    found = embed_catalogue(embedder, catalogue, precision="bf16").embeddings
-    assert embedder.seen == [torch.float32, torch.bfloat16]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, want, rtol=0.02, atol=0.02)
-
-
-def test_query_flags_and_boxes_come_along(embedder: Any, catalogue: Catalogue) -> None:
-    table = catalogue.table.assign(is_query=[True] * 4 + [False] * 6, is_gallery=[False] * 3 + [True] * 7)
-    table = table.assign(x_1=0, y_1=0, x_2=5, y_2=6)
-    found = embed_catalogue(embedder, dataclasses.replace(catalogue, table=table))
-    assert found.is_query is not None
-    assert found.is_query.tolist() == [True] * 4 + [False] * 6
-    assert found.is_gallery is not None
-    assert found.is_gallery.tolist() == [False] * 3 + [True] * 7
-    assert found.boxes is not None
-    assert found.boxes.tolist() == [[0, 0, 5, 6]] * 10
-
-
-def test_an_unreadable_image_is_left_out_and_named(embedder: Any, folder: Path) -> None:
-    (folder / "green" / "1.png").write_bytes(b"no image")
-    catalogue = read_catalogue(folder)
-    found = embed_catalogue(embedder, catalogue, batch_size=1)
-    assert len(found) == 9
-    assert [Path(path).name for path in found.paths if "green" in path] == ["0.png", "2.png"]
-    assert found.labels.tolist() == np.delete(catalogue.labels, 4).tolist()
-    assert [(Path(one.path).name, one.reason != "") for one in found.skipped] == [("1.png", True)]
-    (folder / "green" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match="2 of 10 images cannot be read"):
-        embed_catalogue(embedder, read_catalogue(folder))
-    assert len(embed_catalogue(embedder, read_catalogue(folder), max_unreadable=0.2)) == 8
-
-
-def test_nothing_readable_is_an_error(embedder: Any, folder: Path) -> None:
-    for path in folder.rglob("*.png"):
-        path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="none of 10 images can be read"):
-        embed_catalogue(embedder, read_catalogue(folder), max_unreadable=1.0)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1 image, got 0"),
-        ({"workers": -1}, "workers must be at least 0 processes, got -1"),
-        ({"precision": "bf61"}, "Did you mean 'bf16'?"),
-    ],
-)
-def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError) as error:
-        embed_catalogue(embedder, catalogue, **settings)
-    assert words in str(error.value)
+from cosphere.data import Skipped
+from cosphere.embeddings import Embeddings
+from cosphere.errors import DataError, RunError, SizeError
 
 
 def made(**changes: Any) -> Embeddings:
@@ -184,3 +80,104 @@ def test_parts_of_another_length_are_refused(part: str) -> None:
 def test_skipped_images_are_not_part_of_the_file(tmp_path: Path) -> None:
     made(skipped=(Skipped("a", "b"),)).save(tmp_path / "x.npz")
     assert Embeddings.load(tmp_path / "x.npz").skipped == ()
+
+
+def test_rows_take_every_column_along() -> None:
+    table = made(
+        is_query=np.array([True, False, True]),
+        is_gallery=np.array([False, True, True]),
+        boxes=np.arange(12).reshape(3, 4),
+        groups=np.array([4, 4, 0]),
+        group_names=("x",),
+    )
+    some = table.rows([2, 0])
+    assert some.embeddings.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert (some.labels.tolist(), some.class_names) == ([1, 1], ("null", "eins"))
+    assert some.paths == ("batch.bin#7", "a.jpg")
+    assert [part.tolist() for part in (some.is_query, some.is_gallery, some.groups) if part is not None] == [
+        [True, True],
+        [True, False],
+        [0, 4],
+    ]
+    assert some.boxes is not None
+    assert some.boxes.tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
+    assert made().rows(np.array([False, True, False])).paths == ("Ünïcode/b c.jpg",)
+    assert made().rows(slice(1, None)).paths == ("Ünïcode/b c.jpg", "batch.bin#7")
+
+
+@pytest.mark.parametrize("selection", [[3], np.array([True, False])])
+def test_rows_that_do_not_exist_are_refused(selection: Any) -> None:
+    with pytest.raises(SizeError, match=r"the selection does not fit 3 embeddings: .* Give rows from 0 to 2\."):
+        made().rows(selection)
+
+
+def test_joined_parts_share_classes_by_name() -> None:
+    second = made(class_names=("eins", "zwei"), skipped=(Skipped("a", "b"),))
+    joined = Embeddings.concat([made(), second])
+    assert joined.class_names == ("null", "eins", "zwei")
+    assert joined.labels.tolist() == [1, 0, 1, 2, 1, 2]
+    names = [joined.class_names[label] for label in joined.labels]
+    assert names == ["eins", "null", "eins", "zwei", "eins", "zwei"]
+    assert joined.embeddings.tolist() == [*made().embeddings.tolist(), *second.embeddings.tolist()]
+    assert joined.paths == made().paths * 2
+    assert joined.skipped == (Skipped("a", "b"),)
+    assert (joined.is_query, joined.is_gallery, joined.boxes, joined.groups) == (None, None, None, None)
+
+
+def test_joined_parts_take_defaults_for_missing_columns() -> None:
+    full = made(is_query=np.array([False] * 3), boxes=np.zeros((3, 4), np.int64), groups=np.array([0, 5, 0]))
+    joined = Embeddings.concat([made(), full])
+    assert joined.is_query is not None
+    assert joined.is_query.tolist() == [True] * 3 + [False] * 3
+    assert joined.is_gallery is None
+    assert joined.boxes is not None
+    assert joined.boxes.tolist() == [[-1] * 4] * 3 + [[0] * 4] * 3
+    assert joined.groups is not None
+    groups = joined.groups.tolist()
+    assert groups[3] == groups[5]
+    assert len(set(groups)) == 5  # rows without a group stand alone
+
+
+def test_groups_of_one_name_are_one_group_in_all_parts() -> None:
+    first = made(groups=np.array([0, 1, 7]), group_names=("left", "right"))
+    second = made(groups=np.array([0, 0, 7]), group_names=("right",))
+    joined = Embeddings.concat([first, second])
+    assert joined.group_names == ("left", "right")
+    assert joined.groups is not None
+    assert joined.groups.tolist() == [0, 1, 2, 1, 1, 3]
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(SizeError, match="there are no embeddings to join"):
+        Embeddings.concat([])
+    with pytest.raises(SizeError, match=r"got float32 of width 2 and float32 of width 3\. Embed all with one model"):
+        Embeddings.concat([made(), made(embeddings=np.zeros((3, 3), np.float32))])
+
+
+def test_sides_without_flags_are_the_whole_set() -> None:
+    sides = made(groups=np.array([4, 4, 0])).sides()
+    assert sides.is_whole
+    assert sides.query_rows.tolist() == sides.gallery_rows.tolist() == sides.exclude.tolist() == [0, 1, 2]
+    assert sides.query_groups is not None
+    assert sides.gallery_groups is not None
+    assert sides.query_groups.tolist() == sides.gallery_groups.tolist() == [4, 4, 0]
+    assert made().sides().query_groups is None
+
+
+def test_sides_name_the_position_of_each_query_in_the_gallery() -> None:
+    flags = {"is_query": np.array([True, False, True]), "is_gallery": np.array([False, True, True])}
+    sides = made(**flags, groups=np.array([7, 8, 9])).sides()
+    assert not sides.is_whole
+    assert sides.query_rows.tolist() == [0, 2]
+    assert sides.gallery_rows.tolist() == [1, 2]
+    assert sides.exclude.tolist() == [-1, 1]
+    assert sides.query_groups is not None
+    assert sides.query_groups.tolist() == [7, 9]
+    assert sides.gallery_groups is not None
+    assert sides.gallery_groups.tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("flag", ["is_query", "is_gallery"])
+def test_an_empty_side_is_refused(flag: str) -> None:
+    with pytest.raises(DataError, match=f"no image has {flag} set"):
+        made(**{flag: np.zeros(3, dtype=bool)}).sides()

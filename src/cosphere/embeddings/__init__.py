@@ -1,5 +1,11 @@
-"""Embeddings of a catalogue: computed once, kept on disk, cut into queries and gallery."""
+"""Embeddings of a set of images: computed once, kept on disk, joined, selected, and split into queries and gallery."""
 
-from cosphere.embeddings.table import Embeddings as Embeddings
-from cosphere.embeddings.table import Precision as Precision
-from cosphere.embeddings.table import embed_catalogue as embed_catalogue
+from __future__ import annotations
+
+from cosphere.embeddings.computing import Precision, embed
+from cosphere.embeddings.table import Embeddings, Sides
+
+embed_catalogue = embed
+"""The name of :func:`embed` in :mod:`cosphere.evaluate`."""
+
+__all__ = ["Embeddings", "Precision", "Sides", "embed", "embed_catalogue"]

@@ -1,31 +1,40 @@
-"""From a catalogue of images to embeddings on disk."""
+"""The embeddings of a set of images: the table, its file, selections of its rows, and its split into queries and gallery."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
-import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
-from cosphere._types import Flags, Integers, Progress
+from cosphere._types import Flags, Float32s, Integers
 from cosphere.codes import is_codes
-from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
-from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
+from cosphere.data import Skipped
+from cosphere.errors import DataError, RunError, SizeError
 from cosphere.files import read_arrays, write_arrays
-from cosphere.images import PixelCache
-from cosphere.models import Embedder
 
-Precision = Literal["float32", "bf16"]
+WHOLE_IMAGE = (-1, -1, -1, -1)
+"""The box of a row that shows its whole image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Q queries and the G gallery rows that they are ranked against."""
+
+    query_rows: Integers
+    """(Q,) rows of the embeddings, ascending."""
+    gallery_rows: Integers
+    """(G,) rows of the embeddings, ascending."""
+    exclude: Integers
+    """(Q,) position in the gallery of the query itself, which it must not meet; -1 where it is not in the gallery."""
+    query_groups: Integers | None
+    """(Q,) group of each query; None without groups."""
+    gallery_groups: Integers | None
+    """(G,) group of each gallery row; None without groups."""
+    is_whole: bool
+    """Whether every row is a query and in the gallery."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,8 +45,8 @@ class Embeddings:
         SizeError: the parts do not have N rows.
     """
 
-    embeddings: npt.NDArray[np.float32]
-    """(N, D) raw, any length."""
+    embeddings: Float32s
+    """(N, D) raw, any length; or (N, bytes) uint8, packed bits."""
     labels: Integers
     """(N,) int64 in [0, C)."""
     paths: tuple[str, ...]
@@ -52,13 +61,15 @@ class Embeddings:
     """(N, 4) pixels (left, top, right, bottom), -1 for the whole image; None: all whole."""
     groups: Integers | None = None
     """(N,) such as the camera or sequence: a query does not meet images of its class and group. None: no groups."""
+    group_names: tuple[str, ...] | None = None
+    """Names of the groups 0, 1, ...; a larger number is a group without a name. None: no group has one."""
     skipped: tuple[Skipped, ...] = ()
     """The images that could not be read. Not written to the file."""
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        for name in ("labels", "paths", "is_query", "is_gallery", "boxes", "groups"):
+        for name in ("labels", "paths", *_OPTIONAL):
             part = getattr(self, name)
             if part is not None and len(part) != len(self.embeddings):
                 raise SizeError(
@@ -82,8 +93,10 @@ class Embeddings:
             "paths": np.array(self.paths, dtype=np.str_),
             "class_names": np.array(self.class_names, dtype=np.str_),
         }
-        optional = {name: getattr(self, name) for name in ("is_query", "is_gallery", "boxes", "groups")}
+        optional = {name: getattr(self, name) for name in _OPTIONAL}
         arrays |= {name: part for name, part in optional.items() if part is not None}
+        if self.group_names is not None:
+            arrays["group_names"] = np.array(self.group_names, dtype=np.str_)
         write_arrays(Path(path), arrays)
 
     @classmethod
@@ -98,6 +111,7 @@ class Embeddings:
         if missing:
             raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")
         rows, labels, names = arrays["embeddings"], arrays["labels"], arrays["class_names"]
+        optional: dict[str, Any] = {name: arrays.get(name) for name in _OPTIONAL}
         if not len(rows) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
             raise RunError(f"{path} holds no image, or a label without a class name. Embed again.")
         return cls(
@@ -105,131 +119,121 @@ class Embeddings:
             labels=labels.astype(np.int64),
             paths=tuple(arrays["paths"].tolist()),
             class_names=tuple(names.tolist()),
-            is_query=arrays.get("is_query"),
-            is_gallery=arrays.get("is_gallery"),
-            boxes=arrays.get("boxes"),
-            groups=arrays.get("groups"),
+            group_names=tuple(arrays["group_names"].tolist()) if "group_names" in arrays else None,
+            **optional,
+        )
+
+    def rows(self, selection: Any) -> Embeddings:
+        """Some rows as embeddings of their own. Classes keep their numbers and names.
+
+        Args:
+            selection: row numbers in the wanted order, an (N,) bool mask, or a slice.
+
+        Raises:
+            SizeError: a row number is out of range, or the mask has another length.
+
+        >>> table = Embeddings(embeddings=np.eye(3, dtype=np.float32), labels=np.arange(3), paths=tuple("abc"), class_names=tuple("xyz"))
+        >>> table.rows([2, 0]).paths
+        ('c', 'a')
+        """
+        try:
+            rows = np.arange(len(self))[selection]
+        except IndexError as error:
+            raise SizeError(
+                f"the selection does not fit {len(self)} embeddings: {error}. Give rows from 0 to {len(self) - 1}."
+            ) from error
+        optional: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONAL}
+        optional = {name: None if part is None else part[rows] for name, part in optional.items()}
+        return replace(
+            self,
+            embeddings=self.embeddings[rows],
+            labels=self.labels[rows],
+            paths=tuple(self.paths[row] for row in rows.tolist()),
+            **optional,
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """Join parts row by row. Classes of the same name become one, numbered in the order in which the parts name them.
+
+        Missing columns take their defaults: every row a query, every row in the gallery, the whole image, a group of its own.
+        Groups of the same name become one; groups without a name are never the same in two parts.
+
+        Args:
+            parts: at least one, with embeddings of the same width and type.
+
+        Raises:
+            SizeError: no part, or embeddings that do not fit together.
+        """
+        if not parts:
+            raise SizeError("there are no embeddings to join. Give at least one part.")
+        kinds = sorted({(str(part.embeddings.dtype), part.embeddings.shape[1]) for part in parts})
+        if len(kinds) > 1:
+            shown = " and ".join(f"{kind} of width {width}" for kind, width in kinds)
+            raise SizeError(f"embeddings to join must be of one width and type; got {shown}. Embed all with one model.")
+        groups, group_names = _joined_groups(parts)
+        names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+        number = {name: at for at, name in enumerate(names)}
+        return cls(
+            embeddings=np.concatenate([part.embeddings for part in parts]),
+            labels=np.concatenate(
+                [np.array([number[name] for name in part.class_names], np.int64)[part.labels] for part in parts]
+            ),
+            paths=tuple(path for part in parts for path in part.paths),
+            class_names=names,
+            skipped=tuple(one for part in parts for one in part.skipped),
+            is_query=_joined([part.is_query for part in parts], [np.ones(len(part), dtype=bool) for part in parts]),
+            is_gallery=_joined([part.is_gallery for part in parts], [np.ones(len(part), dtype=bool) for part in parts]),
+            boxes=_joined([part.boxes for part in parts], [np.tile(WHOLE_IMAGE, (len(part), 1)) for part in parts]),
+            groups=groups,
+            group_names=group_names,
+        )
+
+    def sides(self) -> Sides:
+        """Split into queries and gallery by ``is_query`` and ``is_gallery``. A query that is in the gallery excludes itself.
+
+        Raises:
+            DataError: no row is a query, or none is in the gallery.
+        """
+        count = len(self)
+        query_rows = np.arange(count) if self.is_query is None else np.flatnonzero(self.is_query)
+        gallery_rows = np.arange(count) if self.is_gallery is None else np.flatnonzero(self.is_gallery)
+        for name, rows in (("is_query", query_rows), ("is_gallery", gallery_rows)):
+            if not len(rows):
+                raise DataError(f"no image has {name} set. Mark some, or leave the column out to compare all with all.")
+        position = np.full(count, -1)
+        position[gallery_rows] = np.arange(len(gallery_rows))
+        return Sides(
+            query_rows,
+            gallery_rows,
+            position[query_rows],
+            None if self.groups is None else self.groups[query_rows],
+            None if self.groups is None else self.groups[gallery_rows],
+            is_whole=len(query_rows) == len(gallery_rows) == count,
         )
 
 
-def embed_catalogue(
-    embedder: Embedder,
-    catalogue: Catalogue,
-    *,
-    batch_size: int = 64,
-    workers: int = 0,
-    device: str | torch.device | None = None,
-    precision: Precision = "float32",
-    cache: PixelCache | None = None,
-    max_unreadable: float = MAX_UNREADABLE,
-    progress: Progress | None = None,
-) -> Embeddings:
-    """Embed every image of a catalogue, in its order, with raw length.
-
-    The embedder is in evaluation mode meanwhile; each of its modules is left in the mode it was in. No global random
-    generator is used, so training may go on as if nothing had happened. Unreadable images are left out and named.
-
-    Args:
-        embedder: its own ``preprocessing`` prepares the images.
-        catalogue: N images.
-        batch_size: images in one forward pass.
-        workers: processes that decode; 0 decodes in this one.
-        device: where to compute; None stays where the embedder is.
-        precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
-        cache: of decoded pixels.
-        max_unreadable: in [0, 1], the share of unreadable images above which to stop.
-        progress: told how many images are done.
-
-    Raises:
-        DataError: too many images are unreadable, or all.
-        SettingsError: a setting is out of range.
-    """
-    _check_settings(batch_size, workers, precision)
-    if device is not None:
-        embedder.to(device)
-    where = next(embedder.parameters()).device
-    loader = DataLoader(
-        ImageRows(catalogue, embedder.preprocessing, cache=cache),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
-    )
-    found = np.zeros((len(catalogue), embedder.dim), dtype=np.float32)
-    read = np.zeros(len(catalogue), dtype=bool)
-    unreadable = UnreadableLog(len(catalogue), max_unreadable)
-    done = 0
-    with evaluation_mode(embedder):
-        for batch in loader:
-            unreadable.add(batch.skipped)
-            if len(batch.rows):
-                found[batch.rows.numpy()] = _forward(embedder, batch, where, precision)
-                read[batch.rows.numpy()] = True
-            done = min(done + batch_size, len(catalogue))
-            if progress is not None:
-                progress(done, len(catalogue))
-    if not read.any():
-        raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
-    return _kept(found, read, catalogue, tuple(Skipped(*one) for one in unreadable.reasons.items()))
+_OPTIONAL = ("is_query", "is_gallery", "boxes", "groups")
+"""Columns that may be None."""
 
 
-def _check_settings(batch_size: int, workers: int, precision: str) -> None:
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1 image, got {batch_size}.")
-    if workers < 0:
-        raise SettingsError(f"workers must be at least 0 processes, got {workers}.")
-    if precision not in get_args(Precision):
-        raise SettingsError(f"there is no precision {precision!r}. {did_you_mean(precision, get_args(Precision))}")
-
-
-@torch.inference_mode()
-def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: Precision) -> npt.NDArray[np.float32]:
-    inputs = embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        embeddings = embedder(inputs)
-    result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
-    return result
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while. Afterwards each module is as it was: frozen batch norms stay frozen."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def _kept(
-    found: npt.NDArray[np.float32], read: Flags, catalogue: Catalogue, skipped: tuple[Skipped, ...]
-) -> Embeddings:
-    """The rows that could be read."""
-    columns = catalogue.table.columns
-    flags = {
-        name: catalogue.table[name].to_numpy(dtype=bool)[read] for name in ("is_query", "is_gallery") if name in columns
-    }
-    # Plain text: a CIFAR row's "batch.bin#7" is no path, and 60 000 Path objects are slow.
-    paths = [os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole]  # noqa: PTH100
-    groups = _sequences(catalogue)
-    return Embeddings(
-        embeddings=found if read.all() else found[read],
-        labels=catalogue.labels[read],
-        paths=tuple(paths),
-        class_names=tuple(catalogue.class_names),
-        is_query=flags.get("is_query"),
-        is_gallery=flags.get("is_gallery"),
-        boxes=None if catalogue.boxes is None else catalogue.boxes[read],
-        groups=None if groups is None else groups[read],
-        skipped=skipped,
-    )
-
-
-def _sequences(catalogue: Catalogue) -> Integers | None:
-    """``sequence`` of a catalogue, numbered from 0. An image whose sequence is not given is a sequence by itself."""
-    if "sequence" not in catalogue.table.columns:
+def _joined(columns: Sequence[Any], defaults: Sequence[Any]) -> Any:
+    """One column of all parts; None where no part has it."""
+    if all(column is None for column in columns):
         return None
-    found = pd.factorize(catalogue.table["sequence"])[0].astype(np.int64)  # -1 where it is missing
-    return np.where(found < 0, len(found) + np.arange(len(found)), found)
+    return np.concatenate([d if c is None else c for c, d in zip(columns, defaults, strict=True)])
+
+
+def _joined_groups(parts: Sequence[Embeddings]) -> tuple[Integers | None, tuple[str, ...] | None]:
+    """Groups of all parts under one numbering, named ones first, and the names."""
+    if all(part.groups is None for part in parts):
+        return None, None
+    keys: list[str | tuple[int, int]] = []  # a name, or part and number where there is none
+    for at, part in enumerate(parts):
+        names = part.group_names or ()
+        numbers = range(len(names), len(names) + len(part)) if part.groups is None else part.groups.tolist()
+        keys += [names[number] if 0 <= number < len(names) else (at, number) for number in numbers]
+    named = tuple(dict.fromkeys(key for key in keys if isinstance(key, str)))
+    order = dict.fromkeys([*named, *keys])
+    place = {key: number for number, key in enumerate(order)}
+    return np.array([place[key] for key in keys], dtype=np.int64), named or None

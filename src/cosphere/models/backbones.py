@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cosphere.errors import SettingsError, SizeError, WeightsError, did_you_mean
 from cosphere.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
 from cosphere.models import bn_inception
+from cosphere.models.inference import evaluation_mode
 from cosphere.models.weights import (
     fit_weights,
     fit_weights_in_order,
@@ -68,10 +69,9 @@ class Backbone(nn.Module):
         self.class_token = getattr(net, "cls_token", None) is not None
         self.fixed_size = image_size if facts.get("fixed_input_size") else None
         self._places_first = getattr(net, "output_fmt", None) == "NHWC"
-        modes = [(module, module.training) for module in self.modules()]
         try:
-            with torch.no_grad():
-                features = self.eval()(torch.zeros(1, 3, image_size, image_size))
+            with torch.no_grad(), evaluation_mode(self):
+                features = self(torch.zeros(1, 3, image_size, image_size))
                 self._tokens = features.ndim == 3
                 self.channels = features.shape[2 if self._tokens else 1]
                 self.width = self.finish(torch.zeros(1, self.channels)).shape[1]
@@ -81,8 +81,6 @@ class Backbone(nn.Module):
                 f"backbone {name!r} cannot take pictures of {image_size} px ({_first_line(error)}). "
                 f"It was made for {made_for} px: set the image size to that."
             ) from error
-        for module, training in modes:
-            module.training = training
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float -> feature map (B, C, H', W'), or (B, N, C) from a network of tokens."""

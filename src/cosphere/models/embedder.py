@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosphere.codes import to_bits
 from cosphere.errors import SettingsError, SizeError, did_you_mean
 from cosphere.images.preprocessing import Preprocessing
 from cosphere.models import bundle
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
 from cosphere.models.heads import NormName, Pooling, PoolingName, make_linear, make_norm
+from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.reading import input_batches
 from cosphere.tensors import directions
 
@@ -141,23 +142,14 @@ class Embedder(nn.Module):
             raise SettingsError(f"unknown precision {precision!r}. {did_you_mean(str(precision), get_args(Precision))}")
         if batch_size < 1:
             raise SettingsError(f"want a batch_size of at least 1 image, got {batch_size}.")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            found = [
-                _packed(rows) if precision == "bits" else _float_rows(rows, normalize)
-                for rows in self._encoded(images_or_paths, batch_size, progress, autocast)
-            ]
-        finally:
-            for module, training in modes:
-                module.training = training
-        if not found:
-            return (
-                np.zeros((0, -(-self.dim // 8)), np.uint8)
-                if precision == "bits"
-                else np.zeros((0, self.dim), np.float32)
-            )
-        return np.concatenate(found)
+        device = next(self.parameters()).device
+        batches = input_batches(images_or_paths, batch_size, self.preprocessing, device, progress=progress)
+        with evaluation_mode(self):
+            parts = [infer(self, batch, autocast=autocast) for batch in batches]
+        rows = torch.cat(parts) if parts else torch.zeros(0, self.dim)
+        if precision == "bits":
+            return to_bits(rows).numpy()
+        return (directions(rows).unit if normalize else rows).numpy()
 
     def save(self, path: str | Path) -> None:
         """Write a bundle: a folder with ``model.safetensors`` and ``bundle.json``. An old one there is replaced.
@@ -241,16 +233,6 @@ class Embedder(nn.Module):
                 "a training batch of 1 image has no variance for batch norm. Use at least 2, or norm='layer'."
             )
 
-    @torch.inference_mode()
-    def _encoded(self, items: Any, batch_size: int, progress: bool, autocast: torch.dtype | None) -> list[Tensor]:
-        """Raw float32 embeddings on the CPU, batch by batch."""
-        device = next(self.parameters()).device
-        done = []
-        for batch in input_batches(items, batch_size, self.preprocessing, device, progress=progress):
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                done.append(self(batch).float().cpu())
-        return done
-
 
 def build_embedder(
     settings: EmbedderSettings, *, preprocessing: Preprocessing | None = None, image_size: int = 224
@@ -276,11 +258,3 @@ def norm_layers(module: nn.Module) -> list[nn.Module]:
     """The layers that keep running statistics (all kinds of batch norm), in order."""
     kinds = nn.modules.batchnorm._NormBase
     return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.running_mean is not None]
-
-
-def _float_rows(rows: Tensor, normalize: bool) -> NDArray[np.float32]:
-    return (directions(rows).unit if normalize else rows).numpy()
-
-
-def _packed(rows: Tensor) -> NDArray[np.uint8]:
-    return np.packbits((rows > 0).numpy(), axis=1)

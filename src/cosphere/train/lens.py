@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.models import Embedder
+from cosphere.models.inference import evaluation_mode
 from cosphere.norm_lens import gradient_lens, step_lens
 
 
@@ -41,16 +42,12 @@ def measure_lens(
     modules = (embedder, loss, constraint)
     kept = [copy.deepcopy(module.state_dict()) for module in modules]
     kept_optimizer = copy.deepcopy(optimizer.state_dict())
-    modes = [module.training for module in modules]
     devices = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             before = _embed(embedder, inputs)
             leaf = before.clone().requires_grad_()
-            constraint.eval()
             (gradient,) = torch.autograd.grad(loss(leaf, labels), leaf)
-            for module, mode in zip(modules, modes, strict=True):
-                module.train(mode)
             optimizer.zero_grad(set_to_none=True)
             objective(embedder(inputs).float(), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -58,9 +55,8 @@ def measure_lens(
         finally:
             optimizer.zero_grad(set_to_none=True)
             optimizer.load_state_dict(kept_optimizer)
-            for module, state, mode in zip(modules, kept, modes, strict=True):
+            for module, state in zip(modules, kept, strict=True):
                 module.load_state_dict(state)
-                module.train(mode)
     of_gradient, of_step = gradient_lens(before, gradient), step_lens(before, after)
     values = {
         "lens/max_abs_gradient_cosine": of_gradient.max_abs_cosine,
@@ -76,6 +72,6 @@ def measure_lens(
 @torch.no_grad()
 def _embed(embedder: Embedder, inputs: Tensor) -> Tensor:
     """Raw embeddings in evaluation mode, so that both looks see the same batch norm statistics."""
-    embedder.eval()
-    embeddings: Tensor = embedder(inputs)
+    with evaluation_mode(embedder):
+        embeddings: Tensor = embedder(inputs)
     return embeddings.float()

@@ -1,0 +1,125 @@
+"""From a catalogue of images to embeddings."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from cosphere._types import Flags, Float32s, Integers, Progress
+from cosphere.checks import check_choice, check_whole
+from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
+from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.embeddings.table import Embeddings
+from cosphere.errors import DataError
+from cosphere.images import PixelCache
+from cosphere.models import Embedder
+from cosphere.models.inference import evaluation_mode, infer
+
+Precision = Literal["float32", "bf16"]
+
+
+def embed(
+    embedder: Embedder,
+    catalogue: Catalogue,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+    cache: PixelCache | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Embed every image of a catalogue, in its order, with raw length.
+
+    The embedder is in evaluation mode meanwhile; each of its modules is left in the mode it was in. No global random
+    generator is used, so training may go on as if nothing had happened. Unreadable images are left out and named.
+
+    Args:
+        embedder: its own ``preprocessing`` prepares the images.
+        catalogue: N images.
+        batch_size: images in one forward pass.
+        workers: processes that decode; 0 decodes in this one.
+        device: where to compute; None stays where the embedder is.
+        precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
+        cache: of decoded pixels.
+        max_unreadable: in [0, 1], the share of unreadable images above which to stop.
+        progress: told how many images are done.
+
+    Raises:
+        DataError: too many images are unreadable, or all.
+        SettingsError: a setting is out of range.
+    """
+    check_whole("batch_size", batch_size, least=1)
+    check_whole("workers", workers, least=0)
+    check_choice("precision", precision, get_args(Precision))
+    if device is not None:
+        embedder.to(device)
+    where = next(embedder.parameters()).device
+    loader = DataLoader(
+        ImageRows(catalogue, embedder.preprocessing, cache=cache),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
+    )
+    rows = np.zeros((len(catalogue), embedder.dim), dtype=np.float32)
+    read = np.zeros(len(catalogue), dtype=bool)
+    unreadable = UnreadableLog(len(catalogue), max_unreadable)
+    done = 0
+    with evaluation_mode(embedder):
+        for batch in loader:
+            unreadable.add(batch.skipped)
+            if len(batch.rows):
+                rows[batch.rows.numpy()] = _forward(embedder, batch, where, precision)
+                read[batch.rows.numpy()] = True
+            done = min(done + batch_size, len(catalogue))
+            if progress is not None:
+                progress(done, len(catalogue))
+    if not read.any():
+        raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
+    return _table(rows, read, catalogue, tuple(Skipped(*one) for one in unreadable.reasons.items()))
+
+
+@torch.inference_mode()
+def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: Precision) -> Float32s:
+    inputs = embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))
+    rows: Float32s = infer(embedder, inputs, autocast=torch.bfloat16 if precision == "bf16" else None).numpy()
+    return rows
+
+
+def _table(rows: Float32s, read: Flags, catalogue: Catalogue, skipped: tuple[Skipped, ...]) -> Embeddings:
+    """The rows that could be read."""
+    columns = catalogue.table.columns
+    flags = {
+        name: catalogue.table[name].to_numpy(dtype=bool)[read] for name in ("is_query", "is_gallery") if name in columns
+    }
+    # Plain text: a CIFAR row's "batch.bin#7" is no path, and 60 000 Path objects are slow.
+    paths = [os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole]  # noqa: PTH100
+    groups, group_names = _sequences(catalogue)
+    return Embeddings(
+        embeddings=rows if read.all() else rows[read],
+        labels=catalogue.labels[read],
+        paths=tuple(paths),
+        class_names=tuple(catalogue.class_names),
+        is_query=flags.get("is_query"),
+        is_gallery=flags.get("is_gallery"),
+        boxes=None if catalogue.boxes is None else catalogue.boxes[read],
+        groups=None if groups is None else groups[read],
+        group_names=group_names,
+        skipped=skipped,
+    )
+
+
+def _sequences(catalogue: Catalogue) -> tuple[Integers | None, tuple[str, ...] | None]:
+    """``sequence`` of a catalogue, numbered from 0, and the names. An image without one is a sequence by itself."""
+    if "sequence" not in catalogue.table.columns:
+        return None, None
+    numbers, names = pd.factorize(catalogue.table["sequence"])  # -1 where it is missing
+    alone = len(numbers) + np.arange(len(numbers))
+    return np.where(numbers < 0, alone, numbers).astype(np.int64), tuple(map(str, names)) or None

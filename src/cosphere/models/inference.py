@@ -1,0 +1,39 @@
+"""Running a model at test time: evaluation mode for a block, and the one forward pass behind all stored embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Put models in evaluation mode for the block. On exit each module returns to its own mode: frozen batch norms stay frozen."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.inference_mode()
+def infer(model: nn.Module, inputs: Tensor, *, autocast: torch.dtype | None = None) -> Tensor:
+    """Embeddings of a batch as they are stored and compared: raw length, float32, on the CPU.
+
+    Args:
+        model: in evaluation mode, see :func:`evaluation_mode`.
+        inputs: (B, 3, H, W) network input on the model's device.
+        autocast: compute in this type, such as ``torch.bfloat16``; None keeps float32.
+
+    Returns:
+        (B, D) float32 on the CPU.
+    """
+    with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
+        embeddings: Tensor = model(inputs)
+    return embeddings.float().cpu()
