@@ -430,7 +430,7 @@ def test_pair_cosines_without_such_pairs_are_nan():
     assert all(value.isnan() for value in losses.pair_cosines(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])))
 
 
-BASES = (losses.Loss, losses.PairLoss, losses.ClassLoss)
+BASES = (losses.Loss, losses.PairLoss, losses.ClassLoss, losses.CrossBatchMemory)
 
 
 def test_the_table_lists_every_exported_loss_once():

@@ -5,7 +5,7 @@
 """
 
 from cosphere.losses import miners
-from cosphere.losses._about import About, Loss, PairLoss, about, build, table
+from cosphere.losses._about import About, EmbedTrainingSet, Loss, PairLoss, about, build, table
 from cosphere.losses._blocks import similarities_held
 from cosphere.losses._class_loss import ClassLoss
 from cosphere.losses._class_tree import AnchorNeighbourBatches, ClassTree
@@ -69,6 +69,7 @@ __all__ = [
     "CosFaceLoss",
     "CrossBatchMemory",
     "CurricularFaceLoss",
+    "EmbedTrainingSet",
     "FacilityLocationLoss",
     "GeneralizedLiftedStructureLoss",
     "HardCascadeLoss",

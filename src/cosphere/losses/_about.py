@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -36,10 +36,45 @@ class About:
     """True: it learns one vector per training class and is built with ``num_classes`` and ``embedding_dim``."""
 
 
-class Loss(nn.Module):
-    """Base of all losses: ``loss(embeddings, labels) -> scalar``. It only carries the description."""
+EmbedTrainingSet = Callable[[], tuple[Tensor, Tensor]]
+"""Embeds all training images with the model as it is: raw embeddings (N, D) and labels (N,), in the order of the catalogue."""
 
-    about: ClassVar[About]
+
+class Loss(nn.Module):
+    """Base of all losses: ``loss(embeddings, labels) -> scalar``, and what the loss asks of whoever trains with it.
+
+    A training loop calls only what is declared here, so it knows no loss by name. A module that wraps another loss passes
+    these on.
+    """
+
+    about: About
+
+    gathers: bool = True
+    """The loss compares images with images, so with several processes it needs the rows of all of them. False for losses
+    whose terms are single images: each process then computes its own."""
+
+    labels_from: Literal["class", "image"] = "class"
+    """What labels a batch that holds several views of each image: the class of the image, or the image itself, which is then
+    the only source of positives. Other batches are always labelled by class."""
+
+    def groups(self, dim: int) -> tuple[int, ...]:
+        """Widths of the learners that share an embedding, side by side; most losses have one.
+
+        Args:
+            dim: D, width of the embedding.
+
+        Raises:
+            SizeError: the learners do not fit that width.
+        """
+        return (dim,)
+
+    def after_epoch(self, embed: EmbedTrainingSet) -> None:
+        """Called after each epoch of training; does nothing by default.
+
+        Args:
+            embed: returns raw embeddings (N, D) and labels (N,) of all training images. It embeds them on the first call
+                and is free afterwards.
+        """
 
     def extra_repr(self) -> str:
         """The settings, for ``print(loss)``."""
@@ -149,6 +184,7 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
 
     Raises:
         SettingsError: unknown loss, unknown setting, or a value that the loss does not allow.
+        SizeError: the learners of an ensemble do not fit the width.
 
     >>> build("triplet", num_classes=100, dim=512, margin=0.2)
     TripletLoss(margin=0.2, squared=True, reduction='mean_all')
@@ -160,7 +196,9 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
             raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
     known_here = {"num_classes": num_classes, "embedding_dim": dim}
     wanted = inspect.signature(found.__init__).parameters
-    return found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
+    loss = found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
+    loss.groups(dim)  # a width that does not fit stops here, not at the first batch
+    return loss
 
 
 def kind(name: str) -> type[Loss]:

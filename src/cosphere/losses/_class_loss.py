@@ -40,6 +40,7 @@ class ClassLoss(Loss):
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    gathers = False
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ class AlignmentUniformityLoss(PairLoss):
     """
 
     function = staticmethod(alignment_uniformity_loss)
+    labels_from = "image"
 
     def __init__(
         self,

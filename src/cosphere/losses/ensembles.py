@@ -29,12 +29,16 @@ def split_heads(embeddings: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         SizeError: the sizes do not add up to D.
     """
     check_embeddings(embeddings)
-    if sum(sizes) != embeddings.shape[1] or any(size < 1 for size in sizes):
-        raise SizeError(
-            f"want sizes >= 1 that add up to the {embeddings.shape[1]} of the embeddings, got {tuple(sizes)}."
-        )
+    check_widths(sizes, embeddings.shape[1])
     ends = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
     return [embeddings[:, start:end] for start, end in pairwise(ends)]
+
+
+def check_widths(sizes: Sequence[int], dim: int) -> Sequence[int]:
+    """``sizes`` if they are the widths of learners that share ``dim`` columns, or a SizeError."""
+    if sum(sizes) != dim or any(size < 1 for size in sizes):
+        raise SizeError(f"want sizes >= 1 that add up to the {dim} of the embeddings, got {tuple(sizes)}.")
+    return sizes
 
 
 def with_same_rows(heads: list[Tensor]) -> list[Tensor]:

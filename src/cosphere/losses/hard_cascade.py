@@ -16,7 +16,7 @@ from cosphere.losses._ends import SAME, connected_zero, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._ranking import Cut, Ranking
 from cosphere.losses._rows import sum_over_rows
-from cosphere.losses.ensembles import split_heads, with_same_rows
+from cosphere.losses.ensembles import check_widths, split_heads, with_same_rows
 
 
 def hard_cascade_loss(
@@ -78,9 +78,7 @@ def _heads(
     def split(rows: Tensor) -> list[Tensor]:
         if rows.ndim != 2 or not rows.is_floating_point() or (count == 1 and dims is None):
             return [rows] * count  # compare() says what is wrong
-        if dims is None and rows.shape[1] % count:
-            raise SizeError(f"{count} heads do not divide {rows.shape[1]} columns evenly; give head_dims=.")
-        parts = split_heads(rows, dims or [rows.shape[1] // count] * count)
+        parts = split_heads(rows, _widths(rows.shape[1], dims, count))
         return with_same_rows(parts) if nested else parts
 
     references = compared.get("references")
@@ -90,6 +88,13 @@ def _heads(
         of_head: Compared = {**compared, "references": other}
         heads.append(compare(own, labels, **of_head))
     return heads
+
+
+def _widths(dim: int, dims: Sequence[int] | None, count: int) -> Sequence[int]:
+    """Width of each head."""
+    if dims is None and dim % count:
+        raise SizeError(f"{count} heads do not divide {dim} columns evenly; give head_dims=.")
+    return check_widths(dims or [dim // count] * count, dim)
 
 
 @dataclass(eq=False)
@@ -219,6 +224,10 @@ class HardCascadeLoss(PairLoss):
         check_choice("cascade", cascade, ["independent", "nested"])
         self.cascade = cascade
         self.margin = check_number("margin", margin, above=0)
+
+    def groups(self, dim: int) -> tuple[int, ...]:
+        """Widths of the heads."""
+        return tuple(_widths(dim, self.head_dims, len(self.hard_ratios)))
 
 
 def _one_a_head(name: str, values: object) -> Sequence[Any]:

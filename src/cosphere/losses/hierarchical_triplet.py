@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import PairLoss, describe
+from cosphere.losses._about import EmbedTrainingSet, PairLoss, describe
 from cosphere.losses._class_tree import ClassTree, Linkage
 from cosphere.losses._ends import as_int64, chord, mean_or_zero
 from cosphere.losses._pairs import Compared, Pairs, Rows, compare
@@ -131,8 +131,8 @@ class _Margins:
 class HierarchicalTripletLoss(PairLoss):
     """The settings and the class tree of :func:`hierarchical_triplet_loss`.
 
-    Call :meth:`rebuild` with the embeddings of the whole training set after every epoch; before the first time it is half the
-    ordinary triplet loss. The tree is saved in the state dict.
+    :meth:`after_epoch` rebuilds the tree from the embeddings of the whole training set; before the first time the loss is half
+    the ordinary triplet loss. The tree is saved in the state dict.
 
     Args:
         margin: on top of what the tree asks for, in squared distance.
@@ -174,6 +174,10 @@ class HierarchicalTripletLoss(PairLoss):
         tree = ClassTree.build(embeddings, labels, levels=self.levels, linkage=self.linkage)
         for name in _PARTS:
             setattr(self, f"tree_{name}", getattr(tree, name).to(self.tree_classes.device))
+
+    def after_epoch(self, embed: EmbedTrainingSet) -> None:
+        """:meth:`rebuild` from the training images as they lie now."""
+        self.rebuild(*embed())
 
     def settings(self) -> dict[str, Any]:
         """What the function is called with beside the batch."""

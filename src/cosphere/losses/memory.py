@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosphere.checks import check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError
-from cosphere.losses._about import PairLoss
+from cosphere.losses._about import EmbedTrainingSet, Loss, PairLoss
 from cosphere.losses._ends import as_int64
 from cosphere.tensors import check_labelled
 
@@ -23,7 +23,7 @@ class _Queue(NamedTuple):
     entered: Tensor
 
 
-class CrossBatchMemory(nn.Module):
+class CrossBatchMemory(Loss):
     """A pair loss whose references are a queue of the latest embeddings, this batch among them.
 
     ``memory(embeddings, labels) -> scalar``. In training each call first puts the batch into the queue, over the oldest
@@ -83,6 +83,7 @@ class CrossBatchMemory(nn.Module):
                 "Losses with class weights see all classes already."
             )
         self.loss = loss
+        self.about, self.gathers, self.labels_from = loss.about, loss.gathers, loss.labels_from
         self.size = check_whole("size", size, least=1)
         self.start_after = _check_step("start_after", start_after)
         self.max_age = None if max_age is None else check_whole("max_age", max_age, least=1)
@@ -99,6 +100,14 @@ class CrossBatchMemory(nn.Module):
             f"embedding_dim={self.embeddings.shape[1]}, size={self.size}, start_after={self.start_after}, "
             f"max_age={self.max_age}, batch_weight={self.batch_weight}"
         )
+
+    def groups(self, dim: int) -> tuple[int, ...]:
+        """Those of the wrapped loss."""
+        return self.loss.groups(dim)
+
+    def after_epoch(self, embed: EmbedTrainingSet) -> None:
+        """Passed on to the wrapped loss. The queue stays."""
+        self.loss.after_epoch(embed)
 
     @torch.no_grad()
     def reset(self) -> None:

@@ -66,6 +66,7 @@ class NTXentLoss(PairLoss):
     """
 
     function = staticmethod(nt_xent_loss)
+    labels_from = "image"
 
     def __init__(self, *, temperature: float = 0.5, base_temperature: float | None = None) -> None:
         super().__init__()

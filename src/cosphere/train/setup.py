@@ -60,7 +60,7 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     return embedder, images.augmentation()
 
 
-def build_loss(settings: LossSettings, classes: int, dim: int, steps: int) -> losses.Loss | losses.CrossBatchMemory:
+def build_loss(settings: LossSettings, classes: int, dim: int, steps: int) -> losses.Loss:
     """The loss that the settings ask for, with its memory of past batches if there is to be one.
 
     A schedule inside a loss runs over the run's own ``steps`` unless the settings give it a length.

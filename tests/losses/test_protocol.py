@@ -1,0 +1,95 @@
+"""What a loss asks of whoever trains with it: a training loop reads this and knows no loss by name."""
+
+import pytest
+import torch
+
+from cosphere import losses
+from cosphere.errors import SizeError
+from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss
+
+NAMES = [about.name for about in losses.table()]
+ROWS = torch.tensor([[3.0, 4.0], [0.0, 6.0], [4.0, 3.0], [1.0, 2.0], [-4.0, 2.0], [1.0, -3.0]])
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+class Embed:
+    """A training set that counts how often it is embedded."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return ROWS, LABELS
+
+
+def build(name, dim=2, **settings):
+    return losses.build(name, num_classes=3, dim=dim, **settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_losses_against_classes_are_computed_by_each_process_alone(name):
+    loss = build(name)
+    assert loss.gathers is not isinstance(loss, losses.ClassLoss)
+
+
+def test_a_loss_that_gathers_depends_on_the_other_rows_and_one_that_does_not_is_a_mean_of_parts():
+    torch.manual_seed(0)
+    pair, classes = build("contrastive"), build("norm_softmax").eval()
+    halves = [slice(0, 6, 2), slice(1, 6, 2)]
+
+    def parts(loss):
+        return torch.stack([loss(ROWS[half], LABELS[half]) for half in halves]).mean()
+
+    torch.testing.assert_close(parts(classes), classes(ROWS, LABELS))
+    assert (parts(pair) - pair(ROWS, LABELS)).abs() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_after_an_epoch_only_the_hierarchical_loss_embeds_the_training_set(name):
+    loss, embed = build(name), Embed()
+    before = loss.eval()(ROWS, LABELS).item() if name != "margin" else None
+    assert loss.after_epoch(embed) is None
+    assert embed.calls == (name == "hierarchical_triplet")
+    if before is not None:
+        assert (loss(ROWS, LABELS).item() == before) == (name != "hierarchical_triplet")
+
+
+def test_the_tree_is_rebuilt_with_and_without_a_memory():
+    bare, inside = HierarchicalTripletLoss(), HierarchicalTripletLoss()
+    memory = CrossBatchMemory(inside, 2, size=6)
+    assert memory(ROWS, LABELS) == bare(ROWS, LABELS)  # the queue holds just this batch
+    for loss in (bare, memory):
+        loss.after_epoch(Embed())
+    assert inside.tree is not None
+    assert memory.fill == 6
+    assert torch.equal(inside.tree.nodes, bare.tree.nodes)
+    memory.reset()
+    assert memory(ROWS, LABELS) == bare(ROWS, LABELS)
+
+
+def test_a_memory_says_what_its_loss_says():
+    for name in ("nt_xent", "hard_cascade", "contrastive"):
+        settings = {"hard_ratios": (1.0, 0.5)} if name == "hard_cascade" else {}
+        inner = build(name, **settings)
+        memory = CrossBatchMemory(inner, 2)
+        assert (memory.gathers, memory.labels_from) == (inner.gathers, inner.labels_from)
+        assert memory.about is inner.about
+        assert memory.groups(2) == inner.groups(2)
+
+
+def test_positives_of_self_supervised_losses_are_views_of_one_image():
+    assert {name for name in NAMES if build(name).labels_from == "image"} == {"nt_xent", "alignment_uniformity"}
+
+
+def test_groups_are_the_heads_of_a_cascade():
+    assert build("triplet").groups(7) == (7,)
+    assert build("hard_cascade", dim=6, hard_ratios=(1.0, 0.5, 0.2)).groups(6) == (2, 2, 2)
+    assert build("hard_cascade", dim=6, hard_ratios=(1.0, 0.5), head_dims=(2, 4)).groups(6) == (2, 4)
+
+
+def test_a_width_that_the_heads_do_not_fill_is_named_when_the_loss_is_built():
+    with pytest.raises(SizeError, match="3 heads do not divide 8 columns evenly; give head_dims="):
+        build("hard_cascade", dim=8, hard_ratios=(1.0, 0.5, 0.2))
+    with pytest.raises(SizeError, match=r"want sizes >= 1 that add up to the 8 of the embeddings, got \(2, 4\)"):
+        build("hard_cascade", dim=8, hard_ratios=(1.0, 0.5), head_dims=(2, 4))
