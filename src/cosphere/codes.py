@@ -21,14 +21,14 @@ from torch import Tensor
 from cosphere.errors import DataError, SizeError
 
 Bytes = npt.NDArray[np.uint8]
-Rows = TypeVar("Rows", Tensor, npt.NDArray[Any])
+Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 _CHUNK_VALUES = 2**22
 """Values thresholded at a time."""
 
 
 @torch.no_grad()
-def to_bits(embeddings: Rows) -> Rows:
+def to_bits(embeddings: Array) -> Array:
     """Threshold at zero and pack eight dimensions a byte, the first in the highest bit, as ``numpy.packbits`` does.
 
     Args:
@@ -71,7 +71,7 @@ def bytes_of(dim: int) -> int:
     return -(-dim // 8)
 
 
-def from_bits(codes: Rows, dim: int) -> Rows:
+def from_bits(codes: Array, dim: int) -> Array:
     """Unpack codes to the directions that they stand for: +1 where a bit is set and -1 where it is not.
 
     Args:
@@ -99,7 +99,7 @@ def from_bits(codes: Rows, dim: int) -> Rows:
     return torch.from_numpy(signs).to(codes.device) if isinstance(codes, Tensor) else signs
 
 
-def hamming(first: Rows, second: Rows) -> Rows:
+def hamming(first: Array, second: Array) -> Array:
     """Number of differing bits of each pair of codes, row by row.
 
     Args:

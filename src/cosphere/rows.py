@@ -20,7 +20,7 @@ from torch import Tensor
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.tensors import check_embeddings, directions
 
-Rows = Tensor | npt.NDArray[Any]
+Matrix = Tensor | npt.NDArray[Any]
 """(N, D) floating rows, of torch or numpy; strided, read-only and memory-mapped arrays too."""
 
 STEP = 32
@@ -65,7 +65,7 @@ def rounded_up(count: int) -> int:
 
 
 @torch.no_grad()
-def unit_rows(embeddings: Rows, *, name: str = "embeddings") -> UnitRows:
+def unit_rows(embeddings: Matrix, *, name: str = "embeddings") -> UnitRows:
     """Copy rows, scaled to length 1 in float64 and rounded to float32. Rows without a direction become zeros.
 
     Args:
@@ -93,7 +93,7 @@ def unit_rows(embeddings: Rows, *, name: str = "embeddings") -> UnitRows:
     return UnitRows(padded, count)
 
 
-def widened(chunk: Rows) -> Tensor:
+def widened(chunk: Matrix) -> Tensor:
     """In float64, where squares of the largest float32 do not overflow; of numpy a copy, so that any layout will do."""
     if isinstance(chunk, Tensor):
         return chunk.detach().double()

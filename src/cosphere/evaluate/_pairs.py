@@ -20,7 +20,7 @@ from torch import Tensor
 from cosphere._types import Floats, Progress
 from cosphere.errors import DataError, SizeError
 from cosphere.rows import (
-    Rows,
+    Matrix,
     UnitRows,
     as_array,
     check_block_bytes,
@@ -59,7 +59,7 @@ class ClassedRows(NamedTuple):
         return count * (count - 1) // 2 - int(self.same_pairs.sum())
 
 
-def classed_rows(embeddings: Rows, labels: Any) -> ClassedRows:
+def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
     """Unit rows and class numbers, ordered by class; the order inside a class is kept.
 
     Raises:

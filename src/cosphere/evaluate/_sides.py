@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.codes import is_codes
 from cosphere.errors import SizeError
-from cosphere.rows import CosineBlocks, Rows, check_widths, unit_rows
+from cosphere.rows import CosineBlocks, Matrix, check_widths, unit_rows
 from cosphere.search.hamming import HammingBlocks, bit_rows, check_code_widths
 
 NARROW_BITS = 2**15 - 1
@@ -43,7 +43,7 @@ class Sides(NamedTuple):
         return blocks.of(self.rows[queries.to(self.rows.device)].to(self.device))
 
 
-def both_sides(embeddings: Rows, gallery: Rows | None) -> Sides:
+def both_sides(embeddings: Matrix, gallery: Matrix | None) -> Sides:
     """Queries and gallery, checked: floats compared by cosine, or packed bits by minus their Hamming distance.
 
     Raises:
@@ -63,7 +63,7 @@ def both_sides(embeddings: Rows, gallery: Rows | None) -> Sides:
     )
 
 
-def _sides_of_bits(embeddings: Rows, gallery: Rows | None) -> Sides:
+def _sides_of_bits(embeddings: Matrix, gallery: Matrix | None) -> Sides:
     queries = bit_rows(embeddings, name="embeddings")
     answers = queries if gallery is None else bit_rows(gallery, name="gallery")
     check_code_widths(queries, answers)

@@ -20,7 +20,7 @@ from cosphere.evaluate._pairs import (
 )
 from cosphere.evaluate.statistics import Interval
 from cosphere.models.calibration import Calibration
-from cosphere.rows import BLOCK_BYTES, Rows
+from cosphere.rows import BLOCK_BYTES, Matrix
 
 _TAIL = 2**17
 """Pairs that a resample weighs. 1000 resamples of so many take about a second."""
@@ -29,7 +29,7 @@ _REACH = 8
 
 
 def calibrate(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     far: float = 1e-3,
     *,
@@ -170,7 +170,7 @@ class PairRates(NamedTuple):
 
 
 def pair_rates(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     threshold: float,
     *,

@@ -15,7 +15,7 @@ from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.agreement import Agreement, agreement
 from cosphere.evaluate.k_means import Unit, faiss_k_means, scikit_k_means
 from cosphere.evaluate.statistics import Summary, seeds_summary
-from cosphere.rows import Rows, unit_rows
+from cosphere.rows import Matrix, unit_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class ClusteringSeeds:
 
 
 def clustering(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     *,
     clusters: int | None = None,
@@ -167,7 +167,7 @@ def clustering(
 
 
 def clustering_over_seeds(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     *,
     seeds: Iterable[int] = range(5),
@@ -260,7 +260,7 @@ class _Task(NamedTuple):
     clusters: int
 
 
-def _prepared(embeddings: Rows, labels: Any, clusters: int | None) -> _Task:
+def _prepared(embeddings: Matrix, labels: Any, clusters: int | None) -> _Task:
     unit = unit_rows(embeddings)
     known = check_labels(labels, unit.size, "labels")
     wanted = len(np.unique(known)) if clusters is None else clusters

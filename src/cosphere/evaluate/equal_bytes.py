@@ -24,7 +24,7 @@ from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all
-from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, unit_rows
 from cosphere.search import (
     Index,
     Neighbours,
@@ -117,7 +117,7 @@ class EqualBytes:
 
 
 def equal_bytes(
-    embeddings: Embeddings | Rows,
+    embeddings: Embeddings | Matrix,
     labels: Any | None = None,
     *,
     shortlist: int = SHORTLIST,
@@ -188,11 +188,11 @@ def equal_bytes(
 
 
 class _Sets(NamedTuple):
-    queries: Rows
+    queries: Matrix
     """(Q, D)"""
     labels: Integers
     """(Q,)"""
-    gallery: Rows
+    gallery: Matrix
     """(G, D)"""
     gallery_labels: Integers
     """(G,)"""
@@ -200,7 +200,7 @@ class _Sets(NamedTuple):
     """(Q,) the gallery row that is the query, -1 where there is none."""
 
 
-def _sets(embeddings: Embeddings | Rows, labels: Any | None) -> _Sets:
+def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
     if not isinstance(embeddings, Embeddings):
         if labels is None:
             raise SettingsError("rows came without labels. Give one label for each row.")
@@ -240,7 +240,7 @@ class _Kept:
     """A gallery in one form."""
 
     index: Index
-    prepare: Callable[[Rows], Rows]
+    prepare: Callable[[Matrix], Matrix]
     """What the index wants of queries: rows as they are, or of fewer dimensions."""
 
     def search(self, queries: Tensor, k: int, exclude: Any) -> Neighbours:

@@ -20,7 +20,7 @@ from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
-    Rows,
+    Matrix,
     UnitRows,
     as_array,
     check_block_bytes,
@@ -92,9 +92,9 @@ def _unit(rows: Floats) -> Floats:
 
 
 def identification(
-    probes: Rows,
+    probes: Matrix,
     labels: Any,
-    distractors: Rows,
+    distractors: Matrix,
     ranks: Sequence[int] = (1,),
     *,
     block_bytes: int = BLOCK_BYTES,

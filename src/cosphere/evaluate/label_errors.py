@@ -14,7 +14,7 @@ from cosphere._types import Floats, Integers
 from cosphere.codes import is_codes
 from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import Column, integer_column
-from cosphere.rows import BLOCK_BYTES, Rows
+from cosphere.rows import BLOCK_BYTES, Matrix
 from cosphere.search import Neighbours, search
 from cosphere.search.hamming import hamming_search
 
@@ -52,7 +52,7 @@ class LabelSuspects:
 
 
 def likely_mislabelled(
-    embeddings: Rows, labels: Any, *, neighbours: int = 10, top: int | None = None, block_bytes: int = BLOCK_BYTES
+    embeddings: Matrix, labels: Any, *, neighbours: int = 10, top: int | None = None, block_bytes: int = BLOCK_BYTES
 ) -> LabelSuspects:
     """Images whose neighbours carry another class more often than their own.
 

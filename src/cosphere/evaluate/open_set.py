@@ -23,7 +23,7 @@ from cosphere.evaluate.verification import area_under, far_name, roc
 from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
-    Rows,
+    Matrix,
     UnitRows,
     as_array,
     check_block_bytes,
@@ -119,11 +119,11 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
 
 
 def open_set(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     *,
     threshold: float,
-    gallery: Rows | None = None,
+    gallery: Matrix | None = None,
     gallery_labels: Any | None = None,
     known_share: float = 0.5,
     gallery_share: float = 0.5,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cosphere._types import Integers
 from cosphere.errors import DataError, DivergenceError, SettingsError, SizeError
-from cosphere.rows import Rows, as_array, check_rows, widened
+from cosphere.rows import Matrix, as_array, check_rows, widened
 from cosphere.search import search
 
 
@@ -50,7 +50,7 @@ def _labels(labels: Any, count: int, name: str) -> npt.NDArray[Any]:
     return found
 
 
-def nearest_vote(queries: Rows, train: Rows, labels: Any, *, k: int = 20, temperature: float = 0.07) -> NearestVote:
+def nearest_vote(queries: Matrix, train: Matrix, labels: Any, *, k: int = 20, temperature: float = 0.07) -> NearestVote:
     """Classify by the k nearest training images, each voting with ``exp(cosine / temperature)``.
 
     Args:
@@ -91,9 +91,9 @@ class LinearProbe:
 
 
 def linear_probe(
-    train: Rows,
+    train: Matrix,
     train_labels: Any,
-    test: Rows,
+    test: Matrix,
     test_labels: Any,
     *,
     recipe: Literal["sgd", "lbfgs"] = "lbfgs",
@@ -148,7 +148,7 @@ def linear_probe(
     return _sgd(features.float(), seen, asked.float(), wanted, len(classes), epochs, rate, batch_size, seed)
 
 
-def _features(rows: Rows, name: str) -> Tensor:
+def _features(rows: Matrix, name: str) -> Tensor:
     """(N, D) float64, of raw length."""
     check_rows(rows, name)
     found = widened(rows)

@@ -42,7 +42,7 @@ from cosphere.evaluate._ties import (
 )
 from cosphere.evaluate._walk import NEAREST, Found, Wanted, walk
 from cosphere.evaluate.by_group import GroupScores, group_scores
-from cosphere.rows import BLOCK_BYTES, Rows, check_block_bytes, exclusions
+from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes, exclusions
 
 ALWAYS = ("recall", "map@r", "r_precision")
 """The metrics that are always there."""
@@ -184,11 +184,11 @@ class RetrievalScores:
 
 @torch.no_grad()
 def retrieval(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any,
     ks: Sequence[int] = (1, 2, 4, 8),
     *,
-    gallery: Rows | None = None,
+    gallery: Matrix | None = None,
     gallery_labels: Any | None = None,
     exclude: Any | None = None,
     groups: Any | None = None,

@@ -14,7 +14,7 @@ from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
-from cosphere.rows import Rows, as_array, unit_rows
+from cosphere.rows import Matrix, as_array, unit_rows
 
 Measure = Literal["cosine", "angle", "degrees", "l2", "squared_l2", "hamming"]
 """``angle`` is in radians."""
@@ -211,7 +211,7 @@ class MatchedHamming(NamedTuple):
 
 
 def matched_hamming(
-    threshold: float, embeddings: Rows, codes: Any, *, labels: Any | None = None, pairs: int = 2**20, seed: int = 0
+    threshold: float, embeddings: Matrix, codes: Any, *, labels: Any | None = None, pairs: int = 2**20, seed: int = 0
 ) -> MatchedHamming:
     """The number of bits that is as strict as a cosine threshold, measured on given embeddings and their codes.
 

@@ -16,7 +16,7 @@ from cosphere.rows import (
     BLOCK_BYTES,
     STEP,
     CosineBlocks,
-    Rows,
+    Matrix,
     UnitRows,
     as_array,
     check_block_bytes,
@@ -39,7 +39,7 @@ _CHUNK_VALUES = 2**22
 
 @torch.no_grad()
 def embedding_health(
-    embeddings: Rows,
+    embeddings: Matrix,
     labels: Any | None = None,
     *,
     k: int = 10,
@@ -124,7 +124,7 @@ def _numbered(labels: Any, rows: UnitRows) -> Tensor:
     return torch.from_numpy(np.unique(found, return_inverse=True)[1].astype(np.int64)).to(rows.device)
 
 
-def _length_cv(embeddings: Rows) -> float:
+def _length_cv(embeddings: Matrix) -> float:
     """Of all rows, in float64, whose squares do not overflow; 0 when every length is 0."""
     step = max(1, _CHUNK_VALUES // embeddings.shape[1])
     parts = (embeddings[start : start + step] for start in range(0, len(embeddings), step))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, check_block_bytes, check_rows, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored
@@ -23,7 +23,7 @@ _LISTED_BYTES = 2**23
 
 
 def asymmetric_search(
-    queries: Rows,
+    queries: Matrix,
     codes: Any,
     *,
     k: int,
@@ -65,8 +65,8 @@ def _check_code_width(queries: UnitRows, codes: BitRows) -> None:
 
 
 def reranked_search(
-    queries: Rows,
-    gallery: Rows,
+    queries: Matrix,
+    gallery: Matrix,
     *,
     k: int,
     codes: Any | None = None,
@@ -110,7 +110,7 @@ def reranked_search(
 def rerank_bits(
     queries: UnitRows,
     codes: BitRows,
-    gallery: Rows | UnitRows,
+    gallery: Matrix | UnitRows,
     k: int,
     shortlist: int = SHORTLIST,
     exclude: Any | None = None,
@@ -128,7 +128,7 @@ def rerank_bits(
 
 @torch.no_grad()
 def rerank(
-    queries: UnitRows, gallery: Rows | UnitRows, ids: Tensor, k: int | None = None, block_bytes: int = BLOCK_BYTES
+    queries: UnitRows, gallery: Matrix | UnitRows, ids: Tensor, k: int | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
     """Put listed rows in the order of their cosines; equal ones by lower row.
 
@@ -154,7 +154,7 @@ def rerank(
     return Neighbours(ids.gather(1, order.indices)[:, :kept], order.values[:, :kept])
 
 
-def _listed(gallery: Rows | UnitRows, ids: Tensor) -> Tensor:
+def _listed(gallery: Matrix | UnitRows, ids: Tensor) -> Tensor:
     """(n, D) unit rows."""
     if isinstance(gallery, UnitRows):
         return gallery.rows.index_select(0, ids.to(gallery.device))

@@ -13,7 +13,7 @@ from cosphere.errors import SizeError
 from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
-    Rows,
+    Matrix,
     UnitRows,
     check_block_bytes,
     check_widths,
@@ -34,7 +34,7 @@ class Neighbours(NamedTuple):
 
 
 def search(
-    queries: Rows, gallery: Rows, *, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
+    queries: Matrix, gallery: Matrix, *, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
     """The k gallery rows nearest to each query by cosine.
 

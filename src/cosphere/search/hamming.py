@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.codes import Bytes, Rows, bytes_of, check_codes, code_bytes
+from cosphere.codes import Array, Bytes, bytes_of, check_codes, code_bytes
 from cosphere.errors import SizeError
 from cosphere.rows import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
 from cosphere.search._faiss import faiss_for
@@ -166,8 +166,8 @@ def _signs(codes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hamming_search(
-    queries: Rows,
-    gallery: Rows,
+    queries: Array,
+    gallery: Array,
     *,
     k: int,
     exclude: Any | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import RunError, SettingsError, SizeError, did_you_mean
 from cosphere.files import read_arrays, write_arrays
-from cosphere.rows import BLOCK_BYTES, Rows, UnitRows, rounded_up, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, rounded_up, unit_rows
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
 from cosphere.search.exact import Neighbours, search_units
 from cosphere.search.hamming import BitRows, search_bits
@@ -68,7 +68,7 @@ class Index:
     @classmethod
     def build(
         cls,
-        embeddings: Rows,
+        embeddings: Matrix,
         kind: str = "exact",
         *,
         shortlist: int = SHORTLIST,
@@ -133,7 +133,7 @@ class Index:
         return self._kept.rows() if self._rows is None else self._rows.rows
 
     def search(
-        self, queries: Rows, k: int, exclude: Any | None = None, *, block_bytes: int = BLOCK_BYTES
+        self, queries: Matrix, k: int, exclude: Any | None = None, *, block_bytes: int = BLOCK_BYTES
     ) -> Neighbours:
         """The k rows nearest to each query by cosine, as far as what is kept of them tells: see :func:`cosphere.search.search`.
 
@@ -164,8 +164,8 @@ class Index:
 
     def self_check(
         self,
-        embeddings: Rows,
-        queries: Rows | None = None,
+        embeddings: Matrix,
+        queries: Matrix | None = None,
         *,
         k: int = NEIGHBOURS,
         count: int = QUERIES,
@@ -195,7 +195,7 @@ class Index:
         return self._checked(rows, queries, k, count, wanted, seed)
 
     def _checked(
-        self, rows: UnitRows, queries: Rows | None, k: int, count: int, wanted: float | None, seed: int
+        self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted: float | None, seed: int
     ) -> SelfCheck:
         most = min(k, self.shortlist) if self.kind == "rerank" else k
         found = check_search(self.search, rows, queries, k=most, count=count, seed=seed)

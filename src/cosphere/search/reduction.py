@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError
-from cosphere.rows import Rows, unit_rows
+from cosphere.rows import Matrix, unit_rows
 from cosphere.search.storage import check_query_width
 
 _CHUNK_ROWS = 4096
@@ -28,7 +28,7 @@ class Reduction:
         """D."""
         return self.basis.shape[0]
 
-    def __call__(self, embeddings: Rows) -> Tensor:
+    def __call__(self, embeddings: Matrix) -> Tensor:
         """(N, D) -> (N, d) float32 rows of length 1 (0 where nothing is left), on the CPU."""
         unit = unit_rows(embeddings)
         check_query_width(unit, self.dim)
@@ -44,7 +44,7 @@ def first_dimensions(dim: int, wanted: int) -> Reduction:
     return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :wanted])
 
 
-def principal_dimensions(rows: Rows, wanted: int) -> Reduction:
+def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
     """Keep the ``wanted`` directions along which unit rows vary most, about their mean, re-normalised; no whitening.
 
     Args:

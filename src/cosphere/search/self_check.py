@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError, SizeError
-from cosphere.rows import Rows, UnitRows, unit_rows
+from cosphere.rows import Matrix, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 
 QUERIES = 100
@@ -66,8 +66,8 @@ def check_wanted_recall(wanted: float | None) -> None:
 @torch.no_grad()
 def check_search(
     answer: Search,
-    gallery: Rows | UnitRows,
-    queries: Rows | None = None,
+    gallery: Matrix | UnitRows,
+    queries: Matrix | None = None,
     *,
     k: int = NEIGHBOURS,
     count: int = QUERIES,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cosphere.codes import bytes_of, from_bits, to_bits
 from cosphere.errors import SettingsError, SizeError
-from cosphere.rows import BLOCK_BYTES, CosineBlocks, Rows, UnitRows, rounded_up, unit_rows
+from cosphere.rows import BLOCK_BYTES, CosineBlocks, Matrix, UnitRows, rounded_up, unit_rows
 from cosphere.search._faiss import faiss_for
 from cosphere.search.exact import Neighbours, search_blocks
 from cosphere.tensors import directions
@@ -119,7 +119,7 @@ class ProductQuantiser:
     """(M, 256, ceil(D / M)). Where M does not divide D, rows are lengthened by zeros."""
 
     @classmethod
-    def train(cls, rows: Rows, parts: int, *, seed: int = 0) -> ProductQuantiser:
+    def train(cls, rows: Matrix, parts: int, *, seed: int = 0) -> ProductQuantiser:
         """Learn the words by k-means (faiss, 25 iterations), part by part.
 
         Args:
