@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
     {"errors", "_version"},
     {"_types", "checks"},
-    {"files", "tensors"},
+    {"fields", "files", "tensors"},
     {"codes", "rows"},
     {"images", "spherical", "losses", "runs"},
     {"norm_lens", "models", "data"},

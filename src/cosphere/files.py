@@ -108,6 +108,48 @@ def read_json(path: Path, *, what: str) -> Any:
         raise RunError(f"{path} is not {what}: {error}.") from error
 
 
+def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a YAML file of names with values; an empty file holds none.
+
+    Args:
+        path: the file.
+        what: what it should hold, for the error ("settings").
+
+    Raises:
+        RunError: there is no such file, it cannot be read, is not YAML, holds no names, or uses aliases (``*name``): a few
+            hundred bytes of nested ones expand without end.
+    """
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+            return super().compose_node(parent, index)
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Plain)
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist, so it holds no {what}. Check the path.") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())  # YAML's own words take several lines
+        raise RunError(f"cannot read {what} from {path}: {reason}. Restore the file.") from error
+    if content is not None and not isinstance(content, dict):
+        raise RunError(f"{path} holds a {type(content).__name__}, no {what}. Restore the file.")
+    return content or {}
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write names with values as YAML in the order given, all or nothing. :func:`read_yaml` reads it back."""
+    import yaml
+
+    class Whole(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    write_text(path, yaml.dump(dict(content), Dumper=Whole, sort_keys=False, allow_unicode=True))
+
+
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays as one .npz, all or nothing. None may hold Python objects."""
     import numpy as np

@@ -256,7 +256,7 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
             ],
             "50",
         ),
-        (["train", "{photos}", "--images.size", "8"], "images.size is a side in pixels of at least 16, got 8."),
+        (["train", "{photos}", "--images.size", "8"], "images.size must be a whole number from 16 to 4096; got 8."),
         (["train", "{photos}", "--sec.radius", "wide"], "sec.radius is 'wide'; wanted"),
         (["train", "{photos}", "--name", "a/b"], "a run's name is one folder name, got 'a/b'"),
         (["train", "--resume", "{tmp}/none"], "there is no run at"),

@@ -9,7 +9,7 @@ from rich.table import Table
 from cosphere.cli.evaluate import choose_device, embed_with_progress
 from cosphere.cli.images import OTHER_IMAGES, as_trained, parts_of_training, take_split
 from cosphere.cli.parsing import CommandParser
-from cosphere.cli.train import read_settings, show_notes
+from cosphere.cli.train import show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError
 from cosphere.evaluate import Embeddings, OpenSetScores, calibrate, convert_threshold, open_set, pair_rates
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
     given = parser.read(arguments)
     check_far(given.far)  # before minutes of embedding
     folder = RunFolder.open(given.run)
-    settings, device = read_settings(folder), choose_device(given.device)
+    settings, device = TrainSettings.read(folder.config), choose_device(given.device)
     catalogue = read_catalogue(given.source or settings.data.root, layout=given.layout)
     show_notes(catalogue)
     images, split = validation_images(catalogue, given.split, settings)

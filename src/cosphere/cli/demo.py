@@ -6,7 +6,6 @@ import shutil
 import time
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -15,11 +14,10 @@ from cosphere.cli.evaluate import choose_device, save, score
 from cosphere.cli.images import open_split
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import find
-from cosphere.cli.train import read_settings, validation_scores
+from cosphere.cli.train import validation_scores
 from cosphere.data import read_catalogue
 from cosphere.errors import RunError
 from cosphere.evaluate import Scores
-from cosphere.files import write_text
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.report import write_report
 from cosphere.runs import RunFolder
@@ -93,7 +91,7 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
         )
     settings = demo_settings(stamps, steps=steps, seed=seed, weights=weights)
     run_folder = RunFolder.create(folder / "run")
-    write_text(run_folder.config, yaml.safe_dump({"about": {}, **settings.as_dict()}, sort_keys=False))
+    settings.write(run_folder.config)
     test = open_split(stamps, "test")
     device = choose_device("auto")
     before = score(untrained_model(settings).to(device), test, ks=(1, 2, 4, 8))
@@ -119,7 +117,7 @@ def is_broken_off(folder: Path) -> bool:
     run_folder = RunFolder(folder / "run")
     if not run_folder.config.exists() or run_folder.report.exists():
         return False
-    return read_settings(run_folder).data.root == str((folder / "stamps").absolute())
+    return TrainSettings.read(run_folder.config).data.root == str((folder / "stamps").absolute())
 
 
 def _table(before: Scores, after: Scores) -> Table:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -15,14 +14,15 @@ from cosphere.cli.class_tables import write_class_tables
 from cosphere.cli.codes_table import score_codes
 from cosphere.cli.images import HELD_OUT, OTHER_IMAGES, as_trained, choose_images, show_note
 from cosphere.cli.parsing import CommandParser
-from cosphere.cli.train import read_settings, show_notes
+from cosphere.cli.train import show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
 from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
 from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
-from cosphere.train import untrained_model
+from cosphere.train import TrainSettings, untrained_model
+from cosphere.train.settings import read_about
 
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     given = parser.read(arguments)
     folder = RunFolder.open(given.run)
-    settings, device = read_settings(folder), choose_device(given.device)
+    settings, device = TrainSettings.read(folder.config), choose_device(given.device)
     catalogue = read_catalogue(given.source or settings.data.root, layout=given.layout)
     show_notes(catalogue)
     images, split = choose_images(catalogue, given.split, settings)
@@ -151,7 +151,7 @@ def save(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = Fal
         "split": split,
         **scores.as_dict(),
         "provenance": provenance(),
-        "settings": read_settings(folder).as_dict(),
+        "settings": TrainSettings.read(folder.config).as_dict(),
     }
     beside = folder.path / UNTRAINED
     if untrained:
@@ -199,8 +199,7 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
 
 def _published(folder: RunFolder) -> dict[str, float]:
     """Published scores in percent, when the run came from a recipe that names them."""
-    about = yaml.safe_load(folder.config.read_text(encoding="utf-8")).get("about") or {}
-    return dict(about.get("published") or {})
+    return dict(read_about(folder.config).get("published") or {})
 
 
 def load_model(path: str | Path, device: str = "auto") -> Embedder:

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError
+from cosphere.fields import nearest_name
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -58,10 +59,10 @@ class CommandParser(ArgumentParser):
             known = [key for key in self._names() if key not in ("help", "print_config")]
             if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
                 return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
-            return f"there is no setting {name!r}. {_nearest(name, known)}"
+            return f"there is no setting {name!r}. {nearest_name(name, known)}"
         inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
         if inside:
-            return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {_nearest('.'.join(inside.groups()), self._names())}"
+            return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {nearest_name('.'.join(inside.groups()), self._names())}"
         several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
         if several:
             literals = re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))
@@ -89,18 +90,3 @@ class CommandParser(ArgumentParser):
             for option in action.option_strings
             if option.startswith("--")
         ]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """The nearest dotted name; the last part alone also finds it: `margn` or `size`."""
-    tails = {key.rsplit(".", 1)[-1]: key for key in known}
-    if name in tails:
-        return f"Did you mean {tails[name]!r}?"
-    text = did_you_mean(name, known)
-    if text.startswith("Did"):
-        return text
-    text = did_you_mean(name.rsplit(".", 1)[-1], tails)
-    if text.startswith("Did"):
-        near = text.split("'")[1]
-        return f"Did you mean {tails[near]!r}?"
-    return "`--help` lists all settings."

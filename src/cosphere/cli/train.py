@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from cosphere.cli.data_tables import differences_table
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import RunError, SettingsError
+from cosphere.errors import SettingsError
 from cosphere.evaluate import evaluate
-from cosphere.files import write_text
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
@@ -78,48 +75,17 @@ def run(arguments: list[str]) -> int:
     if re.search(r"[/\\]|^\.", name):
         raise SettingsError(f"a run's name is one folder name, got {name!r}. Use --runs for the folder that holds it.")
     folder = RunFolder.create(Path(given.runs) / name)
-    absolute = _with_whole_paths(settings)
-    write_text(
-        folder.config,
-        yaml.safe_dump({"about": dict(given.about), **absolute.as_dict()}, sort_keys=False, allow_unicode=True),
-    )
+    absolute = settings.with_absolute_paths()
+    absolute.write(folder.config, about=given.about)
     show_notes(catalogue)
     return _train(absolute, catalogue, folder, resume=False)
 
 
-def _with_whole_paths(settings: TrainSettings) -> TrainSettings:
-    """The same files from whatever folder the run is gone on with."""
-    cache = None if settings.data.cache is None else str(Path(settings.data.cache).absolute())
-    weights = Path(settings.model.weights)
-    return replace(
-        settings,
-        data=replace(settings.data, root=str(Path(settings.data.root).absolute()), cache=cache),
-        model=replace(settings.model, weights=str(weights.absolute()) if weights.is_file() else settings.model.weights),
-    )
-
-
 def _resume(path: Path) -> int:
     folder = RunFolder.open(path)
-    settings = read_settings(folder)
+    settings = TrainSettings.read(folder.config)
     catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
     return _train(settings, catalogue, folder, resume=True)
-
-
-def read_settings(folder: RunFolder) -> TrainSettings:
-    """The settings of a run.
-
-    Raises:
-        RunError, SettingsError: the file is missing or of another version.
-    """
-    try:
-        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RunError(
-            f"cannot read {folder.config}: {error}. A run starts by writing it; start anew under another --name."
-        ) from error
-    if not isinstance(values, Mapping):
-        raise RunError(f"{folder.config} holds no settings. Start anew under another --name.")
-    return TrainSettings.from_dict({key: value for key, value in values.items() if key != "about"})
 
 
 def validation_scores(settings: TrainSettings) -> Evaluate:

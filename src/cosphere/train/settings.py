@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+from cosphere import fields
 from cosphere.errors import SettingsError
+from cosphere.fields import Settings, metadata, setting
+from cosphere.files import read_yaml, write_yaml
 from cosphere.images import Augmentation
 from cosphere.models import EmbedderSettings
 
-
-def _want(holds: bool, message: str) -> None:
-    if not holds:
-        raise SettingsError(message)
+_LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(Settings):
     """What is read.
 
     Args:
@@ -31,25 +32,19 @@ class DataSettings:
         workers: processes that decode; -1 takes one less than the cores, at most 8, and none on two cores or with a cache on CPU.
     """
 
+    SECTION: ClassVar[str] = "data."
+
     root: str = ""
     layout: str = "auto"
-    validation_share: float = 0.15
-    validation_seed: int = 0
-    max_unreadable: float = 0.01
-    cache: str | None = None
-    workers: int = -1
-
-    def __post_init__(self) -> None:
-        _want(
-            0 <= self.validation_share <= 0.5,
-            f"data.validation_share is a share from 0 to 0.5, got {self.validation_share}.",
-        )
-        _want(0 <= self.max_unreadable <= 1, f"data.max_unreadable is a share from 0 to 1, got {self.max_unreadable}.")
-        _want(self.workers >= -1, f"data.workers is a number of processes or -1, got {self.workers}.")
+    validation_share: float = setting(0.15, at_least=0, at_most=0.5)
+    validation_seed: int = setting(0, at_least=0, at_most=_LARGEST_SEED)
+    max_unreadable: float = setting(0.01, at_least=0, at_most=1, changes_numbers=False)
+    cache: str | None = setting(None, changes_numbers=False)
+    workers: int = setting(-1, at_least=-1, at_most=256, changes_numbers=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings:
+class ImageSettings(Settings):
     """What the network sees.
 
     Args:
@@ -64,21 +59,23 @@ class ImageSettings:
         grayscale: probability of losing the colour.
     """
 
-    size: int = 224
-    preset: Literal["sec", "normsoftmax", "none"] = "sec"
-    resize: int | None = None
-    smallest_crop: float | None = None
-    flip: float | None = None
-    rotation: float = 0.0
-    color_jitter: float = 0.0
-    grayscale: float = 0.0
+    SECTION: ClassVar[str] = "images."
+
+    size: int = setting(224, at_least=16, at_most=4096, basic=True)
+    preset: Literal["sec", "normsoftmax", "none"] = setting("sec", basic=True)
+    resize: int | None = setting(None, at_least=16, at_most=8192)
+    smallest_crop: float | None = setting(None, above=0, at_most=1)
+    flip: float | None = setting(None, at_least=0, at_most=1)
+    rotation: float = setting(0.0, at_least=0, at_most=180)
+    color_jitter: float = setting(0.0, at_least=0, below=1)
+    grayscale: float = setting(0.0, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        _want(self.size >= 16, f"images.size is a side in pixels of at least 16, got {self.size}.")
-        _want(
-            self.resize is None or self.resize >= self.size,
-            f"images.resize {self.resize} is smaller than images.size {self.size}; give at least {self.size}, or null.",
-        )
+        super().__post_init__()
+        if self.resize is not None and self.resize < self.size:
+            raise SettingsError(
+                f"images.resize {self.resize} is smaller than images.size {self.size}; give at least {self.size}, or null."
+            )
 
     def augmentation(self) -> Augmentation:
         """What changes a training picture at random."""
@@ -94,7 +91,7 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSettings:
+class BatchSettings(Settings):
     """How a batch is drawn: P classes, K images of each.
 
     Args:
@@ -106,16 +103,16 @@ class BatchSettings:
         accumulate: batches whose gradients are added before a step. It does not add negatives: each batch's loss sees its own images.
     """
 
-    size: int = 120
-    images_per_class: int = 3
+    SECTION: ClassVar[str] = "batch."
+
+    size: int = setting(120, at_least=1, at_most=10**6, basic=True)
+    images_per_class: int = setting(3, at_least=1, at_most=10**6, basic=True)
     coverage: bool = False
     replacement: Literal["when_short", "always"] = "when_short"
-    accumulate: int = 1
+    accumulate: int = setting(1, at_least=1, at_most=10**4)
 
     def __post_init__(self) -> None:
-        _want(self.size >= 1, f"batch.size is a number of images, got {self.size}.")
-        _want(self.images_per_class >= 1, f"batch.images_per_class is a number of images, got {self.images_per_class}.")
-        _want(self.accumulate >= 1, f"batch.accumulate is a number of batches from 1, got {self.accumulate}.")
+        super().__post_init__()
         if self.size % self.images_per_class:
             fits = max(1, self.size // self.images_per_class) * self.images_per_class
             raise SettingsError(
@@ -125,7 +122,7 @@ class BatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossSettings:
+class LossSettings(Settings):
     """Which loss; `cosphere losses` lists them.
 
     Args:
@@ -135,20 +132,16 @@ class LossSettings:
         memory_after: steps before the memory is used, while embeddings still move fast.
     """
 
-    name: str = "multi_similarity"
-    settings: dict[str, Any] = field(default_factory=dict)
-    memory: int = 0
-    memory_after: int = 0
+    SECTION: ClassVar[str] = "loss."
 
-    def __post_init__(self) -> None:
-        for name in ("memory", "memory_after"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise SettingsError(f"loss.{name} must be a whole number >= 0, got {value!r}.")
+    name: str = setting("multi_similarity", basic=True)
+    settings: dict[str, Any] = field(default_factory=dict, metadata=metadata(basic=True))
+    memory: int = setting(0, at_least=0, at_most=10**8)
+    memory_after: int = setting(0, at_least=0, at_most=10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecSettings:
+class SecSettings(Settings):
     """The spherical embedding constraint, added as `weight * sec(embeddings)`.
 
     Args:
@@ -159,18 +152,17 @@ class SecSettings:
         ramp: "constant", or "linear" from 0 to `weight` over the run (the authors' code for self-supervision).
     """
 
-    weight: float = 0.0
-    radius: float | Literal["batch", "ema", "learned"] = "batch"
-    momentum: float = 0.1
+    SECTION: ClassVar[str] = "sec."
+
+    weight: float = setting(0.0, at_least=0, basic=True)
+    radius: float | Literal["batch", "ema", "learned"] = setting("batch", at_least=0)
+    momentum: float = setting(0.1, above=0, at_most=1)
     scale_free: bool = False
     ramp: Literal["constant", "linear"] = "constant"
 
-    def __post_init__(self) -> None:
-        _want(self.weight >= 0, f"sec.weight is at least 0, got {self.weight}.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
+class OptimizerSettings(Settings):
     """How weights move.
 
     Args:
@@ -187,29 +179,28 @@ class OptimizerSettings:
         clip_norm: largest norm of the gradient of one step; 0 leaves it as it is.
     """
 
+    SECTION: ClassVar[str] = "optimizer."
+
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    backbone_rate: float = 1e-4
-    head_rate: float = 1e-4
-    loss_rate: float | None = None
-    weight_decay: float = 1e-4
-    loss_decay: float | None = None
+    backbone_rate: float = setting(1e-4, at_least=0, basic=True)
+    head_rate: float = setting(1e-4, at_least=0, basic=True)
+    loss_rate: float | None = setting(None, at_least=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    loss_decay: float | None = setting(None, at_least=0)
     decay_norm: bool = False
     decay_bias: bool = True
-    momentum: float = 0.9
+    momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = False
-    clip_norm: float = 0.0
+    clip_norm: float = setting(0.0, at_least=0)
 
     def __post_init__(self) -> None:
-        _want(self.name in ("adam", "adamw", "sgd"), f"optimizer.name is adam, adamw or sgd, got {self.name!r}.")
-        for name in ("backbone_rate", "head_rate", "loss_rate", "weight_decay", "loss_decay", "clip_norm"):
-            value = getattr(self, name)
-            _want(value is None or value >= 0, f"optimizer.{name} is at least 0, got {value}.")
-        _want(0 <= self.momentum < 1, f"optimizer.momentum is from 0 to below 1, got {self.momentum}.")
-        _want(not self.nesterov or self.momentum > 0, "optimizer.nesterov wants a momentum above 0.")
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise SettingsError("optimizer.nesterov wants a momentum above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleSettings:
+class ScheduleSettings(Settings):
     """How rates change over the run. One factor multiplies the rate of every group.
 
     Args:
@@ -220,25 +211,22 @@ class ScheduleSettings:
         new_layers_steps: first steps that train only the head and the class weights (NormSoftmax); the optimiser starts afresh after.
     """
 
+    SECTION: ClassVar[str] = "schedule."
+
     name: Literal["constant", "milestones", "cosine"] = "constant"
     milestones: list[int] = field(default_factory=list)
-    gamma: float = 0.1
-    warmup_steps: int = 0
-    new_layers_steps: int = 0
+    gamma: float = setting(0.1, above=0, at_most=10)
+    warmup_steps: int = setting(0, at_least=0, at_most=10**9)
+    new_layers_steps: int = setting(0, at_least=0, at_most=10**9)
 
     def __post_init__(self) -> None:
-        known = ("constant", "milestones", "cosine")
-        _want(self.name in known, f"schedule.name is constant, milestones or cosine, got {self.name!r}.")
-        _want(self.warmup_steps >= 0, f"schedule.warmup_steps is at least 0, got {self.warmup_steps}.")
-        _want(self.new_layers_steps >= 0, f"schedule.new_layers_steps is at least 0, got {self.new_layers_steps}.")
-        _want(
-            list(self.milestones) == sorted(self.milestones) and all(step > 0 for step in self.milestones),
-            f"schedule.milestones are rising steps above 0, got {self.milestones}.",
-        )
+        super().__post_init__()
+        if self.milestones != sorted(self.milestones) or any(step <= 0 for step in self.milestones):
+            raise SettingsError(f"schedule.milestones are rising steps above 0, got {self.milestones}.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationSettings:
+class ValidationSettings(Settings):
     """When the model is looked at, and which one is kept.
 
     Args:
@@ -249,19 +237,17 @@ class ValidationSettings:
         lens: measure the norm lens on a probe batch at each validation (three more forward passes and one step, undone).
     """
 
-    every: int = 100
-    metric: Literal["recall@1", "map@r", "r_precision"] = "recall@1"
-    patience: int = 0
-    before: bool = True
-    lens: bool = True
+    SECTION: ClassVar[str] = "validation."
 
-    def __post_init__(self) -> None:
-        _want(self.every >= 0, f"validation.every is a number of steps, got {self.every}.")
-        _want(self.patience >= 0, f"validation.patience is a number of validations, got {self.patience}.")
+    every: int = setting(100, at_least=0, at_most=10**9)
+    metric: Literal["recall@1", "map@r", "r_precision"] = "recall@1"
+    patience: int = setting(0, at_least=0, at_most=10**9)
+    before: bool = setting(True, changes_numbers=False)
+    lens: bool = setting(True, changes_numbers=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """One training run.
 
     Args:
@@ -284,15 +270,15 @@ class TrainSettings:
         validation: how the best model is chosen.
     """
 
-    steps: int = 1000
-    seed: int = 0
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    device: str = "auto"
+    steps: int = setting(1000, at_least=1, at_most=10**9, fixed=False, basic=True)
+    seed: int = setting(0, at_least=0, at_most=_LARGEST_SEED, basic=True)
+    precision: Literal["float32", "bf16", "fp16"] = setting("float32", basic=True)
+    device: str = setting("auto", changes_numbers=False, fixed=False, basic=True)
     channels_last: bool = True
     freeze_norm: bool = True
-    log_every: int = 10
-    checkpoint_every: int = 100
-    data: DataSettings = field(default_factory=DataSettings)
+    log_every: int = setting(10, at_least=1, at_most=10**9, changes_numbers=False, fixed=False)
+    checkpoint_every: int = setting(100, at_least=0, at_most=10**9, changes_numbers=False, fixed=False)
+    data: DataSettings = field(default_factory=DataSettings, metadata=metadata(fixed=False))
     images: ImageSettings = field(default_factory=ImageSettings)
     model: EmbedderSettings = field(default_factory=EmbedderSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
@@ -300,17 +286,14 @@ class TrainSettings:
     sec: SecSettings = field(default_factory=SecSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings, metadata=metadata(fixed=False))
 
     def __post_init__(self) -> None:
-        _want(self.steps >= 1, f"steps is at least 1, got {self.steps}.")
-        _want(0 <= self.seed < 2**31, f"seed is from 0 to 2147483647, got {self.seed}.")
-        _want(self.log_every >= 1, f"log_every is at least 1, got {self.log_every}.")
-        _want(self.checkpoint_every >= 0, f"checkpoint_every is at least 0, got {self.checkpoint_every}.")
-        _want(
-            self.schedule.new_layers_steps < self.steps,
-            f"schedule.new_layers_steps {self.schedule.new_layers_steps} leaves none of the {self.steps} steps for the backbone.",
-        )
+        super().__post_init__()
+        if self.schedule.new_layers_steps >= self.steps:
+            raise SettingsError(
+                f"schedule.new_layers_steps {self.schedule.new_layers_steps} leaves none of the {self.steps} steps for the backbone."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in `config.yaml`."""
@@ -318,23 +301,80 @@ class TrainSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
-        """The settings that :meth:`as_dict` wrote.
+        """The settings that :meth:`as_dict` wrote; what is left out keeps its default.
 
         Raises:
-            SettingsError: a key or value is not known to this version.
+            SettingsError: an unknown name, a value of another type or out of bounds.
         """
-        parts = {
-            "data": DataSettings,
-            "images": ImageSettings,
-            "model": EmbedderSettings,
-            "batch": BatchSettings,
-            "loss": LossSettings,
-            "sec": SecSettings,
-            "optimizer": OptimizerSettings,
-            "schedule": ScheduleSettings,
-            "validation": ValidationSettings,
-        }
+        return fields.build(cls, values)
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainSettings:
+        """The settings in a run's `config.yaml` or in a recipe, without its `about`.
+
+        Raises:
+            RunError: the file is missing, unreadable or not YAML.
+            SettingsError: an unknown name, a value of another type or out of bounds; the file is named.
+        """
+        values = read_yaml(Path(path), what="settings")
         try:
-            return cls(**{key: parts[key](**value) if key in parts else value for key, value in values.items()})
-        except TypeError as error:
-            raise SettingsError(f"the settings do not fit this version of Cosphere: {error}.") from error
+            return cls.from_dict({key: value for key, value in values.items() if key != "about"})
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from error
+
+    def write(self, path: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+        """Write `config.yaml`, all or nothing; :meth:`read` reads it back.
+
+        Args:
+            path: the file.
+            about: what the recipe says of itself, such as the paper and its published scores.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        write_yaml(Path(path), {"about": dict(about or {}), **self.as_dict()})
+
+    def with_values(self, values: Mapping[str, Any]) -> TrainSettings:
+        """A copy with some settings replaced, by dotted name.
+
+        Args:
+            values: such as ``{"steps": 200, "sec.weight": 0.1, "loss.settings.margin": 0.2}``.
+
+        Raises:
+            SettingsError: an unknown name (the nearest is given), a value of another type or out of bounds.
+
+        >>> TrainSettings().with_values({"sec.weight": "0.1"}).sec.weight
+        0.1
+        """
+        return fields.override(self, values)
+
+    def with_absolute_paths(self) -> TrainSettings:
+        """The same files, whatever the working folder is."""
+        paths = {"data.root": self.data.root, "data.cache": self.data.cache}
+        if Path(self.model.weights).is_file():
+            paths["model.weights"] = self.model.weights
+        return self.with_values({name: str(Path(path).absolute()) for name, path in paths.items() if path})
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that a number depends on, nested as in :meth:`as_dict`; the seed is one of them.
+
+        Two runs with equal identities on equal images differ only by rounding.
+        """
+        return fields.select(self, lambda rule: rule.changes_numbers)
+
+    def step_identity(self) -> dict[str, Any]:
+        """Every setting that an optimiser step depends on: a resumed run must keep these."""
+        return fields.select(self, lambda rule: rule.fixed)
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a recipe, or the `config.yaml` that came of it, says of itself; empty when it says nothing.
+
+    Raises:
+        RunError: the file is missing, unreadable or not YAML.
+        SettingsError: `about` is no mapping.
+    """
+    about = read_yaml(Path(path), what="settings").get("about") or {}
+    if not isinstance(about, Mapping):
+        raise SettingsError(f"{path}: about is {about!r}; wanted names with values.")
+    return dict(about)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cosphere.errors import RunError
+from cosphere.fields import first_difference
 from cosphere.train.checkpoint import random_state, restore_random_state
 from cosphere.train.setup import set_backbone_trainable
 
@@ -44,7 +44,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     Raises:
         RunError: the checkpoint was made with other settings or from other classes.
     """
-    changed = first_difference(state["settings"], training.settings.as_dict())
+    changed = first_difference(state["settings"], training.settings.step_identity())
     if changed:
         raise RunError(
             f"the checkpoint was made with {changed[0]} {changed[1]!r}, the settings now say {changed[2]!r}. "
@@ -70,30 +70,6 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     if training.accelerator.is_main_process:
         training.run_folder.cut_metrics_after(training.step)
     restore_random_state(state["random"])
-
-
-_MAY_CHANGE = ("steps", "device", "log_every", "checkpoint_every", "data", "validation")
-"""Settings that may differ when a run goes on: they decide how long, where and what is watched, not what a step does."""
-
-
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], room: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name, old and new value of the first setting that differs and that a step depends on.
-
-    >>> first_difference({"steps": 1, "sec": {"weight": 0.1}}, {"steps": 2, "sec": {"weight": 0.2}})
-    ('sec.weight', 0.1, 0.2)
-    """
-    for key in new:
-        if not room and key in _MAY_CHANGE:
-            continue
-        other = new[key]
-        one = old.get(key, other)  # a setting that is younger than the checkpoint
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found = first_difference(one, other, f"{room}{key}.")
-            if found:
-                return found
-        elif one != other:
-            return f"{room}{key}", one, other
-    return None
 
 
 def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
