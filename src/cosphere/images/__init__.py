@@ -1,11 +1,11 @@
 """Pictures: decoding, the cache of decoded pixels, preprocessing and augmentation."""
 
 from cosphere.images.cache import PixelCache as PixelCache
-from cosphere.images.cifar_rows import CifarLabels as CifarLabels
-from cosphere.images.cifar_rows import cifar_class_names as cifar_class_names
-from cosphere.images.cifar_rows import is_cifar_batch as is_cifar_batch
-from cosphere.images.cifar_rows import read_cifar_labels as read_cifar_labels
-from cosphere.images.cifar_rows import read_cifar_row as read_cifar_row
+from cosphere.images.containers.cifar import CifarLabels as CifarLabels
+from cosphere.images.containers.cifar import cifar_class_names as cifar_class_names
+from cosphere.images.containers.cifar import is_cifar_batch as is_cifar_batch
+from cosphere.images.containers.cifar import read_cifar_labels as read_cifar_labels
+from cosphere.images.containers.cifar import read_cifar_row as read_cifar_row
 from cosphere.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from cosphere.images.decode import MAX_PIXELS as MAX_PIXELS
 from cosphere.images.decode import Box as Box

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere.errors import SizeError
-from cosphere.images.cifar_rows import split_row
+from cosphere.images.containers.cifar import split_row
 from cosphere.images.decode import Box, Pixels
 
 try:

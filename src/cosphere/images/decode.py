@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosphere.errors import DataError, ImageError, SettingsError
-from cosphere.images.cifar_rows import read_cifar_row, split_row
+from cosphere.images.containers.cifar import read_cifar_row, split_row
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, red green blue, rows from the top, as a person sees the picture."""
