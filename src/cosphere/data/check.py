@@ -19,7 +19,8 @@ from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck
 from cosphere.data.dataset import Skipped
 from cosphere.data.reading import read_catalogue
 from cosphere.errors import ImageError
-from cosphere.images import read_image
+from cosphere.images import find_item, read_image
+from cosphere.images.containers import Content
 
 
 class Spread(NamedTuple):
@@ -84,7 +85,7 @@ class DataReport:
         widths: pixels, of the readable images.
         heights: pixels, of the readable images.
         unreadable: path and reason.
-        duplicates: groups of images with exactly the same bytes (rows of CIFAR batches: the same pixels). Copies that
+        duplicates: groups of images with exactly the same bytes (or pixels, where a container holds pixels). Copies that
             were saved anew or resized are not found.
         duplicates_across_splits: those groups that reach over two splits, so that a test image was trained on.
         duplicates_across_classes: those groups with two labels, one of which must be wrong.
@@ -177,7 +178,7 @@ class _Look(NamedTuple):
     width: int
     height: int
     key: bytes | int
-    """A digest of the pixels for a row of a batch; the bytes of a file, which is hashed only if another has as many."""
+    """A digest for an item of a container; the number of bytes of a file, which is hashed only if another has as many."""
 
 
 def _look_at_all(
@@ -195,13 +196,17 @@ def _look_at_all(
 def _look_at(path: str) -> _Look | str:
     try:
         pixels = read_image(path)
-        file = Path(path)
-        key = file.stat().st_size if file.is_file() else hashlib.blake2b(pixels.tobytes()).digest()
+        item = find_item(path)
+        key = Path(path).stat().st_size if item is None else hashlib.blake2b(_bytes(item.read())).digest()
     except ImageError as error:
         return str(error)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror or error}."
     return _Look(pixels.shape[1], pixels.shape[0], key)
+
+
+def _bytes(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.tobytes()
 
 
 def _copies(paths: dict[str, str], looks: dict[str, _Look | str]) -> tuple[tuple[str, ...], ...]:

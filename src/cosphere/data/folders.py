@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
-from cosphere.data.listing import Listing, list_images
+from cosphere.data.listing import Listing, list_images, list_members
 from cosphere.errors import DataError
+from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
 """Names of split folders once :func:`cosphere.data.catalogue.normal_split` has read them; capitals do not matter."""
@@ -40,11 +41,35 @@ def read_folder(folder: str | Path) -> Catalogue:
         DataError: no such folder, no right to read it, no image in it, or no class folders.
     """
     root = Path(folder)
-    listing = list_images(root)
+    wrapper, table, notes = _table(root, list_images(root))
+    return Catalogue(table=table, root=root / wrapper, layout="folder", notes=tuple(notes))
+
+
+def read_archive(path: str | Path) -> Catalogue:
+    """Read a zip archive of class folders, without unpacking it; the rules are those of :func:`read_folder`.
+
+    Args:
+        path: a .zip file. Its images are named ``photos.zip#bus/1.jpg`` in the catalogue.
+
+    Raises:
+        DataError: the file is no archive, is damaged, or holds no class folders with images.
+    """
+    path = Path(path)
+    container = container_of(path)
+    if container is None or not container.has_paths:
+        raise DataError(f"{path} is no archive that Cosphere reads. Give a .zip file.")
+    wrapper, table, notes = _table(path, list_members(container, path))
+    table = table.assign(path=[f"{path.name}#{wrapper}{name}" for name in table["path"]])
+    return Catalogue(table=table, root=path.parent, layout="folder", notes=tuple(notes))
+
+
+def _table(root: Path, listing: Listing) -> tuple[str, pd.DataFrame, list[str]]:
+    """The folder that is wrapped around the classes (``""`` or ``"photos/"``), the rows inside it, and notes."""
     if not listing.images:
         raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_ADVICE}")
     notes = listing.notes()
-    root, images = _step_in(root, listing.images, notes)
+    wrapper, images = _step_in(listing.images, notes)
+    root = root / wrapper
     loose = [path for path in images if "/" not in path]
     if len(loose) == len(images):
         raise DataError(f"{root} holds {len(images)} images but no class folders. {_ADVICE}")
@@ -52,8 +77,7 @@ def read_folder(folder: str | Path) -> Catalogue:
         notes.append(f"{len(loose)} images that lie in no class folder were left out: {_first(loose)}")
     inside = [path.split("/", 2) for path in images if "/" in path]
     splits = _split_folders(root, inside)
-    table = _by_split(inside, splits, notes) if splits else _by_class(inside)
-    return Catalogue(table=table, root=root, layout="folder", notes=tuple(notes))
+    return wrapper, _by_split(inside, splits, notes) if splits else _by_class(inside), notes
 
 
 def _by_class(parts: list[list[str]]) -> pd.DataFrame:
@@ -119,17 +143,18 @@ def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
     return splits if len(splits) > 1 or named == set(deep) else set()
 
 
-def _step_in(root: Path, images: list[str], notes: list[str]) -> tuple[Path, list[str]]:
-    """Step into a single folder that is wrapped around the classes, as archives often do."""
+def _step_in(images: list[str], notes: list[str]) -> tuple[str, list[str]]:
+    """Step into a single folder that is wrapped around the classes, as archives often do: its path, and the rest."""
+    wrapper = ""
     while True:
         first = {path.split("/", 1)[0] for path in images}
         second = {path.split("/")[1] for path in images if path.count("/") >= 2}
         if len(first) > 1 or any(path.count("/") < 2 for path in images):
-            return root, images
+            return wrapper, images
         (name,) = first
         if normal_split(name) in SPLIT_FOLDERS and not any(normal_split(inner) in SPLIT_FOLDERS for inner in second):
-            return root, images
-        root = root / name
+            return wrapper, images
+        wrapper += f"{name}/"
         images = [path.removeprefix(f"{name}/") for path in images]
         notes.append(f"the classes were found one folder down, in {name}/")
 

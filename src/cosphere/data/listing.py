@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere.errors import DataError
-from cosphere.images import IMAGE_SUFFIXES
+from cosphere.images import IMAGE_SUFFIXES, find_item
+from cosphere.images.containers import Container
 
 STRAY_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
 """Files and folders that systems leave behind, in lower case; hidden names and ``._name`` are stray as well."""
-
-_ROW = re.compile(r"#\d+$")
 
 
 @dataclass
@@ -108,26 +106,59 @@ def list_images(root: Path) -> Listing:
     return found
 
 
+def list_members(container: Container, path: Path) -> Listing:
+    """All images inside a container whose items are file paths, such as a zip archive; sorted.
+
+    Raises:
+        DataError: the container is damaged.
+    """
+    listing = Listing(images=[])
+    for name in container.items(path):
+        if any(is_stray(part) for part in name.split("/")):
+            listing.stray += 1
+        elif is_image(name):
+            listing.images.append(name)
+        else:
+            listing.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
+    listing.images.sort()
+    return listing
+
+
 def exists(root: Path, paths: Iterable[str]) -> NDArray[np.bool_]:
     """For each path, whether its file is there. (N,) bool.
 
     Each folder is listed once: asking for 120 000 files one by one takes minutes on a network disk.
     """
     whole = [os.path.join(root, path) for path in paths]  # noqa: PTH118
-    by_folder: dict[str, list[int]] = defaultdict(list)
-    for row, path in enumerate(whole):
-        by_folder[os.path.dirname(path)].append(row)  # noqa: PTH120
     there = np.zeros(len(whole), dtype=bool)
+    by_folder: dict[str, list[int]] = defaultdict(list)
+    inside: dict[Path, set[str] | None] = {}
+    for row, path in enumerate(whole):
+        item = find_item(path) if "#" in path else None
+        if item is None:
+            by_folder[os.path.dirname(path)].append(row)  # noqa: PTH120
+            continue
+        if item.file not in inside:
+            inside[item.file] = _items(item.container, item.file)
+        names = inside[item.file]
+        there[row] = names is None or item.name in names
     for folder, rows in by_folder.items():
         try:
-            names = set(os.listdir(folder))  # noqa: PTH208
+            listed = set(os.listdir(folder))  # noqa: PTH208
         except (OSError, ValueError):
             continue
         for row in rows:
-            name = os.path.basename(whole[row])  # noqa: PTH119
             # A disk that ignores capitals finds files that the listing spells differently.
-            there[row] = name in names or _ROW.sub("", name) in names or os.path.isfile(whole[row])  # noqa: PTH113
+            there[row] = os.path.basename(whole[row]) in listed or os.path.isfile(whole[row])  # noqa: PTH113, PTH119
     return there
+
+
+def _items(container: Container, path: Path) -> set[str] | None:
+    """What a container holds; None where it is damaged, which reading each item then reports."""
+    try:
+        return set(container.items(path))
+    except DataError:
+        return None
 
 
 def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> tuple[NDArray[np.bool_], list[str]]:

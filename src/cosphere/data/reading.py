@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.catalogue import Catalogue
-from cosphere.data.folders import read_folder
+from cosphere.data.catalogue import EVERYTHING, Catalogue
+from cosphere.data.folders import read_archive, read_folder
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
 from cosphere.data.listing import is_stray, scan
 from cosphere.data.tables import MAX_MISSING, TABLE_SUFFIXES, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, did_you_mean
+from cosphere.images import container_of
+from cosphere.images.containers import Container
 
 
 def read_catalogue(
@@ -24,11 +26,12 @@ def read_catalogue(
 ) -> Catalogue:
     """Read whatever names the images and their labels.
 
-    ``auto`` looks, in this order, for: a table file or DataFrame; the layout of a published data set, in the folder or
+    ``auto`` looks, in this order, for: a table file or DataFrame; a zip archive of class folders, a RecordIO file or a
+    CIFAR batch; the layout of a published data set, in the folder or
     in one folder inside it; a folder that holds exactly one table with a path and a label column; class folders.
 
     Args:
-        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, or the root of CUB-200-2011, Cars196,
+        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip or .rec file, or the root of CUB-200-2011, Cars196,
             Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
         root: where a table's relative paths start; by default its folder.
@@ -54,6 +57,9 @@ def read_catalogue(
         raise DataError(
             f"{path} does not exist. Give a folder of images, a table, or the root of a published data set."
         )
+    container = container_of(path) if path.is_file() else None
+    if container is not None and layout in ("auto", "folder"):
+        return read_container(container, path)
     if layout == "table" or (path.is_file() and layout == "auto"):
         return read_table(_table_in(path) if path.is_dir() else path, root=root, max_missing=share)
     if not path.is_dir():
@@ -61,6 +67,31 @@ def read_catalogue(
     if layout == "folder":
         return read_folder(path)
     return _read_known_or_guess(path, layout, strict=strict, share=share)
+
+
+def read_container(container: Container, path: Path) -> Catalogue:
+    """Read a single container as a data set: a zip archive by its folders, others by the labels that they hold.
+
+    Args:
+        container: the kind of file.
+        path: the file.
+
+    Raises:
+        DataError: the file is damaged, or its format has no labels.
+        MissingExtraError: the format needs an optional package.
+    """
+    if container.has_paths:
+        return read_archive(path)
+    if container.labels is None:
+        raise DataError(
+            f"a {container.name} such as {path.name} holds images without labels. Give a table with path "
+            f"({path.name}#1) and label."
+        )
+    names = [f"{path.name}#{item}" for item in container.items(path)]
+    if not names:
+        raise DataError(f"there is no image in {path}. Copy or download it again.")
+    table = pd.DataFrame({"path": names, "label": container.labels(path), "split": EVERYTHING})
+    return Catalogue(table=table, root=path.parent, layout="container")
 
 
 def _read_known_or_guess(path: Path, layout: str, *, strict: bool, share: float) -> Catalogue:

@@ -1,6 +1,8 @@
 """Pictures: decoding, the cache of decoded pixels, preprocessing and augmentation."""
 
 from cosphere.images.cache import PixelCache as PixelCache
+from cosphere.images.containers import container_of as container_of
+from cosphere.images.containers import find_item as find_item
 from cosphere.images.containers.cifar import CifarLabels as CifarLabels
 from cosphere.images.containers.cifar import cifar_class_names as cifar_class_names
 from cosphere.images.containers.cifar import is_cifar_batch as is_cifar_batch

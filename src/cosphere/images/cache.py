@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere.errors import SizeError
-from cosphere.images.containers.cifar import split_row
+from cosphere.images.containers import find_item
 from cosphere.images.decode import Box, Pixels
 
 try:
@@ -83,7 +83,7 @@ class PixelCache:
         """The kept pixels of a picture, or those of ``make()``, which are then kept.
 
         Args:
-            path: the picture's file, or ``"<CIFAR batch file>#<row>"``.
+            path: the picture's file, or ``"<container>#<item>"``.
             make: reads and resizes the picture: (H, W, 3) uint8. Its errors pass through and nothing is kept.
             box: the part of the picture that ``make`` takes, if it takes a part.
 
@@ -115,9 +115,9 @@ class PixelCache:
 
     def _key(self, path: str | Path, box: Box | None) -> bytes | None:
         """16 bytes that change with the file, the rule and the box; None where there is no file."""
-        row = split_row(path)
+        item = find_item(path)
         try:
-            status = (row[0] if row else Path(path)).stat()
+            status = (item.file if item else Path(path)).stat()
         except (OSError, ValueError):
             return None
         edges = None if box is None else tuple(int(edge) for edge in box)

@@ -1,4 +1,4 @@
-"""From a file, bytes or a row of a CIFAR batch to RGB pixels, whatever the picture's mode, orientation or damage."""
+"""From a file, bytes or an item of a container to RGB pixels, whatever the picture's mode, orientation or damage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosphere.errors import DataError, ImageError, SettingsError
-from cosphere.images.containers.cifar import read_cifar_row, split_row
+from cosphere.errors import ImageError, SettingsError
+from cosphere.images.containers import CONTAINERS, find_item
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, red green blue, rows from the top, as a person sees the picture."""
@@ -46,10 +46,10 @@ _STRANGERS = (
     (b"version https://git-lfs", "it is a Git LFS pointer; run: git lfs pull"),
     (b"<svg", "it is an SVG drawing; export it as PNG"),
     (b"<?xml", "it is XML, perhaps an SVG drawing; export it as PNG"),
-    (b"%pdf", "it is a PDF; export its pages as PNG"),
+    (b"%pdf", "it is a PDF; name one page of a .pdf file, such as scan.pdf#1"),
     (b"%!ps", "it is PostScript, which is never run here; export it as PNG"),
     (b"8bps", "it is a Photoshop file; export it as PNG"),
-    (b"pk\x03\x04", "it is a zip archive; unpack it"),
+    (b"pk\x03\x04", "it is a zip archive; name one image in a .zip file, such as photos.zip#bus/1.jpg, or unpack it"),
 )
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
 
@@ -63,7 +63,8 @@ def read_image(
     the first frame is taken; CMYK, palette, gray, 1-bit and floating-point pictures are converted.
 
     Args:
-        source: a path, the bytes of an image file, or ``"<CIFAR batch file>#<row>"``.
+        source: a path, the bytes of an image file, or ``"<container>#<item>"``: a member of a zip archive, a key of a
+            RecordIO file, a page of a PDF or a row of a CIFAR batch.
         box: the part to keep, in pixels of the full-size picture as shown (after EXIF orientation). An overshoot of one
             pixel, as rounding leaves it, is cut off.
         target: pixels, the shorter side wanted in the end. A JPEG is then decoded at 1/2, 1/4 or 1/8 scale where that
@@ -79,15 +80,14 @@ def read_image(
     """
     if max_pixels < 1 or (target is not None and target < 1):
         raise SettingsError(f"want target and max_pixels of at least 1 pixel, got {target} and {max_pixels}.")
-    where = None if isinstance(source, bytes) else split_row(source)
-    if where is not None:
-        try:
-            row = read_cifar_row(*where)
-        except DataError as error:
-            raise ImageError(str(error)) from error
-        return _cut(row, box, (row.shape[1], row.shape[0]), str(source))
     name = _name(source)
-    with _opened(source, name) as file, _quiet_pillow():
+    item = None if isinstance(source, bytes) else find_item(source)
+    content = source if item is None else item.read()
+    if isinstance(content, np.ndarray):
+        height, width = content.shape[:2]
+        _check_size(width, height, name, max_pixels)
+        return _cut(content, box, (width, height), name)
+    with _opened(content, name) as file, _quiet_pillow():
         shown, full_size = _decode(file, name, box, target, max_pixels)
     return _cut(shown, box, full_size, name)
 
@@ -99,7 +99,9 @@ def picture_to_rgb(picture: Image.Image) -> Pixels:
 
 
 def _name(source: str | Path | bytes) -> str:
-    return f"the image in memory ({len(source):,} bytes)" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes):
+        return str(source)
+    return f"the image in memory ({len(source):,} bytes)" if source else "the image in memory"
 
 
 @contextlib.contextmanager
@@ -107,7 +109,7 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     """The bytes as a file; every way in which a path cannot be one is an ImageError."""
     if isinstance(source, bytes):
         if not source:
-            raise ImageError("the image in memory is empty (0 bytes). Check what produced it.")
+            raise ImageError(f"{name} is empty (0 bytes). Check what produced it.")
         yield io.BytesIO(source)
         return
     try:
@@ -121,13 +123,22 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
             raise ImageError(f"{name} is empty (0 bytes). Copy or download it again, or remove it.")
         file = path.open("rb")
     except FileNotFoundError:
-        raise ImageError(f"{name} does not exist. Check the path.") from None
+        raise ImageError(f"{name} does not exist{_no_container(name)}. Check the path.") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read: permission denied. Run: chmod +r on it, or ask its owner.") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{name} cannot be opened: {_reason(error)}. Check the path and the disk.") from error
     with file:
         yield file
+
+
+def _no_container(name: str) -> str:
+    """The tail of an error where ``file#item`` names an existing file that holds no items."""
+    file = name.rpartition("#")[0]
+    if not file or not Path(file).is_file():
+        return ""
+    kinds = ", ".join(kind.name for kind in CONTAINERS)
+    return f", and by its name {file} is none of: {kinds}"
 
 
 def _decode(
@@ -160,14 +171,20 @@ def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         ) from error
     except Exception as error:
         raise ImageError(f"{name} cannot be read as an image: {_stranger(file)}.") from error
-    width, height = picture.size
-    if width * height > max_pixels:
+    try:
+        _check_size(*picture.size, name, max_pixels)
+    except ImageError:
         picture.close()
+        raise
+    return picture
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
         raise ImageError(
             f"{name} is too large: {width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are decoded. "
             "Make it smaller, or raise max_pixels if you trust it."
         )
-    return picture
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere.errors import DataError
+from cosphere.images.containers.kind import Container
 
 SIDE = 32
 """Pixels, height and width of every CIFAR image."""
@@ -35,22 +36,6 @@ class _Batch(NamedTuple):
     """(N, 3072): red plane, green plane, blue plane, each 32 x 32 row by row."""
     labels: NDArray[np.int64]
     coarse: NDArray[np.int64] | None
-
-
-def split_row(source: str | Path) -> tuple[Path, int] | None:
-    """``"folder/data_batch_1.bin#17"`` -> (the file, 17); None where the source is not a row of an existing file.
-
-    A file whose own name ends in ``#17`` is that file, not a row.
-    """
-    head, mark, row = str(source).rpartition("#")
-    if not (mark and head and row.isascii() and row.isdigit()):
-        return None
-    try:
-        if Path(source).exists() or not Path(head).is_file():
-            return None
-    except (OSError, ValueError):
-        return None
-    return Path(head), int(row)
 
 
 def is_cifar_batch(path: Path) -> bool:
@@ -278,3 +263,27 @@ class _ArraysOnly(pickle.Unpickler):
         raise DataError(
             f"asks to run {what}, which a CIFAR batch never does, so it was not opened. Use the official file."
         )
+
+
+def _rows(path: Path) -> list[str]:
+    count = path.stat().st_size // _check_binary(path) if path.suffix == ".bin" else len(_pickled_batch(path).images)
+    return [str(row) for row in range(count)]
+
+
+def _read(path: Path, item: str) -> NDArray[np.uint8]:
+    if not (item.isascii() and item.isdigit()):
+        raise DataError(f"{path} has numbered rows, so there is no row {item!r}.")
+    return read_cifar_row(path, int(item))
+
+
+def _label_texts(path: Path) -> list[str]:
+    return [str(label) for label in read_cifar_labels(path).labels.tolist()]
+
+
+CONTAINER = Container(
+    name="CIFAR batch",
+    pattern=re.compile(rf"{_CIFAR_10.pattern}|{_CIFAR_100.pattern}"),
+    items=_rows,
+    read=_read,
+    labels=_label_texts,
+)

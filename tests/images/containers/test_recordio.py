@@ -1,0 +1,162 @@
+"""Indexed RecordIO, written here from the format's description (dmlc-core recordio.h, MXNet recordio.py IRHeader)."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.errors import DataError, ImageError
+from cosphere.images import read_image
+from cosphere.images.containers import recordio
+
+MAGIC = 0xCED7230A
+
+
+def framed(part: bytes, continuation: int = 0) -> bytes:
+    word = continuation << 29 | len(part)
+    return struct.pack("<II", MAGIC, word) + part + bytes(-len(part) % 4)
+
+
+def record(payload: bytes) -> bytes:
+    """Split where the magic lies at a multiple of 4, as dmlc's writer does."""
+    cuts, start = [], 0
+    for at in range(0, len(payload) - 3, 4):
+        if payload[at : at + 4] == struct.pack("<I", MAGIC):
+            cuts.append(payload[start:at])
+            start = at + 4
+    parts = [*cuts, payload[start:]]
+    if len(parts) == 1:
+        return framed(payload)
+    kinds = [1] + [2] * (len(parts) - 2) + [3]
+    return b"".join(framed(part, kind) for part, kind in zip(parts, kinds, strict=True))
+
+
+def payload(image: bytes, *labels: float, scalar: bool = True) -> bytes:
+    if scalar:
+        return struct.pack("<IfQQ", 0, labels[0], 0, 0) + image
+    return struct.pack("<IfQQ", len(labels), 0.0, 0, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
+
+
+def write(path: Path, records: dict[int, bytes]) -> Path:
+    lines, content = [], b""
+    for key, one in records.items():
+        lines.append(f"{key}\t{len(content)}\n")
+        content += record(one)
+    path.write_bytes(content)
+    path.with_suffix(".idx").write_text("".join(lines))
+    return path
+
+
+def jpeg(gray: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (11, 13), (gray, gray, gray)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def faces(path: Path) -> Path:
+    """InsightFace's layout: a header, images 1 to 4, then a record for each of two identities."""
+    records = {0: payload(b"", 5.0, 7.0, scalar=False)}
+    for key, (person, gray) in enumerate([(0, 10), (0, 60), (1, 120), (1, 200)], start=1):
+        records[key] = payload(jpeg(gray), float(person))
+    records[5] = payload(b"", 1.0, 3.0, scalar=False)
+    records[6] = payload(b"", 3.0, 5.0, scalar=False)
+    return write(path, records)
+
+
+def test_images_and_labels_of_insightface(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    assert recordio.keys(path) == ["1", "2", "3", "4"]
+    assert recordio.labels(path) == ["0", "0", "1", "1"]
+    for key, gray in (("3", 120), ("1", 10), ("4", 200)):  # in any order
+        image = read_image(f"{path}#{key}")
+        assert image.shape == (13, 11, 3)
+        assert np.abs(image.astype(int) - gray).max() <= 2
+
+
+def test_a_file_without_insightfaces_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.rec", {0: payload(jpeg(50), 7.0), 9: payload(jpeg(90), 2.5)})
+    assert recordio.keys(path) == ["0", "9"]
+    assert recordio.labels(path) == ["7", "2.5"]
+    assert np.abs(read_image(f"{path}#9").astype(int) - 90).max() <= 2
+
+
+def test_of_several_labels_the_first_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.rec", {3: payload(jpeg(50), 4.0, 11.0, 12.0, scalar=False), 1: payload(jpeg(9), 8.0)})
+    assert recordio.keys(path) == ["1", "3"]
+    assert recordio.labels(path) == ["8", "4"]
+    assert read_image(f"{path}#3").shape == (13, 11, 3)
+
+
+@pytest.mark.parametrize("places", [(24,), (24, 28), (28, 64)])
+def test_a_payload_that_holds_the_magic_number(tmp_path: Path, places: tuple[int, ...]) -> None:
+    inside = bytearray(payload(bytes(range(100)), 1.0))
+    for place in places:
+        inside[place : place + 4] = struct.pack("<I", MAGIC)
+    path = write(tmp_path / "data.rec", {1: bytes(inside), 2: payload(jpeg(90), 2.0)})
+    assert recordio.read_record(path, "1") == bytes(inside[24:])
+    assert read_image(f"{path}#2").shape == (13, 11, 3)
+
+
+def test_large_keys_and_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.rec", {2**40: payload(jpeg(1), 85741.0)})
+    assert recordio.labels(path) == ["85741"]
+    assert read_image(f"{path}#{2**40}").shape == (13, 11, 3)
+
+
+@pytest.mark.parametrize("key", ["5", "", "x", "-1", "1.0", "99"])
+def test_keys_that_are_not_there(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path / "data.rec", {1: payload(jpeg(1), 1.0), 7: payload(jpeg(1), 1.0)})
+    with pytest.raises(ImageError, match=rf"has no record '{key}'; its keys go from 1 to 7"):
+        read_image(f"{path}#{key}")
+
+
+def test_a_missing_index(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    path.with_suffix(".idx").unlink()
+    with pytest.raises(ImageError, match=r"train\.rec wants its index train\.idx beside it"):
+        read_image(f"{path}#1")
+
+
+@pytest.mark.parametrize("text", ["", "1\n", "a\tb\n", "1\t-5\n", "1\t2\t3\n", "\x00\x01"])
+def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
+    path = faces(tmp_path / "train.rec")
+    path.with_suffix(".idx").write_text(text)
+    with pytest.raises(DataError, match=r"train\.idx should hold a line 'key<TAB>offset'"):
+        recordio.keys(path)
+
+
+def test_damaged_records(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    whole = path.read_bytes()
+    places = [int(line.split()[1]) for line in path.with_suffix(".idx").read_text().splitlines()]
+    for content, words in [
+        (whole[: places[1] + 300], "it is cut off"),
+        (whole[: places[1]] + b"X" + whole[places[1] + 1 :], f"there is no record at byte {places[1]}"),
+        (whole[: places[1] + 7] + b"\x60" + whole[places[1] + 8 :], "begins or ends in the middle"),
+        (whole[: places[1] + 8] + b"\xff\xff" + whole[places[1] + 10 :], "says that it has 65535 labels"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=words):
+            read_image(f"{path}#1")
+    path.write_bytes(whole[: places[-1]])
+    assert recordio.labels(path) == ["0", "0", "1", "1"]
+    path.write_bytes(whole[: places[3]])
+    with pytest.raises(DataError, match="the index points behind its end"):
+        recordio.labels(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="there is no record at byte 0"):
+        recordio.labels(path)
+
+
+def test_a_record_of_two_gigabytes_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "data.rec", {1: payload(jpeg(1), 1.0)})
+    monkeypatch.setattr(recordio, "MAX_ITEM_BYTES", 100)
+    with pytest.raises(ImageError, match="has a record of more than 100 bytes"):
+        read_image(f"{path}#1")
