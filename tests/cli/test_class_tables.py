@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cosphere.cli.class_tables import write_class_tables
-from cosphere.evaluate import Embeddings, score_embeddings
+from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
 from cosphere.runs import RunFolder
 
 CLASSES, EACH = 10, 30
@@ -34,7 +34,7 @@ def test_wrong_labels_stand_out(
 ) -> None:
     embeddings, wrong = mislabelled
     folder = RunFolder.create(tmp_path / "run")
-    scores = score_embeddings(embeddings, clustering=False, bootstrap_samples=0)
+    scores = score_embeddings(embeddings, EvaluationSettings(clustering=False, bootstrap_samples=0))
     write_class_tables(folder, scores)
     classes = pd.read_csv(folder.path / "classes.csv")
     assert set(classes["class"].head(4)) == set("abfg")  # the classes that lost images and those that got them
@@ -60,7 +60,7 @@ def test_a_clean_set_has_no_suspects(mislabelled: tuple[Embeddings, set[str]], t
         class_names=embeddings.class_names,
     )
     folder = RunFolder.create(tmp_path / "run")
-    write_class_tables(folder, score_embeddings(clean, clustering=False, bootstrap_samples=0))
+    write_class_tables(folder, score_embeddings(clean, EvaluationSettings(clustering=False, bootstrap_samples=0)))
     suspects = pd.read_csv(folder.path / "suspects.csv")
     assert list(suspects.columns) == ["path", "label", "suggested", "agreement", "own"]
     assert len(suspects) <= 0.01 * CLASSES * EACH

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cosphere.cli import main
 from cosphere.embeddings import Embeddings
+from cosphere.evaluate import EvaluationSettings
 from cosphere.evaluate.scores import score_embeddings
 from cosphere.runs import RunFolder
 
@@ -35,7 +36,9 @@ def make_run(path: Path, noise: float, *, seed: int, split: str = "test", finger
     folder = RunFolder.create(path)
     folder.config.write_text(yaml.safe_dump({"seed": seed, "noise": noise}))
     content.save(folder.embeddings(split))
-    scores = score_embeddings(content, ks=(1,), clustering=False, bootstrap_samples=0, fingerprint=fingerprint)
+    scores = score_embeddings(
+        content, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0), fingerprint=fingerprint
+    )
     folder.scores.write_text(json.dumps({"split": split, **scores.as_dict()}))
     return path
 

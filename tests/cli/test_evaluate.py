@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosphere.cli.evaluate import show
-from cosphere.evaluate import Embeddings, score_embeddings
+from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
 from cosphere.runs import RunFolder
 
 
@@ -24,7 +24,7 @@ def test_the_table_says_what_was_ranked(
     )
     folder = RunFolder.create(tmp_path / "a run")
     folder.config.write_text("seed: 0\n")
-    show(score_embeddings(data, ks=(1,), bits=True), folder, "test")
+    show(score_embeddings(data, EvaluationSettings(ks=(1,), bits=True)), folder, "test")
     text = capsys.readouterr().out
     assert words in [line.strip().removeprefix("a run, test: ") for line in text.splitlines()]
     assert "note: Ranked by one bit a dimension and Hamming distance, not by the floats." in text

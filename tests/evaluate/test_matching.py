@@ -11,6 +11,7 @@ import yaml
 
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.evaluate import EvaluationSettings
 from cosphere.evaluate.matching import group_runs, read_arms
 from cosphere.evaluate.scores import score_embeddings
 from cosphere.runs import RunFolder
@@ -33,7 +34,9 @@ def make_run(
     folder = RunFolder.create(path)
     folder.config.write_text(yaml.safe_dump({"seed": seed, "steps": 10, **settings}))
     content.save(folder.embeddings(split))
-    scores = score_embeddings(content, ks=(1,), clustering=False, bootstrap_samples=0, fingerprint=fingerprint)
+    scores = score_embeddings(
+        content, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0), fingerprint=fingerprint
+    )
     folder.scores.write_text(json.dumps({"split": split, **scores.as_dict()}))
     return path
 
@@ -51,7 +54,7 @@ def test_values_are_those_of_the_evaluation(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / str(seed), embeddings(seed), seed=seed) for seed in (3, 4))
     found = read_arms({"a": [first], "b": [second]}, ["recall@1", "map@r"])
     for arm, seed in (("a", 3), ("b", 4)):
-        want = score_embeddings(embeddings(seed), ks=(1,), clustering=False).per_query
+        want = score_embeddings(embeddings(seed), EvaluationSettings(ks=(1,), clustering=False)).per_query
         for name in ("recall@1", "map@r"):
             np.testing.assert_allclose(found.arms[arm].values[name], want[name][None])
         assert found.arms[arm].seeds == (seed,)
@@ -79,7 +82,9 @@ def test_images_that_one_run_lacks_are_left_out_of_all(tmp_path: Path) -> None:
     whole, kept = embeddings(0), np.delete(np.arange(30), [0, 7, 8])
     first, second = make_run(tmp_path / "a", whole), make_run(tmp_path / "b", some(embeddings(1), kept))
     found = read_arms({"a": [first], "b": [second]})
-    want = score_embeddings(some(whole, kept), ks=(1,), clustering=False).per_query  # the gallery is the shared one too
+    want = score_embeddings(
+        some(whole, kept), EvaluationSettings(ks=(1,), clustering=False)
+    ).per_query  # the gallery is the shared one too
     np.testing.assert_allclose(found.arms["a"].values["map@r"][0], want["map@r"])
     assert found.left_out == {str(first): 3}
     assert found.images == 27
@@ -102,7 +107,7 @@ def test_query_and_gallery_flags_are_kept(tmp_path: Path) -> None:
     asking = np.arange(30) % 3 == 0
     one, two = (replace(embeddings(seed), is_query=asking, is_gallery=~asking) for seed in (0, 1))
     found = read_arms({"a": [make_run(tmp_path / "a", one)], "b": [make_run(tmp_path / "b", two)]})
-    want = score_embeddings(two, ks=(1,), clustering=False).per_query
+    want = score_embeddings(two, EvaluationSettings(ks=(1,), clustering=False)).per_query
     np.testing.assert_allclose(found.arms["b"].values["map@r"][0], want["map@r"])
     assert found.classes.tolist() == [f"class{row // 6}" for row in range(0, 30, 3)]
 
@@ -114,16 +119,23 @@ def test_sequences_are_left_out_as_in_the_evaluation(tmp_path: Path) -> None:
     one = replace(embeddings(0), groups=groups)
     two = replace(some(embeddings(1), order), groups=groups[order])
     found = read_arms({"a": [make_run(tmp_path / "a", one)], "b": [make_run(tmp_path / "b", two)]})
-    want = score_embeddings(replace(embeddings(1), groups=groups), ks=(1,), clustering=False).per_query
+    want = score_embeddings(
+        replace(embeddings(1), groups=groups), EvaluationSettings(ks=(1,), clustering=False)
+    ).per_query
     np.testing.assert_allclose(found.arms["b"].values["recall@1"][0], want["recall@1"])
-    assert (want["recall@1"] != score_embeddings(embeddings(1), ks=(1,), clustering=False).per_query["recall@1"]).any()
+    assert (
+        want["recall@1"]
+        != score_embeddings(embeddings(1), EvaluationSettings(ks=(1,), clustering=False)).per_query["recall@1"]
+    ).any()
     assert found.notes == ()
 
 
 def test_every_score_with_a_value_for_each_query_can_be_compared(tmp_path: Path) -> None:
     names = ["mrr", "map@all", "ndcg@3", "precision@2", "map@2", "recall@4", "r_precision"]
     runs = {str(seed): [make_run(tmp_path / str(seed), embeddings(seed), steps=seed)] for seed in range(2)}
-    want = score_embeddings(embeddings(1), ks=(2, 3, 4), metrics=("all",), clustering=False).per_query
+    want = score_embeddings(
+        embeddings(1), EvaluationSettings(ks=(2, 3, 4), metrics=("all",), clustering=False)
+    ).per_query
     found = read_arms(runs, names).arms["1"].values
     assert list(found) == names
     for name in names:

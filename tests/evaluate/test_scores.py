@@ -11,13 +11,21 @@ import pytest
 from cosphere.codes import to_bits
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate import Embeddings, bootstrap, clustering, evaluate, retrieval, score_embeddings
+from cosphere.evaluate import (
+    Embeddings,
+    EvaluationSettings,
+    bootstrap,
+    clustering,
+    evaluate,
+    retrieval,
+    score_embeddings,
+)
 from cosphere.evaluate.statistics import bootstrap_classes
 
 
 def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
     """Red, green and dark images are each nearest to their own kind; the lonely one has nothing to find."""
-    found = evaluate(embedder, catalogue, ks=(1, 2), batch_size=4)
+    found = evaluate(embedder, catalogue, EvaluationSettings(ks=(1, 2)), batch_size=4)
     assert found.value("recall@1") == 1.0
     assert found.value("map@r") == 1.0
     assert (found.images, found.classes) == (10, 4)
@@ -69,7 +77,9 @@ def made(seed: int = 0, **changes: Any) -> Embeddings:
 
 def test_the_numbers_are_those_of_the_parts() -> None:
     data = made()
-    found = score_embeddings(data, ks=(1, 4), seed=3, level=0.8, bootstrap_samples=200, fingerprint="abc")
+    found = score_embeddings(
+        data, EvaluationSettings(ks=(1, 4), seed=3, level=0.8, bootstrap_samples=200), fingerprint="abc"
+    )
     ranked = retrieval(data.embeddings, data.labels, (1, 4))
     clusters = clustering(data.embeddings, data.labels, seed=3)
     for name, value in {**ranked.as_dict(), **clusters.as_dict()}.items():
@@ -84,7 +94,7 @@ def test_the_numbers_are_those_of_the_parts() -> None:
 
 
 def test_clustering_and_intervals_can_be_left_out() -> None:
-    found = score_embeddings(made(), ks=(1,), clustering=False, bootstrap_samples=0)
+    found = score_embeddings(made(), EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0))
     assert set(found.values) == {"recall@1", "map@r", "r_precision"}
     assert found.as_dict()["scores"]["recall@1"]["low"] is None
     assert "clustering" not in found.as_dict()
@@ -96,7 +106,7 @@ def test_queries_rank_the_gallery_and_do_not_meet_themselves() -> None:
     generator = np.random.default_rng(5)
     is_query, is_gallery = generator.random(80) < 0.5, generator.random(80) < 0.7
     data = made(is_query=is_query, is_gallery=is_gallery)
-    found = score_embeddings(data, ks=(1, 3), clustering=False).retrieval
+    found = score_embeddings(data, EvaluationSettings(ks=(1, 3), clustering=False)).retrieval
     unit = data.embeddings / np.linalg.norm(data.embeddings, axis=1, keepdims=True)
     hits, nearest, right, wrong = [], [], [], []
     for query in np.flatnonzero(is_query):
@@ -116,13 +126,13 @@ def test_queries_rank_the_gallery_and_do_not_meet_themselves() -> None:
 def test_a_query_without_a_wrong_image_has_none_as_a_row_of_the_embeddings_too() -> None:
     data = made(is_query=np.arange(80) < 20, is_gallery=np.arange(80) >= 20)
     only = dataclasses.replace(data, labels=np.zeros(80, dtype=np.int64))
-    assert (score_embeddings(only, ks=(1,), clustering=False).retrieval.nearest_wrong == -1).all()
+    assert (score_embeddings(only, EvaluationSettings(ks=(1,), clustering=False)).retrieval.nearest_wrong == -1).all()
 
 
 @pytest.mark.parametrize("flag", ["is_query", "is_gallery"])
 def test_one_flag_alone_leaves_the_other_side_whole(flag: str) -> None:
     chosen = np.arange(80) % 2 == 0
-    found = score_embeddings(made(**{flag: chosen}), ks=(1,), clustering=False).retrieval
+    found = score_embeddings(made(**{flag: chosen}), EvaluationSettings(ks=(1,), clustering=False)).retrieval
     everyone = retrieval(made().embeddings, made().labels, (1,))
     if flag == "is_query":
         assert found.hits[1].tolist() == everyone.hits[1][::2].tolist()
@@ -135,20 +145,22 @@ def test_one_flag_alone_leaves_the_other_side_whole(flag: str) -> None:
 
 def test_notes_name_what_was_left_out(embedder: Any, folder: Path) -> None:
     (folder / "red" / "0.png").write_bytes(b"no image")
-    found = evaluate(embedder, read_catalogue(folder), ks=(1,), clustering=False, bootstrap_samples=0)
+    found = evaluate(
+        embedder, read_catalogue(folder), EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
+    )
     assert found.notes[0] == "Left out: 1 of 10 images, which could not be read."
     skipped = found.as_dict()["skipped_images"]
     assert [Path(one["path"]).name for one in skipped] == ["0.png"]
     assert skipped[0]["reason"]
     data = made()
     data.embeddings[:3] = 0
-    (warning,) = score_embeddings(data, clustering=False).health.warnings
+    (warning,) = score_embeddings(data, EvaluationSettings(clustering=False)).health.warnings
     assert warning.startswith("Zero rows: 3 of 80 embeddings are zero and have no direction")
 
 
 def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue) -> None:
-    with pytest.raises(SettingsError, match="bootstrap_samples must be at least 0, got -1"):
-        evaluate(embedder, catalogue, bootstrap_samples=-1)
+    with pytest.raises(SettingsError, match="bootstrap_samples must be a whole number >= 0; got -1"):
+        EvaluationSettings(bootstrap_samples=-1)
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"ks": (0,)}, "Recall@0 wants K"),
         ({"metrics": ("nonsense",)}, "there is no metric 'nonsense'"),
@@ -160,14 +172,13 @@ def test_wrong_settings_are_named(embedder: Any, catalogue: Catalogue) -> None:
     ]
     for settings, words in wrong:
         with pytest.raises((SettingsError, SizeError), match=words):
-            evaluate(embedder, catalogue, **settings)
-    assert embedder.seen == []  # nothing was embedded for that
+            EvaluationSettings(**settings)
     with pytest.raises(SizeError, match="Recall@10 wants K to be from 1 to 9"):
-        evaluate(embedder, catalogue, ks=(1, 10))
+        evaluate(embedder, catalogue, EvaluationSettings(ks=(1, 10)))
 
 
 def test_scores_cannot_be_changed() -> None:
-    found = score_embeddings(made(), clustering=False, bootstrap_samples=0)
+    found = score_embeddings(made(), EvaluationSettings(clustering=False, bootstrap_samples=0))
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.fingerprint = "other"  # type: ignore[misc]
 
@@ -176,7 +187,13 @@ def test_extra_settings_reach_the_ranking() -> None:
     data, groups, categories = made(), np.arange(80) % 3, np.arange(80) % 4
     told: list[tuple[int, int]] = []
     settings: dict[str, Any] = {"metrics": ("mrr", "median_rank", "ndcg"), "groups": groups, "categories": categories}
-    found = score_embeddings(data, ks=(1, 4), clustering=False, progress=lambda *done: told.append(done), **settings)
+    found = score_embeddings(
+        data,
+        EvaluationSettings(ks=(1, 4), clustering=False, metrics=settings["metrics"]),
+        groups=groups,
+        categories=categories,
+        progress=lambda *done: told.append(done),
+    )
     want = retrieval(data.embeddings, data.labels, (1, 4), **settings)
     assert {name: value.value for name, value in found.values.items()} | {"median_rank": want.median_rank} == {
         name: value for name, value in want.as_dict().items() if name not in ("queries", "skipped")
@@ -186,7 +203,7 @@ def test_extra_settings_reach_the_ranking() -> None:
     assert found.as_dict()["scores"]["mrr"]["low"] < want.as_dict()["mrr"]
     assert told[-1] == (80, 80)
     assert found.notes == ("A query does not meet the images that its group (such as its sequence) leaves out.",)
-    plain = score_embeddings(data, ks=(1, 4), clustering=False)
+    plain = score_embeddings(data, EvaluationSettings(ks=(1, 4), clustering=False))
     assert plain.value("recall@1") != found.value("recall@1")
     assert "median_rank" not in plain.as_dict()
 
@@ -194,27 +211,28 @@ def test_extra_settings_reach_the_ranking() -> None:
 def test_groups_go_with_the_query_and_gallery_flags() -> None:
     flags, groups = np.arange(80) % 2 == 0, np.arange(80) // 5
     data = made(is_query=flags, is_gallery=~flags)
-    settings: dict[str, Any] = {"ks": (1,), "clustering": False, "bootstrap_samples": 0}
-    found = score_embeddings(data, groups=groups, group_rule="any_class", categories=groups, **settings).retrieval
+    settings = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
+    any_class = dataclasses.replace(settings, group_rule="any_class")
+    found = score_embeddings(data, any_class, groups=groups, categories=groups).retrieval
     assert (groups[found.nearest] != groups[found.query_rows]).all()
     assert found.categories is not None
     assert found.categories.tolist() == groups[found.query_rows].tolist()
-    free = score_embeddings(data, **settings).retrieval
+    free = score_embeddings(data, settings).retrieval
     assert (groups[free.nearest] == groups[free.query_rows]).any()
     with pytest.raises(SizeError, match=r"want groups \(80,\)"):
-        score_embeddings(data, groups=groups[:3], **settings)
+        score_embeddings(data, settings, groups=groups[:3])
 
 
 def test_bits_are_ranked_by_hamming_distance() -> None:
     data = made()
     codes = to_bits(data.embeddings)
     want = retrieval(codes, data.labels, (1, 4)).as_dict()
-    found = score_embeddings(data, ks=(1, 4), bits=True)
+    found = score_embeddings(data, EvaluationSettings(ks=(1, 4), bits=True))
     assert found.retrieval.as_dict() == want
     assert found.as_dict()["ties"] == "expected"
     assert found.value("nmi") == score_embeddings(data).value("nmi")
     assert found.notes == ("Ranked by one bit a dimension and Hamming distance, not by the floats.",)
-    packed = score_embeddings(made(embeddings=codes), ks=(1, 4))
+    packed = score_embeddings(made(embeddings=codes), EvaluationSettings(ks=(1, 4)))
     assert packed.retrieval.as_dict() == want
     assert packed.clustering is None
     assert packed.notes == ("NMI and F1 are left out: k-means wants floats, not packed bits.",)
@@ -223,14 +241,16 @@ def test_bits_are_ranked_by_hamming_distance() -> None:
 
 def test_intervals_over_classes() -> None:
     data = made()
-    found = score_embeddings(data, ks=(1,), clustering=False, interval_over="classes", bootstrap_samples=200, seed=2)
+    found = score_embeddings(
+        data, EvaluationSettings(ks=(1,), clustering=False, interval_over="classes", bootstrap_samples=200, seed=2)
+    )
     values = found.per_query["recall@1"]
     want = bootstrap_classes(values, data.labels, samples=200, seed=2)
     assert found.values["recall@1"].interval == pytest.approx(want)
     assert found.as_dict()["interval_over"] == "classes"
-    assert score_embeddings(data, ks=(1,), clustering=False).as_dict()["interval_over"] == "queries"
+    assert score_embeddings(data, EvaluationSettings(ks=(1,), clustering=False)).as_dict()["interval_over"] == "queries"
     with pytest.raises(SettingsError, match=r"there is no interval over 'class'. Did you mean 'classes'\?"):
-        score_embeddings(data, interval_over="class")  # type: ignore[arg-type]
+        EvaluationSettings(interval_over="class")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -243,7 +263,7 @@ def test_a_catalogue_brings_its_sequences_and_categories(embedder: Any, folder: 
     if broken:
         (folder / "dark" / "0.png").write_bytes(b"no image")
     catalogue = read_catalogue(table, root=folder)
-    found = evaluate(embedder, catalogue, ks=(1,), clustering=False, bootstrap_samples=0)
+    found = evaluate(embedder, catalogue, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0))
     names = [Path(path).parent.name for path in found.embeddings.paths]
     scored = [names[row] for row in found.retrieval.query_rows]
     assert scored.count("red") == 0

@@ -41,6 +41,8 @@ def write_class_tables(folder: RunFolder, scores: Scores) -> None:
 
 def class_table(scores: Scores) -> pd.DataFrame:
     """One row a class with its name, queries and every retrieval score as a fraction; the weakest first."""
+    if scores.retrieval is None:
+        return pd.DataFrame(columns=["class", BY])
     rows = pd.DataFrame(scores.retrieval.per_class().as_rows())
     names = scores.embeddings.class_names
     rows.insert(0, "class", [names[label] for label in rows.pop("label")])

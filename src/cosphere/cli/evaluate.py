@@ -17,7 +17,7 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.cli.train import show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
-from cosphere.evaluate import Embeddings, Scores, embed_catalogue, evaluate
+from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, embed_catalogue, evaluate
 from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
@@ -88,13 +88,15 @@ def run(arguments: list[str]) -> int:
     scores = score(
         embedder,
         images,
-        ks=tuple(given.ks),
-        clustering=given.clustering,
-        clustering_preset=given.clustering_preset,
-        metrics=tuple(given.metrics),
-        bits=given.bits,
-        interval_over=given.interval_over,
-        seed=given.seed,
+        EvaluationSettings(
+            ks=tuple(given.ks),
+            clustering=given.clustering,
+            clustering_preset=given.clustering_preset,
+            metrics=tuple(given.metrics),
+            bits=given.bits,
+            interval_over=given.interval_over,
+            seed=given.seed,
+        ),
         batch_size=given.batch_size,
         workers=given.workers,
     )
@@ -123,12 +125,18 @@ def choose_device(name: str) -> str:
     return name
 
 
-def score(embedder: Embedder, catalogue: Catalogue, **settings: Any) -> Scores:
+def score(
+    embedder: Embedder, catalogue: Catalogue, settings: EvaluationSettings | None = None, **embedding: Any
+) -> Scores:
     """:func:`cosphere.evaluate.evaluate` with a progress bar."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("embedding", total=len(catalogue))
         return evaluate(
-            embedder, catalogue, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings
+            embedder,
+            catalogue,
+            settings or EvaluationSettings(),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **embedding,
         )
 
 
@@ -186,7 +194,7 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
         row = [name, f"{100 * found['value']:.2f}", interval]
         table.add_row(*row, *([f"{published[name]:.2f}" if name in published else ""] if published else []))
     console.print(table)
-    if scores.retrieval.median:
+    if scores.retrieval is not None and scores.retrieval.median:
         console.print(f"median rank of the first relevant image: {scores.retrieval.median_rank:g}", highlight=False)
     for note in scores.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

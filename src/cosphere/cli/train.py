@@ -15,7 +15,7 @@ from cosphere.cli.data_tables import differences_table
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
-from cosphere.evaluate import evaluate
+from cosphere.evaluate import EvaluationSettings, evaluate
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
@@ -96,9 +96,7 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
         found = evaluate(
             embedder,
             catalogue,
-            ks=(1,),
-            clustering=False,
-            bootstrap_samples=0,
+            EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0),
             workers=decoding_workers(settings, next(embedder.parameters()).device),
             cache=cache,
             max_unreadable=settings.data.max_unreadable,

@@ -23,6 +23,7 @@ from cosphere.evaluate.open_set import OpenSetScores, OpenSetSplit, open_set, op
 from cosphere.evaluate.probes import LinearProbe, NearestVote, linear_probe, nearest_vote
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.scores import Scores, evaluate, score_embeddings
+from cosphere.evaluate.settings import EvaluationSettings
 from cosphere.evaluate.significance import holm, mcnemar_test, seeds_test, sign_flip_test
 from cosphere.evaluate.statistics import (
     Interval,
@@ -57,6 +58,7 @@ __all__ = [
     "Difference",
     "Embeddings",
     "EqualBytes",
+    "EvaluationSettings",
     "GroupScores",
     "Interval",
     "LabelSuspects",

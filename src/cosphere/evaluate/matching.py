@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from itertools import takewhile
 from pathlib import Path
@@ -21,6 +21,7 @@ from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_y
 from cosphere.evaluate.comparison import Arm
 from cosphere.evaluate.retrieval import EXTRA
 from cosphere.evaluate.scores import rank
+from cosphere.evaluate.settings import EvaluationSettings
 from cosphere.files import read_json
 from cosphere.runs import RunFolder
 
@@ -315,22 +316,6 @@ def _keys(paths: Keys, rest: Keys) -> Keys:
     return np.strings.add(np.strings.add(keys, "\n"), copy.astype(np.str_))
 
 
-def _taken(loaded: Embeddings, rows: Integers) -> Embeddings:
-    """Some rows, in the order given."""
-    if len(rows) == len(loaded) and (rows == np.arange(len(rows))).all():
-        return loaded
-    return replace(
-        loaded,
-        embeddings=loaded.embeddings[rows],
-        labels=loaded.labels[rows],
-        paths=tuple(np.array(loaded.paths, dtype=np.str_)[rows].tolist()),
-        is_query=None if loaded.is_query is None else loaded.is_query[rows],
-        is_gallery=None if loaded.is_gallery is None else loaded.is_gallery[rows],
-        boxes=None if loaded.boxes is None else loaded.boxes[rows],
-        groups=None if loaded.groups is None else loaded.groups[rows],
-    )
-
-
 class _Ranked(NamedTuple):
     """What one run answered."""
 
@@ -348,10 +333,10 @@ class _Ranked(NamedTuple):
 
 
 def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
-    loaded = _taken(Embeddings.load(run.folder.embeddings(run.split)), rows)
+    loaded = Embeddings.load(run.folder.embeddings(run.split)).rows(rows)
     extra = {part for name in metrics for part in (name, re.sub(r"@\d+$", "", name)) if part in EXTRA}
     try:
-        found = rank(loaded, ks, metrics=sorted(extra))
+        found = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(extra))))
     except (DataError, SizeError) as error:
         raise type(error)(f"{run.name}: {error}") from error
     known = found.per_query()

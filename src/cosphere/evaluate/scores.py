@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,22 +12,21 @@ import torch
 from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
-from cosphere.embeddings import Embeddings, embed_catalogue
-from cosphere.errors import DataError, SettingsError, did_you_mean
+from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.embeddings import Embeddings, Precision, embed
+from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
-from cosphere.evaluate._relevance import GroupRule
-from cosphere.evaluate._ties import Ties
-from cosphere.evaluate.clustering import ClusteringScores, check_preset
+from cosphere.evaluate.clustering import ClusteringScores
 from cosphere.evaluate.clustering import clustering as cluster
-from cosphere.evaluate.retrieval import RetrievalScores, check_ks, check_metrics, check_ties, retrieval
-from cosphere.evaluate.statistics import Interval, bootstrap_all, check_level, check_seed
+from cosphere.evaluate.retrieval import RetrievalScores, retrieval
+from cosphere.evaluate.settings import EvaluationSettings, IntervalOver
+from cosphere.evaluate.statistics import Interval, bootstrap_all
 from cosphere.health import Health, embedding_health
+from cosphere.images import PixelCache
 from cosphere.models import Embedder
-from cosphere.rows import BLOCK_BYTES
 from cosphere.spherical import LengthStatistics, length_statistics
 
-IntervalOver = Literal["queries", "classes"]
-"""What an interval resamples: single queries, or classes with all their queries."""
+DEFAULTS = EvaluationSettings()
 
 
 class Value(NamedTuple):
@@ -42,51 +41,54 @@ class Value(NamedTuple):
         return {"value": self.value, "low": low, "high": high}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:
-    """What a model is worth on one set of images."""
+    """Scores of one model on one set of images. Each part that was not measured is None."""
 
     embeddings: Embeddings
-    retrieval: RetrievalScores
-    clustering: ClusteringScores | None
-    intervals: dict[str, Interval]
-    """Over queries or classes, see ``interval_over``; empty when not asked for."""
     norms: LengthStatistics
     """Of the raw lengths."""
-    fingerprint: str
-    """Of the catalogue."""
-    notes: tuple[str, ...]
-    """What a reader of the numbers should know, one sentence each."""
+    retrieval: RetrievalScores | None = None
+    clustering: ClusteringScores | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
+    """Further scores by name, as fractions: those of pairs, for example."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """By score, over queries or classes, see ``interval_over``; empty when none were asked for."""
     interval_over: IntervalOver = "queries"
     """What the intervals resample."""
     health: Health | None = None
     """How the embedding uses its space; None for packed bits."""
+    fingerprint: str = ""
+    """Of the catalogue."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know, one sentence each."""
 
     @property
     def images(self) -> int:
-        """Images that were embedded."""
+        """Number of embedded images."""
         return len(self.embeddings)
 
     @property
     def classes(self) -> int:
-        """Classes among them."""
+        """Number of classes among them."""
         return len(np.unique(self.embeddings.labels))
 
     @property
     def per_query(self) -> dict[str, Floats]:
         """The values behind each retrieval score: see :meth:`RetrievalScores.per_query`."""
-        return self.retrieval.per_query()
+        return {} if self.retrieval is None else self.retrieval.per_query()
 
     @property
     def values(self) -> dict[str, Value]:
-        """Every score by name, as a fraction: ``recall@K``, ``map@r``, ``r_precision``, then ``nmi``, ``f1``, ...
+        """Every score by name, as a fraction: ``recall@K``, ``map@r``, ``r_precision``, extra metrics, ``nmi``, ``f1``, ...
 
-        Extra metrics that were asked for stand between; the median rank is no fraction, see ``retrieval.median_rank``.
+        The median rank is no fraction: see ``retrieval.median_rank``.
         """
-        found = {name: float(values.mean()) for name, values in self.per_query.items()}
+        means = {name: float(values.mean()) for name, values in self.per_query.items()}
         if self.clustering is not None:
-            found |= self.clustering.as_dict()
-        return {name: Value(value, self.intervals.get(name)) for name, value in found.items()}
+            means |= self.clustering.as_dict()
+        means |= self.others
+        return {name: Value(mean, self.intervals.get(name)) for name, mean in means.items()}
 
     def value(self, name: str) -> float:
         """One score as a fraction.
@@ -94,186 +96,142 @@ class Scores:
         Raises:
             SettingsError: there is no such score; the error names the nearest.
         """
-        found = self.values
-        if name not in found:
-            raise SettingsError(f"there is no score {name!r}. {did_you_mean(name, found)}")
-        return found[name].value
+        values = self.values
+        if name not in values:
+            raise SettingsError(f"there is no score {name!r}. {did_you_mean(name, values)}")
+        return values[name].value
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for ``scores.json``: scores with intervals, data, norms, settings of the clustering, notes."""
-        found = self.retrieval
         content: dict[str, Any] = {
             "scores": {name: value.as_dict() for name, value in self.values.items()},
-            "data": {
-                "fingerprint": self.fingerprint,
-                "images": self.images,
-                "classes": self.classes,
-                "queries": found.queries,
-                "queries_skipped": found.skipped,
-            },
+            "data": {"fingerprint": self.fingerprint, "images": self.images, "classes": self.classes},
             "norms": {"mean": self.norms.mean, "variance": self.norms.variance, "cv": self.norms.cv},
-            "ties": found.ties,
             "interval_over": self.interval_over,
             "notes": list(self.notes),
             "skipped_images": [{"path": path, "reason": reason} for path, reason in self.embeddings.skipped],
         }
-        if found.median:
-            content["median_rank"] = found.median_rank
+        if self.retrieval is not None:
+            content["data"] |= {"queries": self.retrieval.queries, "queries_skipped": self.retrieval.skipped}
+            content["ties"] = self.retrieval.ties
+            if self.retrieval.median:
+                content["median_rank"] = self.retrieval.median_rank
         if self.health is not None:
             content["health"] = self.health.as_dict()
         if self.clustering is not None:
-            used = self.clustering
-            content["clustering"] = {
-                "method": used.method,
-                "preset": used.preset,
-                "clusters": used.clusters,
-                "iterations": used.iterations,
-                "restarts": used.restarts,
-                "seed": used.seed,
-            }
+            names = ("method", "preset", "clusters", "iterations", "restarts", "seed")
+            content["clustering"] = {name: getattr(self.clustering, name) for name in names}
         return content
 
 
 def evaluate(
     embedder: Embedder,
     catalogue: Catalogue,
+    settings: EvaluationSettings = DEFAULTS,
     *,
-    ks: Sequence[int] = (1, 2, 4, 8),
-    clustering: bool = True,
-    clustering_preset: str = "default",
-    seed: int = 0,
-    metrics: Sequence[str] = (),
-    bits: bool = False,
-    ties: Ties | None = None,
-    bootstrap_samples: int = 1000,
-    level: float = 0.95,
-    interval_over: IntervalOver = "queries",
-    block_bytes: int = BLOCK_BYTES,
-    **embedding: Any,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+    cache: PixelCache | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
+    progress: Progress | None = None,
 ) -> Scores:
     """Embed the images of a catalogue and score the embeddings.
 
     Args:
         embedder: the model.
         catalogue: images and labels. With ``is_query`` and ``is_gallery``, queries are ranked against the gallery. With
-            ``sequence``, a query does not meet images of its class and sequence, as open-metric-learning has it; with
-            ``category``, ``retrieval.per_category()`` tells the categories apart.
-        ks: the K of Recall@K.
-        clustering: NMI and F1 too; k-means takes longer than all the rest.
-        clustering_preset: whose k-means, see :func:`clustering`.
-        seed: of k-means and of the intervals.
-        metrics: what to add to the ranking's scores, see :func:`retrieval`.
-        bits: rank the embeddings thresholded at zero, by Hamming distance; all else stays as it is.
-        ties: the rule for equal similarities, see :func:`retrieval`.
-        bootstrap_samples: resamples behind each interval; 0 makes none.
-        level: of the intervals, in (0, 1).
-        interval_over: ``queries`` speaks for other images of these classes, ``classes`` for other classes too.
-        block_bytes: bound of the ranking's working memory.
-        **embedding: ``batch_size``, ``workers``, ``device``, ``precision``, ``cache``, ``max_unreadable`` and
-            ``progress`` of :func:`embed_catalogue`.
+            ``sequence``, a query does not meet images of its class and sequence (see ``settings.group_rule``); with
+            ``category``, ``retrieval.per_category()`` scores each category.
+        settings: what to measure and how.
+        batch_size: images in one forward pass.
+        workers: processes that decode; 0 decodes in this one.
+        device: where to compute; None leaves the embedder where it is.
+        precision: ``bf16`` runs the forward pass in bfloat16.
+        cache: of decoded pixels.
+        max_unreadable: share of unreadable images above which to stop, in [0, 1].
+        progress: called with the number of embedded images.
 
     Raises:
-        DataError: too many images cannot be read, or none has anything to find.
-        SizeError: a K is larger than what a query ranks.
+        DataError: too many images cannot be read, or no query has anything to find.
+        SizeError: a K is larger than the number of images that a query ranks.
     """
-    _check_settings(bootstrap_samples, level, seed, interval_over)
-    check_ks(ks)  # all of this before the embedding, which takes long
-    check_metrics(metrics)
-    check_ties(ties)
-    check_preset(clustering_preset)
-    embeddings = embed_catalogue(embedder, catalogue, **embedding)
-    return score_embeddings(
-        embeddings,
-        ks=ks,
-        clustering=clustering,
-        clustering_preset=clustering_preset,
-        seed=seed,
-        metrics=metrics,
-        bits=bits,
-        categories=catalogue_categories(embeddings, catalogue),
-        ties=ties,
-        bootstrap_samples=bootstrap_samples,
-        level=level,
-        interval_over=interval_over,
-        block_bytes=block_bytes,
-        fingerprint=catalogue.fingerprint(),
+    embeddings = embed(
+        embedder,
+        catalogue,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
+        cache=cache,
+        max_unreadable=max_unreadable,
+        progress=progress,
     )
-
-
-def _check_settings(bootstrap_samples: int, level: float, seed: int, interval_over: str) -> None:
-    check_level(level)
-    check_seed(seed)
-    if bootstrap_samples < 0:
-        raise SettingsError(f"bootstrap_samples must be at least 0, got {bootstrap_samples}. Usual: 1000.")
-    if interval_over not in get_args(IntervalOver):
-        known = did_you_mean(interval_over, get_args(IntervalOver))
-        raise SettingsError(f"there is no interval over {interval_over!r}. {known}")
+    categories = catalogue_categories(embeddings, catalogue)
+    return score_embeddings(embeddings, settings, categories=categories, fingerprint=catalogue.fingerprint())
 
 
 def score_embeddings(
     embeddings: Embeddings,
+    settings: EvaluationSettings = DEFAULTS,
     *,
-    ks: Sequence[int] = (1, 2, 4, 8),
-    clustering: bool = True,
-    clustering_preset: str = "default",
-    seed: int = 0,
-    metrics: Sequence[str] = (),
-    bits: bool = False,
     groups: Any | None = None,
-    group_rule: GroupRule = "same_class",
     categories: Any | None = None,
-    ties: Ties | None = None,
-    bootstrap_samples: int = 1000,
-    level: float = 0.95,
-    interval_over: IntervalOver = "queries",
-    block_bytes: int = BLOCK_BYTES,
     fingerprint: str = "",
     progress: Progress | None = None,
 ) -> Scores:
-    """:func:`evaluate` for embeddings that are there already, such as those of :meth:`Embeddings.load`.
+    """Score embeddings that already exist, such as those of :meth:`Embeddings.load`. See :func:`evaluate`.
 
-    ``groups`` and ``categories`` are (N,) integers, see :func:`retrieval`; without ``groups`` those of the embeddings count.
-    ``progress`` is told the queries that are ranked.
-    Embeddings that are packed bits already (uint8) are ranked by Hamming distance and not clustered.
+    Packed bits (uint8) are ranked by Hamming distance and not clustered.
+
+    Args:
+        embeddings: N rows.
+        settings: what to measure and how.
+        groups: (N,) integers, see :func:`retrieval`; None takes the groups of the embeddings.
+        categories: (N,) integers, see :func:`retrieval`.
+        fingerprint: of the catalogue, for ``scores.json``.
+        progress: called with the number of ranked queries.
+
+    Raises:
+        DataError: no query has anything to find, or a row holds NaN or infinity.
+        SizeError: a K is larger than the number of images that a query ranks.
     """
-    _check_settings(bootstrap_samples, level, seed, interval_over)
-    found = rank(
-        embeddings,
-        ks,
-        metrics=metrics,
-        bits=bits,
-        groups=groups,
-        group_rule=group_rule,
-        categories=categories,
-        ties=ties,
-        block_bytes=block_bytes,
-        progress=progress,
-    )
-    rows, labels = embeddings.embeddings, embeddings.labels
-    packed = is_codes(rows)
-    clusters = cluster(rows, labels, seed=seed, preset=clustering_preset) if clustering and not packed else None
-    grouped = groups is not None or embeddings.groups is not None
-    classes = found.labels if interval_over == "classes" else None
-    intervals = (
-        bootstrap_all(found.per_query(), classes=classes, samples=bootstrap_samples, level=level, seed=seed)
-        if bootstrap_samples
-        else {}
-    )
+    ranking = rank(embeddings, settings, groups=groups, categories=categories, progress=progress)
+    rows, labels, seed = embeddings.embeddings, embeddings.labels, settings.seed
+    clusters = None
+    if settings.clustering and not is_codes(rows):
+        clusters = cluster(rows, labels, seed=seed, preset=settings.clustering_preset)
+    health = None
+    if not is_codes(rows):
+        health = embedding_health(rows, labels, seed=seed, block_bytes=settings.block_bytes)
     return Scores(
         embeddings=embeddings,
-        retrieval=found,
-        clustering=clusters,
-        intervals=intervals,
         norms=_norms(embeddings),
+        retrieval=ranking,
+        clustering=clusters,
+        intervals=_intervals(ranking, settings),
+        interval_over=settings.interval_over,
+        health=health,
         fingerprint=fingerprint,
-        notes=_notes(embeddings, found, clustering, grouped, bits),
-        interval_over=interval_over,
-        health=None if packed else embedding_health(rows, labels, seed=seed, block_bytes=block_bytes),
+        notes=_notes(embeddings, ranking, settings, grouped=groups is not None or embeddings.groups is not None),
+    )
+
+
+def _intervals(ranking: RetrievalScores, settings: EvaluationSettings) -> dict[str, Interval]:
+    if not settings.bootstrap_samples:
+        return {}
+    return bootstrap_all(
+        ranking.per_query(),
+        classes=ranking.labels if settings.interval_over == "classes" else None,
+        samples=settings.bootstrap_samples,
+        level=settings.level,
+        seed=settings.seed,
     )
 
 
 def _norms(embeddings: Embeddings) -> LengthStatistics:
-    """Of the rows, packed bits as vectors of 0 and 1."""
+    """Lengths of the rows; packed bits count as vectors of 0 and 1."""
     rows = embeddings.embeddings
     if is_codes(rows):
         rows = np.sqrt(np.bitwise_count(rows).sum(axis=1, dtype=np.int64)).astype(np.float32)[:, None]
@@ -282,76 +240,70 @@ def _norms(embeddings: Embeddings) -> LengthStatistics:
 
 def rank(
     embeddings: Embeddings,
-    ks: Sequence[int],
+    settings: EvaluationSettings = DEFAULTS,
     *,
-    metrics: Sequence[str] = (),
-    bits: bool = False,
     groups: Any | None = None,
-    group_rule: GroupRule = "same_class",
     categories: Any | None = None,
-    ties: Ties | None = None,
-    block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> RetrievalScores:
-    """:func:`retrieval` with the query and gallery flags, if there are any.
+    """The retrieval scores of embeddings, with their queries, gallery and groups.
 
-    ``query_rows`` and the nearest images of the result are rows of the embeddings. A query that is in the gallery too does not
-    meet itself. ``groups`` and ``categories`` are (N,), one for each row of the embeddings; without ``groups`` their own count.
+    Args:
+        embeddings: N rows.
+        settings: those of the ranking are used: ``ks``, ``metrics``, ``bits``, ``ties``, ``group_rule``, ``block_bytes``.
+        groups: (N,) integers; None takes the groups of the embeddings.
+        categories: (N,) integers.
+        progress: called with the number of ranked queries.
+
+    Returns:
+        scores whose ``query_rows`` and nearest images are rows of the embeddings.
 
     Raises:
-        DataError: no row is a query, or none is in the gallery.
+        DataError: no row is a query, none is in the gallery, or no query has anything to find.
+        SizeError: a K is larger than the number of images that a query ranks.
     """
-    rows, labels = embeddings.embeddings, embeddings.labels
-    if bits and not is_codes(rows):
+    rows, labels, sides = embeddings.embeddings, embeddings.labels, embeddings.sides()
+    if settings.bits and not is_codes(rows):
         rows = to_bits(rows)
-    known = RowColumns.of(len(rows), embeddings.groups if groups is None else groups, categories)
-    settings: dict[str, Any] = {
-        "group_rule": group_rule,
-        "metrics": metrics,
-        "ties": ties,
-        "block_bytes": block_bytes,
-        "progress": progress,
-    }
-    if embeddings.is_query is None and embeddings.is_gallery is None:
-        return retrieval(rows, labels, ks, groups=known.groups, categories=known.categories, **settings)
-    everyone = np.arange(len(rows))
-    asking = everyone if embeddings.is_query is None else np.flatnonzero(embeddings.is_query)
-    answering = everyone if embeddings.is_gallery is None else np.flatnonzero(embeddings.is_gallery)
-    for name, chosen in (("is_query", asking), ("is_gallery", answering)):
-        if not len(chosen):
-            raise DataError(f"no image has {name} set. Mark some, or leave the column out to compare all with all.")
-    place = np.full(len(rows), -1)
-    place[answering] = np.arange(len(answering))
-    asked, held = known.at(asking), known.at(answering)
-    found = retrieval(
-        rows[asking],
-        labels[asking],
-        ks,
-        gallery=rows[answering],
-        gallery_labels=labels[answering],
-        exclude=place[asking],
-        groups=asked.groups,
-        gallery_groups=held.groups,
-        categories=asked.categories,
-        **settings,
+    columns = RowColumns.of(len(rows), embeddings.groups if groups is None else groups, categories)
+    queries, gallery = columns.at(sides.query_rows), columns.at(sides.gallery_rows)
+    against: dict[str, Any] = {}
+    if not sides.is_whole:
+        against = {
+            "gallery": rows[sides.gallery_rows],
+            "gallery_labels": labels[sides.gallery_rows],
+            "gallery_groups": gallery.groups,
+            "exclude": sides.exclude,
+        }
+    scores = retrieval(
+        rows if sides.is_whole else rows[sides.query_rows],
+        labels[sides.query_rows],
+        settings.ks,
+        groups=queries.groups,
+        categories=queries.categories,
+        group_rule=settings.group_rule,
+        metrics=settings.metrics,
+        ties=settings.ties,
+        block_bytes=settings.block_bytes,
+        progress=progress,
+        **against,
     )
-    return found.with_rows(asking, answering)
+    return scores.with_rows(sides.query_rows, sides.gallery_rows)
 
 
 def _notes(
-    embeddings: Embeddings, found: RetrievalScores, clustering: bool, grouped: bool, bits: bool
+    embeddings: Embeddings, ranking: RetrievalScores, settings: EvaluationSettings, *, grouped: bool
 ) -> tuple[str, ...]:
-    notes, total = [], len(embeddings)
-    unread = len(embeddings.skipped)
+    notes, total, unread = [], len(embeddings), len(embeddings.skipped)
     if unread:
         notes.append(f"Left out: {unread} of {total + unread} images, which could not be read.")
-    if found.skipped:
-        asked = found.queries + found.skipped
-        notes.append(f"Left out: {found.skipped} of {asked} queries, with no other image of their class to find.")
+    if ranking.skipped:
+        queries = ranking.queries + ranking.skipped
+        notes.append(f"Left out: {ranking.skipped} of {queries} queries, with no other image of their class to find.")
     if grouped:
         notes.append("A query does not meet the images that its group (such as its sequence) leaves out.")
-    if bits:
+    if settings.bits:
         notes.append("Ranked by one bit a dimension and Hamming distance, not by the floats.")
-    if is_codes(embeddings.embeddings):
-        return (*notes, *(("NMI and F1 are left out: k-means wants floats, not packed bits.",) if clustering else ()))
+    if settings.clustering and is_codes(embeddings.embeddings):
+        notes.append("NMI and F1 are left out: k-means wants floats, not packed bits.")
     return tuple(notes)
