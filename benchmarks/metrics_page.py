@@ -22,10 +22,10 @@ from cosphere.evaluate import (
     clustering_over_seeds,
     likely_mislabelled,
     mcnemar_test,
-    read_arms,
     retrieval,
     sign_flip_test,
 )
+from cosphere.experiment import read_arms
 from cosphere.files import write_json
 from cosphere.health import embedding_health
 from cosphere.runs import RunFolder, provenance

@@ -18,6 +18,7 @@ LEVELS = [
     {"search"},
     {"health"},
     {"train", "evaluate"},
+    {"experiment"},
     {"report"},
     {"cli"},
 ]

@@ -14,7 +14,7 @@ from rich.table import Table
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference, compare
-from cosphere.evaluate.matching import MatchedRuns, group_runs, read_arms
+from cosphere.experiment.matching import MatchedRuns, group_runs, read_arms
 from cosphere.files import write_json
 from cosphere.report.comparison import write_comparison_figure
 from cosphere.runs import provenance

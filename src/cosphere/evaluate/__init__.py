@@ -18,7 +18,6 @@ from cosphere.evaluate.comparison import Arm, Comparison, Difference, compare
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.evaluate.identification import identification, pool_templates
 from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled
-from cosphere.evaluate.matching import MatchedRuns, group_runs, read_arms
 from cosphere.evaluate.open_set import OpenSetScores, OpenSetSplit, open_set, open_set_split
 from cosphere.evaluate.probes import LinearProbe, NearestVote, linear_probe, nearest_vote
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
@@ -64,7 +63,6 @@ __all__ = [
     "LabelSuspects",
     "LinearProbe",
     "MatchedHamming",
-    "MatchedRuns",
     "NearestVote",
     "OpenSetScores",
     "OpenSetSplit",
@@ -88,7 +86,6 @@ __all__ = [
     "embed_catalogue",
     "equal_bytes",
     "evaluate",
-    "group_runs",
     "holm",
     "identification",
     "likely_mislabelled",
@@ -103,7 +100,6 @@ __all__ = [
     "paired_difference",
     "pool_templates",
     "rates_at",
-    "read_arms",
     "retrieval",
     "score_embeddings",
     "seeds_summary",

@@ -1,6 +1,6 @@
 """Two or more arms on the same queries: differences, how sure they are, and which classes gain or lose.
 
-An arm is one way of training, with one run or one run a seed. :func:`cosphere.evaluate.matching.read_arms` makes arms
+An arm is one way of training, with one run or one run a seed. :func:`cosphere.experiment.matching.read_arms` makes arms
 from the folders of runs.
 """
 

@@ -12,8 +12,8 @@ import yaml
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.evaluate import EvaluationSettings
-from cosphere.evaluate.matching import group_runs, read_arms
 from cosphere.evaluate.scores import score_embeddings
+from cosphere.experiment.matching import group_runs, read_arms
 from cosphere.runs import RunFolder
 
 
