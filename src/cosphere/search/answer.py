@@ -1,0 +1,193 @@
+"""Answering image queries from a gallery of embeddings: encode, search, leave the query's own image out, apply the threshold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosphere.checks import check_whole
+from cosphere.embeddings import Embeddings
+from cosphere.errors import SizeError
+from cosphere.models import Calibration, Embedder
+from cosphere.search.asymmetric import SHORTLIST
+from cosphere.search.index import Index, check_kind
+from cosphere.search.self_check import check_wanted_recall
+
+WHOLE_KINDS = ("exact", "rerank")
+"""Kinds of index whose scores are cosines of whole embeddings, the only scores that a calibrated threshold applies to."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One gallery image in the answer to a query."""
+
+    row: int
+    """Row of the gallery."""
+    path: str
+    label: str
+    """Name of its class."""
+    score: float
+    """In [-1, 1], larger is nearer: see :attr:`Answer.measure`."""
+    same: bool | None
+    """Whether the score is above the model's calibrated threshold; None where no threshold applies."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The nearest gallery images of one query."""
+
+    query: Any
+    """The picture as it was given."""
+    hits: tuple[Hit, ...]
+    """k images, nearest first."""
+    own_rows: tuple[int, ...]
+    """Gallery rows that show the query's own file; they are left out of the hits."""
+    own_label: str | None
+    """Class of the query's own file; None where the gallery does not have it."""
+    measure: str
+    """What the scores are."""
+    notes: tuple[str, ...]
+    """What a reader of the answer should know, one sentence each."""
+
+
+def answer(
+    queries: Sequence[Any],
+    embedder: Embedder,
+    gallery: Embeddings,
+    k: int = 8,
+    *,
+    kind: str = "exact",
+    shortlist: int | None = None,
+    wanted_recall: float | None = None,
+    index: Index | None = None,
+    batch_size: int = 64,
+) -> list[Answer]:
+    """Find the k gallery images nearest to each query image.
+
+    A query that is a file of the gallery does not meet itself: rows that show the same file, also through a link, are left out.
+
+    Args:
+        queries: paths or pictures, see :meth:`Embedder.encode`. Only paths are recognised in the gallery.
+        embedder: the model that the gallery was embedded with.
+        gallery: G embeddings.
+        k: images to find, from 1 to G less the query's own rows.
+        kind: of the index, see :data:`cosphere.search.KINDS`.
+        shortlist: codes that kind ``rerank`` ranks again; None takes 100, or k where it is larger.
+        wanted_recall: in [0, 1]; refuse an index that finds less of what exact search finds.
+        index: of the gallery's embeddings, to be used as it is; None builds one. ``kind``, ``shortlist`` and
+            ``wanted_recall`` are then not looked at.
+        batch_size: images in one forward pass.
+
+    Returns:
+        one answer for each query, in order.
+
+    Raises:
+        ImageError: a query cannot be read.
+        SizeError: k does not fit the gallery.
+        SettingsError: a setting is out of range, or the index finds too little.
+    """
+    check_whole("k", k, least=1)
+    check_kind(kind)
+    check_wanted_recall(wanted_recall)
+    own = [_own_rows(query, gallery) for query in queries]
+    most = max((len(rows) for rows in own), default=0)
+    _check_reach(k, len(gallery), most)
+    rows = embedder.encode(queries, batch_size=batch_size)
+    if index is None:
+        wide = max(k, SHORTLIST) if shortlist is None else shortlist
+        index = Index.build(gallery.embeddings, kind, shortlist=wide + most, wanted_recall=wanted_recall)
+    # Own rows are dropped afterwards, so look for that many more.
+    neighbours = index.search(rows, k + most)
+    return [
+        _answer(query, gallery, index, embedder.calibration, left_out, ids, scores, k)
+        for query, left_out, ids, scores in zip(
+            queries, own, neighbours.ids.tolist(), neighbours.scores.tolist(), strict=True
+        )
+    ]
+
+
+def _own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
+    """Gallery rows that show the query's file."""
+    if not isinstance(query, str | Path):
+        return ()
+    real = os.path.realpath(query)
+    name = os.path.basename(real)  # noqa: PTH119
+    # Resolving 60 000 links takes a second, so only names and links that could be the file are resolved.
+    return tuple(
+        row for row, path in enumerate(gallery.paths) if _may_be(path, name) and os.path.realpath(path) == real
+    )
+
+
+def _may_be(path: str, name: str) -> bool:
+    return path.endswith(name) or Path(path).is_symlink()
+
+
+def _check_reach(k: int, gallery: int, own: int) -> None:
+    if k > gallery - own:
+        without = ", itself left out" if own else ""
+        raise SizeError(
+            f"k={k}, but a query can have from 1 to {gallery - own} neighbours (gallery of {gallery}{without}). "
+            f"Choose k as a whole number from 1 to {gallery - own}, or add images."
+        )
+
+
+def _answer(
+    query: Any,
+    gallery: Embeddings,
+    index: Index,
+    calibration: Calibration | None,
+    own: tuple[int, ...],
+    ids: Sequence[int],
+    scores: Sequence[float],
+    k: int,
+) -> Answer:
+    threshold = calibration if index.kind in WHOLE_KINDS else None
+    names = gallery.class_names
+    hits = [
+        Hit(
+            row,
+            gallery.paths[row],
+            names[gallery.labels[row]],
+            score,
+            None if threshold is None else bool(threshold.same(score)),
+        )
+        for row, score in zip(ids, scores, strict=True)
+        if row not in own
+    ][:k]
+    label = names[gallery.labels[own[0]]] if own else None
+    notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits])]
+    if index.kind != "exact":
+        notes.append(f"index of kind {index.kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
+    if calibration is not None and threshold is None:
+        notes.append(
+            f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {index.kind}"
+        )
+    if own:
+        notes.append(f"{Path(query).name} is one of the images, so it is left out; its label is {label!r}")
+    return Answer(query, tuple(hits), own, label, MEASURES[index.kind], tuple(notes))
+
+
+MEASURES = {
+    "exact": "cosine",
+    "rerank": "cosine",
+    "float16": "cosine of rounded rows",
+    "int8": "cosine of rounded rows",
+    "bits": "1 - 2 x share of differing bits",
+    "asymmetric": "cosine to the signs",
+    "pq": "cosine of quantised rows",
+}
+"""What the scores of each kind of index are."""
+
+
+def _verdict(calibration: Calibration, scores: Sequence[float]) -> str:
+    """One sentence about the hits above the threshold."""
+    above = int(calibration.same(np.asarray(scores)).sum())
+    rule = f"cosine {calibration.threshold:.3f}, for a false accept rate of {100 * calibration.wanted_far:g} % of pairs"
+    if not above:
+        return f"none is above the threshold ({rule}): no known class matches the query"
+    return f"{above} of {len(scores)} above the threshold ({rule}); hits below it are marked as unknown"

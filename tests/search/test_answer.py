@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.embeddings import Embeddings
+from cosphere.errors import SettingsError, SizeError
+from cosphere.models import Calibration
+from cosphere.search import Index
+from cosphere.search.answer import MEASURES, WHOLE_KINDS, answer
+from cosphere.search.index import KINDS
+
+COLOURS = {"red/0": (250, 10, 10), "red/1": (240, 40, 0), "green/0": (10, 250, 10), "blue/0": (0, 40, 255)}
+
+
+class MeanColour:
+    """Encodes a picture as its mean colour."""
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.calibration = None if threshold is None else calibrated(threshold)
+
+    def encode(self, pictures: Any, batch_size: int = 64) -> Any:
+        rows = [np.asarray(p if isinstance(p, Image.Image) else Image.open(p)).mean(axis=(0, 1)) for p in pictures]
+        return np.array(rows, dtype=np.float32)
+
+
+def calibrated(threshold: float) -> Calibration:
+    return Calibration(
+        threshold=threshold,
+        wanted_far=0.001,
+        far=0.001,
+        tar=None,
+        threshold_interval=(0, 1),
+        far_interval=(0, 1),
+        tar_interval=None,
+        level=0.95,
+        different_pairs=10,
+        same_pairs=0,
+        classes=3,
+        images=4,
+    )
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Embeddings:
+    for name, colour in COLOURS.items():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(path)
+    return Embeddings(
+        embeddings=np.array(list(COLOURS.values()), dtype=np.float32),
+        labels=np.array([0, 0, 1, 2]),
+        paths=tuple(str(tmp_path / f"{name}.png") for name in COLOURS),
+        class_names=("red", "green", "blue"),
+    )
+
+
+def cosine(first: str, second: str) -> float:
+    a, b = np.array(COLOURS[first], float), np.array(COLOURS[second], float)
+    return float(a @ b / np.sqrt(a @ a * (b @ b)))
+
+
+def test_the_nearest_images_without_the_query_itself(gallery: Embeddings, tmp_path: Path) -> None:
+    outside = tmp_path / "copy.png"
+    outside.write_bytes(Path(gallery.paths[3]).read_bytes())
+    inside, other = answer([gallery.paths[0], outside], MeanColour(), gallery, 2)
+    assert [hit.row for hit in inside.hits] == [1, 2]
+    assert [hit.label for hit in inside.hits] == ["red", "green"]
+    assert [hit.path for hit in inside.hits] == [gallery.paths[1], gallery.paths[2]]
+    assert [hit.score for hit in inside.hits] == pytest.approx([cosine("red/0", "red/1"), cosine("red/0", "green/0")])
+    assert (inside.own_rows, inside.own_label, inside.measure) == ((0,), "red", "cosine")
+    assert inside.notes == ("0.png is one of the images, so it is left out; its label is 'red'",)
+    assert [hit.row for hit in other.hits] == [3, 2]
+    assert other.hits[0].score == pytest.approx(1.0)
+    assert (other.own_rows, other.own_label, other.notes) == ((), None, ())
+    assert {hit.same for hit in inside.hits} == {None}
+
+
+def test_every_row_of_the_query_file_is_left_out(gallery: Embeddings, tmp_path: Path) -> None:
+    link = tmp_path / "link.png"
+    link.symlink_to(gallery.paths[0])
+    paths = (gallery.paths[0], str(link), *gallery.paths[2:])
+    twice = dataclasses.replace(gallery, paths=paths)
+    for query in (gallery.paths[0], link):
+        (found,) = answer([query], MeanColour(), twice, 2)
+        assert found.own_rows == (0, 1)
+        assert [hit.row for hit in found.hits] == [2, 3]
+
+
+def test_a_picture_in_memory_is_not_recognised(gallery: Embeddings) -> None:
+    (found,) = answer([Image.open(gallery.paths[0])], MeanColour(), gallery, 1)
+    assert [hit.row for hit in found.hits] == [0]
+
+
+def test_the_threshold_marks_hits_of_whole_embeddings_only(gallery: Embeddings) -> None:
+    model = MeanColour(threshold=0.9)
+    (found,) = answer([gallery.paths[0]], model, gallery, 2)
+    assert [hit.same for hit in found.hits] == [True, False]
+    rule = "cosine 0.900, for a false accept rate of 0.1 % of pairs"
+    assert found.notes[0] == f"1 of 2 above the threshold ({rule}); hits below it are marked as unknown"
+    (none,) = answer([gallery.paths[2]], model, gallery, 2)
+    assert none.notes[0] == f"none is above the threshold ({rule}): no known class matches the query"
+    (bits,) = answer([gallery.paths[0]], model, gallery, 2, kind="bits")
+    assert [hit.same for hit in bits.hits] == [None, None]
+    assert bits.notes[0].startswith("index of kind bits, 1 bytes an image: ")
+    assert "nothing is marked as unknown by kind bits" in bits.notes[1]
+
+
+def test_an_index_of_the_gallery_is_used_as_it_is(gallery: Embeddings) -> None:
+    index = Index.build(gallery.embeddings, "float16")
+    (found,) = answer([gallery.paths[0]], MeanColour(), gallery, 1, index=index)
+    assert found.measure == MEASURES["float16"]
+    assert found.notes[0].startswith("index of kind float16")
+
+
+def test_every_kind_names_its_scores() -> None:
+    assert set(MEASURES) == set(KINDS)
+    assert {kind for kind, measure in MEASURES.items() if measure == "cosine"} == set(WHOLE_KINDS)
+
+
+@pytest.mark.parametrize("k", [0, -1, True])
+def test_k_is_a_number_of_images(gallery: Embeddings, k: int) -> None:
+    with pytest.raises(SettingsError, match="k must be a whole number >= 1"):
+        answer([gallery.paths[0]], MeanColour(), gallery, k)
+
+
+def test_k_fits_the_gallery(gallery: Embeddings, tmp_path: Path) -> None:
+    with pytest.raises(SizeError, match=r"from 1 to 3 neighbours \(gallery of 4, itself left out\)"):
+        answer([gallery.paths[0]], MeanColour(), gallery, 4)
+    with pytest.raises(SettingsError, match="no index of kind 'bit'"):
+        answer([tmp_path / "none.png"], MeanColour(), gallery, 1, kind="bit")
+    with pytest.raises(SettingsError, match="a wanted recall is in"):
+        answer([tmp_path / "none.png"], MeanColour(), gallery, 1, wanted_recall=3)
