@@ -27,6 +27,7 @@ from scipy.stats import t as student
 
 from cosphere._types import Floats
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.rows import as_array
 
 _CHUNK_VALUES = 2**22
 """Resampled counts held at a time: 32 MiB."""
@@ -118,7 +119,7 @@ def bootstrap_seeds(
         DataError: a value is NaN or infinite, or all queries are of one class.
         SettingsError: a setting is out of range.
     """
-    table = np.asarray(values, dtype=np.float64)
+    table = np.asarray(as_array(values), dtype=np.float64)
     if table.ndim != 2:
         raise SizeError(f"want values (seeds, queries), got shape {table.shape}. Give one row for each seed.")
     return bootstrap_all({"values": table}, classes=classes, samples=samples, level=level, seed=seed)["values"]
@@ -221,7 +222,7 @@ def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:
     count = table.shape[1]
     if classes is None:
         return table, np.ones(count)
-    given = np.asarray(classes)
+    given = as_array(classes)
     if given.shape != (count,):
         raise SizeError(f"want one class for each of {count} queries, got shape {given.shape}. Give labels or names.")
     names, numbers = np.unique(given, return_inverse=True)
@@ -302,7 +303,7 @@ def differences(first: Any, second: Any) -> Floats:
 
 def check_values(values: Any, name: str) -> Floats:
     """Values as (n,) float64, n at least 1, all finite."""
-    found = np.asarray(values, dtype=np.float64)
+    found = np.asarray(as_array(values), dtype=np.float64)
     if found.ndim != 1 or not len(found):
         raise SizeError(f"want {name} as a list of at least one number, got shape {found.shape}.")
     _check_finite(found, name)
@@ -311,7 +312,7 @@ def check_values(values: Any, name: str) -> Floats:
 
 def _rows(values: Any, name: str) -> Floats:
     """(Q,) as one row, (S, Q) as it is."""
-    found = np.asarray(values, dtype=np.float64)
+    found = np.asarray(as_array(values), dtype=np.float64)
     if found.ndim != 2:
         return check_values(found, name)[None]
     if not found.size:
