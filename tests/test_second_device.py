@@ -197,14 +197,14 @@ def test_the_memory_follows_its_loss() -> None:
             assert reads.total() <= 16, dict(reads)
 
 
-@pytest.mark.parametrize("radius", ["batch", "ema", "learned", 2.0])
-def test_the_constraint_waits_once_a_step(radius: str | float) -> None:
+@pytest.mark.parametrize(("radius", "most"), [("batch", 0), ("ema", 0), ("learned", 4), (2.0, 0)])
+def test_the_constraint_seldom_waits(radius: str | float, most: int) -> None:
     constraint = SphericalConstraint(radius).double()
     expected = [constraint(points(seed=seed)).item() for seed in range(3)]
     with second_device() as reads:
         there = sent(SphericalConstraint(radius).double())
         values = [there(sent(points(seed=seed))) for seed in range(3)]
-        assert reads.total() <= 4, dict(reads)
+        assert reads.total() <= most, dict(reads)
         assert [value.item() for value in values] == pytest.approx(expected)
 
 
@@ -251,7 +251,10 @@ CALLS: dict[str, tuple[Call, int]] = {
     "open set": (lambda x, y, s: evaluate.open_set(x, y, threshold=0.3).as_dict(), 15),
     "nearest vote": (lambda x, y, s: evaluate.nearest_vote(x, x, y).accuracy(y), 15),
     "linear probe": (lambda x, y, s: evaluate.linear_probe(x, y, x, y, recipe="sgd", epochs=2), 15),
-    "equal bytes": (lambda x, y, s: [form.values for form in evaluate.equal_bytes(x, y, bootstrap_samples=10).forms], 500),
+    "equal bytes": (
+        lambda x, y, s: [form.values for form in evaluate.equal_bytes(x, y, bootstrap_samples=10).forms],
+        500,
+    ),
     "label suspects": (lambda x, y, s: evaluate.likely_mislabelled(x, y).as_rows(), 20),
     "identification": (lambda x, y, s: evaluate.identification(x, y, x + 5), 10),
     "templates": (lambda x, y, s: evaluate.pool_templates(x, y), 4),
