@@ -407,21 +407,22 @@ def test_the_rule_tells_geometries_apart_and_ignores_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "preprocessing.size 0 is no image size; want at least 1 pixel, such as 224."),
-        ({"size": 224.0}, "preprocessing.size must be a whole number of pixels, got 224.0."),
-        ({"resize": True}, "preprocessing.resize must be a whole number of pixels, got True."),
+        ({"size": 0}, "preprocessing.size must be a whole number >= 1; got 0."),
+        ({"size": 224.0}, "preprocessing.size must be a whole number >= 1; got 224.0."),
+        ({"resize": True}, "preprocessing.resize must be a whole number >= 1; got True."),
         (
             {"size": 224, "resize": 200},
             "preprocessing.resize 200 is smaller than size 224, so no crop fits in it; try 256.",
         ),
-        ({"resize_mode": "short"}, "unknown preprocessing.resize_mode 'short'. Did you mean 'shorter'?"),
-        ({"channels": "grb"}, "unknown preprocessing.channels 'grb'. Did you mean "),
-        ({"mean": (1, 2)}, "preprocessing.mean must be 3 finite numbers, got (1, 2)."),
-        ({"mean": 0.5}, "preprocessing.mean must be 3 finite numbers, got 0.5."),
-        ({"mean": (1, 2, math.nan)}, "preprocessing.mean must be 3 finite numbers, got (1, 2, nan)."),
+        ({"resize_mode": "short"}, "preprocessing.resize_mode must be 'shorter' or 'squash'; got 'short'."),
+        ({"channels": "grb"}, "preprocessing.channels must be 'rgb' or 'bgr'; got 'grb'."),
+        ({"mean": (1, 2)}, "preprocessing.mean must be 3 numbers; got (1, 2)."),
+        ({"mean": 0.5}, "preprocessing.mean must be 3 numbers; got 0.5."),
+        ({"mean": (1, 2, math.nan)}, "preprocessing.mean[2] must be a number, finite; got nan."),
+        ({"mean": "rgb"}, "preprocessing.mean must be 3 numbers; got 'rgb'."),
         ({"std": (1, 0, 1)}, "preprocessing.std (1.0, 0.0, 1.0) must be above 0; it divides the pixels."),
-        ({"scale": 0}, "preprocessing.scale 0 must be above 0; want 1 or 255."),
-        ({"scale": math.inf}, "preprocessing.scale inf must be above 0; want 1 or 255."),
+        ({"scale": 0}, "preprocessing.scale must be a number above 0, finite; got 0."),
+        ({"scale": math.inf}, "preprocessing.scale must be a number above 0, finite; got inf."),
     ],
 )
 def test_impossible_preprocessing(options: dict[str, object], message: str) -> None:
@@ -433,22 +434,25 @@ def test_impossible_preprocessing(options: dict[str, object], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "norm_softmax"}, "unknown augmentation.preset 'norm_softmax'. Did you mean 'normsoftmax'?"),
+        (
+            {"preset": "norm_softmax"},
+            "augmentation.preset must be 'sec' or 'normsoftmax' or 'none'; got 'norm_softmax'.",
+        ),
         ({"crop_scale": (0, 1)}, "augmentation.crop_scale (0.0, 1.0) must rise within (0, 1], such as (0.16, 1.0)."),
         ({"crop_scale": (0.5, 1.5)}, "augmentation.crop_scale (0.5, 1.5) must rise"),
         ({"crop_scale": (0.9, 0.5)}, "augmentation.crop_scale (0.9, 0.5) must rise"),
-        ({"crop_scale": 0.5}, "augmentation.crop_scale must be 2 finite numbers, got 0.5."),
+        ({"crop_scale": 0.5}, "augmentation.crop_scale must be 2 numbers; got 0.5."),
         ({"crop_ratio": (2, 1)}, "augmentation.crop_ratio (2.0, 1.0) must rise above 0"),
-        ({"flip": 1.5}, "augmentation.flip 1.5 is a probability; want 0 to 1."),
-        ({"grayscale": -1}, "augmentation.grayscale -1 is a probability"),
-        ({"rotation": 200}, "augmentation.rotation 200 is in degrees; want 0 to 180."),
-        ({"color_jitter": 1}, "augmentation.color_jitter 1 is a share; want 0 up to, not with, 1."),
-        ({"color_jitter": math.nan}, "augmentation.color_jitter nan is a share"),
+        ({"flip": 1.5}, "augmentation.flip must be a number >= 0 and at most 1, finite; got 1.5."),
+        ({"grayscale": -1}, "augmentation.grayscale must be a number >= 0 and at most 1, finite; got -1."),
+        ({"rotation": 200}, "augmentation.rotation must be a number >= 0 and at most 180, finite; got 200."),
+        ({"color_jitter": 1}, "augmentation.color_jitter must be a number >= 0 and below 1, finite; got 1."),
+        ({"color_jitter": math.nan}, "augmentation.color_jitter must be a number >= 0 and below 1, finite; got nan."),
         (
             {"preset": "none", "rotation": 5},
-            "augmentation.rotation 5 has no effect with preset 'none'; leave it out or use",
+            "augmentation.rotation 5.0 has no effect with preset 'none'; leave it out or use",
         ),
-        ({"preset": "none", "flip": 1}, "augmentation.flip 1 has no effect"),
+        ({"preset": "none", "flip": 1}, "augmentation.flip 1.0 has no effect"),
         ({"preset": "normsoftmax", "crop_scale": (0.5, 1)}, "augmentation.crop_scale (0.5, 1.0) has no effect"),
     ],
 )
@@ -459,7 +463,7 @@ def test_impossible_augmentation(options: dict[str, object], message: str) -> No
 
 
 def test_settings_that_ask_for_nothing_fit_every_preset() -> None:
-    Augmentation(preset="none", flip=0)
+    assert Augmentation(preset="none", flip=0).as_dict()["flip"] == 0
     Augmentation(preset="normsoftmax", crop_scale=(0.16, 1.0))
 
 

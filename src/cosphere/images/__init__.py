@@ -1,5 +1,7 @@
 """Pictures: decoding, the cache of decoded pixels, preprocessing and augmentation."""
 
+from cosphere.images.augmentation import Augmentation as Augmentation
+from cosphere.images.augmentation import preset as preset
 from cosphere.images.cache import PixelCache as PixelCache
 from cosphere.images.containers import container_of as container_of
 from cosphere.images.containers import find_item as find_item
@@ -15,6 +17,4 @@ from cosphere.images.decode import Pixels as Pixels
 from cosphere.images.decode import read_image as read_image
 from cosphere.images.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from cosphere.images.preprocessing import IMAGENET_STD as IMAGENET_STD
-from cosphere.images.preprocessing import Augmentation as Augmentation
 from cosphere.images.preprocessing import Preprocessing as Preprocessing
-from cosphere.images.preprocessing import preset as preset

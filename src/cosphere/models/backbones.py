@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, SizeError, WeightsError, did_you_mean
-from cosphere.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
+from cosphere.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
 from cosphere.models import bn_inception
 from cosphere.models.inference import evaluation_mode
 from cosphere.models.weights import (
@@ -161,7 +161,7 @@ def default_preprocessing(
         name: the backbone.
         weights: as for :func:`build_backbone`.
         size: pixels, the side of the square input.
-        geometry: resize rule of the presets of :mod:`cosphere.images.preprocessing`.
+        geometry: resize rule of the presets of :func:`cosphere.images.preset`.
 
     Raises:
         SettingsError: no such backbone or geometry.
