@@ -47,6 +47,8 @@ def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
         "queries": 9,
         "queries_skipped": 1,
     }
+    assert content["evaluation"]["ks"] == [1, 2]
+    assert content["evaluation"]["group_rule"] == "same_class"
     lengths = np.linalg.norm(found.embeddings.embeddings.astype(float), axis=1)
     assert content["norms"] == pytest.approx(
         {"mean": lengths.mean(), "variance": lengths.var(), "cv": lengths.std() / lengths.mean()}, rel=1e-4

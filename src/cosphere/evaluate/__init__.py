@@ -18,6 +18,7 @@ from cosphere.evaluate.comparison import Arm, Comparison, Difference, compare
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.evaluate.identification import identification, pool_templates
 from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled
+from cosphere.evaluate.neighbours import RankedImages, ranked_images
 from cosphere.evaluate.open_set import OpenSetScores, OpenSetSplit, open_set, open_set_split
 from cosphere.evaluate.probes import LinearProbe, NearestVote, linear_probe, nearest_vote
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
@@ -67,6 +68,7 @@ __all__ = [
     "OpenSetScores",
     "OpenSetSplit",
     "PairRates",
+    "RankedImages",
     "Rates",
     "RetrievalScores",
     "Scores",
@@ -99,6 +101,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_difference",
     "pool_templates",
+    "ranked_images",
     "rates_at",
     "retrieval",
     "score_embeddings",

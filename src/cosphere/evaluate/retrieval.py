@@ -255,16 +255,10 @@ def retrieval(
     _check_pairs(gallery, gallery_labels, exclude)
     rule = check_ties(ties) or ("expected" if is_codes(embeddings) else "optimistic")
     wanted, kept = check_metrics(metrics), check_ks(ks)
-    check_groups(gallery, groups, gallery_groups, group_rule)
     check_block_bytes(block_bytes)
-    sides = both_sides(embeddings, gallery)
-    own = exclusions(
-        np.arange(sides.queries) if gallery is None else exclude, sides.queries, sides.gallery, sides.device
+    sides, met, asked = compared(
+        embeddings, labels, gallery, gallery_labels, exclude, groups, gallery_groups, group_rule
     )
-    _check_several(sides.gallery - (own is not None and bool((own >= 0).any())))
-    asked = integer_column(labels, sides.queries, "labels")
-    held = None if gallery_labels is None else integer_column(gallery_labels, sides.gallery, "gallery_labels")
-    met = meetings(numbered(asked, held), _group_numbers(groups, gallery_groups, sides), own, group_rule, sides.device)
     kinds = None if categories is None else integer_column(categories, sides.queries, "categories")
     scored = met.relevant > 0
     if not bool(scored.any()):
@@ -274,6 +268,29 @@ def retrieval(
     _check_reach(kept, sides.gallery - int(met.hidden[scored].max()))
     found = walk(sides, met, Wanted(kept, wanted, rule), block_bytes, progress)
     return _gathered(found, kept, wanted, rule, met, asked, kinds)
+
+
+def compared(
+    embeddings: Matrix,
+    labels: Any,
+    gallery: Matrix | None = None,
+    gallery_labels: Any | None = None,
+    exclude: Any | None = None,
+    groups: Any | None = None,
+    gallery_groups: Any | None = None,
+    group_rule: GroupRule = "same_class",
+) -> tuple[Sides, Meetings, Column]:
+    """What :func:`retrieval` ranks, from its arguments of these names: both sides, who meets whom, and the queries' labels."""
+    check_groups(gallery, groups, gallery_groups, group_rule)
+    sides = both_sides(embeddings, gallery)
+    own = exclusions(
+        np.arange(sides.queries) if gallery is None else exclude, sides.queries, sides.gallery, sides.device
+    )
+    _check_several(sides.gallery - (own is not None and bool((own >= 0).any())))
+    asked = integer_column(labels, sides.queries, "labels")
+    held = None if gallery_labels is None else integer_column(gallery_labels, sides.gallery, "gallery_labels")
+    met = meetings(numbered(asked, held), _group_numbers(groups, gallery_groups, sides), own, group_rule, sides.device)
+    return sides, met, asked
 
 
 def _check_pairs(gallery: Any, gallery_labels: Any, exclude: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, Precision, embed
+from cosphere.embeddings import Embeddings, Precision, Sides, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
 from cosphere.evaluate.clustering import ClusteringScores
@@ -60,6 +60,8 @@ class Scores:
     """How the embedding uses its space; None for packed bits."""
     fingerprint: str = ""
     """Of the catalogue."""
+    settings: EvaluationSettings = DEFAULTS
+    """How it was measured."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know, one sentence each."""
 
@@ -102,12 +104,13 @@ class Scores:
         return values[name].value
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``scores.json``: scores with intervals, data, norms, settings of the clustering, notes."""
+        """Plain numbers for ``scores.json``: scores with intervals, data, norms, settings, notes."""
         content: dict[str, Any] = {
             "scores": {name: value.as_dict() for name, value in self.values.items()},
             "data": {"fingerprint": self.fingerprint, "images": self.images, "classes": self.classes},
             "norms": {"mean": self.norms.mean, "variance": self.norms.variance, "cv": self.norms.cv},
             "interval_over": self.interval_over,
+            "evaluation": {name: value for name, value in asdict(self.settings).items() if name != "block_bytes"},
             "notes": list(self.notes),
             "skipped_images": [{"path": path, "reason": reason} for path, reason in self.embeddings.skipped],
         }
@@ -214,6 +217,7 @@ def score_embeddings(
         interval_over=settings.interval_over,
         health=health,
         fingerprint=fingerprint,
+        settings=settings,
         notes=_notes(embeddings, ranking, settings, grouped=groups is not None or embeddings.groups is not None),
     )
 
@@ -262,33 +266,43 @@ def rank(
         DataError: no row is a query, none is in the gallery, or no query has anything to find.
         SizeError: a K is larger than the number of images that a query ranks.
     """
-    rows, labels, sides = embeddings.embeddings, embeddings.labels, embeddings.sides()
-    if settings.bits and not is_codes(rows):
-        rows = to_bits(rows)
-    columns = RowColumns.of(len(rows), embeddings.groups if groups is None else groups, categories)
-    queries, gallery = columns.at(sides.query_rows), columns.at(sides.gallery_rows)
-    against: dict[str, Any] = {}
-    if not sides.is_whole:
-        against = {
-            "gallery": rows[sides.gallery_rows],
-            "gallery_labels": labels[sides.gallery_rows],
-            "gallery_groups": gallery.groups,
-            "exclude": sides.exclude,
-        }
+    sides = embeddings.sides()
     scores = retrieval(
-        rows if sides.is_whole else rows[sides.query_rows],
-        labels[sides.query_rows],
-        settings.ks,
-        groups=queries.groups,
-        categories=queries.categories,
-        group_rule=settings.group_rule,
+        ks=settings.ks,
+        categories=None
+        if categories is None
+        else RowColumns.of(len(embeddings), None, categories).at(sides.query_rows).categories,
         metrics=settings.metrics,
         ties=settings.ties,
         block_bytes=settings.block_bytes,
         progress=progress,
-        **against,
+        **ranking_arguments(embeddings, sides, settings, groups=groups),
     )
     return scores.with_rows(sides.query_rows, sides.gallery_rows)
+
+
+def ranking_arguments(
+    embeddings: Embeddings, sides: Sides, settings: EvaluationSettings, *, groups: Any | None = None
+) -> dict[str, Any]:
+    """What the queries, the gallery and the rules are, as arguments of :func:`retrieval`."""
+    rows, labels = embeddings.embeddings, embeddings.labels
+    if settings.bits and not is_codes(rows):
+        rows = to_bits(rows)
+    columns = RowColumns.of(len(rows), embeddings.groups if groups is None else groups, None)
+    arguments: dict[str, Any] = {
+        "embeddings": rows if sides.is_whole else rows[sides.query_rows],
+        "labels": labels[sides.query_rows],
+        "groups": columns.at(sides.query_rows).groups,
+        "group_rule": settings.group_rule,
+    }
+    if not sides.is_whole:
+        arguments |= {
+            "gallery": rows[sides.gallery_rows],
+            "gallery_labels": labels[sides.gallery_rows],
+            "gallery_groups": columns.at(sides.gallery_rows).groups,
+            "exclude": sides.exclude,
+        }
+    return arguments
 
 
 def _notes(
