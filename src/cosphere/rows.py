@@ -129,12 +129,16 @@ def _not_finite(rows: Tensor, count: int, name: str) -> DataError:
     )
 
 
-def check_widths(queries: UnitRows, gallery: UnitRows) -> None:
-    """Raise unless both have the same D."""
-    if queries.width != gallery.width:
-        raise SizeError(
-            f"queries have {queries.width} dimensions, the gallery {gallery.width}. Embed both with the same model."
-        )
+def check_widths(queries: int, gallery: int, unit: str = "dimensions") -> None:
+    """Raise unless both sides have the same width.
+
+    Args:
+        queries: width of a query.
+        gallery: width of a gallery row.
+        unit: what is counted, for the error: dimensions or bits.
+    """
+    if queries != gallery:
+        raise SizeError(f"queries have {queries} {unit}, the gallery {gallery}. Embed both with the same model.")
 
 
 def check_block_bytes(block_bytes: int) -> None:

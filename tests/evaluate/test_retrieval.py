@@ -732,7 +732,7 @@ BITS = np.eye(4, 2, dtype=np.uint8)
         (
             {"embeddings": BITS, "gallery": BITS[:, :1], "gallery_labels": [0, 0, 1, 1]},
             SizeError,
-            "queries have codes of 16 bits, the gallery of 8",
+            "queries have 16 bits, the gallery 8",
         ),
         ({"embeddings": BITS[:0], "labels": []}, SizeError, "want embeddings with at least one row"),
         ({"embeddings": X.astype(int)}, SizeError, "of a floating type"),

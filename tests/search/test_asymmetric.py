@@ -73,9 +73,9 @@ def test_equal_rows_of_a_shortlist_come_by_lower_row_and_the_query_is_left_out()
 def test_wrong_input_is_named() -> None:
     x = drawn(5, 24)
     codes = to_bits(x)
-    with pytest.raises(SizeError, match="queries have 16 dimensions, the gallery's codes 24 bits"):
+    with pytest.raises(SizeError, match="queries have 16 bits, the gallery 24"):
         asymmetric_search(x[:, :16], codes, k=1)
-    with pytest.raises(SizeError, match="queries have 25 dimensions, the gallery's codes 24 bits"):
+    with pytest.raises(SizeError, match="queries have 32 bits, the gallery 24"):
         asymmetric_search(drawn(5, 25), codes, k=1)
     with pytest.raises(SizeError, match=r"want queries of a floating type, got torch.uint8"):
         asymmetric_search(codes, codes, k=1)
@@ -87,7 +87,7 @@ def test_wrong_input_is_named() -> None:
         reranked_search(x, x, k=3, shortlist=2)
     with pytest.raises(SizeError, match="the gallery has 4 rows and 5 codes"):
         reranked_search(x, x[:4], k=3, codes=codes)
-    with pytest.raises(SizeError, match=r"queries have 24 dimensions, the gallery is \(5, 23\)"):
+    with pytest.raises(SizeError, match=r"queries have 24 dimensions, the gallery 23"):
         reranked_search(x, x[:, :23], k=3)
     with pytest.raises(SizeError, match="want gallery as a torch tensor or numpy array, got list"):
         reranked_search(x, x.tolist(), k=1, codes=codes)  # type: ignore[arg-type]

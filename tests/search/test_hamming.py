@@ -116,7 +116,7 @@ def test_layouts_of_codes(tmp_path) -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(SizeError, match=r"queries have codes of 16 bits, the gallery of 8\. Make both with the same"):
+    with pytest.raises(SizeError, match=r"queries have 16 bits, the gallery 8\. Embed both with the same model"):
         hamming_search(drawn(3, 2), drawn(3, 1), k=1)
     with pytest.raises(SizeError, match=r"want gallery \(N, bytes\) of packed bits, uint8, got \(3, 2\) torch.float32"):
         hamming_search(drawn(3, 2), torch.zeros(3, 2), k=1)

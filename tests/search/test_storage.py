@@ -75,7 +75,7 @@ def test_first_dimensions_are_cut_and_made_unit_again() -> None:
     torch.testing.assert_close(first_dimensions(6, 2)(x * 4), want)
     with pytest.raises(SettingsError, match="cannot keep 7 of 6 dimensions"):
         first_dimensions(6, 7)
-    with pytest.raises(SizeError, match="queries have 5 dimensions, the gallery was made from 6"):
+    with pytest.raises(SizeError, match="queries have 5 dimensions, the gallery 6"):
         first_dimensions(6, 2)(x[:, :5])
 
 

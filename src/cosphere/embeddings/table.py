@@ -36,6 +36,12 @@ class Sides:
     is_whole: bool
     """Whether every row is a query and in the gallery."""
 
+    @classmethod
+    def of_all(cls, count: int, groups: Integers | None = None) -> Sides:
+        """Every row a query, and in the gallery of all others."""
+        rows = np.arange(count)
+        return cls(rows, rows, rows, groups, groups, is_whole=True)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Embeddings:
@@ -195,6 +201,8 @@ class Embeddings:
         Raises:
             DataError: no row is a query, or none is in the gallery.
         """
+        if self.is_query is None and self.is_gallery is None:
+            return Sides.of_all(len(self), self.groups)
         count = len(self)
         query_rows = np.arange(count) if self.is_query is None else np.flatnonzero(self.is_query)
         gallery_rows = np.arange(count) if self.is_gallery is None else np.flatnonzero(self.is_gallery)

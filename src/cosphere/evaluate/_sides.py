@@ -11,7 +11,7 @@ from torch import Tensor
 from cosphere.codes import is_codes
 from cosphere.errors import SizeError
 from cosphere.rows import CosineBlocks, Matrix, check_widths, unit_rows
-from cosphere.search.hamming import HammingBlocks, bit_rows, check_code_widths
+from cosphere.search.hamming import HammingBlocks, bit_rows
 
 NARROW_BITS = 2**15 - 1
 """Codes of fewer bits have distances that fit 16 bits, the lowest value left for what is hidden."""
@@ -57,7 +57,7 @@ def both_sides(embeddings: Matrix, gallery: Matrix | None) -> Sides:
         raise SizeError(f"{bits} are packed bits (uint8), but {floats} are not. Give both as floats or both as bits.")
     queries = unit_rows(embeddings)
     answers = queries if gallery is None else unit_rows(gallery, name="gallery")
-    check_widths(queries, answers)
+    check_widths(queries.width, answers.width)
     return Sides(
         queries.padded, queries.size, answers.size, answers.device, 4, lambda most: CosineBlocks(answers, most)
     )
@@ -66,7 +66,7 @@ def both_sides(embeddings: Matrix, gallery: Matrix | None) -> Sides:
 def _sides_of_bits(embeddings: Matrix, gallery: Matrix | None) -> Sides:
     queries = bit_rows(embeddings, name="embeddings")
     answers = queries if gallery is None else bit_rows(gallery, name="gallery")
-    check_code_widths(queries, answers)
+    check_widths(queries.width, answers.width, "bits")
     kind = torch.int16 if answers.width < NARROW_BITS else torch.float32
     return Sides(
         queries.padded,

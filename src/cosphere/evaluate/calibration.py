@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cosphere._types import Floats, Progress
 from cosphere.errors import SettingsError
+from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._pairs import (
     ClassedRows,
     Tail,
@@ -76,11 +77,11 @@ def calibrate(
         raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
     rows = classed_rows(embeddings, labels)
     pairs, same = rows.different_pairs, int(rows.same_pairs.sum())
-    allowed = _allowed(far, pairs)
+    accepted = min(allowed(far, pairs), pairs - 1)
     found = place_of_different(
         rows,
-        allowed,
-        keep=max(_TAIL, _REACH * (allowed + 1)),
+        accepted,
+        keep=max(_TAIL, _REACH * (accepted + 1)),
         most=_TAIL,
         block_bytes=block_bytes,
         progress=progress,
@@ -110,11 +111,6 @@ def check_far(far: float) -> None:
         raise SettingsError(f"want a false accept rate between 0 and 1, got {far!r}. Usual: 0.001.")
 
 
-def _allowed(far: float, pairs: int) -> int:
-    # 0.29 * 100 is 28.999999999999996
-    return min(math.floor(far * pairs + 1e-9), pairs - 1)
-
-
 class _Draws(NamedTuple):
     thresholds: Floats
     """(samples,)"""
@@ -135,7 +131,7 @@ def _resampled(
         pairs = (int(images.sum()) ** 2 - int((images**2).sum())) // 2
         if pairs:
             reached = np.cumsum(times[tail.first] * times[tail.second]) * tail.each
-            place = int(np.searchsorted(reached, _allowed(far, pairs), side="right"))
+            place = int(np.searchsorted(reached, min(allowed(far, pairs), pairs - 1), side="right"))
             thresholds[sample] = tail.cosines[min(place, len(reached) - 1)]
         if (drawn := int(times @ same)) > 0:
             tars[sample] = float(times @ hits) / drawn

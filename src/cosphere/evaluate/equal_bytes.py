@@ -19,10 +19,11 @@ from torch import Tensor
 
 from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import bytes_of, is_codes, to_bits
-from cosphere.embeddings import Embeddings
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.embeddings import Embeddings, Sides
+from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import check_labels
-from cosphere.evaluate.retrieval import retrieval
+from cosphere.evaluate._ties import Ties
+from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, unit_rows
 from cosphere.search import (
@@ -158,7 +159,7 @@ def equal_bytes(
     if bootstrap_samples < 0 or shortlist < 1:
         raise SettingsError(f"want bootstrap_samples >= 0 and shortlist >= 1, got {bootstrap_samples} and {shortlist}.")
     sets = _sets(embeddings, labels)
-    relevant = _relevant(sets)
+    floats = _ranked(sets, sets.queries, sets.gallery, "optimistic", block_bytes)
     plans, notes = _plans(sets, shortlist, seed)
     if isinstance(embeddings, Embeddings) and embeddings.groups is not None:
         notes.append(
@@ -167,7 +168,7 @@ def equal_bytes(
     forms = []
     for done, plan in enumerate(plans, 1):
         kept = plan.make()
-        per_query = _scores(kept, sets, relevant, block_bytes)
+        per_query = _scores(kept, sets, floats, block_bytes)
         intervals = (
             bootstrap_all(per_query, samples=bootstrap_samples, level=level, seed=seed) if bootstrap_samples else {}
         )
@@ -175,13 +176,12 @@ def equal_bytes(
         forms.append(Form(plan.name, kept.index.bytes_per_image, per_query, intervals, seconds, check))
         if progress is not None:
             progress(done, len(plans))
-    scored = int((relevant > 0).sum())
     return EqualBytes(
         forms=tuple(forms),
         dim=sets.queries.shape[1],
         gallery=len(sets.gallery),
-        queries=scored,
-        skipped=len(relevant) - scored,
+        queries=floats.queries,
+        skipped=floats.skipped,
         shortlist=shortlist,
         notes=tuple(notes),
     )
@@ -201,38 +201,22 @@ class _Sets(NamedTuple):
 
 
 def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
-    if not isinstance(embeddings, Embeddings):
+    rows: Matrix
+    if isinstance(embeddings, Embeddings):
+        if labels is not None:
+            raise SettingsError("embeddings from a file have labels of their own. Leave labels out.")
+        rows, classes, sides = embeddings.embeddings, embeddings.labels, embeddings.sides()
+    else:
         if labels is None:
             raise SettingsError("rows came without labels. Give one label for each row.")
-        if is_codes(embeddings):
-            raise SizeError("embeddings are uint8, packed bits already. Give the floats that they were made from.")
-        size = unit_rows(embeddings).size
-        known = check_labels(labels, size, "labels")
-        return _Sets(embeddings, known, embeddings, known, np.arange(size))
-    if labels is not None:
-        raise SettingsError("embeddings from a file have labels of their own. Leave labels out.")
-    rows, known = embeddings.embeddings, embeddings.labels
-    unit_rows(rows)
-    everyone = np.arange(len(rows))
-    asking = everyone if embeddings.is_query is None else np.flatnonzero(embeddings.is_query)
-    answering = everyone if embeddings.is_gallery is None else np.flatnonzero(embeddings.is_gallery)
-    for name, chosen in (("is_query", asking), ("is_gallery", answering)):
-        if not len(chosen):
-            raise DataError(f"no image has {name} set. Mark some, or leave the column out to compare all with all.")
-    place = np.full(len(rows), -1)
-    place[answering] = np.arange(len(answering))
-    if len(asking) == len(answering) == len(rows):
-        return _Sets(rows, known, rows, known, everyone)
-    return _Sets(rows[asking], known[asking], rows[answering], known[answering], place[asking])
-
-
-def _relevant(sets: _Sets) -> Integers:
-    """(Q,) gallery rows of each query's class, but for the query itself."""
-    names, counts = np.unique(sets.gallery_labels, return_counts=True)
-    place = np.searchsorted(names, sets.labels).clip(max=len(names) - 1)
-    found: Integers = np.where(names[place] == sets.labels, counts[place], 0)
-    found -= (sets.exclude >= 0) & (sets.gallery_labels[sets.exclude.clip(min=0)] == sets.labels)
-    return found
+        rows, sides = embeddings, Sides.of_all(len(embeddings))
+        classes = check_labels(labels, len(embeddings), "labels")
+    if is_codes(rows):
+        raise SizeError("embeddings are uint8, packed bits already. Give the floats that they were made from.")
+    if sides.is_whole:
+        return _Sets(rows, classes, rows, classes, sides.exclude)
+    queries, gallery = sides.query_rows, sides.gallery_rows
+    return _Sets(rows[queries], classes[queries], rows[gallery], classes[gallery], sides.exclude)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,40 +274,49 @@ def _plans(sets: _Sets, shortlist: int, seed: int) -> tuple[list[_Plan], list[st
     return plans, notes
 
 
-def _scores(kept: _Kept, sets: _Sets, relevant: Integers, block_bytes: int) -> dict[str, Floats]:
-    index = kept.index
-    if index.kind == "rerank":
-        return _list_scores(index.shortlist, sets, relevant, block_bytes)
-    if index.kind == "bits":
-        queries, gallery = to_bits(sets.queries), to_bits(sets.gallery)  # type: ignore[type-var]  # rows of either kind
-    elif index.dim < sets.queries.shape[1]:
-        queries, gallery = kept.prepare(sets.queries), kept.prepare(sets.gallery)
-    else:
-        # Exact rows as they came: made unit twice, they might differ in the last bit from those of other tables.
-        queries, gallery = sets.queries, sets.gallery if index.kind == "exact" else index.rows()
-    found = retrieval(
+def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_bytes: int) -> RetrievalScores:
+    if queries is gallery:  # the whole set: one unit copy instead of two
+        return retrieval(queries, sets.labels, (1,), ties=ties, block_bytes=block_bytes)
+    return retrieval(
         queries,
         sets.labels,
         (1,),
         gallery=gallery,
         gallery_labels=sets.gallery_labels,
         exclude=sets.exclude,
-        ties="expected" if index.kind in ("bits", "asymmetric", "pq") else "optimistic",
+        ties=ties,
         block_bytes=block_bytes,
-    ).per_query()
-    return {name: found[name] for name in SCORES}
+    )
 
 
-def _list_scores(shortlist: int, sets: _Sets, relevant: Integers, block_bytes: int) -> dict[str, Floats]:
+def _scores(kept: _Kept, sets: _Sets, floats: RetrievalScores, block_bytes: int) -> dict[str, Floats]:
+    """The scores of one form; ``floats`` are those of the embeddings as they came."""
+    index = kept.index
+    if index.kind == "rerank":
+        return _list_scores(index.shortlist, sets, floats, block_bytes)
+    if index.kind == "bits":
+        queries, gallery = to_bits(sets.queries), to_bits(sets.gallery)  # type: ignore[type-var]  # rows of either kind
+    elif index.dim < sets.queries.shape[1]:
+        queries, gallery = kept.prepare(sets.queries), kept.prepare(sets.gallery)
+    elif index.kind == "exact":
+        # Made unit twice, rows might differ in the last bit from those of other tables.
+        return {name: floats.per_query()[name] for name in SCORES}
+    else:
+        queries, gallery = sets.queries, index.rows()
+    ties: Ties = "expected" if index.kind in ("bits", "asymmetric", "pq") else "optimistic"
+    per_query = _ranked(sets, queries, gallery, ties, block_bytes).per_query()
+    return {name: per_query[name] for name in SCORES}
+
+
+def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_bytes: int) -> dict[str, Floats]:
     """Scores of the re-ranked shortlist, and of the bits' own order behind it."""
     queries, gallery = unit_rows(sets.queries), unit_rows(sets.gallery)
     asked, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
     reach = len(sets.gallery) - 1 if (sets.exclude >= 0).any() else len(sets.gallery)
-    listed, depth = min(shortlist, reach), int(relevant.max())
+    listed, depth = min(shortlist, reach), int(floats.relevant.max())
     recalls, precisions = [], []
-    scored = np.flatnonzero(relevant > 0)
-    for start in range(0, len(scored), _LISTED_QUERIES):
-        here = scored[start : start + _LISTED_QUERIES]
+    for start in range(0, floats.queries, _LISTED_QUERIES):
+        here = floats.query_rows[start : start + _LISTED_QUERIES]
         some = torch.from_numpy(here)
         part = UnitRows(queries.rows[some.to(queries.device)], len(here))
         coded = BitRows(asked.rows[some.to(asked.device)], len(here))
@@ -335,7 +328,7 @@ def _list_scores(shortlist: int, sets: _Sets, relevant: Integers, block_bytes: i
         order = np.lexsort((~right[:, :listed], -found.scores.numpy()))
         right[:, :listed] = np.take_along_axis(right[:, :listed], order, axis=1)
         recalls.append(right[:, 0].astype(np.float64))
-        precisions.append(_average_precision(right, relevant[here]))
+        precisions.append(_average_precision(right, floats.relevant[start : start + _LISTED_QUERIES]))
     return {"recall@1": np.concatenate(recalls), "map@r": np.concatenate(precisions)}
 
 

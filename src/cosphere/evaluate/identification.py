@@ -125,7 +125,7 @@ def identification(
         raise SettingsError(f"ranks are whole numbers from 1, got {list(ranks)}.")
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
     people = _people(labels, left)
-    check_widths(left, right)
+    check_widths(left.width, right.width)
     check_block_bytes(block_bytes)
     trials, found = 0, dict.fromkeys(ranks, 0)
     most = rows_within(block_bytes, 4 * right.size + 8 * left.size + 16 * min(max(ranks), right.size))

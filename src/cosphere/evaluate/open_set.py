@@ -13,25 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from cosphere._types import Flags, Floats, Integers, Progress
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._allowed import allowed
+from cosphere.evaluate.retrieval import retrieval
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import area_under, far_name, roc
-from cosphere.rows import (
-    BLOCK_BYTES,
-    CosineBlocks,
-    Matrix,
-    UnitRows,
-    as_array,
-    check_block_bytes,
-    check_rows,
-    check_widths,
-    rows_within,
-    unit_rows,
-)
+from cosphere.rows import BLOCK_BYTES, Matrix, as_array, check_rows, check_widths
+from cosphere.search import search
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,17 +157,21 @@ def open_set(
         raise SettingsError("give gallery and gallery_labels together, or neither.")
     if gallery is None:
         split = open_set_split(labels, known_share=known_share, gallery_share=gallery_share, seed=seed)
-        names = as_array(labels)
-        _check_labels(names, len(embeddings), "labels")
-        found = names[split.gallery]
-        queries, gallery, asked = embeddings[split.queries], embeddings[split.gallery], names[split.queries]
+        every = as_array(labels)
+        _check_labels(every, len(embeddings), "labels")
+        asked, names = every[split.queries], every[split.gallery]
+        queries, gallery = embeddings[split.queries], embeddings[split.gallery]
     else:
-        queries, asked, found = embeddings, as_array(labels), as_array(gallery_labels)
-    left, right = unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery")
-    _check_labels(asked, left.size, "labels")
-    _check_labels(found, right.size, "gallery_labels")
-    own, others = _nearest_of_each(left, right, asked, found, block_bytes, progress)
-    return _scores(own, others, asked, threshold, right.size, fpirs, (samples, level, seed))
+        queries, asked, names = embeddings, as_array(labels), as_array(gallery_labels)
+    check_rows(queries, "queries")
+    check_rows(gallery, "gallery")
+    check_widths(queries.shape[1], gallery.shape[1])
+    _check_labels(asked, len(queries), "labels")
+    _check_labels(names, len(gallery), "gallery_labels")
+    classes = np.unique(np.concatenate([asked, names]), return_inverse=True)[1]
+    query_classes, gallery_classes = classes[: len(asked)], classes[len(asked) :]
+    best = _nearest(queries, gallery, query_classes, gallery_classes, block_bytes, progress)
+    return _scores(best, query_classes, threshold, len(gallery), fpirs, (samples, level, seed))
 
 
 def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float) -> None:
@@ -197,58 +191,64 @@ def _check_labels(labels: npt.NDArray[Any], count: int, name: str) -> None:
         )
 
 
-@torch.no_grad()
-def _nearest_of_each(
-    queries: UnitRows,
-    gallery: UnitRows,
-    asked: npt.NDArray[Any],
-    found: npt.NDArray[Any],
+class _Nearest(NamedTuple):
+    """The best cosines of Q queries."""
+
+    own: Floats
+    """(Q,) with an image of the query's class; -inf where the gallery has none."""
+    others: Floats
+    """(Q,) with an image of another class; -inf where the gallery has none."""
+
+
+def _nearest(
+    queries: Matrix,
+    gallery: Matrix,
+    query_classes: Integers,
+    gallery_classes: Integers,
     block_bytes: int,
     progress: Progress | None,
-) -> tuple[Floats, Floats]:
-    """The highest cosine of each query with its own class, -inf where it is unknown, and with the others. (Q,), (Q,)."""
-    check_widths(queries, gallery)
-    check_block_bytes(block_bytes)
-    numbers = torch.from_numpy(np.unique(np.concatenate([asked, found]), return_inverse=True)[1]).to(gallery.device)
-    mine, theirs = numbers[: len(asked)], numbers[len(asked) :]
-    step = min(rows_within(block_bytes, 16 * gallery.size), queries.size)
-    blocks = CosineBlocks(gallery, step)
-    own, others = torch.empty(queries.size), torch.empty(queries.size)
-    for start in range(0, queries.size, step):
-        here = slice(start, start + step)
-        cosines = blocks.of(queries.rows[here].to(gallery.device))
-        same = mine[here, None] == theirs[None]
-        own[here] = _highest(cosines, same)
-        others[here] = _highest(cosines, ~same)
-        if progress is not None:
-            progress(min(start + step, queries.size), queries.size)
-    return own.double().numpy(), others.double().numpy()
+) -> _Nearest:
+    known = np.isin(query_classes, gallery_classes)
+    _check_both(known)
+    best = _Nearest(np.full(len(known), -np.inf), np.empty(len(known)))
+    scores = retrieval(
+        queries[known],
+        query_classes[known],
+        (1,),
+        gallery=gallery,
+        gallery_labels=gallery_classes,
+        block_bytes=block_bytes,
+        progress=None if progress is None else lambda done, _: progress(done, len(known)),
+    )
+    best.own[known], best.others[known] = scores.right_similarity, scores.wrong_similarity
+    best.others[~known] = search(queries[~known], gallery, k=1, block_bytes=block_bytes).scores[:, 0].numpy()
+    if progress is not None:
+        progress(len(known), len(known))
+    return best
 
 
-def _highest(cosines: Tensor, where: Tensor) -> Tensor:
-    return cosines.masked_fill(~where, -torch.inf).amax(dim=1).cpu()
-
-
-def _scores(
-    own: Floats,
-    others: Floats,
-    asked: npt.NDArray[Any],
-    threshold: float,
-    gallery: int,
-    fpirs: Sequence[float],
-    resampling: tuple[int, float, int],
-) -> OpenSetScores:
-    known = own > -np.inf
+def _check_both(known: Flags) -> None:
     if not known.any() or known.all():
         raise DataError(
             f"{int(known.sum())} of {len(known)} queries are of a class in the gallery. Open-set scores want some that are, "
             "and some that are not."
         )
+
+
+def _scores(
+    best: _Nearest,
+    classes: Integers,
+    threshold: float,
+    gallery: int,
+    fpirs: Sequence[float],
+    resampling: tuple[int, float, int],
+) -> OpenSetScores:
+    own, others = best
+    known = own > -np.inf
     nearest, right = np.maximum(own, others), own > others
     answered = nearest > threshold
     points = {float(rate): _threshold_at(nearest[~known], rate) for rate in fpirs}
     hits = right[known] & answered[known]
-    classes = np.unique(asked, return_inverse=True)[1]
     return OpenSetScores(
         threshold=float(threshold),
         dir=float(hits.mean()),
@@ -273,8 +273,8 @@ def _scores(
 
 def _threshold_at(unknown: Floats, rate: float) -> float:
     """The lowest threshold that at most this share of the unknown queries exceeds."""
-    allowed = math.floor(rate * len(unknown) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    return -math.inf if allowed >= len(unknown) else float(np.sort(unknown)[::-1][allowed])
+    alarms = allowed(rate, len(unknown))
+    return -math.inf if alarms >= len(unknown) else float(np.sort(unknown)[::-1][alarms])
 
 
 def _over_classes(hits: Flags, classes: Integers, samples: int, level: float, seed: int) -> Interval:

@@ -15,6 +15,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from cosphere._types import Floats
+from cosphere.codes import bytes_of
 from cosphere.errors import SettingsError
 from cosphere.evaluate.statistics import check_seed, check_values, class_sums, differences
 
@@ -113,7 +114,7 @@ def _patterns(start: int, rows: int, width: int) -> Floats:
 
 
 def _drawn(generator: np.random.Generator, rows: int, width: int) -> Floats:
-    octets = generator.integers(0, 256, size=(rows, -(-width // 8)), dtype=np.uint8)
+    octets = generator.integers(0, 256, size=(rows, bytes_of(width)), dtype=np.uint8)
     return np.unpackbits(octets, axis=1, count=width).astype(np.float64)
 
 

@@ -12,6 +12,7 @@ from scipy.stats import beta, binom
 
 from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate.statistics import Interval
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
 from cosphere.rows import Matrix, as_array, unit_rows
@@ -93,11 +94,13 @@ def _row(values: Any, truth: Any, impostors: Any, far: float, level: float) -> T
     count, genuine = len(impostors), int(truth.sum())
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     accepted = binom.ppf(tails, genuine, point.tar) / genuine
-    allowed = math.floor(far * count + 1e-9)
-    if allowed >= count:
+    false_accepts = allowed(far, count)
+    if false_accepts >= count:
         ends, rates = np.full(2, -np.inf), np.ones(2)
     else:
-        places = np.minimum(np.floor(count * beta.ppf(tails, allowed + 1, count - allowed)).astype(int), count - 1)
+        places = np.minimum(
+            np.floor(count * beta.ppf(tails, false_accepts + 1, count - false_accepts)).astype(int), count - 1
+        )
         ends = impostors[places[::-1]].astype(np.float64)  # further down the list is lower
         rates = np.searchsorted(-impostors, -impostors[places], side="left") / count  # strictly above
     return ThresholdRow(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cosphere._types import Flags, Floats
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate.statistics import Interval
 from cosphere.rows import as_array
 
@@ -227,12 +228,10 @@ def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -
     if rule != "exact":
         raise SettingsError(f"the rule is 'exact' or 'nearest'; got {rule!r}.")
     impostors = values[~truth]
-    allowed = math.floor(
-        far * len(impostors) + 1e-9
-    )  # 0.07 * 100 is 7.000000000000001, 0.29 * 100 is 28.999999999999996
-    if allowed >= len(impostors):
+    accepted = allowed(far, len(impostors))
+    if accepted >= len(impostors):
         return FarPoint(1.0, 1.0, -math.inf)
-    place = len(impostors) - 1 - allowed
+    place = len(impostors) - 1 - accepted
     threshold = np.partition(impostors, place)[place]
     return FarPoint(float((values[truth] > threshold).mean()), float((impostors > threshold).mean()), float(threshold))
 

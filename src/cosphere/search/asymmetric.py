@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosphere.codes import to_bits
+from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, check_widths, unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored
@@ -52,16 +52,8 @@ def asymmetric_search(
     """
     asked = unit_rows(queries, name="queries")
     answering = bit_rows(codes, name="gallery codes")
-    _check_code_width(asked, answering)
+    check_widths(8 * bytes_of(asked.width), answering.width, "bits")
     return search_stored(asked, Stored(Bits(asked.width), answering.rows), k, exclude, block_bytes)
-
-
-def _check_code_width(queries: UnitRows, codes: BitRows) -> None:
-    if not 0 <= codes.width - queries.width < 8:
-        raise SizeError(
-            f"queries have {queries.width} dimensions, the gallery's codes {codes.width} bits. "
-            "Make both with the same model."
-        )
 
 
 def reranked_search(
@@ -94,13 +86,9 @@ def reranked_search(
     """
     asked = unit_rows(queries, name="queries")
     check_rows(gallery, "gallery")
-    if gallery.shape[1] != asked.width:
-        raise SizeError(
-            f"queries have {asked.width} dimensions, the gallery is {tuple(gallery.shape)}. "
-            "Embed both with the same model."
-        )
+    check_widths(asked.width, gallery.shape[1])
     held = bit_rows(to_bits(gallery) if codes is None else codes, name="gallery codes")  # type: ignore[type-var]
-    _check_code_width(asked, held)
+    check_widths(8 * bytes_of(asked.width), held.width, "bits")
     if held.size != len(gallery):
         raise SizeError(f"the gallery has {len(gallery)} rows and {held.size} codes. Make the codes from these rows.")
     return rerank_bits(asked, held, gallery, k, shortlist, exclude, block_bytes)

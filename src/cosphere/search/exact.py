@@ -65,7 +65,7 @@ def search_units(
     queries: UnitRows, gallery: UnitRows, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
     """:func:`search` for rows that have unit length already."""
-    check_widths(queries, gallery)
+    check_widths(queries.width, gallery.width)
     return search_blocks(queries, gallery.size, lambda most: CosineBlocks(gallery, most), k, exclude, block_bytes)
 
 

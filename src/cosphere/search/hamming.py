@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cosphere.codes import Array, Bytes, bytes_of, check_codes, code_bytes
 from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, check_block_bytes, exclusions, full_float32, rows_within
+from cosphere.rows import BLOCK_BYTES, check_block_bytes, check_widths, exclusions, full_float32, rows_within
 from cosphere.search._faiss import faiss_for
 from cosphere.search.exact import Neighbours, check_k
 
@@ -77,15 +77,6 @@ def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:
     packed = code_bytes(codes, name)
     # torch warns of arrays that may not be written.
     return BitRows(torch.from_numpy(packed if packed.flags.writeable else packed.copy()), len(packed))
-
-
-def check_code_widths(queries: BitRows, gallery: BitRows) -> None:
-    """Raise unless both have the same number of bytes."""
-    if queries.width != gallery.width:
-        raise SizeError(
-            f"queries have codes of {queries.width} bits, the gallery of {gallery.width}. "
-            "Make both with the same model."
-        )
 
 
 class HammingBlocks:
@@ -210,7 +201,7 @@ def search_bits(
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
     """:func:`hamming_search` for codes that are checked already."""
-    check_code_widths(queries, gallery)
+    check_widths(queries.width, gallery.width, "bits")
     check_block_bytes(block_bytes)
     bits = gallery.width if dim is None else dim
     if 8 * bytes_of(bits) != gallery.width:

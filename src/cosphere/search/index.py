@@ -13,7 +13,7 @@ from torch import Tensor
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import RunError, SettingsError, SizeError, did_you_mean
 from cosphere.files import read_arrays, write_arrays
-from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, rounded_up, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_widths, rounded_up, unit_rows
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
 from cosphere.search.exact import Neighbours, search_units
 from cosphere.search.hamming import BitRows, search_bits
@@ -25,7 +25,6 @@ from cosphere.search.storage import (
     ProductQuantiser,
     Storage,
     Stored,
-    check_query_width,
     search_stored,
 )
 
@@ -150,7 +149,7 @@ class Index:
         asked = unit_rows(queries, name="queries")
         if self.kind == "exact":
             return search_units(asked, self._floats, k, exclude, block_bytes)
-        check_query_width(asked, self.dim)
+        check_widths(asked.width, self.dim)
         if self.kind == "bits":
             bits = to_bits(asked.rows)
             return search_bits(BitRows(bits, asked.size), self._codes, k, exclude, self.dim, block_bytes)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SettingsError
-from cosphere.rows import Matrix, unit_rows
-from cosphere.search.storage import check_query_width
+from cosphere.rows import Matrix, check_widths, unit_rows
 
 _CHUNK_ROWS = 4096
 
@@ -31,7 +30,7 @@ class Reduction:
     def __call__(self, embeddings: Matrix) -> Tensor:
         """(N, D) -> (N, d) float32 rows of length 1 (0 where nothing is left), on the CPU."""
         unit = unit_rows(embeddings)
-        check_query_width(unit, self.dim)
+        check_widths(unit.width, self.dim)
         parts = [
             ((rows.cpu().double() - self.mean) @ self.basis).float() for rows in torch.split(unit.rows, _CHUNK_ROWS)
         ]

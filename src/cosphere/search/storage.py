@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cosphere.codes import bytes_of, from_bits, to_bits
 from cosphere.errors import SettingsError, SizeError
-from cosphere.rows import BLOCK_BYTES, CosineBlocks, Matrix, UnitRows, rounded_up, unit_rows
+from cosphere.rows import BLOCK_BYTES, CosineBlocks, Matrix, UnitRows, check_widths, rounded_up, unit_rows
 from cosphere.search._faiss import faiss_for
 from cosphere.search.exact import Neighbours, search_blocks
 from cosphere.tensors import directions
@@ -231,13 +231,5 @@ def search_stored(
     queries: UnitRows, gallery: Stored, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
     """The k kept rows nearest to each float query by cosine; equal ones by lower row. Bounded as exact search is."""
-    check_query_width(queries, gallery.storage.dim)
+    check_widths(queries.width, gallery.storage.dim)
     return search_blocks(queries, len(gallery), lambda most: StoredBlocks(gallery, most), k, exclude, block_bytes)
-
-
-def check_query_width(queries: UnitRows, dim: int) -> None:
-    """Raise unless queries have D dimensions."""
-    if queries.width != dim:
-        raise SizeError(
-            f"queries have {queries.width} dimensions, the gallery was made from {dim}. Embed both with the same model."
-        )
