@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from cosphere.codes import to_bits
-from cosphere.errors import DataError
+from cosphere.data import find_pairs, read_lfw_pairs
 from cosphere.evaluate import (
     calibrate,
     convert_threshold,
@@ -53,12 +53,11 @@ class Faces(NamedTuple):
     raw: np.ndarray
     rows: dict[str, int]
 
-    def cosines(self, pairs: list[tuple[str, str]]) -> np.ndarray:
-        missing = [name for pair in pairs for name in pair if name not in self.rows]
-        if missing:
-            raise DataError(f"{len(missing)} images of the list have no embedding, {missing[0]} first. Embed them too.")
-        left, right = np.array([[self.rows[one], self.rows[two]] for one, two in pairs]).T
-        return np.einsum("nd,nd->n", self.unit[left], self.unit[right])
+    def pairs(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The cosine of each pair of one of LFW's lists, and which pairs are of one person."""
+        pairs = find_pairs(read_lfw_pairs(path), list(self.rows))
+        left, right = self.unit[np.array(list(self.rows.values()))[pairs.rows]].transpose(1, 0, 2)
+        return np.einsum("nd,nd->n", left, right), pairs.same
 
 
 def read_faces(path: Path) -> Faces:
@@ -67,23 +66,6 @@ def read_faces(path: Path) -> Faces:
     # The last two parts, whatever folder the images lay in.
     rows = {"/".join(str(name).split("/")[-2:]): row for row, name in enumerate(names)}
     return Faces(raw / np.linalg.norm(raw, axis=1, keepdims=True), raw, rows)
-
-
-def read_pairs(path: Path) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """Pairs of image names in the order of the list, and which are of one person."""
-    pairs, same = [], []
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        words = line.split("\t")
-        if len(words) not in (3, 4):
-            raise DataError(f"{path.name}: want 'name n m' or 'name n other m', got {line!r}. Use LFW's own list.")
-        one, other = words[0], words[-2] if len(words) == 4 else words[0]
-        pairs.append((_image(one, words[1]), _image(other, words[-1])))
-        same.append(len(words) == 3)
-    return pairs, np.array(same)
-
-
-def _image(person: str, number: str) -> str:
-    return f"{person}/{person}_{int(number):04d}.jpg"
 
 
 def view_2(scores: np.ndarray, same: np.ndarray, samples: int) -> dict[str, Any]:
@@ -214,8 +196,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lfw.json")
     options = parser.parse_args()
     faces = read_faces(options.embeddings)
-    pairs, same = read_pairs(options.lists / "pairs.txt")
-    last = faces.cosines(pairs), same
+    last = faces.pairs(options.lists / "pairs.txt")
+    same = last[1]
     scores = view_2(*last, options.samples)
     print(f"View 2: {int(same.sum())} same and {int((~same).sum())} different pairs")
     for name, found in scores.items():
@@ -238,11 +220,8 @@ def main() -> None:
     }
     lists = [options.lists / name for name in ("pairsDevTrain.txt", "pairsDevTest.txt")]
     if all(path.exists() for path in lists):
-        parts = [read_pairs(path) for path in lists]
-        first = (
-            np.concatenate([faces.cosines(part) for part, _ in parts]),
-            np.concatenate([flags for _, flags in parts]),
-        )
+        cosines, flags = zip(*(faces.pairs(path) for path in lists), strict=True)
+        first = np.concatenate(cosines), np.concatenate(flags)
         content["chosen_on_view_1_pairs"] = chosen_on_pairs(first, last)
         content["view_1_pairs"] = {"same": int(first[1].sum()), "different": int((~first[1]).sum())}
         show("chosen on View 1's pairs (pairsDevTrain and pairsDevTest)", content["chosen_on_view_1_pairs"])

@@ -57,6 +57,22 @@ def test_names_that_do_not_belong_to_one_label_are_not_shown() -> None:
     assert make(class_name=["ten", "two", "two", None]).class_names == ["2", "10", "x"]
 
 
+def test_relabelled_rows_keep_all_but_the_label() -> None:
+    named = make(class_name=["ten", "two", "two", "ex"])
+    grouped = named.relabelled({"2": "even", "10": "even", "x": "odd", "unused": "odd"})
+    assert grouped.labels.tolist() == [0, 0, 0, 1]
+    assert grouped.class_names == ["even", "odd"]
+    assert grouped.paths == named.paths
+    assert grouped.splits.tolist() == named.splits.tolist()
+    assert named.label_names == ["2", "10", "x"]
+    assert grouped.fingerprint() != named.fingerprint()
+
+
+def test_a_label_without_a_new_one_is_named() -> None:
+    with pytest.raises(DataError, match=r"2 of 3 labels have no new label, first '10'\. Map them all"):
+        make().relabelled({"2": "even"})
+
+
 @pytest.mark.parametrize(
     ("split", "classes", "words"),
     [

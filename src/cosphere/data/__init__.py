@@ -12,6 +12,11 @@ from cosphere.data.dataset import UnreadableLog as UnreadableLog
 from cosphere.data.dataset import collate as collate
 from cosphere.data.folders import read_folder as read_folder
 from cosphere.data.layouts import LAYOUTS as LAYOUTS
+from cosphere.data.pairs import PairList as PairList
+from cosphere.data.pairs import Pairs as Pairs
+from cosphere.data.pairs import find_pairs as find_pairs
+from cosphere.data.pairs import read_lfw_pairs as read_lfw_pairs
+from cosphere.data.pairs import read_pairs as read_pairs
 from cosphere.data.reading import read_catalogue as read_catalogue
 from cosphere.data.samplers import ClassBalancedBatches as ClassBalancedBatches
 from cosphere.data.samplers import Draw as Draw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -163,6 +163,25 @@ class Catalogue:
     def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> Catalogue:
         """The rows with these numbers, in this order, as a catalogue of its own."""
         return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True))
+
+    def relabelled(self, mapping: Mapping[str, str]) -> Catalogue:
+        """The same rows under other labels, such as the random groups of classes that DREML trains on.
+
+        Names of classes are dropped: a group of classes has none.
+
+        Args:
+            mapping: label -> new label, for every label of this catalogue; several may share a new one.
+
+        Raises:
+            DataError: a label has no new one.
+        """
+        missing = [label for label in self.label_names if label not in mapping]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(self.label_names)} labels have no new label, first {missing[0]!r}. Map them all."
+            )
+        table = self.table.assign(label=[str(mapping[label]) for label in self.table["label"]])
+        return replace(self, table=table.drop(columns="class_name", errors="ignore"))
 
     def _in_split(self, split: str) -> NDArray[np.bool_]:
         if split not in self.split_names:

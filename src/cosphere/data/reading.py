@@ -10,7 +10,8 @@ from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import read_archive, read_folder
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
 from cosphere.data.listing import is_stray, scan
-from cosphere.data.tables import MAX_MISSING, TABLE_SUFFIXES, has_columns, read_table
+from cosphere.data.table_files import TABLE_SUFFIXES
+from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, did_you_mean
 from cosphere.images import container_of
 from cosphere.images.containers import Container

@@ -11,9 +11,8 @@ import pandas as pd
 from cosphere.data.catalogue import BOX, EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import query_and_gallery
 from cosphere.data.listing import drop_missing
+from cosphere.data.table_files import filled, load_table, texts, true_or_false, where
 from cosphere.errors import DataError, did_you_mean
-
-TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -65,15 +64,14 @@ def read_table(
         DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or
             too many files are missing.
     """
-    frame, first_row, name = _load(source)
+    frame, first_row, name = load_table(source)
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
     if frame.empty:
         raise DataError(f"{name} has no rows. Give one row for each image.")
     notes: list[str] = []
     columns = _columns(frame, name, notes)
-    table = pd.DataFrame({"path": _texts(frame[columns["path"]]), "label": _texts(frame[columns["label"]])})
-    _refuse_empty(table, "label", first_row, name)
-    _refuse_empty(table, "path", first_row, name)
+    labels, paths = (filled(frame[columns[column]], column, first_row, name) for column in ("label", "path"))
+    table = pd.DataFrame({"path": paths, "label": labels})
     table["path"] = _inside(table["path"], first_row, name)
     table["split"] = _splits(frame[columns["split"]], first_row, name) if "split" in columns else EVERYTHING
     for column in OPTIONAL:
@@ -92,35 +90,11 @@ def read_table(
 def has_columns(path: Path) -> bool:
     """Whether a file is a table with a column for the path and one for the label."""
     try:
-        frame, _, name = _load(path, rows=1)
+        frame, _, name = load_table(path, rows=1)
         _columns(frame, name, [])
     except DataError:
         return False
     return True
-
-
-def _load(source: str | Path | pd.DataFrame, rows: int | None = None) -> tuple[pd.DataFrame, int, str]:
-    """The table as it is, the number that its first row has for a reader, and its name for messages."""
-    if isinstance(source, pd.DataFrame):
-        return source.reset_index(drop=True), 0, "the DataFrame"
-    path = Path(source)
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
-    try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            return pd.read_parquet(path), 0, path.name
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max("\t;,", key=header.count)
-        # Everything as text: class 007 is not class 7, and a class may be called NA or None.
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=rows)
-        return frame, 2, path.name
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check the path.") from None
-    except PermissionError:
-        raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
-        raise DataError(f"{path.name} cannot be read as a table: {str(error).strip().splitlines()[0]}.") from error
 
 
 def _columns(frame: pd.DataFrame, name: str, notes: list[str]) -> dict[str, str]:
@@ -147,34 +121,12 @@ def _nearest_column(column: str, known: list[str]) -> str:
     return f"{text} " if text.startswith("Did") else ""
 
 
-def _texts(values: pd.Series) -> pd.Series:
-    """Cells as text, whole numbers without ``.0``, empty and missing ones as None."""
-    if pd.api.types.is_float_dtype(values) and values.dropna().mod(1).eq(0).all():
-        values = values.astype("Int64")  # a column of ids with a gap arrives as 7.0
-    texts = [None if missing else str(value).strip() for value, missing in zip(values, values.isna(), strict=True)]
-    return pd.Series([text or None for text in texts], dtype=object)
-
-
-def _where(rows: np.ndarray, first_row: int) -> str:
-    shown = ", ".join(str(row + first_row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    return f"{'line' if first_row else 'row'}{'s' if len(rows) > 1 else ''} {shown}"
-
-
-def _refuse_empty(table: pd.DataFrame, column: str, first_row: int, name: str) -> None:
-    empty = np.flatnonzero(table[column].isna())
-    if len(empty):
-        raise DataError(
-            f"{name}: {len(empty)} of {len(table)} rows have no {column} ({_where(empty, first_row)}). Fill them in or "
-            "remove the rows."
-        )
-
-
 def _inside(paths: pd.Series, first_row: int, name: str) -> pd.Series:
     plain = pd.Series([posixpath.normpath(path) for path in paths], dtype=object)
     outside = np.flatnonzero([path == ".." or path.startswith("../") or "\0" in path for path in plain])
     if len(outside):
         raise DataError(
-            f"{name}: {len(outside)} paths leave the table's folder ({_where(outside, first_row)}: "
+            f"{name}: {len(outside)} paths leave the table's folder ({where(outside, first_row)}: "
             f"{paths.iloc[outside[0]]!r}). "
             "Move the table up, give root, or write absolute paths."
         )
@@ -182,30 +134,16 @@ def _inside(paths: pd.Series, first_row: int, name: str) -> pd.Series:
 
 
 def _splits(values: pd.Series, first_row: int, name: str) -> pd.Series:
-    table = pd.DataFrame({"split": _texts(values)})
-    _refuse_empty(table, "split", first_row, name)
-    return table["split"].map(normal_split)
+    return filled(values, "split", first_row, name).map(normal_split)
 
 
 def _optional(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
     if column in BOX:
-        numbers = pd.to_numeric(_texts(values), errors="coerce").astype(float)
-        wrong = np.flatnonzero(numbers.isna() & _texts(values).notna())
+        numbers = pd.to_numeric(texts(values), errors="coerce").astype(float)
+        wrong = np.flatnonzero(numbers.isna() & texts(values).notna())
         if len(wrong):
-            raise DataError(f"{name}: {column} is no number in {_where(wrong, first_row)}. Boxes are pixels.")
+            raise DataError(f"{name}: {column} is no number in {where(wrong, first_row)}. Boxes are pixels.")
         return numbers
     if column in ("is_query", "is_gallery"):
-        return _flags(values, column, first_row, name)
-    return _texts(values)
-
-
-def _flags(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    """OML leaves the cells of training rows empty: that is False."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
-    texts = _texts(values).map(lambda text: "false" if text is None else text.lower())
-    wrong = np.flatnonzero(~texts.isin(known))
-    if len(wrong):
-        raise DataError(
-            f"{name}: {column} is {texts.iloc[wrong[0]]!r} in {_where(wrong, first_row)}. Write True or False."
-        )
-    return texts.map(known).astype(bool)
+        return true_or_false(values, column, first_row, name)
+    return texts(values)

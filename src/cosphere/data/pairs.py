@@ -1,0 +1,186 @@
+"""Pairs of images for verification: which two rows of a catalogue to compare, and whether they show the same class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from cosphere._types import Flags, Integers
+from cosphere.data.table_files import filled, load_table, true_or_false
+from cosphere.errors import DataError, SizeError
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "a": ("path_1", "image_1", "file_1", "left", "first"),
+    "b": ("path_2", "image_2", "file_2", "right", "second"),
+    "same": ("is_same", "issame", "match", "label"),
+    "fold": ("set", "split"),
+}
+"""Names that a column of a table of pairs may have instead."""
+
+
+class PairList(NamedTuple):
+    """P pairs as a list names them."""
+
+    names: tuple[tuple[str, str], ...]
+    same: Flags
+    """(P,) whether both images show the same class."""
+    folds: Integers | None
+    """(P,) int64 from 0, in the order of the list; None where it has no folds."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """P pairs of rows of a catalogue.
+
+    Raises:
+        SizeError: the parts do not have P entries each.
+    """
+
+    rows: Integers
+    """(P, 2) int64 row numbers of the two images."""
+    same: Flags
+    """(P,) whether both rows show the same class."""
+    folds: Integers | None = None
+    """(P,) int64 from 0: the fold of each pair in cross-validation; None without folds."""
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape[1] != 2:
+            raise SizeError(f"want rows of pairs (P, 2), got {self.rows.shape}. Give two row numbers for each pair.")
+        for name in ("same", "folds"):
+            part = getattr(self, name)
+            if part is not None and part.shape != (len(self.rows),):
+                raise SizeError(f"want {name} ({len(self.rows)},), one for each pair, got {part.shape}.")
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.rows)
+
+
+def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
+    """Find the images of a list among the rows of a catalogue.
+
+    A name matches the path that ends in it, part by part: ``Ann/Ann_0001.jpg`` matches ``/data/lfw/Ann/Ann_0001.jpg``.
+    The suffix may differ or be missing, because aligned copies of a data set often have another.
+
+    Args:
+        listed: from :func:`read_pairs` or :func:`read_lfw_pairs`.
+        paths: N paths, such as :attr:`Catalogue.paths`; row numbers count from 0.
+
+    Raises:
+        DataError: a name matches no path, or several.
+    """
+    names = {name: _parts(name) for pair in listed.names for name in pair}
+    rows: dict[tuple[str, ...], int] = {}
+    matches: Counter[tuple[str, ...]] = Counter()
+    wanted = set(names.values())
+    depths = {len(parts) for parts in wanted}
+    for row, path in enumerate(paths):
+        parts = _parts(path)
+        for depth in depths:
+            tail = parts[-depth:]
+            if tail in wanted:
+                rows.setdefault(tail, row)
+                matches[tail] += 1
+    missing = [name for name, parts in names.items() if parts not in rows]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} images of the pairs are not among the {len(paths)} images, first "
+            f"{missing[0]}. Read the folder that holds them all."
+        )
+    twice = [name for name, parts in names.items() if matches[parts] > 1]
+    if twice:
+        raise DataError(
+            f"{twice[0]} of the pairs matches {matches[names[twice[0]]]} images. Write more of its path, or leave the "
+            "others out."
+        )
+    found = np.array([[rows[names[one]], rows[names[two]]] for one, two in listed.names], dtype=np.int64)
+    return Pairs(rows=found.reshape(-1, 2), same=listed.same, folds=listed.folds)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The parts of a path, the last without its suffix."""
+    pure = PurePosixPath(path)
+    return (*pure.parts[:-1], pure.stem)
+
+
+def read_lfw_pairs(path: str | Path) -> PairList:
+    """Read a list in the format of LFW's ``pairs.txt`` and ``pairsDevTrain.txt``.
+
+    The first line is ``folds<TAB>n`` or ``n``. Each fold has n lines ``name<TAB>i<TAB>j`` (two images of one person) and
+    n lines ``name<TAB>i<TAB>other<TAB>j``. Image i of a person is called ``name/name_000i.jpg``.
+
+    Args:
+        path: the list.
+
+    Raises:
+        DataError: the file cannot be read, a line has another form, or the counts differ from the first line.
+    """
+    path = Path(path)
+    try:
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        counts = [int(word) for word in first.split()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a list of LFW pairs: {error}. Use LFW's own list.") from error
+    lines = [line for line in lines if line.strip()]
+    names, same = [], []
+    for line in lines:
+        words = line.split("\t")
+        if len(words) not in (3, 4) or not (words[1].isdigit() and words[-1].isdigit()):
+            raise DataError(f"{path.name}: want 'name n m' or 'name n other m', got {line!r}. Use LFW's own list.")
+        one, other = words[0], words[-2] if len(words) == 4 else words[0]
+        names.append((_lfw_image(one, words[1]), _lfw_image(other, words[-1])))
+        same.append(len(words) == 3)
+    folds, each = counts if len(counts) == 2 else (1, counts[0] if counts else 0)
+    if len(names) != 2 * folds * each or sum(same) != folds * each:
+        raise DataError(
+            f"{path.name} promises {folds * each} same and as many different pairs; it has {sum(same)} and "
+            f"{len(same) - sum(same)}. Use LFW's own list."
+        )
+    numbers = np.arange(len(names)) // (2 * each) if len(counts) == 2 else None
+    return PairList(tuple(names), np.array(same, dtype=bool), numbers)
+
+
+def _lfw_image(person: str, number: str) -> str:
+    return f"{person}/{person}_{int(number):04d}.jpg"
+
+
+def read_pairs(path: str | Path) -> PairList:
+    """Read a table of pairs: .csv, .tsv or .parquet with the columns ``a``, ``b`` and ``same``, and perhaps ``fold``.
+
+    ``a`` and ``b`` are image paths, ``same`` is true or false (or 1 or 0). Folds may be called anything; they are
+    numbered in the order in which they first come.
+
+    Args:
+        path: the table.
+
+    Raises:
+        DataError: the table cannot be read, a column is missing, or a cell is empty or not true or false.
+    """
+    frame, first_row, name = load_table(path)
+    given = {str(column).strip().lower(): column for column in reversed(list(frame.columns))}
+    columns = {
+        column: next((given[other] for other in (column, *aliases) if other in given), None)
+        for column, aliases in _COLUMNS.items()
+    }
+    missing = [column for column in ("a", "b", "same") if columns[column] is None]
+    if missing:
+        raise DataError(
+            f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}. A table of pairs wants "
+            "the columns a, b and same."
+        )
+    if frame.empty:
+        raise DataError(f"{name} has no rows. Give one row for each pair.")
+    sides = [filled(frame[columns[side]], side, first_row, name).tolist() for side in ("a", "b")]
+    filled(frame[columns["same"]], "same", first_row, name)
+    same = true_or_false(frame[columns["same"]], "same", first_row, name)
+    folds: Integers | None = None
+    if columns["fold"] is not None:
+        values = filled(frame[columns["fold"]], "fold", first_row, name).tolist()
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        folds = np.array([numbers[value] for value in values], dtype=np.int64)
+    return PairList(tuple(zip(*sides, strict=True)), same.to_numpy(dtype=bool), folds)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cosphere.data import PairList, Pairs, find_pairs, read_catalogue, read_lfw_pairs, read_pairs
+from cosphere.errors import DataError, SizeError
+
+TWO_FOLDS = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t12\nBob\t12\t3\nCy\t4\tAnn\t2\n"
+
+
+def write(folder: Path, text: str, name: str = "pairs.txt") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_lfws_list_of_folds(tmp_path: Path) -> None:
+    pairs = read_lfw_pairs(write(tmp_path, TWO_FOLDS))
+    assert pairs.names == (
+        ("Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg"),
+        ("Ann/Ann_0001.jpg", "Bob/Bob_0012.jpg"),
+        ("Bob/Bob_0012.jpg", "Bob/Bob_0003.jpg"),
+        ("Cy/Cy_0004.jpg", "Ann/Ann_0002.jpg"),
+    )
+    assert pairs.same.tolist() == [True, False, True, False]
+    assert pairs.folds is not None
+    assert pairs.folds.tolist() == [0, 0, 1, 1]
+
+
+def test_lfws_development_list_has_no_folds(tmp_path: Path) -> None:
+    pairs = read_lfw_pairs(write(tmp_path, "2\nAnn\t1\t2\nBob\t1\t3\nAnn\t1\tBob\t2\nAnn\t2\tBob\t1\n"))
+    assert pairs.folds is None
+    assert pairs.same.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read as a list of LFW pairs"),
+        ("Ann\t1\t2\n", "cannot be read as a list of LFW pairs"),
+        ("1\nAnn 1 2\nAnn\t1\tBob\t1\n", "want 'name n m' or 'name n other m', got 'Ann 1 2'"),
+        ("1\nAnn\tone\t2\nAnn\t1\tBob\t1\n", "want 'name n m'"),
+        ("2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n", "promises 2 same and as many different pairs; it has 1 and 1"),
+        ("1\nAnn\t1\t2\nAnn\t1\t3\n", "promises 1 same and as many different pairs; it has 2 and 0"),
+    ],
+)
+def test_lists_that_are_not_lfws(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_lfw_pairs(write(tmp_path, text))
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.txt cannot be read"):
+        read_lfw_pairs(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,same,fold\nx/1.jpg,x/2.jpg,1,one\nx/1.jpg,y/1.jpg,0,two\ny/1.jpg,x/2.jpg,False,one\n",
+        "path_1;path_2;is_same;set\nx/1.jpg;x/2.jpg;yes;7\nx/1.jpg;y/1.jpg;no;3\ny/1.jpg;x/2.jpg;no;7\n",
+    ],
+)
+def test_a_table_of_pairs(tmp_path: Path, text: str) -> None:
+    pairs = read_pairs(write(tmp_path, text, "pairs.csv"))
+    assert pairs.names == (("x/1.jpg", "x/2.jpg"), ("x/1.jpg", "y/1.jpg"), ("y/1.jpg", "x/2.jpg"))
+    assert pairs.same.tolist() == [True, False, False]
+    assert pairs.folds is not None
+    assert pairs.folds.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,same\nx,1\n", r"no column 'b'; it has a, same\. A table of pairs wants the columns a, b and same"),
+        ("a,b,same\n", "has no rows"),
+        ("a,b,same\nx,,1\n", r"1 of 1 rows have no b \(line 2\)"),
+        ("a,b,same\nx,y,\n", r"1 of 1 rows have no same \(line 2\)"),
+        ("a,b,same\nx,y,perhaps\n", r"same is 'perhaps' in line 2"),
+    ],
+)
+def test_tables_that_hold_no_pairs(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_pairs(write(tmp_path, text, "pairs.csv"))
+
+
+def test_pairs_are_found_in_a_catalogue(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["faces/Ann/Ann_0001.png", "faces/Ann/Ann_0002.png", "faces/Bob/Bob_0012.png"])
+    catalogue = read_catalogue(tmp_path / "faces")
+    listed = read_lfw_pairs(write(tmp_path, "1\nAnn\t1\t2\nBob\t12\tAnn\t1\n"))
+    pairs = find_pairs(listed, catalogue.paths)
+    assert len(pairs) == 2
+    names = [[Path(catalogue.paths[row]).name for row in pair] for pair in pairs.rows.tolist()]
+    assert names == [["Ann_0001.png", "Ann_0002.png"], ["Bob_0012.png", "Ann_0001.png"]]
+    labels = catalogue.labels[pairs.rows]
+    assert (labels[:, 0] == labels[:, 1]).tolist() == pairs.same.tolist()
+
+
+def test_a_name_may_be_longer_or_shorter_than_another(tmp_path: Path) -> None:
+    paths = ["/d/a/1.jpg", "/d/b/1.jpg", "/d/b/2.jpg"]
+    listed = PairList((("a/1.jpg", "2"), ("/d/b/1.jpg", "2.png")), np.array([True, False]), None)
+    assert find_pairs(listed, paths).rows.tolist() == [[0, 2], [1, 2]]
+
+
+def test_images_that_are_missing_or_not_clear() -> None:
+    listed = PairList((("a/1.jpg", "a/2.jpg"), ("a/1.jpg", "a/3.jpg")), np.array([True, False]), None)
+    with pytest.raises(DataError, match=r"2 of 3 images of the pairs are not among the 1 images, first a/2\.jpg"):
+        find_pairs(listed, ["/d/a/1.jpg"])
+    with pytest.raises(DataError, match=r"a/1\.jpg of the pairs matches 2 images"):
+        find_pairs(listed, ["/d/a/1.jpg", "/e/a/1.png", "/d/a/2.jpg", "/d/a/3.jpg"])
+
+
+def test_parts_of_different_length() -> None:
+    rows = np.array([[0, 1], [1, 2]])
+    with pytest.raises(SizeError, match=r"want same \(2,\), one for each pair, got \(3,\)"):
+        Pairs(rows=rows, same=np.ones(3, dtype=bool))
+    with pytest.raises(SizeError, match=r"want folds \(2,\)"):
+        Pairs(rows=rows, same=np.ones(2, dtype=bool), folds=np.zeros(1, dtype=np.int64))
+    with pytest.raises(SizeError, match=r"want rows of pairs \(P, 2\), got \(2,\)"):
+        Pairs(rows=rows[0], same=np.ones(2, dtype=bool))
+
+
+def test_a_parquet_of_pairs(tmp_path: Path) -> None:
+    pd.DataFrame({"a": ["1"], "b": ["2"], "same": [True]}).to_parquet(tmp_path / "pairs.parquet")
+    pairs = read_pairs(tmp_path / "pairs.parquet")
+    assert pairs.same.tolist() == [True]
+    assert pairs.folds is None
