@@ -48,6 +48,15 @@ def gray(pixels: torch.Tensor | None) -> int:
     return int(pixels.flatten()[0])
 
 
+def test_without_stand_ins_the_place_of_an_unreadable_image_is_dropped(photos: Catalogue) -> None:
+    spoil(photos, 1)
+    rows = ImageRows(photos, SMALL, Augmentation(preset="none"), stand_ins=False)
+    batch = collate([rows[Draw(row, 7)] for row in (0, 1, 2)])
+    assert batch.rows.tolist() == [0, 2]
+    assert [one.path for one in batch.skipped] == [photos.paths[1]]
+    assert [gray(one) for one in batch.pixels] == [10, 30]
+
+
 def test_a_batch_in_the_order_of_the_rows(photos: Catalogue) -> None:
     loader = DataLoader(ImageRows(photos, SMALL), batch_size=3, collate_fn=collate)
     first, second = list(loader)
@@ -217,7 +226,7 @@ def test_one_image_is_forgiven_unless_none_is(total: int, share: float, allowed:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_the_share_is_a_share(share: float) -> None:
-    with pytest.raises(SettingsError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(SettingsError, match="max_unreadable must be a number >= 0 and at most 1, finite; got "):
         UnreadableLog(10, share)
 
 

@@ -371,9 +371,9 @@ def test_the_limit_is_ours_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_settings_below_one_are_refused() -> None:
     content = encoded(Image.fromarray(noise()), "PNG")
-    with pytest.raises(SettingsError, match="at least 1 pixel, got 0"):
+    with pytest.raises(SettingsError, match="target must be a whole number >= 1; got 0"):
         read_image(content, target=0)
-    with pytest.raises(SettingsError, match="at least 1 pixel"):
+    with pytest.raises(SettingsError, match="max_pixels must be a whole number >= 1; got 0"):
         read_image(content, max_pixels=0)
 
 

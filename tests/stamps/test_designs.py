@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosphere.stamps.designs import BORDERS, EMBLEMS, FILLINGS, SHAPES, Layout, design, draw_design, outline
+from cosphere.stamps.designs import BORDERS, EMBLEMS, FILLINGS, SHAPES, Template, design, draw_design, outline
 
-PLAIN = Layout(
+PLAIN = Template(
     shape="round",
     border="single",
     filling="rows",
@@ -33,25 +33,25 @@ def test_twins_share_a_layout_and_nothing_that_makes_them_one() -> None:
     same_firm = 0
     for pair in range(40):
         one, two = design(2 * pair, seed=0), design(2 * pair + 1, seed=0)
-        assert one.layout == two.layout
+        assert one.template == two.template
         assert one.word != two.word
         assert one.emblem != two.emblem
         assert one.name != two.name
         same_firm += one.firm == two.firm
     assert 5 < same_firm < 35  # some pairs are of one firm, some of two
-    layouts = [design(2 * pair, seed=0).layout for pair in range(40)]
-    assert len(set(layouts)) == 40
-    assert {layout.shape for layout in layouts} == set(SHAPES)
-    assert {layout.border for layout in layouts} == set(BORDERS)
-    assert {layout.filling for layout in layouts} == set(FILLINGS)
+    templates = [design(2 * pair, seed=0).template for pair in range(40)]
+    assert len(set(templates)) == 40
+    assert {template.shape for template in templates} == set(SHAPES)
+    assert {template.border for template in templates} == set(BORDERS)
+    assert {template.filling for template in templates} == set(FILLINGS)
 
 
 def test_names_can_be_read() -> None:
     one = design(17, seed=0)
-    words = replace(one, firm="North Harbour Trading", word="PAID", layout=PLAIN)
+    words = replace(one, firm="North Harbour Trading", word="PAID", template=PLAIN)
     assert words.name == "017-round-north-harbour-trading-paid"
     assert (
-        replace(words, emblem="leaf", layout=replace(PLAIN, filling="emblem")).name
+        replace(words, emblem="leaf", template=replace(PLAIN, filling="emblem")).name
         == "017-round-north-harbour-trading-leaf"
     )
 
@@ -60,8 +60,8 @@ def test_names_can_be_read() -> None:
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("filling", FILLINGS)
 def test_every_layout_draws_a_whole_stamp(shape: str, border: str, filling: str) -> None:
-    layout = replace(PLAIN, shape=shape, border=border, filling=filling)
-    one = replace(design(0, seed=0), layout=layout)
+    template = replace(PLAIN, shape=shape, border=border, filling=filling)
+    one = replace(design(0, seed=0), template=template)
     image = draw_design(one, 160)
     assert (image.mode, image.size) == ("L", (160, 160))
     ink = inked(image)
@@ -93,15 +93,15 @@ CHANGES = {
      ("both", "emblem"), ("both", "word"), ("both", "firm")],
 )  # fmt: skip
 def test_what_is_written_is_drawn(shape: str, filling: str, what: str) -> None:
-    one = replace(design(0, seed=0), layout=replace(PLAIN, shape=shape, filling=filling), emblem="moon")
+    one = replace(design(0, seed=0), template=replace(PLAIN, shape=shape, filling=filling), emblem="moon")
     two = replace(one, **CHANGES[what])
     assert (inked(draw_design(one, 160)) != inked(draw_design(two, 160))).sum() > 30  # pixels
 
 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES)))
 def test_an_inset_outline_keeps_its_distance(shape: str) -> None:
-    layout = replace(PLAIN, shape=shape)
-    edge, inside = outline(layout, 0.0), outline(layout, 0.1)
+    template = replace(PLAIN, shape=shape)
+    edge, inside = outline(template, 0.0), outline(template, 0.1)
     assert edge.shape == inside.shape == (720, 2)
     nearest = np.array([min(np.hypot(*(point - other)) for other in edge) for point in inside[::9]])
     # An ellipse whose half axes shrink by one amount stays close to its parallel curve, no more.
@@ -128,7 +128,7 @@ def test_an_emblem_fills_its_box(name: str) -> None:
 
 
 def test_emblems_differ() -> None:
-    one = replace(design(0, seed=0), layout=replace(PLAIN, filling="emblem"))
+    one = replace(design(0, seed=0), template=replace(PLAIN, filling="emblem"))
     masks = [inked(draw_design(replace(one, emblem=name), 96)) for name in EMBLEMS]
     assert len(masks) >= 10
     for i, first in enumerate(masks):

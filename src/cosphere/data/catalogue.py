@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cosphere._types import Flags, Integers
 from cosphere.errors import DataError, did_you_mean
 
 NEEDED = ("path", "label", "split")
@@ -99,7 +100,7 @@ class Catalogue:
         return [names[label] for label in self.label_names] if one_to_one else self.label_names
 
     @cached_property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> Integers:
         """(N,) int64 in [0, C): the class of each row, contiguous within this catalogue, not across selections."""
         codes = pd.Categorical(self.table["label"], categories=self.label_names).codes
         return np.asarray(codes, dtype=np.int64)
@@ -117,7 +118,7 @@ class Catalogue:
         return [name for name in known if name in found] + sorted(found.difference(known))
 
     @cached_property
-    def boxes(self) -> NDArray[np.int64] | None:
+    def boxes(self) -> Integers | None:
         """(N, 4) int64 pixels (left, top, right, bottom), -1 where a row has no box; None where no row can have one.
 
         Right and bottom are the first column and row left out.
@@ -160,7 +161,7 @@ class Catalogue:
             raise DataError(f"no image of the classes asked for is in split {split!r}. Check both.")
         return self.rows(np.flatnonzero(keep))
 
-    def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> Catalogue:
+    def rows(self, rows: Sequence[int] | Integers) -> Catalogue:
         """The rows with these numbers, in this order, as a catalogue of its own."""
         return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True))
 
@@ -183,7 +184,7 @@ class Catalogue:
         table = self.table.assign(label=[str(mapping[label]) for label in self.table["label"]])
         return replace(self, table=table.drop(columns="class_name", errors="ignore"))
 
-    def _in_split(self, split: str) -> NDArray[np.bool_]:
+    def _in_split(self, split: str) -> Flags:
         if split not in self.split_names:
             if self.split_names == [EVERYTHING]:
                 raise DataError(
@@ -194,7 +195,7 @@ class Catalogue:
             raise DataError(f"there is no split {split!r} in this data. {did_you_mean(split, self.split_names)}")
         return np.asarray(self.table["split"] == split)
 
-    def _in_classes(self, wanted: list[str]) -> NDArray[np.bool_]:
+    def _in_classes(self, wanted: list[str]) -> Flags:
         by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {
             label: label for label in self.label_names
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cosphere._types import Progress
+from cosphere.checks import check_whole
 from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck
 from cosphere.data.dataset import Skipped
 from cosphere.data.reading import read_catalogue
@@ -127,7 +129,7 @@ def check(
     *,
     layout: str = "auto",
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DataReport:
     """Read every image once and report on the data set. Nothing is changed.
 
@@ -139,12 +141,14 @@ def check(
         progress: called with (images done, images in all) in this thread, after each.
 
     Raises:
+        SettingsError: ``threads`` is below 1 or above 256.
         DataError: nothing there can be read as a data set. Bad files are reported, never raised.
     """
+    threads = min(8, os.cpu_count() or 1) if threads is None else check_whole("threads", threads, least=1, most=256)
     catalogue = source if isinstance(source, Catalogue) else read_catalogue(source, layout=layout, max_missing=1.0)
     first = catalogue.table.drop_duplicates("path")
     paths = dict(zip(first["path"], [catalogue.paths[row] for row in first.index], strict=True))
-    looks = _look_at_all(paths, threads or min(8, os.cpu_count() or 1), progress)
+    looks = _look_at_all(paths, threads, progress)
     readable = [look for look in looks.values() if isinstance(look, _Look)]
     copies = _copies(paths, looks)
     counts = catalogue.table["label"].value_counts()
@@ -181,9 +185,7 @@ class _Look(NamedTuple):
     """A digest for an item of a container; the number of bytes of a file, which is hashed only if another has as many."""
 
 
-def _look_at_all(
-    paths: dict[str, str], threads: int, progress: Callable[[int, int], None] | None
-) -> dict[str, _Look | str]:
+def _look_at_all(paths: dict[str, str], threads: int, progress: Progress | None) -> dict[str, _Look | str]:
     found: dict[str, _Look | str] = {}
     with ThreadPoolExecutor(threads) as pool:
         for name, look in zip(paths, pool.map(_look_at, paths.values()), strict=True):

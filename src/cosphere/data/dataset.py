@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cosphere.checks import check_number
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.samplers import Draw
 from cosphere.errors import DataError, ImageError, SettingsError
@@ -71,6 +72,8 @@ class ImageRows(Dataset[Item]):
         preprocessing: sizes and crop.
         augmentation: for training; then items are asked for by :class:`Draw`. None crops the centre.
         cache: of resized pixels, made with ``rule=preprocessing.rule``.
+        stand_ins: whether another image of the class replaces an unreadable one in training. False drops its place
+            instead, as in evaluation: two views of one image must not come from two images.
 
     Raises:
         SettingsError: the cache was made for another size.
@@ -85,6 +88,8 @@ class ImageRows(Dataset[Item]):
         preprocessing: Preprocessing,
         augmentation: Augmentation | None = None,
         cache: PixelCache | None = None,
+        *,
+        stand_ins: bool = True,
     ) -> None:
         if cache is not None and cache.rule != preprocessing.rule:
             raise SettingsError(
@@ -92,6 +97,7 @@ class ImageRows(Dataset[Item]):
                 "rule=preprocessing.rule."
             )
         self.preprocessing, self.augmentation, self.cache = preprocessing, augmentation, cache
+        self.stand_ins = stand_ins
         # Plain lists and arrays only: a catalogue's table would be copied into every worker.
         self.paths = catalogue.paths
         self.labels = catalogue.labels
@@ -118,7 +124,7 @@ class ImageRows(Dataset[Item]):
             return self._plain(int(draw))
         label = int(self.labels[draw.row])
         skipped: list[Skipped] = []
-        for row in self._stand_ins(draw.row):
+        for row in self._candidates(draw.row):
             pixels = self._read(row, skipped)
             if pixels is not None:
                 return Item(self._view(pixels, draw.seed), label, row, tuple(skipped))
@@ -133,8 +139,10 @@ class ImageRows(Dataset[Item]):
         pixels = self._read(row, skipped)
         return Item(None if pixels is None else self._view(pixels, 0), int(self.labels[row]), row, tuple(skipped))
 
-    def _stand_ins(self, row: int) -> list[int]:
-        """The row, then the next ones of its class, in a circle."""
+    def _candidates(self, row: int) -> list[int]:
+        """The row, then those that may replace it: the next ones of its class, in a circle."""
+        if not self.stand_ins:
+            return [row]
         label = int(self.labels[row])
         first, count = int(self._first[label]), int(self._count[label])
         start = int(self._place[row]) - first
@@ -190,10 +198,7 @@ class UnreadableLog:
     """
 
     def __init__(self, total: int, max_share: float = MAX_UNREADABLE) -> None:
-        if not 0 <= max_share <= 1:
-            raise SettingsError(
-                f"the share of unreadable images must lie in [0, 1], got {max_share}. Try {MAX_UNREADABLE}."
-            )
+        check_number("max_unreadable", max_share, at_least=0, at_most=1)
         self.total, self.max_share = total, max_share
         self.allowed = max(math.floor(max_share * total), 1 if max_share else 0)
         self.reasons: dict[str, str] = {}

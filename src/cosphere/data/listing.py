@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cosphere._types import Flags
 from cosphere.errors import DataError
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
@@ -124,7 +124,7 @@ def list_members(container: Container, path: Path) -> Listing:
     return listing
 
 
-def exists(root: Path, paths: Iterable[str]) -> NDArray[np.bool_]:
+def exists(root: Path, paths: Iterable[str]) -> Flags:
     """For each path, whether its file is there. (N,) bool.
 
     Each folder is listed once: asking for 120 000 files one by one takes minutes on a network disk.
@@ -161,7 +161,7 @@ def _items(container: Container, path: Path) -> set[str] | None:
         return None
 
 
-def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> tuple[NDArray[np.bool_], list[str]]:
+def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> tuple[Flags, list[str]]:
     """Which of the listed files are there, and a note about those that are not.
 
     Args:

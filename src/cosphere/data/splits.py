@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from cosphere.checks import check_number, check_whole
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.errors import DataError, SettingsError
 
@@ -40,9 +40,8 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
         SettingsError: ``share`` is not in (0, 1).
         DataError: there are too few classes.
     """
-    _check_seed(seed)
-    if not 0 < share < 1:
-        raise SettingsError(f"the share of classes to hold out must lie between 0 and 1, got {share}. Try 0.15.")
+    check_whole("seed", seed, least=0)
+    check_number("the share of classes to hold out", share, above=0, below=1)
     counts = np.bincount(catalogue.labels)
     candidates = np.flatnonzero(counts >= 2)
     number = min(max(2, round(share * len(counts))), len(counts) - 2)
@@ -74,15 +73,15 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
         SettingsError: the shares do not fit.
         DataError: the data has splits already, or too few classes.
     """
-    _check_seed(seed)
+    check_whole("seed", seed, least=0)
     if catalogue.split_names != [EVERYTHING]:
         raise DataError(
             f"this data has splits already: {', '.join(catalogue.split_names)}. Use them, or set all to {EVERYTHING!r}."
         )
-    if min(val, test) < 0 or val + test >= 1 or not math.isfinite(val + test):
-        raise SettingsError(
-            f"the shares of val and test must be 0 or more and leave classes to train on, got {val} and {test}."
-        )
+    for name, share in (("val", val), ("test", test)):
+        check_number(name, share, at_least=0, below=1)
+    if val + test >= 1:
+        raise SettingsError(f"val {val} and test {test} leave no classes to train on. Let them add up to less than 1.")
     counts = np.bincount(catalogue.labels)
     numbers = [max(2, round(share * len(counts))) if share else 0 for share in (val, test)]
     several = np.flatnonzero(counts >= 2)
@@ -97,11 +96,6 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
     parts[order[: numbers[0]]] = "val"
     parts[order[numbers[0] : sum(numbers)]] = "test"
     return replace(catalogue, table=catalogue.table.assign(split=parts[catalogue.labels]))
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise SettingsError(f"the seed must be 0 or more, got {seed}.")
 
 
 def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int = 0) -> TrainingParts:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosphere.errors import ImageError, SettingsError
+from cosphere.checks import check_whole
+from cosphere.errors import ImageError
 from cosphere.images.containers import CONTAINERS, find_item
 
 Pixels = NDArray[np.uint8]
@@ -78,8 +79,9 @@ def read_image(
         ImageError: missing, unreadable, empty, damaged, too large or not an image, or the box lies outside.
         SettingsError: target or max_pixels is below 1.
     """
-    if max_pixels < 1 or (target is not None and target < 1):
-        raise SettingsError(f"want target and max_pixels of at least 1 pixel, got {target} and {max_pixels}.")
+    check_whole("max_pixels", max_pixels, least=1)
+    if target is not None:
+        check_whole("target", target, least=1)
     name = _name(source)
     item = None if isinstance(source, bytes) else find_item(source)
     content = source if item is None else item.read()

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from cosphere.errors import DataError, ImageError
-from cosphere.images import read_image
+from cosphere.images import Box, read_image
 
-Box = tuple[int, int, int, int]
 GREY = (128, 128, 128)
 
 

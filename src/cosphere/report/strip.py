@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cosphere.errors import DataError, SettingsError
-from cosphere.report.pictures import Box, font, load, placeholder, shortened
+from cosphere.images import Box
+from cosphere.report.pictures import font, load, placeholder, shortened
 
 INK, PAPER, FAINT = (33, 37, 41), (255, 255, 255), (108, 117, 125)
 RIGHT, WRONG, PLAIN, QUERY = (0, 122, 77), (198, 40, 40), (173, 181, 189), (0, 94, 162)

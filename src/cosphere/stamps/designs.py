@@ -1,7 +1,7 @@
-"""What made-up rubber stamps look like: their layouts, wording and emblems, drawn as ink masks.
+"""What made-up rubber stamps look like: their templates, wording and emblems, drawn as ink masks.
 
 Everything here is invented: firms, cities, dates, numbers and emblems are put together at random from the lists below,
-and a likeness to a real stamp is chance. Designs come in pairs of near-twins: two neighbours share one layout (outline,
+and a likeness to a real stamp is chance. Designs come in pairs of near-twins: two neighbours share one template (outline,
 border, typeface, arrangement), some also the firm, and differ in wording and emblem, as the stamps of one office do.
 
 A mask is drawn in units where the sheet spans [-1, 1] both ways, x to the right and y down.
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Points = NDArray[np.float64]  # (N, 2) x, y
+from cosphere._types import Floats
+
+Points = Floats  # (N, 2) x, y
 Shape = Literal["round", "oval", "rectangle", "triangle", "hexagon", "octagon"]
 Border = Literal["single", "double", "dashed", "rope", "beads"]
 Filling = Literal["emblem", "rows", "both"]
@@ -77,7 +78,7 @@ EMBLEM_SHARE_OF_STACK = 1.7  # an emblem's height next to that of a line of text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class Template:
     """What two near-twins have in common."""
 
     shape: Shape
@@ -92,10 +93,10 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """One stamp: a layout and what is written on it."""
+    """One stamp: a template and what is written on it."""
 
     number: int
-    layout: Layout
+    template: Template
     firm: str
     city: str
     word: str
@@ -106,8 +107,8 @@ class Design:
     @property
     def name(self) -> str:
         """Readable, unique by its number, fit for a folder: ``017-round-north-harbour-trading-paid``."""
-        mark = self.emblem if self.layout.filling == "emblem" else self.word
-        return f"{self.number:03d}-{self.layout.shape}-{self.firm}-{mark}".lower().replace(" ", "-")
+        mark = self.emblem if self.template.filling == "emblem" else self.word
+        return f"{self.number:03d}-{self.template.shape}-{self.firm}-{mark}".lower().replace(" ", "-")
 
 
 def design(number: int, *, seed: int) -> Design:
@@ -119,14 +120,14 @@ def design(number: int, *, seed: int) -> Design:
     """
     pair, member = divmod(number, 2)
     ours = np.random.default_rng([seed, 0, pair])
-    layout = _layout(pair, ours)
+    template = _template(pair, ours)
     shared_firm = _firm(ours) if ours.random() < 0.5 else None  # else the twins belong to two firms
     words, emblems = ours.permutation(WORDS), ours.permutation(list(EMBLEMS))
     own = np.random.default_rng([seed, 1, number])
     firm, city = shared_firm or _firm(own)
     return Design(
         number=number,
-        layout=layout,
+        template=template,
         firm=firm,
         city=city,
         word=str(words[member]),
@@ -136,9 +137,9 @@ def design(number: int, *, seed: int) -> Design:
     )
 
 
-def _layout(pair: int, rng: np.random.Generator) -> Layout:
+def _template(pair: int, rng: np.random.Generator) -> Template:
     shape = SHAPES[(pair + int(rng.integers(3))) % len(SHAPES)]  # goes round, so that every shape comes up
-    return Layout(
+    return Template(
         shape=shape,
         border=BORDERS[rng.integers(len(BORDERS))],
         filling=FILLINGS[rng.integers(len(FILLINGS))],
@@ -159,19 +160,19 @@ def _firm(rng: np.random.Generator) -> tuple[str, str]:
 # --- outlines -------------------------------------------------------------------------------------------------------
 
 
-def outline(layout: Layout, inset: float) -> Points:
+def outline(template: Template, inset: float) -> Points:
     """The stamp's edge, moved inwards by ``inset``: (720, 2), clockwise from the top, evenly spaced."""
-    if layout.shape in ("round", "oval"):
-        height = MARGIN if layout.shape == "round" else layout.height
+    if template.shape in ("round", "oval"):
+        height = MARGIN if template.shape == "round" else template.height
         turn = np.linspace(0, 2 * math.pi, 721) - math.pi / 2
         return _even(np.stack([np.cos(turn) * (MARGIN - inset), np.sin(turn) * (height - inset)], axis=1))
-    return _even(_shrink(_corners(layout), inset))
+    return _even(_shrink(_corners(template), inset))
 
 
-def _corners(layout: Layout) -> Points:
-    if layout.shape == "rectangle":
-        return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (MARGIN, layout.height)
-    sides = {"triangle": 3, "hexagon": 6, "octagon": 8}[layout.shape]
+def _corners(template: Template) -> Points:
+    if template.shape == "rectangle":
+        return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (MARGIN, template.height)
+    sides = {"triangle": 3, "hexagon": 6, "octagon": 8}[template.shape]
     start = 0.0 if sides == 3 else math.pi / sides  # a flat top, but for the triangle
     turn = np.arange(sides) * 2 * math.pi / sides + start - math.pi / 2
     return np.stack([np.cos(turn), np.sin(turn)], axis=1) * MARGIN
@@ -317,7 +318,7 @@ EMBLEMS: dict[str, Callable[[], Painted]] = {
 
 
 @lru_cache(maxsize=512)
-def font(typeface: str, pixels: int) -> ImageFont.FreeTypeFont:
+def load_typeface(typeface: str, pixels: int) -> ImageFont.FreeTypeFont:
     """One of the typefaces that matplotlib brings along. The basic layout engine is the same on every machine."""
     import matplotlib  # only its folder is wanted, so it is not imported with the room
 
@@ -335,11 +336,11 @@ def draw_design(drawn: Design, side: int) -> Image.Image:
     Returns:
         Mode L, (side, side): 255 where there is ink, smooth edges.
     """
-    sheet = _Sheet(side * FINE, drawn.layout.typeface)
-    inset = _draw_border(sheet, drawn.layout)
-    if drawn.layout.shape in ("round", "oval"):
+    sheet = _Sheet(side * FINE, drawn.template.typeface)
+    inset = _draw_border(sheet, drawn.template)
+    if drawn.template.shape in ("round", "oval"):
         inset = _draw_rim_text(sheet, drawn, inset)
-    _draw_middle(sheet, drawn, outline(drawn.layout, inset))
+    _draw_middle(sheet, drawn, outline(drawn.template, inset))
     return sheet.image.reduce(FINE)
 
 
@@ -368,9 +369,9 @@ class _Sheet:
 
     def fitted(self, text: str, height: float, width: float) -> ImageFont.FreeTypeFont:
         """The largest font whose capitals are at most ``height`` tall and whose ``text`` is at most ``width`` wide."""
-        probe = font(self.typeface, 100)
+        probe = load_typeface(self.typeface, 100)
         tall, wide = -probe.getbbox("H", anchor="ls")[1] / 100, probe.getlength(text) / 100
-        return font(self.typeface, max(5, int(self.half * min(height / tall, width / wide))))
+        return load_typeface(self.typeface, max(5, int(self.half * min(height / tall, width / wide))))
 
     def text(self, text: str, x: float, y: float, height: float, width: float) -> None:
         """Centred on (x, y)."""
@@ -401,23 +402,23 @@ class _Sheet:
             at += advance
 
 
-def _draw_border(sheet: _Sheet, layout: Layout) -> float:
+def _draw_border(sheet: _Sheet, template: Template) -> float:
     """Draw the border; return how far inwards it reaches."""
-    weight = layout.weight
-    if layout.border == "single":
-        sheet.line(outline(layout, weight), weight * 1.4, closed=True)
+    weight = template.weight
+    if template.border == "single":
+        sheet.line(outline(template, weight), weight * 1.4, closed=True)
         return 3 * weight
-    if layout.border == "double":
-        sheet.line(outline(layout, weight), weight * 1.5, closed=True)
-        sheet.line(outline(layout, 2.8 * weight), weight * 0.6, closed=True)
+    if template.border == "double":
+        sheet.line(outline(template, weight), weight * 1.5, closed=True)
+        sheet.line(outline(template, 2.8 * weight), weight * 0.6, closed=True)
         return 4.2 * weight
-    path = outline(layout, 1.4 * weight)
-    if layout.border == "dashed":
+    path = outline(template, 1.4 * weight)
+    if template.border == "dashed":
         for start in range(0, 720, 20):
             sheet.line(path[start : start + 14], weight * 1.3)
         return 3.2 * weight
-    if layout.border == "rope":  # slanted strokes between two edges
-        inner = outline(layout, 3.2 * weight)
+    if template.border == "rope":  # slanted strokes between two edges
+        inner = outline(template, 3.2 * weight)
         for start in range(0, 720, 10):
             sheet.line(np.stack([path[start], inner[(start + 10) % 720]]), weight * 0.8)
         return 4.4 * weight
@@ -428,9 +429,9 @@ def _draw_border(sheet: _Sheet, layout: Layout) -> float:
 
 def _draw_rim_text(sheet: _Sheet, drawn: Design, inset: float) -> float:
     """The firm over the top and the city under the bottom of a round stamp; return where the middle begins."""
-    layout = drawn.layout
-    height = 0.13 if layout.shape == "round" else 0.105
-    path = outline(layout, inset + 0.03 + height / 2)
+    template = drawn.template
+    height = 0.13 if template.shape == "round" else 0.105
+    path = outline(template, inset + 0.03 + height / 2)
     over = np.roll(path, 360, axis=0)[100:621]  # left, top, right
     under = path[::-1][200:520]  # left, bottom, right
     around = 720 * float(np.linalg.norm(path[1] - path[0]))
@@ -438,48 +439,50 @@ def _draw_rim_text(sheet: _Sheet, drawn: Design, inset: float) -> float:
     sheet.text_along(drawn.city.upper(), under, height, around * 0.26)
     for point in (path[232], path[488]):  # between the two texts
         sheet.emblem("star", point[0], point[1], height * 0.45)
-    if layout.inner_ring:
-        sheet.line(outline(layout, inset + height + 0.08), layout.weight * 0.6, closed=True)
-    return inset + height + (0.13 if layout.inner_ring else 0.09)
+    if template.inner_ring:
+        sheet.line(outline(template, inset + height + 0.08), template.weight * 0.6, closed=True)
+    return inset + height + (0.13 if template.inner_ring else 0.09)
 
 
 def _draw_middle(sheet: _Sheet, drawn: Design, inside: Points) -> None:
     """What stands inside the border and the rim text: an emblem, rows of text, or both."""
-    layout, rows = drawn.layout, _rows(drawn)
+    template, rows = drawn.template, _rows(drawn)
     left, top, bottom = inside[:, 0].min(), inside[:, 1].min(), inside[:, 1].max()
-    if layout.shape in ("round", "oval") and rows:  # text wants the wide part
+    if template.shape in ("round", "oval") and rows:  # text wants the wide part
         top, bottom = top * 0.86, bottom * 0.86
-    if layout.filling != "rows" and layout.shape == "rectangle":  # the emblem to the left of the rows
+    if template.filling != "rows" and template.shape == "rectangle":  # the emblem to the left of the rows
         radius = (bottom - top) * 0.36
         sheet.emblem(drawn.emblem, left + radius * 1.15, (top + bottom) / 2, radius)
         left += 2.4 * radius
-    elif layout.filling != "rows":  # above them
+    elif template.filling != "rows":  # above them
         share = EMBLEM_SHARE_OF_STACK / (EMBLEM_SHARE_OF_STACK + sum(height for _, height in rows))
-        start = top + (0.30 * (bottom - top) if layout.shape == "triangle" else 0.0)
+        start = top + (0.30 * (bottom - top) if template.shape == "triangle" else 0.0)
         height = (bottom - start) * share
         sheet.emblem(drawn.emblem, 0.0, start + height / 2, height * 0.44)
         top = start + height
-    elif layout.shape == "triangle":
+    elif template.shape == "triangle":
         top += 0.42 * (bottom - top)  # nothing legible fits in the tip
-    _draw_rows(sheet, rows, inside, left, top, bottom, layout.rules)
+    _draw_rows(sheet, rows, inside, left, top, bottom, template.rules)
 
 
 def _rows(drawn: Design) -> list[tuple[str, float]]:
     """The lines of text in the middle, top to bottom, each with its share of the height."""
-    layout = drawn.layout
+    template = drawn.template
     word, date, code = (drawn.word, 1.4), (drawn.date, 1.0), (drawn.code, 0.8)
-    if layout.shape in ("round", "oval"):  # the firm stands on the rim
-        return {"emblem": [], "rows": [word, date, code], "both": [word, date]}[layout.filling]
-    if layout.shape == "triangle":  # the longest line where it is widest
-        return {"emblem": [(drawn.city, 1.0)], "rows": [code, date, word], "both": [date, word]}[layout.filling] + [
+    if template.shape in ("round", "oval"):  # the firm stands on the rim
+        return {"emblem": [], "rows": [word, date, code], "both": [word, date]}[template.filling]
+    if template.shape == "triangle":  # the longest line where it is widest
+        return {"emblem": [(drawn.city, 1.0)], "rows": [code, date, word], "both": [date, word]}[template.filling] + [
             (drawn.firm, 0.8)
         ]
-    if layout.shape == "rectangle" and layout.filling != "rows":  # half the width is left, so the firm takes two lines
+    if (
+        template.shape == "rectangle" and template.filling != "rows"
+    ):  # half the width is left, so the firm takes two lines
         name, _, trade = drawn.firm.rpartition(" ")
-        return [(name, 1.0), (trade, 1.0), (drawn.city, 0.8) if layout.filling == "emblem" else word]
+        return [(name, 1.0), (trade, 1.0), (drawn.city, 0.8) if template.filling == "emblem" else word]
     return [
         (drawn.firm, 0.9),
-        *{"emblem": [(drawn.city, 0.8)], "rows": [word, date, code], "both": [word, date]}[layout.filling],
+        *{"emblem": [(drawn.city, 0.8)], "rows": [word, date, code], "both": [word, date]}[template.filling],
     ]
 
 

@@ -5,7 +5,7 @@ wear are all drawn from random numbers. The ranges were chosen by eye, and so th
 finds another impression of the same stamp first for a little under half of the test images. A score on it says that
 training works, and nothing about real stamps, whose dates turn, whose rubber wears out and whose paper ages.
 
-What makes it hard: two designs of a pair share their layout, every ink colour comes with every design, and an
+What makes it hard: two designs of a pair share their template, every ink colour comes with every design, and an
 impression is turned, shifted over the edge, unevenly pressed, short of ink, bled, struck twice, and crossed by print
 and handwriting.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from cosphere.errors import DataError, RunError, SettingsError
+from cosphere._types import Float32s, Progress
+from cosphere.checks import check_whole
+from cosphere.errors import DataError, RunError
 from cosphere.files import read_json, write_json
-from cosphere.stamps.designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, font
+from cosphere.stamps.designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, load_typeface
 
-Plane = NDArray[np.float32]  # (S, S), or (S, S, 3) for colour
+Plane = Float32s  # (S, S), or (S, S, 3) for colour
 
 MANIFEST = "stamps.json"
 VERSION = (
@@ -53,7 +54,7 @@ def draw_stamps(
     impressions: int = 20,
     size: int = 160,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Draw stamp impressions into ``folder/{train,val,test}/<design>/<number>.jpg``, no design in two splits.
 
@@ -78,7 +79,8 @@ def draw_stamps(
         RunError: the folder cannot be written.
     """
     settings = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
-    _check(settings)
+    for name, least in {"designs": MIN_DESIGNS, "impressions": 2, "size": MIN_SIZE, "seed": 0}.items():
+        check_whole(name, settings[name], least=least)
     folder = Path(folder)
     splits = _splits(designs, seed)
     _claim(folder, {"format": "cosphere stamps", "version": VERSION, **settings})
@@ -97,12 +99,6 @@ def draw_stamps(
         if progress is not None:
             progress(done, total)
     return folder
-
-
-def _check(settings: dict[str, int]) -> None:
-    for name, least in {"designs": MIN_DESIGNS, "impressions": 2, "size": MIN_SIZE, "seed": 0}.items():
-        if settings[name] < least:
-            raise SettingsError(f"{name}={settings[name]} for stamps; give {least} or more.")
 
 
 def _splits(designs: int, seed: int) -> list[str]:
@@ -270,7 +266,7 @@ def _print(size: int, rng: np.random.Generator) -> Plane:
 
 def _type_lines(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator) -> None:
     """Lines of made-up words and sums, from edge to edge."""
-    face = font(
+    face = load_typeface(
         str(rng.choice(["DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"])),
         round(size * rng.uniform(0.05, 0.085)),
     )

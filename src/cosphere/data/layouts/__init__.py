@@ -11,12 +11,12 @@ from cosphere.data.layouts.cars import LAYOUT as CARS
 from cosphere.data.layouts.cifar import CIFAR_10, CIFAR_100
 from cosphere.data.layouts.cub import LAYOUT as CUB
 from cosphere.data.layouts.in_shop import LAYOUT as IN_SHOP
-from cosphere.data.layouts.published import Found, Layout, Part, compare
+from cosphere.data.layouts.published import Contents, Layout, Part, compare
 from cosphere.data.layouts.sop import LAYOUT as SOP
 from cosphere.data.listing import drop_missing, is_stray, list_images, scan
 from cosphere.errors import DataError
 
-__all__ = ["LAYOUTS", "Found", "Layout", "Part", "find_layout", "read_layout"]
+__all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CUB, CARS, SOP, IN_SHOP, CIFAR_10, CIFAR_100)}
 """By name, in the order in which they are tried."""
@@ -92,7 +92,7 @@ def read_layout(
     return catalogue
 
 
-def _left_over(found: Found) -> list[str]:
+def _left_over(found: Contents) -> list[str]:
     """Notes about stray files and about images that no list names."""
     listed = set(found.table["path"])
     extra: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosphere.data.layouts.published import Found, Layout, Part
+from cosphere.data.layouts.published import Contents, Layout, Part
 from cosphere.errors import DataError
 
 LAST_TRAIN_CLASS = 98
@@ -19,18 +19,18 @@ def recognise(root: Path) -> bool:
     return (root / "cars_annos.mat").is_file() or _devkit(root) is not None
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Contents:
     """The annotations; their ``test`` flag and their boxes have no part in retrieval and are not read."""
     return _all_in_one(root) if (root / "cars_annos.mat").is_file() else _in_halves(root)
 
 
-def _all_in_one(root: Path) -> Found:
+def _all_in_one(root: Path) -> Contents:
     content = load_mat(root / "cars_annos.mat")
     paths, classes = _fields(content, "relative_im_path", root / "cars_annos.mat")
-    return Found(_table(paths, classes, _names(content)), root, ("car_ims",))
+    return Contents(_table(paths, classes, _names(content)), root, ("car_ims",))
 
 
-def _in_halves(root: Path) -> Found:
+def _in_halves(root: Path) -> Contents:
     """``devkit`` with ``cars_train/`` and ``cars_test/``: halves of every class, so retrieval needs both."""
     devkit = _devkit(root)
     if devkit is None:
@@ -59,7 +59,7 @@ def _in_halves(root: Path) -> Found:
             f"{root} has the devkit of Cars196 but neither cars_train/ nor cars_test/. Unpack the images there."
         )
     meta = devkit / "cars_meta.mat"
-    return Found(
+    return Contents(
         _table(paths, classes, _names(load_mat(meta)) if meta.is_file() else []), root, tuple(folders), tuple(notes)
     )
 

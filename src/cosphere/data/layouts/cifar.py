@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Found, Layout, Part
+from cosphere.data.layouts.published import Contents, Layout, Part
 from cosphere.data.listing import is_stray, list_images, scan
 from cosphere.errors import DataError
 from cosphere.images import cifar_class_names, is_cifar_batch, read_cifar_labels
@@ -39,7 +39,7 @@ def recognise(root: Path, classes: int) -> bool:
     return bool(_batches(root, classes)) or _folder_names(root) == set(_names(classes))
 
 
-def read(root: Path, classes: int) -> Found:
+def read(root: Path, classes: int) -> Contents:
     """The batches that are there, or the class folders."""
     batches = _batches(root, classes)
     return _read_batches(root, batches, classes) if batches else _read_folders(root, classes)
@@ -59,7 +59,7 @@ def _batches(root: Path, classes: int) -> list[tuple[str, str]]:
     return []
 
 
-def _read_batches(root: Path, batches: list[tuple[str, str]], classes: int) -> Found:
+def _read_batches(root: Path, batches: list[tuple[str, str]], classes: int) -> Contents:
     names = cifar_class_names(root) or list(_names(classes))
     rows: list[tuple[str, str, str, str, str]] = []
     for split, name in batches:
@@ -81,7 +81,7 @@ def _read_batches(root: Path, batches: list[tuple[str, str]], classes: int) -> F
         if not any(file.startswith(name) for _, file in batches)
     ]
     notes = (f"batches are missing: {', '.join(missing)}",) if missing else ()
-    return Found(table if classes == 100 else table.drop(columns="category"), root, (), notes)
+    return Contents(table if classes == 100 else table.drop(columns="category"), root, (), notes)
 
 
 def _folder_names(root: Path) -> set[str]:
@@ -95,7 +95,7 @@ def _folder_names(root: Path) -> set[str]:
     return inside[0] if inside[0] == inside[1] else set()
 
 
-def _read_folders(root: Path, classes: int) -> Found:
+def _read_folders(root: Path, classes: int) -> Contents:
     number = {name: str(label) for label, name in enumerate(_names(classes))}
     rows = []
     for split in ("train", "test"):
@@ -104,7 +104,7 @@ def _read_folders(root: Path, classes: int) -> Found:
             if "/" in path:
                 rows.append((f"{split}/{path}", number[name], split, name))
     table = pd.DataFrame(rows, columns=["path", "label", "split", "class_name"])
-    return Found(table, root, ("train", "test"))
+    return Contents(table, root, ("train", "test"))
 
 
 def _layout(classes: int, each: tuple[int, int], wants: str) -> Layout:

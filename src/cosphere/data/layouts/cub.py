@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Found, Layout, Part, read_columns, whole_number
+from cosphere.data.layouts.published import Contents, Layout, Part, read_columns, whole_number
 from cosphere.data.listing import is_stray, list_images, scan
 from cosphere.errors import DataError
 
@@ -24,7 +24,7 @@ def recognise(root: Path) -> bool:
     return any(_CLASS_FOLDER.fullmatch(entry.name) for entry in scan(images) if not is_stray(entry.name))
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Contents:
     """The list in ``images.txt``; ``train_test_split.txt`` has no part in retrieval and is not read."""
     notes: tuple[str, ...] = ()
     if (root / "images.txt").is_file():
@@ -51,7 +51,7 @@ def read(root: Path) -> Found:
             "class_name": [name for _, name in classes],
         }
     )
-    return Found(table, root, ("images",), notes)
+    return Contents(table, root, ("images",), notes)
 
 
 def _class_of(path: str) -> tuple[int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Found, Layout, Part, read_columns, read_lines
+from cosphere.data.layouts.published import Contents, Layout, Part, read_columns, read_lines
 from cosphere.errors import DataError
 
 _LIST = "list_eval_partition.txt"
@@ -18,7 +18,7 @@ def recognise(root: Path) -> bool:
     return _list(root) is not None
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Contents:
     """The list; query and gallery are two roles in split ``test``, and a garment has one label in all three."""
     file = _list(root)
     if file is None:
@@ -44,7 +44,7 @@ def read(root: Path) -> Found:
         }
     )
     images = root if (root / "img").is_dir() else root / "Img"
-    return Found(table, images, ("img",), tuple(notes))
+    return Contents(table, images, ("img",), tuple(notes))
 
 
 def _list(root: Path) -> Path | None:

@@ -27,7 +27,7 @@ class Part:
     """First and last label; None where labels are no numbers."""
 
 
-class Found(NamedTuple):
+class Contents(NamedTuple):
     """What a layout's reader makes of a folder."""
 
     table: pd.DataFrame
@@ -50,7 +50,7 @@ class Layout:
     parts: tuple[Part, ...]
     recognise: Callable[[Path], bool]
     """Cheap: called on every folder that a user names."""
-    read: Callable[[Path], Found]
+    read: Callable[[Path], Contents]
 
 
 def compare(table: pd.DataFrame, parts: Sequence[Part]) -> tuple[LayoutCheck, ...]:

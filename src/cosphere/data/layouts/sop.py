@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Found, Layout, Part, read_columns, whole_number
+from cosphere.data.layouts.published import Contents, Layout, Part, read_columns, whole_number
 
 _LISTS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 
@@ -16,7 +16,7 @@ def recognise(root: Path) -> bool:
     return any((root / name).is_file() for name in _LISTS.values())
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Contents:
     """Both lists: ``image_id class_id super_class_id path``. The super class becomes the category."""
     rows = []
     notes = []
@@ -29,7 +29,7 @@ def read(root: Path) -> Found:
             rows.append((path, str(whole_number(label, root / name)), split, category))
     table = pd.DataFrame(rows, columns=["path", "label", "split", "category"])
     folders = tuple(sorted({path.split("/")[0] for path in table["path"] if "/" in path}))
-    return Found(table, root, folders, tuple(notes))
+    return Contents(table, root, folders, tuple(notes))
 
 
 LAYOUT = Layout(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from cosphere._types import Integers
 from cosphere.errors import DataError
 from cosphere.images.containers.kind import Container
 
@@ -25,17 +26,17 @@ _OFFICIAL_BYTES = {"data_batch": 30_730_000, "test_batch": 30_730_000, "train": 
 class CifarLabels(NamedTuple):
     """The labels of one batch file."""
 
-    labels: NDArray[np.int64]
+    labels: Integers
     """(N,) in [0, 10) for CIFAR-10, fine labels in [0, 100) for CIFAR-100."""
-    coarse: NDArray[np.int64] | None
+    coarse: Integers | None
     """(N,) in [0, 20), CIFAR-100's superclasses; None for CIFAR-10."""
 
 
 class _Batch(NamedTuple):
     images: NDArray[np.uint8]
     """(N, 3072): red plane, green plane, blue plane, each 32 x 32 row by row."""
-    labels: NDArray[np.int64]
-    coarse: NDArray[np.int64] | None
+    labels: Integers
+    coarse: Integers | None
 
 
 def is_cifar_batch(path: Path) -> bool:
@@ -165,7 +166,7 @@ def _check_binary(path: Path) -> int:
     return record
 
 
-def _check_labels(path: Path, labels: NDArray[np.int64], coarse: NDArray[np.int64] | None) -> None:
+def _check_labels(path: Path, labels: Integers, coarse: Integers | None) -> None:
     for what, values, classes in (("labels", labels, _classes(path) or 0), ("coarse labels", coarse, 20)):
         if values is not None and len(values) and not 0 <= values.min() <= values.max() < classes:
             raise DataError(

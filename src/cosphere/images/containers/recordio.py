@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosphere._types import Integers
+from cosphere._types import Float32s, Integers
 from cosphere.errors import DataError
 from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container
 
@@ -62,7 +62,7 @@ def labels(path: Path) -> list[str]:
         raise _damaged(path, "the index points behind its end")
     flags: NDArray[np.uint32] = _words(content, index.offsets + first).view("<u4")
     places = np.where(flags[:, 0] > 0, index.offsets + first + _HEADER.size, index.offsets + first + 4)
-    values: NDArray[np.float32] = _words(content, places).view("<f4")
+    values: Float32s = _words(content, places).view("<f4")
     return [str(int(value)) if value.is_integer() else str(value) for value in values[:, 0].tolist()]
 
 
