@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ import torch
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, DivergenceError, RunError, SettingsError, SizeError
 from cosphere.health import embedding_health
-from cosphere.losses import HierarchicalTripletLoss
+from cosphere.losses import HierarchicalTripletLoss, MultiSimilarityLoss
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
 from cosphere.train import (
@@ -39,7 +40,8 @@ from cosphere.train import (
     train,
 )
 from cosphere.train.checkpoint import load_checkpoint
-from cosphere.train.setup import build_loss
+from cosphere.train.keeping import Keeper
+from cosphere.train.setup import build_accelerator, build_loss
 
 
 class Listener(PlainReporter):
@@ -80,11 +82,12 @@ def run_small(
     evaluate: object = None,
     resume: bool = False,
     catalogue: Catalogue | None = None,
+    loss: object = None,
 ) -> tuple[TrainResult, RunFolder, list[str]]:
     run = RunFolder.open(folder) if resume else RunFolder.create(folder)
     listener = Listener(settings.steps)
     images = catalogue or read_catalogue(photos)
-    result = train(settings, images, run, reporter=listener, evaluate=evaluate, resume=resume)  # type: ignore[arg-type]
+    result = train(settings, images, run, reporter=listener, evaluate=evaluate, resume=resume, loss=loss)  # type: ignore[arg-type]
     return result, run, listener.lines
 
 
@@ -262,21 +265,25 @@ def test_kill_9_and_resume_through_the_command(photos: Path, tmp_path: Path) -> 
         assert torch.equal(value, other["model"][name]), name
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = loop.Training._objective
+class Spoilt(MultiSimilarityLoss):
+    """Calls ``spoil(loss)`` before the fourth batch."""
 
-    def poisoned(
-        self: loop.Training, embeddings: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return real(self, embeddings * (float("nan") if self.step == 3 else 1.0), labels)
+    def __init__(self, spoil: Callable[[Spoilt], float | None]) -> None:
+        super().__init__()
+        self.spoil, self.calls = spoil, 0
+        self.offset = torch.nn.Parameter(torch.zeros(2, 8))
 
-    monkeypatch.setattr(loop.Training, "_objective", poisoned)
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        self.calls += 1
+        factor = self.spoil(self) if self.calls == 4 else None
+        return super().forward(embeddings, labels, *rest, **named) * (1.0 if factor is None else factor)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        DivergenceError, match=r"the metric loss \(multi_similarity\) is nan at step 4 .*class.*last good checkpoint"
+        DivergenceError, match=r"the metric loss \(Spoilt\) is nan at step 4 .*class.*mean length.*last good checkpoint"
     ):
-        run_small(photos, tmp_path / "run", small())
+        run_small(photos, tmp_path / "run", small(), loss=Spoilt(lambda _: float("nan")))
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["step"] == 2
     assert all(value.isfinite().all() for value in state["model"].values())
@@ -286,8 +293,8 @@ def test_looking_and_saving_are_left_out_of_the_speed_once(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted twice, a slow validation would make the next line's images a second absurd."""
-    real = loop.Training._save_bundle
-    monkeypatch.setattr(loop.Training, "_save_bundle", lambda self: (time.sleep(0.5), real(self)))
+    real = Keeper.save_bundle
+    monkeypatch.setattr(Keeper, "save_bundle", lambda self, *words: (time.sleep(0.5), real(self, *words)))
     settings = small(steps=6, log_every=2, validation=ValidationSettings(every=2, before=False, lens=False))
     began = time.monotonic()
     _, run, _ = run_small(photos, tmp_path / "run", settings)
@@ -298,19 +305,16 @@ def test_looking_and_saving_are_left_out_of_the_speed_once(
     assert sum(counted) < training + 0.1
 
 
-def test_broken_weights_are_never_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.Training._take_step
+def test_broken_weights_never_replace_good_ones(photos: Path, tmp_path: Path) -> None:
+    def break_class_weights(loss: Spoilt) -> None:
+        with torch.no_grad():
+            loss.offset.fill_(float("nan"))
 
-    def poisoned(self: loop.Training, batches: object) -> None:
-        real(self, batches)  # type: ignore[arg-type]
-        if self.step == 3:
-            with torch.no_grad():
-                self.embedder.linear.weight.fill_(float("inf"))
-
-    monkeypatch.setattr(loop.Training, "_take_step", poisoned)
-    with pytest.raises(DivergenceError, match=r"linear.weight holds values that are not finite after step 4"):
-        run_small(photos, tmp_path / "run", small())
+    settings = small(validation=ValidationSettings(every=2, before=False, lens=False))
+    with pytest.raises(DivergenceError, match=r"offset holds values that are not finite after step 4"):
+        run_small(photos, tmp_path / "run", settings, loss=Spoilt(break_class_weights))
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 2
+    assert Embedder.load(tmp_path / "run" / "model").provenance["step"] == 2
 
 
 def test_sec_that_dwarfs_the_loss_is_said_once(photos: Path, tmp_path: Path) -> None:
@@ -430,24 +434,12 @@ def test_new_layers_train_alone_first(photos: Path, tmp_path: Path, freeze_norm:
         def stepped(self, step: int) -> None:
             states[step] = {name: value.clone() for name, value in training.embedder.state_dict().items()}
 
-    made: list[loop.Training] = []
-    real = loop.Training.__init__
-    watcher = Watcher(4)
-
-    def remember(self: loop.Training, *words: object, **named: object) -> None:
-        real(self, *words, **named)  # type: ignore[arg-type]
-        made.append(self)
-        states[0] = {name: value.clone() for name, value in self.embedder.state_dict().items()}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Training, "__init__", remember)
-
-        class Late:
-            def __getattr__(self, name: str) -> object:
-                return getattr(made[0], name)
-
-        training = Late()
-        train(settings, read_catalogue(photos), RunFolder.create(tmp_path / "run"), reporter=watcher)
+    run, watcher = RunFolder.create(tmp_path / "run"), Watcher(4)
+    training = loop.Training(
+        settings, read_catalogue(photos), run, build_accelerator(settings), reporter=watcher, evaluate=None, loss=None
+    )
+    states[0] = {name: value.clone() for name, value in training.embedder.state_dict().items()}
+    training.run()
 
     def moved(start: int, end: int) -> set[str]:
         weights = [name for name in states[0] if "running" not in name and "num_batches" not in name]
@@ -545,10 +537,9 @@ def test_a_tree_is_made_after_each_epoch_from_all_training_images(
 def test_a_schedule_inside_a_loss_runs_over_the_run(photos: Path, tmp_path: Path) -> None:
     settings = small(loss=LossSettings(name="heated_up_softmax"))
     run_small(photos, tmp_path / "run", settings)
-    made = build_loss(settings.loss, 10, 8, settings.steps)
-    assert made.total_steps == settings.steps  # type: ignore[union-attr]
-    given = LossSettings(name="heated_up_softmax", settings={"total_steps": 77})
-    assert build_loss(given, 10, 8, settings.steps).total_steps == 77  # type: ignore[union-attr]
+    assert build_loss(settings, None, 10, 8).total_steps == settings.steps
+    given = replace(settings, loss=LossSettings(name="heated_up_softmax", settings={"total_steps": 77}))
+    assert build_loss(given, None, 10, 8).total_steps == 77
 
 
 def test_a_memory_smaller_than_a_batch_says_so(photos: Path, tmp_path: Path) -> None:
@@ -603,26 +594,6 @@ def test_edited_settings_are_refused_and_more_steps_are_not(photos: Path, tmp_pa
         run_small(photos, tmp_path / "run", small(sec=SecSettings(weight=0.2)), resume=True)
     result, run, _ = run_small(photos, tmp_path / "run", small(steps=6), resume=True)
     assert result.steps == load_checkpoint(run.checkpoints / "last.pt")["step"] == 6
-
-
-def test_broken_class_weights_never_replace_a_good_model(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = loop.Training._take_step
-
-    def poisoned(self: loop.Training, batches: object) -> None:
-        real(self, batches)  # type: ignore[arg-type]
-        if self.step == 3:
-            with torch.no_grad():
-                self.loss.class_weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
-
-    monkeypatch.setattr(loop.Training, "_take_step", poisoned)
-    settings = small(
-        loss=LossSettings(name="norm_softmax"), validation=ValidationSettings(every=2, before=False, lens=False)
-    )
-    with pytest.raises(DivergenceError, match="class_weight holds values that are not finite after step 4"):
-        run_small(photos, tmp_path / "run", settings)
-    assert Embedder.load(tmp_path / "run" / "model").provenance["step"] == 2
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

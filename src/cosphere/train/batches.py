@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cosphere.data import Batch, Catalogue, ClassBalancedBatches, ImageRows, UnreadableLog, collate
+from cosphere.embeddings import embed
 from cosphere.images import Augmentation, PixelCache, Preprocessing
+from cosphere.models import Embedder
 from cosphere.train.settings import TrainSettings
 
 
@@ -51,7 +54,6 @@ class BatchStream:
         world_size: int = 1,
     ) -> None:
         self._cache = PixelCache(settings.data.cache, rule=preprocessing.rule) if settings.data.cache else None
-        self._preprocessing = preprocessing
         self.dataset = ImageRows(catalogue, preprocessing, augmentation, self._cache)
         self.unreadable = UnreadableLog(len(catalogue), settings.data.max_unreadable)
         self.position = 0
@@ -88,7 +90,15 @@ class BatchStream:
         return self.sampler.epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on from the place where the stream stands."""
+        """:meth:`batches` with nothing to do between epochs."""
+        return self.batches()
+
+    def batches(self, after_epoch: Callable[[], None] = lambda: None) -> Iterator[Batch]:
+        """Batches without end, from where the stream stands.
+
+        Args:
+            after_epoch: called when an epoch is over and before the next one is drawn.
+        """
         self.sampler.load_state_dict(self.state_dict())
         while True:
             for batch in self._loader:
@@ -96,21 +106,34 @@ class BatchStream:
                 self.unreadable.add(batch.skipped)
                 if len(batch.pixels):
                     yield batch
+            after_epoch()
             self.sampler.set_epoch(self.sampler.epoch + 1)
             self.position = 0
+
+    def describe(self, batch: Batch) -> str:
+        """The place of the latest batch and its first images, for a message."""
+        files = ", ".join(self._catalogue.paths[row] for row in batch.rows[:3].tolist())
+        return f"epoch {self.epoch}, batch {self.position}; first images: {files}"
 
     def probe(self) -> Batch:
         """One batch that is always the same, drawn apart from the stream, as the first process would draw it."""
         draws = next(iter(self._sampler(2**31 - 1, 0, 1)))
         return collate([self.dataset[draw] for draw in draws])
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """All training images once, without augmentation, ``size`` at a time. Those that cannot be read are left out."""
-        plain = ImageRows(self._catalogue, self._preprocessing, None, self._cache)
-        for start in range(0, len(self._catalogue), size):
-            batch = collate([plain[row] for row in range(start, min(start + size, len(self._catalogue)))])
-            if len(batch.pixels):
-                yield batch
+    def embed(self, embedder: Embedder) -> tuple[Tensor, Tensor]:
+        """All training images without augmentation: raw embeddings (N, D) and labels (N,) in catalogue order, on the CPU.
+
+        Images that cannot be read are left out. The random generators and the modules' modes are left as they are.
+        """
+        table = embed(
+            embedder,
+            self._catalogue,
+            batch_size=self._settings.batch.size,
+            workers=self._loader.num_workers,
+            cache=self._cache,
+            max_unreadable=self._settings.data.max_unreadable,
+        )
+        return torch.from_numpy(table.embeddings), torch.from_numpy(table.labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""

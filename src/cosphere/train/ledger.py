@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cosphere.errors import DivergenceError
 from cosphere.losses import pair_cosines
-from cosphere.spherical import length_statistics
+from cosphere.tensors import lengths, outside_autocast
 
 LOGGED = (
     "loss",
@@ -27,11 +30,38 @@ LOGGED = (
 
 @torch.no_grad()
 def step_numbers(embeddings: Tensor, labels: Tensor, total: Tensor, metric: Tensor, constraint: Tensor) -> Tensor:
-    """The numbers of one batch, detached, in the order of :data:`LOGGED`. NaN where there is none."""
-    lengths = length_statistics(embeddings)
-    positive, negative = pair_cosines(embeddings, labels)
-    values = (total, metric, constraint, lengths.mean, lengths.variance, lengths.cv, positive, negative)
-    return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=total.device) for value in values])
+    """The numbers of one batch, detached, in the order of :data:`LOGGED`. NaN where there is none.
+
+    They stay on the device of ``total``: reading each back would stall it.
+    """
+    with outside_autocast(embeddings):
+        norms = lengths(embeddings)
+        mean, variance = norms.mean(), norms.var(correction=0)
+    variation = torch.where(mean == 0, 0.0, variance.sqrt() / mean)
+    values = (total, metric, constraint, mean, variance, variation, *pair_cosines(embeddings, labels))
+    return torch.stack([value.to(total.device, torch.float32) for value in values])
+
+
+def check_finite(numbers: Tensor, loss: str, *, step: int, batch: str, kept: Path) -> None:
+    """Raise when a term of the objective is not finite.
+
+    Args:
+        numbers: what :func:`step_numbers` returned, on the CPU.
+        loss: name of the metric loss, for the message.
+        step: counted from 1, for the message.
+        batch: its place and images, for the message.
+        kept: folder of the checkpoints, for the message.
+
+    Raises:
+        DivergenceError: the metric loss or the SEC term is NaN or infinite; the message names it.
+    """
+    values = dict(zip(LOGGED, numbers.tolist(), strict=True))
+    for key, term in (("loss_metric", f"the metric loss ({loss})"), ("loss_sec", "the SEC term")):
+        if not math.isfinite(values[key]):
+            raise DivergenceError(
+                f"{term} is {values[key]} at step {step} ({batch}; mean length {values['norm_mean']:.4g}). Lower the rates or "
+                f"the SEC weight, or set --optimizer.clip_norm 1. The last good checkpoint is kept in {kept}."
+            )
 
 
 class Ledger:

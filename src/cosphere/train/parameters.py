@@ -86,3 +86,9 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         group.setdefault("base_lr", group["lr"])
         group["lr"] = group["base_lr"] * factor
+
+
+def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimiser inside accelerate's wrapper."""
+    inside: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inside

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from cosphere import losses
 from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError
 from cosphere.images import Augmentation, preset
 from cosphere.models import Embedder, build_embedder, input_scale
-from cosphere.train.settings import LossSettings, TrainSettings
+from cosphere.train.objective import LossFunction
+from cosphere.train.settings import ScheduleSettings, TrainSettings
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
@@ -60,21 +62,51 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     return embedder, images.augmentation()
 
 
-def build_loss(settings: LossSettings, classes: int, dim: int, steps: int) -> losses.Loss:
-    """The loss that the settings ask for, with its memory of past batches if there is to be one.
+def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, dim: int) -> nn.Module:
+    """The loss of a run as a module, with its memory of past batches if the settings ask for one.
 
-    A schedule inside a loss runs over the run's own ``steps`` unless the settings give it a length.
+    Args:
+        settings: of the run. A schedule inside a loss spans ``settings.steps`` unless its settings give it a length.
+        own: a loss to use in place of ``settings.loss``; a plain function is wrapped into a module.
+        classes: different labels in training.
+        dim: D, width of the embedding.
+
+    Raises:
+        SettingsError: no such loss or setting, or a memory for a loss with class weights.
     """
-    own: dict[str, object] = {"total_steps": steps} if "total_steps" in losses.about(settings.name).defaults else {}
-    loss = losses.build(settings.name, num_classes=classes, dim=dim, **{**own, **settings.settings})
-    if not settings.memory:
+    if own is not None:
+        return own if isinstance(own, nn.Module) else _Function(own)
+    about, chosen = losses.about(settings.loss.name), settings.loss
+    length = {"total_steps": settings.steps} if "total_steps" in about.defaults else {}
+    loss = losses.build(chosen.name, num_classes=classes, dim=dim, **{**length, **chosen.settings})
+    if not chosen.memory:
         return loss
-    if not isinstance(loss, losses.PairLoss):
+    if about.uses_class_weights:
         raise SettingsError(
-            f"loss.memory is for losses that compare images with images; {settings.name} compares them with classes. "
+            f"loss.memory is for losses that compare images with images; {chosen.name} compares them with classes. "
             "Leave it out."
         )
-    return losses.CrossBatchMemory(loss, dim, size=settings.memory, start_after=settings.memory_after)
+    # The memory itself rejects a loss that takes no references.
+    return losses.CrossBatchMemory(loss, dim, size=chosen.memory, start_after=chosen.memory_after)  # type: ignore[arg-type]
+
+
+class _Function(nn.Module):
+    """A user's function as a module, so that the loop treats all losses the same."""
+
+    def __init__(self, function: LossFunction) -> None:
+        super().__init__()
+        self.function = function
+        self.gathers = getattr(function, "gathers", True)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The function's value."""
+        return self.function(embeddings, labels)
+
+    def after_epoch(self, embed: losses.EmbedTrainingSet) -> None:
+        """Passed on to a callable object that has such a method."""
+        hook = getattr(self.function, "after_epoch", None)
+        if hook is not None:
+            hook(embed)
 
 
 def untrained_model(settings: TrainSettings) -> Embedder:
@@ -92,7 +124,27 @@ def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
 
 
 def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
-    """Let the backbone move or hold it still. Frozen norm layers stay frozen."""
+    """Freeze or unfreeze the backbone. Frozen norm layers stay frozen."""
     embedder.backbone.requires_grad_(trainable)
     if embedder.freeze_backbone_norm:
-        embedder.freeze_backbone_norm = True  # Else the line above would have let them go.
+        embedder.freeze_backbone_norm = True  # The line above unfroze them.
+
+
+def enter_phase(
+    step: int, schedule: ScheduleSettings, embedder: Embedder, optimizer: torch.optim.Optimizer
+) -> str | None:
+    """Freeze the backbone at the start of the first phase, and unfreeze it at the end with a fresh optimiser state.
+
+    Does nothing at other steps, or when ``schedule.new_layers_steps`` is 0.
+
+    Returns:
+        a message for the user, or None.
+    """
+    first = schedule.new_layers_steps
+    if not first or step not in (0, first):
+        return None
+    set_backbone_trainable(embedder, step >= first)
+    if step == 0:
+        return None
+    optimizer.state.clear()
+    return f"step {step}: the backbone trains too, with a fresh optimiser"

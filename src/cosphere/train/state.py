@@ -1,78 +1,82 @@
-"""All that decides how a run goes on: taken from a training, and put back."""
+"""Where a run stands, and whether a checkpoint belongs to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from cosphere.errors import RunError
 from cosphere.fields import first_difference
-from cosphere.train.checkpoint import random_state, restore_random_state
-from cosphere.train.setup import set_backbone_trainable
-
-if TYPE_CHECKING:
-    from cosphere.train.loop import Training
 
 
-def state_of(training: Training) -> dict[str, Any]:
-    """Everything that decides how the run goes on."""
-    scaler = training.accelerator.scaler
-    return {
-        "step": training.step,
-        "seconds": training.seconds,
-        "tree_epoch": training.tree_epoch,
-        "best": training.best,
-        "before": training.before,
-        "stale": training.stale,
-        "warned_of_sec": training.warned_of_sec,
-        "settings": training.settings.as_dict(),
-        "classes": training.train_images.class_names,
-        "model": training.embedder.state_dict(),
-        "loss": training.loss.state_dict(),
-        "constraint": training.constraint.state_dict(),
-        "optimizer": raw_optimizer(training.optimizer).state_dict(),
-        "scaler": scaler.state_dict() if scaler is not None else {},
-        "stream": training.stream.state_dict(),
-        "random": random_state(),
-    }
+class Stateful(Protocol):
+    """What a checkpoint keeps: a module, an optimiser, the batch stream, the run's own state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Continue from what :meth:`state_dict` returned."""
+        ...
 
 
-def restore(training: Training, state: dict[str, Any]) -> None:
-    """Go on from what :func:`state_of` returned.
+@dataclass
+class RunState:
+    """The counters, scores and one-time warnings of a run, kept in every checkpoint."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    seconds: float = 0.0
+    """Wall time of training and validation."""
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}})
+    """Step and validation scores of the model that is kept."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Validation scores of the untrained model."""
+    stale: int = 0
+    """Validations since the best one."""
+    warned: set[str] = field(default_factory=set)
+    """Warnings that were given; each is given once in a run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "warned": sorted(self.warned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        for name in vars(self):
+            setattr(self, name, state[name])
+        self.warned = set(state["warned"])
+
+
+def check_same_run(
+    saved: Mapping[str, Any], settings: Mapping[str, Any], class_names: list[str], *, config: object
+) -> None:
+    """Raise unless a checkpoint was made with these settings and classes.
+
+    Args:
+        saved: the checkpoint, with ``settings`` and ``classes``.
+        settings: of this run that must not change, as :meth:`TrainSettings.step_identity` gives them.
+        class_names: of the training images.
+        config: the file that the settings come from, for the message.
 
     Raises:
-        RunError: the checkpoint was made with other settings or from other classes.
+        RunError: they differ; the message names the setting, or the number of classes.
     """
-    changed = first_difference(state["settings"], training.settings.step_identity())
-    if changed:
+    difference = first_difference(saved["settings"], settings)
+    if difference:
+        name, old, new = difference
         raise RunError(
-            f"the checkpoint was made with {changed[0]} {changed[1]!r}, the settings now say {changed[2]!r}. "
-            f"Put {training.run_folder.config} back as it was, or start a new run."
+            f"the checkpoint was made with {name} {old!r}, the settings now say {new!r}. "
+            f"Put {config} back as it was, or start a new run."
         )
-    if state["classes"] != training.train_images.class_names:
+    if saved["classes"] != class_names:
         raise RunError(
-            f"the checkpoint was trained on {len(state['classes'])} classes, the data now has {len(training.train_images.class_names)} "
+            f"the checkpoint was trained on {len(saved['classes'])} classes, the data now has {len(class_names)} "
             "or other names. Put the data back as it was, or start a new run."
         )
-    training.embedder.load_state_dict(state["model"])
-    training.loss.load_state_dict(state["loss"])
-    training.constraint.load_state_dict(state["constraint"])
-    raw_optimizer(training.optimizer).load_state_dict(state["optimizer"])
-    if training.accelerator.scaler is not None:
-        training.accelerator.scaler.load_state_dict(state["scaler"])
-    training.stream.load_state_dict(state["stream"])
-    training.step, training.seconds, training.best = state["step"], state["seconds"], state["best"]
-    training.tree_epoch = state.get("tree_epoch", 0)  # absent in checkpoints of before 0.2
-    training.before, training.stale, training.warned_of_sec = state["before"], state["stale"], state["warned_of_sec"]
-    if training.settings.schedule.new_layers_steps:
-        set_backbone_trainable(training.embedder, training.step >= training.settings.schedule.new_layers_steps)
-    if training.accelerator.is_main_process:
-        training.run_folder.cut_metrics_after(training.step)
-    restore_random_state(state["random"])
-
-
-def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimiser inside accelerate's wrapper."""
-    inside: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inside

@@ -1,0 +1,39 @@
+"""Where the numbers and messages of a run go: metrics.jsonl and the reporter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cosphere.runs import RunFolder
+from cosphere.train.progress import Reporter
+from cosphere.train.state import RunState
+
+
+class Journal:
+    """Writes the run's numbers and passes its messages on.
+
+    Args:
+        folder: the run's folder.
+        reporter: shows numbers and messages.
+        state: of the run; gives the step, and remembers which warnings were given.
+        writes: whether this process writes metrics.jsonl; one process of a run does.
+    """
+
+    def __init__(self, folder: RunFolder, reporter: Reporter, state: RunState, *, writes: bool) -> None:
+        self.folder, self.reporter, self.state, self.writes = folder, reporter, state, writes
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line of numbers at the current step."""
+        if self.writes:
+            self.folder.append_metrics({"step": self.state.step, **values})
+
+    def say(self, text: str) -> None:
+        """Pass a message on."""
+        self.reporter.said(text)
+
+    def warn_once(self, kind: str, text: str) -> None:
+        """Give a warning unless one of its kind was given before, in this process or before a resumption."""
+        if kind not in self.state.warned:
+            self.state.warned.add(kind)
+            self.reporter.said(f"warning: at step {self.state.step}{text}")

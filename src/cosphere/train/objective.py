@@ -1,0 +1,74 @@
+"""What training minimises: the metric loss of the batch plus the weighted spherical constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cosphere.spherical import ramped_weight
+from cosphere.tensors import gather_rows
+from cosphere.train.settings import SecSettings
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""(B, D) raw embeddings and (B,) labels -> scalar loss. A loss of ours, or any callable of a user's."""
+
+
+class Terms(NamedTuple):
+    """The objective of one batch."""
+
+    total: Tensor
+    """() what is minimised: ``metric + weight * constraint``."""
+    metric: Tensor
+    """() the metric loss."""
+    constraint: Tensor
+    """() the spherical constraint before its weight; 0 when its weight is 0."""
+
+
+def across_processes(loss: LossFunction, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """The loss of the global batch when several processes train together; ``loss(embeddings, labels)`` in one process.
+
+    A loss that compares images with images sees the rows of every process. A loss with ``gathers = False`` compares each
+    image with weights of its own and sees the rows of this process only; its gradients are averaged afterwards.
+
+    Args:
+        loss: a loss, bare or wrapped by DistributedDataParallel. One that does not say whether it gathers does.
+        embeddings: (B, D) raw, the same shape in every process.
+        labels: (B,) integers.
+
+    Returns:
+        () the loss. With a gathering loss, the same in every process.
+
+    Raises:
+        SizeError: the processes hold batches of different shapes.
+    """
+    plain = loss.module if isinstance(loss, DistributedDataParallel) else loss
+    if getattr(plain, "gathers", True):
+        return loss(gather_rows(embeddings), gather_rows(labels))
+    return loss(embeddings, labels)
+
+
+class Objective:
+    """The terms of a batch, with SEC weighted as its settings say.
+
+    Args:
+        loss: called with raw embeddings and labels.
+        constraint: called with raw embeddings; not called when ``sec.weight`` is 0.
+        sec: weight and ramp.
+        steps: optimiser steps of the whole run, which a ramp spans.
+    """
+
+    def __init__(self, loss: LossFunction, constraint: nn.Module, sec: SecSettings, *, steps: int) -> None:
+        self.loss, self.constraint, self.sec, self.steps = loss, constraint, sec, steps
+
+    def weight(self, step: int) -> float:
+        """The weight of SEC at one step, counted from 0."""
+        return ramped_weight(self.sec.weight, step, self.steps, self.sec.ramp)
+
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, step: int) -> Terms:
+        """(B, D) raw embeddings, (B,) labels -> the terms at step ``step``, counted from 0."""
+        metric = across_processes(self.loss, embeddings, labels)
+        constraint = self.constraint(embeddings) if self.sec.weight else metric.new_zeros(())
+        return Terms(metric + self.weight(step) * constraint, metric, constraint)
