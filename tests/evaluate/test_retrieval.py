@@ -353,13 +353,13 @@ def test_agrees_with_scikit_learn() -> None:
     want = [
         average_precision_score(t, s) for t, s in zip(truth, (unit @ unit.T)[others].reshape(150, 149), strict=True)
     ]
-    np.testing.assert_allclose(retrieval(smooth, labels, (1,), metrics=("map@all",)).extra["map@all"], want, atol=1e-9)
+    np.testing.assert_allclose(retrieval(smooth, labels, (1,), metrics=("map@all",)).scores["map@all"], want, atol=1e-9)
 
 
 def test_the_mean_inverse_rank_of_large_groups() -> None:
     """Against exact fractions; it is not the inverse of the mean rank."""
     cases = [(0, 0, 1), (5, 0, 3), (0, 7, 1), (3, 400, 1), (2, 9, 2), (0, 500, 4), (40, 120, 60)]
-    first = _ties.First(*(np.array(column) for column in zip(*cases, strict=True)))
+    first = _ties.FirstArrays(*(np.array(column) for column in zip(*cases, strict=True)))
     found = _ties.reciprocal_ranks(first, "expected", 1000)
     for (above, tied, relevant), value in zip(cases, found, strict=True):
         size = tied + relevant
@@ -382,9 +382,9 @@ def made(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def values(found: Any) -> list[Any]:
-    names = ("average_precisions", "r_precisions", "first_ranks", "right_similarity", "wrong_similarity", "relevant")
+    names = ("first_ranks", "right_similarity", "wrong_similarity", "relevant")
     names += ("query_rows", "nearest", "nearest_right", "nearest_wrong")
-    columns = [*found.hits.values(), *found.extra.values()]
+    columns = list(found.scores.values())
     return [column.tolist() for column in columns] + [getattr(found, name).tolist() for name in names]
 
 
@@ -541,7 +541,7 @@ def test_what_else_the_seven_points_score() -> None:
     found = retrieval(torch.tensor(points), [0, 0, 1, 1, 2, 2, 1], ks=(1, 2), metrics=("mrr", "map"))
     summary = found.as_dict()
     assert summary["map@2"] == pytest.approx(0.3928571429)
-    assert np.where(found.first_ranks <= 2, found.extra["mrr"], 0).mean() == pytest.approx(0.5)
+    assert np.where(found.first_ranks <= 2, found.scores["mrr"], 0).mean() == pytest.approx(0.5)
     assert summary["mrr"] == pytest.approx((2 + 3 / 2 + 2 / 3) / 7)
     names = ["recall@1", "recall@2", "map@r", "r_precision", "map@1", "map@2", "mrr", "queries", "skipped"]
     assert list(summary) == names

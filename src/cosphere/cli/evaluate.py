@@ -18,6 +18,7 @@ from cosphere.cli.train import show_notes
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, embed_catalogue, evaluate
+from cosphere.evaluate.metrics import metrics_help
 from cosphere.files import read_json, write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
@@ -60,7 +61,7 @@ def run(arguments: list[str]) -> int:
         "--metrics",
         type=list[str],
         default=[],
-        help="more scores, in brackets: precision, map, ndcg, map@all, mrr, median_rank, or all",
+        help=f"more scores, in brackets: {metrics_help()}",
     )
     parser.add_argument("--bits", type=bool, default=False, help="rank one bit a dimension, by Hamming distance")
     parser.add_argument(
@@ -194,7 +195,7 @@ def show(scores: Scores, folder: RunFolder, split: str, *, untrained: bool = Fal
         row = [name, f"{100 * found['value']:.2f}", interval]
         table.add_row(*row, *([f"{published[name]:.2f}" if name in published else ""] if published else []))
     console.print(table)
-    if scores.retrieval is not None and scores.retrieval.median:
+    if scores.retrieval is not None and "median_rank" in scores.retrieval.medians:
         console.print(f"median rank of the first relevant image: {scores.retrieval.median_rank:g}", highlight=False)
     for note in scores.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

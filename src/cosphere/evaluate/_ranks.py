@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cosphere.evaluate._relevance import RowLists, lowest
-from cosphere.evaluate._ties import Standing, Ties
+from cosphere.evaluate._ties import First, Standing, Ties
 
 _CHUNK_BYTES = 2**21
 """Of similarities that a thread works on: what fits its cache."""
@@ -25,17 +25,17 @@ _FEWEST_PLACES = 128
 """A partition costs the same for 1 place as for these, and most best relevant images then need no counting."""
 
 
+NEAREST = ("nearest_right", "nearest_wrong", "right_similarity", "wrong_similarity")
+"""The fields of :class:`BlockRanks` that are neither ranks nor counts."""
+
+
 class BlockRanks(NamedTuple):
     """Ranks of one block of b queries."""
 
     standing: Standing
     """(b, M)"""
-    above: Tensor
-    """(b,) int64: gallery rows with a larger similarity than the best relevant one, however many."""
-    tied: Tensor
-    """(b,) int64: irrelevant rows with that very similarity; zeros under the optimistic rule."""
-    tied_relevant: Tensor
-    """(b,) int64 >= 1: relevant rows with it."""
+    first: First
+    """(b,) each"""
     nearest_right: Tensor
     """(b,) int64: the lowest gallery row among the nearest relevant ones."""
     nearest_wrong: Tensor
@@ -79,9 +79,7 @@ def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: 
     all_relevant = wrong == low
     return BlockRanks(
         standing,
-        above,
-        tied,
-        standing.relevant_size[:, 0].clone(),
+        First(above, tied, standing.relevant_size[:, 0].clone()),
         nearest_right,
         nearest_wrong.masked_fill(all_relevant, -1),
         right.double(),

@@ -60,9 +60,9 @@ def _one_type(first: Column, second: Column) -> tuple[Column, Column]:
 class Buckets(NamedTuple):
     """Gallery rows by a key, and the key of each query."""
 
-    asked: Tensor
+    query_keys: Tensor
     """(Q,) the key of each query."""
-    held: Tensor
+    gallery_keys: Tensor
     """(G,) the key of each gallery row."""
     rows: Tensor
     """(G,) gallery rows, key by key."""
@@ -73,18 +73,18 @@ class Buckets(NamedTuple):
 
     def lists(self, queries: Tensor) -> RowLists:
         """The gallery rows of each query's key, which must hold one at least."""
-        sizes = self.sizes[self.asked[queries]][:, None]
+        sizes = self.sizes[self.query_keys[queries]][:, None]
         place = torch.arange(int(sizes.max()), device=sizes.device)
-        at = self.first[self.asked[queries]][:, None] + torch.minimum(place, sizes - 1)
+        at = self.first[self.query_keys[queries]][:, None] + torch.minimum(place, sizes - 1)
         return RowLists(self.rows[at], place < sizes)
 
     def pairs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Every (place in ``queries``, gallery row of its key), without padding; a key may hold none."""
-        sizes = self.sizes[self.asked[queries]]
+        sizes = self.sizes[self.query_keys[queries]]
         ends = sizes.cumsum(0)
         at = torch.repeat_interleave(torch.arange(len(queries), device=sizes.device), sizes)
         turn = torch.arange(len(at), device=sizes.device) - (ends - sizes)[at]
-        return at, self.rows[self.first[self.asked[queries]][at] + turn]
+        return at, self.rows[self.first[self.query_keys[queries]][at] + turn]
 
 
 class RowLists(NamedTuple):
@@ -161,7 +161,7 @@ def meetings(
         device: of the similarities.
     """
     ours = buckets(*classes, device)
-    relevant = ours.sizes[ours.asked]
+    relevant = ours.sizes[ours.query_keys]
     hidden = torch.zeros_like(relevant)
     alone = torch.zeros_like(relevant, dtype=torch.bool) if own is None else own >= 0  # own row that no group hides
     banned = None
@@ -170,14 +170,14 @@ def meetings(
         keys = [one * width + other for one, other in zip(classes, groups, strict=True)]
         both = buckets(*numbered(keys[0], keys[1]), device)
         banned = both if rule == "same_class" else buckets(*groups, device)
-        relevant = relevant - both.sizes[both.asked]
-        hidden = banned.sizes[banned.asked]
+        relevant = relevant - both.sizes[both.query_keys]
+        hidden = banned.sizes[banned.query_keys]
     if own is not None:
         at = own.clamp_min(0)
-        in_class = alone & (ours.held[at] == ours.asked)
+        in_class = alone & (ours.gallery_keys[at] == ours.query_keys)
         if groups is not None:
-            in_class &= both.held[at] != both.asked
+            in_class &= both.gallery_keys[at] != both.query_keys
         if banned is not None:
-            alone = alone & (banned.held[at] != banned.asked)
+            alone = alone & (banned.gallery_keys[at] != banned.query_keys)
         relevant = relevant - in_class.long()
     return Meetings(ours, own, banned, relevant, hidden + alone.long())

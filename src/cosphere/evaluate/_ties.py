@@ -68,7 +68,7 @@ def tables(gallery: int, device: torch.device) -> Tables:
     return Tables(*(torch.from_numpy(total).to(device) for total in sums))
 
 
-def found_within(standing: Standing, depth: Tensor, ties: Ties) -> Tensor:
+def relevant_within(standing: Standing, depth: Tensor, ties: Ties) -> Tensor:
     """(b,) relevant images within the first ``depth`` places. ``depth`` is (b, 1)."""
     if ties == "expected":
         return running_sum(standing.within(depth) / standing.size.double())
@@ -111,17 +111,29 @@ def running_sum(values: Tensor) -> Tensor:
 
 
 class First(NamedTuple):
-    """The similarity of each query's best relevant image. All (Q,) int64."""
+    """The group of images that share the similarity of each query's best relevant image. All (Q,) int64."""
 
-    above: Integers
-    """A: images with a larger one."""
-    tied: Integers
+    above: Tensor
+    """A: images with a larger similarity, however many."""
+    tied: Tensor
     """n - m: irrelevant images with the same; zeros under the optimistic rule."""
-    tied_relevant: Integers
+    tied_relevant: Tensor
     """m >= 1: relevant ones with the same."""
 
+    def as_arrays(self) -> FirstArrays:
+        """In numpy, for the closed forms that want SciPy."""
+        return FirstArrays(*(column.cpu().numpy() for column in self))
 
-def first_ranks(first: First, ties: Ties) -> Floats:
+
+class FirstArrays(NamedTuple):
+    """:class:`First` in numpy."""
+
+    above: Integers
+    tied: Integers
+    tied_relevant: Integers
+
+
+def first_ranks(first: FirstArrays, ties: Ties) -> Floats:
     """(Q,) rank of the best relevant image: its mean under the expected rule, A + (n + 1) / (m + 1)."""
     ranks: Floats = first.above.astype(np.float64) + 1
     if ties == "pessimistic":
@@ -131,7 +143,7 @@ def first_ranks(first: First, ties: Ties) -> Floats:
     return ranks
 
 
-def hits(k: int, first: First, ties: Ties) -> Floats:
+def hits(k: int, first: FirstArrays, ties: Ties) -> Floats:
     """(Q,) probability that a relevant image is among the first K."""
     above, tied, tied_relevant = first
     if ties != "expected":
@@ -149,7 +161,7 @@ def _log_falling(total: Integers, drawn: Integers) -> Floats:
     return np.asarray(gammaln(total + 1.0) - gammaln(total - drawn + 1.0), dtype=np.float64)
 
 
-def reciprocal_ranks(first: First, ties: Ties, gallery: int) -> Floats:
+def reciprocal_ranks(first: FirstArrays, ties: Ties, gallery: int) -> Floats:
     """(Q,) 1 / rank of the best relevant image, and the mean of that under the expected rule.
 
     The mean of the inverse is not the inverse of the mean rank. It is a sum over the places of the group; the relative

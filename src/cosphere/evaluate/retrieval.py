@@ -24,6 +24,7 @@ import torch
 from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._pass import PassResult, Request, rank_all
 from cosphere.evaluate._relevance import (
     Column,
     GroupRule,
@@ -34,20 +35,10 @@ from cosphere.evaluate._relevance import (
     numbered,
 )
 from cosphere.evaluate._sides import Sides, both_sides
-from cosphere.evaluate._ties import (
-    Ties,
-    first_ranks,
-    hits,
-    reciprocal_ranks,
-)
-from cosphere.evaluate._walk import NEAREST, Found, Wanted, walk
+from cosphere.evaluate._ties import Ties, first_ranks
 from cosphere.evaluate.by_group import GroupScores, group_scores
+from cosphere.evaluate.metrics import check_metrics
 from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes, exclusions
-
-ALWAYS = ("recall", "map@r", "r_precision")
-"""The metrics that are always there."""
-EXTRA = ("precision", "map", "ndcg", "map@all", "mrr", "median_rank")
-"""Those that ``metrics`` adds; the first three once for each K."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +48,10 @@ class RetrievalScores:
     All arrays have one entry for each of the Q scored queries, in the order of ``query_rows``.
     """
 
-    hits: Mapping[int, Floats]
-    """For each K, (Q,): 1 where a relevant image is among the first K, else 0; between them only for expected ties."""
-    average_precisions: Floats
-    """(Q,) in [0, 1]: average precision at R."""
-    r_precisions: Floats
-    """(Q,) in [0, 1]: share of relevant images among the first R."""
+    scores: Mapping[str, Floats]
+    """The (Q,) values behind each mean, by the key of the mean in :meth:`as_dict`, such as ``recall@1``."""
     first_ranks: Floats
-    """(Q,) >= 1: rank of the best relevant image. Whole but for expected ties."""
+    """(Q,) >= 1: rank of the best relevant image. Whole except with expected ties."""
     nearest_right: Integers
     """(Q,) gallery row of the nearest relevant image; of several at the same similarity, the lowest row."""
     nearest_wrong: Integers
@@ -83,12 +70,10 @@ class RetrievalScores:
     """The rule for equal similarities."""
     labels: Column = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """(Q,) class of each query, in the type that it came in."""
-    extra: Mapping[str, Floats] = field(default_factory=dict)
-    """For each metric that was asked for beside the usual ones, (Q,)."""
+    medians: Mapping[str, Floats] = field(default_factory=dict)
+    """The (Q,) values behind each median, by its key."""
     categories: Column | None = None
     """(Q,) category of each query, where categories were given."""
-    median: bool = False
-    """Whether the median rank was asked for."""
 
     @property
     def nearest(self) -> Integers:
@@ -112,6 +97,12 @@ class RetrievalScores:
         return len(self.query_rows)
 
     @property
+    def hits(self) -> dict[int, Floats]:
+        """For each K, (Q,): 1 where a relevant image is among the first K, else 0; between them only with expected ties."""
+        names = {name: name.partition("@") for name in self.scores}
+        return {int(k): self.scores[name] for name, (metric, _, k) in names.items() if metric == "recall"}
+
+    @property
     def recall(self) -> dict[int, float]:
         """For each K, the share of queries with a relevant image among the first K, in [0, 1]."""
         return {k: float(hits.mean()) for k, hits in self.hits.items()}
@@ -119,12 +110,12 @@ class RetrievalScores:
     @property
     def map_at_r(self) -> float:
         """Mean average precision at R, in [0, 1]."""
-        return float(self.average_precisions.mean())
+        return float(self.scores["map@r"].mean())
 
     @property
     def r_precision(self) -> float:
         """Mean precision at R, in [0, 1]."""
-        return float(self.r_precisions.mean())
+        return float(self.scores["r_precision"].mean())
 
     @property
     def median_rank(self) -> float:
@@ -133,22 +124,17 @@ class RetrievalScores:
 
     def per_query(self) -> dict[str, Floats]:
         """The (Q,) values behind each mean, by the name that the mean has in :meth:`as_dict`."""
-        return {
-            **{f"recall@{k}": hits for k, hits in self.hits.items()},
-            "map@r": self.average_precisions,
-            "r_precision": self.r_precisions,
-            **self.extra,
-        }
+        return dict(self.scores)
 
     def as_dict(self) -> dict[str, float | int]:
         """Fractions ``recall@K`` for each K, ``map@r``, ``r_precision``; counts ``queries``, ``skipped``.
 
-        Before the counts, where asked for: ``precision@K``, ``map@K``, ``ndcg@K``, ``map@all``, ``mrr``, ``median_rank``, which is no
-        fraction but a rank. Every query counts the same (micro average).
+        Before the counts, where requested: the other metrics of :data:`cosphere.evaluate.metrics.METRICS`. The median
+        rank is no fraction but a rank. Every query counts the same (micro average).
         """
-        means = {name: float(values.mean()) for name, values in self.per_query().items()}
-        median = {"median_rank": self.median_rank} if self.median else {}
-        return {**means, **median, "queries": self.queries, "skipped": self.skipped}
+        means = {name: float(values.mean()) for name, values in self.scores.items()}
+        medians = {name: float(np.median(values)) for name, values in self.medians.items()}
+        return {**means, **medians, "queries": self.queries, "skipped": self.skipped}
 
     def per_class(self) -> GroupScores:
         """Every metric of each class that has a scored query; its :meth:`GroupScores.macro` is the macro average."""
@@ -179,7 +165,7 @@ class RetrievalScores:
         )
 
     def _by(self, labels: Column) -> GroupScores:
-        return group_scores(labels, self.per_query(), {"median_rank": self.first_ranks} if self.median else {})
+        return group_scores(labels, self.scores, self.medians)
 
 
 @torch.no_grad()
@@ -238,7 +224,7 @@ def retrieval(
         group_rule: ``same_class`` leaves out gallery rows of the query's class and group (Market-1501: the same person
             seen by the same camera), ``any_class`` all rows of its group.
         categories: (Q,) integers, a coarser grouping for :meth:`RetrievalScores.per_category`.
-        metrics: which of :data:`EXTRA` to add, or ``("all",)``.
+        metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
         ties: the rule for equal similarities; None takes optimistic for floats, expected for bits.
         block_bytes: bound of the working memory in bytes, beside the unit rows; 32 queries always pass.
         progress: told how many queries are done.
@@ -254,20 +240,20 @@ def retrieval(
     """
     _check_pairs(gallery, gallery_labels, exclude)
     rule = check_ties(ties) or ("expected" if is_codes(embeddings) else "optimistic")
-    wanted, kept = check_metrics(metrics), check_ks(ks)
+    request = Request(check_metrics(metrics), check_ks(ks), rule)
     check_block_bytes(block_bytes)
-    sides, met, asked = compared(
+    sides, met, query_labels = compared(
         embeddings, labels, gallery, gallery_labels, exclude, groups, gallery_groups, group_rule
     )
-    kinds = None if categories is None else integer_column(categories, sides.queries, "categories")
+    query_categories = None if categories is None else integer_column(categories, sides.queries, "categories")
     scored = met.relevant > 0
     if not bool(scored.any()):
         raise DataError(
             f"none of {sides.queries} queries has an image of its class to find. Scores want a class with two images."
         )
-    _check_reach(kept, sides.gallery - int(met.hidden[scored].max()))
-    found = walk(sides, met, Wanted(kept, wanted, rule), block_bytes, progress)
-    return _gathered(found, kept, wanted, rule, met, asked, kinds)
+    _check_reach(request.ks, sides.gallery - int(met.hidden[scored].max()))
+    result = rank_all(sides, met, request, block_bytes, progress)
+    return _gathered(result, request, met, query_labels, query_categories)
 
 
 def compared(
@@ -287,10 +273,10 @@ def compared(
         np.arange(sides.queries) if gallery is None else exclude, sides.queries, sides.gallery, sides.device
     )
     _check_several(sides.gallery - (own is not None and bool((own >= 0).any())))
-    asked = integer_column(labels, sides.queries, "labels")
-    held = None if gallery_labels is None else integer_column(gallery_labels, sides.gallery, "gallery_labels")
-    met = meetings(numbered(asked, held), _group_numbers(groups, gallery_groups, sides), own, group_rule, sides.device)
-    return sides, met, asked
+    query_labels = integer_column(labels, sides.queries, "labels")
+    others = None if gallery_labels is None else integer_column(gallery_labels, sides.gallery, "gallery_labels")
+    numbers = _group_numbers(groups, gallery_groups, sides)
+    return sides, meetings(numbered(query_labels, others), numbers, own, group_rule, sides.device), query_labels
 
 
 def _check_pairs(gallery: Any, gallery_labels: Any, exclude: Any) -> None:
@@ -308,17 +294,6 @@ def check_ties(ties: Ties | None) -> Ties | None:
     return ties
 
 
-def check_metrics(metrics: Sequence[str]) -> frozenset[str]:
-    """The names, "all" spelled out; raise unless all are known."""
-    if isinstance(metrics, str):
-        raise SettingsError(f"want metrics as a list of names, got {metrics!r}. Write metrics=({metrics!r},).")
-    known = (*ALWAYS, *EXTRA, "all")
-    for name in metrics:
-        if name not in known:
-            raise SettingsError(f"there is no metric {name!r}. {did_you_mean(str(name), known)}")
-    return frozenset(EXTRA if "all" in metrics else metrics)
-
-
 def _check_several(available: int) -> None:
     if available < 1:
         raise SizeError("one image alone has nothing to be compared with. Give at least two, or a gallery.")
@@ -328,13 +303,13 @@ def check_ks(ks: Any) -> list[int]:
     """Each K once, ascending; raise unless all are whole numbers from 1 on."""
     if not isinstance(ks, Iterable):
         raise SizeError(f"want ks as a list of whole numbers, got {ks!r}. Write ks=({ks},).")
-    kept = list(ks)
-    if not kept:
+    depths = list(ks)
+    if not depths:
         raise SizeError("ks is empty. Give at least one K, such as ks=(1,).")
-    for k in kept:
+    for k in depths:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise SizeError(f"Recall@{k} wants K to be a whole number from 1 on. Usual: 1, 2, 4, 8.")
-    return sorted({int(k) for k in kept})
+    return sorted({int(k) for k in depths})
 
 
 def _check_reach(ks: list[int], available: int) -> None:
@@ -348,38 +323,25 @@ def _check_reach(ks: list[int], available: int) -> None:
 def _group_numbers(groups: Any | None, gallery_groups: Any | None, sides: Sides) -> tuple[Integers, Integers] | None:
     if groups is None:
         return None
-    held = None if gallery_groups is None else integer_column(gallery_groups, sides.gallery, "gallery_groups")
-    return numbered(integer_column(groups, sides.queries, "groups"), held)
+    others = None if gallery_groups is None else integer_column(gallery_groups, sides.gallery, "gallery_groups")
+    return numbered(integer_column(groups, sides.queries, "groups"), others)
 
 
 def _gathered(
-    found: Found,
-    ks: list[int],
-    metrics: frozenset[str],
-    ties: Ties,
-    met: Meetings,
-    labels: Column,
-    categories: Column | None,
+    result: PassResult, request: Request, met: Meetings, labels: Column, categories: Column | None
 ) -> RetrievalScores:
-    """From counts to hits and ranks, and all in one result."""
-    columns, first, rows = found.columns, found.first, found.rows
-    extra = {f"{name}@{k}": columns[f"{name}@{k}"] for name in EXTRA[:3] if name in metrics for k in ks}
-    if "map@all" in metrics:
-        extra["map@all"] = columns["map@all"]
-    if "mrr" in metrics:
-        extra["mrr"] = reciprocal_ranks(first, ties, len(met.classes.held))
+    """The result of a pass with everything that is known of its queries."""
+    rows = result.rows
+    medians = [name for metric in request.metrics if metric.summary == "median" for name in metric.columns(request.ks)]
     return RetrievalScores(
-        hits={k: hits(k, first, ties) for k in ks},
-        average_precisions=columns["map@r"],
-        r_precisions=columns["r_precision"],
-        first_ranks=first_ranks(first, ties),
-        **{name: columns[name] for name in NEAREST},
+        scores={name: values for name, values in result.scores.items() if name not in medians},
+        first_ranks=first_ranks(result.first, request.ties),
+        **result.nearest,
         relevant=met.relevant.cpu().numpy()[rows],
         query_rows=rows,
         skipped=len(met.relevant) - len(rows),
-        ties=ties,
+        ties=request.ties,
         labels=labels[rows],
-        extra=extra,
+        medians={name: result.scores[name] for name in medians},
         categories=None if categories is None else categories[rows],
-        median="median_rank" in metrics,
     )

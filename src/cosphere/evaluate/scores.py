@@ -117,8 +117,7 @@ class Scores:
         if self.retrieval is not None:
             content["data"] |= {"queries": self.retrieval.queries, "queries_skipped": self.retrieval.skipped}
             content["ties"] = self.retrieval.ties
-            if self.retrieval.median:
-                content["median_rank"] = self.retrieval.median_rank
+            content |= {name: float(np.median(values)) for name, values in self.retrieval.medians.items()}
         if self.health is not None:
             content["health"] = self.health.as_dict()
         if self.clustering is not None:

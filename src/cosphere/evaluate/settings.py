@@ -10,7 +10,8 @@ from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.clustering import check_preset
-from cosphere.evaluate.retrieval import check_ks, check_metrics, check_ties
+from cosphere.evaluate.metrics import check_metrics, metrics_help
+from cosphere.evaluate.retrieval import check_ks, check_ties
 from cosphere.evaluate.statistics import check_level, check_seed
 from cosphere.rows import BLOCK_BYTES, check_block_bytes
 
@@ -26,7 +27,7 @@ class EvaluationSettings:
         ks: the K of Recall@K and of the other metrics at K.
         clustering: also cluster the embeddings: NMI and F1. k-means takes longer than all the rest.
         clustering_preset: whose k-means: default, sec or norm_softmax.
-        metrics: extra scores: precision, map, ndcg, map@all, mrr, median_rank, or all.
+        metrics: extra scores: {metrics}.
         bits: rank one bit per dimension by Hamming distance; everything else uses the floats.
         ties: rule for equal similarities: optimistic, pessimistic or expected. None takes optimistic for floats and expected
             for bits.
@@ -69,3 +70,7 @@ class EvaluationSettings:
         check_seed(self.seed)
         check_whole("bootstrap_samples", self.bootstrap_samples, least=0)
         check_block_bytes(self.block_bytes)
+
+
+# Help follows from the table of metrics, and jsonargparse takes help from the docstring.
+EvaluationSettings.__doc__ = str(EvaluationSettings.__doc__).replace("{metrics}", metrics_help())

@@ -19,7 +19,7 @@ from cosphere._types import Floats, Integers, Progress
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.comparison import Arm
-from cosphere.evaluate.retrieval import EXTRA
+from cosphere.evaluate.metrics import find_metric
 from cosphere.evaluate.scores import rank
 from cosphere.evaluate.settings import EvaluationSettings
 from cosphere.files import read_json
@@ -334,9 +334,9 @@ class _Ranked(NamedTuple):
 
 def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
     loaded = Embeddings.load(run.folder.embeddings(run.split)).rows(rows)
-    extra = {part for name in metrics for part in (name, re.sub(r"@\d+$", "", name)) if part in EXTRA}
+    named = {metric.name for name in metrics if (metric := find_metric(name)) is not None}
     try:
-        found = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(extra))))
+        found = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(named))))
     except (DataError, SizeError) as error:
         raise type(error)(f"{run.name}: {error}") from error
     known = found.per_query()

@@ -7,19 +7,17 @@ from typing import Any, cast
 
 import numpy as np
 
+from cosphere.evaluate.metrics import metric_title
 from cosphere.report import figures
 from cosphere.report.data import Floats, ReportData, Score, read_scores
 from cosphere.report.markup import facts, flattened, missing, paragraph, percent, safe, section, shown, table
 
 SCORE_NAMES = {
-    "map@r": "MAP@R",
-    "r_precision": "R-precision",
     "nmi": "NMI",
     "nmi_geometric": "NMI, geometric",
     "ami": "AMI",
     "f1": "F1 of pairs",
     "purity": "Purity",
-    "mrr": "MRR",
 }
 
 
@@ -29,7 +27,7 @@ def score_name(key: str) -> str:
     >>> score_name("recall@8"), score_name("map@r"), score_name("same_pairs")
     ('Recall@8', 'MAP@R', 'Same pairs')
     """
-    return SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
+    return metric_title(key) or SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
 
 
 def part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
