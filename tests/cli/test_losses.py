@@ -9,7 +9,7 @@ import torch
 
 from cosphere import losses
 from cosphere.cli import main
-from cosphere.losses._document import loss_table_markdown
+from cosphere.losses.engine.document import loss_table_markdown
 
 
 @pytest.fixture(autouse=True)

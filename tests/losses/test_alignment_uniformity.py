@@ -6,7 +6,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import AlignmentUniformityLoss, alignment_uniformity_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 
 def by_hand(points, labels, *, power=2.0, sharpness=2.0, alignment_weight=1.0, uniformity_weight=1.0):

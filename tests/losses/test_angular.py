@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
 from cosphere.losses.angular import AngularLoss
+from cosphere.losses.engine.maths import similarities_held
 
 
 def one(t, a, p, negatives):

@@ -4,7 +4,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import CircleLoss, circle_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 
 def by_hand(points, labels, scale, margin):

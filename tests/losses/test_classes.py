@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from cosphere.errors import DerivativeError, SettingsError, SizeError
 from cosphere.losses import NormSoftmaxLoss
-from cosphere.losses._blocks import similarities_held
-from cosphere.losses._class_columns import sum_over_classes
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import classify, sample_classes
+from cosphere.losses.engine.classes import classify, sample_classes
+from cosphere.losses.engine.columns import sum_over_classes
+from cosphere.losses.engine.maths import similarities_held
+from cosphere.losses.engine.softmax import against_classes
 
 BLOCKS = [1, 60, 10**6]  # one class at a time, a few, all
 

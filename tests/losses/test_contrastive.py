@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from cosphere.errors import SettingsError
 from cosphere.losses import ContrastiveLoss, contrastive_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 
 def distance(a, b):

@@ -6,14 +6,14 @@ import pytest
 
 from cosphere import losses
 from cosphere.errors import DataError
-from cosphere.losses._document import BEGIN, END, loss_table_markdown, with_table
+from cosphere.losses.engine.document import BEGIN, END, loss_table_markdown, with_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 
 
 def test_the_page_is_up_to_date():
     page = PAGE.read_text(encoding="utf-8")
-    assert page == with_table(page), "run: python -m cosphere.losses._document docs/losses.md"
+    assert page == with_table(page), "run: python -m cosphere.losses.engine.document docs/losses.md"
 
 
 def test_every_loss_is_told_in_full():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.losses import ensembles
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.ensembles import abe_divergence_loss, boosted_binomial_loss
 
 FIVE_WIDE = torch.tensor(

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.facility_location import FacilityLocationLoss
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError, SizeError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.hard_cascade import HardCascadeLoss, hard_cascade_loss
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.lifted_structure import LiftedStructureLoss
 
 RAW_SLOPE = [

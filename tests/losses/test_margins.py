@@ -6,7 +6,7 @@ import torch
 from cosphere.checks import check_share
 from cosphere.errors import SettingsError
 from cosphere.losses import _margins
-from cosphere.losses._classified import classify
+from cosphere.losses.engine.classes import classify
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, 2.0, math.pi])

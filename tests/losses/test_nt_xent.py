@@ -5,7 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import NTXentLoss, nt_xent_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 
 def cosine(a, b):

@@ -5,7 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import ProxyAnchorLoss, proxy_anchor_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 W3 = torch.tensor([[2, 2, 1], [0, 3, 4], [2, -1, 2]], dtype=torch.float64)
 

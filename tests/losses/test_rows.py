@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from cosphere.errors import DerivativeError, SettingsError, SizeError
 from cosphere.losses import NormSoftmaxLoss, TripletLoss
-from cosphere.losses._blocks import similarities_held
-from cosphere.losses._ends import chord, safe_sqrt
-from cosphere.losses._pairs import compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.maths import chord, safe_sqrt, similarities_held
+from cosphere.losses.engine.pairs import compare
+from cosphere.losses.engine.rows import sum_over_rows
 
 
 def weighted(rows):
@@ -235,9 +234,9 @@ def test_memory_is_a_block_and_not_the_matrix():
     code = """
 import resource, torch
 from cosphere.losses import NormSoftmaxLoss, TripletLoss
-from cosphere.losses._blocks import similarities_held
-from cosphere.losses._pairs import compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.maths import similarities_held
+from cosphere.losses.engine.pairs import compare
+from cosphere.losses.engine.rows import sum_over_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def of_rows(rows):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cosphere.errors import SettingsError
 from cosphere.losses import SemihardTripletLoss, semihard_triplet, semihard_triplet_loss, similarities_held
-from cosphere.losses._pairs import Rows, compare
+from cosphere.losses.engine.pairs import Rows, compare
 
 
 def distance(a, b, squared):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.smooth_ap import SmoothAPLoss
 
 

@@ -5,7 +5,7 @@ import torch
 
 from cosphere.errors import DerivativeError, SettingsError
 from cosphere.losses import SoftTripleLoss, centre_distance, soft_triple_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 W6 = torch.tensor([[2, 2, 1], [1, 0, 0], [0, 3, 4], [0, 1, 0], [2, -1, 2], [0, 0, 1]], dtype=torch.float64)
 

@@ -5,7 +5,7 @@ import torch
 
 from cosphere.errors import SettingsError
 from cosphere.losses import SupConLoss, sup_con_loss
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cosphere.losses import _triplets
-from cosphere.losses._pairs import Rows, compare
-from cosphere.losses._triplets import compare_listed, count_active, count_triplets, count_window
+from cosphere.losses.engine.pairs import Rows, compare
+from cosphere.losses.engine.triplets import compare_listed, count_active, count_triplets, count_window
 
 
 @pytest.fixture(params=["passes", "search"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosphere.errors import SettingsError
-from cosphere.losses._blocks import similarities_held
+from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.tuplet_margin import TupletMarginLoss
 
 PML_SLACK = math.radians(5.73)

@@ -16,7 +16,7 @@ from rich.table import Table
 from cosphere import losses
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
-from cosphere.losses._document import GROUPS, loss_table_markdown
+from cosphere.losses.engine.document import GROUPS, loss_table_markdown
 
 _EXAMPLES = [
     "cosphere losses",

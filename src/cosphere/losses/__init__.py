@@ -5,22 +5,21 @@
 """
 
 from cosphere.losses import miners
-from cosphere.losses._about import About, EmbedTrainingSet, Loss, PairLoss, about, build, table
-from cosphere.losses._blocks import similarities_held
-from cosphere.losses._class_loss import ClassLoss
-from cosphere.losses._class_tree import AnchorNeighbourBatches, ClassTree
-from cosphere.losses._classified import sample_classes
-from cosphere.losses._pair_cosines import PairCosines, pair_cosines
 from cosphere.losses.adaface import AdaFaceLoss, adaface_loss
 from cosphere.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
 from cosphere.losses.angular import AngularLoss, angular_loss
 from cosphere.losses.arcface import ArcFaceLoss, arcface_loss
 from cosphere.losses.batch_hard_triplet import BatchHardTripletLoss, batch_hard_triplet_loss
 from cosphere.losses.circle import CircleLoss, circle_loss
+from cosphere.losses.class_tree import AnchorNeighbourBatches, ClassTree
 from cosphere.losses.contrastive import ContrastiveLoss, contrastive_loss
 from cosphere.losses.cosface import CosFaceLoss, cosface_loss
 from cosphere.losses.curricularface import CurricularFaceLoss, curricularface_loss
 from cosphere.losses.distance_weighted import distance_weighted_triplets
+from cosphere.losses.engine.base import About, EmbedTrainingSet, Loss, PairLoss
+from cosphere.losses.engine.classes import ClassLoss, sample_classes
+from cosphere.losses.engine.maths import similarities_held
+from cosphere.losses.engine.registry import about, build, table
 from cosphere.losses.ensembles import abe_divergence_loss, boosted_binomial_loss
 from cosphere.losses.facility_location import FacilityLocationLoss, facility_location_loss
 from cosphere.losses.generalized_lifted_structure import (
@@ -41,6 +40,7 @@ from cosphere.losses.n_pair import NPairLoss, n_pair_loss
 from cosphere.losses.norm_softmax import NormSoftmaxLoss, norm_softmax_loss
 from cosphere.losses.normalized_n_pair import NormalizedNPairLoss, normalized_n_pair_loss
 from cosphere.losses.nt_xent import NTXentLoss, nt_xent_loss
+from cosphere.losses.pair_cosines import PairCosines, pair_cosines
 from cosphere.losses.proxy_anchor import ProxyAnchorLoss, proxy_anchor_loss
 from cosphere.losses.proxy_nca import ProxyNCALoss, proxy_nca_loss
 from cosphere.losses.proxy_nca_plus import ProxyNCAPlusPlusLoss, proxy_nca_plus_plus_loss

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._ends import as_int64
-from cosphere.losses._listed import as_pairs
-from cosphere.losses._pairs import Compared, Pairs, check_inputs, compare, own_columns
+from cosphere.losses.engine.maths import as_int64
+from cosphere.losses.engine.pairs import Compared, Pairs, as_pairs, check_inputs, compare, own_columns
 from cosphere.tensors import SHORTEST, full_precision, lengths, outside_autocast
 
 

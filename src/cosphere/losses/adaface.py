@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number, check_share
-from cosphere.losses._about import describe
-from cosphere.losses._class_blocks import Workspace
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import Classified, classify
-from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import check_angle, running_mean, start_as_directions
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import Classified, ClassLoss, SampleRule, Workspace, classify
+from cosphere.losses.engine.maths import check_angle, log_one_plus_exp, running_mean, start_as_directions
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
 EDGE = 1e-3

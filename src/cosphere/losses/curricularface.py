@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_number, check_share
-from cosphere.losses._about import describe
-from cosphere.losses._class_blocks import Workspace
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import Classified, classify
-from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import add_angle, check_angle, own_cosines, running_mean
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import Classified, ClassLoss, SampleRule, Workspace, classify, own_cosines
+from cosphere.losses.engine.maths import add_angle, check_angle, log_one_plus_exp, running_mean
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosphere.checks import check_number
 from cosphere.errors import SettingsError
-from cosphere.losses._pairs import Rows, compare
+from cosphere.losses.engine.pairs import Rows, compare
 from cosphere.tensors import directions
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cosphere.checks import check_choice
 from cosphere.errors import SizeError
-from cosphere.losses._ends import connected_zero, mean_or_zero
-from cosphere.losses._pairs import Pairs, Rows, compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.maths import connected_zero, mean_or_zero
+from cosphere.losses.engine.pairs import Pairs, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
 from cosphere.tensors import check_embeddings, check_labelled, check_tensor, directions, outside_autocast
 
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, describe
-from cosphere.losses._blocks import held_on
-from cosphere.losses._ends import as_int64, chord, connected_zero, safe_sqrt
+from cosphere.losses.engine.base import Loss, describe
+from cosphere.losses.engine.maths import as_int64, chord, connected_zero, held_on, safe_sqrt
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SettingsError, SizeError
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import SAME, connected_zero, mean_or_zero
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
 from cosphere.losses._ranking import Cut, Ranking
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import SAME, connected_zero, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
 from cosphere.losses.ensembles import check_widths, split_heads, with_same_rows
 
 

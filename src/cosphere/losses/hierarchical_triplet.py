@@ -10,12 +10,12 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import EmbedTrainingSet, PairLoss, describe
-from cosphere.losses._class_tree import ClassTree, Linkage
-from cosphere.losses._ends import as_int64, chord, mean_or_zero
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
-from cosphere.losses._rows import sum_over_rows
-from cosphere.losses._triplets import compare_listed, count_active, listed_triplets
+from cosphere.losses.class_tree import ClassTree, Linkage
+from cosphere.losses.engine.base import EmbedTrainingSet, PairLoss, describe
+from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.triplets import compare_listed, count_active, listed_triplets
 from cosphere.losses.triplet import triplet_loss
 
 

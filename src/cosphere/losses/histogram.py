@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_whole
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._listed import as_pairs
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import with_slopes
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, as_pairs, compare
+from cosphere.losses.engine.rows import sum_over_rows
 
 
 def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:

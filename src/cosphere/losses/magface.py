@@ -7,12 +7,10 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import describe
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import classify
-from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import add_angle, check_angle, start_as_directions
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
+from cosphere.losses.engine.maths import add_angle, check_angle, log_one_plus_exp, start_as_directions
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import as_int64, chord, mean_or_zero
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
-from cosphere.losses._rows import sum_over_rows
-from cosphere.losses._triplets import ListedTriplets, compare_listed, listed_triplets
 from cosphere.losses.distance_weighted import check_cutoffs, draw_negatives, triplets_wanted
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.triplets import ListedTriplets, compare_listed, listed_triplets
 
 Sampling = Literal["distance_weighted", "all"]
 

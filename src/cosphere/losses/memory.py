@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError
-from cosphere.losses._about import EmbedTrainingSet, Loss, PairLoss
-from cosphere.losses._ends import as_int64
+from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss
+from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled
 
 

@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._ends import chord
-from cosphere.losses._pairs import Pairs, Rows, compare
 from cosphere.losses.batch_hard_triplet import hardest_columns
+from cosphere.losses.engine.maths import chord
+from cosphere.losses.engine.pairs import Pairs, Rows, compare
 from cosphere.tensors import SHORTEST, lengths
 
 PairIndices = tuple[Tensor, Tensor, Tensor, Tensor]

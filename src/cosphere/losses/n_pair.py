@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses._pairs import Compared
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.pairs import Compared
+from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
 from cosphere.tensors import full_precision, lengths
 
 

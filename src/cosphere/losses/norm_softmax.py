@@ -7,11 +7,10 @@ import math
 from torch import Tensor, nn
 
 from cosphere.checks import check_number
-from cosphere.losses._about import describe
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import classify
-from cosphere.losses._log_sums import log_one_plus_exp
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
+from cosphere.losses.engine.maths import log_one_plus_exp
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
 

@@ -7,12 +7,11 @@ from typing import Unpack
 from torch import Tensor
 
 from cosphere.checks import check_number
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import mean_or_zero
-from cosphere.losses._log_sums import each_positive_against_negatives
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses._pairs import Compared
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import mean_or_zero
+from cosphere.losses.engine.pairs import Compared
+from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
 
 
 def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, **compared: Unpack[Compared]) -> Tensor:

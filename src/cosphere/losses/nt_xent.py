@@ -7,11 +7,10 @@ from typing import Unpack
 from torch import Tensor
 
 from cosphere.checks import check_number
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import mean_or_zero
-from cosphere.losses._log_sums import each_positive_against_negatives
-from cosphere.losses._pairs import Compared, compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import mean_or_zero
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
 
 
 def nt_xent_loss(

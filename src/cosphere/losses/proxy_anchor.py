@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_number
-from cosphere.losses._about import describe
-from cosphere.losses._class_blocks import Block
-from cosphere.losses._class_columns import sum_over_classes
-from cosphere.losses._class_loss import ClassLoss
-from cosphere.losses._classified import classify
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import Block, ClassLoss, classify
+from cosphere.losses.engine.columns import sum_over_classes
 from cosphere.tensors import outside_autocast
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import chord, mean_or_zero
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
-from cosphere.losses._rows import sum_over_rows
-from cosphere.losses._triplets import count_window
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import chord, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.triplets import count_window
 
 FEW = 16
 """Up to so many positives an anchor, one pass over the negatives for each is faster than sorting them."""

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_number, check_whole
-from cosphere.losses._about import describe
-from cosphere.losses._blocks import block_length
-from cosphere.losses._class_blocks import Workspace
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import classify
-from cosphere.losses._ends import OnlyOnce
-from cosphere.losses._log_sums import log_one_plus_exp
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import ClassLoss, SampleRule, Workspace, classify
+from cosphere.losses.engine.maths import OnlyOnce, block_length, log_one_plus_exp
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import SHORTEST, directions, full_precision, outside_autocast, outside_compile
 
 SLACK = 1e-5

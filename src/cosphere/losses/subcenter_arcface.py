@@ -8,14 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_number, check_switch, check_whole
-from cosphere.losses._about import describe
-from cosphere.losses._class_blocks import Workspace
-from cosphere.losses._class_loss import ClassLoss, SampleRule
-from cosphere.losses._classes import against_classes
-from cosphere.losses._classified import check_class_labels, classify
-from cosphere.losses._ends import as_int64
-from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._margins import add_angle, check_angle
+from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.classes import ClassLoss, SampleRule, Workspace, check_class_labels, classify
+from cosphere.losses.engine.maths import add_angle, as_int64, check_angle, log_one_plus_exp
+from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import mean_or_zero
-from cosphere.losses._log_sums import log_sum_exp
-from cosphere.losses._pairs import Compared, Rows, compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import log_sum_exp, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
 
 
 def sup_con_loss(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cosphere.checks import check_whole
 from cosphere.errors import SettingsError
-from cosphere.losses._about import Loss, about, build
+from cosphere.losses.engine.base import Loss
+from cosphere.losses.engine.registry import about, build
 
 LONGEST = 10.0
 """Seconds after which one loss is not measured again, whatever the number of repeats."""

@@ -7,11 +7,11 @@ from typing import Literal, Unpack
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_switch
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._ends import chord, mean_or_zero
-from cosphere.losses._pairs import Compared, Rows, compare
-from cosphere.losses._rows import sum_over_rows
-from cosphere.losses._triplets import compare_listed, count_triplets, listed_triplets
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import chord, mean_or_zero
+from cosphere.losses.engine.pairs import Compared, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.triplets import compare_listed, count_triplets, listed_triplets
 
 
 def triplet_loss(

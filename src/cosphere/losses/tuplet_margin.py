@@ -10,12 +10,10 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses._about import PairLoss, describe
-from cosphere.losses._by_hand import with_slopes
-from cosphere.losses._ends import mean_or_zero
-from cosphere.losses._log_sums import log_one_plus_exp
-from cosphere.losses._pairs import Compared, Rows, compare
-from cosphere.losses._rows import sum_over_rows
+from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_slopes
+from cosphere.losses.engine.pairs import Compared, Rows, compare
+from cosphere.losses.engine.rows import sum_over_rows
 
 NEAREST = 1 - 1e-7
 """Cosines are clamped to this before their angle is taken: at 1 the slope of the angle is infinite."""

@@ -1,6 +1,6 @@
 """The loss table of the documentation, from what the losses say about themselves.
 
-Write it anew with ``python -m cosphere.losses._document docs/losses.md``.
+Write it anew with ``python -m cosphere.losses.engine.document docs/losses.md``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cosphere.errors import DataError
-from cosphere.losses._about import About, kind, table
+from cosphere.losses.engine.base import About
+from cosphere.losses.engine.registry import kind, table
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 """What stands around the table in a page."""
+
 GROUPS = {False: "Pair losses", True: "Losses with class weights"}
 
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
-from cosphere.losses._class_blocks import Block, Gradients, UnitWeights, Workspace, class_blocks, only_once
-from cosphere.losses._classified import Classified
+from cosphere.losses.engine.classes import Block, Classified, Gradients, UnitWeights, Workspace, class_blocks, only_once
 from cosphere.tensors import outside_autocast, outside_compile
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._ends import OnlyOnce
-from cosphere.losses._pairs import Pairs, Rows
+from cosphere.losses.engine.maths import OnlyOnce, log_one_plus_exp, log_sum_exp
+from cosphere.losses.engine.pairs import Pairs, Rows
 from cosphere.tensors import outside_autocast, outside_compile
 
 
@@ -134,3 +134,12 @@ class _Walk:
     def gradients(self) -> list[Tensor | None]:
         own = self.pairs.references is None
         return [self.to_anchors, None if own else self.to_columns, *self.to_leaves]
+
+
+def each_positive_against_negatives(rows: Rows, scale: float) -> Tensor:
+    """Cross-entropy of ``scale * similarity`` of each positive against all negatives of its anchor, summed. ().
+
+    Other positives of the anchor are not in the denominator. Without negatives an anchor costs nothing.
+    """
+    others = log_sum_exp(scale * rows.negatives(-torch.inf))
+    return log_one_plus_exp(others[:, None] - scale * rows.positives(torch.inf)).sum()

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 from cosphere.checks import check_choice, check_whole
 from cosphere.errors import SizeError
-from cosphere.losses._ends import as_int64
+from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 Linkage = Literal["average", "single"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._ends import as_int64
+from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses._listed import as_pairs
-from cosphere.losses._pairs import Compared, Pairs, Rows, compare
+from cosphere.losses.engine.pairs import Compared, Pairs, Rows, as_pairs, compare
 from cosphere.tensors import SHORTEST, lengths
 
 FEW = 48

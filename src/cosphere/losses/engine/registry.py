@@ -1,0 +1,67 @@
+"""Finding a loss by its name: the table, and building one from settings."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from cosphere.errors import SettingsError, did_you_mean
+from cosphere.losses.engine.base import About, Loss
+
+
+def table() -> list[About]:
+    """One description per loss, in the order of the room's ``__all__``."""
+    return [kind.about for kind in _kinds().values()]
+
+
+def about(name: str) -> About:
+    """The description of one loss.
+
+    Raises:
+        SettingsError: there is no such loss; the message names the nearest one.
+    """
+    return kind(name).about
+
+
+def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
+    """Make a loss from its name and settings, as a recipe or the command line gives them.
+
+    Args:
+        name: as in :func:`table`, for example "multi_similarity".
+        num_classes: training classes. Only losses with class weights use it.
+        dim: width D of the embedding. Only losses with class weights use it.
+        settings: keyword settings of the class; see :attr:`About.defaults`.
+
+    Raises:
+        SettingsError: unknown loss, unknown setting, or a value that the loss does not allow.
+        SizeError: the learners of an ensemble do not fit the width.
+
+    >>> build("triplet", num_classes=100, dim=512, margin=0.2)
+    TripletLoss(margin=0.2, squared=True, reduction='mean_all')
+    """
+    found = kind(name)
+    known = found.about.defaults
+    for setting in settings:
+        if setting not in known:
+            raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
+    known_here = {"num_classes": num_classes, "embedding_dim": dim}
+    wanted = inspect.signature(found.__init__).parameters
+    loss = found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
+    loss.groups(dim)  # a width that does not fit stops here, not at the first batch
+    return loss
+
+
+def kind(name: str) -> type[Loss]:
+    """The class of a loss, by the name in :func:`table`, or a SettingsError that names the nearest."""
+    kinds = _kinds()
+    if name not in kinds:
+        raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, kinds)}")
+    return kinds[name]
+
+
+def _kinds() -> dict[str, type[Loss]]:
+    # The room itself is the registry: one export line adds a loss. It imports this file, so it is looked up late.
+    from cosphere import losses
+
+    exported = (getattr(losses, name) for name in losses.__all__)
+    return {kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")}
