@@ -290,8 +290,8 @@ def test_ours_can_be_called_as_theirs_call(name):
     """Positions and names of the arguments are theirs: (embeddings, labels, indices_tuple, ref_emb, ref_labels)."""
     loss = build(name).double()
     (x, labels), (others, other_labels) = batch(seed=1), batch(20, seed=2)
-    want = value_and_gradient(lambda rows: loss(rows, labels, references=others, reference_labels=other_labels), x)[0]
-    assert value_and_gradient(lambda rows: loss(rows, labels, None, others, other_labels), x)[0] == want
+    want = value_and_gradient(lambda block: loss(block, labels, references=others, reference_labels=other_labels), x)[0]
+    assert value_and_gradient(lambda block: loss(block, labels, None, others, other_labels), x)[0] == want
     keyed = {"embeddings": x, "labels": labels, "ref_emb": others, "ref_labels": other_labels}
     torch.manual_seed(0)
     assert loss(**keyed).item() == want
@@ -347,8 +347,8 @@ def test_their_one_loss_without_a_regularizer_takes_sec_beside_it():
         theirs.VICRegLoss(embedding_regularizer=SphericalConstraint())
     loss, sec, (x, _), (other, _) = theirs.VICRegLoss(), SphericalConstraint(), batch(seed=1), batch(seed=2)
     check_sum(
-        lambda rows: loss(rows, ref_emb=other) + WEIGHT * sec(rows),
-        lambda rows: loss(rows, ref_emb=other),
+        lambda block: loss(block, ref_emb=other) + WEIGHT * sec(block),
+        lambda block: loss(block, ref_emb=other),
         SphericalConstraint(),
         x,
     )
@@ -359,14 +359,16 @@ def test_their_one_loss_without_a_regularizer_takes_sec_beside_it():
 def test_sec_is_added_to_every_loss_of_ours(name, radius):
     loss, bare, sec = build(name).double(), build(name).double(), SphericalConstraint(radius)
     x, labels = batch()
-    check_sum(lambda rows, names: loss(rows, names) + WEIGHT * sec(rows), bare, SphericalConstraint(radius), x, labels)
+    check_sum(
+        lambda block, names: loss(block, names) + WEIGHT * sec(block), bare, SphericalConstraint(radius), x, labels
+    )
 
 
 @pytest.mark.parametrize("radius", ["batch", 1.5])
 def test_sec_is_added_to_any_callable(radius):
     sec = SphericalConstraint(radius)
-    of_a_user = lambda rows: (rows @ rows.T).tanh().mean()  # noqa: E731
-    check_sum(lambda rows: of_a_user(rows) + WEIGHT * sec(rows), of_a_user, SphericalConstraint(radius), batch()[0])
+    of_a_user = lambda block: (block @ block.T).tanh().mean()  # noqa: E731
+    check_sum(lambda block: of_a_user(block) + WEIGHT * sec(block), of_a_user, SphericalConstraint(radius), batch()[0])
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
@@ -375,7 +377,7 @@ def test_sec_is_added_to_a_memory(name):
     memory, sec = CrossBatchMemory(build(name), DIM, size=64).double(), SphericalConstraint()
     memory(*batch(seed=9))
     other = copy.deepcopy(memory)
-    check_sum(lambda rows, names: memory(rows, names) + WEIGHT * sec(rows), other, SphericalConstraint(), x, labels)
+    check_sum(lambda block, names: memory(block, names) + WEIGHT * sec(block), other, SphericalConstraint(), x, labels)
 
 
 def check_sum(both, bare, sec, x, *labels):
@@ -401,7 +403,7 @@ def test_the_center_invariant_regularizer_is_not_sec(h6, gradient):
     assert center(2 * x) / center(x) == pytest.approx(16)
     assert SphericalConstraint()(2 * x) / SphericalConstraint()(x) == pytest.approx(4)
     first, second = (
-        gradient(lambda rows, _: center(rows), x, labels),
-        gradient(lambda rows, _: SphericalConstraint()(rows), x, labels),
+        gradient(lambda block, _: center(block), x, labels),
+        gradient(lambda block, _: SphericalConstraint()(block), x, labels),
     )
     assert torch.cosine_similarity(first.flatten(), second.flatten(), dim=0) < 0.95

@@ -49,7 +49,7 @@ def in_batch(points, labels, **settings):
         return [k for k in every if labels[k] != labels[i]]
 
     positives = [(i, j) for i in every for j in every if i != j and labels[i] == labels[j]]
-    return by_hand(points, positives, negatives, lambda j, rows: rows[negatives(j)], **settings)
+    return by_hand(points, positives, negatives, lambda j, block: block[negatives(j)], **settings)
 
 
 def test_published_values_and_gradients(h6, gradient):
@@ -128,7 +128,7 @@ def test_references(ragged, gradient, unit):
         points[:10],
         [(i, j) for i in range(10) for j in range(24) if names[i] == names[6 + j]],
         lambda i: [k for k in range(24) if names[6 + k] != names[i]],
-        lambda j, rows: [rows[i] for i in range(10) if names[i] != names[6 + j]],
+        lambda j, block: [block[i] for i in range(10) if names[i] != names[6 + j]],
         others=points[6:],
         unit=unit,
     )

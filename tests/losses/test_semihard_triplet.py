@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from cosphere.errors import SettingsError
 from cosphere.losses import SemihardTripletLoss, semihard_triplet, semihard_triplet_loss, similarities_held
-from cosphere.losses.engine.pairs import Rows, compare
+from cosphere.losses.engine.pairs import compare
+from cosphere.losses.engine.rows import Block
 
 
 def distance(a, b, squared):
@@ -184,7 +185,7 @@ def test_ties_fallbacks_and_duplicates_both_ways(h6, e4):
 def test_a_cosine_that_rounding_lifts_above_one_is_distance_zero():
     pairs = compare(torch.ones(4, 2), torch.tensor([0, 0, 1, 2]))
     cosines = torch.tensor([[1.0, 1.0000002, 1.0000001, 0.5]])
-    chosen = semihard_triplet.semihard_negatives(Rows(pairs, slice(0, 1), cosines))
+    chosen = semihard_triplet.semihard_negatives(Block(pairs, slice(0, 1), cosines))
     # The positive in column 1 and the negative in column 2 are both as near as can be.
     assert chosen[0][pairs.positives_of(slice(0, 1))[1][0]].tolist() == [3]
 

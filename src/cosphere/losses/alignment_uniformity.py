@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import chord, log_sum_exp, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
 
 def alignment_uniformity_loss(
@@ -48,28 +48,28 @@ def alignment_uniformity_loss(
     near = pairs.positives_per_anchor.sum()
     log_sum = _log_sum(pairs, sharpness)
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        aligned = mean_or_zero(_power(chord(rows.positives(1.0), squared=True), power).sum(), near)
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        aligned = mean_or_zero(_power(chord(block.positives(1.0), squared=True), power).sum(), near)
         # The gradient of the log of a sum is that of the sum over its value, known by now. These shares add up to 1.
-        of_near, of_far = _exponents(rows, sharpness)
+        of_near, of_far = _exponents(block, sharpness)
         shares = (of_near - log_sum).exp().sum() + (of_far - log_sum).exp().sum()
         return alignment_weight * aligned + uniformity_weight * shares, shares.detach()[None]
 
-    total, shares = sum_over_rows(pairs, of_rows)
+    total, shares = sum_over_rows(pairs, of_block)
     count = (near + pairs.negatives_per_anchor.sum()).to(total.dtype)
     # exp(-sharpness d^2) is exp(2 sharpness s) over exp(2 sharpness), which only the value needs.
     uniformity = torch.where(count > 0, log_sum - 2 * sharpness - count.clamp(min=1).log(), 0.0)
     return total + uniformity_weight * (uniformity - shares.sum()) + pairs.zero
 
 
-def _exponents(rows: Rows, sharpness: float) -> tuple[Tensor, Tensor]:
+def _exponents(block: Block, sharpness: float) -> tuple[Tensor, Tensor]:
     """``2 * sharpness * s`` of the positives (b, P) and the negatives (b, R), -inf elsewhere."""
-    return 2 * sharpness * rows.positives(-torch.inf), 2 * sharpness * rows.negatives(-torch.inf)
+    return 2 * sharpness * block.positives(-torch.inf), 2 * sharpness * block.negatives(-torch.inf)
 
 
 def _log_sum(pairs: Pairs, sharpness: float) -> Tensor:
     """Log of the sum of ``exp(2 * sharpness * s)`` over all pairs; 0 when there is none. ()."""
-    parts = [log_sum_exp(*_exponents(rows, sharpness)) for rows in pairs.blocks()]
+    parts = [log_sum_exp(*_exponents(block, sharpness)) for block in blocks(pairs)]
     if not parts:
         return torch.zeros_like(pairs.zero)
     total = log_sum_exp(torch.cat(parts)[None])[0]

@@ -16,8 +16,8 @@ from cosphere.errors import SettingsError
 from cosphere.losses._n_pairs import compare_n_pairs
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.n_pair import n_pair_loss
 
 WIDEST = 80.0
@@ -82,13 +82,13 @@ def _over_slots(pairs: Pairs, square: float) -> Tensor:
         centres = replace(pairs, anchors=pairs.anchors + positives, references=pairs.columns, own_columns=None)
         near = (pairs.anchors * positives).sum(dim=1)
 
-        def of_rows(rows: Rows, near: Tensor, present: Tensor = real[:, slot]) -> Tensor:
-            others = log_sum_exp(4 * square * rows.negatives(-torch.inf))
-            counts = present[rows.slice] & (others.detach() > -torch.inf)
-            costs = torch.where(counts, others, 0.0) - 2 * (1 + square) * near[rows.slice]
+        def of_block(block: Block, near: Tensor, present: Tensor = real[:, slot]) -> Tensor:
+            others = log_sum_exp(4 * square * block.negatives(-torch.inf))
+            counts = present[block.rows] & (others.detach() > -torch.inf)
+            costs = torch.where(counts, others, 0.0) - 2 * (1 + square) * near[block.rows]
             return torch.where(counts, log_one_plus_exp(costs), 0.0).sum()
 
-        total = total + sum_over_rows(centres, of_rows, near).total
+        total = total + sum_over_rows(centres, of_block, near).total
     return total
 
 
@@ -99,24 +99,24 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
     class, are a small matrix product of rows. Both rows have the same negatives, and the loss is the same for (a, p) and
     (p, a): row a gets the slope of both, so no other row has to be changed.
     """
-    order = pairs.codes.argsort(stable=True)
-    codes = pairs.codes[order]
-    ordered = replace(pairs, anchors=pairs.anchors.index_select(0, order), codes=codes, reference_codes=codes)
+    order = pairs.class_ids.argsort(stable=True)
+    codes = pairs.class_ids[order]
+    ordered = replace(pairs, anchors=pairs.anchors.index_select(0, order), class_ids=codes, reference_class_ids=codes)
     edges = [0, *torch.unique_consecutive(codes, return_counts=True)[1].cumsum(0).tolist()]
     sharpness = 4 * square
     # e^(sharpness (s - 1)) is at least e^(-2 sharpness), and products of two at least the square of that.
     wide = torch.float32 if 4 * sharpness < 80 else torch.float64
 
-    def of_rows(rows: Rows) -> Tensor:
+    def of_block(block: Block) -> Tensor:
         with torch.no_grad():
-            powers = _powers(rows.similarities, rows.negative, sharpness, wide)
+            powers = _powers(block.similarities, block.negative, sharpness, wide)
             slope = torch.zeros_like(powers)
             value = powers.new_zeros(())
-            for tile in _tiles(edges, rows.slice):
-                value += _tile(ordered, rows, powers, slope, tile, square)
-        return with_slopes(value, (rows.similarities, slope.to(rows.similarities.dtype)))
+            for tile in _tiles(edges, block.rows):
+                value += _tile(ordered, block, powers, slope, tile, square)
+        return with_slopes(value, (block.similarities, slope.to(block.similarities.dtype)))
 
-    return sum_over_rows(ordered, of_rows).total
+    return sum_over_rows(ordered, of_block).total
 
 
 def _tiles(edges: list[int], block: slice) -> Iterator[tuple[int, int]]:
@@ -143,18 +143,18 @@ def _powers(similarities: Tensor, negative: Tensor, sharpness: float, wide: torc
     return exponents.sub_(1).mul_(sharpness).exp_().mul_(negative)
 
 
-def _tile(pairs: Pairs, rows: Rows, powers: Tensor, slope: Tensor, tile: tuple[int, int], square: float) -> Tensor:
+def _tile(pairs: Pairs, block: Block, powers: Tensor, slope: Tensor, tile: tuple[int, int], square: float) -> Tensor:
     """Sum over the pairs of one tile whose anchors are in this block; fills in their rows of the slope."""
-    first, end = max(tile[0], rows.slice.start), min(tile[1], rows.slice.stop)
-    local = slice(first - rows.slice.start, end - rows.slice.start)
-    mine, to_mine, names = powers[local], slope[local], pairs.codes[first:end, None]
+    first, end = max(tile[0], block.rows.start), min(tile[1], block.rows.stop)
+    local = slice(first - block.rows.start, end - block.rows.start)
+    mine, to_mine, names = powers[local], slope[local], pairs.class_ids[first:end, None]
     itself = torch.arange(first, end, device=names.device)[:, None]
     value, to_near = powers.new_zeros(()), []
-    for columns, others in _partners(pairs, rows, powers, tile, 4 * square):
+    for columns, others in _partners(pairs, block, powers, tile, 4 * square):
         sums = mine @ others.T
-        real = (names == pairs.codes[None, columns]) & (sums > 0)
+        real = (names == pairs.class_ids[None, columns]) & (sums > 0)
         real &= itself != torch.arange(columns.start, columns.stop, device=names.device)
-        near = rows.similarities[local, columns]
+        near = block.similarities[local, columns]
         costs = torch.where(real, sums, 1.0).log_().add_(8 * square).sub_(2 * (1 + square) * near)
         costs = torch.where(real, costs, -torch.inf)
         value += log_one_plus_exp(costs).sum()
@@ -168,17 +168,17 @@ def _tile(pairs: Pairs, rows: Rows, powers: Tensor, slope: Tensor, tile: tuple[i
 
 
 def _partners(
-    pairs: Pairs, rows: Rows, powers: Tensor, tile: tuple[int, int], sharpness: float
+    pairs: Pairs, block: Block, powers: Tensor, tile: tuple[int, int], sharpness: float
 ) -> Iterator[tuple[slice, Tensor]]:
     """The rows of a tile: those of this block are made, those outside are made again, a block's worth at a time."""
-    low, high = rows.slice.start, rows.slice.stop
+    low, high = block.rows.start, block.rows.stop
     first, end = max(tile[0], low), min(tile[1], high)
     yield slice(first, end), powers[first - low : end - low]
     anchors = pairs.anchors.detach()
     for start, stop in ((tile[0], first), (end, tile[1])):
         for begin in range(start, stop, high - low):
             part = slice(begin, min(begin + high - low, stop))
-            negative = pairs.codes[part, None] != pairs.codes[None, :]
+            negative = pairs.class_ids[part, None] != pairs.class_ids[None, :]
             yield part, _powers(anchors[part] @ anchors.T, negative, sharpness, powers.dtype)
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def batch_hard_triplet_loss(
@@ -51,23 +51,23 @@ def batch_hard_triplet_loss(
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
 
-    def of_rows(rows: Rows) -> Tensor:
-        here = valid[rows.slice]
-        cosines = torch.where(here[:, None], rows.similarities.gather(1, hardest_columns(rows)), 0.0)
+    def of_block(block: Block) -> Tensor:
+        here = valid[block.rows]
+        cosines = torch.where(here[:, None], block.similarities.gather(1, hardest_columns(block)), 0.0)
         near, far = chord(cosines, squared=squared).unbind(dim=1)
         costs = functional.softplus(near - far) if soft else (near - far + margin).relu()
         return torch.where(here, costs, 0.0).sum()
 
-    total = sum_over_rows(pairs, of_rows).total if pairs.most_positives else pairs.zero
+    total = sum_over_rows(pairs, of_block).total if pairs.most_positives else pairs.zero
     return mean_or_zero(total, valid.sum() if reduction == "mean_valid" else pairs.size) + pairs.zero
 
 
 @torch.no_grad()
-def hardest_columns(rows: Rows) -> Tensor:
+def hardest_columns(block: Block) -> Tensor:
     """Columns of each anchor's farthest positive and nearest negative, where it has them. (b, 2) int64."""
-    farthest = rows.positives(torch.inf).argmin(dim=1, keepdim=True)
-    nearest = rows.negatives(-torch.inf).argmax(dim=1, keepdim=True)
-    return torch.cat([rows.positive_columns.gather(1, farthest), nearest], dim=1)
+    farthest = block.positives(torch.inf).argmin(dim=1, keepdim=True)
+    nearest = block.negatives(-torch.inf).argmax(dim=1, keepdim=True)
+    return torch.cat([block.positive_columns.gather(1, farthest), nearest], dim=1)
 
 
 @describe(

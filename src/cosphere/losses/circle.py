@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def circle_loss(
@@ -38,16 +38,16 @@ def circle_loss(
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
 
-    def of_rows(rows: Rows) -> Tensor:
-        near, all_ = rows.positives(1.0), rows.similarities
+    def of_block(block: Block) -> Tensor:
+        near, all_ = block.positives(1.0), block.similarities
         pull_weights = (1 + margin - near.detach()).relu_().mul_(-scale)
         push_weights = (all_.detach() + margin).relu_().mul_(scale)
-        pull = torch.where(rows.positive_real, pull_weights * (near - (1 - margin)), -torch.inf)
-        push = torch.where(rows.negative, push_weights * (all_ - margin), -torch.inf)
+        pull = torch.where(block.positive_real, pull_weights * (near - (1 - margin)), -torch.inf)
+        push = torch.where(block.negative, push_weights * (all_ - margin), -torch.inf)
         costs = log_one_plus_exp(log_sum_exp(push) + log_sum_exp(pull))
-        return torch.where(valid[rows.slice], costs, 0.0).sum()
+        return torch.where(valid[block.rows], costs, 0.0).sum()
 
-    return mean_or_zero(sum_over_rows(pairs, of_rows).total, valid.sum()) + pairs.zero
+    return mean_or_zero(sum_over_rows(pairs, of_block).total, valid.sum()) + pairs.zero
 
 
 @describe(

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
 
 def contrastive_loss(
@@ -52,23 +52,23 @@ def contrastive_loss(
         counts = _pair_counts(pairs) if everything else _costly(pairs, margin, positive_margin)
         shares = [1 / count.clamp(min=1).to(pairs.anchors.dtype) for count in counts]
 
-        def of_rows(rows: Rows) -> Tensor:
-            near, far = _sides(rows, margin, positive_margin)
+        def of_block(block: Block) -> Tensor:
+            near, far = _sides(block, margin, positive_margin)
             value = near.hinges.sum() * shares[0] + far.hinges.sum() * shares[1]
             return _with_side_slopes(
-                rows, value, near.costly * near.inverse * shares[0], far.costly * far.inverse * shares[1]
+                block, value, near.costly * near.inverse * shares[0], far.costly * far.inverse * shares[1]
             )
 
-        return sum_over_rows(pairs, of_rows).total + pairs.zero
+        return sum_over_rows(pairs, of_block).total + pairs.zero
 
-    def squares_of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        near, far = _sides(rows, margin, positive_margin)
+    def squares_of_block(block: Block) -> tuple[Tensor, Tensor]:
+        near, far = _sides(block, margin, positive_margin)
         count = pairs.zero.new_zeros(1) if everything else (near.costly.sum() + far.costly.sum())[None]
         value = near.hinges.square().sum() + torch.linalg.vecdot(far.hinges, far.hinges).sum()
-        total = _with_side_slopes(rows, value, 2 * near.hinges * near.inverse, far.hinges.mul_(far.inverse).mul_(2))
+        total = _with_side_slopes(block, value, 2 * near.hinges * near.inverse, far.hinges.mul_(far.inverse).mul_(2))
         return total, count
 
-    total, costly = sum_over_rows(pairs, squares_of_rows)
+    total, costly = sum_over_rows(pairs, squares_of_block)
     count = sum(_pair_counts(pairs)) if everything else costly.sum()
     return mean_or_zero(total, count) / 2 + pairs.zero
 
@@ -88,13 +88,13 @@ class _Side(NamedTuple):
 
 
 @torch.no_grad()
-def _sides(rows: Rows, margin: float, positive_margin: float) -> tuple[_Side, _Side]:
-    near, near_inverse = _distances(rows.positives(1.0))
-    far, far_inverse = _distances(rows.similarities)
+def _sides(block: Block, margin: float, positive_margin: float) -> tuple[_Side, _Side]:
+    near, near_inverse = _distances(block.positives(1.0))
+    far, far_inverse = _distances(block.similarities)
     # A mask that multiplies costs a fraction of one that chooses.
-    kept = rows.negative.to(far.dtype)
+    kept = block.negative.to(far.dtype)
     return (
-        _Side((near - positive_margin).clamp_(min=0).mul_(rows.positive_real), near_inverse),
+        _Side((near - positive_margin).clamp_(min=0).mul_(block.positive_real), near_inverse),
         _Side((margin - far).clamp_(min=0).mul_(kept), far_inverse),
     )
 
@@ -107,11 +107,11 @@ def _distances(cosines: Tensor) -> tuple[Tensor, Tensor]:
     return distances, inverse.mul_(distances > 0)
 
 
-def _with_side_slopes(rows: Rows, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
+def _with_side_slopes(block: Block, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """() ``value`` whose slopes are minus ``near`` (b, P) on the positives and ``far`` (b, R) on the negatives."""
     with torch.no_grad():
-        slopes = far.scatter_add_(1, rows.positive_columns, -near)
-    return with_slopes(value, (rows.similarities, slopes))
+        slopes = far.scatter_add_(1, block.positive_columns, -near)
+    return with_slopes(value, (block.similarities, slopes))
 
 
 def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -122,10 +122,10 @@ def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor
     """How many positive and how many negative pairs cost something: each side's mean needs its own before the walk."""
     counts = torch.zeros(2, dtype=torch.int64, device=pairs.anchors.device)
     limit = 1 - margin**2 / 2  # the cosine at that distance: one comparison instead of the whole hinge
-    for rows in pairs.blocks():
-        far = rows.negative & (rows.similarities > limit)
-        near = _distances(rows.positives(1.0))[0]
-        counts += torch.stack([((near > positive_margin) & rows.positive_real).sum(), far.sum()])
+    for block in blocks(pairs):
+        far = block.negative & (block.similarities > limit)
+        near = _distances(block.positives(1.0))[0]
+        counts += torch.stack([((near > positive_margin) & block.positive_real).sum(), far.sum()])
     return counts[0], counts[1]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cosphere.checks import check_number
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.pairs import Rows, compare
+from cosphere.losses.engine.pairs import compare
+from cosphere.losses.engine.rows import Block, blocks
 from cosphere.tensors import directions
 
 
@@ -63,11 +64,11 @@ def distance_weighted_triplets(
             embeddings, labels, references=references, reference_labels=reference_labels, positions=positions
         )
     found = []
-    for rows in pairs.blocks():
-        negatives = draw_negatives(rows, cutoff=cutoff, farthest=farthest, generator=generator)
-        wanted = triplets_wanted(rows)
-        anchors = torch.arange(rows.slice.start, rows.slice.stop, device=wanted.device)[:, None].expand_as(wanted)
-        found.append(torch.stack([anchors[wanted], rows.positive_columns[wanted], negatives[wanted]]))
+    for block in blocks(pairs):
+        negatives = draw_negatives(block, cutoff=cutoff, farthest=farthest, generator=generator)
+        wanted = triplets_wanted(block)
+        anchors = torch.arange(block.rows.start, block.rows.stop, device=wanted.device)[:, None].expand_as(wanted)
+        found.append(torch.stack([anchors[wanted], block.positive_columns[wanted], negatives[wanted]]))
     if not found:
         found = [torch.empty(3, 0, dtype=torch.int64, device=embeddings.device)]
     anchors, positives, chosen = torch.cat(found, dim=1)
@@ -81,9 +82,9 @@ def distance_weighted_triplets(
     )
 
 
-def triplets_wanted(rows: Rows) -> Tensor:
+def triplets_wanted(block: Block) -> Tensor:
     """Which of the (b, P) drawn negatives belong to a triplet: where the positive is real and there is a negative."""
-    return rows.positive_real & (rows.pairs.negatives_per_anchor[rows.slice, None] > 0)
+    return block.positive_real & (block.pairs.negatives_per_anchor[block.rows, None] > 0)
 
 
 _NEVER = 1e30
@@ -91,25 +92,25 @@ _NEVER = 1e30
 
 
 @torch.no_grad()
-def draw_negatives(rows: Rows, *, cutoff: float, farthest: float, generator: torch.Generator | None = None) -> Tensor:
+def draw_negatives(block: Block, *, cutoff: float, farthest: float, generator: torch.Generator | None = None) -> Tensor:
     """A column for each slot of ``rows.positive_columns``: a drawn negative, or anything where there is none. (b, P) int64."""
-    slots = rows.positive_columns.shape[1]
+    slots = block.positive_columns.shape[1]
     if not slots:
-        return rows.positive_columns
+        return block.positive_columns
     # A row that is NaN is as far as can be: it must not stop the others.
-    square = (2 - 2 * rows.similarities).clamp_(min=cutoff**2).nan_to_num_(nan=4.0)
+    square = (2 - 2 * block.similarities).clamp_(min=cutoff**2).nan_to_num_(nan=4.0)
     # Antipodes have density 0 (D > 3) or infinite density (D < 3): the mask keeps 0 * inf out. Masks multiply, which is
     # several times faster here than choosing.
-    allowed = (rows.negative & (square < min(farthest**2, 4.0))).to(square.dtype)
+    allowed = (block.negative & (square < min(farthest**2, 4.0))).to(square.dtype)
     # exp(log_weights) with one logarithm: d^(2 - D) (1 - d^2/4)^((3 - D)/2) = (d^2 (1 - d^2/4))^((3 - D)/2) / d.
-    logs = (square * (1 - square / 4)).clamp_(min=1e-30).log_().mul_((3 - rows.pairs.anchors.shape[1]) / 2)
+    logs = (square * (1 - square / 4)).clamp_(min=1e-30).log_().mul_((3 - block.pairs.anchors.shape[1]) / 2)
     logs.add_(allowed - 1, alpha=_NEVER)
     # The largest of each row, and of nothing else: a row whose weights all underflow would be lost.
     largest = logs.amax(dim=1, keepdim=True)
     # exp() is six times slower where it underflows, and a chance of e^-80 is none.
     weights = logs.sub_(largest).clamp_(min=-80).exp_().mul_(allowed).mul_(square.rsqrt_())
     alike = (largest < -_NEVER / 2).squeeze(1).nonzero().squeeze(1)
-    weights[alike] = rows.negative[alike].to(weights.dtype)
+    weights[alike] = block.negative[alike].to(weights.dtype)
     return _draw(weights, slots, generator)
 
 

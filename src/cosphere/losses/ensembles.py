@@ -17,8 +17,8 @@ from torch import Tensor
 from cosphere.checks import check_choice
 from cosphere.errors import SizeError
 from cosphere.losses.engine.maths import connected_zero, mean_or_zero
-from cosphere.losses.engine.pairs import Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.tensors import check_embeddings, check_labelled, check_tensor, directions, outside_autocast
 
 
@@ -96,16 +96,16 @@ def boosted_binomial_loss(
         above = scale * (similarities - base)
         return torch.where(negative, -negative_cost * above, above)
 
-    def of_learner(number: int, rows: Rows) -> Tensor:
+    def of_learner(number: int, block: Block) -> Tensor:
         with torch.no_grad():
-            done = (margins(_similarities(earlier, rows.slice), rows.negative) for earlier in learners[:number])
-            weight = _boosting_weight(list(done), rows.negative, boosting, step)
-            side = rows.positive.to(rows.similarities.dtype) / max(same, 1)  # 0 for the image itself
-            weight = weight * torch.where(rows.negative, 1 / max(different, 1), side)
-        return -(F.logsigmoid(margins(rows.similarities, rows.negative)) * weight).sum()
+            done = (margins(_similarities(earlier, block.rows), block.negative) for earlier in learners[:number])
+            weight = _boosting_weight(list(done), block.negative, boosting, step)
+            side = block.positive.to(block.similarities.dtype) / max(same, 1)  # 0 for the image itself
+            weight = weight * torch.where(block.negative, 1 / max(different, 1), side)
+        return -(F.logsigmoid(margins(block.similarities, block.negative)) * weight).sum()
 
     totals = [
-        sum_over_rows(pairs, lambda rows, number=number: of_learner(number, rows)).total
+        sum_over_rows(pairs, lambda block, number=number: of_learner(number, block)).total
         for number, pairs in enumerate(learners)
     ]
     return torch.stack(totals).mean() + connected_zero(embeddings)

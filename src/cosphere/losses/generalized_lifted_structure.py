@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.lifted_structure import distances_of, slopes_of, squared_lengths
 
 
@@ -38,23 +38,23 @@ def generalized_lifted_structure_loss(
     pairs = compare(embeddings, labels, unit=normalize, **compared)
     lengths = squared_lengths(pairs, unit=normalize)
 
-    def of_rows(rows: Rows, *lengths: Tensor) -> Tensor:
+    def of_block(block: Block, *lengths: Tensor) -> Tensor:
         with torch.no_grad():
-            distances = distances_of(rows, lengths)
-            far = distances.gather(1, rows.positive_columns).masked_fill_(~rows.positive_real, -torch.inf)
-            gaps = torch.where(rows.negative, margin - distances, -torch.inf)
+            distances = distances_of(block, lengths)
+            far = distances.gather(1, block.positive_columns).masked_fill_(~block.positive_real, -torch.inf)
+            gaps = torch.where(block.negative, margin - distances, -torch.inf)
             pull, push = far.logsumexp(dim=1, keepdim=True), gaps.logsumexp(dim=1, keepdim=True)
             cost = pull + push
             # Not without a positive or a negative, whose logarithm is -inf. NaN is to show: raw lengths may overflow.
             costs = ~(cost <= 0)
             # inf instead of -inf where nothing counts: e^(x - inf) is the 0 that is wanted, not NaN.
             slope = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
-            slope.scatter_add_(1, rows.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
+            slope.scatter_add_(1, block.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
             value = torch.where(costs, cost, 0.0).sum()
-            known = slopes_of(rows, lengths, distances, slope)
+            known = slopes_of(block, lengths, distances, slope)
         return with_slopes(value, *known)
 
-    total = sum_over_rows(pairs, of_rows, *lengths).total
+    total = sum_over_rows(pairs, of_block, *lengths).total
     anchors = ((pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)).sum()
     return mean_or_zero(total, anchors) + pairs.zero
 

@@ -14,8 +14,8 @@ from cosphere.errors import SettingsError, SizeError
 from cosphere.losses._ranking import Cut, Ranking
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import SAME, connected_zero, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 from cosphere.losses.ensembles import check_widths, split_heads, with_same_rows
 
 
@@ -108,35 +108,35 @@ class _Head:
     """Pairs that passed, those included that cost nothing."""
 
 
-def _candidates(rows: Rows, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
+def _candidates(block: Block, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
     """What a head ranks in a block: (b, P) hardness of positives, -inf where there is none; (b, R) bool, its negatives."""
-    positives, negative = _positives(rows), rows.negative
+    positives, negative = _positives(block), block.negative
     for head in sieves:
         # Made anew in each block: kept, the masks of all heads would be B x B.
-        pairs, first = head.pairs, rows.slice.start
-        before = Rows(pairs, rows.slice, pairs.anchors.detach()[rows.slice] @ pairs.columns.detach().T)
+        pairs, first = head.pairs, block.rows.start
+        before = Block(pairs, block.rows, pairs.anchors.detach()[block.rows] @ pairs.columns.detach().T)
         positives = torch.where(head.positives.kept(_positives(before), first), positives, -torch.inf)
         negative = negative & head.negatives.kept(before.similarities, first)
     return positives, negative
 
 
-def _positives(rows: Rows) -> Tensor:
+def _positives(block: Block) -> Tensor:
     """(b, P) how hard the positives are, before any sieve."""
-    near = rows.similarities.detach().gather(1, rows.positive_columns)
-    counted = rows.positive_real & (near < 1 - SAME * torch.finfo(near.dtype).eps)
-    if rows.pairs.references is None:
-        counted &= _first_of_two(rows)
+    near = block.similarities.detach().gather(1, block.positive_columns)
+    counted = block.positive_real & (near < 1 - SAME * torch.finfo(near.dtype).eps)
+    if block.pairs.references is None:
+        counted &= _first_of_two(block)
     # 0 - x, as -x would make a negative zero, which is not the same number to the bit.
     return torch.where(counted, 0 - near, -torch.inf)
 
 
-def _first_of_two(rows: Rows) -> Tensor:
+def _first_of_two(block: Block) -> Tensor:
     """(b, P) bool: of the positives (i, j) and (j, i) the one to count."""
-    columns = rows.positive_columns
-    own = torch.arange(rows.slice.start, rows.slice.stop, device=columns.device)[:, None]
+    columns = block.positive_columns
+    own = torch.arange(block.rows.start, block.rows.stop, device=columns.device)[:, None]
     first = columns > own
-    if (listed := rows.pairs.listed) is not None and len(listed.positive_anchors):
-        width = len(rows.pairs.anchors)
+    if (listed := block.pairs.listed) is not None and len(listed.positive_anchors):
+        width = len(block.pairs.anchors)
         all_listed = listed.positive_anchors * width + listed.positive_columns
         mirrored = columns * width + own
         place = torch.searchsorted(all_listed, mirrored).clamp(max=len(all_listed) - 1)
@@ -148,18 +148,18 @@ def _loss_of(head: _Head, sieves: Sequence[_Head], margin: float) -> Tensor:
     easiest = Cut(1 - margin / 2)
     costly = head.negatives if head.negatives.value > easiest.value else easiest
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            positives, negative = _candidates(rows, sieves)
-            near = head.positives.kept(positives, rows.slice.start)
-            far = costly.kept(rows.similarities, rows.slice.start) & negative
+            positives, negative = _candidates(block, sieves)
+            near = head.positives.kept(positives, block.rows.start)
+            far = costly.kept(block.similarities, block.rows.start) & negative
             slope = far.to(positives.dtype).mul_(2)
-            slope.scatter_add_(1, rows.positive_columns, near.to(slope.dtype).mul_(-2))
+            slope.scatter_add_(1, block.positive_columns, near.to(slope.dtype).mul_(-2))
             counts = torch.stack([near.sum(), far.sum()]).double()
             constant = 2 * counts[0] + (margin - 2) * counts[1]
-        return (slope * rows.similarities).sum() + constant, counts.sum()[None]
+        return (slope * block.similarities).sum() + constant, counts.sum()[None]
 
-    total, counts = sum_over_rows(head.pairs, of_rows)
+    total, counts = sum_over_rows(head.pairs, of_block)
     return mean_or_zero(total, counts.sum().to(total.dtype)) + head.pairs.zero
 
 
@@ -173,10 +173,10 @@ def _cut(pairs: Pairs, ratio: float, sieves: Sequence[_Head], low: float) -> _He
     if not bool(pairs.zero.isfinite()):  # NaN has no rank, and the loss is NaN anyway
         positives.cut = negatives.cut = Cut(torch.inf)
     while positives.cut is None or negatives.cut is None:
-        for rows in pairs.blocks():
-            hard, negative = _candidates(rows, sieves)
-            positives.look(hard, rows.slice.start)
-            negatives.look(torch.where(negative, rows.similarities, -torch.inf), rows.slice.start)
+        for block in blocks(pairs):
+            hard, negative = _candidates(block, sieves)
+            positives.look(hard, block.rows.start)
+            negatives.look(torch.where(negative, block.similarities, -torch.inf), block.rows.start)
         positives.conclude()
         negatives.conclude()
     return _Head(pairs, positives.cut, negatives.cut, negatives.kept)

@@ -13,8 +13,8 @@ from cosphere.errors import SizeError
 from cosphere.losses.class_tree import ClassTree, Linkage
 from cosphere.losses.engine.base import EmbedTrainingSet, PairLoss, describe
 from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import compare_listed, count_active, listed_triplets
 from cosphere.losses.triplet import triplet_loss
 
@@ -59,19 +59,19 @@ def hierarchical_triplet_loss(
     pairs = compare(embeddings, labels, **compared)
     margins = _Margins(tree, labels, compared.get("reference_labels"), pairs, margin)
 
-    def of_rows(rows: Rows) -> Tensor:
-        distances = chord(rows.similarities, squared=True)
+    def of_block(block: Block) -> Tensor:
+        distances = chord(block.similarities, squared=True)
         with torch.no_grad():
-            wanted = margins.of(rows)
+            wanted = margins.of(block)
             # The margin belongs to the negative's side, so that one limit for each positive counts its active triplets.
-            far = torch.where(rows.negative, distances - wanted, torch.inf)
-            near = torch.where(rows.positive_real, distances.gather(1, rows.positive_columns), -torch.inf)
+            far = torch.where(block.negative, distances - wanted, torch.inf)
+            near = torch.where(block.positive_real, distances.gather(1, block.positive_columns), -torch.inf)
             of_positive, of_negative = count_active(far, near)
             constant = (of_negative * wanted).sum()
-            weight = of_negative.neg_().scatter_add_(1, rows.positive_columns, of_positive)
+            weight = of_negative.neg_().scatter_add_(1, block.positive_columns, of_positive)
         return (weight * distances).sum() + constant
 
-    total, _ = sum_over_rows(pairs, of_rows)
+    total, _ = sum_over_rows(pairs, of_block)
     everything = (pairs.positives_per_anchor * pairs.negatives_per_anchor).sum()
     return mean_or_zero(total, everything) / 2 + pairs.zero
 
@@ -80,13 +80,13 @@ def _over_list(embeddings: Tensor, labels: Tensor, tree: ClassTree, margin: floa
     pairs, listed = compare_listed(embeddings, labels, compared)
     margins = _Margins(tree, labels, compared.get("reference_labels"), pairs, margin)
 
-    def of_rows(rows: Rows) -> Tensor:
-        near, far = (chord(cosines, squared=True) for cosines in listed.similarities(rows))
-        here = listed.of(rows)
+    def of_block(block: Block) -> Tensor:
+        near, far = (chord(cosines, squared=True) for cosines in listed.similarities(block))
+        here = listed.of(block)
         wanted = margins.between(listed.anchors[here], listed.negatives[here])
         return (near - far + wanted).relu().sum()
 
-    total, _ = sum_over_rows(pairs, of_rows)
+    total, _ = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, len(listed.anchors)) / 2 + pairs.zero
 
 
@@ -106,16 +106,16 @@ class _Margins:
         self.step = (tree.thresholds[-1] - tree.thresholds[0]).to(dtype) / tree.levels
         self.base = margin + self.lowest - tree.spreads[self.places].to(dtype)
 
-    def of(self, rows: Rows) -> Tensor:
+    def of(self, block: Block) -> Tensor:
         """(b, R), of any value where there is no negative."""
-        own, others = self.pairs.codes[rows.slice].long(), self.pairs.reference_codes
+        own, others = self.pairs.class_ids[block.rows].long(), self.pairs.reference_class_ids
         levels = self.tree.level_of_places(self.places[own][:, None], self.places[None, :])  # (b, classes)
         by_class = self.base[own][:, None] + self.step * levels
         return by_class.index_select(1, others)
 
     def between(self, anchors: Tensor, negatives: Tensor) -> Tensor:
         """(T,) of listed anchors and negatives."""
-        own, others = self.pairs.codes[anchors].long(), self.pairs.reference_codes[negatives].long()
+        own, others = self.pairs.class_ids[anchors].long(), self.pairs.reference_class_ids[negatives].long()
         return self.base[own] + self.step * self.tree.level_of_places(self.places[own], self.places[others])
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_whole
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import with_slopes
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, as_pairs, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, as_pairs, compare
+from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
 
 def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:
@@ -42,15 +42,15 @@ def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared:
     of_near = above.diff() * (bins / 2) / counted.positives.clamp(min=1)
     of_far, of_near = of_far.to(pairs.anchors.dtype), of_near.to(pairs.anchors.dtype)
 
-    def of_rows(rows: Rows) -> Tensor:
+    def of_block(block: Block) -> Tensor:
         with torch.no_grad():
-            places, _ = _places(rows.similarities, bins)
-            slope = of_far[torch.where(counted.mask(rows), places, bins)]
-            places = places.gather(1, rows.positive_columns)
-            slope.scatter_add_(1, rows.positive_columns, torch.where(rows.positive_real, of_near[places], 0.0))
-        return with_slopes(slope.new_zeros(()), (rows.similarities, slope))
+            places, _ = _places(block.similarities, bins)
+            slope = of_far[torch.where(counted.mask(block), places, bins)]
+            places = places.gather(1, block.positive_columns)
+            slope.scatter_add_(1, block.positive_columns, torch.where(block.positive_real, of_near[places], 0.0))
+        return with_slopes(slope.new_zeros(()), (block.similarities, slope))
 
-    total = sum_over_rows(pairs, of_rows).total
+    total = sum_over_rows(pairs, of_block).total
     return total + (far * below).sum().to(total.dtype) + pairs.zero
 
 
@@ -86,9 +86,9 @@ class _Counted(NamedTuple):
         anchors = pairs.positives_per_anchor > 0
         if pairs.listed is not None or bool(anchors.all()):
             return _Counted(None, None, positives, negatives)
-        ordered = pairs.codes.sort().values
-        same = torch.searchsorted(ordered, pairs.reference_codes, right=True)
-        same -= torch.searchsorted(ordered, pairs.reference_codes)
+        ordered = pairs.class_ids.sort().values
+        same = torch.searchsorted(ordered, pairs.reference_class_ids, right=True)
+        same -= torch.searchsorted(ordered, pairs.reference_class_ids)
         if pairs.own_columns is not None:
             itself = pairs.own_columns[pairs.own_columns >= 0]
             same.index_add_(0, itself, torch.full_like(itself, -1))
@@ -100,11 +100,11 @@ class _Counted(NamedTuple):
             lonely = lonely - (~anchors & (pairs.own_columns >= 0) & ~columns[own]).sum()
         return _Counted(anchors, columns, positives, negatives - lonely)
 
-    def mask(self, rows: Rows) -> Tensor:
+    def mask(self, block: Block) -> Tensor:
         """(b, R) bool."""
         if self.anchors is None or self.columns is None:
-            return rows.negative
-        return rows.negative & (self.anchors[rows.slice, None] | self.columns)
+            return block.negative
+        return block.negative & (self.anchors[block.rows, None] | self.columns)
 
 
 def _places(cosines: Tensor, bins: int) -> tuple[Tensor, Tensor]:
@@ -117,10 +117,12 @@ def _places(cosines: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 def _densities(pairs: Pairs, counted: _Counted, bins: int) -> tuple[Tensor, Tensor]:
     """(bins + 1,) float64 number of positives and of negatives at each node."""
     near, far = (torch.zeros(bins + 1, dtype=torch.float64, device=pairs.anchors.device) for _ in range(2))
-    for rows in pairs.blocks():
-        places, rest = _places(rows.similarities, bins)
-        _count(near, places.gather(1, rows.positive_columns), rest.gather(1, rows.positive_columns), rows.positive_real)
-        _count(far, places, rest, counted.mask(rows))
+    for block in blocks(pairs):
+        places, rest = _places(block.similarities, bins)
+        _count(
+            near, places.gather(1, block.positive_columns), rest.gather(1, block.positive_columns), block.positive_real
+        )
+        _count(far, places, rest, counted.mask(block))
     return near, far
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def intra_pair_variance_loss(
@@ -45,33 +45,33 @@ def intra_pair_variance_loss(
     low = (1 - positive_tolerance) * mean_or_zero(low, positives)
     high = (1 + negative_tolerance) * mean_or_zero(high, negatives)
 
-    def of_rows(rows: Rows, low: Tensor, high: Tensor) -> Tensor:
+    def of_block(block: Block, low: Tensor, high: Tensor) -> Tensor:
         with torch.no_grad():
-            below = torch.where(rows.positive_real, low - rows.positives(0.0), 0.0).clamp_(min=0)
-            slope = torch.where(rows.negative, rows.similarities - high, 0.0).clamp_(min=0)
+            below = torch.where(block.positive_real, low - block.positives(0.0), 0.0).clamp_(min=0)
+            slope = torch.where(block.negative, block.similarities - high, 0.0).clamp_(min=0)
             above = slope.flatten()
             value = mean_or_zero(below.square().sum(), positives) + mean_or_zero(above.dot(above), negatives)
             to_positives, to_negatives = mean_or_zero(2 * below, positives), mean_or_zero(slope.mul_(2), negatives)
             to_low, to_high = to_positives.sum(), -to_negatives.sum()
-            slope = to_negatives.scatter_add_(1, rows.positive_columns, -to_positives)
-        return with_slopes(value, (rows.similarities, slope), (low, to_low), (high, to_high))
+            slope = to_negatives.scatter_add_(1, block.positive_columns, -to_positives)
+        return with_slopes(value, (block.similarities, slope), (low, to_low), (high, to_high))
 
-    return sum_over_rows(pairs, of_rows, low, high).total + pairs.zero
+    return sum_over_rows(pairs, of_block, low, high).total + pairs.zero
 
 
 def _sums(pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Sums of the cosines of all positive and all negative pairs, () each. Differentiable."""
     if pairs.listed is not None:
         return (
-            sum_over_rows(pairs, lambda rows: rows.positives(0.0).sum()).total,
-            sum_over_rows(pairs, lambda rows: rows.negatives(0.0).sum()).total,
+            sum_over_rows(pairs, lambda block: block.positives(0.0).sum()).total,
+            sum_over_rows(pairs, lambda block: block.negatives(0.0).sum()).total,
         )
     return _closed_sums(pairs, pairs.anchors, pairs.columns)
 
 
 def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """A sum of products is a product of sums, so class sums are all it takes: O(B D), and the slopes with it."""
-    codes, column_codes = pairs.codes, pairs.reference_codes
+    codes, column_codes = pairs.class_ids, pairs.reference_class_ids
     graph = anchors, columns
     anchors, columns = anchors.detach(), columns.detach()
     by_class = columns.new_zeros(pairs.classes, columns.shape[1]).index_add_(0, column_codes, columns)

@@ -11,8 +11,8 @@ from torch.nn import functional
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
 
 def lifted_structure_loss(
@@ -42,24 +42,24 @@ def lifted_structure_loss(
     symmetric = pairs.references is None and pairs.listed is None
     to_columns = None if symmetric else _slopes_of_columns(pairs, lengths, near, column_near)
 
-    def of_rows(rows: Rows, *lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def of_block(block: Block, *lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            distances = distances_of(rows, lengths)
-            hinges, to_near, real = _hinges(rows, distances, near, column_near)
-            own = near[rows.slice, None]
+            distances = distances_of(block, lengths)
+            hinges, to_near, real = _hinges(block, distances, near, column_near)
+            own = near[block.rows, None]
             to_own = to_near.sum(dim=1, keepdim=True)
             if pairs.references is None:  # each image is also the other end of pairs; without a miner, of the same ones
-                to_own = 2 * to_own if to_columns is None else to_own + to_columns[rows.slice, None]
-            gaps = torch.where(rows.negative, margin - distances, -torch.inf)
+                to_own = 2 * to_own if to_columns is None else to_own + to_columns[block.rows, None]
+            gaps = torch.where(block.negative, margin - distances, -torch.inf)
             slope = _exponentials(gaps, own).mul_(-to_own)
             if pairs.references is not None and to_columns is not None:
                 slope.addcmul_(_exponentials(gaps, column_near), to_columns, value=-1)
-            slope.scatter_add_(1, rows.positive_columns, hinges)
+            slope.scatter_add_(1, block.positive_columns, hinges)
             value = hinges.square().sum() / 2
-            known = slopes_of(rows, lengths, distances, slope)
+            known = slopes_of(block, lengths, distances, slope)
         return with_slopes(value, *known), real.sum()[None]
 
-    total, counts = sum_over_rows(pairs, of_rows, *lengths)
+    total, counts = sum_over_rows(pairs, of_block, *lengths)
     return mean_or_zero(total, counts.sum()) + pairs.zero
 
 
@@ -71,27 +71,27 @@ def squared_lengths(pairs: Pairs, *, unit: bool) -> tuple[Tensor, ...]:
     return tuple(side.square().sum(dim=1) for side in sides)
 
 
-def distances_of(rows: Rows, lengths: tuple[Tensor, ...]) -> Tensor:
+def distances_of(block: Block, lengths: tuple[Tensor, ...]) -> Tensor:
     """(b, R) distances of unit vectors, or of raw embeddings if their squared lengths are given. Without a graph."""
-    products = rows.similarities.detach()
+    products = block.similarities.detach()
     if not lengths:
         return apart_or_zero(products.mul(-2).add_(2), inplace=True).sqrt_()
-    own = lengths[0].detach()[rows.slice, None]
+    own = lengths[0].detach()[block.rows, None]
     return torch.sub(own, products, alpha=2).add_(lengths[-1].detach()).clamp_(min=0).sqrt_()
 
 
 def slopes_of(
-    rows: Rows, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
+    block: Block, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Slopes with respect to similarities and squared lengths, from those to the distances. Overwrites both matrices.
 
     At zero distance the slope is taken as 0: the true one is infinite.
     """
     to_products = to_distances.div_(functional.threshold(distances, 0.0, -torch.inf, inplace=True)).neg_()
-    known = [(rows.similarities, to_products)]
+    known = [(block.similarities, to_products)]
     if lengths:
         to_lengths = [torch.zeros_like(one) for one in lengths]
-        to_lengths[0][rows.slice] = to_products.sum(dim=1)
+        to_lengths[0][block.rows] = to_products.sum(dim=1)
         to_lengths[-1] += to_products.sum(dim=0)
         known += [(one, slope.mul_(-0.5)) for one, slope in zip(lengths, to_lengths, strict=True)]
     return known
@@ -101,29 +101,29 @@ def _nearness(pairs: Pairs, lengths: tuple[Tensor, ...], margin: float) -> tuple
     """Log of the sum of e^(margin - d) over the negatives of each anchor (A,) and of each column (R,)."""
     near = pairs.anchors.new_full((len(pairs.anchors),), -torch.inf)
     column_near = near if pairs.references is None else pairs.columns.new_full((len(pairs.columns),), -torch.inf)
-    for rows in pairs.blocks():
-        gaps = torch.where(rows.negative, margin - distances_of(rows, lengths), -torch.inf)
-        near[rows.slice] = gaps.logsumexp(dim=1)
+    for block in blocks(pairs):
+        gaps = torch.where(block.negative, margin - distances_of(block, lengths), -torch.inf)
+        near[block.rows] = gaps.logsumexp(dim=1)
         if pairs.references is not None:
             column_near = torch.logaddexp(column_near, gaps.logsumexp(dim=0))
     return near, column_near
 
 
-def _hinges(rows: Rows, distances: Tensor, near: Tensor, column_near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _hinges(block: Block, distances: Tensor, near: Tensor, column_near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(b, P) each: [J]_+; the slope of half its square to the anchor's ``near``; which pairs there are."""
-    own, other = near[rows.slice, None], column_near[rows.positive_columns]
+    own, other = near[block.rows, None], column_near[block.positive_columns]
     both = torch.logaddexp(own, other)
-    real = rows.positive_real & (both != -torch.inf)  # true of NaN, which is to show: raw lengths may overflow
-    hinges = torch.where(real, both + distances.gather(1, rows.positive_columns), 0.0).clamp_(min=0)
+    real = block.positive_real & (both != -torch.inf)  # true of NaN, which is to show: raw lengths may overflow
+    hinges = torch.where(real, both + distances.gather(1, block.positive_columns), 0.0).clamp_(min=0)
     return hinges, hinges * torch.where(real, (own - both).exp(), 0.0), real
 
 
 def _slopes_of_columns(pairs: Pairs, lengths: tuple[Tensor, ...], near: Tensor, column_near: Tensor) -> Tensor:
     """(R,) slope of the sum of half the squared hinges to ``column_near``: a second walk, as pairs have two ends."""
     slopes = torch.zeros_like(column_near)
-    for rows in pairs.blocks():
-        hinges, to_own, _ = _hinges(rows, distances_of(rows, lengths), near, column_near)
-        slopes.index_add_(0, rows.positive_columns.flatten(), (hinges - to_own).flatten())
+    for block in blocks(pairs):
+        hinges, to_own, _ = _hinges(block, distances_of(block, lengths), near, column_near)
+        slopes.index_add_(0, block.positive_columns.flatten(), (hinges - to_own).flatten())
     return slopes
 
 

@@ -12,8 +12,8 @@ from cosphere.errors import SizeError
 from cosphere.losses.distance_weighted import check_cutoffs, draw_negatives, triplets_wanted
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import ListedTriplets, compare_listed, listed_triplets
 
 Sampling = Literal["distance_weighted", "all"]
@@ -65,17 +65,17 @@ def margin_loss(
     else:
         pairs, listed = compare(embeddings, labels, **compared), None
 
-    def of_rows(rows: Rows, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+    def of_block(block: Block, boundaries: Tensor) -> tuple[Tensor, Tensor]:
         if listed is not None:
-            terms = _listed_terms(rows, boundaries, listed)
+            terms = _listed_terms(block, boundaries, listed)
         elif sampling == "all":
-            terms = _all_terms(rows, boundaries)
+            terms = _all_terms(block, boundaries)
         else:
-            drawn = draw_negatives(rows, cutoff=cutoff, farthest=farthest, generator=generator)
-            terms = _drawn_terms(rows, boundaries, drawn)
+            drawn = draw_negatives(block, cutoff=cutoff, farthest=farthest, generator=generator)
+            terms = _drawn_terms(block, boundaries, drawn)
         return _hinges(terms, margin, boundary_weight)
 
-    total, active = sum_over_rows(pairs, of_rows, _of_anchors(boundary, labels, pairs))
+    total, active = sum_over_rows(pairs, of_block, _of_anchors(boundary, labels, pairs))
     # Boundaries alone are no loss: without an active term there is nothing to divide by.
     return mean_or_zero(torch.where(active.sum() > 0, total, 0.0), active.sum()) + pairs.zero
 
@@ -97,29 +97,30 @@ class _Terms(NamedTuple):
     """(n,)"""
 
 
-def _all_terms(rows: Rows, boundaries: Tensor) -> _Terms:
-    near = chord(rows.positives(1.0), squared=False)
-    far = chord(rows.negatives(-torch.inf), squared=False)
+def _all_terms(block: Block, boundaries: Tensor) -> _Terms:
+    near = chord(block.positives(1.0), squared=False)
+    far = chord(block.negatives(-torch.inf), squared=False)
     positives, negatives = (
-        count[rows.slice].to(near.dtype) for count in (rows.pairs.positives_per_anchor, rows.pairs.negatives_per_anchor)
+        count[block.rows].to(near.dtype)
+        for count in (block.pairs.positives_per_anchor, block.pairs.negatives_per_anchor)
     )
-    near = torch.where(rows.positive_real, near, -torch.inf)
-    return _Terms(near, far, boundaries[rows.slice], negatives, positives, positives * negatives)
+    near = torch.where(block.positive_real, near, -torch.inf)
+    return _Terms(near, far, boundaries[block.rows], negatives, positives, positives * negatives)
 
 
-def _drawn_terms(rows: Rows, boundaries: Tensor, drawn: Tensor) -> _Terms:
-    wanted = triplets_wanted(rows)
+def _drawn_terms(block: Block, boundaries: Tensor, drawn: Tensor) -> _Terms:
+    wanted = triplets_wanted(block)
     # One gather, as each costs a pass over the block in the gradient. What fills the slots is replaced after.
-    both = rows.similarities.gather(1, torch.cat([rows.positive_columns, drawn], dim=1))
+    both = block.similarities.gather(1, torch.cat([block.positive_columns, drawn], dim=1))
     near, far = chord(both, squared=False).tensor_split([drawn.shape[1]], dim=1)  # at 0 slots too
     near, far = torch.where(wanted, near, -torch.inf), torch.where(wanted, far, torch.inf)
     once = near.new_ones(len(near))
-    return _Terms(near, far, boundaries[rows.slice], once, once, wanted.sum(dim=1))
+    return _Terms(near, far, boundaries[block.rows], once, once, wanted.sum(dim=1))
 
 
-def _listed_terms(rows: Rows, boundaries: Tensor, listed: ListedTriplets) -> _Terms:
-    near, far = (chord(cosines, squared=False)[:, None] for cosines in listed.similarities(rows))
-    anchors = listed.anchors[listed.of(rows)]
+def _listed_terms(block: Block, boundaries: Tensor, listed: ListedTriplets) -> _Terms:
+    near, far = (chord(cosines, squared=False)[:, None] for cosines in listed.similarities(block))
+    anchors = listed.anchors[listed.of(block)]
     once = near.new_ones(len(near))
     return _Terms(near, far, boundaries[anchors], once, once, once)
 

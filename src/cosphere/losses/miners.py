@@ -25,7 +25,8 @@ from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
 from cosphere.losses.batch_hard_triplet import hardest_columns
 from cosphere.losses.engine.maths import chord
-from cosphere.losses.engine.pairs import Pairs, Rows, compare
+from cosphere.losses.engine.pairs import Pairs, compare
+from cosphere.losses.engine.rows import Block, blocks
 from cosphere.tensors import SHORTEST, lengths
 
 PairIndices = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -47,7 +48,7 @@ def all_pairs(embeddings: Tensor, labels: Tensor, **against: Unpack[Against]) ->
     >>> all_pairs(points, labels)
     (tensor([0, 1]), tensor([1, 0]), tensor([0, 1, 2, 2]), tensor([2, 2, 0, 1]))
     """
-    return _Mine(embeddings, labels, against).pairs_where(lambda rows: (rows.positive_real, rows.negative))
+    return _Mine(embeddings, labels, against).pairs_where(lambda block: (block.positive_real, block.negative))
 
 
 def pair_margin(
@@ -75,9 +76,9 @@ def pair_margin(
     check_number("negative_margin", negative_margin, at_least=0)
     check_switch("squared", squared)
 
-    def wanted(rows: Rows) -> tuple[Tensor, Tensor]:
-        near, far = chord(rows.positives(1.0), squared=squared), chord(rows.similarities, squared=squared)
-        return rows.positive_real & (near > positive_margin), rows.negative & (far < negative_margin)
+    def wanted(block: Block) -> tuple[Tensor, Tensor]:
+        near, far = chord(block.positives(1.0), squared=squared), chord(block.similarities, squared=squared)
+        return block.positive_real & (near > positive_margin), block.negative & (far < negative_margin)
 
     return _Mine(embeddings, labels, against).pairs_where(wanted)
 
@@ -98,8 +99,8 @@ def multi_similarity(
     """
     check_number("epsilon", epsilon)
 
-    def wanted(rows: Rows) -> tuple[Tensor, Tensor]:
-        near, far = rows.positives(torch.inf), rows.negatives(-torch.inf)
+    def wanted(block: Block) -> tuple[Tensor, Tensor]:
+        near, far = block.positives(torch.inf), block.negatives(-torch.inf)
         # A column of filling more, or there may be none to take the least of.
         farthest_positive = functional.pad(near, (0, 1), value=torch.inf).amin(dim=1, keepdim=True)
         nearest_negative = far.amax(dim=1, keepdim=True)
@@ -126,12 +127,12 @@ def hdc_pairs(embeddings: Tensor, labels: Tensor, *, share: float = 0.5, **again
     mine = _Mine(embeddings, labels, against)
     positives = _Hardest(math.ceil(share * int(mine.pairs.positives_per_anchor.sum())), mine.pairs)
     negatives = _Hardest(math.ceil(share * int(mine.pairs.negatives_per_anchor.sum())), mine.pairs)
-    for rows in mine.pairs.blocks():
-        row, slot = rows.positive_real.nonzero(as_tuple=True)
-        column = rows.positive_columns[row, slot]
-        positives.add(-rows.similarities[row, column], row + rows.slice.start, column)
-        row, column = rows.negative.nonzero(as_tuple=True)
-        negatives.add(rows.similarities[row, column], row + rows.slice.start, column)
+    for block in blocks(mine.pairs):
+        row, slot = block.positive_real.nonzero(as_tuple=True)
+        column = block.positive_columns[row, slot]
+        positives.add(-block.similarities[row, column], row + block.rows.start, column)
+        row, column = block.negative.nonzero(as_tuple=True)
+        negatives.add(block.similarities[row, column], row + block.rows.start, column)
     return mine.numbered(*positives.pairs(), *negatives.pairs())
 
 
@@ -209,7 +210,7 @@ def batch_hard(embeddings: Tensor, labels: Tensor, **against: Unpack[Against]) -
     mine = _Mine(embeddings, labels, against)
     pairs = mine.pairs
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
-    found = [hardest_columns(rows) for rows in pairs.blocks() if pairs.most_positives]
+    found = [hardest_columns(block) for block in blocks(pairs) if pairs.most_positives]
     columns = torch.cat(found) if found else valid.new_zeros(len(valid), 2, dtype=torch.int64)
     anchors = valid.nonzero().squeeze(1)
     positives, negatives = columns[anchors].unbind(dim=1)
@@ -229,28 +230,28 @@ class _Mine:
     def numbered(self, first: Tensor, positive: Tensor, second: Tensor, negative: Tensor) -> PairIndices:
         return self.rows[first], self.columns[positive], self.rows[second], self.columns[negative]
 
-    def pairs_where(self, wanted: Callable[[Rows], tuple[Tensor, Tensor]]) -> PairIndices:
+    def pairs_where(self, wanted: Callable[[Block], tuple[Tensor, Tensor]]) -> PairIndices:
         """Of each block: which of the positive slots (b, P) and which of all columns (b, R)."""
         found = []
-        for rows in self.pairs.blocks():
-            of_slots, of_columns = wanted(rows)
+        for block in blocks(self.pairs):
+            of_slots, of_columns = wanted(block)
             first, slot = of_slots.nonzero(as_tuple=True)
             second, negative = of_columns.nonzero(as_tuple=True)
-            start = rows.slice.start
-            found.append((first + start, rows.positive_columns[first, slot], second + start, negative))
+            start = block.rows.start
+            found.append((first + start, block.positive_columns[first, slot], second + start, negative))
         first, positive, second, negative = self._joined(found, 4)
         return self.numbered(first, positive, second, negative)
 
     def triplets_where(self, wanted: Callable[[Tensor, Tensor], Tensor], *, squared: bool) -> TripletIndices:
         """``wanted(near, far)``: (b, 1) distances of one positive of each anchor, (b, R) of all columns -> (b, R) bool."""
         found = []
-        for rows in self.pairs.blocks():
-            near, far = (chord(cosines, squared=squared) for cosines in (rows.positives(1.0), rows.similarities))
+        for block in blocks(self.pairs):
+            near, far = (chord(cosines, squared=squared) for cosines in (block.positives(1.0), block.similarities))
             here = []
             for slot in range(near.shape[1]):
-                mask = wanted(near[:, slot, None], far) & rows.negative & rows.positive_real[:, slot, None]
+                mask = wanted(near[:, slot, None], far) & block.negative & block.positive_real[:, slot, None]
                 row, negative = mask.nonzero(as_tuple=True)
-                here.append((row + rows.slice.start, rows.positive_columns[row, slot], negative))
+                here.append((row + block.rows.start, block.positive_columns[row, slot], negative))
             anchors, positives, negatives = self._joined(here, 3)
             order = anchors.argsort(stable=True)  # an anchor's slots are in the order of their columns already
             found.append((anchors[order], positives[order], negatives[order]))

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def multi_similarity_loss(
@@ -50,26 +50,26 @@ def multi_similarity_loss(
     """
     pairs = compare(embeddings, labels, **compared)
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        positive, negative = (rows.positive_real, rows.negative) if mining is None else _mined(rows, mining)
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        positive, negative = (block.positive_real, block.negative) if mining is None else _mined(block, mining)
         kept = positive.any(dim=1) & negative.any(dim=1)
-        near = rows.similarities.gather(1, rows.positive_columns)
+        near = block.similarities.gather(1, block.positive_columns)
         pull = log_sum_exp(torch.where(positive, near, torch.inf) * -alpha) + alpha * base
-        push = log_sum_exp(torch.where(negative, rows.similarities, -torch.inf) * beta) - beta * base
+        push = log_sum_exp(torch.where(negative, block.similarities, -torch.inf) * beta) - beta * base
         costs = log_one_plus_exp(pull) / alpha + log_one_plus_exp(push) / beta
         return torch.where(kept, costs, 0.0).sum(), kept.sum()[None]
 
-    total, kept = sum_over_rows(pairs, of_rows)
+    total, kept = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, kept.sum() if divisor == "kept" else pairs.size) + pairs.zero
 
 
 @torch.no_grad()
-def _mined(rows: Rows, mining: float) -> tuple[Tensor, Tensor]:
+def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
     """The informative positives (b, P) and negatives (b, R), bool."""
-    positives, negatives = rows.positives(torch.inf), rows.negatives(-torch.inf)
+    positives, negatives = block.positives(torch.inf), block.negatives(-torch.inf)
     hardest_negative = negatives.amax(dim=1, keepdim=True)
     if not positives.shape[1]:
-        return positives < 0, torch.zeros_like(rows.negative)
+        return positives < 0, torch.zeros_like(block.negative)
     hardest_positive = positives.amin(dim=1, keepdim=True)
     # The fillings pass neither test.
     return positives - mining < hardest_negative, negatives + mining > hardest_positive

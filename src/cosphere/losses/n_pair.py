@@ -49,7 +49,7 @@ def n_pair_loss(
     chosen = compare_n_pairs(embeddings, labels, compared, unit=False)
     if len(chosen.anchors) < 2:
         return chosen.zero
-    total = sum_over_rows(chosen.pairs, lambda rows: each_positive_against_negatives(rows, 1.0)).total
+    total = sum_over_rows(chosen.pairs, lambda block: each_positive_against_negatives(block, 1.0)).total
     sizes = torch.cat([_sizes(rows, l2_form) for rows in (chosen.anchors, chosen.candidates)])
     return total / len(chosen.anchors) + l2_weight * sizes.mean() + chosen.zero
 

@@ -35,7 +35,7 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
         SizeError: shapes, types, devices or indices that do not fit.
     """
     chosen = compare_n_pairs(embeddings, labels, compared, unit=True)
-    total = sum_over_rows(chosen.pairs, lambda rows: each_positive_against_negatives(rows, scale)).total
+    total = sum_over_rows(chosen.pairs, lambda block: each_positive_against_negatives(block, scale)).total
     return mean_or_zero(total, len(chosen.anchors)) + chosen.zero
 
 

@@ -41,7 +41,7 @@ def nt_xent_loss(
         SizeError: shapes, types, devices or indices that do not fit.
     """
     pairs = compare(embeddings, labels, **compared)
-    total = sum_over_rows(pairs, lambda rows: each_positive_against_negatives(rows, 1 / temperature)).total
+    total = sum_over_rows(pairs, lambda block: each_positive_against_negatives(block, 1 / temperature)).total
     factor = 1.0 if base_temperature is None else temperature / base_temperature
     return factor * mean_or_zero(total, pairs.positives_per_anchor.sum()) + pairs.zero
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_number
 from cosphere.losses.engine.base import describe
-from cosphere.losses.engine.classes import Block, ClassLoss, classify
+from cosphere.losses.engine.classes import ClassBlock, ClassLoss, classify
 from cosphere.losses.engine.columns import sum_over_classes
 from cosphere.tensors import outside_autocast
 
@@ -49,14 +49,14 @@ class _Anchors:
     def __init__(self, alpha: float, margin: float, *, pull: float, push: float) -> None:
         self.alpha, self.margin, self.pull, self.push = alpha, margin, pull, push
 
-    def value(self, cosines: Tensor, block: Block) -> Tensor:
+    def value(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         positive = self._positive(cosines, block)
         top, mass = self._negative(cosines, block)
         pushes = self.push * (top + mass.log()).sum()
         top, mass, _ = self._pulling(positive, block, cosines.shape[1])
         return pushes + self.pull * (top + mass.log()).sum()
 
-    def slopes(self, cosines: Tensor, block: Block) -> Tensor:
+    def slopes(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         positive = self._positive(cosines, block)
         _, mass = self._negative(cosines, block)
         slopes = cosines.mul_(self.push * self.alpha / mass)
@@ -64,11 +64,11 @@ class _Anchors:
         slopes[block.images, block.places] = -self.pull * self.alpha * weights / mass[block.places]
         return slopes
 
-    def _positive(self, cosines: Tensor, block: Block) -> Tensor:
+    def _positive(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(n,) exponents of the images that belong to these classes."""
         return -self.alpha * (cosines[block.images, block.places] - self.margin)
 
-    def _negative(self, cosines: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    def _negative(self, cosines: Tensor, block: ClassBlock) -> tuple[Tensor, Tensor]:
         """(c,) top and mass of each class's other images, and in place of the cosines their e^(x - top); 0 for its own."""
         cosines.mul_(self.alpha).add_(self.alpha * self.margin)
         cosines[block.images, block.places] = -torch.inf
@@ -77,7 +77,7 @@ class _Anchors:
         cosines.sub_(top).exp_()
         return top, (-top).exp() + cosines.sum(dim=0)
 
-    def _pulling(self, positive: Tensor, block: Block, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _pulling(self, positive: Tensor, block: ClassBlock, classes: int) -> tuple[Tensor, Tensor, Tensor]:
         """(c,) top and mass of each class's own images, and their (n,) e^(x - top)."""
         top = positive.new_zeros(classes).scatter_reduce_(0, block.places, positive, "amax")
         weights = (positive - top[block.places]).exp()

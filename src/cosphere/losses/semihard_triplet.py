@@ -11,8 +11,8 @@ from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import count_window
 
 FEW = 16
@@ -59,35 +59,35 @@ def semihard_triplet_loss(
     if variant == "facenet":
         return _window_mean(pairs, margin, squared, reduction) + pairs.zero
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        chosen = semihard_negatives(rows)
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        chosen = semihard_negatives(block)
         distances = chord(
-            rows.similarities.gather(1, torch.cat([rows.positive_columns, chosen], dim=1)), squared=squared
+            block.similarities.gather(1, torch.cat([block.positive_columns, chosen], dim=1)), squared=squared
         )
         near, far = distances.tensor_split(2, dim=1)
-        wanted = rows.positive_real & (pairs.negatives_per_anchor[rows.slice, None] > 0)
+        wanted = block.positive_real & (pairs.negatives_per_anchor[block.rows, None] > 0)
         terms = torch.where(wanted, (near - far + margin).relu(), 0.0)
         return terms.sum(), torch.stack([wanted.sum(), (terms > 0).sum()])
 
-    total, counts = sum_over_rows(pairs, of_rows)
+    total, counts = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, counts[0 if reduction == "mean_all" else 1]) + pairs.zero if len(counts) else pairs.zero
 
 
 @torch.no_grad()
-def semihard_negatives(rows: Rows) -> Tensor:
+def semihard_negatives(block: Block) -> Tensor:
     """For each positive pair the column of the closest negative that is farther, else of the farthest. (b, P) int64.
 
     Columns of fillings and of anchors without a negative mean nothing.
     """
     # Farther is a smaller cosine. Rounding may lift one above 1, where all of them are distance 0.
-    near = rows.positives(1.0).clamp(max=1)
+    near = block.positives(1.0).clamp(max=1)
     if near.shape[1] > FEW:
-        ascending, order = rows.negatives(torch.inf).sort(dim=1)
+        ascending, order = block.negatives(torch.inf).sort(dim=1)
         smaller = torch.searchsorted(ascending, near)
         return order.gather(1, (smaller - 1).clamp(min=0))  # none smaller: place 0, the farthest
-    farthest = rows.negatives(torch.inf).argmin(dim=1)
-    negatives = rows.negatives(-torch.inf)
-    chosen = torch.empty_like(rows.positive_columns)
+    farthest = block.negatives(torch.inf).argmin(dim=1)
+    negatives = block.negatives(-torch.inf)
+    chosen = torch.empty_like(block.positive_columns)
     for slot in range(near.shape[1]):
         cosine, column = torch.where(negatives < near[:, slot : slot + 1], negatives, -torch.inf).max(dim=1)
         chosen[:, slot] = torch.where(cosine > -torch.inf, column, farthest)
@@ -95,12 +95,12 @@ def semihard_negatives(rows: Rows) -> Tensor:
 
 
 def _window_mean(pairs: Pairs, margin: float, squared: bool, reduction: str) -> Tensor:
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        distances = chord(rows.similarities, squared=squared)
-        window = count_window(distances, rows, margin)
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        distances = chord(block.similarities, squared=squared)
+        window = count_window(distances, block, margin)
         return window.counts.hinges(distances, margin), torch.stack([window.size, window.counts.active])
 
-    total, counts = sum_over_rows(pairs, of_rows)
+    total, counts = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, counts[0 if reduction == "mean_all" else 1]) if len(counts) else total
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def smooth_ap_loss(
@@ -41,27 +41,27 @@ def smooth_ap_loss(
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
     most = int(torch.where(valid, pairs.positives_per_anchor, 0).max()) if len(valid) else 0
 
-    def of_rows(rows: Rows) -> Tensor:
+    def of_block(block: Block) -> Tensor:
         with torch.no_grad():
-            cosines, columns = _candidates(rows, most, count_self)
+            cosines, columns = _candidates(block, most, count_self)
             counts = (cosines > -torch.inf).sum(dim=1, keepdim=True)
-            weight = torch.where(valid[rows.slice, None], 1.0, 0.0).to(cosines) / counts.clamp(min=1)
+            weight = torch.where(valid[block.rows, None], 1.0, 0.0).to(cosines) / counts.clamp(min=1)
             value, slope, to_candidates = _precision_lost(
-                rows.negatives(-torch.inf).div_(temperature), cosines / temperature, weight
+                block.negatives(-torch.inf).div_(temperature), cosines / temperature, weight
             )
             slope.scatter_add_(1, columns, to_candidates).div_(temperature)
-        return with_slopes(value, (rows.similarities, slope))
+        return with_slopes(value, (block.similarities, slope))
 
-    total = sum_over_rows(pairs, of_rows).total if most else pairs.zero
+    total = sum_over_rows(pairs, of_block).total if most else pairs.zero
     return mean_or_zero(total, valid.sum()) + pairs.zero
 
 
-def _candidates(rows: Rows, most: int, count_self: bool) -> tuple[Tensor, Tensor]:
+def _candidates(block: Block, most: int, count_self: bool) -> tuple[Tensor, Tensor]:
     """Cosines of the positives, nearest first, -inf where there are fewer, and their columns. (b, most) or one more."""
-    cosines, columns = rows.positives(-torch.inf), rows.positive_columns
-    if count_self and rows.pairs.own_columns is not None:
-        own = rows.pairs.own_columns[rows.slice, None]
-        itself = rows.similarities.gather(1, own.clamp(min=0))
+    cosines, columns = block.positives(-torch.inf), block.positive_columns
+    if count_self and block.pairs.own_columns is not None:
+        own = block.pairs.own_columns[block.rows, None]
+        itself = block.similarities.gather(1, own.clamp(min=0))
         cosines = torch.cat([cosines, torch.where(own >= 0, itself, -torch.inf)], dim=1)
         columns = torch.cat([columns, own.clamp(min=0)], dim=1)
         most += 1

@@ -10,8 +10,8 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_sum_exp, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 
 def sup_con_loss(
@@ -44,12 +44,12 @@ def sup_con_loss(
     positives = pairs.positives_per_anchor
     valid = (positives > 0) & (pairs.negatives_per_anchor > 0)
 
-    def of_rows(rows: Rows) -> Tensor:
-        everything = log_sum_exp(rows.negatives(-torch.inf) / temperature, rows.positives(-torch.inf) / temperature)
-        pulled = rows.positives(0.0).sum(dim=1) / positives[rows.slice].clamp(min=1) / temperature
-        return torch.where(valid[rows.slice], everything - pulled, 0.0).sum()
+    def of_block(block: Block) -> Tensor:
+        everything = log_sum_exp(block.negatives(-torch.inf) / temperature, block.positives(-torch.inf) / temperature)
+        pulled = block.positives(0.0).sum(dim=1) / positives[block.rows].clamp(min=1) / temperature
+        return torch.where(valid[block.rows], everything - pulled, 0.0).sum()
 
-    total = sum_over_rows(pairs, of_rows).total
+    total = sum_over_rows(pairs, of_block).total
     factor = 1.0 if base_temperature is None else temperature / base_temperature
     return factor * mean_or_zero(total, valid.sum() if reduction == "valid_anchors" else pairs.size) + pairs.zero
 

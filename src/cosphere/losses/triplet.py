@@ -9,8 +9,8 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import compare_listed, count_triplets, listed_triplets
 
 
@@ -45,12 +45,12 @@ def triplet_loss(
         return _over_list(embeddings, labels, margin, squared, reduction, compared)
     pairs = compare(embeddings, labels, **compared)
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        distances = chord(rows.similarities, squared=squared)
-        counts = count_triplets(distances, rows, margin)
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        distances = chord(block.similarities, squared=squared)
+        counts = count_triplets(distances, block, margin)
         return counts.hinges(distances, margin), counts.active[None]
 
-    total, active = sum_over_rows(pairs, of_rows)
+    total, active = sum_over_rows(pairs, of_block)
     everything = (pairs.positives_per_anchor * pairs.negatives_per_anchor).sum()
     return mean_or_zero(total, everything if reduction == "mean_all" else active.sum()) + pairs.zero
 
@@ -60,12 +60,12 @@ def _over_list(
 ) -> Tensor:
     pairs, listed = compare_listed(embeddings, labels, compared)
 
-    def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        near, far = (chord(cosines, squared=squared) for cosines in listed.similarities(rows))
+    def of_block(block: Block) -> tuple[Tensor, Tensor]:
+        near, far = (chord(cosines, squared=squared) for cosines in listed.similarities(block))
         hinges = (near - far + margin).relu()
         return hinges.sum(), (hinges > 0).sum()[None]
 
-    total, active = sum_over_rows(pairs, of_rows)
+    total, active = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, len(listed.anchors) if reduction == "mean_all" else active.sum()) + pairs.zero
 
 

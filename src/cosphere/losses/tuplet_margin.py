@@ -12,8 +12,8 @@ from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_slopes
-from cosphere.losses.engine.pairs import Compared, Rows, compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.pairs import Compared, compare
+from cosphere.losses.engine.rows import Block, sum_over_rows
 
 NEAREST = 1 - 1e-7
 """Cosines are clamped to this before their angle is taken: at 1 the slope of the angle is infinite."""
@@ -50,20 +50,20 @@ def tuplet_margin_loss(
     """
     pairs = compare(embeddings, labels, **compared)
 
-    def of_rows(rows: Rows) -> Tensor:
+    def of_block(block: Block) -> Tensor:
         with torch.no_grad():
-            logits = rows.negatives(-torch.inf).mul_(scale)
+            logits = block.negatives(-torch.inf).mul_(scale)
             push = logits.logsumexp(dim=1, keepdim=True)
-            eased, easing = _eased(rows.positives(0.0), slack, stop_at_zero)
-            excess = torch.where(rows.positive_real, push - scale * eased, -torch.inf)
+            eased, easing = _eased(block.positives(0.0), slack, stop_at_zero)
+            excess = torch.where(block.positive_real, push - scale * eased, -torch.inf)
             value = log_one_plus_exp(excess).sum()
             weight = excess.sigmoid().mul_(scale)
             slope = logits.sub_(push.clamp(min=torch.finfo(push.dtype).min)).exp_()
             slope.mul_(weight.sum(dim=1, keepdim=True))
-            slope.scatter_add_(1, rows.positive_columns, -weight * easing)
-        return with_slopes(value, (rows.similarities, slope))
+            slope.scatter_add_(1, block.positive_columns, -weight * easing)
+        return with_slopes(value, (block.similarities, slope))
 
-    total = sum_over_rows(pairs, of_rows).total
+    total = sum_over_rows(pairs, of_block).total
     counted = torch.where(pairs.negatives_per_anchor > 0, pairs.positives_per_anchor, 0).sum()
     return mean_or_zero(total, counted) + pairs.zero
 

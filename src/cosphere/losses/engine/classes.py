@@ -166,7 +166,7 @@ def own_cosines(batch: Classified) -> Tensor:
     return cosines
 
 
-class Block(NamedTuple):
+class ClassBlock(NamedTuple):
     """Some classes, and the images that belong to them."""
 
     classes: slice | Tensor
@@ -179,7 +179,7 @@ class Block(NamedTuple):
     """(n,) its place in the block."""
 
 
-def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | None = None) -> Iterator[Block]:
+def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | None = None) -> Iterator[ClassBlock]:
     """Walk the classes, or the sampled ones.
 
     Args:
@@ -196,7 +196,7 @@ def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | N
         end = min(first + step, count)
         inside = ((places >= first) & (places < end)).nonzero().squeeze(1)
         chosen = slice(first, end) if sampled is None else sampled[first:end]
-        yield Block(chosen, _weights_of(chosen, centres), inside, places[inside] - first)
+        yield ClassBlock(chosen, _weights_of(chosen, centres), inside, places[inside] - first)
 
 
 def _weights_of(classes: slice | Tensor, centres: int) -> slice | Tensor:

@@ -7,17 +7,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cosphere.losses.engine.classes import Block, Classified, Gradients, UnitWeights, Workspace, class_blocks, only_once
+from cosphere.losses.engine.classes import (
+    ClassBlock,
+    Classified,
+    Gradients,
+    UnitWeights,
+    Workspace,
+    class_blocks,
+    only_once,
+)
 from cosphere.tensors import outside_autocast, outside_compile
 
 
 class Columns(Protocol):
     """What each class's column adds to the loss, and its derivative by hand: a graph would take as many passes again."""
 
-    def value(self, cosines: Tensor, block: Block) -> Tensor:
+    def value(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(A, c) cosines, which may be overwritten -> () total of these classes."""
 
-    def slopes(self, cosines: Tensor, block: Block) -> Tensor:
+    def slopes(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(A, c) cosines, which may be overwritten -> (A, c) derivative of :meth:`value`."""
 
 

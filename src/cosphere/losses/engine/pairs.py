@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypedDict
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
-from cosphere.losses.engine.maths import as_int64, block_length, connected_zero
+from cosphere.losses.engine.maths import as_int64, connected_zero
 from cosphere.tensors import (
     check_labelled,
     check_tensor,
@@ -135,9 +134,9 @@ class Pairs:
     """(A, D) float32 or float64, unit length unless the loss works on raw embeddings. Differentiable."""
     references: Tensor | None
     """(R, D) likewise; None when the anchors are compared with themselves."""
-    codes: Tensor
+    class_ids: Tensor
     """(A,) int32 class of each anchor, 0, 1, ..."""
-    reference_codes: Tensor
+    reference_class_ids: Tensor
     """(R,) int32 class of each reference, in the same numbering."""
     classes: int
     """Classes there are, over anchors and references."""
@@ -151,7 +150,8 @@ class Pairs:
     """() the value of an empty loss, connected to all inputs; NaN if any input is not finite. Every loss adds it."""
     listed: Listed | None = None
     """The only pairs that count, where a miner chose some."""
-    _products: Tensor | None = field(default=None, repr=False)
+    products: Tensor | None = field(default=None, repr=False)
+    """(A, R) all products, kept between passes over the rows if one block holds them all."""
 
     @property
     def columns(self) -> Tensor:
@@ -161,10 +161,10 @@ class Pairs:
     @cached_property
     def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
         """References sorted by class, and where each anchor's class starts and how many it has."""
-        order = self.reference_codes.argsort(stable=True)
-        sizes = torch.bincount(self.reference_codes, minlength=self.classes)
+        order = self.reference_class_ids.argsort(stable=True)
+        sizes = torch.bincount(self.reference_class_ids, minlength=self.classes)
         starts = sizes.cumsum(0) - sizes
-        return order, starts[self.codes], sizes[self.codes]
+        return order, starts[self.class_ids], sizes[self.class_ids]
 
     @cached_property
     def positives_per_anchor(self) -> Tensor:
@@ -179,11 +179,11 @@ class Pairs:
         """(A,) int64."""
         if self.listed is not None:
             return self.listed.negatives_per_row
-        return len(self.reference_codes) - self._by_class[2]
+        return len(self.reference_class_ids) - self._by_class[2]
 
     @cached_property
     def most_positives(self) -> int:
-        """Width of :attr:`Rows.positive_columns`: the largest class, the anchor itself included."""
+        """Width of :attr:`Block.positive_columns`: the largest class, the anchor itself included."""
         counts = self.positives_per_anchor if self.listed is not None else self._by_class[2]
         return int(counts.max()) if len(counts) else 0
 
@@ -197,88 +197,6 @@ class Pairs:
         columns = order[where]
         real = slots < counts[rows, None]
         return columns, real if self.own_columns is None else real & (columns != self.own_columns[rows, None])
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, block by block, without gradients: for what a loss must know before its main walk.
-
-        Gradients and autocast are off until the walk has ended, so walk one batch after another and not two at once.
-        """
-        with torch.no_grad(), outside_autocast(self.anchors):
-            for rows, products in self._walk():
-                yield Rows(self, rows, products)
-
-    def _walk(self) -> Iterator[tuple[slice, Tensor]]:
-        """The products (b, R) of each block of anchors with all references."""
-        anchors, columns = self.anchors.detach(), self.columns.detach()
-        count = len(anchors)
-        if not count or not len(columns):
-            return
-        step = block_length(anchors.device, len(columns), count)
-        if step == count:
-            # One block is the whole matrix, so a loss that walks twice finds it made.
-            if self._products is None:
-                self._products = anchors @ columns.T
-            yield slice(0, count), self._products
-            return
-        for first in range(0, count, step):
-            rows = slice(first, min(first + step, count))
-            yield rows, anchors[rows] @ columns.T
-
-
-class Rows:
-    """One block: b anchors against all R references."""
-
-    def __init__(self, pairs: Pairs, rows: slice, similarities: Tensor) -> None:
-        self.pairs = pairs
-        self.slice = rows
-        """The anchors of this block."""
-        self.similarities = similarities
-        """(b, R) cosines, or inner products where the loss works on raw embeddings. Differentiable in the main walk."""
-
-    @cached_property
-    def negative(self) -> Tensor:
-        """(b, R) bool: another class."""
-        if self.pairs.listed is not None:
-            return self.pairs.listed.negative_mask(self.slice, len(self.pairs.reference_codes))
-        return self.pairs.codes[self.slice, None] != self.pairs.reference_codes[None, :]
-
-    @cached_property
-    def positive(self) -> Tensor:
-        """(b, R) bool: same class and not the anchor itself. A duplicate image is a real positive."""
-        if self.pairs.listed is not None:
-            columns, real = self.positive_columns, self.positive_real
-            mask = torch.zeros(self.similarities.shape, dtype=torch.bool, device=columns.device)
-            rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(columns)
-            mask[rows[real], columns[real]] = True
-            return mask
-        same = ~self.negative
-        if self.pairs.own_columns is not None:
-            own = self.pairs.own_columns[self.slice]
-            present = (own >= 0).nonzero().squeeze(1)
-            same[present, own[present]] = False
-        return same
-
-    @cached_property
-    def _positives(self) -> tuple[Tensor, Tensor]:
-        return self.pairs.positives_of(self.slice)
-
-    @property
-    def positive_columns(self) -> Tensor:
-        """(b, P) int64 columns of the positives, P that of the largest class; see :attr:`positive_real`."""
-        return self._positives[0]
-
-    @property
-    def positive_real(self) -> Tensor:
-        """(b, P) bool: which entries of :attr:`positive_columns` are positives and not filling."""
-        return self._positives[1]
-
-    def positives(self, filling: float) -> Tensor:
-        """(b, P) similarities of the positives, ``filling`` where there is none."""
-        return torch.where(self.positive_real, self.similarities.gather(1, self.positive_columns), filling)
-
-    def negatives(self, filling: float) -> Tensor:
-        """(b, R) similarities of the negatives, ``filling`` elsewhere."""
-        return torch.where(self.negative, self.similarities, filling)
 
 
 @outside_compile
@@ -312,7 +230,7 @@ def compare(
     own = references is None
     others, other_labels = check_inputs(embeddings, labels, references, reference_labels)
     own_places = own_columns(embeddings, others, positions, own=own)
-    codes, other_codes, classes = _class_codes(labels, None if own else other_labels)
+    class_ids, other_codes, classes = _class_ids(labels, None if own else other_labels)
     with outside_autocast(embeddings):
         zero = connected_zero(embeddings) if own else connected_zero(embeddings) + connected_zero(others)
         anchors, kept = _usable(embeddings, unit=unit)
@@ -324,12 +242,12 @@ def compare(
         other_codes = other_codes[kept_columns]
     if kept is not None:
         own_places = None if own_places is None else own_places[kept]
-        codes = codes[kept]
+        class_ids = class_ids[kept]
     return Pairs(
         anchors=anchors.to(wide),
         references=None if own else columns.to(wide),
-        codes=codes,
-        reference_codes=other_codes,
+        class_ids=class_ids,
+        reference_class_ids=other_codes,
         classes=classes,
         own_columns=own_places,
         size=len(embeddings),
@@ -368,14 +286,14 @@ def own_columns(embeddings: Tensor, others: Tensor, positions: Tensor | None, *,
     return positions.to(torch.int64)
 
 
-def _class_codes(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor, int]:
+def _class_ids(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor, int]:
     """Classes numbered 0, 1, ... as int32: half the bytes to compare, whatever the labels were. And how many there are."""
     together = as_int64(labels) if other_labels is None else torch.cat([as_int64(labels), as_int64(other_labels)])
-    names, codes = torch.unique(together, return_inverse=True)
-    codes = codes.to(torch.int32)
+    names, class_ids = torch.unique(together, return_inverse=True)
+    class_ids = class_ids.to(torch.int32)
     if other_labels is None:
-        return codes, codes, len(names)
-    return codes[: len(labels)], codes[len(labels) :], len(names)
+        return class_ids, class_ids, len(names)
+    return class_ids[: len(labels)], class_ids[len(labels) :], len(names)
 
 
 def check_inputs(

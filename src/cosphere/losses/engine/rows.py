@@ -7,15 +7,100 @@ the embeddings, so memory is O(B D) and one block, never O(B^2). Only first deri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cosphere.losses.engine.maths import OnlyOnce, log_one_plus_exp, log_sum_exp
-from cosphere.losses.engine.pairs import Pairs, Rows
+from cosphere.losses.engine.maths import OnlyOnce, block_length, log_one_plus_exp, log_sum_exp
+from cosphere.losses.engine.pairs import Pairs
 from cosphere.tensors import outside_autocast, outside_compile
+
+
+class Block:
+    """One block: b anchors against all R references."""
+
+    def __init__(self, pairs: Pairs, rows: slice, similarities: Tensor) -> None:
+        self.pairs = pairs
+        self.rows = rows
+        """The anchors of this block."""
+        self.similarities = similarities
+        """(b, R) cosines, or inner products where the loss works on raw embeddings. Differentiable in the main walk."""
+
+    @cached_property
+    def negative(self) -> Tensor:
+        """(b, R) bool: another class."""
+        if self.pairs.listed is not None:
+            return self.pairs.listed.negative_mask(self.rows, len(self.pairs.reference_class_ids))
+        return self.pairs.class_ids[self.rows, None] != self.pairs.reference_class_ids[None, :]
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """(b, R) bool: same class and not the anchor itself. A duplicate image is a real positive."""
+        if self.pairs.listed is not None:
+            columns, real = self.positive_columns, self.positive_real
+            mask = torch.zeros(self.similarities.shape, dtype=torch.bool, device=columns.device)
+            rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(columns)
+            mask[rows[real], columns[real]] = True
+            return mask
+        same = ~self.negative
+        if self.pairs.own_columns is not None:
+            own = self.pairs.own_columns[self.rows]
+            present = (own >= 0).nonzero().squeeze(1)
+            same[present, own[present]] = False
+        return same
+
+    @cached_property
+    def _positives(self) -> tuple[Tensor, Tensor]:
+        return self.pairs.positives_of(self.rows)
+
+    @property
+    def positive_columns(self) -> Tensor:
+        """(b, P) int64 columns of the positives, P that of the largest class; see :attr:`positive_real`."""
+        return self._positives[0]
+
+    @property
+    def positive_real(self) -> Tensor:
+        """(b, P) bool: which entries of :attr:`positive_columns` are positives and not filling."""
+        return self._positives[1]
+
+    def positives(self, filling: float) -> Tensor:
+        """(b, P) similarities of the positives, ``filling`` where there is none."""
+        return torch.where(self.positive_real, self.similarities.gather(1, self.positive_columns), filling)
+
+    def negatives(self, filling: float) -> Tensor:
+        """(b, R) similarities of the negatives, ``filling`` elsewhere."""
+        return torch.where(self.negative, self.similarities, filling)
+
+
+def blocks(pairs: Pairs) -> Iterator[Block]:
+    """All rows, block by block, without gradients: for what a loss must know before its main walk.
+
+    Gradients and autocast are off until the walk has ended, so walk one batch after another and not two at once.
+    """
+    with torch.no_grad(), outside_autocast(pairs.anchors):
+        for rows, products in _walk(pairs):
+            yield Block(pairs, rows, products)
+
+
+def _walk(pairs: Pairs) -> Iterator[tuple[slice, Tensor]]:
+    """The products (b, R) of each block of anchors with all references."""
+    anchors, columns = pairs.anchors.detach(), pairs.columns.detach()
+    count = len(anchors)
+    if not count or not len(columns):
+        return
+    step = block_length(anchors.device, len(columns), count)
+    if step == count:
+        # One block is the whole matrix, so a loss that walks twice finds it made.
+        if pairs.products is None:
+            pairs.products = anchors @ columns.T
+        yield slice(0, count), pairs.products
+        return
+    for first in range(0, count, step):
+        rows = slice(first, min(first + step, count))
+        yield rows, anchors[rows] @ columns.T
 
 
 class Sums(NamedTuple):
@@ -57,9 +142,9 @@ class _SumOverRows(torch.autograd.Function):
         ctx: Any, pairs: Pairs, value: RowFunction, anchors: Tensor, references: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         walk = _Walk(pairs, value, parameters, ctx.needs_input_grad[2:])
-        for rows, products in pairs._walk():
+        for rows, products in _walk(pairs):
             walk.add(rows, products)
-        pairs._products = None
+        pairs.products = None
         gradients = walk.gradients()
         ctx.held = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(anchors, references, *(gradient for gradient in gradients if gradient is not None))
@@ -104,7 +189,7 @@ class _Walk:
         leaves = [leaf for leaf in self.leaves if leaf.requires_grad]
         with torch.set_grad_enabled(wants_products or bool(leaves)):
             similarities = products.detach().requires_grad_(wants_products)
-            outcome = self.value(Rows(self.pairs, rows, similarities), *self.leaves)
+            outcome = self.value(Block(self.pairs, rows, similarities), *self.leaves)
             total, counts = outcome if isinstance(outcome, tuple) else (outcome, None)
         self.total += total.detach()
         if counts is not None:
@@ -136,10 +221,10 @@ class _Walk:
         return [self.to_anchors, None if own else self.to_columns, *self.to_leaves]
 
 
-def each_positive_against_negatives(rows: Rows, scale: float) -> Tensor:
+def each_positive_against_negatives(block: Block, scale: float) -> Tensor:
     """Cross-entropy of ``scale * similarity`` of each positive against all negatives of its anchor, summed. ().
 
     Other positives of the anchor are not in the denominator. Without negatives an anchor costs nothing.
     """
-    others = log_sum_exp(scale * rows.negatives(-torch.inf))
-    return log_one_plus_exp(others[:, None] - scale * rows.positives(torch.inf)).sum()
+    others = log_sum_exp(scale * block.negatives(-torch.inf))
+    return log_one_plus_exp(others[:, None] - scale * block.positives(torch.inf)).sum()

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import SizeError
-from cosphere.losses.engine.classes import Block, Classified, Gradients, UnitWeights, Workspace, class_blocks, only_once
+from cosphere.losses.engine.classes import (
+    ClassBlock,
+    Classified,
+    Gradients,
+    UnitWeights,
+    Workspace,
+    class_blocks,
+    only_once,
+)
 from cosphere.tensors import outside_autocast, outside_compile
 
 
@@ -101,7 +109,7 @@ def _places(sampled: Tensor, targets: Tensor, classes: int) -> Tensor:
 
 @dataclass(eq=False)
 class _Plan:
-    blocks: list[Block]
+    blocks: list[ClassBlock]
     scale: float
     centres: int
     similarity: Stage | None
@@ -211,7 +219,7 @@ def _exponentials(logits: Tensor, scale: float, factor: float, incoming: _Incomi
 
 
 def _plain_slopes(
-    plan: _Plan, block: Block, slopes: Tensor, bias: Tensor | None, incoming: _Incoming
+    plan: _Plan, block: ClassBlock, slopes: Tensor, bias: Tensor | None, incoming: _Incoming
 ) -> tuple[Tensor, Tensor | None]:
     """(A, c) d loss / d cosine and (c,) d loss / d bias, from scaled cosines, in place."""
     if bias is not None:
@@ -226,7 +234,7 @@ def _plain_slopes(
 
 
 def _kept_slopes(
-    plan: _Plan, block: Block, exponentials: Tensor, highest: Tensor, incoming: _Incoming
+    plan: _Plan, block: ClassBlock, exponentials: Tensor, highest: Tensor, incoming: _Incoming
 ) -> tuple[Tensor, Tensor]:
     """As :func:`_plain_slopes`, from the (A, c) exp(logit - highest) of the only block; 0 at each image's own class."""
     factor = torch.where(highest == -torch.inf, 0.0, (highest - incoming.level).exp())
@@ -236,7 +244,7 @@ def _kept_slopes(
     return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
 
 
-def _staged_slopes(plan: _Plan, block: Block, cosines: Tensor, incoming: _Incoming, space: Workspace) -> Tensor:
+def _staged_slopes(plan: _Plan, block: ClassBlock, cosines: Tensor, incoming: _Incoming, space: Workspace) -> Tensor:
     """(A, c * centres) d loss / d cosine, back through the plan's stages."""
     similarities = plan.similarities(cosines, space)
     # Stages leave their inputs alone, and the exponentials may overwrite what the last one gave.

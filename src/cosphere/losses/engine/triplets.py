@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.losses.engine.pairs import Compared, Pairs, Rows, as_pairs, compare
+from cosphere.losses.engine.pairs import Compared, Pairs, as_pairs, compare
+from cosphere.losses.engine.rows import Block
 from cosphere.tensors import SHORTEST, lengths
 
 FEW = 48
@@ -37,7 +38,7 @@ class Window(NamedTuple):
 
 
 @torch.no_grad()
-def count_triplets(distances: Tensor, rows: Rows, margin: float) -> TripletCounts:
+def count_triplets(distances: Tensor, block: Block, margin: float) -> TripletCounts:
     """Count active triplets in O(b R) memory, where a list would take b R^2.
 
     The hinge is piecewise linear, so with these counts the sum over all triplets is
@@ -45,39 +46,39 @@ def count_triplets(distances: Tensor, rows: Rows, margin: float) -> TripletCount
 
     Args:
         distances: (b, R).
-        rows: which are positive and negative.
+        block: which are positive and negative.
         margin: of the hinge.
     """
-    near, negatives = _sides(distances, rows)
+    near, negatives = _sides(distances, block)
     of_positive, of_negative = count_active(negatives, near + margin)
-    return _weighed(of_positive, of_negative, rows)
+    return _weighed(of_positive, of_negative, block)
 
 
 @torch.no_grad()
-def count_window(distances: Tensor, rows: Rows, margin: float) -> Window:
+def count_window(distances: Tensor, block: Block, margin: float) -> Window:
     """Count triplets whose negative is farther than the positive, but by no more than the margin (FaceNet's rule).
 
     Args:
         distances: (b, R).
-        rows: which are positive and negative.
+        block: which are positive and negative.
         margin: of the hinge, and the width of the window.
     """
-    near, negatives = _sides(distances, rows)
+    near, negatives = _sides(distances, block)
     # d <= limit is d < the float after the limit, so one way of counting will do for both ends.
     start, end = _after(near), near + margin
     no_farther = count_active(negatives, start)
     # A margin lost in rounding leaves an empty window, not one of negative width.
     active = count_active(negatives, torch.maximum(start, end))
     inside = count_active(negatives, torch.maximum(start, _after(end)))[0] - no_farther[0]
-    counts = _weighed(active[0] - no_farther[0], active[1] - no_farther[1], rows)
+    counts = _weighed(active[0] - no_farther[0], active[1] - no_farther[1], block)
     return Window(counts, inside.sum())
 
 
-def _sides(distances: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def _sides(distances: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Distances of the positives (b, P), -inf where there is none, and of the negatives (b, R), inf elsewhere."""
     # Both sides of one comparison are the very same floats, or rounding would count a triplet on one side only.
-    near = torch.where(rows.positive_real, distances.gather(1, rows.positive_columns), -torch.inf)
-    return near, torch.where(rows.negative, distances, torch.inf)
+    near = torch.where(block.positive_real, distances.gather(1, block.positive_columns), -torch.inf)
+    return near, torch.where(block.negative, distances, torch.inf)
 
 
 def _after(values: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def _after(values: Tensor) -> Tensor:
     return torch.where(values == -torch.inf, values, torch.nextafter(values, torch.full_like(values, torch.inf)))
 
 
-def _weighed(of_positive: Tensor, of_negative: Tensor, rows: Rows) -> TripletCounts:
-    weight = of_negative.neg_().scatter_add_(1, rows.positive_columns, of_positive)
+def _weighed(of_positive: Tensor, of_negative: Tensor, block: Block) -> TripletCounts:
+    weight = of_negative.neg_().scatter_add_(1, block.positive_columns, of_positive)
     return TripletCounts(weight, of_positive.sum())
 
 
@@ -140,16 +141,16 @@ class ListedTriplets:
     positives: Tensor
     negatives: Tensor
 
-    def of(self, rows: Rows) -> slice:
+    def of(self, block: Block) -> slice:
         """The triplets whose anchor is in this block."""
-        edges = torch.tensor([rows.slice.start, rows.slice.stop], device=self.anchors.device)
+        edges = torch.tensor([block.rows.start, block.rows.stop], device=self.anchors.device)
         return slice(*torch.searchsorted(self.anchors, edges).tolist())
 
-    def similarities(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def similarities(self, block: Block) -> tuple[Tensor, Tensor]:
         """Of the T_b triplets whose anchor is in this block: (T_b,) anchor with positive, (T_b,) anchor with negative."""
-        here = self.of(rows)
-        starts = (self.anchors[here] - rows.slice.start) * rows.similarities.shape[1]
-        flat = rows.similarities.flatten()
+        here = self.of(block)
+        starts = (self.anchors[here] - block.rows.start) * block.similarities.shape[1]
+        flat = block.similarities.flatten()
         return flat.gather(0, starts + self.positives[here]), flat.gather(0, starts + self.negatives[here])
 
 

@@ -8,7 +8,7 @@ from cosphere import losses
 from cosphere.errors import DataError
 from cosphere.losses.engine.document import BEGIN, END, loss_table_markdown, with_table
 
-PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
+PAGE = Path(__file__).parents[3] / "docs" / "losses.md"
 
 
 def test_the_page_is_up_to_date():

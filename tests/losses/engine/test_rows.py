@@ -14,7 +14,7 @@ from cosphere.errors import DerivativeError, SettingsError, SizeError
 from cosphere.losses import NormSoftmaxLoss, TripletLoss
 from cosphere.losses.engine.maths import chord, safe_sqrt, similarities_held
 from cosphere.losses.engine.pairs import compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.rows import blocks, sum_over_rows
 
 
 def weighted(rows):
@@ -97,20 +97,20 @@ def test_masks_and_columns_are_those_of_the_labels(names, held, seed):
     pairs = compare(points, labels)
     seen = 0
     with similarities_held(held):
-        for rows in pairs.blocks():
-            block = range(rows.slice.start, rows.slice.stop)
-            seen += len(block)
-            for place, i in enumerate(block):
+        for block in blocks(pairs):
+            anchors = range(block.rows.start, block.rows.stop)
+            seen += len(anchors)
+            for place, i in enumerate(anchors):
                 same = [j for j in range(len(names)) if names[j] == names[i] and j != i]
-                assert rows.positive[place].nonzero().squeeze(1).tolist() == same
-                assert sorted(rows.positive_columns[place][rows.positive_real[place]].tolist()) == same
-                assert rows.negative[place].tolist() == [name != names[i] for name in names]
+                assert block.positive[place].nonzero().squeeze(1).tolist() == same
+                assert sorted(block.positive_columns[place][block.positive_real[place]].tolist()) == same
+                assert block.negative[place].tolist() == [name != names[i] for name in names]
             torch.testing.assert_close(
-                rows.positives(9.0)[rows.positive_real],
-                rows.similarities.gather(1, rows.positive_columns)[rows.positive_real],
+                block.positives(9.0)[block.positive_real],
+                block.similarities.gather(1, block.positive_columns)[block.positive_real],
             )
-            assert (rows.positives(9.0)[~rows.positive_real] == 9).all()
-            assert (rows.negatives(7.0)[~rows.negative] == 7).all()
+            assert (block.positives(9.0)[~block.positive_real] == 9).all()
+            assert (block.negatives(7.0)[~block.negative] == 7).all()
     assert seen == len(names)
     assert pairs.positives_per_anchor.tolist() == [names.count(name) - 1 for name in names]
     assert pairs.negatives_per_anchor.tolist() == [len(names) - names.count(name) for name in names]
@@ -131,16 +131,16 @@ def test_listed_pairs_are_the_only_ones(seed, held, with_references):
     positive = set(zip(draw[0].tolist(), draw[1].tolist(), strict=True))
     negative = set(zip(draw[2].tolist(), draw[3].tolist(), strict=True))
     with similarities_held(held):
-        for rows in pairs.blocks():
-            for place, row in enumerate(range(rows.slice.start, rows.slice.stop)):
+        for block in blocks(pairs):
+            for place, row in enumerate(range(block.rows.start, block.rows.stop)):
                 i = alive[row]
                 want = [(i, j) in positive for j in alive_others]
-                assert rows.positive[place].tolist() == want
-                columns = rows.positive_columns[place][rows.positive_real[place]].tolist()
+                assert block.positive[place].tolist() == want
+                columns = block.positive_columns[place][block.positive_real[place]].tolist()
                 assert sorted(columns) == [column for column, is_there in enumerate(want) if is_there]
-                assert rows.negative[place].tolist() == [(i, j) in negative for j in alive_others]
+                assert block.negative[place].tolist() == [(i, j) in negative for j in alive_others]
                 assert pairs.positives_per_anchor[row] == sum(want)
-                assert pairs.negatives_per_anchor[row] == rows.negative[place].sum()
+                assert pairs.negatives_per_anchor[row] == block.negative[place].sum()
 
 
 def test_a_parameter_gets_its_gradient_from_every_block(ragged):
@@ -148,10 +148,10 @@ def test_a_parameter_gets_its_gradient_from_every_block(ragged):
     scale = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
 
     def value_of(x, two):
-        def of_rows(rows, two):
+        def of_block(rows, two):
             return (rows.similarities * two[0] + two[1]).exp().sum(), rows.negative.sum()[None].double()
 
-        total, counts = sum_over_rows(compare(x, labels), of_rows, two)
+        total, counts = sum_over_rows(compare(x, labels), of_block, two)
         assert counts.tolist() == [float((labels[:, None] != labels[None, :]).sum())]
         return total
 
@@ -165,13 +165,13 @@ def test_without_gradients_there_is_none(ragged):
     points, labels = ragged(5, 12)
     called = []
 
-    def of_rows(rows):
+    def of_block(rows):
         called.append(rows.similarities.requires_grad)
         return rows.similarities.sum()
 
-    sum_over_rows(compare(points, labels), of_rows)
+    sum_over_rows(compare(points, labels), of_block)
     with torch.no_grad():
-        sum_over_rows(compare(points.requires_grad_(), labels), of_rows)
+        sum_over_rows(compare(points.requires_grad_(), labels), of_block)
     assert called == [False, False]
 
 
@@ -236,16 +236,16 @@ import resource, torch
 from cosphere.losses import NormSoftmaxLoss, TripletLoss
 from cosphere.losses.engine.maths import similarities_held
 from cosphere.losses.engine.pairs import compare
-from cosphere.losses.engine.rows import sum_over_rows
+from cosphere.losses.engine.rows import blocks, sum_over_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-def of_rows(rows):
+def of_block(rows):
     return rows.negatives(-torch.inf).exp().sum() + rows.positives(0.0).sum()
 def step(count):
     x = torch.randn(count, 16, requires_grad=True)
     pairs = compare(x, torch.arange(count) // 4)
     with similarities_held(2**18):
-        sum_over_rows(pairs, of_rows).total.backward()
+        sum_over_rows(pairs, of_block).total.backward()
 step(500)
 before = peak()
 step(6000)
@@ -285,16 +285,16 @@ def test_wrong_inputs_are_named(ragged):
 
 
 def test_the_block_size_is_restored_after_an_error():
-    from cosphere.losses import _blocks
+    from cosphere.losses.engine import maths
 
     def broken():
         with similarities_held(5):
-            assert _blocks._held == 5
+            assert maths._held == 5
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         broken()
-    assert _blocks._held is None
+    assert maths._held is None
 
 
 def test_chord_is_a_distance_even_when_rounding_lifts_the_cosine_above_one():

@@ -3,14 +3,15 @@ import random
 import pytest
 import torch
 
-from cosphere.losses import _triplets
-from cosphere.losses.engine.pairs import Rows, compare
+from cosphere.losses.engine import triplets
+from cosphere.losses.engine.pairs import compare
+from cosphere.losses.engine.rows import Block
 from cosphere.losses.engine.triplets import compare_listed, count_active, count_triplets, count_window
 
 
 @pytest.fixture(params=["passes", "search"])
 def both_ways(request, monkeypatch):
-    monkeypatch.setattr(_triplets, "FEW", 10**6 if request.param == "passes" else 0)
+    monkeypatch.setattr(triplets, "FEW", 10**6 if request.param == "passes" else 0)
 
 
 def stepped(seed, dtype=torch.float64):
@@ -20,7 +21,7 @@ def stepped(seed, dtype=torch.float64):
     distances = [[draw.randrange(17) / 8 for _ in labels] for _ in labels]
     pairs = compare(torch.ones(17, 2, dtype=dtype), torch.tensor(labels))
     distances = torch.tensor(distances, dtype=dtype)
-    return distances, Rows(pairs, slice(0, 17), distances), labels
+    return distances, Block(pairs, slice(0, 17), distances), labels
 
 
 def triplets_by_hand(labels):
