@@ -184,14 +184,10 @@ def test_their_trainer_trains_with_ours_as_a_plain_loop_does(name):
         optimiser.zero_grad()
         again(plain(rows), names).backward()
         optimiser.step()
-    if again.training and name not in RANDOM:
+    if not again.traits().draws:  # from the global generator, which the trainer uses too
         torch.testing.assert_close(trunk.weight, plain.weight, rtol=1e-6, atol=1e-7)
     assert not torch.equal(trunk.weight, before)
     assert all(part.isfinite().all() for part in loss.state_dict().values())
-
-
-RANDOM = ["margin"]
-"""They draw from the global generator, which the trainer uses too."""
 
 
 @pytest.mark.parametrize("name", ["contrastive", "triplet", "multi_similarity"])
@@ -227,7 +223,7 @@ def test_their_tester_scores_a_trunk_trained_with_ours():
 
 def test_their_multiple_losses_add_ours():
     x, labels = batch()
-    ours = {name: build(name).double() for name in NAMES if name not in RANDOM}
+    ours = {name: build(name).double() for name in NAMES if not build(name).traits().draws}
     together = theirs.MultipleLosses(dict(ours), weights=dict.fromkeys(ours, 0.5))
     want = sum(0.5 * copy.deepcopy(loss)(x, labels) for loss in ours.values())  # some keep running averages
     assert together(x, labels).item() == pytest.approx(want.item(), rel=1e-12)
@@ -269,7 +265,7 @@ def test_their_self_supervised_loss_around_ours(name, symmetric):
     assert got.item() == want.item()
 
 
-@pytest.mark.parametrize("name", [name for name in accepted(theirs.CrossBatchMemory) if name not in RANDOM])
+@pytest.mark.parametrize("name", [name for name in accepted(theirs.CrossBatchMemory) if not build(name).traits().draws])
 def test_their_memory_around_ours_is_our_memory(name):
     """Theirs lists all pairs but those of a row with itself, and hands the list over."""
     other = theirs.CrossBatchMemory(build(name).double(), embedding_size=DIM, memory_size=40)

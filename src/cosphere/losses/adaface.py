@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number, check_share
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import Classified, ClassLoss, SampleRule, Workspace, classify
 from cosphere.losses.engine.maths import check_angle, log_one_plus_exp, running_mean, start_as_directions
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["AdaFaceLoss", "adaface_loss"]
 
 EDGE = 1e-3
 """The official code keeps cosines this far from 1 and -1, angles from 0 and pi, and adds it to the deviation."""
@@ -90,6 +92,7 @@ def _clipped_lengths(batch: Classified) -> Tensor:
     defaults_source="paper and official code and scripts: margin 0.4, h 0.333, scale 64, momentum 0.01; mean 20, deviation 100",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="image quality varies: unclear images should not be forced apart; not with a spherical constraint",
+    traits=Traits(uses_lengths=True, gradient_by_rule=True),
 )
 class AdaFaceLoss(ClassLoss):
     """The class directions and length statistics of :func:`adaface_loss`; its mean over the rows that have a direction.

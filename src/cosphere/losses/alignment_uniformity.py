@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import chord, log_sum_exp, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
+
+__all__ = ["AlignmentUniformityLoss", "alignment_uniformity_loss"]
 
 
 def alignment_uniformity_loss(
@@ -91,6 +93,8 @@ def _power(squares: Tensor, power: float) -> Tensor:
     defaults_source="the authors' code: power 2, sharpness 2, both weights 1",
     cost="O(B^2 D) time (the products twice beyond one block), O(B D) memory and one block",
     choose_when="to hold closeness and spread apart, or to watch them in another loss",
+    forms=[{"power": 1.0}],
+    traits=Traits(terms="pairs", may_be_negative=True),
 )
 class AlignmentUniformityLoss(PairLoss):
     """The settings of :func:`alignment_uniformity_loss`.

@@ -14,11 +14,13 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.n_pair import n_pair_loss
+
+__all__ = ["AngularLoss", "angular_loss"]
 
 WIDEST = 80.0
 """Degrees. The exponents are 8 tan^2 of the angle: 257 at 80 degrees, and float64 holds the products up to 81.6."""
@@ -190,6 +192,7 @@ def _partners(
     defaults_source="pytorch-metric-learning: all pairs, 40 degrees; the paper: n_pair, 45 degrees, alone or with N-pair",
     cost="O(B^2 (D + K)) time for K images per class, O(B D) memory and one block; with references K times O(B^2 D)",
     choose_when="when the scale of distances differs much between classes: an angle has none",
+    forms=[{"form": "n_pair", "angle": 45.0}, {"form": "n_pair", "angular_weight": 2.0}],
 )
 class AngularLoss(PairLoss):
     """The settings of :func:`angular_loss`.
@@ -216,4 +219,12 @@ class AngularLoss(PairLoss):
         self.form = form
         self.angular_weight = (
             None if angular_weight is None else check_number("angular_weight", angular_weight, above=0)
+        )
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(
+            super().traits(),
+            order="in_class" if self.form == "n_pair" else "free",
+            uses_lengths=self.form == "n_pair" and self.angular_weight is not None,
         )

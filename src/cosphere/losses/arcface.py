@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import add_angle, check_angle, log_one_plus_exp, safe_sqrt
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["ArcFaceLoss", "arcface_loss"]
 
 
 def arcface_loss(
@@ -87,6 +90,7 @@ def _angles(cosines: Tensor) -> Tensor:
     defaults_source="paper: margin 0.5 rad, scale 64, fallback beyond pi; weights N(0, 0.01) as InsightFace's",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="faces and other fine classes in great number; wants a good start or a warm-up, as its margin is large",
+    forms=[{"fallback": False}, {"gradient": "insightface"}],
 )
 class ArcFaceLoss(ClassLoss):
     """The class directions of :func:`arcface_loss`, and its mean over the rows that have a direction.
@@ -134,3 +138,7 @@ class ArcFaceLoss(ClassLoss):
         check_choice("gradient", gradient, ["exact", "insightface"])
         self.gradient = gradient
         nn.init.normal_(self.class_weight, std=0.01)
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), gradient_by_rule=self.gradient == "insightface")

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosphere.checks import check_choice, check_number, check_switch
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
+
+__all__ = ["BatchHardTripletLoss", "batch_hard_triplet_loss"]
 
 
 def batch_hard_triplet_loss(
@@ -78,6 +80,8 @@ def hardest_columns(block: Block) -> Tensor:
     defaults_source="the paper's rule on unit vectors; margin 0.2 as in pytorch-metric-learning's miners",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="clean labels and a network that already learns something: one wrong label is every anchor's hardest",
+    forms=[{"soft": True}, {"squared": True}],
+    traits=Traits(picks_one=True),
 )
 class BatchHardTripletLoss(PairLoss):
     """The settings of :func:`batch_hard_triplet_loss`.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
+
+__all__ = ["CircleLoss", "circle_loss"]
 
 
 def circle_loss(
@@ -58,6 +60,7 @@ def circle_loss(
     defaults_source="the paper's for fine-grained retrieval; it has 256 and 0.25 for faces, 128 and 0.25 for persons",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="when some positives are already close: they are left alone while far ones are pulled",
+    traits=Traits(gradient_by_rule=True),
 )
 class CircleLoss(PairLoss):
     """The settings of :func:`circle_loss`.

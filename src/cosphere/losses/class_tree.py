@@ -17,6 +17,8 @@ from cosphere.errors import SizeError
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
+__all__ = ["AnchorNeighbourBatches", "ClassTree"]
+
 Linkage = Literal["average", "single"]
 _ROWS = 256
 """Classes in one block of class distances."""

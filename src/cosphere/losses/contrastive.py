@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
+
+__all__ = ["ContrastiveLoss", "contrastive_loss"]
 
 
 def contrastive_loss(
@@ -137,6 +139,8 @@ def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor
     defaults_source="the paper's formula on unit vectors, margin 1; form='pml' is pytorch-metric-learning's",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="a plain baseline, or labels that come as pairs",
+    forms=[{"form": "pml"}, {"reduction": "mean_nonzero"}],
+    traits=Traits(terms="pairs"),
 )
 class ContrastiveLoss(PairLoss):
     """The settings of :func:`contrastive_loss`.

@@ -11,6 +11,8 @@ from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
+__all__ = ["CosFaceLoss", "cosface_loss"]
+
 
 def cosface_loss(
     embeddings: Tensor,

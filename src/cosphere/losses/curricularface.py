@@ -12,6 +12,8 @@ from cosphere.losses.engine.maths import add_angle, check_angle, log_one_plus_ex
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
+__all__ = ["CurricularFaceLoss", "curricularface_loss"]
+
 
 def curricularface_loss(
     embeddings: Tensor,

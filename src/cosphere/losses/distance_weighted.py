@@ -15,6 +15,8 @@ from cosphere.losses.engine.pairs import compare
 from cosphere.losses.engine.rows import Block, blocks
 from cosphere.tensors import directions
 
+__all__ = ["distance_weighted_triplets"]
+
 
 def distance_weighted_triplets(
     embeddings: Tensor,

@@ -21,6 +21,8 @@ from cosphere.losses.engine.pairs import Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.tensors import check_embeddings, check_labelled, check_tensor, directions, outside_autocast
 
+__all__ = ["abe_divergence_loss", "boosted_binomial_loss"]
+
 
 def split_heads(embeddings: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """(B, D) -> the slices of the learners, (B, sizes[0]), (B, sizes[1]), ...

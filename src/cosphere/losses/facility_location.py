@@ -10,9 +10,11 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import Loss, describe
+from cosphere.losses.engine.base import Loss, Traits, describe
 from cosphere.losses.engine.maths import as_int64, chord, connected_zero, held_on, safe_sqrt
 from cosphere.tensors import check_labelled, directions, outside_autocast
+
+__all__ = ["FacilityLocationLoss", "facility_location_loss"]
 
 
 def facility_location_loss(
@@ -302,6 +304,8 @@ class _Clusters:
     defaults_source="TensorFlow's cluster loss: gamma 1, five passes of swaps; distances as in the paper",
     cost="about O(B^2 D log B) time, a search that no bound holds for; O(B D) memory and one block",
     choose_when="the clusters themselves are what is wanted, and batches are small; slow",
+    forms=[{"distance": "squared", "passes": 0}, {"nmi": "arithmetic", "distance": "squared"}],
+    traits=Traits(order="searched"),
 )
 class FacilityLocationLoss(Loss):
     """The settings of :func:`facility_location_loss`.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.lifted_structure import distances_of, slopes_of, squared_lengths
+
+__all__ = ["GeneralizedLiftedStructureLoss", "generalized_lifted_structure_loss"]
 
 
 def generalized_lifted_structure_loss(
@@ -67,6 +70,7 @@ def generalized_lifted_structure_loss(
     defaults_source="pytorch-metric-learning: unit vectors, margin 1; the paper compares raw embeddings",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="a smooth form of the batch-hard triplet loss",
+    forms=[{"normalize": False}],
 )
 class GeneralizedLiftedStructureLoss(PairLoss):
     """The settings of :func:`generalized_lifted_structure_loss`.
@@ -82,3 +86,7 @@ class GeneralizedLiftedStructureLoss(PairLoss):
         super().__init__()
         self.margin = check_number("margin", margin)
         self.normalize = check_switch("normalize", normalize)
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), uses_lengths=not self.normalize)

@@ -12,11 +12,13 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.losses._ranking import Cut, Ranking
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import SAME, connected_zero, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 from cosphere.losses.ensembles import check_widths, split_heads, with_same_rows
+
+__all__ = ["HardCascadeLoss", "hard_cascade_loss"]
 
 
 def hard_cascade_loss(
@@ -191,6 +193,8 @@ def _cut(pairs: Pairs, ratio: float, sieves: Sequence[_Head], low: float) -> _He
     "paper has three with hard_ratios (1, 0.5, 0.2)",
     cost="O(B^2 D) time, twice the similarities again for each head with a ratio below 1; O(B D) memory and one block",
     choose_when="a network with heads at several depths, or most pairs of a batch are easy",
+    forms=[{"hard_ratios": (0.6,)}, {"hard_ratios": (0.9, 0.5)}, {"hard_ratios": (1, 0.6), "cascade": "nested"}],
+    traits=Traits(terms="pairs", picks_one=True),
 )
 class HardCascadeLoss(PairLoss):
     """The settings of :func:`hard_cascade_loss`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["HeatedUpSoftmaxLoss", "heated_up_softmax_loss"]
 
 Schedule = Literal["step", "geometric", "learned", "constant"]
 
@@ -73,6 +76,7 @@ def heated_up_softmax_loss(
     "total_steps is its Cars196 run, 80 epochs of 252 batches of 32",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="NormSoftmax with compact classes at the end; lower the learning rate tenfold when the softmax is heated",
+    forms=[{"normalize_features": False}],
 )
 class HeatedUpSoftmaxLoss(ClassLoss):
     """The class directions and biases of :func:`heated_up_softmax_loss`, its mean, and the heating.
@@ -159,3 +163,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
             normalize_features=self.normalize_features,
             sampled=self.sampled(labels),
         )
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), uses_lengths=not self.normalize_features)

@@ -18,6 +18,8 @@ from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import compare_listed, count_active, listed_triplets
 from cosphere.losses.triplet import triplet_loss
 
+__all__ = ["HierarchicalTripletLoss", "hierarchical_triplet_loss"]
+
 
 def hierarchical_triplet_loss(
     embeddings: Tensor,

@@ -13,6 +13,8 @@ from cosphere.losses.engine.maths import with_slopes
 from cosphere.losses.engine.pairs import Compared, Pairs, as_pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
+__all__ = ["HistogramLoss", "histogram_loss"]
+
 
 def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:
     """Sum over the nodes of ``negatives * cumulated positives``, the shares of the pairs at each node.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
+
+__all__ = ["IntraPairVarianceLoss", "intra_pair_variance_loss"]
 
 
 def intra_pair_variance_loss(
@@ -102,6 +104,7 @@ def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor
     defaults_source="pytorch-metric-learning: tolerance 0.01 on both sides",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="beside tuplet_margin, with weight 0.5; alone it separates nothing",
+    traits=Traits(terms="pairs"),
 )
 class IntraPairVarianceLoss(PairLoss):
     """The settings of :func:`intra_pair_variance_loss`.

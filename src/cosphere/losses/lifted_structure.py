@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosphere.checks import check_number, check_switch
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
+
+__all__ = ["LiftedStructureLoss", "lifted_structure_loss"]
 
 
 def lifted_structure_loss(
@@ -140,6 +143,7 @@ def _exponentials(gaps: Tensor, near: Tensor) -> Tensor:
     defaults_source="the paper: raw embeddings, margin 1",
     cost="O(B^2 D) time, O(B D) memory and one block; rows are made twice",
     choose_when="to compare with the paper; generalized_lifted_structure is the steadier form",
+    forms=[{"normalize": True}],
 )
 class LiftedStructureLoss(PairLoss):
     """The settings of :func:`lifted_structure_loss`.
@@ -155,3 +159,7 @@ class LiftedStructureLoss(PairLoss):
         super().__init__()
         self.margin = check_number("margin", margin)
         self.normalize = check_switch("normalize", normalize)
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), uses_lengths=not self.normalize)

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import add_angle, check_angle, log_one_plus_exp, start_as_directions
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["MagFaceLoss", "magface_loss"]
 
 
 def magface_loss(
@@ -77,6 +79,7 @@ def magface_loss(
     defaults_source="paper and official scripts: lengths 10 to 110, margins 0.45 to 0.8, scale 64, lambda_g 35, easy margin",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="the length should tell image quality; not with a spherical constraint, which makes all lengths one",
+    traits=Traits(uses_lengths=True),
 )
 class MagFaceLoss(ClassLoss):
     """The class directions of :func:`magface_loss`, and its mean over the rows that have a direction.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from cosphere.checks import check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SizeError
 from cosphere.losses.distance_weighted import check_cutoffs, draw_negatives, triplets_wanted
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import ListedTriplets, compare_listed, listed_triplets
+
+__all__ = ["MarginLoss", "margin_loss"]
 
 Sampling = Literal["distance_weighted", "all"]
 
@@ -164,6 +167,7 @@ def _of_anchors(boundary: Tensor, labels: Tensor, pairs: Pairs) -> Tensor:
     defaults_source="official code: margin 0.2, boundary 1.2 learned per class, negatives drawn by distance in [0.5, 1.4)",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="classes differ in spread, so that each should learn its own radius; robust to odd negatives",
+    forms=[{"sampling": "all"}, {"sampling": "all", "per_class": False}],
 )
 class MarginLoss(PairLoss):
     """The settings and the learned boundaries of :func:`margin_loss`.
@@ -222,3 +226,7 @@ class MarginLoss(PairLoss):
             name: value for name, value in super().settings().items() if name not in ("boundary_start", "per_class")
         }
         return {**kept, "boundary": self.boundary}
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), draws=self.sampling == "distance_weighted", classes_from_zero=self.per_class)

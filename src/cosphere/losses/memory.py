@@ -10,9 +10,11 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError
-from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss
+from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled
+
+__all__ = ["CrossBatchMemory"]
 
 
 class _Queue(NamedTuple):
@@ -100,6 +102,10 @@ class CrossBatchMemory(Loss):
             f"embedding_dim={self.embeddings.shape[1]}, size={self.size}, start_after={self.start_after}, "
             f"max_age={self.max_age}, batch_weight={self.batch_weight}"
         )
+
+    def traits(self) -> Traits:
+        """Those of the wrapped loss."""
+        return self.loss.traits()
 
     def groups(self, dim: int) -> tuple[int, ...]:
         """Those of the wrapped loss."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
+
+__all__ = ["MultiSimilarityLoss", "multi_similarity_loss"]
 
 
 def multi_similarity_loss(
@@ -83,6 +86,7 @@ def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
     defaults_source="the authors' released configuration and the official SEC code; PML has beta 50 and no mining",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="the first choice for images of one kind: fast, and strong with or without SEC",
+    forms=[{"mining": None, "divisor": "kept"}],
 )
 class MultiSimilarityLoss(PairLoss):
     """The settings of :func:`multi_similarity_loss`.
@@ -110,3 +114,7 @@ class MultiSimilarityLoss(PairLoss):
         self.mining = None if mining is None else check_number("mining", mining, at_least=0)
         check_choice("divisor", divisor, ["batch", "kept"])
         self.divisor = divisor
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), divides_by_batch=self.divisor == "batch")

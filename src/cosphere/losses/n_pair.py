@@ -9,10 +9,12 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.pairs import Compared
 from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
 from cosphere.tensors import full_precision, lengths
+
+__all__ = ["NPairLoss", "n_pair_loss"]
 
 
 def n_pair_loss(
@@ -67,6 +69,8 @@ def _sizes(rows: Tensor, form: str) -> Tensor:
     defaults_source="the paper's weight 0.02 on the mean squared length, as in Chainer's code; others use a quarter of it",
     cost="O(B^2 D / 4) time, O(B D) memory and one block",
     choose_when="to compare with the published N-pair; for retrieval by cosine take normalized_n_pair",
+    forms=[{"l2_form": "length"}],
+    traits=Traits(order="in_class", uses_lengths=True),
 )
 class NPairLoss(PairLoss):
     """The settings of :func:`n_pair_loss`.

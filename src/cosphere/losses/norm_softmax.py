@@ -13,6 +13,8 @@ from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
+__all__ = ["NormSoftmaxLoss", "norm_softmax_loss"]
+
 
 def norm_softmax_loss(
     embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, temperature: float, sampled: Tensor | None = None

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from cosphere.checks import check_number
 from cosphere.losses._n_pairs import compare_n_pairs
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import mean_or_zero
 from cosphere.losses.engine.pairs import Compared
 from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
+
+__all__ = ["NormalizedNPairLoss", "normalized_n_pair_loss"]
 
 
 def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, **compared: Unpack[Compared]) -> Tensor:
@@ -48,6 +50,7 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
     defaults_source="official SEC code: unit vectors times 5 on either side",
     cost="O(B^2 D / 4) time, O(B D) memory and one block",
     choose_when="many classes with few images each: every batch holds B/2 classes",
+    traits=Traits(order="in_class"),
 )
 class NormalizedNPairLoss(PairLoss):
     """The settings of :func:`normalized_n_pair_loss`.

@@ -12,6 +12,8 @@ from cosphere.losses.engine.maths import mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import each_positive_against_negatives, sum_over_rows
 
+__all__ = ["NTXentLoss", "nt_xent_loss"]
+
 
 def nt_xent_loss(
     embeddings: Tensor,
@@ -54,6 +56,7 @@ def nt_xent_loss(
     defaults_source="SimCLR on CIFAR and the SEC authors' self-supervised code, whose base temperature is 0.07",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="learning without labels, from two views of each image",
+    forms=[{"base_temperature": 0.07}],
 )
 class NTXentLoss(PairLoss):
     """The settings of :func:`nt_xent_loss`.

@@ -11,6 +11,8 @@ from cosphere.losses.engine.classes import ClassBlock, ClassLoss, classify
 from cosphere.losses.engine.columns import sum_over_classes
 from cosphere.tensors import outside_autocast
 
+__all__ = ["ProxyAnchorLoss", "proxy_anchor_loss"]
+
 
 def proxy_anchor_loss(
     embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, alpha: float = 32.0, margin: float = 0.1

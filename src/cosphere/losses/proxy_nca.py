@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["ProxyNCALoss", "proxy_nca_loss"]
 
 
 def proxy_nca_loss(
@@ -87,6 +89,7 @@ def _check_smoothing(smoothing: float, positive_in_denominator: bool) -> None:
     defaults_source="paper: unit lengths, own class not in the denominator; proxies of length about 1 as in dichotomies' code",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="a run of the paper is wanted; otherwise proxy_nca_plus_plus or proxy_anchor",
+    traits=Traits(may_be_negative=True),
 )
 class ProxyNCALoss(ClassLoss):
     """The proxies of :func:`proxy_nca_loss`, and its mean over the rows that have a direction.

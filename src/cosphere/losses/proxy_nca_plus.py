@@ -13,6 +13,8 @@ from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
 
+__all__ = ["ProxyNCAPlusPlusLoss", "proxy_nca_plus_plus_loss"]
+
 
 def proxy_nca_plus_plus_loss(
     embeddings: Tensor,

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import count_window
+
+__all__ = ["SemihardTripletLoss", "semihard_triplet_loss"]
 
 FEW = 16
 """Up to so many positives an anchor, one pass over the negatives for each is faster than sorting them."""
@@ -112,6 +114,8 @@ def _window_mean(pairs: Pairs, margin: float, squared: bool, reduction: str) -> 
     defaults_source="official SEC code: TensorFlow's rule, margin 0.2, squared distances, mean over positive pairs",
     cost="O(B^2 (D + K)) time for K images per class, O(B^2 (D + log B)) for large K; O(B D) memory and one block",
     choose_when="all triplets learn too slowly and batches are large enough to hold hard negatives",
+    forms=[{"squared": False}, {"variant": "facenet"}],
+    traits=Traits(picks_one=True),
 )
 class SemihardTripletLoss(PairLoss):
     """The settings of :func:`semihard_triplet_loss`.

@@ -13,6 +13,8 @@ from cosphere.losses.engine.maths import mean_or_zero, with_slopes
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 
+__all__ = ["SmoothAPLoss", "smooth_ap_loss"]
+
 
 def smooth_ap_loss(
     embeddings: Tensor, labels: Tensor, *, temperature: float, count_self: bool = True, **compared: Unpack[Compared]

@@ -16,6 +16,8 @@ from cosphere.losses.engine.maths import OnlyOnce, block_length, log_one_plus_ex
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import SHORTEST, directions, full_precision, outside_autocast, outside_compile
 
+__all__ = ["SoftTripleLoss", "centre_distance", "soft_triple_loss"]
+
 SLACK = 1e-5
 """Added to squared distances by the official code: centres are meant to meet, where a root alone has no finite slope."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_choice, check_number, check_switch, check_whole
-from cosphere.losses.engine.base import describe
+from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import log_one_plus_exp
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import outside_autocast
+
+__all__ = ["SphereFaceLoss", "sphereface_loss"]
 
 Annealing = Literal["caffe", "clcarwin", "face_pytorch"]
 
@@ -94,6 +97,7 @@ def _psi(cosines: Tensor, margin: int) -> Tensor:
     "as clcarwin's",
     cost="O(B C D) time, O(B D + C D) memory and one block",
     choose_when="to compare with the first of the angular margins, or to see SEC on a loss that feels the length",
+    forms=[{"normalize_features": True}],
 )
 class SphereFaceLoss(ClassLoss):
     """The class directions of :func:`sphereface_loss`, its mean over the rows that have a direction, and the annealing.
@@ -165,3 +169,7 @@ class SphereFaceLoss(ClassLoss):
             normalize_features=self.normalize_features,
             sampled=self.sampled(labels),
         )
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), uses_lengths=not self.normalize_features)

@@ -14,6 +14,8 @@ from cosphere.losses.engine.maths import add_angle, as_int64, check_angle, log_o
 from cosphere.losses.engine.softmax import against_classes
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
+__all__ = ["SubCenterArcFaceLoss", "subcenter_arcface_loss"]
+
 
 def subcenter_arcface_loss(
     embeddings: Tensor,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
-from cosphere.losses.engine.base import PairLoss, describe
+from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import log_sum_exp, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
+
+__all__ = ["SupConLoss", "sup_con_loss"]
 
 
 def sup_con_loss(
@@ -62,6 +65,7 @@ def sup_con_loss(
     defaults_source="the paper's temperature 0.1; the authors' code multiplies by temperature / 0.07",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="large batches with labels, many positives per anchor",
+    forms=[{"reduction": "batch"}],
 )
 class SupConLoss(PairLoss):
     """The settings of :func:`sup_con_loss`.
@@ -87,3 +91,7 @@ class SupConLoss(PairLoss):
         )
         check_choice("reduction", reduction, ["valid_anchors", "batch"])
         self.reduction = reduction
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), divides_by_batch=self.reduction == "batch")

@@ -15,6 +15,8 @@ from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Loss
 from cosphere.losses.engine.registry import about, build
 
+__all__ = ["Timing", "time_losses"]
+
 LONGEST = 10.0
 """Seconds after which one loss is not measured again, whatever the number of repeats."""
 

@@ -13,6 +13,8 @@ from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.engine.triplets import compare_listed, count_triplets, listed_triplets
 
+__all__ = ["TripletLoss", "triplet_loss"]
+
 
 def triplet_loss(
     embeddings: Tensor,
@@ -78,6 +80,7 @@ def _over_list(
     defaults_source="official SEC code: margin 1, squared distances, mean over all triplets",
     cost="O(B^2 (D + K)) time for K images per class, O(B D) memory and one block",
     choose_when="a steady loss that uses every image; the one that gains most from SEC",
+    forms=[{"squared": False, "reduction": "mean_nonzero"}],
 )
 class TripletLoss(PairLoss):
     """The settings of :func:`triplet_loss`.

@@ -15,6 +15,8 @@ from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_sl
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 
+__all__ = ["TupletMarginLoss", "tuplet_margin_loss"]
+
 NEAREST = 1 - 1e-7
 """Cosines are clamped to this before their angle is taken: at 1 the slope of the angle is infinite."""
 

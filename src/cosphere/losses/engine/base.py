@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from cosphere.tensors import outside_compile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """How a loss behaves where it differs from most. The defaults are what most pair losses do; tests of all losses read this."""
+
+    terms: Literal["images", "pairs", "triplets"] = "triplets"
+    """What the smallest batch with a loss holds: one image, one pair, or a positive and a negative of one anchor."""
+    uses_lengths: bool = False
+    """Lengths of embeddings count, not directions only."""
+    draws: bool = False
+    """Draws from torch's global generator, so two calls on one batch differ."""
+    order: Literal["free", "in_class", "searched"] = "free"
+    """Whether the order of the batch matters: not at all; within a class; or to a search that ties may lead elsewhere."""
+    picks_one: bool = False
+    """Of equally hard images one is taken, so copies of an image may have different gradients."""
+    divides_by_batch: bool = False
+    """Divides by B, rows without a direction included."""
+    may_be_negative: bool = False
+    """The value has no lower bound at 0."""
+    gradient_by_rule: bool = False
+    """The published gradient is not the derivative of the published value."""
+    classes_from_zero: bool = False
+    """Labels must be in [0, num_classes); otherwise they are only names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +57,10 @@ class About:
     choose_when: str
     uses_class_weights: bool
     """True: it learns one vector per training class and is built with ``num_classes`` and ``embedding_dim``."""
+    forms: tuple[dict[str, Any], ...] = ()
+    """Settings that give other published forms of the loss."""
+    traits: Traits = Traits()
+    """How it behaves; see :meth:`Loss.traits` for those that depend on settings."""
 
 
 EmbedTrainingSet = Callable[[], tuple[Tensor, Tensor]]
@@ -55,6 +83,10 @@ class Loss(nn.Module):
     labels_from: Literal["class", "image"] = "class"
     """What labels a batch that holds several views of each image: the class of the image, or the image itself, which is then
     the only source of positives. Other batches are always labelled by class."""
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return self.about.traits
 
     def groups(self, dim: int) -> tuple[int, ...]:
         """Widths of the learners that share an embedding, side by side; most losses have one.
@@ -135,7 +167,16 @@ AnyLoss = TypeVar("AnyLoss", bound=type[Loss])
 
 
 def describe(
-    *, name: str, paper: str, batch: str, normalises: str, defaults_source: str, cost: str, choose_when: str
+    *,
+    name: str,
+    paper: str,
+    batch: str,
+    normalises: str,
+    defaults_source: str,
+    cost: str,
+    choose_when: str,
+    forms: Iterable[dict[str, Any]] = (),
+    traits: Traits = Traits(),
 ) -> Callable[[AnyLoss], AnyLoss]:
     """Class decorator: attach an :class:`About` whose title and defaults are read off the class itself."""
 
@@ -152,6 +193,8 @@ def describe(
             cost=cost,
             choose_when=choose_when,
             uses_class_weights=any(p.name == "embedding_dim" for p in parameters),
+            forms=tuple(forms),
+            traits=traits,
         )
         return kind
 

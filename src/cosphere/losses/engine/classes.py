@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_choice, check_share, check_whole
 from cosphere.errors import SettingsError, SizeError
-from cosphere.losses.engine.base import Loss
+from cosphere.losses.engine.base import Loss, Traits
 from cosphere.losses.engine.maths import OnlyOnce, as_int64, block_length, connected_zero
 from cosphere.tensors import (
     SHORTEST,
@@ -327,6 +327,10 @@ class ClassLoss(Loss):
         check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
         self.sample_rule: SampleRule = sample_rule
         self.class_weight = nn.Parameter(torch.empty(num_classes * centres, embedding_dim))
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(self.about.traits, terms="images", draws=self.sample_rate < 1, classes_from_zero=True)
 
     def sampled(self, labels: Tensor) -> Tensor | None:
         """The classes of this step, (S,) int64 ascending; None for all."""

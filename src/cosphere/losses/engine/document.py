@@ -1,6 +1,6 @@
 """The loss table of the documentation, from what the losses say about themselves.
 
-Write it anew with ``python -m cosphere.losses.engine.document docs/losses.md``.
+``make docs`` writes it; ``make test`` checks that it is up to date.
 """
 
 from __future__ import annotations
@@ -65,7 +65,21 @@ def _rows(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
+def main(arguments: list[str]) -> int:
+    """Write the table into each page; with ``--check`` only say which pages are out of date."""
+    stale = 0
+    for name in (argument for argument in arguments if argument != "--check"):
         path = Path(name)
-        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+        before = path.read_text(encoding="utf-8")
+        if (page := with_table(before)) == before:
+            continue
+        stale += 1
+        if "--check" in arguments:
+            print(f"{name} is out of date; run: make docs", file=sys.stderr)
+        else:
+            path.write_text(page, encoding="utf-8")
+    return min(stale, 1) if "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,8 @@ from torch import Tensor
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
+__all__ = ["PairCosines", "pair_cosines"]
+
 
 class PairCosines(NamedTuple):
     """Mean cosines of a batch; NaN where it has no such pair."""
