@@ -60,7 +60,7 @@ class MeanColour(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(size=8, resize=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        self.dim = 3
+        self.dim = self.output_dim = 3
         self.drop = nn.Dropout(0.9)
         self.linear = nn.Linear(3, 3, bias=False)
         nn.init.eye_(self.linear.weight)
@@ -69,6 +69,10 @@ class MeanColour(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         embeddings: Tensor = self.linear(self.drop(inputs.mean(dim=(2, 3)) * 2))
         self.seen.append(embeddings.dtype)
+        return embeddings
+
+    def embed_inputs(self, inputs: Tensor) -> Tensor:
+        embeddings: Tensor = self(inputs)
         return embeddings
 
 

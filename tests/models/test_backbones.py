@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from cosphere.errors import SettingsError, SizeError, WeightsError
 from cosphere.models import backbones, build_backbone, default_preprocessing, input_scale
-from cosphere.models.heads import Pooling
+from cosphere.models.heads import LAST, Pooling
 from cosphere.models.weights import offline_file, read_weights
 
 LITE0 = "tf_efficientnet_lite0"
@@ -18,9 +18,18 @@ with_package = pytest.mark.skipif(
 
 
 # One of each kind of layout: a map, a map with a norm after pooling, channels last, a convolution after pooling, tokens
-# with a norm after pooling, tokens without a class token.
+# with a norm after pooling, tokens without a class token, a network of ours.
 @pytest.mark.parametrize(
-    "name", ["test_resnet", "test_convnext", "test_mambaout", "mobilenetv3_small_050", "test_vit2", "test_vit_relpos"]
+    "name",
+    [
+        "test_resnet",
+        "test_convnext",
+        "test_mambaout",
+        "mobilenetv3_small_050",
+        "test_vit2",
+        "test_vit_relpos",
+        "bn_inception",
+    ],
 )
 def test_average_pooling_gives_the_features_that_timms_classifier_sees(name):
     torch.manual_seed(0)
@@ -34,6 +43,51 @@ def test_average_pooling_gives_the_features_that_timms_classifier_sees(name):
     assert found.shape == (2, backbone.width)
     torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
     assert (want[0] - want[1]).abs().max() > 1e-4  # the two pictures can be told apart
+
+
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "test_vit", "bn_inception"]
+)
+def test_levels_are_timms_stages(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name, "none", image_size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    count = len(backbone.net.feature_info)
+    with torch.no_grad():
+        levels = backbone.features(images, (LAST, 0, count - 1, -2))
+        final, stages = backbone.net.forward_intermediates(images)
+        assert torch.equal(levels[0].values, backbone(images))
+        torch.testing.assert_close(final, levels[0].values)
+    for level, stage in zip(levels[1:], (0, count - 1, count - 2), strict=True):
+        assert torch.equal(level.values, stages[stage])
+        shape = backbone.shape(stage)
+        assert (shape.channels, shape.width, shape.prefix_tokens) == (level.values.shape[1], level.values.shape[1], 0)
+        assert level.finish(level.values) is level.values
+    assert backbone.shape(-2) == backbone.shape(count - 2)
+    pooled = torch.randn(2, backbone.channels)
+    assert torch.equal(levels[0].finish(pooled), backbone.finish(pooled))
+    assert backbone.shape(LAST).width == backbone.width
+
+
+def test_a_level_that_is_not_there_is_explained(monkeypatch):
+    backbone = build_backbone("test_convnext", "none", image_size=32)
+    for level in (4, -5):
+        with pytest.raises(SettingsError, match=rf"'test_convnext' has stages 0 to 3; there is no level {level}\."):
+            backbone.shape(level)
+    monkeypatch.delattr(type(backbone.net), "forward_intermediates")
+    with pytest.raises(SettingsError, match="gives only its final features"):
+        backbone.shape(0)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "mobilenetv3_small_050", "test_vit2", "test_resnet"])
+def test_vectors_side_by_side_are_finished_each_by_itself(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name, "none", image_size=64).eval()
+    first, second = torch.randn(2, 3, backbone.channels)
+    with torch.no_grad():
+        both = backbone.finish(torch.cat([first, second], dim=1))
+        assert both.shape == (3, 2 * backbone.width)
+        torch.testing.assert_close(both, torch.cat([backbone.finish(first), backbone.finish(second)], dim=1))
 
 
 def test_class_token_is_the_feature_that_timms_classifier_sees():

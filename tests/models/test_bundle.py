@@ -53,6 +53,12 @@ def edited(path, **changes):
         {"backbone": "test_vit", "size": 96, "pooling": "token", "norm": "layer", "bias": False},
         {"backbone": "test_convnext", "size": 64, "dim": 0, "norm": "none"},
         {"backbone": "bn_inception", "size": 64, "pooling": "avg+max"},
+        {
+            "pooling": "concat",
+            "head": "groups",
+            "head_settings": {"parts": [4, 8], "levels": [2, -1], "weights": "size"},
+        },
+        {"head": "mlp", "norm": "none", "head_settings": {"hidden": 7}},
     ],
 )
 def test_a_loaded_model_gives_the_same_numbers(small, pictures, tmp_path, settings):
@@ -69,7 +75,7 @@ def test_the_folder_holds_all_there_is_to_know(saved):
     embedder, path = saved
     assert sorted(file.name for file in path.iterdir()) == ["bundle.json", "model.safetensors"]
     content = json.loads((path / "bundle.json").read_text())
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["cosphere"] == cosphere.__version__
     assert content["settings"]["backbone"] == "test_resnet"
     assert content["preprocessing"]["size"] == 32
@@ -109,6 +115,20 @@ def test_a_bundle_from_before_calibrations_loads(saved):
     assert Embedder.load(path).calibration is None
 
 
+def test_a_bundle_of_format_1_loads(saved, pictures):
+    embedder, path = saved
+    tensors = {name.removeprefix("head."): value for name, value in embedder.state_dict().items()}
+    assert {"pool.power", "norm.weight", "linear.bias"} < tensors.keys()
+    settings = dataclasses.asdict(embedder.settings)
+    del settings["head"], settings["head_settings"]
+    content = {**json.loads((path / "bundle.json").read_text()), "format": 1, "settings": settings}
+    safetensors.torch.save_file(tensors, path / "model.safetensors", metadata={"cosphere": json.dumps(content)})
+    (path / "bundle.json").write_text(json.dumps(content))
+    loaded = Embedder.load(path)
+    np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
+    assert loaded.id == embedder.id
+
+
 def test_training_forgets_the_calibration_and_encoding_does_not(saved, pictures):
     embedder, path = saved
     embedder.encode(pictures)
@@ -122,7 +142,7 @@ def test_training_forgets_the_calibration_and_encoding_does_not(saved, pictures)
 def test_channels_last_and_shared_tensors_are_stored_plainly(small, tmp_path, pictures):
     embedder = small().to(memory_format=torch.channels_last)
     assert any(not value.is_contiguous() for value in embedder.parameters())
-    embedder.backbone.net.register_parameter("twin", embedder.linear.weight)
+    embedder.backbone.net.register_parameter("twin", embedder.head.linear.weight)
     state = embedder.state_dict()
     bundle.write(tmp_path / "model", tensors=state, content={})
     stored = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
@@ -133,7 +153,7 @@ def test_channels_last_and_shared_tensors_are_stored_plainly(small, tmp_path, pi
 def test_saving_again_replaces(saved, pictures):
     embedder, path = saved
     with torch.no_grad():
-        embedder.linear.weight.mul_(-2)
+        embedder.head.linear.weight.mul_(-2)
     embedder.calibration = None
     embedder.save(path)
     loaded = Embedder.load(path)
@@ -146,7 +166,7 @@ def test_a_full_disk_leaves_a_bundle_that_loads(saved, pictures, monkeypatch, wh
     embedder, path = saved
     old = embedder.encode(pictures)
     with torch.no_grad():
-        embedder.linear.weight.mul_(-2)
+        embedder.head.linear.weight.mul_(-2)
     embedder.calibration = calibration(0.75)
 
     def full(*args, **kwargs):
@@ -194,8 +214,10 @@ def test_what_is_no_bundle_is_explained(saved, tmp_path):
 
 def test_a_bundle_of_another_version_is_explained(saved):
     _, path = saved
-    edited(path, format=2, cosphere="9.9")
-    with pytest.raises(RunError, match=r"bundle format 2, written by Cosphere 9\.9; this one reads format 1\. Upgrade"):
+    edited(path, format=3, cosphere="9.9")
+    with pytest.raises(
+        RunError, match=r"bundle format 3, written by Cosphere 9\.9; this one reads formats 1 to 2\. Upgrade"
+    ):
         Embedder.load(path)
 
 
@@ -224,10 +246,10 @@ def test_weights_that_do_not_fit_are_refused(saved):
     _, path = saved
     content = json.loads((path / "bundle.json").read_text())
     edited(path, settings={**content["settings"], "dim": 13})
-    with pytest.raises(WeightsError, match=r"linear\.weight is \(12, 96\), not \(13, 96\)"):
+    with pytest.raises(WeightsError, match=r"head\.linear\.weight is \(12, 96\), not \(13, 96\)"):
         Embedder.load(path)
     edited(path, settings={**content["settings"], "pooling": "avg"})
-    with pytest.raises(WeightsError, match=r"1 unknown \(pool\.power\)"):
+    with pytest.raises(WeightsError, match=r"1 unknown \(head\.pool\.power\)"):
         Embedder.load(path)
 
 

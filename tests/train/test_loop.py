@@ -157,7 +157,7 @@ def test_going_on_gives_the_same_weights_bit_for_bit(
         steps=12,
         checkpoint_every=6,
         loss=loss,
-        sec=SecSettings(weight=0.1, radius="ema", ramp="linear"),
+        sec=SecSettings(weight=0.1, radius="ema", ramp="head"),
         schedule=ScheduleSettings(name="cosine", warmup_steps=3, new_layers_steps=2),
         data=DataSettings(validation_share=0.2, workers=workers),
         validation=ValidationSettings(every=3, before=True, lens=True),
@@ -165,7 +165,7 @@ def test_going_on_gives_the_same_weights_bit_for_bit(
 
     def score(embedder: Embedder, images: Catalogue) -> dict[str, float]:
         torch.rand(7)  # An evaluation that draws must not change the run.
-        return {"recall@1": float(embedder.linear.weight.detach().abs().sum()), "map@r": 0.0, "r_precision": 0.0}  # type: ignore[union-attr]
+        return {"recall@1": float(embedder.head.linear.weight.detach().abs().sum()), "map@r": 0.0, "r_precision": 0.0}  # type: ignore[union-attr]
 
     _, whole, _ = run_small(photos, tmp_path / "whole", settings, evaluate=score)
 
@@ -447,8 +447,8 @@ def test_new_layers_train_alone_first(photos: Path, tmp_path: Path, freeze_norm:
         return {name.split(".")[0] for name in changed}
 
     assert "backbone" not in moved(0, 2)
-    assert "linear" in moved(0, 2)
-    assert {"backbone", "linear"} <= moved(2, 3)
+    assert "head" in moved(0, 2)
+    assert {"backbone", "head"} <= moved(2, 3)
 
 
 def test_frozen_norm_layers_stay(photos: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def embed(
         collate_fn=collate,
         generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
     )
-    rows = np.zeros((len(catalogue), embedder.dim), dtype=np.float32)
+    rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
     read = np.zeros(len(catalogue), dtype=bool)
     unreadable = UnreadableLog(len(catalogue), max_unreadable)
     done = 0

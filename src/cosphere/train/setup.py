@@ -56,7 +56,7 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     if images.resize is not None:
         preprocessing = replace(preprocessing, resize=images.resize)
     embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)
-    embedder.freeze_backbone_norm = settings.freeze_norm
+    embedder.set_trainable(backbone_norm=not settings.freeze_norm)
     if settings.channels_last:
         embedder = embedder.to(memory_format=torch.channels_last)
     return embedder, images.augmentation()
@@ -111,7 +111,9 @@ class _Function(nn.Module):
 
 def untrained_model(settings: TrainSettings) -> Embedder:
     """The backbone as it was before training, its pooled features the embedding: what a trained model has to beat."""
-    return build_model(replace(settings, model=replace(settings.model, norm="none", dim=0)))[0]
+    return build_model(
+        replace(settings, model=replace(settings.model, head="linear", head_settings={}, norm="none", dim=0))
+    )[0]
 
 
 def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
@@ -121,13 +123,6 @@ def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
             f"{catalogue.root} has {len(train.class_names)} training class; a loss compares classes and wants at least 2. "
             "Put the images of each class into a folder of its own."
         )
-
-
-def set_backbone_trainable(embedder: Embedder, trainable: bool) -> None:
-    """Freeze or unfreeze the backbone. Frozen norm layers stay frozen."""
-    embedder.backbone.requires_grad_(trainable)
-    if embedder.freeze_backbone_norm:
-        embedder.freeze_backbone_norm = True  # The line above unfroze them.
 
 
 def enter_phase(
@@ -143,7 +138,7 @@ def enter_phase(
     first = schedule.new_layers_steps
     if not first or step not in (0, first):
         return None
-    set_backbone_trainable(embedder, step >= first)
+    embedder.set_trainable(backbone=step >= first)
     if step == 0:
         return None
     optimizer.state.clear()

@@ -1,9 +1,11 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
 from cosphere.errors import WeightsError
-from cosphere.models import BNInception, build_backbone
+from cosphere.models import build_backbone
+from cosphere.models.networks.bn_inception import BNInception
 
 # Inputs and outputs of each block, from the paper's table, with the sums of its branches worked out by hand.
 BLOCK_WIDTHS = {
@@ -15,7 +17,7 @@ BLOCK_WIDTHS = {
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return BNInception().eval()
+    return BNInception(num_classes=0).eval()
 
 
 def cadene_file(net, *, classes=1000):
@@ -47,8 +49,9 @@ def test_names_and_shapes_are_the_published_ones(net):
     assert shapes["inception_5b_pool_proj.weight"] == (128, 1024, 1, 1)
     absent = ("inception_3c_1x1", "inception_4e_1x1", "inception_3c_pool_proj", "inception_4e_pool_proj", "last_linear")
     assert not [name for name in shapes if name.startswith(absent)]
-    # 3 stem layers, 7 in each of eight blocks, 5 in each of the two that halve the map; conv and norm for each.
-    assert len(list(net.modules())) - 1 - 3 == 2 * (3 + 8 * 7 + 2 * 5)
+    # 3 stem layers, 7 in each of eight blocks, 5 in each of the two that halve the map; conv and norm for each. Beside
+    # them three poolings and the place of the classifier.
+    assert len(list(net.modules())) - 1 - 4 == 2 * (3 + 8 * 7 + 2 * 5)
 
 
 def test_parameter_count_agrees_with_the_table(net):
@@ -77,7 +80,7 @@ def test_parameter_count_agrees_with_the_table(net):
 @pytest.mark.parametrize(("side", "places"), [(224, 7), (227, 7), (96, 3), (104, 4)])
 def test_feature_map_has_about_one_place_for_32_pixels(net, side, places):
     with torch.no_grad():
-        features = net(torch.zeros(1, 3, side, side))
+        features = net.forward_features(torch.zeros(1, 3, side, side))
     assert features.shape == (1, 1024, places, places)
     assert (features >= 0).all()
 
@@ -132,11 +135,11 @@ def test_forward_agrees_with_the_layers_written_out(net, side):
         fan = value[0].numel() if value.ndim == 4 else 1
         positive = "running_var" in key or "_bn.weight" in key
         weights[key] = noise.abs() * 0.3 + 0.7 if positive else noise * (1.5 / fan**0.5 if value.ndim == 4 else 0.1)
-    other = BNInception().eval()
+    other = BNInception(num_classes=0).eval()
     other.load_state_dict({key: value.to(other.state_dict()[key].dtype) for key, value in weights.items()})
     picture = torch.randn(1, 3, side, side, generator=generator)
     with torch.no_grad():
-        found, want = other(picture), run_by_hand(weights, picture)
+        found, want = other.forward_features(picture), run_by_hand(weights, picture)
     assert want.std() > 1e-3  # the signal has not died on the way
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
 
@@ -162,18 +165,54 @@ def test_a_file_with_a_layer_missing_is_refused_by_name(net, tmp_path):
 
 
 def test_published_weights_come_from_torchs_cache_or_say_where_to_put_them(net, tmp_path, monkeypatch):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def refuse(*args, **kwargs):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(
-        WeightsError, match=r"no route to host.*Place bn_inception-52deb4733.pth .*checkpoints"
+        WeightsError, match=r"no route to host.*place bn_inception-52deb4733.pth .*checkpoints"
     ) as caught:
         build_backbone("bn_inception", "imagenet", image_size=64)
     assert str(folder) in str(caught.value)
     torch.save(cadene_file(net), folder / "bn_inception-52deb4733.pth")
     assert build_backbone("bn_inception", "imagenet", image_size=64).weights_source == "bn_inception-52deb4733.pth"
+
+
+def test_timm_makes_it_with_the_published_classifier(net, tmp_path):
+    published = cadene_file(net)
+    published["last_linear.weight"][3, 5] = 2.0
+    torch.save(published, tmp_path / "bn_inception.pth")
+    whole = timm.create_model(
+        "bn_inception", pretrained=True, pretrained_cfg_overlay={"file": tmp_path / "bn_inception.pth"}
+    )
+    assert torch.equal(whole.get_classifier().weight, published["last_linear.weight"])
+    features = torch.randn(2, 1024, 3, 3, generator=torch.Generator().manual_seed(0))
+    logits = whole.eval().forward_head(features)
+    assert logits.shape == (2, 1000)
+    torch.testing.assert_close(logits[:, 3], 2 * features.mean((2, 3))[:, 5])
+    assert torch.equal(
+        whole(torch.zeros(1, 3, 64, 64)), whole.forward_head(whole.forward_features(torch.zeros(1, 3, 64, 64)))
+    )
+    whole.reset_classifier(0)
+    assert whole(torch.zeros(1, 3, 64, 64)).shape == (1, 1024)
+
+
+def test_stages_are_the_maps_before_each_halving(net):
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        final, maps = net.forward_intermediates(images, [0, 1, 2, 3, 4])
+        assert torch.equal(final, net.forward_features(images))
+        assert torch.equal(net.forward_intermediates(images, indices=[3])[1][0], maps[3])
+    assert torch.equal(maps[4], final)
+    assert [tuple(x.shape[1:]) for x in maps] == [(64, 64, 64), (192, 32, 32), (320, 16, 16), (608, 8, 8), (1024, 4, 4)]
+    assert [stage["num_chs"] for stage in net.feature_info] == [x.shape[1] for x in maps]
+    assert [stage["reduction"] for stage in net.feature_info] == [128 // x.shape[2] for x in maps]
+    hooked = []
+    net.inception_3b_1x1_bn.register_forward_hook(lambda *call: hooked.append(call[2]))
+    with torch.no_grad():
+        net.forward_intermediates(images, [2])
+    assert torch.equal(maps[2][:, :64], hooked[0].relu())

@@ -25,6 +25,14 @@ def by_hand(kind, features):
     return torch.from_numpy(wanted).float()
 
 
+def test_concatenated_pooling_is_average_and_maximum_side_by_side(features):
+    pool = Pooling("concat")
+    torch.testing.assert_close(pool(features), torch.cat([by_hand("avg", features), by_hand("max", features)], 1))
+    assert (pool.parts, Pooling("avg+max").parts) == (2, 1)
+    tokens = torch.cat([torch.full((3, 2, 5), 1e3), features.flatten(2).mT], 1)
+    torch.testing.assert_close(Pooling("concat", prefix_tokens=2)(tokens), pool(features))
+
+
 @pytest.mark.parametrize("kind", ["avg", "max", "avg+max", "gem"])
 def test_pooling_of_a_map_agrees_with_loops(kind, features):
     torch.testing.assert_close(Pooling(kind)(features), by_hand(kind, features))
@@ -106,7 +114,7 @@ def test_no_norm_and_no_linear_pass_through():
 def test_wrong_input_is_explained():
     with pytest.raises(SettingsError, match="Did you mean 'gem'"):
         Pooling("gme")
-    with pytest.raises(SettingsError, match="Did you mean 'layer'"):
+    with pytest.raises(SettingsError, match="norm must be 'batch' or 'layer' or 'none'; got 'layr'"):
         make_norm("layr", 3)
     with pytest.raises(SizeError, match=r"got \(2, 3\)"):
         Pooling("avg")(torch.zeros(2, 3))

@@ -2,24 +2,44 @@
 
 Ioffe & Szegedy, "Batch Normalization", 2015 (figure 5 and its table). The parameter names and every layer's shape are
 those of Cadene's ``pretrainedmodels`` port of the Caffe model, so that its file ``bn_inception-52deb4733.pth`` loads.
-The classifier (``last_linear``) is left out. The input is BGR, 0 to 255, minus the mean colour.
+The input is BGR, 0 to 255, minus the mean colour.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from cosphere.models.networks.config import NetworkCfg
+from cosphere.models.weights import fit_weights
 
 WIDTH = 1024
 """Channels of the feature map."""
 
 WEIGHTS_FILE = "bn_inception-52deb4733.pth"
-WEIGHTS_URL = f"http://data.lip6.fr/cadene/pretrainedmodels/{WEIGHTS_FILE}"
 
 CLASSIFIER = "last_linear"
-"""Name of the layer of the published file that the feature extractor has no use for."""
+"""Name of the classifier in the published file."""
+
+default_cfgs = generate_default_cfgs(
+    {
+        "bn_inception": NetworkCfg(
+            url=f"http://data.lip6.fr/cadene/pretrainedmodels/{WEIGHTS_FILE}",
+            # The means of SEC's code. Other ports use (104, 117, 128) in BGR order: red differs by 5 levels.
+            mean=(123.0, 117.0, 104.0),
+            std=(1.0, 1.0, 1.0),
+            channels="bgr",
+            scale=255.0,
+            first_conv="conv1_7x7_s2",
+            classifier=CLASSIFIER,
+            pool_size=(7, 7),
+        )
+    }
+)
 
 
 class _Block(NamedTuple):
@@ -53,13 +73,17 @@ _BLOCKS = (
 )
 
 
+# Levels for heads at several depths, as timm counts them: the last layer before each halving of the map.
+_STAGES = ("conv1_7x7_s2", "conv2_3x3", "inception_3b", "inception_4d", "inception_5b")
+
+
 class BNInception(nn.Module):
-    """The convolutional part of BN-Inception. (B, 3, H, W) -> (B, 1024, about H/32, about W/32), all values >= 0.
+    """BN-Inception. (B, 3, H, W) float, BGR 0..255 minus mean -> (B, num_classes), or (B, 1024) where that is 0.
 
     The layers lie flat in the module, not block by block: their names are the contract with the published file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self._convolution("conv1_7x7_s2", 3, 64, size=7, stride=2)
         self._convolution("conv2_3x3_reduce", 64, 64)
@@ -69,16 +93,63 @@ class BNInception(nn.Module):
         self.smooth = nn.AvgPool2d(3, stride=1, padding=1, ceil_mode=True, count_include_pad=True)
         self.spread = nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True)
         width = 192
+        widths = {"conv1_7x7_s2": 64, "conv2_3x3": width}
         for block in _BLOCKS:
-            width = self._add(block, width)
+            width = widths[f"inception_{block.name}"] = self._add(block, width)
+        self.feature_info = [
+            {"num_chs": widths[name], "reduction": 2 ** (position + 1), "module": name}
+            for position, name in enumerate(_STAGES)
+        ]
+        self.num_features = self.head_hidden_size = width
+        self.reset_classifier(num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Feature map. (B, 3, H, W) float, BGR 0..255 minus mean -> (B, 1024, H', W'); 7 x 7 for 224 and 227 pixels."""
-        x: Tensor = self.halve(self._apply_layer("conv1_7x7_s2", images))
-        x = self.halve(self._apply_layer("conv2_3x3", self._apply_layer("conv2_3x3_reduce", x)))
+        """(B, 3, H, W) -> logits (B, num_classes), or pooled features (B, 1024) without a classifier."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Feature map, all values >= 0. (B, 3, H, W) -> (B, 1024, about H/32, about W/32); 7 x 7 for 224 and 227 pixels."""
+        features, _ = self.forward_intermediates(images, [])
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, 1024, H', W') -> logits, or with ``pre_logits`` the average over positions (B, 1024)."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else cast("Tensor", self.last_linear(pooled))
+
+    def forward_intermediates(
+        self, images: Tensor, indices: Sequence[int] = range(len(_STAGES)), **_: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The feature map, and the maps of the chosen stages from shallow to deep.
+
+        Args:
+            images: (B, 3, H, W).
+            indices: positions in ``feature_info``.
+            **_: timm's further options; maps are (B, C, H', W') whatever they say.
+        """
+        names = [_STAGES[index] for index in indices]
+        maps: list[Tensor] = []
+
+        def taken(name: str, x: Tensor) -> Tensor:
+            if name in names:
+                maps.append(x)
+            return x
+
+        x = self.halve(taken("conv1_7x7_s2", self._apply_layer("conv1_7x7_s2", images)))
+        x = self._apply_layer("conv2_3x3", self._apply_layer("conv2_3x3_reduce", x))
+        x = self.halve(taken("conv2_3x3", x))
         for block in _BLOCKS:
-            x = self._run(block, x)
-        return x
+            x = taken(f"inception_{block.name}", self._run(block, x))
+        return x, maps
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier; the identity where there is none."""
+        return self.last_linear
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier; 0 classes take it away."""
+        self.num_classes = num_classes
+        self.last_linear = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def _convolution(self, name: str, inputs: int, outputs: int, *, size: int = 1, stride: int = 1) -> int:
         convolution = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2)
@@ -120,3 +191,23 @@ class BNInception(nn.Module):
             # and changes nothing else: the values are >= 0, and the published sizes never get here with an odd side.
             branches.append(self.halve(nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))))
         return torch.cat(branches, 1)
+
+
+def _fitted(tensors: Mapping[str, Tensor], net: BNInception) -> dict[str, Tensor]:
+    """The published tensors in the shapes of ``net``: the file holds batch-norm vectors as (1, C) and no counters.
+
+    Raises:
+        WeightsError: the file lacks a layer or has one too many, which timm would pass over in silence.
+    """
+    fit_weights(net, tensors, source=WEIGHTS_FILE, name="bn_inception", ignore=() if net.num_classes else (CLASSIFIER,))
+    return net.state_dict()
+
+
+@register_model
+def bn_inception(pretrained: bool = False, **settings: Any) -> BNInception:
+    """BN-Inception with Cadene's ImageNet weights, as ``timm.create_model("bn_inception")`` makes it."""
+    unknown: Any = ("in_chans", "global_pool", "img_size")  # what timm passes to every network
+    net: BNInception = build_model_with_cfg(
+        BNInception, "bn_inception", pretrained, pretrained_filter_fn=_fitted, kwargs_filter=unknown, **settings
+    )
+    return net
