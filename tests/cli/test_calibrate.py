@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from cosphere.cli import main
-from cosphere.cli.calibrate import notes
 from cosphere.cli.calibrate import run as calibrate_command
 from cosphere.data import read_catalogue, training_parts
 from cosphere.errors import SettingsError
 from cosphere.evaluate import calibrate, embed_catalogue
+from cosphere.experiment.calibrating import calibration_notes
 from cosphere.models import Embedder
 from cosphere.search import search
 
@@ -54,7 +54,7 @@ def test_the_threshold_comes_from_held_out_classes_and_stays_in_the_model(
 
 def test_a_named_split_and_no_test(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", str(run), str(photos), "--far", "0.2", "--split", "train", "--test", "false"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join("".join(capsys.readouterr()).split())
     assert "threshold from train: 60 images, 10 classes" in shown
     assert "trained on lie farther apart" in shown
     assert "if these are among them" not in shown
@@ -71,17 +71,19 @@ def test_a_named_split_and_no_test(run: Path, photos: Path, capsys: pytest.Captu
 def test_few_pairs_are_noted() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 3))
     few = calibrate(rows, np.arange(20) % 5, 0.01, samples=5)
-    assert any("160 pairs are few for a rate of 0.01: want at least 3,000" in note for note in notes(few, "val"))
+    assert any(
+        "160 pairs are few for a rate of 0.01: want at least 3,000" in note for note in calibration_notes(few, "train")
+    )
     enough = calibrate(rows, np.arange(20) % 5, 0.5, samples=5)
-    assert notes(enough, "val") == []
-    assert "chosen on these classes" in notes(enough, "validation")[0]
+    assert calibration_notes(enough, "test") == []
+    assert "chosen on these classes" in calibration_notes(enough, "val")[0]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--far", "2"], "want a false accept rate between 0 and 1, got 2.0"),
-        (["--split", "val"], "has no split 'val'; it has train, test"),
+        (["--split", "vale"], "has no split 'vale'; it has train, test"),
         (["--fars", "0.1"], "there is no setting 'fars'. Did you mean 'far'?"),
     ],
 )
@@ -101,14 +103,14 @@ def test_other_images_than_those_of_the_training_are_noted(
 ) -> None:
     moved = shutil.copytree(photos, tmp_path / "moved")
     assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--test", "false"]) == 0
-    assert "not the images that the run was trained from" not in capsys.readouterr().out
+    assert "not the images that the run was trained from" not in capsys.readouterr().err
     (moved / "train" / "new").mkdir()
     for number in range(2):
         shutil.copy(photos / "test" / "class10" / f"{number}.png", moved / "train" / "new")
     assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--test", "false"]) == 0
-    assert "these are not the images that the run was trained from, so" in capsys.readouterr().out
+    assert "these are not the images that the run was trained from, so" in capsys.readouterr().err
     assert main(["calibrate", str(run), str(moved), "--far", "0.1", "--split", "all"]) == 0
-    assert "expect more false accepts, if these are among them" in capsys.readouterr().out
+    assert "expect more false accepts, if these are among them" in capsys.readouterr().err
 
 
 def test_no_run_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +145,7 @@ def test_search_marks_what_is_below_the_threshold(
     assert "2 of 5 above the threshold" in some
     none = "\n".join(lines(0.999999))
     assert none.count("unknown (class") == 5
-    assert "the query counts as of no class that is here" in none
+    assert "no known class matches the query" in none
     assert "\n".join(lines(0.999999, "--kind", "rerank")).count("unknown (class") == 5
     bits = "\n".join(lines(0.999999, "--kind", "bits"))
     assert "unknown (" not in bits

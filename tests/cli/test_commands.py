@@ -261,7 +261,7 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
         (["train", "{photos}", "--name", "a/b"], "a run's name is one folder name, got 'a/b'"),
         (["train", "--resume", "{tmp}/none"], "there is no run at"),
         (["train", "--resume", "{run}", "--steps", "9"], "--resume goes on with a run as it was"),
-        (["evaluate", "{run}", "--split", "val"], "has no split 'val'; it has train, test"),
+        (["evaluate", "{run}", "--split", "tset"], "has no split 'tset'; it has train, test"),
         (["evaluate", "{run}", "--ks", "[100]"], "Recall@100 wants K to be from 1 to 23"),
         (["evaluate", "{tmp}"], "is not a run's folder"),
         (["search", "{run}", "{photos}", "{tmp}/none.jpg"], "none.jpg does not exist"),
@@ -315,7 +315,7 @@ def test_without_splits_the_held_out_classes_are_scored(
     assert main(["evaluate", str(tmp_path / "plain"), "--ks", "[1]", "--clustering", "false"]) == 0
     assert "the model was chosen on them" in capsys.readouterr().err.replace("\n", " ")
     found = json.loads((tmp_path / "plain" / "scores.json").read_text())
-    assert (found["split"], found["data"]["classes"], found["data"]["images"]) == ("held-out", 3, 18)
+    assert (found["split"], found["data"]["classes"], found["data"]["images"]) == ("val", 3, 18)
     other = shutil.copytree(photos / "train", tmp_path / "other")
     shutil.copytree(photos / "test" / "class10", other / "class10")
     assert main(["evaluate", str(tmp_path / "plain"), str(other), "--ks", "[1]", "--clustering", "false"]) == 0

@@ -34,7 +34,7 @@ def make_run(path: Path, noise: float, *, seed: int, split: str = "test", finger
         class_names=tuple(CLASSES),
     )
     folder = RunFolder.create(path)
-    folder.config.write_text(yaml.safe_dump({"seed": seed, "noise": noise}))
+    folder.config.write_text(yaml.safe_dump({"seed": seed, "sec": {"weight": noise}}))
     content.save(folder.embeddings(split))
     scores = score_embeddings(
         content, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0), fingerprint=fingerprint
@@ -59,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     capsys.readouterr()
     assert main(["compare", *map(str, words), "--samples", "200"]) == 0
-    return capsys.readouterr().out
+    return "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("width", [80, 120])

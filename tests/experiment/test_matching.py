@@ -32,7 +32,7 @@ def make_run(
 ) -> Path:
     """A run's folder as training and evaluation leave it."""
     folder = RunFolder.create(path)
-    folder.config.write_text(yaml.safe_dump({"seed": seed, "steps": 10, **settings}))
+    folder.config.write_text(yaml.safe_dump({"steps": 10, **settings, "seed": seed}))
     content.save(folder.embeddings(split))
     scores = score_embeddings(
         content, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0), fingerprint=fingerprint
@@ -132,7 +132,7 @@ def test_sequences_are_left_out_as_in_the_evaluation(tmp_path: Path) -> None:
 
 def test_every_score_with_a_value_for_each_query_can_be_compared(tmp_path: Path) -> None:
     names = ["mrr", "map@all", "ndcg@3", "precision@2", "map@2", "recall@4", "r_precision"]
-    runs = {str(seed): [make_run(tmp_path / str(seed), embeddings(seed), steps=seed)] for seed in range(2)}
+    runs = {str(seed): [make_run(tmp_path / str(seed), embeddings(seed), steps=seed + 1)] for seed in range(2)}
     want = score_embeddings(
         embeddings(1), EvaluationSettings(ks=(2, 3, 4), metrics=("all",), clustering=False)
     ).per_query
@@ -152,7 +152,9 @@ def test_runs_that_differ_in_the_seed_are_one_arm(tmp_path: Path) -> None:
     for name, weight in (("plain", 0.0), ("plain-sec", 0.1)):
         for seed in range(2):
             data = {"root": "photos", "workers": seed}
-            run = make_run(tmp_path / f"{name}-seed{seed}", embeddings(seed), seed=seed, weight=weight, data=data)
+            run = make_run(
+                tmp_path / f"{name}-seed{seed}", embeddings(seed), seed=seed, sec={"weight": weight}, data=data
+            )
             paths.append(run)
     found = group_runs([paths[2], paths[0], paths[1], paths[3]])
     assert found == {"plain-sec": [paths[2], paths[3]], "plain": [paths[0], paths[1]]}
@@ -163,7 +165,7 @@ def test_runs_that_differ_in_the_seed_are_one_arm(tmp_path: Path) -> None:
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    paths = [make_run(tmp_path / str(n) / "run", embeddings(n), steps=n) for n in range(2)]
+    paths = [make_run(tmp_path / str(n) / "run", embeddings(n), steps=n + 1) for n in range(2)]
     assert list(group_runs(paths)) == [str(path) for path in paths]
 
 

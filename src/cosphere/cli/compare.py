@@ -1,4 +1,4 @@
-"""`cosphere compare`: what one way of training is worth against another, and how sure that is."""
+"""`cosphere compare`: differences between runs, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from cosphere.cli import console
+from cosphere.cli.options import add_seed
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError, did_you_mean
-from cosphere.evaluate.comparison import EQUAL, Comparison, Difference, compare
-from cosphere.experiment.matching import MatchedRuns, group_runs, read_arms
+from cosphere.errors import SettingsError
+from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
+from cosphere.experiment import ComparedRuns, MatchedRuns, compare_runs
 from cosphere.files import write_json
 from cosphere.report.comparison import write_comparison_figure
-from cosphere.runs import provenance
 
 _EXAMPLES = [
     "cosphere compare runs/first runs/second",
@@ -31,38 +32,24 @@ SHOWN_CLASSES = 5
 def run(arguments: list[str]) -> int:
     """Print the table and write `comparison.json` and the picture."""
     given = _parser().read(arguments)
-    groups = _groups(given.runs, given.arm or [])
-    metrics = _metrics(given.metric, given.ks)
-    if sum(map(len, groups.values())) < 2:
-        raise SettingsError(
-            "one run alone has nothing to be compared with. Give two or more: cosphere compare RUN RUN."
-        )
-    baseline = _baseline(given.baseline, groups)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("ranking", total=None)
-        matched = read_arms(
-            groups,
-            metrics,
-            split=given.split,
-            shared_only=given.shared,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    found = compare(
-        matched.arms,
-        matched.classes,
-        baseline=baseline,
+    compared = compare_runs(
+        given.runs,
+        arms=_arms(given.arm or []),
+        metrics=_metrics(given.metric, given.ks),
+        baseline=given.baseline,
+        split=given.split,
+        shared_only=given.shared,
         over=given.over,
-        samples=given.samples,
         level=given.level,
+        samples=given.samples,
         seed=given.seed,
+        listener=console.ConsoleListener(),
     )
     out = Path(given.out)
-    write_json(out / "comparison.json", {**about(matched), **found.as_dict(), "provenance": provenance()})
-    drawn = write_comparison_figure(found, out)
-    show(found, matched)
-    files = ", ".join(path.name for path in (out / "comparison.json", *drawn))
-    Console().print(f"written to {out}: {files}", soft_wrap=True, highlight=False, markup=False)
+    write_json(out / "comparison.json", compared.as_dict())
+    drawn = write_comparison_figure(compared.comparison, out)
+    show(compared)
+    console.line(f"written to {out}: {', '.join(path.name for path in (out / 'comparison.json', *drawn))}")
     return 0
 
 
@@ -75,7 +62,7 @@ def _parser() -> CommandParser:
         usage="cosphere compare RUN RUN ... [settings]",
     )
     parser.add_argument("runs", nargs="*", type=str, help="folders of runs; the first is the baseline")
-    parser.add_argument("--arm", action="append", type=str, help="NAME=FOLDERS: runs that are one arm; may come often")
+    parser.add_argument("--arm", action="append", type=str, help="NAME=FOLDERS: runs forming one arm; repeatable")
     parser.add_argument(
         "--baseline", type=str | None, default=None, help="arm or run that is subtracted; by default the first"
     )
@@ -92,7 +79,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--level", type=float, default=0.95, help="of the intervals")
     parser.add_argument("--samples", type=int, default=2000, help="resamples behind the intervals")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    add_seed(parser, "the resamples")
     parser.add_argument(
         "--shared", type=bool, default=False, help="go on with the shared images where runs saw different ones"
     )
@@ -100,8 +87,8 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _groups(runs: Sequence[str], arms: Sequence[str]) -> dict[str, list[Path]]:
-    """Arms as given, then the other runs grouped by their settings."""
+def _arms(arms: Sequence[str]) -> dict[str, list[Path]]:
+    """NAME=FOLDERS, each by its name."""
     found: dict[str, list[Path]] = {}
     for text in arms:
         name, equals, pattern = text.partition("=")
@@ -111,67 +98,36 @@ def _groups(runs: Sequence[str], arms: Sequence[str]) -> dict[str, list[Path]]:
         if not folders:
             raise SettingsError(f"--arm {name}: no folder is called {pattern}. Give a folder, or a pattern with *.")
         found.setdefault(name, []).extend(folders)
-    if runs:
-        for name, folders in group_runs(runs).items():
-            if name in found:
-                raise SettingsError(f"two arms are called {name!r}. Choose another name with --arm NAME=FOLDERS.")
-            found[name] = folders
     return found
 
 
-def _metrics(wish: str | None, ks: Sequence[int]) -> list[str]:
-    if wish is None:
+def _metrics(names: str | None, ks: Sequence[int]) -> list[str]:
+    if names is None:
         return [*(f"recall@{k}" for k in sorted(set(ks))), "map@r"]
-    return list(dict.fromkeys(name.strip() for name in wish.split(",") if name.strip()))
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
-def _baseline(wish: str | None, groups: dict[str, list[Path]]) -> str | None:
-    """The arm of that name, or the one that this run belongs to."""
-    if wish is None or wish in groups:
-        return wish
-    for arm, folders in groups.items():
-        if any(Path(wish).resolve() == folder.resolve() or wish == folder.name for folder in folders):
-            return arm
-    raise SettingsError(f"there is no arm {wish!r} to be the baseline. {did_you_mean(wish, groups)}")
-
-
-def about(matched: MatchedRuns) -> dict[str, object]:
-    """What was compared, for `comparison.json`."""
-    return {
-        "split": matched.split,
-        "data": {
-            "fingerprint": matched.fingerprint or None,
-            "images": matched.images,
-            "left_out": {Path(name).name: count for name, count in matched.left_out.items()},
-        },
-        "arms": {
-            arm: [{"run": run, "seed": seed} for run, seed in zip(names, matched.arms[arm].seeds, strict=True)]
-            for arm, names in matched.runs.items()
-        },
-    }
-
-
-def show(found: Comparison, matched: MatchedRuns) -> None:
+def show(compared: ComparedRuns) -> None:
     """The table, the classes that gain and lose most, and the notes."""
-    console = Console()
-    console.print(_table(found, matched, gap=2 if console.width >= 100 else 1), highlight=False)
-    for arm in found.arms:
-        if arm != found.baseline:
-            console.print(_classes(found, arm, console.width), highlight=False)
-    for note in (*matched.notes, *found.notes):
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    comparison, width = compared.comparison, Console().width
+    Console().print(_table(comparison, compared.matched, gap=2 if width >= 100 else 1), highlight=False)
+    for arm in comparison.arms:
+        if arm != comparison.baseline:
+            Console().print(_classes(comparison, arm, width), highlight=False)
+    for text in compared.notes:
+        console.note(text)
 
 
 def _table(found: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
     title = (
         f"{matched.split}: {found.queries:,} queries, {len(found.class_names):,} "
         f"class{'' if len(found.class_names) == 1 else 'es'}; "
-        f"differences to {_plain(found.baseline)}"
+        f"differences to {found.baseline}"
     )
-    several = [f"{_plain(arm)} {count}" for arm, count in found.runs.items() if count > 1]
+    several = [f"{arm} {count}" for arm, count in found.runs.items() if count > 1]
     if several:
         title += f"\nruns that differ in the seed: {', '.join(several)}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    table = Table(title=console.plain(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
     table.add_column("", overflow="fold")
     for name in ("%", "points", f"{100 * found.level:g} % interval", "p", "p Holm", "classes won\ntied, lost"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -183,11 +139,11 @@ def _table(found: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
             table.add_row(f"[bold]{one.score}[/bold]")
             before = one.score
         difference = differences.get((one.score, one.arm))
-        name = f"  {_plain(one.arm)}"
+        label = console.plain(f"  {one.arm}")
         if difference is None:
-            table.add_row(name, f"{100 * one.value:.2f}", "", _span(one.interval, signed=False))
+            table.add_row(label, f"{100 * one.value:.2f}", "", _span(one.interval, signed=False))
             continue
-        table.add_row(name, f"{100 * one.value:.2f}", *_cells(difference))
+        table.add_row(label, f"{100 * one.value:.2f}", *_cells(difference))
         if difference.seeds is not None and difference.seeds.low is not None and difference.seeds.high is not None:
             ends = (difference.seeds.low, difference.seeds.high)
             table.add_row("    [dim]over seeds[/dim]", "", "", _span(ends), _p(difference.p_seeds))
@@ -213,11 +169,6 @@ def _p(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _plain(text: str) -> str:
-    """Without the brackets that would be taken for markup."""
-    return text.replace("[", r"\[")
-
-
 def _classes(found: Comparison, arm: str, width: int) -> Table:
     """Side by side, the classes in which the arm gains most and loses most, by the first score."""
     score = found.scores[0].score
@@ -226,7 +177,7 @@ def _classes(found: Comparison, arm: str, width: int) -> Table:
     up = [at for at in order if gains[at] > EQUAL][:SHOWN_CLASSES]
     down = [at for at in order[::-1] if gains[at] < -EQUAL][:SHOWN_CLASSES]
     table = Table(
-        title=f"\n{score}, points by class: {_plain(arm)} against {_plain(found.baseline)}",
+        title=console.plain(f"\n{score}, points by class: {arm} against {found.baseline}"),
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
@@ -237,9 +188,9 @@ def _classes(found: Comparison, arm: str, width: int) -> Table:
         table.add_column("", justify="right")
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=names)
     for at in range(max(len(up), len(down))):
-        row: list[str] = []
+        row: list[str | Text] = []
         for side in (up, down):
             there = at < len(side)
-            row += [f"{100 * gains[side[at]]:+.1f}", _plain(found.class_names[side[at]])] if there else ["", ""]
+            row += [f"{100 * gains[side[at]]:+.1f}", console.plain(found.class_names[side[at]])] if there else ["", ""]
         table.add_row(*row)
     return table

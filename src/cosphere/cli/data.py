@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
+from cosphere.cli import console
 from cosphere.cli.data_tables import render
+from cosphere.cli.options import add_source
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import check
 from cosphere.errors import SettingsError, did_you_mean
+from cosphere.files import write_json
 
 _EXAMPLES = [
     "cosphere data check photos/",
@@ -32,22 +35,12 @@ def _check(arguments: list[str]) -> int:
         "Count images and classes, find unreadable files, duplicates and what differs from the published benchmark.",
         _EXAMPLES,
     )
-    parser.add_argument("source", type=str, help="image folder, table or benchmark root")
-    parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
+    add_source(parser)
     parser.add_argument("--json", type=str | None, default=None, help="also write the findings to this file")
     given = parser.read(arguments)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading images", total=None)
-        report = check(
-            given.source,
-            layout=given.layout,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with console.progress_bar("reading images") as progress:
+        report = check(given.source, layout=given.layout, progress=progress)
     Console().print(render(report))
     if given.json:
-        from pathlib import Path
-
-        from cosphere.files import write_json
-
         write_json(Path(given.json), json.loads(json.dumps(report.as_dict())))
     return 0

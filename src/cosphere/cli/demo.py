@@ -6,19 +6,19 @@ import shutil
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from cosphere.cli.evaluate import choose_device, save, score
-from cosphere.cli.images import open_split
+from cosphere.cli import console
+from cosphere.cli.options import add_seed
 from cosphere.cli.parsing import CommandParser
-from cosphere.cli.search import find
-from cosphere.cli.train import validation_scores
+from cosphere.cli.search import show as show_answer
+from cosphere.cli.search import write_picture
 from cosphere.data import read_catalogue
 from cosphere.errors import RunError
 from cosphere.evaluate import Scores
-from cosphere.models import Embedder, EmbedderSettings
+from cosphere.experiment import evaluate_run, search_images
+from cosphere.experiment import run as run_experiment
+from cosphere.models import EmbedderSettings
 from cosphere.report import write_report
 from cosphere.runs import RunFolder
 from cosphere.stamps import draw_stamps
@@ -33,8 +33,6 @@ from cosphere.train import (
     TrainSettings,
     ValidationSettings,
     reporter,
-    train,
-    untrained_model,
 )
 
 
@@ -42,13 +40,13 @@ def run(arguments: list[str]) -> int:
     """Draw, train, score before and after, report, search."""
     parser = CommandParser(
         "demo",
-        "Draw stamp impressions, train EfficientNet-Lite0 on them with multi-similarity and SEC, and show what it was worth "
+        "Draw stamp impressions, train EfficientNet-Lite0 on them with multi-similarity and SEC, and show the improvement "
         "on designs that it has not seen. Needs no download.",
         ["cosphere demo", "cosphere demo --out elsewhere --steps 200"],
     )
     parser.add_argument("--out", type=str, default="demo", help="folder for the stamps and the run")
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing and of the training")
+    add_seed(parser, "the drawing and of the training")
     parser.add_argument("--weights", type=str, default="imagenet", help="as --model.weights of `cosphere train`")
     given = parser.read(arguments)
     show(Path(given.out), steps=given.steps, seed=given.seed, weights=given.weights)
@@ -77,43 +75,32 @@ def demo_settings(stamps: Path, *, steps: int, seed: int, weights: str = "imagen
 
 def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     """The demo itself."""
-    console, began = Console(), time.monotonic()
+    began, listener, run_folder = time.monotonic(), console.ConsoleListener(), folder / "run"
     if is_broken_off(folder):
-        shutil.rmtree(folder / "run")
-    if (folder / "run").exists():
+        shutil.rmtree(run_folder)
+    if run_folder.exists():
         raise RunError(
-            f"{folder / 'run'} is there already. Look at {folder / 'run' / 'report.html'}, or use --out for another folder."
+            f"{run_folder} is there already. Look at {run_folder / 'report.html'}, or use --out for another folder."
         )
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("drawing stamps", total=None)
-        stamps = draw_stamps(
-            folder / "stamps", seed=seed, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with console.progress_bar("drawing stamps") as progress:
+        stamps = draw_stamps(folder / "stamps", seed=seed, progress=progress)
     settings = demo_settings(stamps, steps=steps, seed=seed, weights=weights)
-    run_folder = RunFolder.create(folder / "run")
-    settings.write(run_folder.config)
-    test = open_split(stamps, "test")
-    device = choose_device("auto")
-    before = score(untrained_model(settings).to(device), test)
-    save(run_folder, before, "test", untrained=True)
-    train(settings, read_catalogue(stamps), run_folder, reporter=reporter(steps), evaluate=validation_scores(settings))
-    embedder = Embedder.load(run_folder.model, device)
-    after = score(embedder, test)
-    save(run_folder, after, "test")
-    console.print(_table(before, after))
-    page = write_report(run_folder.path)
-    find(embedder, test, Path(test.paths[0]), k=6, out=folder / "search.png")
-    console.print(f"\n{time.monotonic() - began:.0f} s in all. Open these:", highlight=False)
-    console.print(f"  {page}\n  {folder / 'search.png'}", soft_wrap=True, highlight=False)
-    console.print(
-        f"Then your own: cosphere train PHOTOS/ --name first --sec.weight {settings.sec.weight}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    run_experiment(settings, run_folder, reporter=reporter(steps), listener=listener)
+    before = evaluate_run(run_folder, split="test", untrained=True, listener=listener)
+    after = evaluate_run(run_folder, split="test", listener=listener)
+    console.show(_table(before.scores, after.scores))
+    page = write_report(run_folder)
+    query = read_catalogue(stamps).select("test").paths[0]
+    searched = search_images(run_folder, stamps, [Path(query)], k=6, split="test", listener=listener)
+    show_answer(searched.answers[0], len(searched.images))
+    write_picture(searched.answers[0], folder / "search.png")
+    console.line(f"\n{time.monotonic() - began:.0f} s in all. Open these:")
+    console.line(f"  {page}\n  {folder / 'search.png'}")
+    console.line(f"Then your own: cosphere train PHOTOS/ --name first --sec.weight {settings.sec.weight}")
 
 
 def is_broken_off(folder: Path) -> bool:
-    """Whether `folder` holds a demo that did not come to its report. A run on anything but the demo's own stamps is not one."""
+    """Whether `folder` holds a demo that did not reach its report. A run on anything but the demo's own stamps is not one."""
     run_folder = RunFolder(folder / "run")
     if not run_folder.config.exists() or run_folder.report.exists():
         return False
@@ -121,11 +108,15 @@ def is_broken_off(folder: Path) -> bool:
 
 
 def _table(before: Scores, after: Scores) -> Table:
-    table = Table(title=f"stamp designs not trained on: {after.images} impressions of {after.classes} designs")
-    for column in ("score, %", "untrained", "trained", "95 % interval"):
-        table.add_column(column, justify="left" if column == "score, %" else "right")
-    first, second = before.as_dict()["scores"], after.as_dict()["scores"]
-    for name, found in second.items():
-        interval = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}" if found.get("low") is not None else ""
-        table.add_row(name, f"{100 * first[name]['value']:.1f}", f"{100 * found['value']:.1f}", interval)
+    table = console.table_of(
+        f"stamp designs not trained on: {after.images} impressions of {after.classes} designs",
+        "score, %",
+        "untrained",
+        "trained",
+        "95 % interval",
+    )
+    untrained = before.values
+    for name, trained in after.values.items():
+        ends = "" if trained.interval is None else " to ".join(f"{100 * end:.1f}" for end in trained.interval)
+        table.add_row(name, f"{100 * untrained[name].value:.1f}", f"{100 * trained.value:.1f}", ends)
     return table

@@ -1,14 +1,13 @@
-"""`cosphere embed`: the embeddings of a folder of images, in a file that numpy, pandas or faiss reads."""
+"""`cosphere embed`: the embeddings of images, in a file that numpy, pandas or faiss reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
-from cosphere.cli.evaluate import embed_with_progress, load_model
+from cosphere.cli import console
+from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import read_catalogue
+from cosphere.experiment import embed_images
 
 _EXAMPLES = [
     "cosphere embed runs/first photos/ --out photos.npz",
@@ -24,27 +23,22 @@ def run(arguments: list[str]) -> int:
         _EXAMPLES,
     )
     parser.add_argument("model", type=str, help="a run's folder or a model bundle")
-    parser.add_argument("source", type=str, help="image folder, table or benchmark root")
+    add_source(parser)
     parser.add_argument("--out", type=str, required=True, help="the .npz file to write")
-    parser.add_argument("--split", type=str, default="all", help="split to embed; `all` takes every image")
-    parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
-    parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    add_split(parser, default="all", without="by default all")
+    add_embedding(parser)
     given = parser.read(arguments)
-    catalogue = read_catalogue(given.source, layout=given.layout)
-    if given.split != "all":
-        catalogue = catalogue.select(given.split)
-    found = embed_with_progress(
-        load_model(given.model, given.device), catalogue, batch_size=given.batch_size, workers=given.workers
+    embeddings = embed_images(
+        given.model,
+        given.source,
+        split=given.split,
+        layout=given.layout,
+        **embedding_options(given),
+        listener=console.ConsoleListener(),
     )
-    found.save(Path(given.out))
-    console = Console()
-    console.print(
-        f"{len(found.embeddings):,} embeddings of width {found.embeddings.shape[1]} in {given.out}",
-        highlight=False,
-        markup=False,
-    )
-    for _, reason in found.skipped[:3]:
-        console.print(f"left out: {reason}", markup=False, highlight=False)
+    embeddings.save(Path(given.out))
+    count, width = embeddings.embeddings.shape
+    console.line(f"{count:,} embeddings of width {width} in {given.out}")
+    for _, reason in embeddings.skipped[:3]:
+        console.note(f"left out: {reason}")
     return 0

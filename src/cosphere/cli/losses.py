@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--time", action="store_true", help="measure, beside the bare product of similarities")
     parser.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
     parser.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
-    parser.add_argument("--per-class", type=int, default=4, help="with --time: embeddings of each class")
+    parser.add_argument("--per_class", type=int, default=4, help="with --time: embeddings of each class")
     parser.add_argument("--repeats", type=int, default=10, help="with --time: at most so many measurements of each")
     parser.add_argument(
         "--threads", type=int | None, default=None, help="with --time: CPU threads; by default as PyTorch finds best"
@@ -94,7 +94,7 @@ def _as_text(value: object) -> str:
 
 
 def _time(given: Namespace) -> None:
-    from cosphere.cli.evaluate import choose_device  # It loads the models, which the plain table does without.
+    from cosphere.experiment import choose_device  # It loads the models, which the plain table does without.
 
     device = choose_device(given.device)
     names = [given.name] if given.name else [entry.name for entry in losses.table()]

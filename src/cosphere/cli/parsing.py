@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from cosphere.errors import SettingsError
 from cosphere.fields import nearest_name
+
+T = TypeVar("T")
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -42,13 +45,39 @@ class CommandParser(ArgumentParser):
         raise SettingsError(self._explain(" ".join(message.split())))
 
     def read(self, arguments: list[str]) -> Namespace:
-        """Parse and build the settings objects.
+        """Parse and check. Dashes in names are accepted for underscores, and a switch by itself means true.
 
         Raises:
             SettingsError: an unknown setting, a wrong type or a value out of range.
         """
-        found: Namespace = self.instantiate(self.parse_args(arguments))
+        found: Namespace = self.instantiate(self.parse_args(self._plain(arguments)))
         return found
+
+    def _plain(self, arguments: list[str]) -> list[str]:
+        """The arguments with names as they are declared, and switches with a value."""
+        switches = {
+            option
+            for action in self._actions
+            if getattr(action, "_typehint", None) is bool
+            for option in action.option_strings
+        }
+        plain: list[str] = []
+        at = 0
+        while at < len(arguments):
+            word, following = arguments[at], arguments[at + 1 : at + 2]
+            at += 1
+            if word == "--":
+                return [*plain, word, *arguments[at:]]
+            if word.startswith("--"):
+                name, equals, value = word.partition("=")
+                name = f"--{name[2:].replace('-', '_')}"
+                word = f"{name}{equals}{value}"
+                if name in switches and not equals:
+                    stated = following and following[0].lower() in ("true", "false")
+                    at += bool(stated)
+                    word = f"{name}={following[0].lower() if stated else 'true'}"
+            plain.append(word)
+        return plain
 
     def _explain(self, message: str) -> str:
         unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(
@@ -90,3 +119,8 @@ class CommandParser(ArgumentParser):
             for option in action.option_strings
             if option.startswith("--")
         ]
+
+
+def settings_of(kind: type[T], given: Namespace) -> T:
+    """The settings object whose fields :meth:`jsonargparse.ArgumentParser.add_class_arguments` declared."""
+    return kind(**{field.name: given[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]

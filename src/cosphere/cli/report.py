@@ -1,11 +1,10 @@
-"""`cosphere report`: one page that shows what a run is worth."""
+"""`cosphere report`: one page with the scores, curves and answers of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.report import write_report
 from cosphere.runs import RunFolder
@@ -26,13 +25,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--neighbours", type=int, default=6, help="neighbours of each")
     parser.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")
     given = parser.read(arguments)
-    folder = RunFolder.open(given.run)
-    out = write_report(
-        folder.path,
+    page = write_report(
+        RunFolder.open(given.run).path,
         Path(given.out) if given.out else None,
         split=given.split,
         queries=given.queries,
         neighbours=given.neighbours,
     )
-    Console().print(f"open {out}", soft_wrap=True, highlight=False)
+    console.line(f"open {page}")
     return 0

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from cosphere.cli.evaluate import embed_with_progress, load_model
+from cosphere.cli import console
+from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
+from cosphere.experiment import search_images
 from cosphere.files import write_atomic
-from cosphere.models import Calibration, Embedder
 from cosphere.report import StripItem, neighbour_strip
-from cosphere.search import KINDS, Index
-from cosphere.search.asymmetric import SHORTLIST
-from cosphere.search.index import check_kind
-from cosphere.search.self_check import check_wanted_recall
+from cosphere.search import KINDS
+from cosphere.search.answer import Answer, Hit
 
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
     "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
 ]
-_WHOLE = ("exact", "rerank")
-"""Kinds whose scores are the cosines of whole embeddings."""
+_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def run(arguments: list[str]) -> int:
@@ -36,10 +30,10 @@ def run(arguments: list[str]) -> int:
         "search", "Find the images nearest to one image: by cosine, exactly or from smaller rows.", _EXAMPLES
     )
     parser.add_argument("model", type=str, help="a run's folder or a model bundle")
-    parser.add_argument("source", type=str, help="the images to search: folder, table or benchmark root")
+    add_source(parser)
     parser.add_argument("query", type=str, help="the image to search with")
-    parser.add_argument("--k", type=int, default=8, help="how many to find")
-    parser.add_argument("--kind", type=str, default="exact", help=f"what is kept of an image: {', '.join(KINDS)}")
+    parser.add_argument("--k", type=int, default=8, help="number of images to find")
+    parser.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")
     parser.add_argument(
         "--wanted_recall",
         type=float | None,
@@ -47,85 +41,56 @@ def run(arguments: list[str]) -> int:
         help="0 to 1: refuse an index that finds less of what exact search finds",
     )
     parser.add_argument("--out", type=str, default="search.png", help="the picture to write")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--split", type=str, default="all", help="split to search in")
-    parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
+    add_split(parser, default="all", without="by default all")
+    add_embedding(parser)
     given = parser.read(arguments)
-    if Path(given.out).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if Path(given.out).suffix.lower() not in _FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
-    check_kind(given.kind)  # before minutes of embedding
-    check_wanted_recall(given.wanted_recall)
-    catalogue = read_catalogue(given.source, layout=given.layout)
-    if given.split != "all":
-        catalogue = catalogue.select(given.split)
-    settings = {"kind": given.kind, "wanted_recall": given.wanted_recall}
-    find(
-        load_model(given.model, given.device), catalogue, Path(given.query), k=given.k, out=Path(given.out), **settings
+    searched = search_images(
+        given.model,
+        given.source,
+        [Path(given.query)],
+        k=given.k,
+        kind=given.kind,
+        wanted_recall=given.wanted_recall,
+        split=given.split,
+        layout=given.layout,
+        **embedding_options(given),
+        listener=console.ConsoleListener(),
     )
+    show(searched.answers[0], len(searched.images))
+    write_picture(searched.answers[0], Path(given.out))
     return 0
 
 
-def find(
-    embedder: Embedder,
-    catalogue: Catalogue,
-    query: Path,
-    *,
-    k: int,
-    out: Path,
-    kind: str = "exact",
-    wanted_recall: float | None = None,
-) -> None:
-    """Search `catalogue` with one image; the query itself is left out of the answer when it is one of the images.
-
-    Answers that a calibrated model does not take for the same as the query are marked as unknown.
-    """
-    console = Console()
-    asked = embedder.encode([query])
-    found = embed_with_progress(embedder, catalogue)
-    index = Index.build(found.embeddings, kind, shortlist=max(k, SHORTLIST), wanted_recall=wanted_recall)
-    paths = list(found.paths)
-    same = [row for row, path in enumerate(paths) if Path(path).resolve() == query.resolve()]
-    neighbours = index.search(asked, k, exclude=np.array([same[0] if same else -1]))
-    names = [found.class_names[label] for label in found.labels]
-    # The threshold was chosen among cosines of whole embeddings; scores of smaller rows only come near them.
-    chosen = embedder.calibration if kind in _WHOLE else None
-    items = [
-        StripItem(
-            path=paths[row],
-            score=score,
-            label=names[row] if chosen is None or chosen.same(score) else f"unknown ({names[row]})",
-            correct=names[row] == names[same[0]] if same else None,
-        )
-        for row, score in zip(neighbours.ids[0].tolist(), neighbours.scores[0].tolist(), strict=True)
-    ]
-    table = Table(title=f"nearest to {escape(query.name)} among {len(paths):,} images")
+def show(answer: Answer, images: int) -> None:
+    """Print the hits and what to know about them."""
+    table = Table(title=console.plain(f"nearest to {Path(answer.query).name} among {images:,} images"))
     for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for rank, item in enumerate(items, 1):
-        table.add_row(str(rank), f"{item.score:.3f}", escape(item.label or ""), escape(str(item.path)))
-    console.print(table)
-    said = [] if chosen is None else [_verdict(chosen, [item.score for item in items])]
-    if kind != "exact":
-        said.append(f"index of kind {kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
-    if chosen is None and embedder.calibration is not None:
-        said.append(f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {kind}")
-    if same:
-        said.append(f"{query.name} is one of the images, so it is left out; its label is {names[same[0]]!r}")
-    for line in said:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    picture = neighbour_strip(query, items)
-    write_atomic(out, lambda part: picture.convert("RGB").save(part, format=_format(out)))
-    console.print(f"picture: {out}", highlight=False, markup=False, soft_wrap=True)
+    for rank, hit in enumerate(answer.hits, 1):
+        table.add_row(str(rank), f"{hit.score:.3f}", console.plain(_label(hit)), console.plain(hit.path))
+    console.show(table)
+    for text in answer.notes:
+        console.line(text)
 
 
-def _verdict(chosen: Calibration, scores: list[float]) -> str:
-    """One sentence about what lies above the threshold."""
-    above = int(chosen.same(scores).sum())
-    rule = f"cosine {chosen.threshold:.3f}, for a false accept rate of {100 * chosen.wanted_far:g} % of pairs"
-    if not above:
-        return f"none is above the threshold ({rule}): the query counts as of no class that is here"
-    return f"{above} of {len(scores)} above the threshold ({rule}); what lies below is marked as unknown"
+def write_picture(answer: Answer, path: Path) -> None:
+    """Write the query and its hits side by side, and say where."""
+    items = [
+        StripItem(
+            path=hit.path,
+            score=hit.score,
+            label=_label(hit),
+            correct=None if answer.own_label is None else hit.label == answer.own_label,
+        )
+        for hit in answer.hits
+    ]
+    picture = neighbour_strip(answer.query, items)
+    write_atomic(path, lambda part: picture.convert("RGB").save(part, format=_FORMATS[path.suffix.lower()]))
+    console.line(f"picture: {path}")
 
 
-def _format(path: Path) -> str:
-    return {".png": "PNG", ".webp": "WEBP"}.get(path.suffix.lower(), "JPEG")
+def _label(hit: Hit) -> str:
+    """The class name; of a hit below the threshold, that it is unknown."""
+    return f"unknown ({hit.label})" if hit.same is False else hit.label

@@ -24,13 +24,11 @@ from cosphere.evaluate.scores import rank
 from cosphere.evaluate.settings import EvaluationSettings
 from cosphere.files import read_json
 from cosphere.runs import RunFolder
+from cosphere.train import TrainSettings
 
 Keys = npt.NDArray[np.str_]
 METRICS = ("recall@1", "map@r")
 """What is compared when nothing else is asked for."""
-_NO_NUMBERS = ("seed", "about", "device", "log_every", "checkpoint_every")
-"""Settings that two seeds of one arm may differ in. But for the seed, they change no number."""
-_NO_NUMBERS_OF_DATA = ("workers", "cache")
 _REPORTED_GAP = 1e-3
 """Fraction; a recomputed score further than this from scores.json is of another evaluation."""
 
@@ -61,7 +59,7 @@ class _Run(NamedTuple):
     split: str
     content: Mapping[str, Any]
     """scores.json"""
-    seed: int | None
+    seed: int
 
     @property
     def name(self) -> str:
@@ -76,7 +74,7 @@ class _Run(NamedTuple):
 
 
 def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
-    """Runs by arm: those whose `config.yaml` differ in the seed alone are one arm.
+    """Runs by arm: those whose settings differ in the seed alone, or in what changes no number, are one arm.
 
     An arm of several runs is named by what their folders' names share, without "seed"; an arm of one by its folder. If
     all runs are seeds of one arm, each is an arm of its own, as there would be nothing to compare else.
@@ -89,8 +87,8 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
     check_once(folders)
     alike: dict[str, list[Path]] = {}
     for folder in folders:
-        settings = _settings(RunFolder.open(folder))
-        alike.setdefault(yaml.safe_dump(_without_seed(settings), sort_keys=True), []).append(folder)
+        settings = TrainSettings.read(RunFolder.open(folder).config)
+        alike.setdefault(_without_seed(settings), []).append(folder)
     if len(alike) == 1:
         alike = {str(folder): [folder] for folder in folders}
     groups = list(alike.values())
@@ -111,22 +109,11 @@ def check_once(folders: Sequence[Path]) -> None:
         raise SettingsError(f"{twice[0]} is given twice. Give each run once.")
 
 
-def _settings(folder: RunFolder) -> Mapping[str, Any]:
-    try:
-        found = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's own words take several lines
-        raise RunError(f"cannot read {folder.config}: {reason}. Train the run anew, or leave it out.") from error
-    if not isinstance(found, Mapping):
-        raise RunError(f"{folder.config} holds no settings. Train the run anew, or leave it out.")
-    return found
-
-
-def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in settings.items() if key not in _NO_NUMBERS}
-    if isinstance(kept.get("data"), Mapping):
-        kept["data"] = {key: value for key, value in kept["data"].items() if key not in _NO_NUMBERS_OF_DATA}
-    return kept
+def _without_seed(settings: TrainSettings) -> str:
+    """What tells two arms apart, as text."""
+    identity = settings.identity()
+    del identity["seed"]
+    return yaml.safe_dump(identity, sort_keys=True)
 
 
 def _arm_name(names: list[str]) -> str:
@@ -226,8 +213,7 @@ def _open(path: str | Path, split: str | None) -> _Run:
         raise RunError(
             f"{path} has no embeddings of split {chosen!r}; {known}. Run: cosphere evaluate {path} --split {chosen}."
         )
-    seed = _settings(folder).get("seed")
-    return _Run(folder, chosen, content, seed if isinstance(seed, int) else None)
+    return _Run(folder, chosen, content, TrainSettings.read(folder.config).seed)
 
 
 def _check_same_split(runs: Sequence[_Run]) -> None:

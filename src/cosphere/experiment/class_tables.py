@@ -5,42 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
-from cosphere.evaluate import LabelSuspects, Scores, likely_mislabelled
-from cosphere.files import write_text
-from cosphere.runs import RunFolder
+from cosphere.evaluate import LabelSuspects, Scores
 
 CLASSES, SUSPECTS = "classes.csv", "suspects.csv"
 """The tables, in a run's folder."""
-WEAKEST = 3
-"""Classes that are named in the terminal."""
 BY = "map@r"
-"""What orders the classes: finer than Recall@1, of which small classes have few values."""
-
-
-def write_class_tables(folder: RunFolder, scores: Scores) -> None:
-    """Write both tables, weakest and most suspicious first, and name the weakest classes in the terminal."""
-    classes = class_table(scores)
-    suspects = likely_mislabelled(scores.embeddings.embeddings, scores.embeddings.labels)
-    table = suspects_table(scores, suspects)
-    write_text(folder.path / CLASSES, classes.to_csv(index=False))
-    write_text(folder.path / SUSPECTS, table.to_csv(index=False))
-    weakest = ", ".join(
-        f"{row['class']} ({100 * row[BY]:.1f} % of {row['queries']:,} queries)"
-        for row in classes.head(WEAKEST).to_dict("records")
-    )
-    console = Console()
-    for line in (
-        f"weakest classes by {BY}: {weakest}; all in {folder.path / CLASSES}",
-        f"{int((table['agreement'] > 0.5).sum()):,} of {scores.images:,} images have most of their neighbours in one other class: "
-        f"wrong labels, or what the model misreads; they come first in {folder.path / SUSPECTS}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+"""The score that orders the classes: finer than Recall@1, which has few values in small classes."""
 
 
 def class_table(scores: Scores) -> pd.DataFrame:
-    """One row a class with its name, queries and every retrieval score as a fraction; the weakest first."""
+    """One row for each class with its name, queries and every retrieval score as a fraction; the weakest first."""
     if scores.retrieval is None:
         return pd.DataFrame(columns=["class", BY])
     rows = pd.DataFrame(scores.retrieval.per_class().as_rows())

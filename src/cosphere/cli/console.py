@@ -1,0 +1,89 @@
+"""What the commands print, and where: results on stdout; notes and progress on stderr. Text of others is escaped here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from cosphere._types import Progress
+from cosphere.cli.data_tables import differences_table
+from cosphere.data import Catalogue
+from cosphere.experiment import Listener
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(value: object) -> Text:
+    """A cell or line as it is: brackets are no markup, and control characters are shown as escapes."""
+    return Text(_CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value)))
+
+
+def line(text: str) -> None:
+    """One line of the result."""
+    Console().print(plain(text), highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line on stderr that a reader of the result should know."""
+    aside(f"note: {text}")
+
+
+def warning(text: str) -> None:
+    """One line on stderr about something that is probably wrong."""
+    aside(f"warning: {text}")
+
+
+def aside(text: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True).print(plain(text), highlight=False, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table of the result."""
+    Console().print(table)
+
+
+def table_of(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=plain(title))
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    return table
+
+
+@contextmanager
+def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr while it is open; gives the callback that moves it."""
+    out = Console(stderr=True)
+    with Bar(console=out, transient=True, disable=not out.is_terminal) as bar:  # else it leaves an empty line in a file
+        shown = bar.add_task(task, total=None)
+
+        def move(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        yield move
+
+
+class ConsoleListener(Listener):
+    """Shows notes and progress of the library on stderr."""
+
+    def listed(self, catalogue: Catalogue) -> None:
+        """Print what was noticed while the images were listed."""
+        for text in catalogue.notes:
+            note(text)
+        if catalogue.differences:
+            Console(stderr=True).print(differences_table(catalogue))
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        note(text)
+
+    def progress(self, task: str) -> AbstractContextManager[Progress | None]:
+        """Show a bar."""
+        return progress_bar(task)

@@ -1,0 +1,142 @@
+"""Choosing a run's match threshold as one call: on validation images, checked on the test images, stored in the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosphere.data import read_catalogue
+from cosphere.embeddings import Embeddings, embed
+from cosphere.errors import DataError
+from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
+from cosphere.evaluate.calibration import check_far
+from cosphere.experiment.images import ALL, OTHER_IMAGES, TEST, VAL, as_trained, validation_images
+from cosphere.experiment.listener import SILENT, Listener
+from cosphere.experiment.models import ready
+from cosphere.models import Calibration, Embedder
+from cosphere.runs import RunFolder
+from cosphere.train import TrainSettings
+
+ENOUGH = 30
+"""False accepts at which a rate is known to within about a third of itself, were pairs independent."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tested:
+    """A threshold applied to images that it was not chosen on."""
+
+    images: int
+    rates: PairRates
+    """Over all pairs."""
+    open_set: OpenSetScores
+    """Half of the classes known, the others unknown."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CalibratedRun:
+    """A run whose model now holds a match threshold."""
+
+    folder: RunFolder
+    calibration: Calibration
+    split: str
+    """Name of the split that the threshold was chosen on."""
+    notes: tuple[str, ...]
+    """What a reader of the threshold should know, one sentence each."""
+    tested: Tested | None
+    """None where it was not tested; a note says why."""
+
+
+def calibrate_run(
+    folder: str | Path,
+    source: str | Path | None = None,
+    *,
+    far: float = 1e-3,
+    split: str | None = None,
+    test: bool = True,
+    layout: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    listener: Listener = SILENT,
+) -> CalibratedRun:
+    """Choose the cosine above which two images match, for a target false-accept rate, and store it in the run's model.
+
+    Args:
+        folder: of the run.
+        source: the images; None takes those that the run was trained from.
+        far: target false-accept rate of pairs, in (0, 1).
+        split: split to choose on, or ``all``; None takes the validation images.
+        test: also measure the threshold on the test split, if there is one.
+        layout: how the source is laid out.
+        seed: of the intervals and of the known classes.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass.
+        workers: processes that decode.
+        listener: receives notes of the data, and progress.
+
+    Raises:
+        RunError: there is no run, or its model cannot be read or written.
+        DataError: there is no such split, no validation image, or too few pairs.
+        SettingsError: ``far`` is out of range, or another setting.
+    """
+    check_far(far)  # before minutes of embedding
+    run_folder = RunFolder.open(folder)
+    trained_with, device = TrainSettings.read(run_folder.config), ready(device)
+    catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
+    listener.listed(catalogue)
+    chosen = validation_images(catalogue, split, trained_with)
+    embedder = Embedder.load(run_folder.model, device)
+    with listener.progress("embedding") as progress:
+        images = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, progress=progress)
+    with listener.progress("comparing all pairs") as progress:
+        calibration = calibrate(
+            images.embeddings, images.labels, far, data=chosen.images.fingerprint(), seed=seed, progress=progress
+        )
+    embedder.calibration = calibration
+    embedder.save(run_folder.model)
+    notes = calibration_notes(calibration, chosen.split)
+    if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
+        notes.append(OTHER_IMAGES)
+    tested = None
+    if test and chosen.split not in (TEST, ALL) and TEST in catalogue.split_names:
+        with listener.progress("embedding the test images") as progress:
+            unseen = embed(embedder, catalogue.select(TEST), batch_size=batch_size, workers=workers, progress=progress)
+        try:
+            tested = apply_threshold(unseen, calibration.threshold, seed=seed)
+        except DataError as error:
+            notes.append(f"no open-set scores of the test split: {error}")
+    return CalibratedRun(
+        folder=run_folder, calibration=calibration, split=chosen.split, notes=tuple(notes), tested=tested
+    )
+
+
+def apply_threshold(images: Embeddings, threshold: float, *, seed: int = 0) -> Tested:
+    """What a threshold gives on these images: over pairs, and as an open set.
+
+    Raises:
+        DataError: too few classes or images for an open set.
+    """
+    return Tested(
+        images=len(images),
+        rates=pair_rates(images.embeddings, images.labels, threshold),
+        open_set=open_set(images.embeddings, images.labels, threshold=threshold, seed=seed),
+    )
+
+
+def calibration_notes(calibration: Calibration, split: str) -> list[str]:
+    """What a reader of the threshold should know, one sentence each."""
+    notes = []
+    if split == VAL:
+        notes.append("the model was chosen on these classes, which may flatter the rates a little")
+    if split in ("train", ALL):
+        among = "" if split == "train" else ", if these are among them"
+        notes.append(
+            f"classes that the model was trained on lie farther apart than new ones: expect more false accepts{among}"
+        )
+    if calibration.wanted_far * calibration.different_pairs < ENOUGH:
+        notes.append(
+            f"{calibration.different_pairs:,} pairs are few for a rate of {calibration.wanted_far:g}: want at least "
+            f"{ENOUGH / calibration.wanted_far:,.0f}, so take more images or a higher --far"
+        )
+    return notes

@@ -1,0 +1,55 @@
+"""Embedding images as one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosphere.data import read_catalogue
+from cosphere.embeddings import Embeddings, embed
+from cosphere.experiment.images import ALL, take_split
+from cosphere.experiment.listener import SILENT, Listener
+from cosphere.experiment.models import load_model
+from cosphere.runs import RunFolder
+from cosphere.train import TrainSettings
+
+
+def embed_images(
+    model: str | Path,
+    source: str | Path,
+    *,
+    split: str = ALL,
+    layout: str = "auto",
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    listener: Listener = SILENT,
+) -> Embeddings:
+    """The raw embeddings of images.
+
+    Args:
+        model: a run's folder or a model bundle.
+        source: image folder, table or benchmark root.
+        split: split to embed; ``all`` for every image.
+        layout: how the source is laid out.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass.
+        workers: processes that decode.
+        listener: receives notes of the data, and progress.
+
+    Raises:
+        RunError, WeightsError: there is no model, or it is damaged.
+        DataError: there is no such split, or too many images cannot be read.
+        SettingsError: a setting is out of range.
+    """
+    catalogue = read_catalogue(source, layout=layout)
+    listener.listed(catalogue)
+    images = take_split(catalogue, split, settings_of_model(model)).images
+    embedder = load_model(model, device)
+    with listener.progress("embedding") as progress:
+        return embed(embedder, images, batch_size=batch_size, workers=workers, progress=progress)
+
+
+def settings_of_model(path: str | Path) -> TrainSettings | None:
+    """What the model of a run was trained with; None for a bundle."""
+    folder = RunFolder(Path(path))
+    return TrainSettings.read(folder.config) if folder.marker.exists() and folder.config.exists() else None

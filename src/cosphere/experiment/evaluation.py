@@ -1,0 +1,198 @@
+"""Evaluating a run as one call: from a run's folder to scores, tables and embeddings in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cosphere.data import read_catalogue
+from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
+from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
+from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
+from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images
+from cosphere.experiment.listener import SILENT, Listener
+from cosphere.experiment.models import ready
+from cosphere.files import read_json, write_json, write_text
+from cosphere.models import Embedder
+from cosphere.runs import RunFolder, provenance
+from cosphere.train import TrainSettings, untrained_model
+from cosphere.train.settings import read_about
+
+UNTRAINED = "scores-untrained.json"
+"""The scores of the untrained backbone, in a run's folder."""
+CODES, CODES_UNTRAINED = "codes.json", "codes-untrained.json"
+"""The equal-bytes table, in a run's folder."""
+DEFAULTS = EvaluationSettings()
+
+
+class ClassTables(NamedTuple):
+    """What `classes.csv` and `suspects.csv` hold."""
+
+    classes: pd.DataFrame
+    suspects: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """An evaluated run: what was measured and where it was written."""
+
+    folder: RunFolder
+    split: str
+    """Name of the split that was scored."""
+    scores: Scores
+    path: Path
+    """The file that holds the scores."""
+    untrained: bool
+    """Whether the scores are those of the untrained backbone."""
+    published: Mapping[str, float]
+    """Published scores in percent, where the run's recipe names them."""
+    tables: ClassTables | None
+    """None for the untrained backbone."""
+    codes: EqualBytes | None
+    """None unless asked for."""
+
+    @property
+    def name(self) -> str:
+        """What was scored, in words."""
+        return "untrained backbone" if self.untrained else self.folder.path.name
+
+
+def evaluate_run(
+    folder: str | Path,
+    source: str | Path | None = None,
+    *,
+    split: str | None = None,
+    layout: str = "auto",
+    settings: EvaluationSettings = DEFAULTS,
+    untrained: bool = False,
+    codes: bool = False,
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    listener: Listener = SILENT,
+) -> Evaluation:
+    """Score a run's model and write the scores, embeddings and class tables into its folder.
+
+    Args:
+        folder: of the run.
+        source: the images; None takes those that the run was trained from.
+        split: see :func:`cosphere.experiment.choose_images`.
+        layout: how the source is laid out.
+        settings: what to measure and how.
+        untrained: score the untrained backbone instead. Its scores go to `scores-untrained.json`, and into `scores.json` as
+            `baseline_scores` where both are of the same images.
+        codes: also compare smaller forms of the embeddings: `codes.json`.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass.
+        workers: processes that decode.
+        listener: receives notes and progress.
+
+    Raises:
+        RunError: there is no run, or a file in it cannot be read or written.
+        DataError: there is no such split, too many images cannot be read, or no query has anything to find.
+        SettingsError, SizeError: a setting is unknown, or a K is larger than what a query ranks.
+    """
+    run_folder = RunFolder.open(folder)
+    trained_with, device = TrainSettings.read(run_folder.config), ready(device)
+    catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
+    listener.listed(catalogue)
+    chosen = choose_images(catalogue, split, trained_with)
+    for note in chosen.notes:
+        listener.note(note)
+    if untrained:
+        embedder = untrained_model(trained_with).to(device)
+    else:
+        embedder = Embedder.load(run_folder.model, device)
+        if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
+            listener.note(OTHER_IMAGES)
+    with listener.progress("embedding") as progress:
+        scores = evaluate(embedder, chosen.images, settings, batch_size=batch_size, workers=workers, progress=progress)
+    path = save_scores(run_folder, scores, chosen.split, untrained=untrained)
+    return Evaluation(
+        folder=run_folder,
+        split=chosen.split,
+        scores=scores,
+        path=path,
+        untrained=untrained,
+        published={} if untrained else published_scores(run_folder),
+        tables=None if untrained else save_class_tables(run_folder, scores),
+        codes=save_codes(
+            run_folder, scores.embeddings, chosen.split, seed=settings.seed, untrained=untrained, listener=listener
+        )
+        if codes
+        else None,
+    )
+
+
+def published_scores(folder: RunFolder) -> dict[str, float]:
+    """Published scores in percent, where the run came from a recipe that names them; else empty."""
+    return dict(read_about(folder.config).get("published") or {})
+
+
+def save_scores(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = False) -> Path:
+    """Write `scores.json` and the embeddings, or `scores-untrained.json`; return the file of the scores.
+
+    Where both are of the same split and images, `scores.json` also holds the untrained scores as `baseline_scores`, so that a
+    report can show the improvement.
+
+    Raises:
+        RunError: a file cannot be written or read.
+    """
+    content: dict[str, Any] = {
+        "split": split,
+        **scores.as_dict(),
+        "provenance": provenance(),
+        "settings": TrainSettings.read(folder.config).as_dict(),
+    }
+    baseline = folder.path / UNTRAINED
+    if untrained:
+        write_json(baseline, content)
+        if not folder.scores.exists():
+            return baseline
+        content = read_json(folder.scores, what="a run's scores")
+    else:
+        scores.embeddings.save(folder.embeddings(split))
+    if baseline.exists():
+        before = read_json(baseline, what="a run's scores")
+        if before["split"] == content["split"] and before["data"]["fingerprint"] == content["data"]["fingerprint"]:
+            content["baseline_scores"] = before["scores"]
+    write_json(folder.scores, content)
+    return baseline if untrained else folder.scores
+
+
+def save_class_tables(folder: RunFolder, scores: Scores) -> ClassTables:
+    """Write `classes.csv`, weakest first, and `suspects.csv`, most suspicious first.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    suspects = likely_mislabelled(scores.embeddings.embeddings, scores.embeddings.labels)
+    tables = ClassTables(class_table(scores), suspects_table(scores, suspects))
+    write_text(folder.path / CLASSES, tables.classes.to_csv(index=False))
+    write_text(folder.path / SUSPECTS, tables.suspects.to_csv(index=False))
+    return tables
+
+
+def save_codes(
+    folder: RunFolder,
+    embeddings: Embeddings,
+    split: str,
+    *,
+    seed: int,
+    untrained: bool = False,
+    listener: Listener = SILENT,
+) -> EqualBytes:
+    """Compare smaller forms of the embeddings and write the table to `codes.json`.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    with listener.progress("smaller forms") as progress:
+        table = equal_bytes(embeddings, seed=seed, progress=progress)
+    path = folder.path / (CODES_UNTRAINED if untrained else CODES)
+    write_json(path, {"split": split, "level": 0.95, **table.as_dict(), "provenance": provenance()})
+    return table

@@ -1,0 +1,103 @@
+"""Which images to work on: a split of the data, or the validation classes that were held out of training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cosphere.data import Catalogue, TrainingParts, training_parts
+from cosphere.errors import DataError
+from cosphere.models import Embedder
+from cosphere.train import TrainSettings
+
+ALL, VAL, TEST = "all", "val", "test"
+"""Names of splits: every image, the validation images and the test images."""
+_NAMES_OF_VAL = ("val", "validation", "held-out")
+OTHER_IMAGES = (
+    "these are not the images that the run was trained from, so its validation classes may have been trained on, and trained "
+    "classes lie farther apart than new ones: give the same images, or --split all for others"
+)
+"""The note for validation classes where :func:`as_trained` is False."""
+
+
+class Chosen(NamedTuple):
+    """Images, the name of their split, and what a reader of their scores should know."""
+
+    images: Catalogue
+    split: str
+    notes: tuple[str, ...] = ()
+
+
+def take_split(catalogue: Catalogue, split: str, settings: TrainSettings | None = None) -> Chosen:
+    """One split of a catalogue.
+
+    Args:
+        catalogue: all images.
+        split: its name; ``all`` for every image. ``val`` (also ``validation`` or ``held-out``) is the data's own split of
+            that name, else the classes that training held out.
+        settings: of the run whose validation classes are meant; None where there is no run.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    if split == ALL:
+        return Chosen(catalogue, ALL)
+    names = catalogue.split_names
+    if split in names:
+        return Chosen(catalogue.select(split), split)
+    if split in _NAMES_OF_VAL:
+        if VAL in names:
+            return Chosen(catalogue.select(VAL), VAL)
+        held_out = None if settings is None else parts_of_training(catalogue, settings).val
+        if held_out is not None:
+            return Chosen(held_out, VAL)
+    named = f"Use --split {names[0]}" if names != [ALL] else "Leave --split out"
+    raise DataError(f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. {named}, or use --split all.")
+
+
+def choose_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> Chosen:
+    """The images to score: the named split, else ``test``, else the validation images.
+
+    Raises:
+        DataError: there is no such split, or no image that the model was not trained on.
+    """
+    if split is not None:
+        return take_split(catalogue, split, settings)
+    if TEST in catalogue.split_names:
+        return take_split(catalogue, TEST)
+    has_val = VAL in catalogue.split_names
+    if not has_val and (catalogue.split_names != [ALL] or parts_of_training(catalogue, settings).val is None):
+        raise DataError(
+            f"{catalogue.root} has no test split and no classes were held out of training. Use --split all, or give other "
+            "images."
+        )
+    which = "validation images" if has_val else "classes held out of training"
+    note = f"no test split, so the {which} are scored; the model was chosen on them, which flatters it"
+    return take_split(catalogue, VAL, settings)._replace(notes=(note,))
+
+
+def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> Chosen:
+    """The images to choose a threshold on: the named split, or the validation images.
+
+    Raises:
+        DataError: there is no such split, or no validation image.
+    """
+    if split is not None:
+        return take_split(catalogue, split, settings)
+    held_out = parts_of_training(catalogue, settings).val
+    if held_out is None:
+        raise DataError(
+            "no classes were held out of training, so there is nothing to choose a threshold on. "
+            "Name a split that was not trained on with --split, or give other images and --split all."
+        )
+    return Chosen(held_out, VAL)
+
+
+def parts_of_training(catalogue: Catalogue, settings: TrainSettings) -> TrainingParts:
+    """What these settings train and validate on."""
+    return training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
+
+
+def as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings) -> bool:
+    """Whether this catalogue's classes fall into trained and validation ones as they did when the model was trained."""
+    trained = (embedder.provenance.get("data") or {}).get("fingerprint")
+    return trained in (None, parts_of_training(catalogue, settings).train.fingerprint())

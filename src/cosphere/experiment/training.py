@@ -1,0 +1,123 @@
+"""Training as one call: from settings to a run's folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.errors import SettingsError, did_you_mean
+from cosphere.evaluate import EvaluationSettings, evaluate
+from cosphere.evaluate.clustering import SCORES as CLUSTERING_SCORES
+from cosphere.evaluate.metrics import METRICS, find_metric
+from cosphere.experiment.listener import SILENT, Listener, SilentReporter
+from cosphere.images import PixelCache
+from cosphere.models import Embedder
+from cosphere.runs import RunFolder
+from cosphere.train import Evaluate, Reporter, TrainResult, TrainSettings, Validation, decoding_workers, train
+
+
+def run(
+    settings: TrainSettings,
+    folder: str | Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    listener: Listener = SILENT,
+) -> TrainResult:
+    """Train an embedder on the images at ``settings.data.root`` and leave it in a run's folder.
+
+    Args:
+        settings: all settings. Relative paths are written to `config.yaml` as absolute ones.
+        folder: of the run; it must not hold one yet, unless ``resume``.
+        about: what a recipe says of itself, kept in `config.yaml`.
+        resume: go on from the last checkpoint of the run in ``folder``; see :func:`resume_run`, which takes its settings too.
+        reporter: notified of every step, validation and warning.
+        listener: receives what was noticed while the images were listed.
+
+    Raises:
+        DataError, SettingsError, WeightsError: the run cannot start with these settings.
+        DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
+        RunError: the folder is taken, or cannot be written or read.
+    """
+    if not settings.data.root:
+        raise SettingsError(
+            "what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/"
+        )
+    settings = settings.with_absolute_paths()
+    evaluate_model = validation_scores(settings)
+    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
+    listener.listed(catalogue)
+    run_folder = RunFolder.open(folder) if resume else RunFolder.create(folder)
+    if not resume:
+        settings.write(run_folder.config, about=about)
+    return train(
+        settings,
+        catalogue,
+        run_folder,
+        reporter=reporter or SilentReporter(),
+        evaluate=evaluate_model,
+        resume=resume,
+    )
+
+
+def resume_run(folder: str | Path, *, reporter: Reporter | None = None, listener: Listener = SILENT) -> TrainResult:
+    """Go on with a run, with its own settings, from its last checkpoint. See :func:`run` for arguments and errors."""
+    settings = TrainSettings.read(RunFolder.open(folder).config)
+    return run(settings, folder, resume=True, reporter=reporter, listener=listener)
+
+
+def validation_scores(settings: TrainSettings) -> Evaluate:
+    """What the training loop calls to score a model: Recall@1, MAP@R, R-precision and ``validation.metric``, no intervals.
+
+    Raises:
+        SettingsError: there is no score of the name ``validation.metric``.
+    """
+    metric = settings.validation.metric
+    names = tuple(dict.fromkeys(("recall@1", "map@r", "r_precision", metric)))
+    measured = settings_for(names)
+
+    def score(embedder: Embedder, catalogue: Catalogue) -> Validation:
+        cache = PixelCache(settings.data.cache, rule=embedder.preprocessing.rule) if settings.data.cache else None
+        scores = evaluate(
+            embedder,
+            catalogue,
+            measured,
+            workers=decoding_workers(settings, next(embedder.parameters()).device),
+            cache=cache,
+            max_unreadable=settings.data.max_unreadable,
+        )
+        return Validation({name: scores.value(name) for name in names}, scores.health)
+
+    return score
+
+
+def settings_for(names: tuple[str, ...]) -> EvaluationSettings:
+    """The settings that measure these scores and no more, without intervals.
+
+    Raises:
+        SettingsError: there is no such score; the error names the nearest.
+
+    >>> settings_for(("recall@5", "mrr", "nmi")).metrics
+    ('mrr',)
+    """
+    for name in names:
+        metric = find_metric(name)
+        if name not in CLUSTERING_SCORES and (metric is None or metric.summary == "median"):
+            raise SettingsError(f"there is no score {name!r} to validate by. {did_you_mean(name, _known_scores())}")
+    extra = [metric.name for name in names if (metric := find_metric(name)) is not None and not metric.default]
+    ks = {int(name.rsplit("@", 1)[1]) for name in names if re.search(r"@\d+$", name)}
+    return EvaluationSettings(
+        ks=tuple(sorted(ks)) or (1,),
+        metrics=tuple(dict.fromkeys(extra)),
+        clustering=any(name in CLUSTERING_SCORES for name in names),
+        bootstrap_samples=0,
+    )
+
+
+def _known_scores() -> list[str]:
+    ranked = [f"{metric.name}@1" if metric.at_k else metric.name for metric in METRICS if metric.summary == "mean"]
+    return [*ranked, *CLUSTERING_SCORES]

@@ -1,0 +1,75 @@
+"""Which images are scored: a split, or the validation images under whatever name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cosphere.data import Catalogue, training_parts
+from cosphere.errors import DataError
+from cosphere.experiment.images import choose_images, take_split, validation_images
+from cosphere.train import TrainSettings
+
+SETTINGS = TrainSettings().with_values({"data.validation_share": 0.3})
+NOTHING_HELD_OUT = TrainSettings().with_values({"data.validation_share": 0.0})
+
+
+def catalogue(*splits: str) -> Catalogue:
+    """Ten classes of three images in each split."""
+    rows = [
+        {"path": f"{split}/{number}/{image}.png", "label": f"{split}{number}", "split": split}
+        for split in splits
+        for number in range(10)
+        for image in range(3)
+    ]
+    return Catalogue(table=pd.DataFrame(rows), root=Path("/photos"))
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "held-out"])
+@pytest.mark.parametrize("splits", [("all",), ("train", "test")])
+def test_validation_images_are_those_of_training(name: str, splits: tuple[str, ...]) -> None:
+    data = catalogue(*splits)
+    want = training_parts(data, val_share=0.3).val
+    assert want is not None
+    for found in (take_split(data, name, SETTINGS), choose_images(data, name, SETTINGS)):
+        assert found.split == "val"
+        assert found.images.paths == want.paths
+    assert validation_images(data, None, SETTINGS).images.paths == want.paths
+
+
+def test_a_split_of_the_data_comes_first() -> None:
+    data = catalogue("train", "val", "test")
+    assert set(take_split(data, "held-out", SETTINGS).images.table["split"]) == {"val"}
+    assert set(take_split(catalogue("train", "held-out"), "held-out").images.table["split"]) == {"held-out"}
+    assert len(take_split(data, "all").images) == 90
+
+
+@pytest.mark.parametrize(
+    ("splits", "want", "noted"),
+    [
+        (("train", "val", "test"), "test", False),
+        (("train", "val"), "val", True),
+        (("all",), "val", True),
+    ],
+)
+def test_test_images_are_scored_and_else_validation_images(splits: tuple[str, ...], want: str, noted: bool) -> None:
+    found = choose_images(catalogue(*splits), None, SETTINGS)
+    assert found.split == want
+    assert any("the model was chosen on them" in note for note in found.notes) == noted
+
+
+def test_what_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(
+        DataError, match=r"has no split 'tset'; it has train, test. Use --split train, or use --split all"
+    ):
+        take_split(catalogue("train", "test"), "tset")
+    with pytest.raises(DataError, match=r"has no split 'test'; it has all. Leave --split out, or use --split all"):
+        take_split(catalogue("all"), "test")
+    with pytest.raises(DataError, match="has no split 'val'"):
+        take_split(catalogue("train", "test"), "val")  # a bundle: nobody knows what was held out
+    with pytest.raises(DataError, match="no test split and no classes were held out of training"):
+        choose_images(catalogue("all"), None, NOTHING_HELD_OUT)
+    with pytest.raises(DataError, match="nothing to choose a threshold on"):
+        validation_images(catalogue("all"), None, NOTHING_HELD_OUT)
