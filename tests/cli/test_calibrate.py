@@ -82,7 +82,7 @@ def test_few_pairs_are_noted() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--far", "2"], "want a false accept rate between 0 and 1, got 2.0"),
+        (["--far", "2"], "far must be a number above 0 and below 1, finite; got 2.0"),
         (["--split", "vale"], "has no split 'vale'; it has train, test"),
         (["--fars", "0.1"], "there is no setting 'fars'. Did you mean 'far'?"),
     ],

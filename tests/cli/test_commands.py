@@ -271,7 +271,10 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
         ),
         (["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--out", "x.gif"], "--out is a picture"),
         (["search", "{run}", "{tmp}/none", "x.png", "--kind", "bit"], "no index of kind 'bit'. Did you mean 'bits'?"),
-        (["search", "{run}", "{tmp}/none", "x.png", "--wanted_recall", "3"], "a wanted recall is in [0, 1], got 3.0"),
+        (
+            ["search", "{run}", "{tmp}/none", "x.png", "--wanted_recall", "3"],
+            "wanted_recall must be a number >= 0 and at most 1",
+        ),
         (["losses", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
         (["data", "chek"], "there is no `cosphere data chek`. Did you mean 'check'?"),
         (["report", "{tmp}/none"], "there is no run at"),

@@ -172,10 +172,10 @@ def test_progress_reaches_the_end_and_the_seed_decides():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"far": 0}, SettingsError, "between 0 and 1, got 0"),
-        ({"far": math.nan}, SettingsError, "between 0 and 1, got nan"),
-        ({"samples": 0}, SettingsError, "samples >= 1"),
-        ({"level": 1}, SettingsError, r"level in \(0, 1\)"),
+        ({"far": 0}, SettingsError, "far must be a number above 0 and below 1, finite; got 0"),
+        ({"far": math.nan}, SettingsError, "far must be a number above 0 and below 1, finite; got nan"),
+        ({"samples": 0}, SettingsError, "samples must be a whole number >= 1"),
+        ({"level": 1}, SettingsError, r"level must be a number above 0"),
         ({"block_bytes": 0}, SettingsError, "block_bytes must be above 0"),
         ({"labels": [0, 0, 0]}, DataError, "all 3 images are of one class"),
         ({"labels": [0, 1]}, SizeError, r"want labels \(3,\)"),
@@ -192,5 +192,5 @@ def test_wrong_input_is_named(change, error, message):
 
 
 def test_a_threshold_of_nan_is_named():
-    with pytest.raises(SettingsError, match="the threshold is NaN"):
+    with pytest.raises(SettingsError, match="threshold must be a number"):
         pair_rates(np.eye(3), [0, 0, 1], math.nan)

@@ -156,12 +156,20 @@ def test_as_dict_is_plain(pair: Comparison) -> None:
     [
         (lambda: compare({"a": arm(0)}, CLASSES), SettingsError, "at least two arms, got 1"),
         (lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, baseline="aa"), SettingsError, "no arm 'aa'"),
-        (lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, over="class"), SettingsError, "Did you mean 'classes'?"),  # type: ignore[arg-type]
+        (
+            lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, over="class"),
+            SettingsError,
+            "over must be 'queries' or 'classes'",
+        ),  # type: ignore[arg-type]
         (lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES[:-1]), SizeError, "(1, 239), got (1, 240)"),
         (lambda: compare({"a": arm(0), "b": Arm({}, (0,))}, CLASSES), SizeError, "'b' has the scores none"),
         (lambda: compare({"a": arm(0), "b": arm(1, runs=2, seeds=(1,))}, CLASSES), SizeError, "(1, 240), got (2, 240)"),
         (lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, level=0), SettingsError, "level must be"),
-        (lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, samples=0), SettingsError, "samples must be at least 1"),
+        (
+            lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, samples=0),
+            SettingsError,
+            "samples must be a whole number >= 1",
+        ),
     ],
 )
 def test_wrong_input_is_named(call: Any, error: type[Exception], words: str) -> None:

@@ -169,7 +169,7 @@ def test_wrong_input_is_named() -> None:
         equal_bytes(rows * np.float32(np.nan), labels)
     with pytest.raises(DataError, match="none of 16 queries has an image of its class"):
         equal_bytes(rows, np.arange(16))
-    with pytest.raises(SettingsError, match="shortlist >= 1, got 1000 and 0"):
+    with pytest.raises(SettingsError, match="shortlist must be a whole number >= 1; got 0"):
         equal_bytes(rows, labels, shortlist=0)
     with pytest.raises(DataError, match="no image has is_query set"):
         equal_bytes(embeddings(rows, labels, is_query=np.zeros(16, dtype=bool)))

@@ -77,9 +77,9 @@ def test_clean_and_small_sets() -> None:
 
 def test_wrong_input_is_named() -> None:
     points, labels = clustered()
-    with pytest.raises(SettingsError, match="neighbours must be at least 1 image, got 0"):
+    with pytest.raises(SettingsError, match="neighbours must be a whole number >= 1; got 0"):
         likely_mislabelled(points, labels, neighbours=0)
-    with pytest.raises(SettingsError, match="top must be at least 1 image, got 0"):
+    with pytest.raises(SettingsError, match="top must be a whole number >= 1; got 0"):
         likely_mislabelled(points, labels, top=0)
     with pytest.raises(SizeError, match="one for each row"):
         likely_mislabelled(points, labels[:5])

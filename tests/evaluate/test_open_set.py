@@ -132,14 +132,14 @@ def test_intervals_take_classes_whole():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"threshold": math.nan}, SettingsError, "threshold is NaN"),
-        ({"fpirs": [2]}, SettingsError, r"unknown queries is in \[0, 1\], got 2"),
-        ({"samples": 0}, SettingsError, "samples >= 1"),
+        ({"threshold": math.nan}, SettingsError, "threshold must be a number, finite; got nan"),
+        ({"fpirs": [2]}, SettingsError, r"fpir must be a number >= 0 and at most 1, finite; got 2"),
+        ({"samples": 0}, SettingsError, "samples must be a whole number >= 1"),
         ({"gallery": np.eye(2)}, SettingsError, "gallery and gallery_labels together"),
         ({"labels": [0, 0, 1]}, SizeError, r"want labels \(4,\)"),
         ({"labels": [0, 0, 0, 0]}, DataError, "got 1 classes"),
         ({"labels": [0, 1, 2, 3]}, DataError, "0 with two"),
-        ({"known_share": 0}, SettingsError, "shares lie between 0 and 1"),
+        ({"known_share": 0}, SettingsError, "known_share must be a number above 0 and below 1"),
         ({"gallery": np.eye(2), "gallery_labels": [0, 1]}, DataError, "4 of 4 queries are of a class in the gallery"),
         ({"gallery": np.eye(2), "gallery_labels": [7, 8]}, DataError, "0 of 4 queries"),
         ({"gallery": np.eye(3), "gallery_labels": [0, 1, 2]}, SizeError, "dimensions"),

@@ -78,8 +78,8 @@ def test_a_cosine_that_rounding_put_above_one():
         ({"value": 181, "from_": "degrees"}, r"as degrees lies in \[0, 180\]"),
         ({"value": -0.1, "from_": "l2"}, r"as l2 lies in \[0, 2\]"),
         ({"value": 9, "from_": "hamming", "bits": 8}, r"as hamming lies in \[0, 8\]"),
-        ({"value": 0.5, "to": "hamming"}, "say bits=D"),
-        ({"value": 0.5, "to": "hamming", "bits": 0}, "at least 1; got 0"),
+        ({"value": 0.5, "to": "hamming"}, "bits must be a whole number >= 1; got None"),
+        ({"value": 0.5, "to": "hamming", "bits": 0}, "bits must be a whole number >= 1; got 0"),
         ({"value": 0.5, "to": "cosin"}, "no measure 'cosin'. Did you mean 'cosine'"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_threshold_from_elsewhere():
     assert found.tar == np.mean([s > 0.7 for s, t in zip(scores, same, strict=True) if t])
     with pytest.raises(SettingsError, match="threshold is NaN"):
         rates_at(scores, same, math.nan)
-    with pytest.raises(SettingsError, match="level must be between"):
+    with pytest.raises(SettingsError, match="level must be a number above 0"):
         threshold_table(scores, same, level=1)
     with pytest.raises(SettingsError, match="false accept rate is in"):
         threshold_table(scores, same, [1.5])
@@ -184,7 +184,7 @@ def test_matched_hamming_is_the_expectation_for_random_hyperplanes():
         ({"codes": np.zeros((4, 1))}, SizeError, "uint8"),
         ({"labels": [0, 1]}, SizeError, r"want labels \(4,\)"),
         ({"labels": [5, 5, 5, 5]}, DataError, "no pair of two classes"),
-        ({"pairs": 0}, SettingsError, "pairs >= 1"),
+        ({"pairs": 0}, SettingsError, "pairs must be a whole number >= 1"),
         ({"embeddings": np.full((4, 2), np.nan)}, DataError, "NaN"),
     ],
 )

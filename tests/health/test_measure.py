@@ -308,9 +308,9 @@ def test_input_that_cannot_be_measured(rows: np.ndarray, labels: object, words: 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"k": 0}, "k must be a whole number of at least 1, got 0"),
-        ({"k": 2.0}, "k must be a whole number of at least 1, got 2.0"),
-        ({"most": 1}, "most must be a whole number of at least 2, got 1"),
+        ({"k": 0}, "k must be a whole number >= 1; got 0"),
+        ({"k": 2.0}, "k must be a whole number >= 1; got 2.0"),
+        ({"most": 1}, "most must be a whole number >= 2; got 1"),
         ({"block_bytes": 0}, "block_bytes must be above 0"),
     ],
 )

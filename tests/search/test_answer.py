@@ -134,5 +134,5 @@ def test_k_fits_the_gallery(gallery: Embeddings, tmp_path: Path) -> None:
         answer([gallery.paths[0]], MeanColour(), gallery, 4)
     with pytest.raises(SettingsError, match="no index of kind 'bit'"):
         answer([tmp_path / "none.png"], MeanColour(), gallery, 1, kind="bit")
-    with pytest.raises(SettingsError, match="a wanted recall is in"):
+    with pytest.raises(SettingsError, match="wanted_recall must be a number"):
         answer([tmp_path / "none.png"], MeanColour(), gallery, 1, wanted_recall=3)

@@ -55,9 +55,9 @@ def test_rows_that_tie_are_as_good_as_each_other() -> None:
 
 def test_settings_and_shapes_are_checked() -> None:
     x = drawn(5, 3)
-    with pytest.raises(SettingsError, match="k must be at least 1, got 0"):
+    with pytest.raises(SettingsError, match="k must be a whole number >= 1; got 0"):
         check_search(lambda q, k, e: search(q, x, k=k), x, k=0)
-    with pytest.raises(SettingsError, match="count must be at least 1, got 0"):
+    with pytest.raises(SettingsError, match="count must be a whole number >= 1; got 0"):
         check_search(lambda q, k, e: search(q, x, k=k), x, count=0)
     with pytest.raises(SizeError, match=r"gave \(5, 1\) ids where \(5, 4\) were wanted"):
         check_search(lambda q, k, e: search(q, x, k=1), x)

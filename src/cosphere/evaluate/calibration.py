@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Floats, Progress
-from cosphere.errors import SettingsError
+from cosphere.checks import check_number
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._pairs import (
     ClassedRows,
@@ -19,7 +18,7 @@ from cosphere.evaluate._pairs import (
     place_of_different,
     same_above,
 )
-from cosphere.evaluate.statistics import Interval
+from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.models.calibration import Calibration
 from cosphere.rows import BLOCK_BYTES, Matrix
 
@@ -73,8 +72,7 @@ def calibrate(
     (0.0, 0.5, 1.0)
     """
     check_far(far)
-    if samples < 1 or not 0 < level < 1:
-        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+    check_resampling(samples, level, seed)
     rows = classed_rows(embeddings, labels)
     pairs, same = rows.different_pairs, int(rows.same_pairs.sum())
     accepted = min(allowed(far, pairs), pairs - 1)
@@ -107,8 +105,7 @@ def calibrate(
 
 def check_far(far: float) -> None:
     """Raise unless a threshold can be chosen for this rate."""
-    if not 0 < far < 1:
-        raise SettingsError(f"want a false accept rate between 0 and 1, got {far!r}. Usual: 0.001.")
+    check_number("far", far, above=0, below=1)
 
 
 class _Draws(NamedTuple):
@@ -187,8 +184,7 @@ def pair_rates(
         SizeError: shapes that do not fit.
         DataError: NaN or infinity, or fewer than two classes.
     """
-    if math.isnan(threshold):
-        raise SettingsError("the threshold is NaN. Give a cosine.")
+    check_number("threshold", threshold)
     rows = classed_rows(embeddings, labels)
     same = int(rows.same_pairs.sum())
     wrong = different_above(rows, threshold, block_bytes=block_bytes, progress=progress)

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosphere._types import Integers, Progress
-from cosphere.errors import SettingsError, SizeError, did_you_mean
+from cosphere.checks import check_choice, check_whole
+from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.agreement import Agreement, agreement
 from cosphere.evaluate.k_means import Unit, faiss_k_means, scikit_k_means
@@ -162,7 +163,7 @@ def clustering(
         SettingsError: a setting is out of range, or faiss cannot be imported.
     """
     chosen = _chosen(preset, iterations, restarts)
-    _check_whole("seed", seed)
+    check_whole("seed", seed, least=0)
     return _score(_prepared(embeddings, labels, clusters), chosen, preset, int(seed), progress)
 
 
@@ -200,7 +201,7 @@ def clustering_over_seeds(
     if not wanted or len(set(wanted)) < len(wanted):
         raise SettingsError(f"want at least one seed and no seed twice, got {wanted}. Usual: range(5).")
     for seed in wanted:
-        _check_whole("seed", seed)
+        check_whole("seed", seed, least=0)
     task = _prepared(embeddings, labels, clusters)
     parts = _parts(progress, len(wanted))
     return ClusteringSeeds(
@@ -221,9 +222,7 @@ def _parts(progress: Progress | None, count: int) -> Sequence[Progress | None]:
 
 def check_preset(preset: str) -> ClusteringPreset:
     """The settings of that name; raise unless there are some."""
-    if preset not in CLUSTERING_PRESETS:
-        raise SettingsError(f"there is no preset {preset!r}. {did_you_mean(preset, CLUSTERING_PRESETS)}")
-    return CLUSTERING_PRESETS[preset]
+    return CLUSTERING_PRESETS[check_choice("clustering preset", preset, CLUSTERING_PRESETS)]
 
 
 def _chosen(preset: str, iterations: int | None, restarts: int | None) -> ClusteringPreset:
@@ -237,7 +236,7 @@ def _chosen(preset: str, iterations: int | None, restarts: int | None) -> Cluste
         )
     for name, value in (("iterations", iterations), ("restarts", restarts)):
         if value is not None:
-            _check_whole(name, value, least=1)
+            check_whole(name, value, least=1)
     return ClusteringPreset(
         method=found.method,
         iterations=int(found.iterations if iterations is None else iterations),
@@ -245,13 +244,6 @@ def _chosen(preset: str, iterations: int | None, restarts: int | None) -> Cluste
         nmi=found.nmi,
         source=found.source,
     )
-
-
-def _check_whole(name: str, value: Any, *, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise SettingsError(f"{name} must be a whole number, got {value!r}.")
-    if least is not None and value < least:
-        raise SettingsError(f"{name} must be at least {least}, got {value}.")
 
 
 class _Task(NamedTuple):
@@ -264,7 +256,7 @@ def _prepared(embeddings: Matrix, labels: Any, clusters: int | None) -> _Task:
     unit = unit_rows(embeddings)
     known = check_labels(labels, unit.size, "labels")
     wanted = len(np.unique(known)) if clusters is None else clusters
-    _check_whole("clusters", wanted, least=1)
+    check_whole("clusters", wanted, least=1)
     if wanted > unit.size:
         raise SizeError(f"{wanted} clusters want at least as many rows, got {unit.size}. Lower clusters.")
     return _Task(unit.rows.cpu().numpy(), known, int(wanted))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Floats, Integers
+from cosphere.checks import check_choice
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.significance import holm, is_hit_or_miss, mcnemar_test, seeds_test, sign_flip_test
 from cosphere.evaluate.statistics import Interval, Summary, bootstrap_all, seeds_summary
@@ -207,8 +208,7 @@ def _check(arms: Mapping[str, Arm], baseline: str | None, over: str) -> str:
     """The baseline's name."""
     if len(arms) < 2:
         raise SettingsError(f"a comparison wants at least two arms, got {len(arms)}. Give another run.")
-    if over not in get_args(Over):
-        raise SettingsError(f"cannot draw over {over!r}. {did_you_mean(over, get_args(Over))}")
+    check_choice("over", over, get_args(Over))
     if baseline is None:
         return next(iter(arms))
     if baseline not in arms:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Floats, Integers, Progress
+from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, is_codes, to_bits
 from cosphere.embeddings import Embeddings, Sides
 from cosphere.errors import SettingsError, SizeError
@@ -156,8 +157,8 @@ def equal_bytes(
         DataError: a row holds NaN or infinity, or no query has anything to find.
         SettingsError: a setting is out of range.
     """
-    if bootstrap_samples < 0 or shortlist < 1:
-        raise SettingsError(f"want bootstrap_samples >= 0 and shortlist >= 1, got {bootstrap_samples} and {shortlist}.")
+    check_whole("bootstrap_samples", bootstrap_samples, least=0)
+    check_whole("shortlist", shortlist, least=1)
     sets = _sets(embeddings, labels)
     floats = _ranked(sets, sets.queries, sets.gallery, "optimistic", block_bytes)
     plans, notes = _plans(sets, shortlist, seed)

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
+from cosphere.checks import check_whole
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.rows import (
     BLOCK_BYTES,
@@ -121,8 +122,10 @@ def identification(
         DataError: NaN or infinity, or nobody has two images.
         SettingsError: a rank below 1.
     """
-    if not ranks or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
-        raise SettingsError(f"ranks are whole numbers from 1, got {list(ranks)}.")
+    if not ranks:
+        raise SettingsError("ranks is empty. Give at least one rank, such as ranks=(1,).")
+    for rank in ranks:
+        check_whole("rank", rank, least=1)
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
     people = _people(labels, left)
     check_widths(left.width, right.width)

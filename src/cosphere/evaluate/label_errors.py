@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from cosphere._types import Floats, Integers
+from cosphere.checks import check_whole
 from cosphere.codes import is_codes
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import SizeError
 from cosphere.evaluate._relevance import Column, integer_column
 from cosphere.rows import BLOCK_BYTES, Matrix
 from cosphere.search import Neighbours, search
@@ -80,8 +81,8 @@ def likely_mislabelled(
     [{'row': 2, 'label': 1, 'suggested': 0, 'agreement': 1.0, 'own': 0.0, 'suspicion': 1.0}]
     """
     for name, value in (("neighbours", neighbours), ("top", top)):
-        if value is not None and value < 1:
-            raise SettingsError(f"{name} must be at least 1 image, got {value}.")
+        if value is not None:
+            check_whole(name, value, least=1)
     count = len(embeddings)
     known = integer_column(labels, count, "labels")
     if count == 1:

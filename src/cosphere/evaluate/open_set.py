@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Flags, Floats, Integers, Progress
+from cosphere.checks import check_number
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate.retrieval import retrieval
-from cosphere.evaluate.statistics import Interval
+from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.evaluate.verification import area_under, far_name, roc
 from cosphere.rows import BLOCK_BYTES, Matrix, as_array, check_rows, check_widths
 from cosphere.search import search
@@ -89,8 +90,8 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
     names = as_array(labels)
     if names.ndim != 1:
         raise SizeError(f"want labels (N,), got {names.shape}.")
-    if not (0 < known_share < 1 and 0 < gallery_share < 1):
-        raise SettingsError(f"shares lie between 0 and 1, got {known_share} and {gallery_share}. Usual: 0.5.")
+    check_number("known_share", known_share, above=0, below=1)
+    check_number("gallery_share", gallery_share, above=0, below=1)
     _, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
     several = np.flatnonzero(counts >= 2)
     if not len(several) or len(counts) < 2:
@@ -151,7 +152,7 @@ def open_set(
         SizeError: shapes that do not fit.
         DataError: NaN or infinity, or not both known and unknown queries.
     """
-    _check(threshold, fpirs, samples, level)
+    _check(threshold, fpirs, samples, level, seed)
     check_rows(embeddings, "embeddings")
     if (gallery is None) != (gallery_labels is None):
         raise SettingsError("give gallery and gallery_labels together, or neither.")
@@ -174,14 +175,11 @@ def open_set(
     return _scores(best, query_classes, threshold, len(gallery), fpirs, (samples, level, seed))
 
 
-def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float) -> None:
-    if math.isnan(threshold):
-        raise SettingsError("the threshold is NaN. Give a cosine, of calibrate for example.")
+def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float, seed: int) -> None:
+    check_number("threshold", threshold)
     for rate in fpirs:
-        if not 0 <= rate <= 1:
-            raise SettingsError(f"a share of unknown queries is in [0, 1], got {rate!r}.")
-    if samples < 1 or not 0 < level < 1:
-        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+        check_number("fpir", rate, at_least=0, at_most=1)
+    check_resampling(samples, level, seed)
 
 
 def _check_labels(labels: npt.NDArray[Any], count: int, name: str) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cosphere._types import Integers
-from cosphere.errors import DataError, DivergenceError, SettingsError, SizeError
+from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.errors import DataError, DivergenceError, SizeError
 from cosphere.rows import Matrix, as_array, check_rows, widened
 from cosphere.search import search
 
@@ -64,8 +65,8 @@ def nearest_vote(queries: Matrix, train: Matrix, labels: Any, *, k: int = 20, te
         SizeError: shapes that do not fit.
         SettingsError: a setting out of range.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1 or not temperature > 0:
-        raise SettingsError(f"want k >= 1 and a temperature > 0, got {k!r} and {temperature!r}.")
+    check_whole("k", k, least=1)
+    check_number("temperature", temperature, above=0)
     check_rows(train, "train")
     names = _labels(labels, len(train), "labels")
     classes, codes = np.unique(names, return_inverse=True)
@@ -125,12 +126,11 @@ def linear_probe(
         SettingsError: an unknown recipe, or a setting out of range.
         DivergenceError: "sgd" went astray at this rate.
     """
-    if recipe not in ("lbfgs", "sgd"):
-        raise SettingsError(f"the recipe is 'lbfgs' or 'sgd'; got {recipe!r}.")
-    if epochs < 1 or batch_size < 1 or not rate > 0 or not decay >= 0:
-        raise SettingsError(
-            f"want epochs and batch_size >= 1, rate > 0 and decay >= 0, got {epochs}, {batch_size}, {rate} and {decay}."
-        )
+    check_choice("recipe", recipe, ("lbfgs", "sgd"))
+    check_whole("epochs", epochs, least=1)
+    check_whole("batch_size", batch_size, least=1)
+    check_number("rate", rate, above=0)
+    check_number("decay", decay, at_least=0)
     features, asked = _features(train, "train"), _features(test, "test")
     if features.shape[1] != asked.shape[1]:
         raise SizeError(

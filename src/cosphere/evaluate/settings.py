@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cosphere.checks import check_whole
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.checks import check_choice, check_whole
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.clustering import check_preset
 from cosphere.evaluate.metrics import check_metrics, metrics_help
 from cosphere.evaluate.retrieval import check_ks, check_ties
-from cosphere.evaluate.statistics import check_level, check_seed
+from cosphere.evaluate.statistics import check_level
 from cosphere.rows import BLOCK_BYTES, check_block_bytes
 
 IntervalOver = Literal["queries", "classes"]
@@ -63,11 +62,10 @@ class EvaluationSettings:
         object.__setattr__(self, "metrics", tuple(self.metrics))
         check_ties(self.ties)
         check_preset(self.clustering_preset)
-        if self.interval_over not in get_args(IntervalOver):
-            nearest = did_you_mean(self.interval_over, get_args(IntervalOver))
-            raise SettingsError(f"there is no interval over {self.interval_over!r}. {nearest}")
+        check_choice("interval_over", self.interval_over, get_args(IntervalOver))
+        check_choice("group_rule", self.group_rule, get_args(GroupRule))
         check_level(self.level)
-        check_seed(self.seed)
+        check_whole("seed", self.seed, least=0)
         check_whole("bootstrap_samples", self.bootstrap_samples, least=0)
         check_block_bytes(self.block_bytes)
 

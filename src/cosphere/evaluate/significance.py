@@ -15,9 +15,10 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from cosphere._types import Floats
+from cosphere.checks import check_whole
 from cosphere.codes import bytes_of
 from cosphere.errors import SettingsError
-from cosphere.evaluate.statistics import check_seed, check_values, class_sums, differences
+from cosphere.evaluate.statistics import check_values, class_sums, differences
 
 _CHUNK_SIGNS = 2**21
 """Signs held at a time: 16 MiB as float64."""
@@ -87,9 +88,8 @@ def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10
     >>> sign_flip_test([0.1, 0.2, 0.3])  # only +++ and --- of 8 patterns go as far
     0.25
     """
-    if samples < 1:
-        raise SettingsError(f"samples must be at least 1, got {samples}. Usual: 10000.")
-    check_seed(seed)
+    check_whole("samples", samples, least=1)
+    check_whole("seed", seed, least=0)
     sums = class_sums(check_values(change, "differences")[None], classes)[0][0]
     size = np.abs(sums).sum() / 2  # Half, because a pattern is told by the sum of what keeps its sign.
     parts = sums[np.abs(sums) > _ROUNDING * size]

@@ -26,7 +26,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from cosphere._types import Floats
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.checks import check_number, check_whole
+from cosphere.errors import DataError, SizeError
 from cosphere.rows import as_array
 
 _CHUNK_VALUES = 2**22
@@ -163,9 +164,7 @@ def bootstrap_all(
     Takes each as (Q,) for :func:`bootstrap` or, with ``classes``, :func:`bootstrap_classes`, or as (S, Q) for
     :func:`bootstrap_seeds`. Working memory beside the values: 32 MiB or, if that is more, 16 bytes a query.
     """
-    check_level(level)
-    check_samples(samples)
-    check_seed(seed)
+    check_resampling(samples, level, seed)
     if not values:
         return {}
     tables = {name: _rows(rows, name) for name, rows in values.items()}
@@ -328,18 +327,12 @@ def _check_finite(found: Floats, name: str) -> None:
 
 
 def check_level(level: float) -> None:
-    """Raise unless in (0, 1)."""
-    if not 0 < level < 1:
-        raise SettingsError(f"level must be between 0 and 1, got {level}. Usual: 0.95.")
+    """Raise unless a confidence level is in (0, 1)."""
+    check_number("level", level, above=0, below=1)
 
 
-def check_samples(samples: int) -> None:
-    """Raise unless at least 1."""
-    if samples < 1:
-        raise SettingsError(f"bootstrap samples must be at least 1, got {samples}. Usual: 1000.")
-
-
-def check_seed(seed: int) -> None:
-    """Raise unless NumPy takes it."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise SettingsError(f"seed must be a whole number from 0 on, got {seed!r}. Usual: 0.")
+def check_resampling(samples: int, level: float, seed: int) -> None:
+    """Raise unless there is at least one resample, a level in (0, 1) and a seed that NumPy takes."""
+    check_whole("samples", samples, least=1)
+    check_level(level)
+    check_whole("seed", seed, least=0)

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
+from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.codes import code_bytes
-from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._allowed import allowed
-from cosphere.evaluate.statistics import Interval
+from cosphere.evaluate.statistics import Interval, check_level
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
 from cosphere.rows import Matrix, as_array, unit_rows
 
@@ -82,8 +83,7 @@ def threshold_table(
     >>> row.threshold, round(row.far, 3), row.tar, row.threshold_interval
     (0.2, 0.333, 1.0, Interval(low=0.1, high=0.6))
     """
-    if not 0 < level < 1:
-        raise SettingsError(f"level must be between 0 and 1, got {level}. Usual: 0.95.")
+    check_level(level)
     values, truth = checked_pairs(scores, same)
     impostors = np.sort(values[~truth])[::-1]
     return [_row(values, truth, impostors, far, level) for far in fars]
@@ -131,7 +131,7 @@ def rates_at(scores: Any, same: Any, threshold: float) -> Rates:
     """
     values, truth = checked_pairs(scores, same)
     if math.isnan(threshold):
-        raise SettingsError("the threshold is NaN. Give a number in units of the score.")
+        raise SettingsError("threshold must be a number in units of the score; got nan.")
     return Rates(float((values[~truth] > threshold).mean()), float((values[truth] > threshold).mean()))
 
 
@@ -162,10 +162,9 @@ def convert_threshold(
     [60.0, 1.0, 170.667]
     """
     for name in (from_, to):
-        if name not in get_args(Measure):
-            raise SettingsError(f"there is no measure {name!r}. {did_you_mean(name, get_args(Measure))}")
-    if "hamming" in (from_, to) and (isinstance(bits, bool) or not isinstance(bits, int) or bits < 1):
-        raise SettingsError(f"hamming counts differing bits of a code, so say bits=D, at least 1; got {bits!r}.")
+        check_choice("measure", name, get_args(Measure))
+    if "hamming" in (from_, to):
+        check_whole("bits", bits, least=1)
     low, high = (-1.0, 1.0) if from_ == "cosine" else (0.0, _widest(from_, bits))
     slack = 1e-6 if from_ == "cosine" else 1e-12 * high  # float32 cosines reach 1.0000001
     if not low - slack <= value <= high + slack:
@@ -236,8 +235,9 @@ def matched_hamming(
     rows, packed = unit_rows(embeddings).rows, code_bytes(codes)
     if len(packed) != len(rows):
         raise SizeError(f"got {len(rows)} embeddings and {len(packed)} codes. Make the codes from these rows.")
-    if pairs < 1 or math.isnan(threshold):
-        raise SettingsError(f"want pairs >= 1 and a cosine threshold, got {pairs} and {threshold}.")
+    check_whole("pairs", pairs, least=1)
+    check_number("threshold", threshold)
+    check_whole("seed", seed, least=0)
     left, right = _drawn_pairs(len(rows), labels, pairs, seed)
     counts = np.zeros(8 * packed.shape[1] + 1, dtype=np.int64)
     accepted = 0

@@ -13,15 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Flags, Floats
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.errors import DataError, SizeError
 from cosphere.evaluate._allowed import allowed
-from cosphere.evaluate.statistics import Interval
+from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.rows import as_array
 
 FarRule = Literal["exact", "nearest"]
@@ -124,8 +125,7 @@ def verification(
     """
     values, truth = checked_pairs(scores, same)
     for far in fars:
-        if not 0 <= far <= 1:
-            raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
+        check_number("far", far, at_least=0, at_most=1)
     curve = roc(values, truth)
     found = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
     return VerificationScores(
@@ -221,12 +221,9 @@ def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -
         SettingsError: a rate or a rule out of range.
     """
     values, truth = checked_pairs(scores, same)
-    if not 0 <= far <= 1:
-        raise SettingsError(f"a false accept rate is in [0, 1], got {far!r}.")
-    if rule == "nearest":
+    check_number("far", far, at_least=0, at_most=1)
+    if check_choice("rule", rule, get_args(FarRule)) == "nearest":
         return _nearest_point(values, truth, far)
-    if rule != "exact":
-        raise SettingsError(f"the rule is 'exact' or 'nearest'; got {rule!r}.")
     impostors = values[~truth]
     accepted = allowed(far, len(impostors))
     if accepted >= len(impostors):
@@ -261,12 +258,10 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
         SettingsError: a setting out of range.
     """
     values, truth = checked_pairs(scores, same)
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise SettingsError(f"want at least 2 folds, got {folds!r}.")
+    check_whole("folds", folds, least=2)
+    check_choice("protocol", protocol, get_args(Protocol))
     if len(values) < folds:
         raise SizeError(f"{len(values)} pairs cannot be cut into {folds} folds. Give more pairs, or fewer folds.")
-    if protocol not in ("exact", "insightface"):
-        raise SettingsError(f"the protocol is 'exact' or 'insightface'; got {protocol!r}.")
     sizes = np.full(folds, len(values) // folds)
     sizes[: len(values) % folds] += 1
     ends = np.cumsum(sizes)
@@ -327,8 +322,7 @@ def verification_intervals(
     Returns:
         intervals by the keys of :meth:`VerificationScores.as_dict`.
     """
-    if samples < 1 or not 0 < level < 1:
-        raise SettingsError(f"want samples >= 1 and a level in (0, 1), got {samples} and {level}.")
+    check_resampling(samples, level, seed)
     values, truth = checked_pairs(scores, same)
     generator = np.random.default_rng(seed)
     rows, others = np.flatnonzero(truth), np.flatnonzero(~truth)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere.errors import SettingsError, SizeError
+from cosphere.checks import check_whole
+from cosphere.errors import SizeError
 from cosphere.health.concerns import Health
 from cosphere.rows import (
     BLOCK_BYTES,
@@ -79,7 +80,10 @@ def embedding_health(
     >>> [round(value, 6) for value in (health.effective_rank, health.alignment, health.uniformity)]
     [3.0, 2.0, -4.0]
     """
-    _check(k, block_bytes, most)
+    check_block_bytes(block_bytes)
+    check_whole("k", k, least=1)
+    check_whole("most", most, least=2)
+    check_whole("seed", seed, least=0)
     rows = unit_rows(embeddings)
     classes = None if labels is None else _numbered(labels, rows)
     norm_cv, count = _length_cv(embeddings), rows.size
@@ -104,13 +108,6 @@ def embedding_health(
         **_of_pairs(compared, k, block_bytes)._asdict(),
         **by_class._asdict(),
     )
-
-
-def _check(k: int, block_bytes: int, most: int) -> None:
-    check_block_bytes(block_bytes)
-    for name, value, least in (("k", k, 1), ("most", most, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SettingsError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 def _numbered(labels: Any, rows: UnitRows) -> Tensor:

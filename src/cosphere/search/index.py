@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_choice, check_whole
 from cosphere.codes import bytes_of, to_bits
-from cosphere.errors import RunError, SettingsError, SizeError, did_you_mean
+from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.files import read_arrays, write_arrays
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_widths, rounded_up, unit_rows
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
@@ -93,8 +94,9 @@ class Index:
         """
         check_kind(kind)
         check_wanted_recall(wanted_recall)
-        if shortlist < 1 or check_queries < 0:
-            raise SettingsError(f"want shortlist >= 1 and check_queries >= 0, got {shortlist} and {check_queries}.")
+        check_whole("shortlist", shortlist, least=1)
+        check_whole("check_queries", check_queries, least=0)
+        check_whole("seed", seed, least=0)
         if wanted_recall is not None and not check_queries:
             raise SettingsError("wanted_recall wants a check. Leave check_queries out.")
         rows = unit_rows(embeddings, name="gallery")
@@ -249,8 +251,7 @@ class Index:
 
 def check_kind(kind: str) -> None:
     """Raise unless it is one of :data:`KINDS`."""
-    if kind not in KINDS:
-        raise SettingsError(f"there is no index of kind {kind!r}. {did_you_mean(kind, KINDS)}")
+    check_choice("index of kind", kind, KINDS)
 
 
 def _storage(kind: str, rows: UnitRows, parts: int | None, seed: int) -> Storage:

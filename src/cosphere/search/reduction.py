@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosphere.errors import SettingsError
+from cosphere.checks import check_whole
 from cosphere.rows import Matrix, check_widths, unit_rows
 
 _CHUNK_ROWS = 4096
@@ -39,7 +39,7 @@ class Reduction:
 
 def first_dimensions(dim: int, wanted: int) -> Reduction:
     """Keep the first ``wanted`` of D dimensions, re-normalised. Fair only to embeddings that were trained for it."""
-    _check_wanted(dim, wanted)
+    check_whole("wanted", wanted, least=1, most=dim)
     return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :wanted])
 
 
@@ -51,7 +51,7 @@ def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
         wanted: d, from 1 to D. Where rows span fewer dimensions, the rest hold nothing but rounding.
     """
     unit = unit_rows(rows, name="training rows")
-    _check_wanted(unit.width, wanted)
+    check_whole("wanted", wanted, least=1, most=unit.width)
     mean = torch.zeros(unit.width, dtype=torch.float64)
     for part in torch.split(unit.rows, _CHUNK_ROWS):
         mean += part.cpu().double().sum(dim=0)
@@ -62,8 +62,3 @@ def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
         spread += centred.T @ centred
     vectors = torch.linalg.eigh(spread).eigenvectors
     return Reduction(mean, vectors.flip(1)[:, :wanted].contiguous())
-
-
-def _check_wanted(dim: int, wanted: int) -> None:
-    if not 1 <= wanted <= dim:
-        raise SettingsError(f"cannot keep {wanted} of {dim} dimensions. Keep from 1 to {dim}.")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_number, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.rows import Matrix, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
@@ -59,8 +60,8 @@ class SelfCheck:
 
 def check_wanted_recall(wanted: float | None) -> None:
     """Raise unless it is in [0, 1], or None for no demand."""
-    if wanted is not None and not 0 <= wanted <= 1:
-        raise SettingsError(f"a wanted recall is in [0, 1], got {wanted}.")
+    if wanted is not None:
+        check_number("wanted_recall", wanted, at_least=0, at_most=1)
 
 
 @torch.no_grad()
@@ -90,9 +91,9 @@ def check_search(
         SizeError: shapes do not fit.
         SettingsError: k or count below 1.
     """
-    for name, value in (("k", k), ("count", count)):
-        if value < 1:
-            raise SettingsError(f"{name} must be at least 1, got {value}.")
+    check_whole("k", k, least=1)
+    check_whole("count", count, least=1)
+    check_whole("seed", seed, least=0)
     known = gallery if isinstance(gallery, UnitRows) else unit_rows(gallery, name="gallery")
     known = UnitRows(known.padded.cpu(), known.size)
     exclude = None

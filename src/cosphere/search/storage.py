@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, from_bits, to_bits
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import SizeError
 from cosphere.rows import BLOCK_BYTES, CosineBlocks, Matrix, UnitRows, check_widths, rounded_up, unit_rows
 from cosphere.search._faiss import faiss_for
 from cosphere.search.exact import Neighbours, search_blocks
@@ -137,8 +138,8 @@ class ProductQuantiser:
                 f"a product quantiser learns {_WORDS} words for each part and wants as many rows, got {unit.size}. "
                 "Train it on more images, or keep them another way."
             )
-        if not 1 <= parts <= unit.width:
-            raise SettingsError(f"parts must be from 1 to the {unit.width} dimensions, got {parts}. Usual: D / 8.")
+        check_whole("parts", parts, least=1, most=unit.width)
+        check_whole("seed", seed, least=0)
         wide = _lengthened(unit.rows.cpu(), parts).numpy()
         quantiser = faiss_for("product quantisation").ProductQuantizer(wide.shape[1], parts, 8)
         quantiser.cp.seed = seed
