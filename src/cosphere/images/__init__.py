@@ -1,4 +1,4 @@
-"""Pictures: decoding, the cache of decoded pixels, preprocessing and augmentation."""
+"""Images: decoding, containers of images, the pixel cache, preprocessing and augmentation."""
 
 from cosphere.images.augmentation import Augmentation as Augmentation
 from cosphere.images.augmentation import preset as preset

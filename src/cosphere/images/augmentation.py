@@ -1,4 +1,4 @@
-"""Random views of training pictures, and the published presets of geometry and augmentation."""
+"""Random views of training images, and the published presets of preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PresetName = Literal["sec", "normsoftmax", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(PlainSettings):
-    """Random crops and changes of training pictures. Every draw comes from one seed, none from a global state.
+    """Random crops and colour changes of training images. All randomness comes from the seed of each view.
 
     Attributes:
-        preset: "sec" crops a random share of the picture and brings it to size (Zhang 2020), "normsoftmax" takes a
-            random square of that size (Zhai & Wu 2019), "none" takes the centre and changes nothing.
-        crop_scale: smallest and largest share of the picture's area in a crop, in (0, 1]; preset "sec" only.
-        crop_ratio: smallest and largest width / height of a crop; preset "sec" only.
-        flip: probability of a left-right mirror image. Set 0 for writing, stamps and other things with a side.
-        rotation: degrees; each picture is turned by up to this much either way. The corners take the mean colour.
+        preset: "sec" resizes a random part of the image (Zhang 2020), "normsoftmax" takes a random square without
+            resizing it (Zhai & Wu 2019), "none" takes the centre crop unchanged.
+        crop_scale: smallest and largest area of a crop as a share of the image, in (0, 1]; preset "sec" only.
+        crop_ratio: smallest and largest aspect ratio (width / height) of a crop; preset "sec" only.
+        flip: probability of a horizontal flip. Set 0 for text, stamps and other images with a fixed side.
+        rotation: largest rotation in degrees, in either direction. Corners are filled with the mean colour.
         color_jitter: in [0, 1); brightness, contrast and saturation each change by up to this share.
-        grayscale: probability of losing the colour.
+        grayscale: probability of conversion to grayscale.
     """
 
     preset: PresetName = "sec"
@@ -63,7 +63,7 @@ class Augmentation(PlainSettings):
         self._refuse_idle_settings()
 
     def _refuse_idle_settings(self) -> None:
-        """A setting that this preset would not look at is a mistake, not a wish."""
+        """Reject settings that the chosen preset ignores."""
         idle = {
             "sec": (),
             "normsoftmax": ("crop_scale", "crop_ratio"),
@@ -71,30 +71,30 @@ class Augmentation(PlainSettings):
         }[self.preset]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in idle and value != field.default and value != 0:  # 0 asks for what "none" does
+            if field.name in idle and value != field.default and value != 0:  # 0 is what "none" does
                 raise SettingsError(
                     f"augmentation.{field.name} {value} has no effect with preset {self.preset!r}; leave it out or use "
                     "preset 'sec'."
                 )
 
     def pixels(self, image: Pixels, preprocessing: Preprocessing, seed: int) -> Tensor:
-        """One training view of a picture.
+        """Return one training view of an image.
 
         Args:
-            image: (H, W, 3) uint8, of any size, or already :meth:`Preprocessing.resized`: both give the same view.
-            preprocessing: the sizes.
+            image: (H, W, 3) uint8 of any size, or already :meth:`Preprocessing.resized`; both give the same view.
+            preprocessing: sizes of the resized image and of the view.
             seed: any integer. The same seed gives the same view, in any process and in any order.
 
         Returns:
             (3, size, size) uint8.
 
         Raises:
-            SizeError: another shape or type of image.
+            SizeError: ``image`` has another shape or dtype.
         """
         if self.preset == "none":
             return preprocessing.pixels(image)
         pixels = preprocessing.resized_planes(image)
-        # One generator for each view, not torch's: nothing global is touched, and the views do not change with torch.
+        # One generator per view rather than torch's: no global state changes, and views do not depend on torch's version.
         draw = random.Random(int(seed))
         if self.rotation:
             pixels = _turned(pixels, draw.uniform(-self.rotation, self.rotation))
@@ -129,20 +129,20 @@ def preset(
     channels: Literal["rgb", "bgr"] = "rgb",
     scale: float = 1.0,
 ) -> tuple[Preprocessing, Augmentation]:
-    """A published way to treat pictures, at any size.
+    """A published combination of preprocessing and augmentation, at any size.
 
     Args:
-        name: "sec" (shorter side to size x 256 / 227, random share of the area; Zhang 2020), "normsoftmax" (both sides
-            to size x 256 / 224, random square; Zhai & Wu 2019) or "none" (shorter side to size x 256 / 224, no
+        name: "sec" (shorter side to size x 256 / 227, random resized crop; Zhang 2020), "normsoftmax" (both sides to
+            size x 256 / 224, random square; Zhai & Wu 2019) or "none" (shorter side to size x 256 / 224, no
             augmentation).
-        size: pixels, side of the network's input.
-        mean: as the backbone wants it; see :class:`Preprocessing`.
-        std: as the backbone wants it.
-        channels: as the backbone wants it.
-        scale: as the backbone wants it.
+        size: side of the network input, in pixels.
+        mean: mean that the backbone expects; see :class:`Preprocessing`.
+        std: standard deviation that the backbone expects.
+        channels: channel order that the backbone expects.
+        scale: value of white that the backbone expects.
 
     Raises:
-        SettingsError: unknown name or impossible numbers.
+        SettingsError: the name is unknown or a number is out of range.
 
     >>> preprocessing, augmentation = preset("sec", 227)
     >>> preprocessing.resize, preprocessing.resize_mode, augmentation.crop_scale
@@ -166,23 +166,23 @@ def preset(
 def _random_part(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draw: random.Random
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random part: torchvision's RandomResizedCrop with our own draws."""
+    """Top, left, height and width of a random crop: torchvision's RandomResizedCrop with an explicit generator."""
     for _ in range(10):
         area = height * width * draw.uniform(*scale)
         aspect = math.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1])))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:
             return draw.randint(0, height - tall), draw.randint(0, width - wide), tall, wide
-    # No such part fits a very long picture: the largest one with an allowed aspect, from the centre.
+    # No such crop fits into a very long image: use the largest centred one with an allowed aspect ratio.
     aspect = min(max(width / height, ratio[0]), ratio[1])
     wide, tall = min(width, round(height * aspect)), min(height, round(width / aspect))
     return (height - tall) // 2, (width - wide) // 2, max(1, tall), max(1, wide)
 
 
 def _turned(pixels: Tensor, degrees: float) -> Tensor:
-    """Turned about the middle, the corners in the mean colour.
+    """Rotate about the centre and fill the corners with the mean colour.
 
-    Turning what differs from the mean, not the levels, keeps torchvision's dark seam off the border of the corners.
+    Rotates the difference from the mean, because torchvision blends the border of the corners with black.
     """
     mean = pixels.float().mean(dim=(1, 2), keepdim=True)
     turned: Tensor = T.rotate(pixels.float() - mean, degrees, interpolation=T.InterpolationMode.BILINEAR)

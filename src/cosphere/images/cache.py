@@ -1,9 +1,9 @@
-"""Decoded and resized pictures on disk, so that a second epoch decodes nothing.
+"""On-disk cache of decoded and resized images, so that only the first epoch decodes.
 
-A folder holds two files that only grow: ``pixels.dat``, the pixels of one picture after another, and ``pixels.index``,
-one entry of fixed size for each. An entry is written after its pixels and carries their checksum and its own, so what a
-kill leaves behind is either a whole entry or is ignored. Several processes may use one folder: writers take turns by a
-file lock, readers need none.
+A cache folder holds two append-only files: ``pixels.dat`` with the pixels of all images, and ``pixels.index`` with one
+fixed-size entry per image. An entry is written after its pixels and stores two checksums, of the pixels and of itself,
+so a partial write left by a killed process is ignored. Several processes may share a folder: writers take turns with a
+file lock, readers need no lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cosphere.images.decode import Box, Pixels
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows: the cache switches itself off there
+except ImportError:  # Windows has no flock: the cache disables itself there
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 _ENTRY = struct.Struct("<16sQIII")
 """Key, offset in bytes, height and width in pixels, CRC-32 of the pixels."""
 _CHECK = struct.Struct("<I")
-"""CRC-32 of the entry; a half-written or rotten one does not match."""
+"""CRC-32 of the entry; a partial or corrupted entry does not match."""
 _STRIDE = _ENTRY.size + _CHECK.size
 
 
 class _Place(NamedTuple):
-    """Where one picture's pixels lie."""
+    """Location of one image's pixels in ``pixels.dat``."""
 
     offset: int
     height: int
@@ -50,19 +50,19 @@ class _Place(NamedTuple):
 
 
 class PixelCache:
-    """uint8 pictures of any size, found again by file, time, length, box and the rule that made them.
+    """Cache of uint8 images of any size, keyed by file, modification time, file size, box and preprocessing rule.
 
-    A file that changes is a new key. The cache never fails a run: where it cannot be read or written, it says so once
-    in the log and pictures are made anew. It may be handed to worker processes, forked or spawned, and used by threads.
+    A changed file has a new key. The cache never stops a run: if it cannot be read or written, it logs one warning and
+    images are decoded again. It can be passed to worker processes, forked or spawned, and is safe to use from threads.
     """
 
     def __init__(self, folder: str | Path, *, rule: str, keep_free: int = 1_000_000_000) -> None:
-        """Nothing is touched on disk before the first :meth:`get`.
+        """Create a cache; the first :meth:`get` opens its files.
 
         Args:
-            folder: made if missing; several rules and several runs may share it.
-            rule: what is done to a picture before it is kept, such as :attr:`Preprocessing.rule`.
-            keep_free: bytes; nothing more is kept once the disk has less than this left, so that checkpoints still fit.
+            folder: created if missing; may be shared by several rules and several runs.
+            rule: describes how images are processed before they are stored, such as :attr:`Preprocessing.rule`.
+            keep_free: bytes; the cache stops growing when the disk has less free space, so that checkpoints still fit.
         """
         self.folder = Path(folder)
         self.rule = rule
@@ -70,51 +70,51 @@ class PixelCache:
         self._start()
 
     def _start(self) -> None:
-        """The state of a process that has not opened the files yet."""
+        """Initialise the state of a process that has not opened the files yet."""
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._files: tuple[int, int] | None = None  # descriptors of the data and of the index
+        self._files: tuple[int, int] | None = None  # file descriptors of the data and the index
         self._reading = self._writing = True
         self._warned = False
-        self._known_bytes = 0  # how far the index has been read
+        self._index_read = 0  # bytes of the index that have been read
         self._places: dict[bytes, _Place] = {}
 
     def get(self, path: str | Path, make: Callable[[], Pixels], *, box: Box | None = None) -> Pixels:
-        """The kept pixels of a picture, or those of ``make()``, which are then kept.
+        """Return the cached pixels of an image, or call ``make()`` and store its result.
 
         Args:
-            path: the picture's file, or ``"<container>#<item>"``.
-            make: reads and resizes the picture: (H, W, 3) uint8. Its errors pass through and nothing is kept.
-            box: the part of the picture that ``make`` takes, if it takes a part.
+            path: the image file, or ``"<container>#<item>"``.
+            make: reads and resizes the image: (H, W, 3) uint8. Its exceptions propagate and nothing is stored.
+            box: the region that ``make`` crops to, if any; part of the key.
 
         Returns:
-            (H, W, 3) uint8, writable, the caller's own.
+            (H, W, 3) uint8, a writable copy.
 
         Raises:
-            SizeError: ``make`` gave another shape or type.
+            SizeError: ``make`` returned another shape or dtype.
         """
         key = self._key(path, box)
-        if key is None:  # no such file; make() knows how to say so
+        if key is None:  # no such file; make() raises the right error
             return make()
         if os.getpid() != self._process:
-            # Forked: a lock taken through the parent's descriptor would be the parent's too.
+            # Forked: flock belongs to the open file, so a lock taken here would also be the parent's.
             self.close()
             self._start()
         with self._lock:
-            kept = self._find(key)
-        if kept is not None:
-            return kept
+            cached = self._find(key)
+        if cached is not None:
+            return cached
         pixels = make()
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise SizeError(
                 f"want pixels to keep as uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}. Convert to RGB first."
             )
         with self._lock:
-            self._keep(key, pixels)
+            self._store(key, pixels)
         return pixels
 
     def _key(self, path: str | Path, box: Box | None) -> bytes | None:
-        """16 bytes that change with the file, the rule and the box; None where there is no file."""
+        """16-byte digest of the file's identity, the rule and the box; None if the file does not exist."""
         item = find_item(path)
         try:
             status = (item.file if item else Path(path)).stat()
@@ -128,16 +128,16 @@ class PixelCache:
         try:
             data, index = self._open()
             if key not in self._places:
-                self._learn(index)  # another process may have made it meanwhile
+                self._read_new_entries(index)  # another process may have added it meanwhile
             place = self._places.get(key)
             return None if place is None else self._read(key, place, data)
         except OSError as error:
             self._reading = False
-            self._give_up(error)
+            self._stop_writing(error)
             return None
 
     def _open(self) -> tuple[int, int]:
-        """The descriptors of data and index, opened on first use. OSError where they cannot be had even for reading."""
+        """Return the descriptors of data and index, opening them on first use; OSError if they cannot even be read."""
         if not self._reading:
             raise OSError("switched off")
         if self._files is None:
@@ -147,39 +147,39 @@ class PixelCache:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 data, index = (os.open(name, os.O_RDWR | os.O_CREAT, 0o666) for name in names)
-            except OSError as error:  # a cache that somebody else filled may still be read
-                self._give_up(error)
+            except OSError as error:  # a cache in a read-only folder can still be read
+                self._stop_writing(error)
                 data, index = (os.open(name, os.O_RDONLY) for name in names)
             self._files = data, index
         return self._files
 
-    def _learn(self, index: int) -> None:
-        """Take in the whole entries that were added to the index since the last time; skip the damaged ones."""
-        whole = os.fstat(index).st_size // _STRIDE * _STRIDE
-        if whole <= self._known_bytes:
+    def _read_new_entries(self, index: int) -> None:
+        """Read the complete entries added to the index since the last call; skip damaged ones."""
+        end = os.fstat(index).st_size // _STRIDE * _STRIDE
+        if end <= self._index_read:
             return
-        added = os.pread(index, whole - self._known_bytes, self._known_bytes)
+        added = os.pread(index, end - self._index_read, self._index_read)
         for start in range(0, len(added) - _STRIDE + 1, _STRIDE):
             entry, check = added[start : start + _ENTRY.size], added[start + _ENTRY.size : start + _STRIDE]
             if _CHECK.unpack(check)[0] == zlib.crc32(entry):
                 key, *place = _ENTRY.unpack(entry)
                 self._places[key] = _Place(*place)
-        self._known_bytes += len(added) // _STRIDE * _STRIDE
+        self._index_read += len(added) // _STRIDE * _STRIDE
 
     def _read(self, key: bytes, place: _Place, data: int) -> Pixels | None:
-        """The pixels, or None where the data are not what their entry says.
+        """Return the pixels, or None if they do not match their entry.
 
-        A read at an offset rather than a memory map: as quick from the system's own cache, and a data file that was cut
-        short gives a short read, where a map would kill the process. The check costs 0.02 ms for 144 x 240 pixels.
+        pread instead of a memory map: equally fast from the page cache, and a truncated data file gives a short read,
+        where a map would kill the process with SIGBUS. The checksum costs 0.02 ms for 144 x 240 pixels.
         """
-        wanted = place.height * place.width * 3
-        read = os.pread(data, wanted, place.offset)
-        if len(read) != wanted or zlib.crc32(read) != place.checksum:
+        size = place.height * place.width * 3
+        content = os.pread(data, size, place.offset)
+        if len(content) != size or zlib.crc32(content) != place.checksum:
             del self._places[key]
             return None
-        return np.frombuffer(bytearray(read), np.uint8).reshape(place.height, place.width, 3)
+        return np.frombuffer(bytearray(content), np.uint8).reshape(place.height, place.width, 3)
 
-    def _keep(self, key: bytes, pixels: Pixels) -> None:
+    def _store(self, key: bytes, pixels: Pixels) -> None:
         if not (self._writing and self._files is not None):
             return
         try:
@@ -187,15 +187,15 @@ class PixelCache:
             if free - pixels.nbytes < self.keep_free:
                 raise OSError(f"the disk has {free / 1e9:.1f} GB left, and {self.keep_free / 1e9:.1f} GB are kept free")
             data, index = self._files
-            with _turn(index):
-                self._learn(index)
+            with _exclusive(index):
+                self._read_new_entries(index)
                 if key not in self._places:
                     _append(data, index, key, pixels)
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
-    def _give_up(self, error: OSError) -> None:
-        """Write no more, and say so once."""
+    def _stop_writing(self, error: OSError) -> None:
+        """Disable writing and log one warning."""
         self._writing = False
         if not self._warned:
             self._warned = True
@@ -207,7 +207,7 @@ class PixelCache:
             )
 
     def close(self) -> None:
-        """Let go of the files; the next :meth:`get` opens them again."""
+        """Close the files; the next :meth:`get` opens them again."""
         files, self._files = self._files, None
         for descriptor in files or ():
             with contextlib.suppress(OSError):
@@ -226,8 +226,8 @@ class PixelCache:
 
 
 @contextlib.contextmanager
-def _turn(index: int) -> Iterator[None]:
-    """Alone among all processes that write to this cache; a killed one lets go by itself."""
+def _exclusive(index: int) -> Iterator[None]:
+    """Exclusive write lock across processes; released automatically if the process dies."""
     fcntl.flock(index, fcntl.LOCK_EX)
     try:
         yield
@@ -236,9 +236,9 @@ def _turn(index: int) -> Iterator[None]:
 
 
 def _append(data: int, index: int, key: bytes, pixels: Pixels) -> None:
-    """Pixels first, then their entry; where the disk fills up, both files are cut back to what they were."""
+    """Write the pixels, then their entry; if the disk fills up, truncate both files to their previous size."""
     pixels_end = os.fstat(data).st_size
-    index_end = os.fstat(index).st_size // _STRIDE * _STRIDE  # a half-written entry is overwritten
+    index_end = os.fstat(index).st_size // _STRIDE * _STRIDE  # overwrites a partial entry
     content = pixels.tobytes()
     entry = _ENTRY.pack(key, pixels_end, pixels.shape[0], pixels.shape[1], zlib.crc32(content))
     try:
@@ -252,7 +252,7 @@ def _append(data: int, index: int, key: bytes, pixels: Pixels) -> None:
 
 
 def _write(file: int, content: bytes, offset: int) -> None:
-    """All of it: a single call may write less when the disk is nearly full, and only the next one then fails."""
+    """Write everything: on a nearly full disk one call may write only a part, and only the next one fails."""
     rest = memoryview(content)
     while rest:
         count = os.pwrite(file, rest, offset)

@@ -1,4 +1,4 @@
-"""From a file, bytes or an item of a container to RGB pixels, whatever the picture's mode, orientation or damage."""
+"""Decode a file, bytes or an item of a container to RGB pixels, in any mode and orientation."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from cosphere.errors import ImageError
 from cosphere.images.containers import CONTAINERS, find_item
 
 Pixels = NDArray[np.uint8]
-"""(H, W, 3) uint8, red green blue, rows from the top, as a person sees the picture."""
+"""(H, W, 3) uint8 RGB, upright."""
 Box = tuple[int, int, int, int]
-"""(x_1, y_1, x_2, y_2) in pixels of the whole picture as shown; x_2 and y_2 are the first column and row left out."""
+"""(x_1, y_1, x_2, y_2) in pixels of the full upright image; x_2 and y_2 are exclusive."""
 
 MAX_PIXELS = 100_000_000
-"""A picture that promises more pixels than this is refused before it is decoded (300 MB of RGB)."""
+"""Images with more pixels than this are refused before decoding (300 MB of RGB)."""
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
     | {".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
-"""Lower-case endings of the files that :func:`read_image` reads."""
+"""Lower-case file suffixes that :func:`read_image` reads."""
 
-# Nothing that runs programs (EPS, PS), asks the system for help or hides more files is on this list.
+# Excludes formats that run programs (EPS, PS), call external tools or embed other files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF")
 
-# What people feed to image tools by mistake, by the first bytes, and what to do about it.
+# Files commonly mistaken for images: their first bytes, and advice.
 _STRANGERS = (
     (b"<!doctype html", "it is a web page, so the download failed"),
     (b"<html", "it is a web page, so the download failed"),
@@ -58,26 +58,27 @@ _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
 def read_image(
     source: str | Path | bytes, *, box: Box | None = None, target: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """Decode one picture to RGB.
+    """Decode one image to RGB.
 
-    EXIF orientation is honoured; transparency is laid over white; 16-bit gray is scaled, not clipped; of an animation
-    the first frame is taken; CMYK, palette, gray, 1-bit and floating-point pictures are converted.
+    EXIF orientation is applied, transparency is composited over white, 16-bit gray is scaled rather than clipped, the
+    first frame of an animation is used, and CMYK, palette, gray, 1-bit and floating-point images are converted.
 
     Args:
         source: a path, the bytes of an image file, or ``"<container>#<item>"``: a member of a zip archive, a key of a
             RecordIO file, a page of a PDF or a row of a CIFAR batch.
-        box: the part to keep, in pixels of the full-size picture as shown (after EXIF orientation). An overshoot of one
-            pixel, as rounding leaves it, is cut off.
-        target: pixels, the shorter side wanted in the end. A JPEG is then decoded at 1/2, 1/4 or 1/8 scale where that
-            leaves at least this much, which is several times quicker; other formats ignore it.
-        max_pixels: the largest width x height that is decoded.
+        box: region to crop to, in pixels of the full image after EXIF orientation. An overshoot of one pixel, as left
+            by rounding, is clipped.
+        target: shorter side needed, in pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 scale if the result still has at
+            least this size, which is several times faster; other formats ignore it.
+        max_pixels: largest width x height that is decoded.
 
     Returns:
         (H, W, 3) uint8, writable and contiguous.
 
     Raises:
-        ImageError: missing, unreadable, empty, damaged, too large or not an image, or the box lies outside.
-        SettingsError: target or max_pixels is below 1.
+        ImageError: the file is missing, unreadable, empty, damaged, too large or not an image, or the box is outside it.
+        MissingExtraError: the container's format needs an optional package.
+        SettingsError: ``target`` or ``max_pixels`` is below 1.
     """
     check_whole("max_pixels", max_pixels, least=1)
     if target is not None:
@@ -95,7 +96,7 @@ def read_image(
 
 
 def picture_to_rgb(picture: Image.Image) -> Pixels:
-    """A picture that Pillow has opened, as :func:`read_image` would give its file. -> (H, W, 3) uint8."""
+    """Convert an image opened by Pillow as :func:`read_image` converts its file. Returns (H, W, 3) uint8."""
     with _quiet_pillow():
         return np.ascontiguousarray(_turned(_rgb(picture), _orientation(picture)))
 
@@ -108,7 +109,7 @@ def _name(source: str | Path | bytes) -> str:
 
 @contextlib.contextmanager
 def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
-    """The bytes as a file; every way in which a path cannot be one is an ImageError."""
+    """Open the source as a binary file; raise an ImageError for anything that is not a readable regular file."""
     if isinstance(source, bytes):
         if not source:
             raise ImageError(f"{name} is empty (0 bytes). Check what produced it.")
@@ -135,7 +136,7 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
 
 
 def _no_container(name: str) -> str:
-    """The tail of an error where ``file#item`` names an existing file that holds no items."""
+    """End of the error message where ``file#item`` names an existing file that is no container."""
     file = name.rpartition("#")[0]
     if not file or not Path(file).is_file():
         return ""
@@ -146,7 +147,7 @@ def _no_container(name: str) -> str:
 def _decode(
     file: BinaryIO, name: str, box: Box | None, target: int | None, max_pixels: int
 ) -> tuple[Pixels, tuple[int, int]]:
-    """The picture as shown, perhaps at reduced scale, and its full (width, height)."""
+    """Return the upright pixels, possibly at reduced scale, and the full (width, height)."""
     picture = _header(file, name, max_pixels)
     width, height = picture.size
     try:
@@ -155,15 +156,15 @@ def _decode(
         picture.load()
         orientation = _orientation(picture)
         pixels = _rgb(picture)
-    except Exception as error:  # a damaged file can make a decoder raise anything at all
+    except Exception as error:  # a decoder may raise anything on a damaged file
         raise ImageError(f"{name} is damaged: {_reason(error)}. Copy or download it again, or remove it.") from error
-    if orientation >= 5:  # these four swap rows and columns
+    if orientation >= 5:  # these four orientations swap rows and columns
         width, height = height, width
     return _turned(pixels, orientation), (width, height)
 
 
 def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
-    """Open the picture without decoding it, and refuse what is no image or too large a one."""
+    """Open the image without decoding it; raise an ImageError if it is not an image or too large."""
     try:
         picture = Image.open(file, formats=_formats())
     except Image.DecompressionBombError as error:
@@ -191,13 +192,13 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats of the list that this Pillow was built with."""
+    """The supported formats that this Pillow build includes."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _stranger(file: BinaryIO) -> str:
-    """What the file seems to be instead of an image."""
+    """Describe what the file seems to be instead of an image."""
     file.seek(0)
     start = file.read(64)
     plain = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -212,7 +213,7 @@ def _stranger(file: BinaryIO) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """An error's words on one line, without the full stop."""
+    """The message of an error on one line, without the full stop."""
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -220,25 +221,25 @@ def _reason(error: BaseException) -> str:
 
 
 def _reduce_scale(picture: Image.Image, box: Box | None, target: int) -> None:
-    """Let a JPEG decode at the smallest scale that keeps the wanted part's shorter side at ``target`` or more."""
+    """Make a JPEG decode at the smallest scale at which the cropped region's shorter side is at least ``target``."""
     width, height = picture.size
     shorter = min(width, height) if box is None else min(box[2] - box[0], box[3] - box[1])
     scale = max((step for step in (1, 2, 4, 8) if shorter // step >= target), default=1)
-    if scale > 1:  # draft() never goes below the size it is asked for
+    if scale > 1:  # draft() never goes below the requested size
         picture.draft(None, (max(1, width // scale), max(1, height // scale)))
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF block is damaged."""
+    """EXIF orientation, 1 to 8; 1 if there is none or the EXIF block is damaged."""
     try:
         value = picture.getexif().get(0x0112, 1)
-    except Exception:  # the pixels are fine, and a broken note beside them is no reason to lose them
+    except Exception:  # damaged metadata is no reason to reject intact pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored rows and columns -> as shown. The eight cases of EXIF tag 0x0112."""
+    """Turn stored pixels upright: the eight cases of EXIF tag 0x0112."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -249,7 +250,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _rgb(picture: Image.Image) -> Pixels:
-    """Any mode that Pillow decodes -> (H, W, 3) uint8."""
+    """Convert any mode that Pillow decodes to (H, W, 3) uint8."""
     mode = picture.mode
     if mode == "RGB" and "transparency" not in picture.info:
         return np.array(picture)
@@ -270,7 +271,7 @@ def _gray_to_rgb(gray: Pixels) -> Pixels:
 
 
 def _from_16_bit(values: NDArray[Any]) -> Pixels:
-    """0..65535 -> 0..255, nearest: 65535 / 257 is 255 exactly."""
+    """Scale 0..65535 to 0..255, rounding to nearest: 65535 / 257 is exactly 255."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -293,7 +294,7 @@ def _from_wide(values: NDArray[Any]) -> Pixels:
 
 
 def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) -> Pixels:
-    """The box, given in pixels of the full size, out of pixels that may be at reduced scale."""
+    """Crop to a box given in pixels of the full image; ``shown`` may be at reduced scale."""
     if box is None:
         return np.ascontiguousarray(shown)
     left, top, right, bottom = (int(edge) for edge in box)
@@ -306,7 +307,7 @@ def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) 
             "x_1 < x_2 and y_1 < y_2 inside the picture; was the picture resized after the boxes were drawn?"
         )
     rows, columns = shown.shape[:2]
-    # Outwards, so that the reduced part is never smaller than asked for.
+    # Round outwards, so that the crop at reduced scale is never smaller than requested.
     x_1, x_2 = max(0, left * columns // width), min(columns, math.ceil(right * columns / width))
     y_1, y_2 = max(0, top * rows // height), min(rows, math.ceil(bottom * rows / height))
     return np.ascontiguousarray(shown[y_1:y_2, x_1:x_2])
@@ -319,10 +320,10 @@ _quiet_filter: warnings.catch_warnings[None] | None = None
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings about odd metadata stay inside; what matters is raised.
+    """Suppress Pillow's warnings about metadata; real problems are raised.
 
-    The warning filters belong to the whole process, so threads that decode side by side must not each save and restore
-    them: the last to leave could put another's filters back for good. The first in sets them, the last out restores.
+    Warning filters are global, so concurrent decoding threads must not each save and restore them: the last thread to
+    finish could restore the filters of another for good. The first thread in sets them, the last one out restores them.
     """
     global _quiet_depth, _quiet_filter
     if getattr(sys.flags, "context_aware_warnings", False):  # Python 3.14 and later: each thread has its own filters
@@ -347,7 +348,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def _forget_threads() -> None:
-    """A forked process has none of its parent's other threads, so it must not wait for their lock or their exit."""
+    """Reset the state after a fork: the parent's other threads do not exist in the child and never release the lock."""
     global _quiet_lock, _quiet_depth, _quiet_filter
     _quiet_lock, _quiet_depth, _quiet_filter = threading.Lock(), 0, None
 

@@ -1,9 +1,9 @@
-"""Geometry and numbers between a decoded picture and the network: resizing, crops, augmentation, normalisation.
+"""From a decoded image to network input: resizing, cropping and normalisation.
 
-    picture (H, W, 3) uint8 -> Preprocessing.resized -> (may be cached) -> Preprocessing.pixels or Augmentation.pixels
+    image (H, W, 3) uint8 -> Preprocessing.resized -> (optionally cached) -> Preprocessing.pixels or Augmentation.pixels
         -> batch (B, 3, S, S) uint8 -> Preprocessing.to_input -> (B, 3, S, S) float32
 
-Geometry belongs to a preset, the numbers (mean, std, channel order, scale) to the backbone; the two are independent.
+A preset defines the geometry; the backbone defines mean, std, channel order and scale. The two are independent.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 LONGEST = 8
-"""A picture more than this many times longer than wide keeps only its middle: a strip of 2 x 3000 pixels, brought to a
-shorter side of 256, would take 300 MB."""
+"""Largest aspect ratio; longer images are cropped to their middle. A strip of 2 x 3000 pixels, resized to a shorter side
+of 256, would take 300 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(PlainSettings):
-    """How a picture becomes the network's input, the same in training and use; saved with the model.
+    """How an image becomes network input, in training and in use; saved with the model.
 
     Attributes:
-        size: pixels, side of the square that the network sees.
-        resize: pixels, shorter side (or both sides) before the crop; at least ``size``.
-        resize_mode: "shorter" brings the shorter side to ``resize`` and keeps the aspect, "squash" brings both there.
-        mean: red, green, blue, in units of ``scale``; subtracted.
-        std: red, green, blue, in units of ``scale``; divided by.
-        channels: the order in which the network wants them.
-        scale: what white is before the mean is subtracted: 1 for [0, 1], 255 for Caffe's raw levels.
+        size: side of the square network input, in pixels.
+        resize: shorter side (or both sides) before cropping, in pixels; at least ``size``.
+        resize_mode: "shorter" resizes the shorter side to ``resize`` and keeps the aspect ratio, "squash" resizes both
+            sides to ``resize``.
+        mean: subtracted from red, green and blue, in units of ``scale``.
+        std: divides red, green and blue, in units of ``scale``.
+        channels: channel order of the network input.
+        scale: value of white before the mean is subtracted: 1 for [0, 1], 255 for Caffe's raw levels.
     """
 
     size: int = 224
@@ -70,25 +71,25 @@ class Preprocessing(PlainSettings):
 
     @property
     def rule(self) -> str:
-        """Names what :meth:`resized` does, for the key of a pixel cache."""
+        """Description of what :meth:`resized` does, for the key of a pixel cache."""
         return f"{self.resize_mode} {self.resize}, at most {LONGEST}:1, bilinear, antialias"
 
     def resized(self, image: Pixels) -> Pixels:
-        """The picture at the size from which crops are taken; the step that is worth caching.
+        """Resize an image to the size that crops are taken from; its result can be cached.
 
         Args:
             image: (H, W, 3) uint8.
 
         Returns:
-            (H', W', 3) uint8: shorter side ``resize``, or both. Unchanged where it has that size already.
+            (H', W', 3) uint8, shorter side (or both sides) ``resize``. Unchanged if it has that size already.
 
         Raises:
-            SizeError: another shape or type.
+            SizeError: ``image`` has another shape or dtype.
         """
         return np.ascontiguousarray(self.resized_planes(image).permute(1, 2, 0).numpy())
 
     def resized_planes(self, image: Pixels) -> Tensor:
-        """:meth:`resized` as (3, H', W') uint8; a view of the same memory where the size is right already."""
+        """:meth:`resized` as a (3, H', W') uint8 tensor; a view of ``image`` if it has the right size already."""
         pixels = planes(image)
         _, height, width = pixels.shape
         if self.resize_mode == "squash":
@@ -97,47 +98,47 @@ class Preprocessing(PlainSettings):
         if max(height, width) > limit:
             pixels = centre(pixels, min(height, limit), min(width, limit))
             _, height, width = pixels.shape
-        if height <= width:  # rounding down is torchvision's, and so the published results'
+        if height <= width:  # rounds down as torchvision does, on which the published results rest
             return resize(pixels, self.resize, int(self.resize * width / height))
         return resize(pixels, int(self.resize * height / width), self.resize)
 
     def pixels(self, image: Pixels) -> Tensor:
-        """Resize and take the centre: what is seen in evaluation and use.
+        """Resize and centre crop: the view used for evaluation and inference.
 
         Args:
-            image: (H, W, 3) uint8, of any size, or already :meth:`resized`.
+            image: (H, W, 3) uint8 of any size, or already :meth:`resized`.
 
         Returns:
             (3, size, size) uint8.
 
         Raises:
-            SizeError: another shape or type.
+            SizeError: ``image`` has another shape or dtype.
         """
         return centre(self.resized_planes(image), self.size, self.size).contiguous()
 
     def to_input(self, batch: Tensor) -> Tensor:
-        """Normalise a batch for the network, on whatever device it is.
+        """Normalise a batch for the network, on the device of the batch.
 
         Args:
-            batch: (B, 3, H, W) RGB, uint8 or floating point, 0 to 255. Channels-last stays channels-last.
+            batch: (B, 3, H, W) RGB, uint8 or floating point, 0 to 255. The memory format is preserved.
 
         Returns:
             (B, 3, H, W) float32: ``(batch / 255 * scale - mean) / std``, in the order of ``channels``.
 
         Raises:
-            SizeError: another shape.
+            SizeError: ``batch`` has another shape.
         """
         if batch.ndim != 4 or batch.shape[1] != 3:
             raise SizeError(
                 f"want a batch of images (B, 3, H, W), got {tuple(batch.shape)}. Stack them, channels first."
             )
-        # One multiplication and one addition; exact for the raw levels minus a mean.
+        # One multiply-add; exact for raw levels minus a mean.
         factor = torch.tensor([self.scale / 255 / std for std in self.std], device=batch.device)
         offset = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=batch.device)
-        found = torch.addcmul(offset[:, None, None], batch.to(torch.float32), factor[:, None, None])
+        normalised = torch.addcmul(offset[:, None, None], batch.to(torch.float32), factor[:, None, None])
         if self.channels == "bgr":
-            found = found.flip(1)
+            normalised = normalised.flip(1)
         last = torch.channels_last
         if batch.is_contiguous(memory_format=last) and not batch.is_contiguous():
-            return found.contiguous(memory_format=last)
-        return found.contiguous()
+            return normalised.contiguous(memory_format=last)
+        return normalised.contiguous()

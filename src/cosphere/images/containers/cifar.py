@@ -1,4 +1,7 @@
-"""Rows of the CIFAR-10 and CIFAR-100 batch files, binary and pickled, without running what a pickle may hold."""
+"""Images in the batch files of CIFAR-10 and CIFAR-100: ``data_batch_1#17``.
+
+Binary and pickled batches; pickles are read by a restricted unpickler that runs no code.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from cosphere.errors import DataError
 from cosphere.images.containers.kind import Container
 
 SIDE = 32
-"""Pixels, height and width of every CIFAR image."""
+"""Height and width of a CIFAR image, in pixels."""
 _IMAGE_BYTES = 3 * SIDE * SIDE
 _CIFAR_10 = re.compile(r"(data_batch_\d+|test_batch)(\.bin)?")
 _CIFAR_100 = re.compile(r"(train|test)(\.bin)?")
@@ -40,7 +43,7 @@ class _Batch(NamedTuple):
 
 
 def is_cifar_batch(path: Path) -> bool:
-    """Whether this is a batch file of CIFAR-10 or CIFAR-100, by name, size and first bytes; nothing is unpickled."""
+    """Whether a file is a CIFAR batch, judged by name, size and first byte; nothing is unpickled."""
     name = _classes(path)
     try:
         if name is None or not path.is_file():
@@ -49,22 +52,22 @@ def is_cifar_batch(path: Path) -> bool:
         if path.suffix == ".bin":
             return size > 0 and size % _record_bytes(path) == 0
         with path.open("rb") as file:
-            return file.read(1) == b"\x80"  # every pickle since protocol 2 begins so
+            return file.read(1) == b"\x80"  # first byte of every pickle since protocol 2
     except OSError:
         return False
 
 
 def read_cifar_labels(path: Path) -> CifarLabels:
-    """Fine and, for CIFAR-100, coarse labels of a batch file.
+    """Read the labels of a batch file, for CIFAR-100 fine and coarse.
 
     Raises:
-        DataError: no batch file, a wrong size, labels out of range, or a pickle that asks for more than arrays.
+        DataError: the file is not a batch, its size or a label is wrong, or its pickle contains more than arrays.
     """
     if path.suffix != ".bin":
         batch = _pickled_batch(path)
         return CifarLabels(batch.labels, batch.coarse)
     record = _check_binary(path)
-    ahead = record - _IMAGE_BYTES  # label bytes before the pixels
+    ahead = record - _IMAGE_BYTES  # number of label bytes before the pixels
     table = _read_bytes(path).reshape(-1, record)[:, :ahead].astype(np.int64)
     labels, coarse = (table[:, 0], None) if ahead == 1 else (table[:, 1], table[:, 0])
     _check_labels(path, labels, coarse)
@@ -72,10 +75,10 @@ def read_cifar_labels(path: Path) -> CifarLabels:
 
 
 def cifar_class_names(folder: Path) -> list[str] | None:
-    """The class names that lie beside the batches (10, or CIFAR-100's 100 fine ones); None where there is no such file.
+    """Read the class names stored beside the batches (10, or the 100 fine ones); None if there is no such file.
 
     Raises:
-        DataError: the file is damaged or asks for more than plain values.
+        DataError: the file is damaged or contains more than plain values.
     """
     for file in ("batches.meta.txt", "fine_label_names.txt"):
         if (folder / file).is_file():
@@ -91,17 +94,17 @@ def cifar_class_names(folder: Path) -> list[str] | None:
 
 
 def read_cifar_row(path: Path, row: int) -> NDArray[np.uint8]:
-    """One image of a batch file.
+    """Read one image of a batch file.
 
     Args:
-        path: ``data_batch_1.bin``, ``test_batch``, ``train``, ``test.bin`` ...
-        row: from 0.
+        path: ``data_batch_1.bin``, ``test_batch``, ``train``, ``test.bin`` and so on.
+        row: counted from 0.
 
     Returns:
         (32, 32, 3) uint8 RGB, writable.
 
     Raises:
-        DataError: no batch file, no such row, a wrong size, or a pickle that asks for more than arrays.
+        DataError: the file is not a batch, has no such row or a wrong size, or its pickle contains more than arrays.
     """
     if path.suffix == ".bin":
         record = _check_binary(path)
@@ -131,7 +134,7 @@ def _check_row(path: Path, row: int, rows: int) -> None:
 
 
 def _classes(path: Path) -> int | None:
-    """10 or 100 by the file's name; None where it is not the name of a batch."""
+    """10 or 100, from the file name; None if it is not the name of a batch."""
     if _CIFAR_10.fullmatch(path.name):
         return 10
     return 100 if _CIFAR_100.fullmatch(path.name) else None
@@ -150,7 +153,7 @@ def _check_name(path: Path) -> None:
 
 
 def _check_binary(path: Path) -> int:
-    """Bytes in one record of this file, after its name and size have been checked."""
+    """Check name and size of a binary batch and return the bytes in one record."""
     _check_name(path)
     record = _record_bytes(path)
     try:
@@ -186,7 +189,7 @@ def _pickled_batch(path: Path) -> _Batch:
 
 @functools.lru_cache(maxsize=6)  # CIFAR-10's six files: 184 MB
 def _load_batch(path: Path, mtime_ns: int, size: int) -> _Batch:
-    """The checked content of a pickled batch; time and size are part of the key, so that a new file is read anew."""
+    """Checked content of a pickled batch; time and size are part of the cache key, so that a changed file is reread."""
     del mtime_ns, size
     content = _unpickled(path)
     images = content.get("data")
@@ -204,12 +207,12 @@ def _load_batch(path: Path, mtime_ns: int, size: int) -> _Batch:
             f"{path} does not hold one label for each of its {len(images)} images. Unpack the archive again."
         )
     _check_labels(path, labels, groups)
-    images.flags.writeable = labels.flags.writeable = False  # shared by every later call
+    images.flags.writeable = labels.flags.writeable = False  # shared by all later calls
     return _Batch(images, labels, groups)
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
-    """The dict in a pickle, with text keys."""
+    """Load the dict in a pickle; keys become str."""
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
@@ -217,7 +220,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} {error}") from None
     except OSError as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # unpickling damaged data may raise anything
         raise DataError(
             f"{path} is not a whole pickle ({type(error).__name__}). Unpack the official archive again."
         ) from error
@@ -227,22 +230,22 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def _plain_dtype(kind: Any, align: Any = False, copy: Any = False) -> np.dtype[Any]:
-    """numpy.dtype without Python objects inside; the pickles of 2009 give ``align`` as 0, which numpy warns about."""
-    found: np.dtype[Any] = np.dtype(kind, align=bool(align), copy=bool(copy))
-    if found.hasobject:
+    """numpy.dtype, refusing Python objects. The pickles of 2009 pass ``align`` as 0, which numpy warns about."""
+    dtype: np.dtype[Any] = np.dtype(kind, align=bool(align), copy=bool(copy))
+    if dtype.hasobject:
         raise DataError("holds an array of Python objects, which is not read. Use the official file.")
-    return found
+    return dtype
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """``_codecs.encode``, by which protocol 2 stores bytes; only for the encoding that it uses."""
+    """``_codecs.encode`` as protocol 2 uses it to store bytes, limited to latin1."""
     if encoding != "latin1":
         raise DataError(f"holds bytes encoded as {encoding!r}, which is not read. Use the official file.")
     return text.encode(encoding)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads dicts, lists, text, bytes, numbers and arrays. A pickle that names anything else is refused unread."""
+    """Loads dicts, lists, text, bytes, numbers and arrays. A pickle that names any other callable is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         plain = module.replace("numpy._core", "numpy.core")
