@@ -1,4 +1,4 @@
-"""Data: what shows what (the catalogue), published layouts, checks, batches."""
+"""Data: the catalogue of images and labels, readers and published layouts, the data check, batches."""
 
 from cosphere.data.catalogue import Catalogue as Catalogue
 from cosphere.data.catalogue import LayoutCheck as LayoutCheck

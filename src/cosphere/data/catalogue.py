@@ -1,4 +1,4 @@
-"""The catalogue: one table that says which image shows what, and which split it belongs to."""
+"""The catalogue: one table of images with their labels and splits."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NEEDED = ("path", "label", "split")
 BOX = ("x_1", "y_1", "x_2", "y_2")
 OPTIONAL = ("is_query", "is_gallery", "category", "sequence", "class_name", *BOX)
 EVERYTHING = "all"
-"""The split of data that has no splits, and the name by which :meth:`Catalogue.select` takes every row."""
+"""The split of data without splits, and the name with which :meth:`Catalogue.select` selects all rows."""
 
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
 class LayoutCheck(NamedTuple):
-    """One line of the comparison between a published data set and what was found."""
+    """One line of the comparison between a published data set and the files at hand."""
 
     what: str
     """For example ``train images``."""
@@ -37,26 +37,26 @@ class LayoutCheck(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether the two are the same."""
+        """Whether both are equal."""
         return self.expected == self.found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
-    """Which image shows what.
+    """N images with their labels and splits.
 
-    Row numbers (0 .. N-1) are those of :attr:`table`; samplers, data sets and neighbours all speak in them.
+    Row numbers (0 .. N-1) of :attr:`table` identify images in samplers, data sets and search results.
 
     Attributes:
-        table: one row for each image (or each box of an image), never changed in place. ``path`` (str, relative to
-            ``root`` or absolute; ``file#7`` is row 7 of a CIFAR batch), ``label`` (str, what makes two images the same
-            class), ``split`` (str: ``train``, ``val``, ``test`` or another; ``all`` where the data has no splits) and,
-            where the source has them, ``is_query``, ``is_gallery`` (bool), ``category``, ``sequence``, ``class_name``
-            (str) and the box ``x_1, y_1, x_2, y_2`` in pixels (left, top, right, bottom; missing where a row has none).
-        root: the folder that relative paths start from.
-        layout: how the source was read: ``folder``, ``table`` or the name of a published data set.
-        notes: what a user should know about the reading, one sentence each.
-        checks: expected against found, for published data sets.
+        table: one row per image (or per box of an image), never modified. Columns: ``path`` (str, relative to ``root``
+            or absolute; ``file#item`` is an image inside a container), ``label`` (str, the class), ``split`` (str:
+            ``train``, ``val``, ``test`` or another name; ``all`` for data without splits) and, where the source has
+            them, ``is_query``, ``is_gallery`` (bool), ``category``, ``sequence``, ``class_name`` (str) and the box
+            ``x_1, y_1, x_2, y_2`` in pixels (left, top, right, bottom; missing in rows without a box).
+        root: folder that relative paths start from.
+        layout: how the source was read: ``folder``, ``table``, ``container`` or the name of a published data set.
+        notes: remarks for the user about how the data was read, one sentence each.
+        checks: expected and actual counts, for published data sets.
     """
 
     table: pd.DataFrame
@@ -73,23 +73,23 @@ class Catalogue:
             raise DataError("a catalogue wants at least one image, got none. Check the path and the split.")
 
     def __len__(self) -> int:
-        """Number of rows, that is images or boxes."""
+        """N, the number of rows (images or boxes)."""
         return len(self.table)
 
     @cached_property
     def paths(self) -> list[str]:
-        """Where each row's image lies: N paths that start from :attr:`root` unless they are absolute."""
-        # Text, since 60 000 Path objects are slow.
+        """N image paths, joined to :attr:`root` unless absolute."""
+        # str, because creating 60 000 Path objects is slow.
         return [os.path.join(self.root, path) for path in self.table["path"]]  # noqa: PTH118
 
     @cached_property
     def label_names(self) -> list[str]:
-        """The C labels as the source writes them, in natural order: class_2 before class_10, numbers as numbers."""
+        """The C labels as written in the source, in natural order: class_2 before class_10."""
         return sorted(self.table["label"].unique(), key=natural_key)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The C names to show, in the order of :attr:`labels`: ``class_name`` where each label has exactly one."""
+        """C display names in the order of :attr:`labels`: ``class_name`` if every label has exactly one, else the label."""
         if "class_name" not in self.table.columns:
             return self.label_names
         pairs = self.table[["label", "class_name"]].drop_duplicates()
@@ -101,7 +101,7 @@ class Catalogue:
 
     @cached_property
     def labels(self) -> Integers:
-        """(N,) int64 in [0, C): the class of each row, contiguous within this catalogue, not across selections."""
+        """(N,) int64 in [0, C): class index of each row; contiguous within this catalogue, so selections renumber."""
         codes = pd.Categorical(self.table["label"], categories=self.label_names).codes
         return np.asarray(codes, dtype=np.int64)
 
@@ -112,16 +112,16 @@ class Catalogue:
 
     @cached_property
     def split_names(self) -> list[str]:
-        """The splits there are: train, val, test first, then others by name."""
-        known = ("train", "val", "test")
-        found = set(self.table["split"])
-        return [name for name in known if name in found] + sorted(found.difference(known))
+        """The names of the splits: train, val, test first, then others alphabetically."""
+        usual = ("train", "val", "test")
+        names = set(self.table["split"])
+        return [name for name in usual if name in names] + sorted(names.difference(usual))
 
     @cached_property
     def boxes(self) -> Integers | None:
-        """(N, 4) int64 pixels (left, top, right, bottom), -1 where a row has no box; None where no row can have one.
+        """(N, 4) int64 pixels (left, top, right, bottom), -1 in rows without a box; None for data without boxes.
 
-        Right and bottom are the first column and row left out.
+        Right and bottom are exclusive.
         """
         if not all(name in self.table.columns for name in BOX):
             return None
@@ -130,7 +130,7 @@ class Catalogue:
         return np.where(whole[:, None], np.rint(np.nan_to_num(values)), -1).astype(np.int64)
 
     def box(self, row: int) -> tuple[int, int, int, int] | None:
-        """The box of one row in pixels (left, top, right, bottom), or None when the whole image counts."""
+        """The box of one row in pixels (left, top, right, bottom), or None for the whole image."""
         if self.boxes is None or self.boxes[row, 0] < 0:
             return None
         left, top, right, bottom = self.boxes[row].tolist()
@@ -138,19 +138,19 @@ class Catalogue:
 
     @property
     def differences(self) -> tuple[LayoutCheck, ...]:
-        """Where a published data set and what was found do not agree; empty when all is as published."""
+        """The checks that failed: where the data differs from the published data set."""
         return tuple(check for check in self.checks if not check.agrees)
 
     def select(self, split: str | None = None, classes: Iterable[str] | None = None) -> Catalogue:
-        """The rows of one split, of some classes, or both; row numbers and labels start again from 0.
+        """Select the rows of a split, of some classes, or both; row numbers and labels are renumbered from 0.
 
         Args:
-            split: ``train``, ``val`` (or ``validation``, ``valid``), ``test`` or another that is there; None or ``all``
-                takes every row.
+            split: ``train``, ``val`` (or ``validation``, ``valid``), ``test`` or another existing split; None or
+                ``all`` selects all rows.
             classes: labels, or names from :attr:`class_names`.
 
         Raises:
-            DataError: no row has that split or class; the error names what there is.
+            DataError: there is no such split or class, or no row has both.
         """
         keep = np.ones(len(self), dtype=bool)
         if split is not None and normal_split(split) != EVERYTHING:
@@ -162,19 +162,19 @@ class Catalogue:
         return self.rows(np.flatnonzero(keep))
 
     def rows(self, rows: Sequence[int] | Integers) -> Catalogue:
-        """The rows with these numbers, in this order, as a catalogue of its own."""
+        """Return a catalogue of the given rows, in the given order."""
         return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True))
 
     def relabelled(self, mapping: Mapping[str, str]) -> Catalogue:
-        """The same rows under other labels, such as the random groups of classes that DREML trains on.
+        """Return the same rows under other labels, such as the random meta-classes that DREML trains on.
 
-        Names of classes are dropped: a group of classes has none.
+        Drops ``class_name``, because a group of classes has no name.
 
         Args:
-            mapping: label -> new label, for every label of this catalogue; several may share a new one.
+            mapping: new label of every label; several labels may map to the same new one.
 
         Raises:
-            DataError: a label has no new one.
+            DataError: a label is missing from ``mapping``.
         """
         missing = [label for label in self.label_names if label not in mapping]
         if missing:
@@ -195,20 +195,20 @@ class Catalogue:
             raise DataError(f"there is no split {split!r} in this data. {did_you_mean(split, self.split_names)}")
         return np.asarray(self.table["split"] == split)
 
-    def _in_classes(self, wanted: list[str]) -> Flags:
+    def _in_classes(self, names: list[str]) -> Flags:
         by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {
             label: label for label in self.label_names
         }
-        for name in wanted:
+        for name in names:
             if str(name) not in by_name:
                 raise DataError(f"there is no class {str(name)!r} in this data. {_nearest(str(name), list(by_name))}")
-        return np.asarray(self.table["label"].isin({by_name[str(name)] for name in wanted}))
+        return np.asarray(self.table["label"].isin({by_name[str(name)] for name in names}))
 
     def fingerprint(self) -> str:
-        """64 hexadecimal digits that name this table: SHA-256 over its rows, whatever their order.
+        """SHA-256 of the rows in any order, as 64 hexadecimal digits.
 
-        Paths (relative ones stay relative, so a moved folder keeps its fingerprint), labels, splits, query and gallery
-        flags and boxes count; bytes of the images do not, since reading them all would take minutes.
+        Covers paths (relative ones as they are, so a moved folder keeps its fingerprint), labels, splits, query and
+        gallery flags and boxes, but not the bytes of the images, because reading them all would take minutes.
         """
         columns = [name for name in (*NEEDED, "is_query", "is_gallery", *BOX) if name in self.table.columns]
         text = [self.table[name].map(_plain).tolist() for name in columns]
@@ -217,7 +217,7 @@ class Catalogue:
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Sort key under which digits count as numbers and capitals do not matter.
+    """Case-insensitive sort key that compares digits as numbers.
 
     >>> sorted(["class_10", "class_2", "Class_1"], key=natural_key)
     ['Class_1', 'class_2', 'class_10']
@@ -227,13 +227,13 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 
 
 def normal_split(name: str) -> str:
-    """The one spelling of a split: lower case, ``training`` -> ``train``, ``validation`` and ``valid`` -> ``val``."""
+    """Normalise the name of a split: lower case, ``training`` -> ``train``, ``validation`` and ``valid`` -> ``val``."""
     plain = name.strip().lower()
     return _SPLITS.get(plain, plain)
 
 
 def _plain(value: Any) -> str:
-    """A cell as text, the same whether a column came as int, float or bool."""
+    """Convert a cell to text that does not depend on whether the column was read as int, float or bool."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -241,9 +241,9 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    """:func:`did_you_mean`, without printing a thousand classes."""
-    if len(known) <= 20:
-        return did_you_mean(name, known)
-    text = did_you_mean(name, known)
-    return text if text.startswith("Did") else f"There are {len(known)}, from {known[0]!r} to {known[-1]!r}."
+def _nearest(name: str, names: list[str]) -> str:
+    """:func:`did_you_mean`, without listing a thousand classes."""
+    text = did_you_mean(name, names)
+    if len(names) <= 20 or text.startswith("Did"):
+        return text
+    return f"There are {len(names)}, from {names[0]!r} to {names[-1]!r}."

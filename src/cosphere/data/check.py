@@ -1,4 +1,4 @@
-"""Looking over a data set before anything is trained on it: counts, sizes, unreadable files, duplicates, leaks."""
+"""Check a data set before training: counts, image sizes, unreadable files, duplicates and leaks between splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cosphere.images.containers import Content
 
 
 class Spread(NamedTuple):
-    """Smallest, middle and largest of some numbers."""
+    """Minimum, median and maximum."""
 
     smallest: float
     median: float
@@ -37,7 +37,7 @@ class Spread(NamedTuple):
 
 
 class SplitReport(NamedTuple):
-    """One split."""
+    """Counts of one split."""
 
     name: str
     images: int
@@ -45,23 +45,23 @@ class SplitReport(NamedTuple):
     per_class: Spread
     """Images."""
     one_image: int
-    """Classes with a single image: it can never be found again."""
+    """Number of classes with a single image, which no query of its class can find."""
     queries: int | None
     gallery: int | None
-    """None where the data has no roles."""
+    """Numbers of query and gallery images; None for data without these roles."""
 
 
 class Bin(NamedTuple):
-    """One bar of the histogram of images per class."""
+    """One bin of the histogram of images per class."""
 
     lowest: int
     highest: int
-    """Images in a class, both ends included."""
+    """Images per class, inclusive."""
     classes: int
 
 
 class SharedClasses(NamedTuple):
-    """How many classes two splits have in common."""
+    """Number of classes that two splits share."""
 
     one: str
     other: str
@@ -70,29 +70,29 @@ class SharedClasses(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What :func:`check` found. Paths are as in the catalogue's table.
+    """The result of :func:`check`. Paths are written as in the catalogue's table.
 
     Attributes:
-        layout: how the data was read.
-        fingerprint: of the catalogue, 64 hexadecimal digits.
-        images: different files (or rows of batches).
-        classes: different labels.
+        layout: how the data was read; see :attr:`Catalogue.layout`.
+        fingerprint: :meth:`Catalogue.fingerprint`.
+        images: number of distinct files (or items of containers).
+        classes: number of distinct labels.
         per_class: images per class.
-        histogram: images per class in at most 10 bars.
-        splits: one entry for each.
-        protocol: ``zero-shot`` (no class is in two splits), ``closed-set`` (all are in all), ``mixed`` or ``no
-            splits``.
-        shared_classes: pairs of splits with classes in common.
+        histogram: images per class in at most 10 bins.
+        splits: counts of each split.
+        protocol: ``zero-shot`` (no class is in two splits), ``closed-set`` (every class is in every split), ``mixed``,
+            ``one split`` or ``no splits``.
+        shared_classes: pairs of splits that share classes.
         one_image_classes: names of the classes with a single image.
-        widths: pixels, of the readable images.
-        heights: pixels, of the readable images.
-        unreadable: path and reason.
-        duplicates: groups of images with exactly the same bytes (or pixels, where a container holds pixels). Copies that
-            were saved anew or resized are not found.
-        duplicates_across_splits: those groups that reach over two splits, so that a test image was trained on.
-        duplicates_across_classes: those groups with two labels, one of which must be wrong.
-        checks: expected against found for published data sets, what agrees and what does not.
-        notes: of the reading.
+        widths: widths of the readable images, in pixels.
+        heights: heights of the readable images, in pixels.
+        unreadable: images that cannot be read, with the reason.
+        duplicates: groups of images with exactly the same bytes (or pixels, if a container stores pixels). Re-encoded or
+            resized copies are not detected.
+        duplicates_across_splits: groups with images in several splits, such as test images that are trained on.
+        duplicates_across_classes: groups with several labels, of which at most one is right.
+        checks: expected and actual counts of a published data set.
+        notes: :attr:`Catalogue.notes`.
     """
 
     layout: str
@@ -116,11 +116,11 @@ class DataReport:
 
     @property
     def clean(self) -> bool:
-        """Whether every image can be read, none comes twice, and a published data set is as published."""
+        """Whether all images can be read, there are no duplicates, and a published data set is as published."""
         return not self.unreadable and not self.duplicates and all(line.agrees for line in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with ``clean`` and named fields."""
+        """Convert to plain values for JSON, including ``clean``."""
         return {"clean": self.clean} | {name: _plain(value) for name, value in vars(self).items()}
 
 
@@ -131,18 +131,18 @@ def check(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
-    """Read every image once and report on the data set. Nothing is changed.
+    """Read every image once and report on the data set. Changes nothing.
 
     Args:
-        source: a catalogue, or what :func:`cosphere.data.read_catalogue` reads; listed files may then be missing in any
-            number short of all, and the notes name them.
-        layout: for a path, see :func:`cosphere.data.read_catalogue`.
-        threads: that decode side by side. Default: the number of cores, at most 8.
-        progress: called with (images done, images in all) in this thread, after each.
+        source: a catalogue, or any source of :func:`cosphere.data.read_catalogue`; missing files are then tolerated
+            unless all are missing, and the notes name them.
+        layout: layout of a source; see :func:`cosphere.data.read_catalogue`.
+        threads: number of decoding threads. Defaults to the number of cores, at most 8.
+        progress: called in this thread with (images done, total) after each image.
 
     Raises:
         SettingsError: ``threads`` is below 1 or above 256.
-        DataError: nothing there can be read as a data set. Bad files are reported, never raised.
+        DataError: the source cannot be read as a data set. Unreadable images are reported, not raised.
     """
     threads = min(8, os.cpu_count() or 1) if threads is None else check_whole("threads", threads, least=1, most=256)
     catalogue = source if isinstance(source, Catalogue) else read_catalogue(source, layout=layout, max_missing=1.0)
@@ -177,22 +177,22 @@ def check(
 
 
 class _Look(NamedTuple):
-    """What one image tells; an image that cannot be read gives the reason, a str, instead."""
+    """What the check keeps of a readable image; of an unreadable one it keeps the reason, a str."""
 
     width: int
     height: int
     key: bytes | int
-    """A digest for an item of a container; the number of bytes of a file, which is hashed only if another has as many."""
+    """Digest of an item of a container; size in bytes of a file, which is hashed only if another file has that size."""
 
 
 def _look_at_all(paths: dict[str, str], threads: int, progress: Progress | None) -> dict[str, _Look | str]:
-    found: dict[str, _Look | str] = {}
+    looks: dict[str, _Look | str] = {}
     with ThreadPoolExecutor(threads) as pool:
         for name, look in zip(paths, pool.map(_look_at, paths.values()), strict=True):
-            found[name] = look
+            looks[name] = look
             if progress is not None:
-                progress(len(found), len(paths))
-    return found
+                progress(len(looks), len(paths))
+    return looks
 
 
 def _look_at(path: str) -> _Look | str:
@@ -212,7 +212,7 @@ def _bytes(content: Content) -> bytes:
 
 
 def _copies(paths: dict[str, str], looks: dict[str, _Look | str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of images with the same content, each and all in the catalogue's order."""
+    """Groups of images with the same content, in the order of the catalogue."""
     same_size: dict[bytes | int, list[str]] = defaultdict(list)
     for name, look in looks.items():
         if isinstance(look, _Look):
@@ -234,7 +234,7 @@ def _same_bytes(names: Iterable[str], paths: dict[str, str]) -> list[list[str]]:
 
 
 def _differing(catalogue: Catalogue, groups: Sequence[tuple[str, ...]], column: str) -> tuple[tuple[str, ...], ...]:
-    """The groups whose members do not all have the same split or label."""
+    """The groups whose images differ in ``column``, the split or the label."""
     values = catalogue.table.groupby("path")[column].agg(set)
     return tuple(group for group in groups if len(set().union(*(values[path] for path in group))) > 1)
 
@@ -248,7 +248,7 @@ def _required(numbers: Sequence[float]) -> Spread:
 
 
 def _histogram(counts: Sequence[int], bars: int = 10) -> tuple[Bin, ...]:
-    """At most ``bars`` equally wide bars of whole numbers from the smallest to the largest count."""
+    """Histogram with at most ``bars`` bins of equal integer width, from the smallest to the largest count."""
     low, high = min(counts), max(counts)
     width = -(-(high - low + 1) // bars)
     edges = range(low, high + 1, width)
@@ -289,7 +289,7 @@ def _protocol(catalogue: Catalogue) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Named tuples as dicts, other tuples as lists."""
+    """Convert named tuples to dicts and other tuples to lists."""
     if isinstance(value, tuple):
         if hasattr(value, "_asdict"):
             return {name: _plain(field) for name, field in value._asdict().items()}

@@ -1,4 +1,4 @@
-"""From rows of a catalogue to batches of pixels; an unreadable image is skipped, counted and named."""
+"""Data set and collation: rows of a catalogue to batches of pixels. Unreadable images are skipped, counted and named."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cosphere.images import Augmentation, PixelCache, Pixels, Preprocessing, rea
 log = logging.getLogger(__name__)
 
 MAX_UNREADABLE = 0.01
-"""Share of the images that may be unreadable before a run stops."""
+"""Largest tolerated share of unreadable images."""
 _TRIES = 10
-"""How many other images of the class stand in for an unreadable one before its place stays empty."""
+"""Number of images of a class to try, including the requested one, before its place in the batch stays empty."""
 
 
 class Skipped(NamedTuple):
@@ -34,49 +34,49 @@ class Skipped(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One place of a batch."""
+    """One place in a batch."""
 
     pixels: Tensor | None
-    """(3, S, S) uint8 RGB; None when no image could be read for this place."""
+    """(3, S, S) uint8 RGB; None if no image could be read for this place."""
     label: int
     row: int
-    """The row whose pixels these are, which is another of the same class when the one asked for could not be read."""
+    """The row that the pixels come from: the requested one, or a stand-in of the same class if that was unreadable."""
     skipped: tuple[Skipped, ...]
 
 
 class Batch(NamedTuple):
-    """What a data loader gives."""
+    """One batch of a data loader."""
 
     pixels: Tensor
-    """(B, 3, S, S) uint8 RGB; (0, 3, 0, 0) when no image of the batch could be read."""
+    """(B, 3, S, S) uint8 RGB; (0, 3, 0, 0) if no image of the batch could be read."""
     labels: Tensor
-    """(B,) int64 in [0, C), the labels of the catalogue."""
+    """(B,) int64 in [0, C), :attr:`Catalogue.labels` of the rows."""
     rows: Tensor
     """(B,) int64 rows of the catalogue."""
     skipped: tuple[Skipped, ...]
-    """The images of this batch that could not be read; give them to :class:`UnreadableLog`."""
+    """Images of this batch that could not be read, to be passed to :meth:`UnreadableLog.add`."""
 
 
 class ImageRows(Dataset[Item]):
     """The images of a catalogue as uint8 pixels, for a data loader with :func:`collate`.
 
-    A picture is decoded, cut to its box, brought to ``preprocessing.resize`` (kept in the cache at that size) and then
-    augmented or cropped in the centre.
+    An image is decoded, cropped to its box, resized to ``preprocessing.resize`` (cached at that size) and then
+    augmented or centre cropped.
 
-    In training (a :class:`Draw`) an unreadable image is replaced by the next one of its class, so that a batch keeps
-    its P x K; the choice depends on the row only, so a resumed run makes the same. In evaluation (an int) its place is
-    dropped.
+    In training (items requested by :class:`Draw`) an unreadable image is replaced by the next one of its class, so that
+    a batch keeps its P x K images. The replacement depends on the row only, so a resumed run makes the same choice. In
+    evaluation (items requested by row number) its place is dropped.
 
     Args:
         catalogue: N rows with C classes.
         preprocessing: sizes and crop.
-        augmentation: for training; then items are asked for by :class:`Draw`. None crops the centre.
-        cache: of resized pixels, made with ``rule=preprocessing.rule``.
-        stand_ins: whether another image of the class replaces an unreadable one in training. False drops its place
-            instead, as in evaluation: two views of one image must not come from two images.
+        augmentation: random views for training; items are then requested by :class:`Draw`. None takes centre crops.
+        cache: cache of resized pixels, created with ``rule=preprocessing.rule``.
+        stand_ins: whether an unreadable image is replaced in training. False drops its place, as two views of one image
+            require.
 
     Raises:
-        SettingsError: the cache was made for another size.
+        SettingsError: the cache was created for another rule.
 
     Example:
         ``DataLoader(ImageRows(catalogue, preprocessing), batch_size=64, collate_fn=collate)``
@@ -98,7 +98,7 @@ class ImageRows(Dataset[Item]):
             )
         self.preprocessing, self.augmentation, self.cache = preprocessing, augmentation, cache
         self.stand_ins = stand_ins
-        # Plain lists and arrays only: a catalogue's table would be copied into every worker.
+        # Lists and arrays only: the catalogue's table would be copied into every worker.
         self.paths = catalogue.paths
         self.labels = catalogue.labels
         self._boxes = catalogue.boxes
@@ -114,11 +114,11 @@ class ImageRows(Dataset[Item]):
         return len(self.paths)
 
     def __getitem__(self, draw: Draw | int) -> Item:
-        """One item, by draw in training and by row in evaluation.
+        """Load one item, by :class:`Draw` in training and by row number in evaluation.
 
         Raises:
             IndexError: there is no such row.
-            SettingsError: augmentation is on and a plain row was asked for, so there is no seed.
+            SettingsError: augmentation needs the seed of a :class:`Draw`, and a row number was given.
         """
         if not isinstance(draw, Draw):
             return self._plain(int(draw))
@@ -140,7 +140,7 @@ class ImageRows(Dataset[Item]):
         return Item(None if pixels is None else self._view(pixels, 0), int(self.labels[row]), row, tuple(skipped))
 
     def _candidates(self, row: int) -> list[int]:
-        """The row, then those that may replace it: the next ones of its class, in a circle."""
+        """The row itself, followed by the rows that may replace it: the next ones of its class, cyclically."""
         if not self.stand_ins:
             return [row]
         label = int(self.labels[row])
@@ -149,7 +149,7 @@ class ImageRows(Dataset[Item]):
         return [int(self._order[first + (start + step) % count]) for step in range(min(count, _TRIES))]
 
     def _read(self, row: int, skipped: list[Skipped]) -> Pixels | None:
-        """The picture at the size from which crops are taken; None, and a line in ``skipped``, if it is unreadable."""
+        """Read and resize an image; append to ``skipped`` and return None if it is unreadable."""
         path, box = self.paths[row], self._box(row)
 
         def make() -> Pixels:
@@ -174,7 +174,7 @@ class ImageRows(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack the places that hold an image, and gather what was skipped."""
+    """Stack the items that have pixels and collect what was skipped."""
     whole = [(item.pixels, item.label, item.row) for item in items if item.pixels is not None]
     skipped = tuple(one for item in items for one in item.skipped)
     if not whole:
@@ -185,13 +185,13 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class UnreadableLog:
-    """Counts the unreadable images of a run, names each once in the log, and stops the run at too many.
+    """Counts the unreadable images of a run, logs each once, and raises when there are too many.
 
-    It lives in the main process, so that the workers of a loader share one count.
+    Used in the main process, so that there is one count for all workers of a loader.
 
     Args:
-        total: images in the catalogue.
-        max_share: in [0, 1], of the images; more unreadable ones stop the run. Above 0, one image is always forgiven.
+        total: number of images in the catalogue.
+        max_share: tolerated share of unreadable images, in [0, 1]. Above 0, one image is always tolerated.
 
     Raises:
         SettingsError: ``max_share`` is not in [0, 1].
@@ -204,11 +204,11 @@ class UnreadableLog:
         self.reasons: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """Number of different images that could not be read so far."""
+        """Number of distinct images that could not be read so far."""
         return len(self.reasons)
 
     def add(self, skipped: Iterable[Skipped]) -> None:
-        """Take in :attr:`Batch.skipped`.
+        """Add :attr:`Batch.skipped` of a batch.
 
         Raises:
             DataError: more than ``max_share`` of the images are unreadable; the error names the first three.

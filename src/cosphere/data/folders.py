@@ -1,4 +1,4 @@
-"""Reading a folder whose names are the labels: ``class/*.jpg`` or ``split/class/*.jpg``."""
+"""Read images whose folder names are the labels: ``class/*.jpg`` or ``split/class/*.jpg``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cosphere.errors import DataError
 from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
-"""Names of split folders once :func:`cosphere.data.catalogue.normal_split` has read them; capitals do not matter."""
+"""Names of split folders, as normalised by :func:`cosphere.data.catalogue.normal_split`."""
 
 _ADVICE = (
     "Put the images of each class in a folder of its own (class/*.jpg or train/class/*.jpg), "
@@ -24,21 +24,21 @@ _ADVICE = (
 def read_folder(folder: str | Path) -> Catalogue:
     """Read ``class/*.jpg`` or ``split/class/*.jpg``.
 
-    The first folder is the class, and images at any depth below it belong to it. When the first folders are called
-    train, val, valid, validation, test, query or gallery and hold class folders, they are the split and the second
-    folder is the class; a class that is in several splits has the same name there. ``query`` and ``gallery`` become
-    split ``test`` with ``is_query`` and ``is_gallery``. A single folder around everything is stepped into. Without
-    split folders, every row has split ``all``.
+    A folder at the top level is a class, with the images at any depth below it. If the top-level folders are named
+    train, val, valid, validation, test, query or gallery and contain class folders, they are the splits and the folders
+    inside them the classes; a class in several splits has the same folder name in each. ``query`` and ``gallery``
+    become split ``test`` with ``is_query`` and ``is_gallery``. A single folder around everything is skipped. Without
+    split folders, all rows have split ``all``.
 
     Args:
-        folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are left out and counted in the
+        folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are ignored and counted in the
             notes.
 
     Returns:
         A catalogue with layout ``folder``, rows sorted by path.
 
     Raises:
-        DataError: no such folder, no right to read it, no image in it, or no class folders.
+        DataError: the folder does not exist, cannot be read, or has no images or no class folders.
     """
     root = Path(folder)
     wrapper, table, notes = _table(root, list_images(root))
@@ -46,13 +46,13 @@ def read_folder(folder: str | Path) -> Catalogue:
 
 
 def read_archive(path: str | Path) -> Catalogue:
-    """Read a zip archive of class folders, without unpacking it; the rules are those of :func:`read_folder`.
+    """Read a zip archive of class folders without unpacking it, by the rules of :func:`read_folder`.
 
     Args:
         path: a .zip file. Its images are named ``photos.zip#bus/1.jpg`` in the catalogue.
 
     Raises:
-        DataError: the file is no archive, is damaged, or holds no class folders with images.
+        DataError: the file is not an archive, is damaged, or has no class folders with images.
     """
     path = Path(path)
     container = container_of(path)
@@ -64,7 +64,7 @@ def read_archive(path: str | Path) -> Catalogue:
 
 
 def _table(root: Path, listing: Listing) -> tuple[str, pd.DataFrame, list[str]]:
-    """The folder that is wrapped around the classes (``""`` or ``"photos/"``), the rows inside it, and notes."""
+    """Return the folder around the classes (``""`` or ``"photos/"``), the rows with paths relative to it, and notes."""
     if not listing.images:
         raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_ADVICE}")
     notes = listing.notes()
@@ -104,10 +104,10 @@ def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.
 
 
 def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Turn the splits ``query`` and ``gallery`` into split ``test`` with ``is_query`` and ``is_gallery``.
+    """Convert the splits ``query`` and ``gallery`` to split ``test`` with ``is_query`` and ``is_gallery``.
 
     Raises:
-        DataError: there is a ``test`` split beside them.
+        DataError: there is also a ``test`` split.
     """
     roles = {"query", "gallery"} & set(table["split"])
     if not roles:
@@ -128,9 +128,9 @@ def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
-    """The first folders that are splits; empty when the first folders are classes.
+    """The top-level folders that are splits; empty if they are classes.
 
-    A folder called ``train`` may well be a class among others: it is a split only when it holds class folders.
+    A class may be named ``train``, so such a folder is a split only if it contains class folders.
     """
     deep: dict[str, int] = defaultdict(int)
     for part in parts:
@@ -139,12 +139,12 @@ def _split_folders(root: Path, parts: list[list[str]]) -> set[str]:
     splits = {name for name in named if deep[name]}
     if named == set(deep) and not splits:
         raise DataError(f"{root} holds the splits {', '.join(sorted(named))}, but no class folders in them. {_ADVICE}")
-    # One folder called train that has subfolders, beside bus/ and car/, is a class; beside test/ it is a split.
+    # A folder train/ with subfolders is a class beside bus/ and car/, and a split beside test/.
     return splits if len(splits) > 1 or named == set(deep) else set()
 
 
 def _step_in(images: list[str], notes: list[str]) -> tuple[str, list[str]]:
-    """Step into a single folder that is wrapped around the classes, as archives often do: its path, and the rest."""
+    """Step into a single folder around the classes, as archives often have: return its path and the paths inside it."""
     wrapper = ""
     while True:
         first = {path.split("/", 1)[0] for path in images}

@@ -1,4 +1,4 @@
-"""What lies on the disk: images below a folder, what was passed over, and which listed files are missing."""
+"""List the images below a folder or in an archive, and find listed files that are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
 
 STRAY_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
-"""Files and folders that systems leave behind, in lower case; hidden names and ``._name`` are stray as well."""
+"""Files and folders that operating systems create, in lower case; hidden names and ``._name`` are stray as well."""
 
 
 @dataclass
@@ -28,24 +28,24 @@ class Listing:
     stray: int = 0
     """Hidden files and folders, ``._name``, ``Thumbs.db`` and ``__MACOSX``."""
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are no images, by suffix."""
+    """Number of other files, by suffix."""
 
     def notes(self) -> list[str]:
-        """What was passed over, as sentences; none when nothing was."""
-        found = []
+        """Notes about ignored files; empty if there were none."""
+        notes = []
         if self.stray:
-            found.append(
+            notes.append(
                 f"{self.stray} hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out"
             )
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
             what = "file that is no image was" if self.others.total() == 1 else "files that are no images were"
-            found.append(f"{self.others.total()} {what} left out: {kinds}")
-        return found
+            notes.append(f"{self.others.total()} {what} left out: {kinds}")
+        return notes
 
 
 def is_stray(name: str) -> bool:
-    """Whether a name is hidden, or one that macOS or Windows leaves behind.
+    """Whether a file or folder is hidden or created by macOS or Windows rather than by a user.
 
     >>> [is_stray(name) for name in ("._0001.jpg", "Thumbs.db", "__MACOSX", "0001.jpg")]
     [True, True, True, False]
@@ -54,7 +54,7 @@ def is_stray(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether the suffix is one that Cosphere decodes."""
+    """Whether the suffix is one of a supported image format."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (called for every file)
 
 
@@ -62,7 +62,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder.
 
     Raises:
-        DataError: it does not exist, is no folder or may not be read.
+        DataError: it does not exist, is not a folder or cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -80,34 +80,34 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def list_images(root: Path) -> Listing:
-    """All images below ``root`` at any depth. Links to folders are followed; a link back to a parent is entered once.
+    """List all images below ``root`` at any depth, following links; each folder is entered once.
 
     Raises:
         DataError: a folder cannot be read.
     """
-    found = Listing(images=[])
+    listing = Listing(images=[])
     seen: set[tuple[int, int]] = set()
     waiting = [(root, "")]
     while waiting:
         folder, prefix = waiting.pop()
         for entry in scan(folder):
             if is_stray(entry.name):
-                found.stray += 1
+                listing.stray += 1
             elif entry.is_dir():
                 status = entry.stat()
                 if (status.st_dev, status.st_ino) not in seen:
                     seen.add((status.st_dev, status.st_ino))
                     waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
             elif is_image(entry.name):
-                found.images.append(prefix + entry.name)
+                listing.images.append(prefix + entry.name)
             else:
-                found.others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
-    found.images.sort()
-    return found
+                listing.others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+    listing.images.sort()
+    return listing
 
 
 def list_members(container: Container, path: Path) -> Listing:
-    """All images inside a container whose items are file paths, such as a zip archive; sorted.
+    """List all images in a container whose items are file paths, such as a zip archive.
 
     Raises:
         DataError: the container is damaged.
@@ -125,9 +125,9 @@ def list_members(container: Container, path: Path) -> Listing:
 
 
 def exists(root: Path, paths: Iterable[str]) -> Flags:
-    """For each path, whether its file is there. (N,) bool.
+    """Whether each path exists. (N,) bool.
 
-    Each folder is listed once: asking for 120 000 files one by one takes minutes on a network disk.
+    Lists each folder once, because 120 000 single queries take minutes on a network disk.
     """
     whole = [os.path.join(root, path) for path in paths]  # noqa: PTH118
     there = np.zeros(len(whole), dtype=bool)
@@ -148,13 +148,13 @@ def exists(root: Path, paths: Iterable[str]) -> Flags:
         except (OSError, ValueError):
             continue
         for row in rows:
-            # A disk that ignores capitals finds files that the listing spells differently.
+            # A case-insensitive file system also finds names that the listing spells differently.
             there[row] = os.path.basename(whole[row]) in listed or os.path.isfile(whole[row])  # noqa: PTH113, PTH119
     return there
 
 
 def _items(container: Container, path: Path) -> set[str] | None:
-    """What a container holds; None where it is damaged, which reading each item then reports."""
+    """The items of a container; None if it is damaged, which is then reported for each image when it is read."""
     try:
         return set(container.items(path))
     except DataError:
@@ -162,19 +162,19 @@ def _items(container: Container, path: Path) -> set[str] | None:
 
 
 def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> tuple[Flags, list[str]]:
-    """Which of the listed files are there, and a note about those that are not.
+    """Find the listed files that exist, and describe those that do not.
 
     Args:
-        root: where relative paths start.
+        root: folder that relative paths start from.
         paths: N listed paths.
-        share: in [0, 1]; more than this share of the files missing is an error.
-        source: what lists the files, for the error.
+        share: tolerated share of missing files, in [0, 1].
+        source: what lists the files, for the error message.
 
     Returns:
         ((N,) bool, notes).
 
     Raises:
-        DataError: all are missing, or more than ``share``.
+        DataError: all files are missing, or more than ``share`` of them.
     """
     there = exists(root, paths)
     lost = [paths[row] for row in np.flatnonzero(~there)]

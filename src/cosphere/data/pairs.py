@@ -77,13 +77,13 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
     names = {name: _parts(name) for pair in listed.names for name in pair}
     rows: dict[tuple[str, ...], int] = {}
     matches: Counter[tuple[str, ...]] = Counter()
-    wanted = set(names.values())
-    depths = {len(parts) for parts in wanted}
+    tails = set(names.values())
+    depths = {len(parts) for parts in tails}
     for row, path in enumerate(paths):
         parts = _parts(path)
         for depth in depths:
             tail = parts[-depth:]
-            if tail in wanted:
+            if tail in tails:
                 rows.setdefault(tail, row)
                 matches[tail] += 1
     missing = [name for name, parts in names.items() if parts not in rows]
@@ -98,8 +98,8 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
             f"{twice[0]} of the pairs matches {matches[names[twice[0]]]} images. Write more of its path, or leave the "
             "others out."
         )
-    found = np.array([[rows[names[one]], rows[names[two]]] for one, two in listed.names], dtype=np.int64)
-    return Pairs(rows=found.reshape(-1, 2), same=listed.same, folds=listed.folds)
+    pairs = np.array([[rows[names[one]], rows[names[two]]] for one, two in listed.names], dtype=np.int64)
+    return Pairs(rows=pairs.reshape(-1, 2), same=listed.same, folds=listed.folds)
 
 
 def _parts(path: str) -> tuple[str, ...]:

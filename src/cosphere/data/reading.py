@@ -1,4 +1,4 @@
-"""One door for all data: a folder, a table or the root of a published data set."""
+"""Read any supported data source: a folder, a table, an archive or the root of a published data set."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def read_catalogue(
     strict: bool = False,
     max_missing: float = MAX_MISSING,
 ) -> Catalogue:
-    """Read whatever names the images and their labels.
+    """Read a data source as a catalogue.
 
-    ``auto`` looks, in this order, for: a table file or DataFrame; a zip archive of class folders, a RecordIO file or a
-    CIFAR batch; the layout of a published data set, in the folder or
-    in one folder inside it; a folder that holds exactly one table with a path and a label column; class folders.
+    With ``layout="auto"`` the first of these that fits is used: a table file or DataFrame; a zip archive of class
+    folders, a RecordIO file or a CIFAR batch; the layout of a published data set, in the folder or in one folder inside
+    it; a folder with exactly one table that has a path and a label column; class folders.
 
     Args:
-        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip or .rec file, or the root of CUB-200-2011, Cars196,
-            Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
+        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip or .rec file, or the root of
+            CUB-200-2011, Cars196, Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
-        root: where a table's relative paths start; by default its folder.
-        strict: whether a published data set must be exactly as published, and every listed file there.
-        max_missing: share in [0, 1] of the listed files that may be missing.
+        root: folder that the relative paths of a table start from. Defaults to the folder of the table.
+        strict: whether a published data set must be exactly as published, with all listed files present.
+        max_missing: tolerated share of missing files, in [0, 1].
 
     Returns:
-        The catalogue. Its ``notes`` say what was assumed and left out, its ``differences`` where it is not as
+        The catalogue. Its ``notes`` say what was assumed and ignored, its ``differences`` where it is not as
         published.
 
     Raises:
         SettingsError: there is no such layout.
-        DataError: nothing there that can be read; the error says what to do.
+        DataError: the source cannot be read as a data set.
     """
-    known = ["auto", "folder", "table", *LAYOUTS]
-    if layout not in known:
-        raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, known)}")
+    layouts = ["auto", "folder", "table", *LAYOUTS]
+    if layout not in layouts:
+        raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, layouts)}")
     share = 0.0 if strict else max_missing
     if isinstance(source, pd.DataFrame):
         return read_table(source, root=root, max_missing=share)
@@ -71,14 +71,14 @@ def read_catalogue(
 
 
 def read_container(container: Container, path: Path) -> Catalogue:
-    """Read a single container as a data set: a zip archive by its folders, others by the labels that they hold.
+    """Read one container as a data set: a zip archive by its folders, other formats by their own labels.
 
     Args:
         container: the kind of file.
         path: the file.
 
     Raises:
-        DataError: the file is damaged, or its format has no labels.
+        DataError: the file is damaged or empty, or its format has no labels.
         MissingExtraError: the format needs an optional package.
     """
     if container.has_paths:
@@ -96,9 +96,9 @@ def read_container(container: Container, path: Path) -> Catalogue:
 
 
 def _read_known_or_guess(path: Path, layout: str, *, strict: bool, share: float) -> Catalogue:
-    found = find_layout(path, None if layout == "auto" else layout)
-    if found is not None:
-        return read_layout(*found, given=path, strict=strict, max_missing=share)
+    published = find_layout(path, None if layout == "auto" else layout)
+    if published is not None:
+        return read_layout(*published, given=path, strict=strict, max_missing=share)
     tables = _tables(path)
     if len(tables) == 1:
         catalogue = read_table(tables[0], max_missing=share)
@@ -108,9 +108,9 @@ def _read_known_or_guess(path: Path, layout: str, *, strict: bool, share: float)
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Tables in a folder that name paths and labels."""
+    """The tables in a folder that have a path and a label column."""
     files = [Path(entry.path) for entry in scan(folder) if not is_stray(entry.name) and entry.is_file()]
-    # A .txt may be anything; as a table it has to be named by the user.
+    # A .txt file may be anything, so it is read as a table only if the user names it.
     return sorted(file for file in files if file.suffix.lower() in TABLE_SUFFIXES - {".txt"} and has_columns(file))
 
 

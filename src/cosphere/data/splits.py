@@ -1,4 +1,4 @@
-"""Dividing the classes of a catalogue: held-out classes for validation, and splits for data that comes with none."""
+"""Divide the classes of a catalogue: hold out validation classes, and split data that has no splits."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from cosphere.errors import DataError, SettingsError
 
 
 class TrainingParts(NamedTuple):
-    """What to train on, and what to choose settings and checkpoints by."""
+    """Training and validation images."""
 
     train: Catalogue
     val: Catalogue | None
-    """None when no validation was asked for."""
+    """Images for choosing settings and checkpoints; None without validation."""
     how: str
-    """One sentence for the log: where the validation images come from."""
+    """Where the validation images come from, for the log."""
 
 
 def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
-    """Set whole classes aside, so that validation asks about classes that training never saw.
+    """Hold out whole classes, so that validation uses classes that are not trained on.
 
-    The classes are drawn among those with at least two images, because the only image of a class can never be found
-    again. The draw depends on the labels and the seed, not on the order of the rows.
+    Only classes with at least two images are held out, because a query needs another image of its class. The choice
+    depends on the labels and the seed, not on the order of the rows.
 
     Args:
         catalogue: N images of C classes.
-        share: of the classes, in (0, 1). At least 2 classes are held out and at least 2 are left.
-        seed: chooses the classes.
+        share: share of the classes to hold out, in (0, 1). At least 2 classes are held out and at least 2 remain.
+        seed: seed of the choice.
 
     Returns:
-        (left, held out); the second has split ``val`` in every row.
+        (remaining, held out); the second has split ``val`` in all rows.
 
     Raises:
-        SettingsError: ``share`` is not in (0, 1).
+        SettingsError: ``share`` is not in (0, 1), or ``seed`` is negative.
         DataError: there are too few classes.
     """
     check_whole("seed", seed, least=0)
@@ -58,20 +58,20 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
 
 
 def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 0.0, seed: int = 0) -> Catalogue:
-    """Divide the classes of data that has no splits into ``train``, ``val`` and ``test``; no class is in two of them.
+    """Divide the classes of data without splits into ``train``, ``val`` and ``test``, so that no class is in two splits.
 
     Args:
         catalogue: data whose split is ``all``.
-        val: share of the classes for choosing settings, in [0, 1).
-        test: share of the classes for the final score, in [0, 1); together with ``val`` below 1.
-        seed: chooses the classes.
+        val: share of the classes for validation, in [0, 1).
+        test: share of the classes for testing, in [0, 1); ``val + test`` is below 1.
+        seed: seed of the choice.
 
     Returns:
-        The same rows in the same order with other values in ``split``. Each part has at least 2 classes.
+        The same rows in the same order with new splits. Each split has at least 2 classes.
 
     Raises:
-        SettingsError: the shares do not fit.
-        DataError: the data has splits already, or too few classes.
+        SettingsError: a share is out of range, or ``seed`` is negative.
+        DataError: the data already has splits, or has too few classes.
     """
     check_whole("seed", seed, least=0)
     if catalogue.split_names != [EVERYTHING]:
@@ -99,18 +99,18 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
 
 
 def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int = 0) -> TrainingParts:
-    """What `train` trains on and validates on: never the test split.
+    """Choose the images that `cosphere train` trains and validates on, never from the test split.
 
-    A ``val`` split in the data wins. Without one, whole classes of ``train`` are held out; without any splits, whole
-    classes of everything.
+    Uses the ``val`` split if there is one. Otherwise holds out whole classes of ``train``, or of all images for data
+    without splits.
 
     Args:
         catalogue: data with a ``train`` split, or without splits.
-        val_share: share of the training classes to hold out when the data has no ``val`` split; 0 holds none out.
-        seed: chooses the classes.
+        val_share: share of the training classes to hold out if there is no ``val`` split; 0 for no validation.
+        seed: seed of the choice.
 
     Raises:
-        DataError: there is nothing to train on, or too few classes.
+        DataError: there is no training image, or there are too few classes.
     """
     train = catalogue.select(EVERYTHING if catalogue.split_names == [EVERYTHING] else "train")
     if "val" in catalogue.split_names:

@@ -1,4 +1,4 @@
-"""Table files as DataFrames of text, and the checks of single columns; errors name the lines."""
+"""Load table files as DataFrames of text, and check single columns; errors name the lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
 
 def load_table(source: str | Path | pd.DataFrame, rows: int | None = None) -> tuple[pd.DataFrame, int, str]:
-    """The table as it is, the number that its first row has for a reader, and its name for messages.
+    """Load a table unchanged; also return the line number of its first row and its name, for messages.
 
     Args:
         source: a .csv, .tsv, .txt or .parquet file (comma, semicolon or tab), or a DataFrame.
-        rows: read no more than this many.
+        rows: number of rows to read; None for all.
 
     Raises:
         DataError: the file cannot be read as a table.
@@ -34,7 +34,7 @@ def load_table(source: str | Path | pd.DataFrame, rows: int | None = None) -> tu
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
         separator = max("\t;,", key=header.count)
-        # Everything as text: class 007 is not class 7, and a class may be called NA or None.
+        # All cells as text: class 007 is not class 7, and a class may be named NA or None.
         frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=rows)
         return frame, 2, path.name
     except FileNotFoundError:
@@ -46,24 +46,24 @@ def load_table(source: str | Path | pd.DataFrame, rows: int | None = None) -> tu
 
 
 def texts(values: pd.Series) -> pd.Series:
-    """Cells as text, whole numbers without ``.0``, empty and missing ones as None."""
+    """Convert cells to text: whole numbers without ``.0``, empty and missing cells as None."""
     if pd.api.types.is_float_dtype(values) and values.dropna().mod(1).eq(0).all():
-        values = values.astype("Int64")  # a column of ids with a gap arrives as 7.0
+        values = values.astype("Int64")  # pandas reads a column of ids with a gap as 7.0
     cells = [None if missing else str(value).strip() for value, missing in zip(values, values.isna(), strict=True)]
     return pd.Series([cell or None for cell in cells], dtype=object)
 
 
 def where(rows: Integers, first_row: int) -> str:
-    """Some row numbers as a reader counts them: ``lines 3, 4``."""
+    """Format row numbers for a message, counted as an editor shows them: ``lines 3, 4``."""
     shown = ", ".join(str(row + first_row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
     return f"{'line' if first_row else 'row'}{'s' if len(rows) > 1 else ''} {shown}"
 
 
 def filled(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    """Cells as text, none of them empty.
+    """Convert the cells of a required column to text.
 
     Raises:
-        DataError: some are empty; the error names their lines.
+        DataError: some cells are empty; the error names their lines.
     """
     cells = texts(values)
     empty = np.flatnonzero(cells.isna())
@@ -76,16 +76,18 @@ def filled(values: pd.Series, column: str, first_row: int, name: str) -> pd.Seri
 
 
 def true_or_false(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    """A column of booleans: true, false, yes, no, 1 or 0. OML leaves the cells of training rows empty: that is False.
+    """Convert a column of true, false, yes, no, 1 or 0 to booleans.
+
+    Empty cells are False: open-metric-learning leaves those of training rows empty.
 
     Raises:
-        DataError: a cell is something else.
+        DataError: a cell has another value.
     """
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
+    values_of = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
     cells = texts(values).map(lambda text: "false" if text is None else text.lower())
-    wrong = np.flatnonzero(~cells.isin(known))
+    wrong = np.flatnonzero(~cells.isin(values_of))
     if len(wrong):
         raise DataError(
             f"{name}: {column} is {cells.iloc[wrong[0]]!r} in {where(wrong, first_row)}. Write True or False."
         )
-    return cells.map(known).astype(bool)
+    return cells.map(values_of).astype(bool)

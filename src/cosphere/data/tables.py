@@ -1,4 +1,4 @@
-"""Reading a table of images: CSV, TSV, Parquet or a DataFrame."""
+"""Read a table of images: CSV, TSV, Parquet or a DataFrame."""
 
 from __future__ import annotations
 
@@ -33,32 +33,34 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("subset", "partition", "set", "evaluation_status"),
 }
-"""Names that a column may have instead, the first that is there counts."""
+"""Alternative column names; the first one that exists is used."""
 
 MAX_MISSING = 0.01
-"""Share of the listed files that may be missing: a truncated download must not pass for the whole set."""
+"""Largest tolerated share of missing files, so that a truncated download is not taken for the whole data set."""
 
 
 def read_table(
     source: str | Path | pd.DataFrame, *, root: str | Path | None = None, max_missing: float = MAX_MISSING
 ) -> Catalogue:
-    """Read a table with one row for each image.
+    """Read a table with one row per image.
 
-    Wanted columns: ``path`` and ``label``; also read are ``split``, ``is_query``, ``is_gallery``, ``category``,
-    ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels, which is all that OML's tables have.
-    Capitals do not matter, and :data:`ALIASES` lists other names; the notes say which one was used. Labels may be
-    numbers or words. Without a split column every row has split ``all``; ``validation`` is read as ``val``.
+    Required columns: ``path`` and ``label``. Optional columns: ``split``, ``is_query``, ``is_gallery``, ``category``,
+    ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels; these are all columns of
+    open-metric-learning's tables. Column names are case-insensitive and may be one of :data:`ALIASES`; the notes say
+    which alias was used. Labels may be numbers or text. Without a split column all rows have split ``all``;
+    ``validation`` is read as ``val``.
 
-    Relative paths start from ``root`` and must stay inside it: a path that climbs out with ``..`` is refused, because a
-    table from elsewhere should not reach other files. An absolute path is taken as it is.
+    Relative paths start from ``root`` and must stay inside it: a path that leaves it through ``..`` is refused, so that
+    a foreign table cannot reach other files. Absolute paths are used as they are.
 
     Args:
         source: a .csv, .tsv or .parquet file (comma, semicolon or tab), or a DataFrame.
-        root: where relative paths start. Default: the folder of the file, or the working directory for a DataFrame.
-        max_missing: share of the listed files in [0, 1] that may be missing; such rows are left out with a note.
+        root: folder that relative paths start from. Defaults to the folder of the file, or the working directory for a
+            DataFrame.
+        max_missing: tolerated share of missing files, in [0, 1]; rows without a file are dropped with a note.
 
     Returns:
-        A catalogue with layout ``table``, rows in the table's order.
+        A catalogue with layout ``table`` and rows in the order of the table.
 
     Raises:
         DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or
@@ -88,7 +90,7 @@ def read_table(
 
 
 def has_columns(path: Path) -> bool:
-    """Whether a file is a table with a column for the path and one for the label."""
+    """Whether a file is a table with a path and a label column."""
     try:
         frame, _, name = load_table(path, rows=1)
         _columns(frame, name, [])
@@ -98,26 +100,26 @@ def has_columns(path: Path) -> bool:
 
 
 def _columns(frame: pd.DataFrame, name: str, notes: list[str]) -> dict[str, str]:
-    """Our name of each column -> the table's own."""
+    """Map our name of each column to the table's."""
     given = {str(column).strip().lower(): column for column in reversed(list(frame.columns))}
-    found = {column: given[column] for column in ("path", "label", "split", *OPTIONAL) if column in given}
+    columns = {column: given[column] for column in ("path", "label", "split", *OPTIONAL) if column in given}
     for column, aliases in ALIASES.items():
         alias = next((alias for alias in aliases if alias in given), None)
-        if column not in found and alias is not None:
-            found[column] = given[alias]
+        if column not in columns and alias is not None:
+            columns[column] = given[alias]
             notes.append(f"column {given[alias]!r} was read as {column}")
     for column in ("path", "label"):
-        if column not in found:
-            known = [str(own) for own in frame.columns]
+        if column not in columns:
+            names = [str(own) for own in frame.columns]
             raise DataError(
-                f"{name} has no column {column!r}; it has {', '.join(known[:12])}. {_nearest_column(column, known)}"
+                f"{name} has no column {column!r}; it has {', '.join(names[:12])}. {_nearest_column(column, names)}"
                 f"Rename the one that holds the {'image paths' if column == 'path' else 'labels'} to {column!r}."
             )
-    return found
+    return columns
 
 
-def _nearest_column(column: str, known: list[str]) -> str:
-    text = did_you_mean(column, known)
+def _nearest_column(column: str, names: list[str]) -> str:
+    text = did_you_mean(column, names)
     return f"{text} " if text.startswith("Did") else ""
 
 

@@ -1,3 +1,3 @@
-"""Drawn stamps: a data set to try things on, made of random numbers."""
+"""Synthetic rubber stamps: a generated data set for the demo, examples and benchmarks."""
 
 from cosphere.stamps.drawing import draw_stamps as draw_stamps

@@ -1,10 +1,10 @@
-"""What made-up rubber stamps look like: their templates, wording and emblems, drawn as ink masks.
+"""Designs of synthetic rubber stamps: templates, wording and emblems, drawn as ink masks.
 
-Everything here is invented: firms, cities, dates, numbers and emblems are put together at random from the lists below,
-and a likeness to a real stamp is chance. Designs come in pairs of near-twins: two neighbours share one template (outline,
-border, typeface, arrangement), some also the firm, and differ in wording and emblem, as the stamps of one office do.
+All content is invented: firms, cities, dates, numbers and emblems are combined at random from the lists below, and any
+resemblance to a real stamp is accidental. Designs come in pairs: the two share a template (outline, border, typeface,
+arrangement), some pairs also the firm, and differ in wording and emblem, as the stamps of one office do.
 
-A mask is drawn in units where the sheet spans [-1, 1] both ways, x to the right and y down.
+Coordinates on a mask span [-1, 1] in both directions, x to the right and y down.
 """
 
 from __future__ import annotations
@@ -72,28 +72,28 @@ WORDS = (
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 # fmt: on
 
-MARGIN = 0.96  # half the width of the widest outline
-FINE = 2  # a mask is drawn this many times larger and then reduced, for smooth edges
-EMBLEM_SHARE_OF_STACK = 1.7  # an emblem's height next to that of a line of text
+MARGIN = 0.96  # half the width of the widest outline, in mask units
+FINE = 2  # supersampling factor: masks are drawn larger and then reduced, for smooth edges
+EMBLEM_SHARE_OF_STACK = 1.7  # height of an emblem relative to a line of text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """What two near-twins have in common."""
+    """What the two designs of a pair have in common."""
 
     shape: Shape
     border: Border
     filling: Filling
     typeface: str
-    height: float  # half the height of an oval or a rectangle, in (0, 1)
-    weight: float  # stroke of the border, in sheet units
-    inner_ring: bool  # a second, thin outline between the rim text and the middle
+    height: float  # half the height of an oval or rectangle, in (0, 1)
+    weight: float  # stroke width of the border, in mask units
+    inner_ring: bool  # a second, thin outline between the rim text and the centre
     rules: bool  # thin lines between the rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """One stamp: a template and what is written on it."""
+    """One stamp: a template and its content."""
 
     number: int
     template: Template
@@ -106,22 +106,22 @@ class Design:
 
     @property
     def name(self) -> str:
-        """Readable, unique by its number, fit for a folder: ``017-round-north-harbour-trading-paid``."""
+        """Readable and unique folder name: ``017-round-north-harbour-trading-paid``."""
         mark = self.emblem if self.template.filling == "emblem" else self.word
         return f"{self.number:03d}-{self.template.shape}-{self.firm}-{mark}".lower().replace(" ", "-")
 
 
 def design(number: int, *, seed: int) -> Design:
-    """The stamp with this number.
+    """Generate a design.
 
     Args:
-        number: >= 0. Numbers 2n and 2n + 1 are near-twins.
-        seed: >= 0. The same seed and number always give the same design, however many others are drawn.
+        number: >= 0. Numbers 2n and 2n + 1 form a pair.
+        seed: >= 0. A design depends on the seed and its number only, not on how many are drawn.
     """
     pair, member = divmod(number, 2)
     ours = np.random.default_rng([seed, 0, pair])
     template = _template(pair, ours)
-    shared_firm = _firm(ours) if ours.random() < 0.5 else None  # else the twins belong to two firms
+    shared_firm = _firm(ours) if ours.random() < 0.5 else None  # otherwise each design of the pair has its own firm
     words, emblems = ours.permutation(WORDS), ours.permutation(list(EMBLEMS))
     own = np.random.default_rng([seed, 1, number])
     firm, city = shared_firm or _firm(own)
@@ -138,7 +138,7 @@ def design(number: int, *, seed: int) -> Design:
 
 
 def _template(pair: int, rng: np.random.Generator) -> Template:
-    shape = SHAPES[(pair + int(rng.integers(3))) % len(SHAPES)]  # goes round, so that every shape comes up
+    shape = SHAPES[(pair + int(rng.integers(3))) % len(SHAPES)]  # cycles, so that every shape occurs
     return Template(
         shape=shape,
         border=BORDERS[rng.integers(len(BORDERS))],
@@ -152,7 +152,7 @@ def _template(pair: int, rng: np.random.Generator) -> Template:
 
 
 def _firm(rng: np.random.Generator) -> tuple[str, str]:
-    """A firm and its city."""
+    """Generate a firm and its city."""
     first, second, trade = (str(rng.choice(words)) for words in (PLACES, THINGS, TRADES))
     return f"{first} {second} {trade}", str(rng.choice(CITIES))
 
@@ -161,7 +161,7 @@ def _firm(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def outline(template: Template, inset: float) -> Points:
-    """The stamp's edge, moved inwards by ``inset``: (720, 2), clockwise from the top, evenly spaced."""
+    """Outline of the stamp, moved inwards by ``inset``: (720, 2) evenly spaced points, clockwise from the top."""
     if template.shape in ("round", "oval"):
         height = MARGIN if template.shape == "round" else template.height
         turn = np.linspace(0, 2 * math.pi, 721) - math.pi / 2
@@ -173,29 +173,29 @@ def _corners(template: Template) -> Points:
     if template.shape == "rectangle":
         return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (MARGIN, template.height)
     sides = {"triangle": 3, "hexagon": 6, "octagon": 8}[template.shape]
-    start = 0.0 if sides == 3 else math.pi / sides  # a flat top, but for the triangle
+    start = 0.0 if sides == 3 else math.pi / sides  # flat top, except for the triangle
     turn = np.arange(sides) * 2 * math.pi / sides + start - math.pi / 2
     return np.stack([np.cos(turn), np.sin(turn)], axis=1) * MARGIN
 
 
 def _shrink(corners: Points, inset: float) -> Points:
-    """Move every side of a convex polygon inwards, and close it."""
+    """Move all sides of a convex polygon inwards and close it."""
     along = np.roll(corners, -1, axis=0) - corners
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    after = np.stack([-along[:, 1], along[:, 0]], axis=1)  # inward normals, as the corners go clockwise on a sheet
+    after = np.stack([-along[:, 1], along[:, 0]], axis=1)  # inward normals, because the corners are in clockwise order
     before = np.roll(after, 1, axis=0)
     moved = corners + inset * (before + after) / (1 + (before * after).sum(axis=1, keepdims=True))
     return np.concatenate([moved, moved[:1]])
 
 
 def _even(path: Points, count: int = 720) -> Points:
-    """``count`` points at equal distances along a path whose last point repeats the first."""
+    """Resample a closed path (last point equal to the first) to ``count`` points at equal distances."""
     walked = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     at = np.linspace(0, walked[-1], count, endpoint=False)
     return np.stack([np.interp(at, walked, path[:, 0]), np.interp(at, walked, path[:, 1])], axis=1)
 
 
-# --- emblems: closed polygons in [-1, 1], painted in turn; False cuts a hole ----------------------------------------
+# --- emblems: closed polygons in [-1, 1], filled in order; False cuts a hole ----------------------------------------
 
 Painted = list[tuple[bool, Points]]
 
@@ -206,14 +206,14 @@ def _disc(x: float, y: float, radius: float, corners: int = 40) -> Points:
 
 
 def _radial(radius: Callable[[Points], Points]) -> Points:
-    """A closed curve given by its distance from the middle at each angle from the top."""
+    """Closed curve given by its radius at each angle from the top."""
     turn = np.linspace(0, 2 * math.pi, 240, endpoint=False)
     away = radius(turn)
     return np.stack([away * np.sin(turn), -away * np.cos(turn)], axis=1)
 
 
 def _mirrored(*right: tuple[float, float]) -> Points:
-    """A closed shape from its right half, top to bottom."""
+    """Closed symmetric shape given by its right half, top to bottom."""
     half = np.array(right)
     return np.concatenate([half, half[::-1] * (-1, 1)])
 
@@ -319,22 +319,22 @@ EMBLEMS: dict[str, Callable[[], Painted]] = {
 
 @lru_cache(maxsize=512)
 def load_typeface(typeface: str, pixels: int) -> ImageFont.FreeTypeFont:
-    """One of the typefaces that matplotlib brings along. The basic layout engine is the same on every machine."""
-    import matplotlib  # only its folder is wanted, so it is not imported with the room
+    """Load a font bundled with matplotlib. The basic layout engine renders the same on every machine."""
+    import matplotlib  # slow to import, and only its data folder is needed
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{typeface}.ttf"
     return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw_design(drawn: Design, side: int) -> Image.Image:
-    """The stamp's rubber as a mask.
+    """Draw a design as an ink mask.
 
     Args:
         drawn: the design.
-        side: pixels, of the square mask.
+        side: side of the square mask, in pixels.
 
     Returns:
-        Mode L, (side, side): 255 where there is ink, smooth edges.
+        Image of mode L, (side, side): 255 where there is ink, with antialiased edges.
     """
     sheet = _Sheet(side * FINE, drawn.template.typeface)
     inset = _draw_border(sheet, drawn.template)
@@ -345,7 +345,7 @@ def draw_design(drawn: Design, side: int) -> Image.Image:
 
 
 class _Sheet:
-    """A square mask that is drawn on in units of [-1, 1]."""
+    """A square canvas with coordinates in [-1, 1]."""
 
     def __init__(self, side: int, typeface: str) -> None:
         self.image = Image.new("L", (side, side))
@@ -368,20 +368,20 @@ class _Sheet:
             self.fill(points * radius + (x, y), ink)
 
     def fitted(self, text: str, height: float, width: float) -> ImageFont.FreeTypeFont:
-        """The largest font whose capitals are at most ``height`` tall and whose ``text`` is at most ``width`` wide."""
+        """Largest font with capitals at most ``height`` tall in which ``text`` is at most ``width`` wide."""
         probe = load_typeface(self.typeface, 100)
         tall, wide = -probe.getbbox("H", anchor="ls")[1] / 100, probe.getlength(text) / 100
         return load_typeface(self.typeface, max(5, int(self.half * min(height / tall, width / wide))))
 
     def text(self, text: str, x: float, y: float, height: float, width: float) -> None:
-        """Centred on (x, y)."""
+        """Draw text centred on (x, y)."""
         face = self.fitted(text, height, width)
         capital = -face.getbbox("H", anchor="ls")[1]
         middle = ((x + 1) * self.half, (y + 1) * self.half + capital / 2)
         self.draw.text(middle, text, fill=255, font=face, anchor="ms")
 
     def text_along(self, text: str, path: Points, height: float, width: float) -> None:
-        """Letter by letter, centred on the middle of ``path``, each turned to the path's direction."""
+        """Draw text along ``path``, centred on its middle, each letter rotated to the direction of the path."""
         face = self.fitted(text, height, width)
         capital = -face.getbbox("H", anchor="ls")[1]
         steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
@@ -403,7 +403,7 @@ class _Sheet:
 
 
 def _draw_border(sheet: _Sheet, template: Template) -> float:
-    """Draw the border; return how far inwards it reaches."""
+    """Draw the border; return its extent inwards from the outline."""
     weight = template.weight
     if template.border == "single":
         sheet.line(outline(template, weight), weight * 1.4, closed=True)
@@ -428,7 +428,7 @@ def _draw_border(sheet: _Sheet, template: Template) -> float:
 
 
 def _draw_rim_text(sheet: _Sheet, drawn: Design, inset: float) -> float:
-    """The firm over the top and the city under the bottom of a round stamp; return where the middle begins."""
+    """Draw the firm along the top and the city along the bottom of a round stamp; return the inset of the centre."""
     template = drawn.template
     height = 0.13 if template.shape == "round" else 0.105
     path = outline(template, inset + 0.03 + height / 2)
@@ -445,31 +445,31 @@ def _draw_rim_text(sheet: _Sheet, drawn: Design, inset: float) -> float:
 
 
 def _draw_middle(sheet: _Sheet, drawn: Design, inside: Points) -> None:
-    """What stands inside the border and the rim text: an emblem, rows of text, or both."""
+    """Draw the centre of the stamp: an emblem, rows of text, or both."""
     template, rows = drawn.template, _rows(drawn)
     left, top, bottom = inside[:, 0].min(), inside[:, 1].min(), inside[:, 1].max()
-    if template.shape in ("round", "oval") and rows:  # text wants the wide part
+    if template.shape in ("round", "oval") and rows:  # text goes into the widest part
         top, bottom = top * 0.86, bottom * 0.86
-    if template.filling != "rows" and template.shape == "rectangle":  # the emblem to the left of the rows
+    if template.filling != "rows" and template.shape == "rectangle":  # emblem to the left of the rows
         radius = (bottom - top) * 0.36
         sheet.emblem(drawn.emblem, left + radius * 1.15, (top + bottom) / 2, radius)
         left += 2.4 * radius
-    elif template.filling != "rows":  # above them
+    elif template.filling != "rows":  # emblem above the rows
         share = EMBLEM_SHARE_OF_STACK / (EMBLEM_SHARE_OF_STACK + sum(height for _, height in rows))
         start = top + (0.30 * (bottom - top) if template.shape == "triangle" else 0.0)
         height = (bottom - start) * share
         sheet.emblem(drawn.emblem, 0.0, start + height / 2, height * 0.44)
         top = start + height
     elif template.shape == "triangle":
-        top += 0.42 * (bottom - top)  # nothing legible fits in the tip
+        top += 0.42 * (bottom - top)  # nothing legible fits into the tip
     _draw_rows(sheet, rows, inside, left, top, bottom, template.rules)
 
 
 def _rows(drawn: Design) -> list[tuple[str, float]]:
-    """The lines of text in the middle, top to bottom, each with its share of the height."""
+    """Lines of text in the centre, top to bottom, each with its relative height."""
     template = drawn.template
     word, date, code = (drawn.word, 1.4), (drawn.date, 1.0), (drawn.code, 0.8)
-    if template.shape in ("round", "oval"):  # the firm stands on the rim
+    if template.shape in ("round", "oval"):  # the firm is on the rim
         return {"emblem": [], "rows": [word, date, code], "both": [word, date]}[template.filling]
     if template.shape == "triangle":  # the longest line where it is widest
         return {"emblem": [(drawn.city, 1.0)], "rows": [code, date, word], "both": [date, word]}[template.filling] + [
@@ -477,7 +477,7 @@ def _rows(drawn: Design) -> list[tuple[str, float]]:
         ]
     if (
         template.shape == "rectangle" and template.filling != "rows"
-    ):  # half the width is left, so the firm takes two lines
+    ):  # only half the width is available, so the firm takes two lines
         name, _, trade = drawn.firm.rpartition(" ")
         return [(name, 1.0), (trade, 1.0), (drawn.city, 0.8) if template.filling == "emblem" else word]
     return [
@@ -489,7 +489,7 @@ def _rows(drawn: Design) -> list[tuple[str, float]]:
 def _draw_rows(
     sheet: _Sheet, rows: list[tuple[str, float]], inside: Points, left: float, top: float, bottom: float, rules: bool
 ) -> None:
-    """Rows of text between ``top`` and ``bottom``, each as large as the outline ``inside`` lets it be there."""
+    """Draw rows of text between ``top`` and ``bottom``, each as large as fits into the outline ``inside``."""
     unit = (bottom - top) / max(1.0, sum(height for _, height in rows))
     for number, (text, share) in enumerate(rows):
         height = unit * share
@@ -504,7 +504,7 @@ def _draw_rows(
 
 
 def _chord(inside: Points, y: float) -> tuple[float, float]:
-    """Where a level line enters and leaves a convex outline; the middle, twice, where it misses."""
+    """x where a horizontal line enters and leaves a convex outline; the centre twice if it misses the outline."""
     nearest = np.abs(inside[:, 1] - y)
     right, left = inside[:, 0] >= 0, inside[:, 0] < 0
     return float(inside[left][nearest[left].argmin(), 0]), float(inside[right][nearest[right].argmin(), 0])

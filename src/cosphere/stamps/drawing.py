@@ -1,13 +1,13 @@
-"""A made-up data set to try things on: impressions of rubber stamps on printed paper.
+"""A synthetic data set: impressions of rubber stamps on printed paper.
 
-Nothing in it was ever seen: the stamps (:mod:`cosphere.stamps.designs`), the paper, the print under them and the
-wear are all drawn from random numbers. The ranges were chosen by eye, and so that a backbone trained on ImageNet alone
-finds another impression of the same stamp first for a little under half of the test images. A score on it says that
-training works, and nothing about real stamps, whose dates turn, whose rubber wears out and whose paper ages.
+The stamps (:mod:`cosphere.stamps.designs`), the paper, the print on it and the wear are all generated from random
+numbers. Parameter ranges were chosen by eye, and such that an ImageNet backbone without training ranks another
+impression of the same stamp first for slightly under half of the test images. A good score shows that training works;
+it says nothing about real stamps, whose dates change, whose rubber wears out and whose paper ages.
 
-What makes it hard: two designs of a pair share their template, every ink colour comes with every design, and an
-impression is turned, shifted over the edge, unevenly pressed, short of ink, bled, struck twice, and crossed by print
-and handwriting.
+Sources of difficulty: the two designs of a pair share a template, every ink colour occurs with every design, and
+impressions are rotated, cut off, unevenly pressed, short of ink, blurred by bleeding, doubled, and overlaid by print and
+handwriting.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from cosphere.stamps.designs import CITIES, PLACES, THINGS, TRADES, WORDS, Desig
 Plane = Float32s  # (S, S), or (S, S, 3) for colour
 
 MANIFEST = "stamps.json"
-VERSION = (
-    1  # of the drawing; raised when the same seed gives other pictures, so that old folders are not taken for new ones
-)
-VAL_SHARE, TEST_SHARE = 2 / 15, 4 / 15  # of the pairs of designs: 36, 8 and 16 designs of 60
-MIN_DESIGNS = 6  # a pair in each split
-MIN_SIZE = 32  # pixels; below it a stamp is a smudge
+VERSION = 1  # raised when the same seed gives other images, so that folders drawn by an older version are not reused
+VAL_SHARE, TEST_SHARE = 2 / 15, 4 / 15  # shares of the pairs: of 60 designs, 36 train, 8 val and 16 test
+MIN_DESIGNS = 6  # one pair per split
+MIN_SIZE = 32  # pixels; smaller stamps are illegible
 
-INKS = {  # what a full layer of the ink lets through, RGB in [0, 1]
+INKS = {  # RGB transmission of a full layer of ink, in [0, 1]
     "blue": (0.13, 0.22, 0.62),
     "violet": (0.37, 0.16, 0.55),
     "red": (0.76, 0.12, 0.16),
@@ -56,27 +54,27 @@ def draw_stamps(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Draw stamp impressions into ``folder/{train,val,test}/<design>/<number>.jpg``, no design in two splits.
+    """Draw stamp impressions to ``folder/{train,val,test}/<design>/<number>.jpg``, each design in one split.
 
-    Every picture depends on the seed, its design and its own number only, so more designs or impressions add pictures
-    and change none but for their split. A folder that was drawn with the same settings is used as it is; one whose
-    drawing was broken off is completed.
+    An image depends on the seed, its design and its own number only, so that more designs or impressions add images and
+    change existing ones only in their split. A folder drawn with the same settings is reused; an interrupted drawing is
+    completed.
 
     Args:
-        folder: made if missing.
-        designs: >= 6. Near-twins, 2n and 2n + 1, stay in one split.
-        impressions: of each design, >= 2.
-        size: pixels, side of the square pictures, >= 32.
-        seed: >= 0. The same seed gives the same bytes under the same Pillow and numpy.
-        progress: called with (pictures done, pictures in all) after each picture that was drawn.
+        folder: created if missing.
+        designs: number of designs, >= 6. Pairs 2n and 2n + 1 stay in one split.
+        impressions: images per design, >= 2.
+        size: side of the square images, in pixels, >= 32.
+        seed: >= 0. The same seed gives the same bytes with the same versions of Pillow and numpy.
+        progress: called with (images done, total) after each image drawn.
 
     Returns:
         ``folder``.
 
     Raises:
         SettingsError: a number is too small.
-        DataError: the folder holds something else, or stamps drawn with other settings.
-        RunError: the folder cannot be written.
+        DataError: the folder contains other files, or stamps drawn with other settings.
+        RunError: the folder cannot be written to.
     """
     settings = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
     for name, least in {"designs": MIN_DESIGNS, "impressions": 2, "size": MIN_SIZE, "seed": 0}.items():
@@ -90,7 +88,7 @@ def draw_stamps(
         files = [folder / split / drawn.name / f"{i:03d}.jpg" for i in range(impressions)]
         missing += [(drawn, i, file) for i, file in enumerate(files) if not file.exists()]
     total = designs * impressions
-    rubber: tuple[int, Image.Image] | None = None  # the mask at hand and its design: drawn once for all its impressions
+    rubber: tuple[int, Image.Image] | None = None  # current design and its mask, drawn once for all impressions
     for done, (drawn, i, file) in enumerate(missing, total - len(missing) + 1):
         if rubber is None or rubber[0] != drawn.number:
             rubber = drawn.number, draw_design(drawn, 2 * size)
@@ -102,7 +100,7 @@ def draw_stamps(
 
 
 def _splits(designs: int, seed: int) -> list[str]:
-    """The split of each design. Pairs are dealt out at random; the halves of a pair go together."""
+    """Assign a split to each design at random, the same one to both designs of a pair."""
     pairs = math.ceil(designs / 2)
     val, test = (max(1, round(pairs * share)) for share in (VAL_SHARE, TEST_SHARE))
     dealt = ["val"] * val + ["test"] * test + ["train"] * (pairs - val - test)
@@ -111,7 +109,7 @@ def _splits(designs: int, seed: int) -> list[str]:
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
-    """Make sure that the folder is ours to draw in: new, empty, or drawn with the very same settings."""
+    """Check that the folder is new, empty, or drawn with the same settings, and write its manifest."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; stamps need a folder. Choose another name.")
     if not (folder / MANIFEST).exists():
@@ -126,11 +124,11 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
         write_json(folder / MANIFEST, manifest)
         return
     try:
-        found = read_json(folder / MANIFEST, what="a list of drawn stamps")
+        existing = read_json(folder / MANIFEST, what="a list of drawn stamps")
     except RunError as error:
         raise DataError(f"{error} Delete {folder} or choose another.") from error
-    if found != manifest:
-        there = found if isinstance(found, dict) else {}
+    if existing != manifest:
+        there = existing if isinstance(existing, dict) else {}
         other = [
             f"{key} {there.get(key)!r} instead of {value!r}"
             for key, value in manifest.items()
@@ -140,7 +138,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """All or nothing, but not forced to disk one by one: a picture that a power cut loses is drawn again."""
+    """Write atomically, but without fsync for each file: images lost in a power failure are drawn again."""
     part = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -160,12 +158,12 @@ def _jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def impression(mask: Image.Image, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture of one stamp on paper.
+    """Draw one impression of a stamp on paper.
 
     Args:
-        mask: mode L, the rubber, 255 where there is ink; twice ``size`` wide and high loses nothing.
-        size: pixels, side of the picture.
-        rng: decides everything else.
+        mask: ink mask of mode L, 255 where there is ink; a side of 2 * ``size`` is enough for full detail.
+        size: side of the image, in pixels.
+        rng: source of all random choices.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -177,32 +175,32 @@ def impression(mask: Image.Image, size: int, rng: np.random.Generator) -> NDArra
 
 
 def _smooth(size: int, cells: float, rng: np.random.Generator) -> Plane:
-    """Smooth noise with about ``cells`` bumps across: (size, size), mean 0, deviation about 1."""
+    """Smooth noise with about ``cells`` bumps across: (size, size), mean 0, standard deviation about 1."""
     few = max(3, round(cells) + 2)
     coarse = Image.fromarray(rng.standard_normal((few, few), dtype=np.float32))
     start = tuple(rng.uniform(0, 1, 2))
     box = (*start, start[0] + few - 1, start[1] + few - 1)
     bumps = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
-    return bumps * np.float32(1.3)  # what the resize took from the deviation
+    return bumps * np.float32(1.3)  # restores the standard deviation, which resizing reduces
 
 
 def _blur(plane: Plane, radius: float) -> Plane:
-    """Gaussian blur of values in [0, 1], by way of 8 bits."""
+    """Gaussian blur of values in [0, 1], at a precision of 8 bits."""
     image = Image.fromarray((plane * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def _place(mask: Image.Image, size: int, rng: np.random.Generator) -> Plane:
-    """Turn, scale, tilt and shift the rubber: how much of each pixel it covers, (size, size) in [0, 1]."""
+    """Rotate, scale, tilt and shift the mask; return the coverage of each pixel, (size, size) in [0, 1]."""
     turn = math.radians(rng.uniform(-180, 180) if rng.random() < 0.1 else rng.normal(0, 20))
     scale = rng.uniform(0.72, 1.05)
-    shift = rng.normal(0, 0.07, 2)  # of the picture's side: some go over its edge
-    tilt = rng.normal(0, 0.05, 2)  # perspective of a camera held askew
+    shift = rng.normal(0, 0.07, 2)  # relative to the side; some impressions are cut off
+    tilt = rng.normal(0, 0.05, 2)  # perspective of a tilted camera
     stretch = rng.uniform(0.95, 1.05)
     cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
     turned = np.array(
         [[cos * stretch, sin * stretch, 0], [-sin, cos, 0], [*tilt, 1]]
-    )  # picture to rubber, both in [-1, 1]
+    )  # image to mask coordinates, both in [-1, 1]
     moved = turned @ np.array([[1, 0, -2 * shift[0]], [0, 1, -2 * shift[1]], [0, 0, 1]])
     fine, rubber = 2 * size, mask.width
     to_unit = np.array([[2 / fine, 0, -1], [0, 2 / fine, -1], [0, 0, 1]])
@@ -212,42 +210,42 @@ def _place(mask: Image.Image, size: int, rng: np.random.Generator) -> Plane:
         (fine, fine), Image.Transform.PERSPECTIVE, tuple((whole / whole[2, 2]).ravel()[:8]), Image.Resampling.BILINEAR
     )
     cover = np.asarray(placed.reduce(2), dtype=np.float32) / np.float32(255)
-    if rng.random() < 0.12:  # struck twice
+    if rng.random() < 0.12:  # double impression
         by = rng.integers(-4, 5, 2) * max(1, size // 80)
         cover = np.maximum(cover, np.float32(rng.uniform(0.3, 0.6)) * np.roll(cover, tuple(by), (0, 1)))
     return cover
 
 
 def _press(cover: Plane, rng: np.random.Generator) -> Plane:
-    """From what the rubber covers to the ink that stays on the paper, (size, size) in [0, 1]."""
+    """Turn coverage into the amount of ink on the paper, (size, size) in [0, 1]."""
     size = len(cover)
-    unit = size / 160  # the sizes below were chosen at 160 pixels
+    unit = size / 160  # sizes below are for 160 pixels
     grain = rng.standard_normal(cover.shape, dtype=np.float32)
     rough = _smooth(size, size / 3, rng)
-    # Soft edge, then a threshold: below a half the ink bleeds, above it thin lines dry out. The noise frays the edge.
+    # Blur, then threshold: below one half the ink bleeds, above it thin lines dry out. The noise makes edges ragged.
     spread = _blur(cover, rng.uniform(0.4, 1.0) * unit) + 0.08 * rough + 0.04 * grain
     ink = np.clip((spread - rng.uniform(0.22, 0.5)) / rng.uniform(0.15, 0.35), 0, 1)
-    # Pressure: an uneven hand, and one side heavier than the other.
+    # Pressure varies smoothly, and is higher on one side.
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
     lean = rng.uniform(0, 2 * math.pi)
     pressure = rng.uniform(0.75, 1.4) + rng.uniform(0.1, 0.4) * _smooth(size, 3, rng)
     pressure += rng.uniform(0, 0.5) * (math.cos(lean) * x + math.sin(lean) * y)
-    # Loss: where the pressure is low, the paper's tooth shows; and a dry pad leaves spots everywhere.
+    # Ink is missing where the pressure is low, following the paper's texture; a dry pad leaves spots everywhere.
     tooth = 0.6 * rough + 0.5 * grain + 0.5 * _smooth(size, size / 8, rng)
-    kept = 1 / (1 + np.exp(-4 * (2.2 * pressure - 0.3 + rng.uniform(-0.5, 0.5) - tooth)))
+    retained = 1 / (1 + np.exp(-4 * (2.2 * pressure - 0.3 + rng.uniform(-0.5, 0.5) - tooth)))
     density = rng.uniform(0.7, 1.0) * np.clip(0.75 + 0.25 * pressure, 0.3, 1)
-    return np.asarray(ink * kept * density, dtype=np.float32)
+    return np.asarray(ink * retained * density, dtype=np.float32)
 
 
 def _paper(size: int, rng: np.random.Generator) -> Plane:
-    """Blank paper with its tint, clouds and grain, (size, size, 3) in [0, 1]."""
+    """Blank paper with tint, large-scale variation and grain, (size, size, 3) in [0, 1]."""
     tint = np.array(PAPERS[rng.integers(len(PAPERS))], dtype=np.float32) * np.float32(rng.uniform(0.88, 1.0))
     clouds = 1 + 0.015 * _smooth(size, 5, rng) + 0.012 * _smooth(size, size / 4, rng)
     return np.asarray(tint * clouds[..., None], dtype=np.float32)
 
 
 def _print(size: int, rng: np.random.Generator) -> Plane:
-    """What was on the paper before: print, a table, handwriting, or nothing. (size, size), 1 where blank."""
+    """Content under the stamp: text, a table, a form, handwriting or nothing. (size, size), 1 where blank."""
     page = Image.new("L", (size, size), 255)
     draw = ImageDraw.Draw(page)
     kind = rng.choice(["blank", "text", "table", "form", "hand"], p=[0.25, 0.25, 0.15, 0.2, 0.15])
@@ -265,7 +263,7 @@ def _print(size: int, rng: np.random.Generator) -> Plane:
 
 
 def _type_lines(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator) -> None:
-    """Lines of made-up words and sums, from edge to edge."""
+    """Draw lines of invented words and amounts from edge to edge."""
     face = load_typeface(
         str(rng.choice(["DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"])),
         round(size * rng.uniform(0.05, 0.085)),
@@ -279,7 +277,7 @@ def _type_lines(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.
 
 
 def _rule(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator, *, columns: bool) -> None:
-    """The level lines of a form; with ``columns``, a table."""
+    """Draw the horizontal lines of a form; with ``columns``, also the vertical lines of a table."""
     width = max(1, round(size / 130))
     step = rng.uniform(0.12, 0.25) * size
     for y in np.arange(rng.uniform(0, step), size, step):
@@ -290,11 +288,11 @@ def _rule(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Genera
 
 
 def _scrawl(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Generator) -> None:
-    """A few letters' worth of loops that run out into a line, as of a signature."""
+    """Draw a scrawl like a signature: a few loops that end in a line."""
     t = np.linspace(0, 1, 240)
     start, length, height = rng.uniform(-0.1, 0.5), rng.uniform(0.35, 0.8), rng.uniform(0.03, 0.08)
     waves = [np.sin(2 * math.pi * (rng.uniform(*turns) * t + rng.random())) for turns in ((0.5, 2), (2, 4), (5, 9))]
-    swing = 2 * math.pi * rng.uniform(5, 9) * (t + 0.04 * waves[1])  # uneven in speed
+    swing = 2 * math.pi * rng.uniform(5, 9) * (t + 0.04 * waves[1])  # uneven speed
     up = height * (0.5 + 0.5 * waves[0] + 0.4 * waves[1]) * np.sin(swing) * (1 - t**4) + 0.3 * height * waves[2]
     x = start + length * t + 0.4 * height * np.cos(swing) - 0.5 * up  # slanted
     y = rng.uniform(0.1, 0.9) + rng.normal(0, 0.12) * t + up
@@ -303,7 +301,7 @@ def _scrawl(draw: ImageDraw.ImageDraw, size: int, tone: int, rng: np.random.Gene
 
 
 def _photograph(scene: Plane, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Light from one side, a little out of focus, with the sensor's noise: (size, size, 3) uint8."""
+    """Apply lighting from one side, slight defocus and sensor noise: (size, size, 3) uint8."""
     size = len(scene)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
     light = rng.uniform(0.8, 1.06) + rng.normal(0, 0.06) * x + rng.normal(0, 0.06) * y

@@ -1,4 +1,4 @@
-"""The layouts of published data sets. A new one is a file here, a test, and a line in :data:`LAYOUTS`."""
+"""Layouts of published data sets. To add one, add a file here, a test, and an entry in :data:`LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from cosphere.errors import DataError
 __all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CUB, CARS, SOP, IN_SHOP, CIFAR_10, CIFAR_100)}
-"""By name, in the order in which they are tried."""
+"""All layouts by name, in the order in which they are tried."""
 
 _MOST_FOLDERS = 30
-"""A folder with more folders inside holds classes, not data sets; looking into each would be slow for nothing."""
+"""Folders with more subfolders are assumed to hold classes rather than data sets, and are not searched."""
 
 
 def find_layout(path: Path, name: str | None = None) -> tuple[Layout, Path] | None:
-    """The published data set whose root is ``path``, or the one folder inside ``path`` that is such a root.
+    """Find the published data set whose root is ``path`` or the only such folder inside ``path``.
 
     Args:
         path: an existing folder.
-        name: look for this one only.
+        name: name of the layout to look for; None for any.
 
     Returns:
-        (layout, root), or None when there is none and none was asked for.
+        (layout, root), or None if ``name`` is None and there is no such data set.
 
     Raises:
-        DataError: the one asked for is not there, or several data sets lie side by side.
+        DataError: the named layout is not there, or ``path`` contains several data sets.
     """
     layouts = [LAYOUTS[name]] if name is not None else list(LAYOUTS.values())
     inside = sorted(entry.name for entry in scan(path) if entry.is_dir() and not is_stray(entry.name))
     places = [path, *(path / folder for folder in inside)] if len(inside) <= _MOST_FOLDERS else [path]
-    found = [(layout, place) for place in places for layout in layouts if layout.recognise(place)]
-    if found and found[0][1] == path:
-        return found[0]
-    if len({layout.name for layout, _ in found}) > 1:
+    matches = [(layout, place) for place in places for layout in layouts if layout.recognise(place)]
+    if matches and matches[0][1] == path:
+        return matches[0]
+    if len({layout.name for layout, _ in matches}) > 1:
         raise DataError(
-            f"{path} holds several data sets: {', '.join(place.name for _, place in found)}. Name one of them."
+            f"{path} holds several data sets: {', '.join(place.name for _, place in matches)}. Name one of them."
         )
-    if not found and name is not None:
+    if not matches and name is not None:
         raise DataError(f"{path} is no root of {layouts[0].title}: want {layouts[0].wants}.")
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def read_layout(
@@ -61,27 +61,27 @@ def read_layout(
     Args:
         layout: from :func:`find_layout`.
         root: from :func:`find_layout`.
-        given: the folder that the user named, for a note when the root lies inside it.
-        strict: whether any difference is an error.
-        max_missing: share in [0, 1] of the listed files that may be missing.
+        given: folder that the user named; a note is added if the root lies inside it.
+        strict: whether any difference from the published data set is an error.
+        max_missing: tolerated share of missing files, in [0, 1].
 
     Returns:
-        A catalogue whose ``checks`` hold expected and found counts. Small stand-ins in the same layout are welcome.
+        A catalogue with expected and actual counts in ``checks``. Subsets in the same layout can be read as well.
 
     Raises:
-        DataError: lists or images are missing or wrong; with ``strict`` also any difference.
+        DataError: lists or images are missing or wrong, or with ``strict`` differ from the published data set.
     """
-    found = layout.read(root)
-    notes = list(found.notes)
+    contents = layout.read(root)
+    notes = list(contents.notes)
     if given is not None and given != root:
         notes.insert(0, f"{layout.title} was found one folder down, in {root.name}/")
-    table = found.table
-    if found.folders:
-        there, lost = drop_missing(found.root, table["path"].tolist(), share=max_missing, source=layout.title)
-        notes += [*lost, *_left_over(found)]
+    table = contents.table
+    if contents.folders:
+        there, lost = drop_missing(contents.root, table["path"].tolist(), share=max_missing, source=layout.title)
+        notes += [*lost, *_left_over(contents)]
         table = table[np.asarray(there)].reset_index(drop=True)
     checks = compare(table, layout.parts)
-    catalogue = Catalogue(table=table, root=found.root, layout=layout.name, notes=tuple(notes), checks=checks)
+    catalogue = Catalogue(table=table, root=contents.root, layout=layout.name, notes=tuple(notes), checks=checks)
     if strict and catalogue.differences:
         lines = "; ".join(
             f"{check.what}: expected {check.expected}, found {check.found}" for check in catalogue.differences
@@ -92,14 +92,14 @@ def read_layout(
     return catalogue
 
 
-def _left_over(found: Contents) -> list[str]:
-    """Notes about stray files and about images that no list names."""
-    listed = set(found.table["path"])
+def _left_over(contents: Contents) -> list[str]:
+    """Notes about stray files and about images that are not in any list."""
+    listed = set(contents.table["path"])
     extra: list[str] = []
     stray = 0
-    for folder in found.folders:
-        if (found.root / folder).is_dir():
-            listing = list_images(found.root / folder)
+    for folder in contents.folders:
+        if (contents.root / folder).is_dir():
+            listing = list_images(contents.root / folder)
             stray += listing.stray
             extra += [f"{folder}/{path}" for path in listing.images if f"{folder}/{path}" not in listed]
     notes = [f"{stray} hidden or stray files (such as ._name) lie among the images and were left out"] if stray else []

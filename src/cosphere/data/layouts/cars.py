@@ -1,4 +1,4 @@
-"""Cars196: 16 185 photographs of 196 kinds of car (Krause et al. 2013), split by class, in both published layouts."""
+"""Cars196: 16 185 photos of 196 car models (Krause et al. 2013), split by class; both published layouts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LAST_TRAIN_CLASS = 98
 
 
 def recognise(root: Path) -> bool:
-    """``cars_annos.mat`` (all in one) or a devkit."""
+    """Whether there is ``cars_annos.mat`` (all images in one list) or a devkit."""
     return (root / "cars_annos.mat").is_file() or _devkit(root) is not None
 
 
 def read(root: Path) -> Contents:
-    """The annotations; their ``test`` flag and their boxes have no part in retrieval and are not read."""
+    """Read the annotations. The ``test`` flag and the boxes are not used in retrieval."""
     return _all_in_one(root) if (root / "cars_annos.mat").is_file() else _in_halves(root)
 
 
@@ -31,7 +31,7 @@ def _all_in_one(root: Path) -> Contents:
 
 
 def _in_halves(root: Path) -> Contents:
-    """``devkit`` with ``cars_train/`` and ``cars_test/``: halves of every class, so retrieval needs both."""
+    """Read ``devkit`` with ``cars_train/`` and ``cars_test/``, which split every class, so that retrieval needs both."""
     devkit = _devkit(root)
     if devkit is None:
         raise DataError(f"{root} has no devkit/ with cars_train_annos.mat. Unpack car_devkit.tgz there.")
@@ -65,7 +65,7 @@ def _in_halves(root: Path) -> Contents:
 
 
 def _devkit(root: Path) -> Path | None:
-    """The folder with the annotations, also where a mirror wraps it once more."""
+    """The folder with the annotations, which some mirrors nest one level deeper."""
     places = (root / "devkit", root / "car_devkit" / "devkit", root / "devkit" / "devkit")
     return next((place for place in places if (place / "cars_train_annos.mat").is_file()), None)
 
@@ -84,23 +84,23 @@ def _table(paths: list[str], classes: list[int], names: list[str]) -> pd.DataFra
 
 
 def load_mat(path: Path) -> dict[str, Any]:
-    """A MATLAB file's variables.
+    """Load the variables of a MATLAB file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     from scipy.io import loadmat
 
     try:
         return dict(loadmat(path, squeeze_me=True))
-    except Exception as error:  # scipy raises whatever a damaged file runs it into
+    except Exception as error:  # scipy may raise anything on a damaged file
         raise DataError(
             f"{path} cannot be read as a MATLAB file ({type(error).__name__}). Unpack the archive again."
         ) from error
 
 
 def _fields(content: dict[str, Any], name: str, path: Path) -> tuple[list[str], list[int]]:
-    """File names and class numbers. By field name: the two layouts have the fields in different places."""
+    """Read file names and class numbers by field name, because the two layouts order the fields differently."""
     annotations = np.atleast_1d(content.get("annotations", np.empty(0)))
     fields = annotations.dtype.names or ()
     if not len(annotations) or name not in fields or "class" not in fields:

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60 000 pictures of 32 x 32, the same classes in train and test.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60 000 images of 32 x 32 pixels, with the same classes in train and test.
 
-Python batches, binary batches and class folders. A row of a batch is a path such as ``data_batch_1#17``.
+Reads Python batches, binary batches and class folders. A row of a batch has a path such as ``data_batch_1#17``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HUNDRED = (
     " telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
 HUNDRED = tuple(_HUNDRED.split())
-"""The names in the order of the labels."""
+"""Class names in the order of the labels."""
 
 _BATCHES: dict[int, dict[str, tuple[str, ...]]] = {
     10: {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
@@ -35,12 +35,12 @@ _BATCHES: dict[int, dict[str, tuple[str, ...]]] = {
 
 
 def recognise(root: Path, classes: int) -> bool:
-    """Batch files, or ``train/`` and ``test/`` with exactly these class folders."""
+    """Whether there are batch files, or ``train/`` and ``test/`` with exactly these class folders."""
     return bool(_batches(root, classes)) or _folder_names(root) == set(_names(classes))
 
 
 def read(root: Path, classes: int) -> Contents:
-    """The batches that are there, or the class folders."""
+    """Read the existing batches, or the class folders."""
     batches = _batches(root, classes)
     return _read_batches(root, batches, classes) if batches else _read_folders(root, classes)
 
@@ -50,12 +50,12 @@ def _names(classes: int) -> tuple[str, ...]:
 
 
 def _batches(root: Path, classes: int) -> list[tuple[str, str]]:
-    """(split, file name) of each batch that is there; of one kind, should both be."""
+    """(split, file name) of each existing batch; only the pickled ones if there are both kinds."""
     for suffix in ("", ".bin"):
-        wanted = [(split, name + suffix) for split, names in _BATCHES[classes].items() for name in names]
-        found = [(split, name) for split, name in wanted if is_cifar_batch(root / name)]
-        if found:
-            return found
+        names = [(split, name + suffix) for split, group in _BATCHES[classes].items() for name in group]
+        batches = [(split, name) for split, name in names if is_cifar_batch(root / name)]
+        if batches:
+            return batches
     return []
 
 
@@ -64,7 +64,7 @@ def _read_batches(root: Path, batches: list[tuple[str, str]], classes: int) -> C
     rows: list[tuple[str, str, str, str, str]] = []
     for split, name in batches:
         batch = read_cifar_labels(root / name)
-        # A super class is a number only: its name is not always beside the batches.
+        # Superclasses stay numbers, because the file with their names is not always there.
         groups = [""] * len(batch.labels) if batch.coarse is None else [str(group) for group in batch.coarse.tolist()]
         for row, (label, group) in enumerate(zip(batch.labels.tolist(), groups, strict=True)):
             if label >= len(names):
@@ -85,7 +85,7 @@ def _read_batches(root: Path, batches: list[tuple[str, str]], classes: int) -> C
 
 
 def _folder_names(root: Path) -> set[str]:
-    """Names of the class folders that ``train/`` and ``test/`` share; empty without both."""
+    """Names of the class folders if ``train/`` and ``test/`` have the same ones; else empty."""
     halves = [root / "train", root / "test"]
     if not all(half.is_dir() for half in halves):
         return set()

@@ -1,4 +1,4 @@
-"""CUB-200-2011: 11 788 photographs of 200 kinds of bird (Wah et al. 2011), split by class as in retrieval papers."""
+"""CUB-200-2011: 11 788 photos of 200 bird species (Wah et al. 2011), split by class as in retrieval papers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLASS_FOLDER = re.compile(r"(\d{3})\.(.+)")
 
 
 def recognise(root: Path) -> bool:
-    """``images/`` with folders such as ``001.Black_footed_Albatross``, beside ``images.txt`` or not."""
+    """Whether ``images/`` has folders such as ``001.Black_footed_Albatross``; ``images.txt`` is optional."""
     images = root / "images"
     if not images.is_dir():
         return False
@@ -25,7 +25,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path) -> Contents:
-    """The list in ``images.txt``; ``train_test_split.txt`` has no part in retrieval and is not read."""
+    """Read ``images.txt``. ``train_test_split.txt`` is not used in retrieval."""
     notes: tuple[str, ...] = ()
     if (root / "images.txt").is_file():
         paths = [f"images/{path}" for _, path in read_columns(root / "images.txt", 2)]
@@ -55,7 +55,7 @@ def read(root: Path) -> Contents:
 
 
 def _class_of(path: str) -> tuple[int, str]:
-    """``images/001.Black_footed_Albatross/x.jpg`` -> (1, "Black footed Albatross")."""
+    """Parse ``images/001.Black_footed_Albatross/x.jpg`` to (1, "Black footed Albatross")."""
     match = _CLASS_FOLDER.fullmatch(path.split("/")[1])
     if match is None:
         raise DataError(

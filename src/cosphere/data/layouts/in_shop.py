@@ -1,4 +1,4 @@
-"""In-Shop Clothes Retrieval of DeepFashion: 52 712 photographs of 7982 garments (Liu et al. 2016)."""
+"""In-Shop Clothes Retrieval of DeepFashion: 52 712 photos of 7982 garments (Liu et al. 2016)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _STATUS = {"train", "query", "gallery"}
 
 
 def recognise(root: Path) -> bool:
-    """The list, in the root, ``Eval/`` or ``Anno/``."""
+    """Whether the list is in the root, ``Eval/`` or ``Anno/``."""
     return _list(root) is not None
 
 
 def read(root: Path) -> Contents:
-    """The list; query and gallery are two roles in split ``test``, and a garment has one label in all three."""
+    """Read the list. Query and gallery are roles in split ``test``; a garment has the same label in all splits."""
     file = _list(root)
     if file is None:
         raise DataError(f"{root} has no {_LIST}. Unpack the whole archive.")

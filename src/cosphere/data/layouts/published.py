@@ -1,4 +1,4 @@
-"""What a layout of a published data set is, and the comparison of what was found with what was published."""
+"""The description of a published data set's layout, and the comparison of files at hand with what was published."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from cosphere.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a published data set, with the counts that its makers state."""
+    """One part of a published data set, with the counts that its authors state."""
 
     name: str
-    """``train``, ``test``, or ``query`` and ``gallery``, which together are the split ``test``."""
+    """``train``, ``test``, or ``query`` and ``gallery``, which together form the split ``test``."""
     images: int
     classes: int
     per_class: tuple[int, int] | None = None
-    """Fewest and most images of a class; None where that is not known."""
+    """Smallest and largest number of images of a class; None if not published."""
     labels: tuple[int, int] | None = None
-    """First and last label; None where labels are no numbers."""
+    """First and last label; None if labels are not numbers."""
 
 
 class Contents(NamedTuple):
-    """What a layout's reader makes of a folder."""
+    """What the reader of a layout returns for a folder."""
 
     table: pd.DataFrame
     """The rows of a catalogue, as the files list them."""
     root: Path
-    """Where the paths in the table start."""
+    """Folder that the paths in the table start from."""
     folders: tuple[str, ...]
-    """The folders below ``root`` that should hold the listed images only; empty where images are no files."""
+    """Folders below ``root`` that should contain the listed images only; empty if images are items of containers."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one published data set lies on the disk."""
+    """The files and counts of one published data set."""
 
     name: str
     title: str
     wants: str
-    """What the folder must hold, for the error."""
+    """What the folder must contain, for the error message."""
     parts: tuple[Part, ...]
     recognise: Callable[[Path], bool]
-    """Cheap: called on every folder that a user names."""
+    """Whether a folder has this layout. Must be cheap: called for every folder that a user names."""
     read: Callable[[Path], Contents]
 
 
 def compare(table: pd.DataFrame, parts: Sequence[Part]) -> tuple[LayoutCheck, ...]:
-    """Expected against found, a few lines for each part."""
+    """Compare expected and actual counts, a few lines for each part."""
     checks = []
     for part in parts:
         labels = rows_of(table, part.name)["label"]
@@ -62,17 +62,17 @@ def compare(table: pd.DataFrame, parts: Sequence[Part]) -> tuple[LayoutCheck, ..
         checks.append(LayoutCheck(f"{part.name} images", str(part.images), str(len(labels))))
         checks.append(LayoutCheck(f"{part.name} classes", str(part.classes), str(len(counts))))
         if part.per_class:
-            found = _range((counts.min(), counts.max())) if len(counts) else "none"
-            checks.append(LayoutCheck(f"{part.name} images per class", _range(part.per_class), found))
+            sizes = _range((counts.min(), counts.max())) if len(counts) else "none"
+            checks.append(LayoutCheck(f"{part.name} images per class", _range(part.per_class), sizes))
         if part.labels:
             numbers = labels.astype(int)
-            found = _range((numbers.min(), numbers.max())) if len(numbers) else "none"
-            checks.append(LayoutCheck(f"{part.name} labels", _range(part.labels), found))
+            ends = _range((numbers.min(), numbers.max())) if len(numbers) else "none"
+            checks.append(LayoutCheck(f"{part.name} labels", _range(part.labels), ends))
     return tuple(checks)
 
 
 def rows_of(table: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The rows of ``train``, ``test``, ``query`` or ``gallery``."""
+    """Select the rows of ``train``, ``test``, ``query`` or ``gallery``."""
     if part in ("query", "gallery"):
         return table[table[f"is_{part}"]]
     return table[table["split"] == part]
@@ -83,10 +83,10 @@ def _range(ends: tuple[int, int]) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list file that hold something.
+    """Read the lines of a list file that are not blank.
 
     Raises:
-        DataError: it is missing, may not be read or is no text.
+        DataError: the file is missing, cannot be read or is not text.
     """
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -99,15 +99,15 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_columns(path: Path, columns: int, *, skip: int = 0) -> list[list[str]]:
-    """A list file whose columns are separated by spaces; the last column may hold spaces itself.
+    """Read a list file with columns separated by spaces; the last column may contain spaces.
 
     Args:
         path: the file.
-        columns: how many columns each line must have.
-        skip: header lines.
+        columns: number of columns.
+        skip: number of header lines.
 
     Raises:
-        DataError: a line has fewer columns; the error names it.
+        DataError: a line has fewer columns, or there are no lines.
     """
     rows = []
     for number, line in enumerate(read_lines(path)[skip:], start=1 + skip):
@@ -123,10 +123,10 @@ def read_columns(path: Path, columns: int, *, skip: int = 0) -> list[list[str]]:
 
 
 def whole_number(text: str, path: Path) -> int:
-    """A class number from a list file.
+    """Parse a class number from a list file.
 
     Raises:
-        DataError: it is none.
+        DataError: ``text`` is not an integer.
     """
     try:
         return int(text)

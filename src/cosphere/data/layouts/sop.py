@@ -1,4 +1,4 @@
-"""Stanford Online Products: 120 053 photographs of 22 634 products (Song et al. 2016), split by product."""
+"""Stanford Online Products: 120 053 photos of 22 634 products (Song et al. 2016), split by product."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LISTS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 
 
 def recognise(root: Path) -> bool:
-    """One of the two lists."""
+    """Whether at least one of the two lists is there."""
     return any((root / name).is_file() for name in _LISTS.values())
 
 
 def read(root: Path) -> Contents:
-    """Both lists: ``image_id class_id super_class_id path``. The super class becomes the category."""
+    """Read both lists: ``image_id class_id super_class_id path``. The superclass becomes the category."""
     rows = []
     notes = []
     for split, name in _LISTS.items():
