@@ -504,7 +504,7 @@ def _draw_rows(
 
 
 def _chord(inside: Points, y: float) -> tuple[float, float]:
-    """x where a horizontal line enters and leaves a convex outline; the centre twice if it misses the outline."""
+    """Where a horizontal line enters and leaves a convex outline; the centre twice if it misses the outline."""
     nearest = np.abs(inside[:, 1] - y)
     right, left = inside[:, 0] >= 0, inside[:, 0] < 0
     return float(inside[left][nearest[left].argmin(), 0]), float(inside[right][nearest[right].argmin(), 0])
