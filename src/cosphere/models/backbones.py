@@ -31,9 +31,9 @@ from cosphere.models.weights import (
 
 @dataclass(frozen=True, kw_only=True)
 class InputScale:
-    """The numbers that a backbone wants to see; the fields mean what they mean in ``Preprocessing``."""
+    """The pixel values a backbone expects; the fields have the meaning they have in ``Preprocessing``."""
 
-    mean: tuple[float, float, float]  # of red, green, blue, where white is `scale`
+    mean: tuple[float, float, float]  # of red, green, blue, in units of `scale`, the value of white
     std: tuple[float, float, float]
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1.0
@@ -101,8 +101,8 @@ class Backbone(nn.Module):
             final, maps = self(images), {}
         else:
             stages = sorted({self._stage(level) for level in levels if level != LAST})
-            final, found = self.net.forward_intermediates(images, indices=stages)  # type: ignore[operator]
-            final, maps = self._channels_first(final), dict(zip(stages, found, strict=True))
+            final, intermediate = self.net.forward_intermediates(images, indices=stages)  # type: ignore[operator]
+            final, maps = self._channels_first(final), dict(zip(stages, intermediate, strict=True))
         return [
             Features(final, self.finish) if level == LAST else Features(maps[self._stage(level)], _as_it_is)
             for level in levels

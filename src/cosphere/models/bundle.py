@@ -1,7 +1,8 @@
-"""A model on disk: a folder with ``model.safetensors`` (the weights) and ``bundle.json`` (all else).
+"""A model on disk: a folder with ``model.safetensors`` (the weights) and ``bundle.json`` (everything else).
 
-Two files cannot be replaced in one step. So the weights file carries a copy of the JSON in its header, and both carry
-one mark. When the marks differ, a save was cut off between the two, and the header, written with the weights, is right.
+Two files cannot be replaced atomically. So the weights file carries a copy of the JSON in its header, and both carry the
+same random mark. If the marks differ, a save was interrupted between the two files, and the header, which was written
+together with the weights, is used.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from cosphere.files import read_json, write_atomic, write_json
 from cosphere.models.weights import fit_weights
 
 FORMAT = 2
-"""Raised when a bundle of this Cosphere can no longer be read by an older one."""
+"""Incremented when an older Cosphere can no longer read what this one writes."""
 
 _NAMES_OF_FORMAT_1 = ("pool.", "norm.", "linear.")
-"""Format 1 knew one kind of head, whose layers belonged to the embedder itself."""
+"""In format 1 the layers of the only kind of head belonged to the embedder itself."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was found: its description, and where its weights are."""
+    """A bundle on disk: its description and the path of its weights."""
 
     path: Path
     content: dict[str, Any]
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn the many ways in which a description can be wrong into one RunError."""
+        """Context manager: turns every error that a wrong description can cause into one RunError."""
         try:
             yield
         except (CosphereError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -49,7 +50,7 @@ class Bundle:
             ) from error
 
     def fill(self, model: nn.Module) -> None:
-        """Load the weights into ``model``; every name must be there and no other.
+        """Load the weights into ``model``, whose names must match exactly.
 
         Raises:
             WeightsError: the file is damaged, or the weights do not fit.
@@ -69,13 +70,15 @@ class Bundle:
 
 
 def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-    """Write a bundle, replacing an old one. ``content`` must be plain values for JSON.
+    """Write a bundle, replacing an existing one. ``content`` must consist of plain values for JSON.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
     """
     description = {"format": FORMAT, "cosphere": __version__, "mark": secrets.token_hex(8), **content}
-    header = json.dumps(description, allow_nan=False)  # before any byte is written: what JSON cannot hold fails here
+    header = json.dumps(
+        description, allow_nan=False
+    )  # fails here, before any byte is written, on values that JSON cannot hold
     write_atomic(path / WEIGHTS, lambda part: _write_weights(part, tensors, header))
     write_json(path / DESCRIPTION, description)
 
@@ -84,7 +87,7 @@ def read(path: Path) -> Bundle:
     """Find the bundle in a folder, or in the ``model`` folder of a run.
 
     Raises:
-        RunError: there is none, it is not a bundle, it is damaged, or it is of a newer format.
+        RunError: there is no bundle, it is damaged, or its format is newer than this Cosphere.
     """
     if not (path / DESCRIPTION).exists() and (path / "model" / DESCRIPTION).exists():
         path = path / "model"
@@ -114,8 +117,8 @@ def _write_weights(part: Path, tensors: Mapping[str, Tensor], header: str) -> No
     seen: set[int] = set()
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        copy = tensor.detach().cpu().contiguous()  # safetensors stores rows in order, not channels-last
-        # Layers that share a tensor each get their own copy: safetensors refuses shared memory.
+        copy = tensor.detach().cpu().contiguous()  # safetensors does not store channels-last
+        # A tensor shared by several layers is written once for each: safetensors refuses shared memory.
         whole[name] = copy.clone() if copy.untyped_storage().data_ptr() in seen else copy
         seen.add(copy.untyped_storage().data_ptr())
     save_file(whole, part, metadata={"cosphere": header})
@@ -126,12 +129,12 @@ def _version(content: Mapping[str, Any]) -> str:
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """The description inside the weights file; empty when there is none."""
+    """The description in the header of the weights file; empty if there is none."""
     from safetensors import safe_open
 
     try:
         with safe_open(file, framework="pt") as weights:
-            found = json.loads((weights.metadata() or {}).get("cosphere", "{}"))
+            header = json.loads((weights.metadata() or {}).get("cosphere", "{}"))
     except Exception as error:
         raise WeightsError(f"{file} is damaged ({error}). Copy it again from where it was trained.") from error
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}

@@ -1,4 +1,4 @@
-"""A threshold that was chosen on data, and what it was worth there. `cosphere.evaluate.calibrate` makes one."""
+"""A match threshold, with the data it was chosen on and its error rates there. `cosphere.evaluate.calibrate` makes one."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """From which cosine on two images count as the same, for a wanted false accept rate of pairs.
+    """Similarity threshold for a target false-accept rate.
 
-    It holds for whole float embeddings of the model it was chosen with. Other weights, truncated dimensions or bits have
-    other cosines: choose anew. Intervals are (low, high) over classes; see :func:`cosphere.evaluate.calibrate`.
+    It is valid for the full float embeddings of the model it was chosen with. Other weights, truncated dimensions and bits
+    have other cosines: calibrate again. Intervals are (low, high) over classes; see :func:`cosphere.evaluate.calibrate`.
 
     Attributes:
         threshold: cosine; a pair above it counts as the same.
-        wanted_far: the false accept rate that was asked for, in (0, 1).
-        far: the one that the threshold has on the data it was chosen on, at most the wanted one.
-        tar: true accept rate there, in [0, 1]; None where no class had two images.
-        threshold_interval: where the threshold might have come to lie with other classes.
-        far_interval: the rate that a threshold chosen in this way may really have.
-        tar_interval: the true accept rate of this threshold with other classes.
-        level: of the intervals.
-        different_pairs: pairs of two classes, all of which were compared.
-        same_pairs: pairs of one class.
-        classes: how many.
-        images: how many.
-        data: fingerprint of the images, or None when only their embeddings were known.
+        wanted_far: the target false-accept rate, in (0, 1).
+        far: the false-accept rate on the calibration data, at most the target.
+        tar: the true-accept rate on the calibration data, in [0, 1]; None if no class has two images.
+        threshold_interval: confidence interval of the threshold under resampled classes.
+        far_interval: confidence interval of the false-accept rate of a threshold chosen this way.
+        tar_interval: confidence interval of the true-accept rate of this threshold.
+        level: confidence level of the intervals, in (0, 1).
+        different_pairs: number of pairs of two classes, all of which were compared.
+        same_pairs: number of pairs of one class.
+        classes: number of classes.
+        images: number of images.
+        data: fingerprint of the images, or None if only their embeddings were given.
     """
 
     threshold: float
@@ -54,7 +54,7 @@ class Calibration:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threshold_interval", "far_interval", "tar_interval"):  # JSON makes lists of them
+        for name in ("threshold_interval", "far_interval", "tar_interval"):  # lists after a round trip through JSON
             ends = getattr(self, name)
             if ends is not None:
                 low, high = ends
@@ -67,10 +67,10 @@ class Calibration:
         return np.asarray(np.asarray(cosines) > self.threshold)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` reads them."""
+        """Plain values for JSON; :meth:`from_dict` reads them back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """What :meth:`as_dict` wrote."""
+        """The inverse of :meth:`as_dict`."""
         return cls(**content)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cosphere.checks import check_choice, check_switch, check_whole
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
-from cosphere.images.preprocessing import Preprocessing
+from cosphere.images import Preprocessing
 from cosphere.models import bundle, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
@@ -164,25 +164,25 @@ class Embedder(nn.Module):
         *,
         autocast: torch.dtype | None = None,
     ) -> NDArray[Any]:
-        """Embeddings of pictures, in their order.
+        """Embed images, in their order.
 
-        The model is put in evaluation mode and left as it was. Pictures are read by threads while the model computes.
+        The model computes in evaluation mode, and its mode is restored afterwards. Threads read images meanwhile.
 
         Args:
-            images_or_paths: paths, PIL images, uint8 arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), mixed as you
-                like and of any size; one such picture counts as a list of one. A uint8 batch (B, 3, H, W) is B
-                pictures. A floating-point tensor (B, 3, H, W) is taken as it is: what ``preprocessing.to_input`` gives.
-            batch_size: images at a time.
-            normalize: divide each row by its length; a row without a direction becomes zeros.
-            precision: "float32", or "bits" for one bit a dimension, 1 where the embedding is above zero.
-            progress: show a bar on stderr.
+            images_or_paths: paths, PIL images, uint8 arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), in any mixture
+                and of any size; a single image counts as a list of one. A uint8 batch (B, 3, H, W) is B images. A
+                floating-point tensor (B, 3, H, W) is network input, such as ``preprocessing.to_input`` returns.
+            batch_size: number of images in one forward pass.
+            normalize: scale each row to length 1; a row too short to have a direction becomes zeros.
+            precision: "float32", or "bits" for one bit per dimension, 1 where the embedding is above zero.
+            progress: show a progress bar on stderr.
             autocast: compute in this type, such as torch.bfloat16; None keeps float32.
 
         Returns:
-            (N, D) float32; or (N, ceil(D / 8)) uint8, first dimension in the highest bit, as ``numpy.packbits`` has it.
+            (N, D') float32; or (N, ceil(D' / 8)) uint8, first dimension in the highest bit, as ``numpy.packbits`` does.
 
         Raises:
-            ImageError: a picture cannot be read; it is named.
+            ImageError: an image cannot be read; it is named.
             SettingsError: an unknown precision or a batch size below 1.
             SizeError: an array or tensor of another shape.
         """
@@ -198,10 +198,10 @@ class Embedder(nn.Module):
         return (directions(rows).unit if normalize else rows).numpy()
 
     def save(self, path: str | Path) -> None:
-        """Write a bundle: a folder with ``model.safetensors`` and ``bundle.json``. An old one there is replaced.
+        """Write a bundle: a folder with ``model.safetensors`` and ``bundle.json``. An existing one is replaced.
 
         Raises:
-            RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
+            RunError: the folder cannot be written or the disk is full; the existing bundle still loads.
         """
         bundle.write(
             Path(path),
@@ -216,22 +216,22 @@ class Embedder(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Embedder:
-        """Read a bundle, or the one in a run's folder, in evaluation mode. Needs no network and no pretrained weights.
+        """Load a bundle, or that of a run's folder, in evaluation mode. Needs no network and no pretrained weights.
 
         Raises:
-            RunError: there is no bundle, or it is of a newer format or made of unknown settings.
+            RunError: there is no bundle, or it has a newer format or unknown settings.
             WeightsError: the weights are damaged or do not fit the settings.
         """
-        found = bundle.read(Path(path))
-        with found.explained():
-            settings = EmbedderSettings(**found.content["settings"])
-            preprocessing = Preprocessing.from_dict(found.content["preprocessing"])
+        stored = bundle.read(Path(path))
+        with stored.explained():
+            settings = EmbedderSettings(**stored.content["settings"])
+            preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
             backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size)
             embedder = cls(settings, backbone, preprocessing)
-            stored = found.content.get("calibration")  # bundles of before it was there have none
-            embedder.calibration = None if stored is None else Calibration.from_dict(stored)
-        found.fill(embedder)
-        embedder.provenance = dict(found.content.get("provenance") or {})
+            calibration = stored.content.get("calibration")  # absent from the oldest bundles
+            embedder.calibration = None if calibration is None else Calibration.from_dict(calibration)
+        stored.fill(embedder)
+        embedder.provenance = dict(stored.content.get("provenance") or {})
         embedder.backbone.weights_source = str(embedder.provenance.get("weights", "bundle"))
         return embedder.to(device).eval()
 
@@ -285,24 +285,24 @@ class Embedder(nn.Module):
 def build_embedder(
     settings: EmbedderSettings, *, preprocessing: Preprocessing | None = None, image_size: int = 224
 ) -> Embedder:
-    """Make a model and give its backbone its weights. The head's initial values come from torch's global generator.
+    """Create a model and load the weights of its backbone. The head's initial values come from torch's global generator.
 
     Args:
         settings: what it is made of.
-        preprocessing: how pictures become its input; None for the backbone's own numbers with SEC's geometry.
-        image_size: pixels, side of the square input; when ``preprocessing`` is given, that decides.
+        preprocessing: how images become its input; None for the backbone's own mean and std with SEC's geometry.
+        image_size: pixels, side of the square input; ignored if ``preprocessing`` is given.
 
     Raises:
         SettingsError: an unknown backbone or setting.
-        SizeError: the backbone cannot take pictures of that size.
-        WeightsError: the weights cannot be had or do not fit.
+        SizeError: the backbone does not accept images of that size.
+        WeightsError: the weights are not available or do not fit.
     """
-    prepared = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
-    backbone = build_backbone(settings.backbone, settings.weights, image_size=prepared.size)
-    return Embedder(settings, backbone, prepared)
+    preprocessing = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
+    backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size)
+    return Embedder(settings, backbone, preprocessing)
 
 
 def norm_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers that keep running statistics (all kinds of batch norm), in order."""
+    """The layers with running statistics (all kinds of batch norm), in order."""
     kinds = nn.modules.batchnorm._NormBase
     return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.running_mean is not None]

