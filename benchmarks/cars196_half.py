@@ -1,198 +1,153 @@
-"""What SEC is worth on real photographs: triplet and multi-similarity, each without and with it, on unseen car models.
+"""What SEC adds on real photographs: triplet and multi-similarity, each without and with it, on unseen car models.
 
-    python benchmarks/cars196_half.py choose DATA    # rates and weights, on held-out training classes
+    python benchmarks/cars196_half.py choose DATA    # rates and weights, on validation classes
     python benchmarks/cars196_half.py measure DATA   # the recipes that came of it, three seeds each, on the test classes
     python benchmarks/cars196_half.py table          # the table of the README from the results
 
 DATA holds `images/` and `labels.csv` (path, label, split) of half of Cars196: classes 1-98 for training, 99-196 for the test.
 
 `choose` gives every arm the same number of candidates, steps and images; validation classes are 15 % of the training classes, the
-test classes are not touched. `measure` trains on all training classes and keeps the last model. Runs that are done are not
-repeated, so both may be stopped and started. Writes benchmarks/results/cars196-half-choice.json and cars196-half.json.
+test classes are not touched. `measure` trains on all training classes and keeps the last model. Finished runs are not repeated, so
+both may be stopped and started. Writes benchmarks/results/cars196-half-choice.json and cars196-half.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cosphere.evaluate import paired_difference, seeds_summary
-from cosphere.files import write_json
+from cosphere.experiment import evaluate_run, run
+from cosphere.files import read_json, write_json
 from cosphere.runs import RunFolder, provenance
+from cosphere.train import TrainSettings, reporter
+from cosphere.train.settings import read_about
 
-HERE = Path(__file__).parent
-RECIPES = HERE.parent / "recipes" / "cars196-half"
-CHOICE, RESULT = HERE / "results" / "cars196-half-choice.json", HERE / "results" / "cars196-half.json"
+RECIPES = Path(__file__).parents[1] / "recipes" / "cars196-half"
+RESULTS = Path(__file__).parent / "results"
+CHOICE, RESULT = RESULTS / "cars196-half-choice.json", RESULTS / "cars196-half.json"
 SEEDS = (0, 1, 2)
-CHOOSING_STEPS = 60
-
-LOSSES = {"triplet": "triplet", "multi-similarity": "multi_similarity"}
-RATES = [(1e-4, 1e-4), (1e-4, 1e-3), (3e-4, 3e-4), (3e-4, 1e-3)]
-"""Backbone and head rate: the candidates of an arm without SEC."""
-WITH_SEC = {
-    "triplet": [(1e-4, 1e-4, 0.5), (1e-4, 1e-3, 0.5), (3e-4, 3e-4, 0.5), (3e-4, 3e-4, 0.1)],
-    "multi-similarity": [(1e-4, 1e-4, 0.02), (1e-4, 1e-3, 0.02), (3e-4, 3e-4, 0.02), (3e-4, 3e-4, 0.1)],
-}
-"""Backbone rate, head rate and SEC weight: as many candidates for an arm with SEC."""
 SCORES = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r", "nmi", "f1")
+CHOOSING = {"steps": 60, "data.validation_share": 0.15, "validation.every": 30, "validation.lens": False}
+"""Settings of the short runs that choose rates and weights."""
+
+RATES = [(1e-4, 1e-4, 0.0), (1e-4, 1e-3, 0.0), (3e-4, 3e-4, 0.0), (3e-4, 1e-3, 0.0)]
+ARMS: dict[str, tuple[str, list[tuple[float, float, float]]]] = {
+    "triplet": ("triplet", RATES),
+    "triplet-sec": ("triplet", [(1e-4, 1e-4, 0.5), (1e-4, 1e-3, 0.5), (3e-4, 3e-4, 0.5), (3e-4, 3e-4, 0.1)]),
+    "multi-similarity": ("multi_similarity", RATES),
+    "multi-similarity-sec": (
+        "multi_similarity",
+        [(1e-4, 1e-4, 0.02), (1e-4, 1e-3, 0.02), (3e-4, 3e-4, 0.02), (3e-4, 3e-4, 0.1)],
+    ),
+}
+"""Arm -> loss and its candidates: backbone rate, head rate and SEC weight, as many for each arm."""
+TUNED = ("optimizer.backbone_rate", "optimizer.head_rate", "sec.weight")
 
 
-def candidates(loss: str, *, sec: bool) -> list[dict[str, float]]:
-    """Settings to try, as command line settings."""
-    rows = WITH_SEC[loss] if sec else [(*rates, 0.0) for rates in RATES]
-    return [
-        {"optimizer.backbone_rate": body, "optimizer.head_rate": head, "sec.weight": weight}
-        for body, head, weight in rows
-    ]
-
-
-def command(words: list[str]) -> float:
-    """Run `cosphere ...` and return its wall time in seconds."""
-    print("$ cosphere", shlex.join(words), flush=True)
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "cosphere", *words], check=True)
-    return time.perf_counter() - began
-
-
-def trained(name: str, runs: Path, words: list[str]) -> RunFolder:
-    """Train a run, or take it as it is when it is done."""
-    folder = runs / name
-    done = folder / "seconds.json"
-    if not done.exists():
-        if (folder / "run.json").exists():  # Its time would be wrong, so a run that was broken off starts afresh.
+def trained(name: str, runs: Path, recipe: str, values: dict[str, Any]) -> RunFolder:
+    """A run of a recipe with some settings replaced; one that is done is taken as it is."""
+    folder, path = runs / name, RECIPES / f"{recipe}.yaml"
+    if not (folder / "seconds.json").exists():
+        if folder.exists():  # Its time would be wrong, so a run that was broken off starts again.
             shutil.rmtree(folder)
-        fresh = ["train", *words, "--name", name, "--runs", str(runs)]
-        shown = [Path(word).name if Path(word).is_absolute() else word for word in fresh]
-        write_json(done, {"train_seconds": command(fresh), "command": "cosphere " + shlex.join(shown)})
+        print(f"{name}: {recipe} with {values}", flush=True)
+        settings = TrainSettings.read(path).with_values(values)
+        result = run(settings, folder, about=read_about(path), reporter=reporter(settings.steps))
+        shown = {key: value for key, value in values.items() if key != "data.root"}
+        write_json(folder / "seconds.json", {"train_seconds": result.seconds, "recipe": recipe, "settings": shown})
     return RunFolder.open(folder)
+
+
+def last_logged(folder: RunFolder) -> dict[str, Any]:
+    """The last line of a run with the lengths of its embeddings."""
+    return [row for row in folder.read_metrics() if "train/norm_cv" in row][-1]
 
 
 def choose(data: str, runs: Path) -> None:
     """Try every candidate of every arm for a short while and keep the best on the validation classes."""
     chosen: dict[str, Any] = {}
-    for loss, name in LOSSES.items():
-        for sec in (False, True):
-            arm = loss + ("-sec" if sec else "")
-            tried = []
-            for number, overrides in enumerate(candidates(loss, sec=sec)):
-                words = [
-                    data,
-                    "--config",
-                    str(RECIPES / "base.yaml"),
-                    "--loss.name",
-                    name,
-                    "--steps",
-                    str(CHOOSING_STEPS),
-                ]
-                words += ["--data.validation_share", "0.15", "--validation.every", "30", "--validation.lens", "false"]
-                words += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-                folder = trained(f"choose-{arm}-{number}", runs, words)
-                metrics = folder.read_metrics()
-                scores = [row["val/recall@1"] for row in metrics if row.get("val/recall@1") is not None and row["step"]]
-                lens = [row for row in metrics if "train/norm_cv" in row][-1]
-                tried.append(
-                    {
-                        **overrides,
-                        "val/recall@1": max(scores),
-                        "norm_cv": lens["train/norm_cv"],
-                        "sec_share": lens["train/sec_share"],
-                    }
-                )
-            best = max(tried, key=lambda row: row["val/recall@1"])
-            chosen[arm] = {"best": best, "tried": tried}
-            print(arm, best, flush=True)
-    write_json(CHOICE, {"steps": CHOOSING_STEPS, "arms": chosen, "provenance": provenance()})
+    for arm, (loss, candidates) in ARMS.items():
+        tried = []
+        for number, candidate in enumerate(candidates):
+            tuned = dict(zip(TUNED, candidate, strict=True))
+            values = {"data.root": data, "loss.name": loss, **CHOOSING, **tuned}
+            folder = trained(f"choose-{arm}-{number}", runs, "base", values)
+            scores = [row["val/recall@1"] for row in folder.read_metrics() if row["step"] and "val/recall@1" in row]
+            lengths = {name: last_logged(folder)[f"train/{name}"] for name in ("norm_cv", "sec_share")}
+            tried.append({**tuned, "val/recall@1": max(scores), **lengths})
+        chosen[arm] = {"best": max(tried, key=lambda row: row["val/recall@1"]), "tried": tried}
+        print(arm, chosen[arm]["best"], flush=True)
+    write_json(CHOICE, {"steps": CHOOSING["steps"], "arms": chosen, "provenance": provenance()})
 
 
 def measure(data: str, runs: Path) -> None:
     """Train every recipe with every seed and score it on the test classes."""
-    arms: dict[str, list[dict[str, Any]]] = {}
+    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for seed in SEEDS:
-        for loss in LOSSES:
-            for arm in (loss, f"{loss}-sec"):
-                words = [data, "--config", str(RECIPES / f"{arm}.yaml"), "--seed", str(seed)]
-                folder = trained(f"{arm}-seed{seed}", runs, words)
-                arms.setdefault(arm, []).append(scored(folder, seed))
-    untrained = folder.path / "scores-untrained.json"
-    if not untrained.exists():
-        command(["evaluate", str(folder.path), "--untrained", "true"])
-    write_json(RESULT, summary(arms, json.loads(untrained.read_text(encoding="utf-8"))))
+        for arm, rows in arms.items():
+            folder = trained(f"{arm}-seed{seed}", runs, arm, {"data.root": data, "seed": seed})
+            rows.append(scored(folder, seed))
+    if not (folder.path / "scores-untrained.json").exists():
+        evaluate_run(folder.path, untrained=True)
+    write_json(RESULT, summary(arms, read_json(folder.path / "scores-untrained.json", what="scores")))
 
 
 def scored(folder: RunFolder, seed: int) -> dict[str, Any]:
     """Test scores, time and the lens of one run."""
     if not folder.scores.exists():
-        command(["evaluate", str(folder.path)])
-    scores = json.loads(folder.scores.read_text(encoding="utf-8"))
-    metrics = folder.read_metrics()
-    lens = {key: value for row in metrics for key, value in row.items() if key.startswith("lens/")}
-    last = [row for row in metrics if "train/norm_cv" in row][-1]
-    timing = json.loads((folder.path / "seconds.json").read_text(encoding="utf-8"))
-    return {
-        "seed": seed,
-        **{name: scores["scores"][name]["value"] for name in SCORES},
-        **timing,
-        "norm_mean": last["train/norm_mean"],
-        "norm_cv": last["train/norm_cv"],
-        "sec_share": last["train/sec_share"],
-        **lens,
-    }
+        evaluate_run(folder.path)
+    scores = read_json(folder.scores, what="scores")["scores"]
+    lens = {key: value for row in folder.read_metrics() for key, value in row.items() if key.startswith("lens/")}
+    lengths = {name: last_logged(folder)[f"train/{name}"] for name in ("norm_mean", "norm_cv", "sec_share")}
+    timing = read_json(folder.path / "seconds.json", what="the time of a run")
+    return {"seed": seed, **{name: scores[name]["value"] for name in SCORES}, **timing, **lengths, **lens}
 
 
 def summary(arms: dict[str, list[dict[str, Any]]], untrained: dict[str, Any]) -> dict[str, Any]:
     """Mean and interval over seeds, and the paired difference that SEC makes."""
-    recipes = {arm: yaml.safe_load((RECIPES / f"{arm}.yaml").read_text(encoding="utf-8")) for arm in arms}
+    summed = (*SCORES, "train_seconds", "norm_cv")
     return {
         "claim": "Recall@1 on unseen classes, at least 15 points over the untrained backbone; what SEC adds, with paired seeds",
         "untrained": {name: untrained["scores"][name]["value"] for name in SCORES},
         "arms": {
             arm: {
-                "recipe": recipes[arm],
+                "recipe": yaml.safe_load((RECIPES / f"{arm}.yaml").read_text(encoding="utf-8")),
                 "seeds": rows,
-                "summary": {
-                    name: seeds_summary([row[name] for row in rows])._asdict()
-                    for name in (*SCORES, "train_seconds", "norm_cv")
-                },
+                "summary": {name: seeds_summary([row[name] for row in rows])._asdict() for name in summed},
             }
             for arm, rows in arms.items()
         },
         "sec_minus_none": {
-            loss: {
-                name: paired_difference(
-                    [row[name] for row in arms[f"{loss}-sec"]], [row[name] for row in arms[loss]]
-                )._asdict()
-                for name in SCORES
-            }
-            for loss in LOSSES
+            arm: {name: difference(arms[f"{arm}-sec"], rows, name) for name in SCORES}
+            for arm, rows in arms.items()
+            if f"{arm}-sec" in arms
         },
         "provenance": provenance(),
     }
 
 
+def difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """How much higher a score of one arm is than of another, seed by seed."""
+    return paired_difference([row[name] for row in ours], [row[name] for row in theirs])._asdict()
+
+
 def table() -> None:
     """Print the results as Markdown."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    result = read_json(RESULT, what="results")
     print("| arm | " + " | ".join(SCORES) + " | length CV | minutes |")
     print("|---|" + "---|" * (len(SCORES) + 2))
-    print(
-        "| untrained backbone | " + " | ".join(f"{100 * result['untrained'][name]:.1f}" for name in SCORES) + " | | |"
-    )
-    for arm, found in result["arms"].items():
-        cells = [
-            f"{100 * found['summary'][name]['mean']:.1f} ± {100 * found['summary'][name]['sd']:.1f}" for name in SCORES
-        ]
-        minutes = found["summary"]["train_seconds"]["mean"] / 60
-        print(f"| {arm} | " + " | ".join(cells) + f" | {found['summary']['norm_cv']['mean']:.2f} | {minutes:.1f} |")
+    before = " | ".join(f"{100 * result['untrained'][name]:.1f}" for name in SCORES)
+    print(f"| untrained backbone | {before} | | |")
+    for arm, content in result["arms"].items():
+        found = content["summary"]
+        cells = " | ".join(f"{100 * found[name]['mean']:.1f} ± {100 * found[name]['sd']:.1f}" for name in SCORES)
+        print(f"| {arm} | {cells} | {found['norm_cv']['mean']:.2f} | {found['train_seconds']['mean'] / 60:.1f} |")
 
 
 def main() -> None:

@@ -16,16 +16,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cars196_half import RECIPES, SEEDS, command, trained
+from cars196_half import CHOOSING, SEEDS, trained
 
 from cosphere.evaluate import Embeddings, paired_difference, seeds_summary
 from cosphere.evaluate.equal_bytes import SCORES, EqualBytes, equal_bytes
+from cosphere.experiment import evaluate_run
 from cosphere.files import read_json, write_json
 from cosphere.runs import RunFolder, provenance
 
 RESULT = Path(__file__).parent / "results" / "equal-bytes.json"
 WIDTHS = (2048, 64)
-CHOOSING_STEPS = 60
 OTHER_ARMS = ("triplet", "triplet-sec", "multi-similarity", "multi-similarity-sec")
 """Of cars196_half.py, 512 dimensions."""
 RATES = [(1e-4, 1e-4, 1e-3), (1e-4, 1e-3, 1e-2), (3e-4, 3e-4, 3e-3)]
@@ -38,17 +38,19 @@ def choose(data: str, runs: Path) -> None:
     for width in WIDTHS:
         tried = []
         for number, (body, head, classes) in enumerate(RATES):
-            words = [data, "--config", str(RECIPES / f"norm-softmax-{width}.yaml"), "--steps", str(CHOOSING_STEPS)]
-            words += ["--data.validation_share", "0.15", "--validation.every", "30", "--validation.lens", "false"]
-            words += ["--optimizer.backbone_rate", str(body), "--optimizer.head_rate", str(head)]
-            words += ["--optimizer.loss_rate", str(classes)]
-            rows = trained(f"choose-norm-softmax-{width}-{number}", runs, words).read_metrics()
+            rates = {"optimizer.backbone_rate": body, "optimizer.head_rate": head, "optimizer.loss_rate": classes}
+            values = {"data.root": data, **CHOOSING, **rates}
+            rows = trained(
+                f"choose-norm-softmax-{width}-{number}", runs, f"norm-softmax-{width}", values
+            ).read_metrics()
             scores = [row["val/recall@1"] for row in rows if row.get("val/recall@1") is not None]
             tried.append({"backbone": body, "head": head, "class_weights": classes, "val/recall@1": max(scores)})
         chosen[str(width)] = {"best": max(tried, key=lambda row: row["val/recall@1"]), "tried": tried}
         print(width, chosen[str(width)]["best"], flush=True)
     content = read_json(RESULT, what="results") if RESULT.exists() else {}
-    write_json(RESULT, {**content, "choice": {"steps": CHOOSING_STEPS, "widths": chosen, "provenance": provenance()}})
+    write_json(
+        RESULT, {**content, "choice": {"steps": CHOOSING["steps"], "widths": chosen, "provenance": provenance()}}
+    )
 
 
 def train(data: str, runs: Path) -> None:
@@ -56,11 +58,9 @@ def train(data: str, runs: Path) -> None:
     for seed in SEEDS:
         for width in WIDTHS:
             name = f"norm-softmax-{width}"
-            folder = trained(
-                f"{name}-seed{seed}", runs, [data, "--config", str(RECIPES / f"{name}.yaml"), "--seed", str(seed)]
-            )
+            folder = trained(f"{name}-seed{seed}", runs, name, {"data.root": data, "seed": seed})
             if not folder.scores.exists():
-                command(["evaluate", str(folder.path)])
+                evaluate_run(folder.path)
 
 
 def measure(runs: Path) -> None:
