@@ -1,4 +1,4 @@
-"""The errors that Cosphere raises on purpose, and the wording helpers that they share.
+"""The exceptions that Cosphere raises, and helpers for their messages.
 
 Every message says what came, what was wanted and what to do. The command line prints one of these as one line and exits
 with status 2; anything else that escapes is a bug.
@@ -8,10 +8,10 @@ with status 2; anything else that escapes is a bug.
     ├── SizeError         a tensor, batch, k or image size does not fit
     ├── DataError         a folder, table or label is wrong
     │   └── ImageError    one image cannot be read
-    ├── WeightsError      weights cannot be had, or do not fit the model
+    ├── WeightsError      weights are not available, or do not fit the model
     ├── RunError          a run folder, bundle or checkpoint cannot be used or written
     ├── DivergenceError   the loss is no longer a finite number
-    ├── DerivativeError   a second derivative was asked of a loss that has only first ones
+    ├── DerivativeError   a second derivative was requested of a loss that has only first derivatives
     └── MissingExtraError an optional package is not installed
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class CosphereError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
 
 class SettingsError(CosphereError, ValueError):
@@ -42,7 +42,7 @@ class ImageError(DataError):
 
 
 class WeightsError(CosphereError):
-    """Weights cannot be had, or do not fit the model."""
+    """Weights are not available, or do not fit the model."""
 
 
 class RunError(CosphereError):
@@ -54,7 +54,7 @@ class DivergenceError(CosphereError):
 
 
 class DerivativeError(CosphereError, RuntimeError):
-    """A second derivative was asked of a loss that has only first ones."""
+    """A second derivative was requested of a loss that has only first derivatives."""
 
 
 class MissingExtraError(CosphereError, ImportError):

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half there: a crash or a full disk leaves the old file whole."""
+"""Atomic file writes: after a crash or on a full disk, the old file is intact."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, force the bytes to disk and only then put it in place.
+    """Write to a temporary file beside ``path``, flush it to disk, then rename it to ``path``.
 
     Args:
-        path: the file to make or replace. Its folder is made if missing.
-        write: writes the whole content to the path that it is given.
+        path: the file to create or replace. Its folder is created if missing.
+        write: receives the temporary path and writes the whole content to it.
 
     Raises:
-        RunError: the folder cannot be written, the disk is full, or there is something at ``path`` that is no file, such as
-            a folder or a device. What was there is untouched.
+        RunError: the folder cannot be written, the disk is full, or ``path`` is not a regular file, such as a folder or a
+            device. What was there is untouched.
     """
     try:
-        if path.exists() and not path.is_file():  # a rename would put a file in a device's place
+        if path.exists() and not path.is_file():  # a rename would replace a device by a file
             raise RunError(f"cannot write {path}: it is no file, but a folder or a device. Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -57,7 +57,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _is_disk_error(error: BaseException) -> bool:
-    """OSError, or torch's and safetensors' own words for a failed write."""
+    """Whether it is an OSError, or what torch and safetensors raise for a failed write."""
     text = str(error).lower()
     return isinstance(error, OSError) or any(
         words in text
@@ -66,7 +66,7 @@ def _is_disk_error(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """In words for a person; torch says "enforce fail at inline_container.cc" when a disk is full."""
+    """The reason in plain words; torch says "enforce fail at inline_container.cc" when a disk is full."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     text = str(error)
@@ -80,12 +80,12 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing."""
+    """Write ``text`` as UTF-8, atomically."""
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, all or nothing. Non-finite numbers are refused rather than written as NaN."""
+    """Write ``content`` as indented JSON, atomically. Non-finite numbers raise a ValueError instead of being written as NaN."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
@@ -140,7 +140,7 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write names with values as YAML in the order given, all or nothing. :func:`read_yaml` reads it back."""
+    """Write names with values as YAML in the given order, atomically. :func:`read_yaml` reads it back."""
     import yaml
 
     class Whole(yaml.SafeDumper):
@@ -151,18 +151,18 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays as one .npz, all or nothing. None may hold Python objects."""
+    """Write arrays as one .npz, atomically. None may hold Python objects."""
     import numpy as np
 
     def write(part: Path) -> None:
-        with part.open("wb") as file:  # By handle: numpy would add .npz to the temporary name.
+        with part.open("wb") as file:  # by handle: numpy would append .npz to the temporary name
             np.savez(file, allow_pickle=False, **dict(arrays))
 
     write_atomic(path, write)
 
 
 def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
-    """Read all arrays of an .npz. Pickled objects are refused: they could run code.
+    """Read all arrays of an .npz. Pickled objects are refused because they could run code.
 
     Args:
         path: the file.
@@ -176,11 +176,11 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
 
     import numpy as np
 
-    # What a damaged archive makes of zipfile: a wrong version, method or flag is "not implemented", or "encrypted".
+    # zipfile on a damaged archive: a wrong version, method or flag is "not implemented", or "encrypted".
     damaged = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
     try:
         with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and say how to load it all the same
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and advise how to load it anyway
                 raise ValueError("it is not an .npz, or it is cut off")
             file.seek(0)
             found = np.load(file, allow_pickle=False)

@@ -1,12 +1,12 @@
-"""A run's folder on disk, and where its numbers come from.
+"""Run folders on disk, and the provenance of numbers.
 
 runs/<name>/
     run.json          what made this folder, and the version of its layout
     config.yaml       every setting, resolved
-    metrics.jsonl     one line a logged step
-    checkpoints/      last and best: all that training needs to go on
-    model/            the bundle: all that using the model needs
-    embeddings/       one .npz a split that was evaluated
+    metrics.jsonl     one line for each logged step
+    checkpoints/      last and best: everything needed to resume training
+    model/            the bundle: everything needed to use the model
+    embeddings/       one .npz for each evaluated split
     scores.json       numbers, intervals, data fingerprint, commit, machine
     report.html
 """
@@ -29,18 +29,18 @@ from cosphere.errors import RunError
 from cosphere.files import read_json, write_json, write_text
 
 LAYOUT_VERSION = 1
-"""Raised when a folder written by an older Cosphere can no longer be read."""
+"""Incremented when folders written by an older Cosphere can no longer be read."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run. Make with :meth:`create`, read with :meth:`open`."""
+    """Paths of one run. Made with :meth:`create`, read with :meth:`open`."""
 
     path: Path
 
     @property
     def marker(self) -> Path:
-        """What made this folder."""
+        """What made this folder, and its layout version."""
         return self.path / "run.json"
 
     @property
@@ -50,7 +50,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, one line a logged step."""
+        """One JSON object per line, one line per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where training can go on from."""
+        """Checkpoints to resume from."""
         return self.path / "checkpoints"
 
     @property
@@ -75,16 +75,16 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was measured or kept yet."""
+        """Whether anything was measured or saved yet."""
         return self.metrics.exists() or self.checkpoints.exists() or self.model.exists()
 
     def embeddings(self, split: str) -> Path:
-        """The embeddings of one evaluated split."""
+        """Embeddings of one evaluated split."""
         return self.path / "embeddings" / f"{split}.npz"
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
-        """Make a new run folder. One whose run never took a step, because a setting was wrong, say, is taken over.
+        """Make a new run folder. A folder whose run never took a step, for example because of a wrong setting, is reused.
 
         Raises:
             RunError: the path is taken by a run or by anything else, or cannot be written.
@@ -122,7 +122,7 @@ class RunFolder:
         return folder
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Add one line to the metrics. Values must be finite numbers or None."""
+        """Append one line to the metrics. Values must be finite numbers or None."""
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values), allow_nan=False) + "\n")
@@ -130,7 +130,7 @@ class RunFolder:
             raise RunError(f"cannot write {self.metrics}: {error.strerror}. Free some space.") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All logged lines, in order. A last line torn by a crash is left out; a missing file is an empty list."""
+        """All logged lines in order. A line that a crash cut off is skipped; a missing file gives an empty list."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -142,13 +142,13 @@ class RunFolder:
         return rows
 
     def cut_metrics_after(self, step: int) -> None:
-        """Drop lines later than ``step``: a resumed run writes them again."""
+        """Drop the lines after ``step``, which a resumed run writes again."""
         rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def provenance() -> dict[str, Any]:
-    """Who, what and where: enough to trust a number later.
+    """Versions, commit, command and machine: enough to trust a number later.
 
     Returns:
         Cosphere, Python, torch and timm versions, commit of the working folder's repository or None, command line,
@@ -175,13 +175,13 @@ def provenance() -> dict[str, Any]:
 
 
 def _without_folders(word: str) -> str:
-    """An absolute path by its last part: where a file lay on one machine is nobody's business, and helps nobody else."""
+    """The last part of an absolute path: folders of one machine are private and of no use elsewhere."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if value.startswith("/") else word
 
 
 def _commit() -> str | None:
-    """Commit of the source checkout that Cosphere runs from, with "+" when files differ from it; None when installed."""
+    """Commit of the source checkout that Cosphere runs from, with "+" if files were changed; None if it is installed."""
     here = Path(__file__).resolve().parent
     try:
         top = subprocess.run(

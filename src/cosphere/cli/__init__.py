@@ -1,4 +1,4 @@
-"""The command: parse, make one call, print. Nothing heavy is imported before a command is chosen."""
+"""The `cosphere` command: parse, make one call, print. Nothing heavy is imported before a command is chosen."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from collections.abc import Sequence
 from cosphere.errors import CosphereError, did_you_mean
 
 COMMANDS = {
-    "demo": ("cosphere.cli.demo", "draw stamps, train on them, show what it was worth and search; needs no data"),
+    "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
     "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
-    "evaluate": ("cosphere.cli.evaluate", "Recall@K, MAP@R, NMI and F1 with intervals"),
-    "calibrate": ("cosphere.cli.calibrate", "choose the cosine from which two images count as the same, and keep it"),
-    "compare": ("cosphere.cli.compare", "differences between runs, with intervals, p-values and who wins where"),
-    "embed": ("cosphere.cli.embed", "write the embeddings of images"),
+    "evaluate": ("cosphere.cli.evaluate", "score a run: Recall@K, MAP@R, NMI and F1 with intervals"),
+    "calibrate": (
+        "cosphere.cli.calibrate",
+        "choose a match threshold for a target false-accept rate and store it in the model",
+    ),
+    "compare": ("cosphere.cli.compare", "compare runs: differences with intervals and p-values, and who wins where"),
+    "embed": ("cosphere.cli.embed", "write the embeddings of images to a file"),
     "search": ("cosphere.cli.search", "find the images nearest to one image"),
-    "report": ("cosphere.cli.report", "one page with curves, lengths and a gallery of right and wrong answers"),
+    "report": ("cosphere.cli.report", "write one page with curves, lengths and a gallery of right and wrong answers"),
     "losses": ("cosphere.cli.losses", "list the losses, what they need and when to choose which"),
 }
-"""Name -> module with `run(arguments) -> exit status`, and one line of help. A command is one file and one line here."""
+"""Name -> module with `run(arguments) -> exit status`, and one line of help. A new command is one file and one line here."""
 
 _EXAMPLES = """examples:
   cosphere demo
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all went well, 2 after a user's mistake (one line on stderr says what to do), 130 when interrupted.
+        0 on success, 2 after a mistake of the user (one line on stderr says what to do), 130 when interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("cosphere: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Else Python complains again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it flushes
         return 0
 
 

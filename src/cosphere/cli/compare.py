@@ -26,7 +26,7 @@ _EXAMPLES = [
     "cosphere compare --arm 'plain=runs/plain-*' --arm 'sec=runs/sec-*' --baseline plain",
 ]
 SHOWN_CLASSES = 5
-"""Largest gains and losses that are printed."""
+"""Number of largest gains and losses to print."""
 
 
 def run(arguments: list[str]) -> int:
@@ -57,17 +57,20 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         "compare",
         "Compare evaluated runs on the same images: differences with intervals and p-values, and who wins where. "
-        "Runs that differ in the seed alone are one arm.",
+        "Runs that differ only in the seed form one arm.",
         _EXAMPLES,
         usage="cosphere compare RUN RUN ... [settings]",
     )
     parser.add_argument("runs", nargs="*", type=str, help="folders of runs; the first is the baseline")
     parser.add_argument("--arm", action="append", type=str, help="NAME=FOLDERS: runs forming one arm; repeatable")
     parser.add_argument(
-        "--baseline", type=str | None, default=None, help="arm or run that is subtracted; by default the first"
+        "--baseline",
+        type=str | None,
+        default=None,
+        help="arm or run that the others are compared with; by default the first",
     )
     parser.add_argument(
-        "--metric", type=str | None, default=None, help="scores with commas between; by default recall@K and map@r"
+        "--metric", type=str | None, default=None, help="comma-separated scores; by default recall@K and map@r"
     )
     parser.add_argument("--ks", type=list[int], default=[1], help="the K of Recall@K, unless --metric names them")
     parser.add_argument("--split", type=str | None, default=None, help="evaluated split; by default the last one")
@@ -75,13 +78,13 @@ def _parser() -> CommandParser:
         "--over",
         type=str,
         default="classes",
-        help="what intervals and p-values take as chance: other `classes`, or other `queries` of the same",
+        help="what intervals and p-values resample: `classes`, or `queries` of the same classes",
     )
-    parser.add_argument("--level", type=float, default=0.95, help="of the intervals")
+    parser.add_argument("--level", type=float, default=0.95, help="confidence level of the intervals, in (0, 1)")
     parser.add_argument("--samples", type=int, default=2000, help="resamples behind the intervals")
     add_seed(parser, "the resamples")
     parser.add_argument(
-        "--shared", type=bool, default=False, help="go on with the shared images where runs saw different ones"
+        "--shared", type=bool, default=False, help="use only the shared images where runs were scored on different ones"
     )
     parser.add_argument("--out", type=str, default="comparison", help="folder for the picture and comparison.json")
     return parser

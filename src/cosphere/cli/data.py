@@ -1,4 +1,4 @@
-"""`cosphere data check`: see what is wrong with the images before training on them."""
+"""`cosphere data check`: find what is wrong with the images before training on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXAMPLES = [
 
 
 def run(arguments: list[str]) -> int:
-    """`check` is the one verb so far."""
+    """Dispatch to `check`, the only verb."""
     if arguments and not arguments[0].startswith("-") and arguments[0] != "check":
         raise SettingsError(f"there is no `cosphere data {arguments[0]}`. {did_you_mean(arguments[0], ['check'])}")
     return _check(arguments[1:] if arguments[:1] == ["check"] else arguments)
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     parser = CommandParser(
         "data check",
-        "Count images and classes, find unreadable files, duplicates and what differs from the published benchmark.",
+        "Count images and classes; find unreadable files, duplicates and differences from the published benchmark.",
         _EXAMPLES,
     )
     add_source(parser)

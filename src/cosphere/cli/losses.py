@@ -1,4 +1,4 @@
-"""`cosphere losses`: what there is, what each wants, when to choose it, and how long it takes on this machine."""
+"""`cosphere losses`: list the losses, show one, or time them on this machine."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ _TIMING = ("batch", "dim", "per_class", "repeats", "threads", "device")
 def run(arguments: list[str]) -> int:
     """Print the loss table, one loss in full, or what the losses take on this machine."""
     parser = CommandParser(
-        "losses", "List the losses, show one in full, or measure them: forward and backward.", _EXAMPLES
+        "losses", "List the losses, show one in full, or time their forward and backward passes.", _EXAMPLES
     )
-    parser.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to measure")
+    parser.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to time")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/losses.md")
-    parser.add_argument("--time", action="store_true", help="measure, beside the bare product of similarities")
+    parser.add_argument("--time", action="store_true", help="time the losses, beside the bare matrix of similarities")
     parser.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
     parser.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
     parser.add_argument("--per_class", type=int, default=4, help="with --time: embeddings of each class")
-    parser.add_argument("--repeats", type=int, default=10, help="with --time: at most so many measurements of each")
+    parser.add_argument("--repeats", type=int, default=10, help="with --time: maximum number of measurements of each")
     parser.add_argument(
-        "--threads", type=int | None, default=None, help="with --time: CPU threads; by default as PyTorch finds best"
+        "--threads",
+        type=int | None,
+        default=None,
+        help="with --time: CPU threads; by default those that PyTorch chooses",
     )
     parser.add_argument("--device", type=str, default="auto", help="with --time: auto, cpu, cuda or mps")
     given = parser.read(arguments)
@@ -94,7 +97,7 @@ def _as_text(value: object) -> str:
 
 
 def _time(given: Namespace) -> None:
-    from cosphere.experiment import choose_device  # It loads the models, which the plain table does without.
+    from cosphere.experiment import choose_device  # loads the models, which the plain table does not need
 
     device = choose_device(given.device)
     names = [given.name] if given.name else [entry.name for entry in losses.table()]

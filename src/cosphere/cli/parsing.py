@@ -1,4 +1,4 @@
-"""One parser for all commands: typed settings, errors of one line that name the nearest setting, help with examples."""
+"""The parser of all commands: typed settings, one-line errors that name the nearest setting, help with examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults and types, with the examples' line breaks kept."""
+    """Shows defaults and types, and keeps the line breaks of the examples."""
 
 
 class CommandParser(ArgumentParser):
@@ -26,7 +26,7 @@ class CommandParser(ArgumentParser):
         name: the command's name.
         description: what it does, one sentence.
         examples: command lines, shown under `--help`.
-        usage: the first line of `--help`, where listing every setting would bury what matters.
+        usage: the first line of `--help`; by default it lists every setting.
     """
 
     def __init__(self, name: str, description: str, examples: list[str], *, usage: str | None = None) -> None:
@@ -41,7 +41,7 @@ class CommandParser(ArgumentParser):
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise instead of printing usage and leaving; the nearest known setting is named."""
+        """Raise a SettingsError that names the nearest setting, instead of printing the usage and exiting."""
         raise SettingsError(self._explain(" ".join(message.split())))
 
     def read(self, arguments: list[str]) -> Namespace:

@@ -1,4 +1,4 @@
-"""From the folders of runs to values of the same queries: which runs are seeds of one arm, which images they share."""
+"""Matching runs: which are seeds of one arm, which images they share, and their values for the same queries."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from cosphere.train import TrainSettings
 
 Keys = npt.NDArray[np.str_]
 METRICS = ("recall@1", "map@r")
-"""What is compared when nothing else is asked for."""
+"""Default metrics of a comparison."""
 _REPORTED_GAP = 1e-3
 """Fraction; a recomputed score further than this from scores.json is of another evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedRuns:
-    """Arms on the queries that all their runs share."""
+    """Arms on the queries shared by all their runs."""
 
     arms: Mapping[str, Arm]
     runs: Mapping[str, tuple[str, ...]]
-    """The folders' names of each arm, in the order of its seeds."""
+    """Folder names of each arm's runs, in the order of its seeds."""
     classes: Keys
     """(Q,) class name of each query."""
     split: str
     fingerprint: str
-    """Of the images; empty where the runs were scored on different ones."""
+    """Of the images; empty if the runs were scored on different ones."""
     images: int
     """Images that all runs share: the queries and what they were ranked among."""
     left_out: Mapping[str, int]
-    """Images of each run, by its folder, that another run lacks; only where there are any."""
+    """Images of each run, by its folder, that another run lacks; runs without any are left out."""
     notes: tuple[str, ...]
 
 
 class _Run(NamedTuple):
-    """A run that was evaluated, before its embeddings are needed."""
+    """An evaluated run, before its embeddings are loaded."""
 
     folder: RunFolder
     split: str
@@ -67,7 +67,7 @@ class _Run(NamedTuple):
 
     @property
     def fingerprint(self) -> str | None:
-        """None where the split is not the one that was evaluated last."""
+        """None if the split is not the one that was evaluated last."""
         data = self.content.get("data")
         known = self.content.get("split") == self.split and isinstance(data, Mapping)
         return data.get("fingerprint") if known and isinstance(data, Mapping) else None
@@ -77,7 +77,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
     """Runs by arm: those whose settings differ in the seed alone, or in what changes no number, are one arm.
 
     An arm of several runs is named by what their folders' names share, without "seed"; an arm of one by its folder. If
-    all runs are seeds of one arm, each is an arm of its own, as there would be nothing to compare else.
+    all runs are seeds of one arm, each is an arm of its own, since there would be nothing to compare otherwise.
 
     Raises:
         RunError: a path is no run, or has no readable settings.
@@ -117,7 +117,7 @@ def _without_seed(settings: TrainSettings) -> str:
 
 
 def _arm_name(names: list[str]) -> str:
-    """What the names share; a lone name as it is.
+    """The common start of the names; a single name unchanged.
 
     >>> _arm_name(["triplet-sec-seed0", "triplet-sec-seed1"])
     'triplet-sec'
@@ -149,9 +149,9 @@ def read_arms(
     Args:
         groups: the folders of each arm's runs. See :func:`group_runs`.
         metrics: names as in `scores.json`, such as ``recall@1``, ``map@r`` and ``mrr``: those that have a value for each query.
-        split: the evaluated split; None: the one of `scores.json`, which must then be one for all.
-        shared_only: go on, with the images that are shared, where the runs were scored on different sets.
-        progress: told how many runs are ranked.
+        split: the evaluated split; None takes that of `scores.json`, which must then be the same for all.
+        shared_only: use only the shared images if the runs were scored on different sets.
+        progress: called with the number of ranked runs.
 
     Raises:
         RunError: a folder is no run, was never evaluated, or not on this split; the splits differ.
@@ -192,7 +192,7 @@ def read_arms(
 
 
 def _ks(metrics: Sequence[str]) -> list[int]:
-    """The K that stand behind an @ in the names."""
+    """The K after the @ in the names."""
     if not metrics:
         raise SettingsError("there is no metric to compare. Give at least one, such as recall@1.")
     found = {int(match[1]) for name in metrics if (match := re.search(r"@(\d+)$", name))}
@@ -226,7 +226,7 @@ def _check_same_split(runs: Sequence[_Run]) -> None:
 
 
 def _check_same_images(runs: Sequence[_Run], shared_only: bool) -> str:
-    """The one fingerprint; empty when there are several and that is allowed."""
+    """The common fingerprint; empty if there are several and that is allowed."""
     known = [run for run in runs if run.fingerprint]
     other = next((run for run in known if run.fingerprint != known[0].fingerprint), None)
     if other is None:
@@ -241,10 +241,10 @@ def _check_same_images(runs: Sequence[_Run], shared_only: bool) -> str:
 
 
 class _Images(NamedTuple):
-    """What tells the images of a run apart. All (N,)."""
+    """What identifies the images of a run. All (N,)."""
 
     root: str
-    """The folder that holds all."""
+    """The deepest folder that holds all images."""
     paths: Keys
     below: Keys
     """Paths from the root."""
@@ -266,7 +266,7 @@ def _images(run: _Run) -> _Images:
 
 
 def _shared_rows(images: Sequence[_Images], runs: Sequence[_Run]) -> tuple[list[tuple[Integers, int]], list[str]]:
-    """For each run the rows of the shared images, in the order of the first run, and how many it has; and notes."""
+    """For each run, the rows of the shared images in the order of the first run and its number of images; and notes."""
     notes = []
     whole = [_keys(one.paths, one.rest) for one in images]
     if not len(reduce(np.intersect1d, whole)):
@@ -292,7 +292,7 @@ def _shared_rows(images: Sequence[_Images], runs: Sequence[_Run]) -> tuple[list[
 
 
 def _keys(paths: Keys, rest: Keys) -> Keys:
-    """One text an image; the copies of a row that is there twice are numbered."""
+    """One text per image; copies of a repeated row are numbered."""
     keys = np.strings.add(np.strings.add(paths, "\n"), rest)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -303,17 +303,17 @@ def _keys(paths: Keys, rest: Keys) -> Keys:
 
 
 class _Ranked(NamedTuple):
-    """What one run answered."""
+    """The values of one run."""
 
     values: Mapping[str, Floats]
     """By metric, one for each of ``rows``."""
     rows: Integers
-    """Of the shared images, those that ask and have something to find; ascending."""
+    """The shared images that are queries with something to find; ascending."""
     classes: Keys
     """Class name of every shared image."""
 
     def of(self, queries: Integers) -> dict[str, Floats]:
-        """The values of some of the rows."""
+        """The values of some rows."""
         place = np.searchsorted(self.rows, queries)
         return {name: values[place] for name, values in self.values.items()}
 
@@ -334,7 +334,7 @@ def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]
 
 
 def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
-    """A note where scores.json says otherwise: someone mixed files of two evaluations."""
+    """A note if scores.json disagrees: files of two evaluations were mixed."""
     if run.content.get("split") != run.split or run.content.get("ties") != "optimistic":
         return []
     reported = run.content.get("scores")
@@ -351,7 +351,7 @@ def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
 
 
 def _warned(run: _Run) -> list[str]:
-    """What its evaluation warned of: a collapsed embedding scores well where ties count as hits."""
+    """The warnings of its evaluation: a collapsed embedding scores well where ties count as hits."""
     health = run.content.get("health")
     warnings = health.get("warnings") if isinstance(health, Mapping) and run.content.get("split") == run.split else None
     return [f"{run.name}: {text}" for text in warnings if isinstance(text, str)] if isinstance(warnings, list) else []
@@ -377,4 +377,4 @@ def _left_out_note(left_out: Mapping[str, int]) -> list[str]:
     if not left_out:
         return []
     listed = ", ".join(f"{count:,} of {name}" for name, count in left_out.items())
-    return [f"Left out, because another run lacks them: {listed} images. All runs are scored anew on the shared ones."]
+    return [f"Left out, because another run lacks them: {listed} images. All runs are scored again on the shared ones."]

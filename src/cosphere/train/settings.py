@@ -1,4 +1,4 @@
-"""Every setting of a training run, with its unit, its range and its default. The command line and recipes fill the same classes."""
+"""Settings of a training run: units, ranges and defaults. The command line and recipes fill the same classes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
-    """What is read.
+    """Data.
 
     Args:
         root: image folder, table (CSV, Parquet) or root of a known benchmark.
-        layout: how `root` is laid out; "auto" recognises it.
-        validation_share: share of the training classes, 0 to 0.5, held out to choose the best model when the data has no validation
-            split. 0 uses every class for training and keeps the last model.
-        validation_seed: which classes are held out.
-        max_unreadable: share of images, 0 to 1, that may be unreadable before the run stops.
-        cache: folder for decoded, resized images (memory-mapped); null decodes at every use.
-        workers: processes that decode; -1 takes one less than the cores, at most 8, and none on two cores or with a cache on CPU.
+        layout: layout of `root`; "auto" detects it.
+        validation_share: share of the training classes, 0 to 0.5, held out as validation classes when the data has no `val` split.
+            With 0, every class is used for training and the last model is kept.
+        validation_seed: seed of the choice of validation classes.
+        max_unreadable: share of unreadable images, 0 to 1, above which the run stops.
+        cache: folder for decoded, resized images (memory-mapped); null decodes images each time.
+        workers: processes that decode images; -1 uses one fewer than the cores, at most 8, none on two cores or with a cache on a CPU.
     """
 
     SECTION: ClassVar[str] = "data."
@@ -45,18 +45,18 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(Settings):
-    """What the network sees.
+    """Input images and augmentation.
 
     Args:
-        size: side of the square input in pixels.
+        size: side of the square input, in pixels.
         preset: geometry of both papers: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip)
             or "none".
-        resize: side in pixels before the crop; null takes the preset's own ratio (256 to 227, or 256 to 224).
-        smallest_crop: least share of the picture's area in a random crop, preset "sec"; null takes the preset's 0.16.
-        flip: probability of a left-right mirror image; null takes the preset's 0.5. Set 0 where sides differ (text, stamps).
-        rotation: largest rotation in degrees, either way.
-        color_jitter: largest change of brightness, contrast and saturation, as a share below 1.
-        grayscale: probability of losing the colour.
+        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, or 256 to 224).
+        smallest_crop: smallest share of the image area in a random crop, preset "sec" only; null uses 0.16.
+        flip: probability of a horizontal flip; null uses 0.5. Set 0 for images whose mirror image means something else (text, stamps).
+        rotation: maximum rotation in degrees, in either direction.
+        color_jitter: maximum relative change of brightness, contrast and saturation, below 1.
+        grayscale: probability of converting to grayscale.
     """
 
     SECTION: ClassVar[str] = "images."
@@ -78,7 +78,7 @@ class ImageSettings(Settings):
             )
 
     def augmentation(self) -> Augmentation:
-        """What changes a training picture at random."""
+        """The random augmentation of training images."""
         chosen: dict[str, Any] = {"preset": self.preset}
         if self.smallest_crop is not None:
             chosen["crop_scale"] = (self.smallest_crop, 1.0)
@@ -92,15 +92,15 @@ class ImageSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings(Settings):
-    """How a batch is drawn: P classes, K images of each.
+    """Batches: P classes with K images each.
 
     Args:
-        size: images in a step and process, P x K.
-        images_per_class: K; divides `size`.
-        coverage: let an epoch see every image, instead of the papers' independent draws.
-        replacement: draw a class's images with replacement only when it has fewer than K ("when_short", SEC) or always ("always",
-            NormSoftmax).
-        accumulate: batches whose gradients are added before a step. It does not add negatives: each batch's loss sees its own images.
+        size: images per step and process, P x K.
+        images_per_class: K; must divide `size`.
+        coverage: let every epoch see every image, instead of the independent draws of the papers.
+        replacement: draw the images of a class with replacement only if it has fewer than K ("when_short", as SEC does) or always
+            ("always", as NormSoftmax does).
+        accumulate: batches whose gradients are accumulated before a step. It adds no negatives: a loss sees only its own batch.
     """
 
     SECTION: ClassVar[str] = "batch."
@@ -123,13 +123,13 @@ class BatchSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
-    """Which loss; `cosphere losses` lists them.
+    """Loss; `cosphere losses` lists them.
 
     Args:
         name: name of the loss.
-        settings: its own settings, as `margin: 0.2`; what is left out keeps the loss's default.
-        memory: past embeddings that a pair loss compares with too (cross-batch memory), at least a batch; 0 for none.
-        memory_after: steps before the memory is used, while embeddings still move fast.
+        settings: settings of the loss, such as `margin: 0.2`; the others keep their defaults.
+        memory: size of the cross-batch memory: past embeddings that a pair loss also compares with, at least one batch; 0 turns it off.
+        memory_after: steps before the memory is used, while embeddings still change quickly.
     """
 
     SECTION: ClassVar[str] = "loss."
@@ -142,14 +142,14 @@ class LossSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SecSettings(Settings):
-    """The spherical embedding constraint, added as `weight * sec(embeddings)`.
+    """Spherical embedding constraint (SEC), added to the loss as `weight * sec(embeddings)`.
 
     Args:
-        weight: eta; 0 leaves SEC out. It multiplies squared lengths: a head whose lengths are ten times larger wants a hundredth.
+        weight: eta; 0 turns SEC off. It multiplies squared lengths: a head with ten times longer embeddings needs a hundredth of it.
         radius: "batch" (mean length of the batch), "ema", "learned", or a number; 0 is the paper's L2 regulariser.
-        momentum: weight of the new batch in "ema", above 0 to 1.
-        scale_free: divide the lengths by the radius first, so that one weight serves heads of any scale (ours, not the paper's).
-        ramp: "constant", or "linear" from 0 to `weight` over the run (the authors' code for self-supervision).
+        momentum: weight of the new batch in "ema", above 0 and at most 1.
+        scale_free: divide the lengths by the radius first, so that one weight fits heads of any scale (not in the paper).
+        ramp: "constant", or "linear" from 0 to `weight` over the run (as in the authors' self-supervised code).
     """
 
     SECTION: ClassVar[str] = "sec."
@@ -163,20 +163,20 @@ class SecSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Settings):
-    """How weights move.
+    """Optimizer.
 
     Args:
-        name: "adam" (decay coupled, as the SEC authors), "adamw" or "sgd".
+        name: "adam" (coupled weight decay, as the SEC authors use), "adamw" or "sgd".
         backbone_rate: learning rate of the pretrained network.
         head_rate: learning rate of pooling, norm and linear layer.
-        loss_rate: learning rate of class weights and of a learned radius; null takes head_rate.
-        weight_decay: of backbone and head.
-        loss_decay: of class weights; null takes weight_decay.
-        decay_norm: decay the weights of normalisation layers too.
-        decay_bias: decay biases too (both founding papers do).
-        momentum: of SGD.
-        nesterov: of SGD.
-        clip_norm: largest norm of the gradient of one step; 0 leaves it as it is.
+        loss_rate: learning rate of class weights and of a learned radius; null uses head_rate.
+        weight_decay: weight decay of backbone and head.
+        loss_decay: weight decay of class weights; null uses weight_decay.
+        decay_norm: also decay the weights of normalisation layers.
+        decay_bias: also decay biases (as both founding papers do).
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum with SGD.
+        clip_norm: maximum gradient norm of a step; 0 turns clipping off.
     """
 
     SECTION: ClassVar[str] = "optimizer."
@@ -201,14 +201,14 @@ class OptimizerSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings(Settings):
-    """How rates change over the run. One factor multiplies the rate of every group.
+    """Learning-rate schedule. One factor multiplies the rate of every group.
 
     Args:
         name: "constant", "milestones" or "cosine" (to 0 at the last step).
         milestones: steps after which the factor is multiplied by `gamma`.
-        gamma: see `milestones`.
+        gamma: multiplier at each milestone.
         warmup_steps: steps over which the factor rises linearly from 0.
-        new_layers_steps: first steps that train only the head and the class weights (NormSoftmax); the optimiser starts afresh after.
+        new_layers_steps: first steps that train only the head and the class weights (NormSoftmax); the optimiser is reset after them.
     """
 
     SECTION: ClassVar[str] = "schedule."
@@ -227,14 +227,14 @@ class ScheduleSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings(Settings):
-    """When the model is looked at, and which one is kept.
+    """Validation, and which model is kept.
 
     Args:
         every: steps between two validations; 0 validates only at the end.
         metric: the score that decides which model is best: any that `cosphere evaluate` shows, such as "recall@1", "map@r" or "mrr".
-        patience: validations without a better score before the run stops early; 0 never stops early.
-        before: score the untrained model first, so that the run shows what training was worth.
-        lens: measure the norm lens on a probe batch at each validation (three more forward passes and one step, undone).
+        patience: validations without an improvement before the run stops early; 0 never stops early.
+        before: also score the model before training, so that the run shows the improvement.
+        lens: measure the norm lens on a probe batch at each validation (three forward passes and one step, which is undone).
     """
 
     SECTION: ClassVar[str] = "validation."
@@ -253,21 +253,21 @@ class TrainSettings(Settings):
     Args:
         steps: optimiser steps.
         seed: one seed governs the head's first weights, the batches and the augmentation.
-        precision: "float32", "bf16" or "fp16" (the last on a GPU only) for the network; losses always compute in float32.
-        device: "auto", "cpu", "cuda", "mps".
-        channels_last: memory layout of images; faster for convolutions.
-        freeze_norm: keep the backbone's batch norm layers as they were trained.
-        log_every: steps between two logged lines.
-        checkpoint_every: steps between two checkpoints to resume from; 0 writes one at the end.
-        data: what is read.
-        images: what the network sees.
+        precision: number format that the network computes in: "float32", "bf16" or "fp16" (GPU only); losses always use float32.
+        device: "auto", "cpu", "cuda" or "mps".
+        channels_last: use the channels-last memory layout, which is faster for convolutions.
+        freeze_norm: freeze the batch norm layers of the backbone.
+        log_every: steps between two lines of the log.
+        checkpoint_every: steps between two checkpoints; 0 writes one at the end.
+        data: data.
+        images: input images and augmentation.
         model: backbone and head.
-        batch: how a batch is drawn.
+        batch: batches.
         loss: the metric loss.
         sec: the spherical embedding constraint.
-        optimizer: how weights move.
-        schedule: how rates change.
-        validation: how the best model is chosen.
+        optimizer: optimizer.
+        schedule: learning-rate schedule.
+        validation: validation, and which model is kept.
     """
 
     steps: int = setting(1000, at_least=1, at_most=10**9, fixed=False, basic=True)
