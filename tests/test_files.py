@@ -171,5 +171,5 @@ def test_arrays_that_do_not_fit_into_memory_are_named(tmp_path, monkeypatch):
 
 def test_pickled_objects_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(RunError, match="is not an index"):
+    with pytest.raises(RunError, match=r"is not an index: it holds pickled objects, which could run code\."):
         read_arrays(tmp_path / "objects.npz", what="an index")

@@ -176,8 +176,12 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
 
     import numpy as np
 
-    # zipfile on a damaged archive: a wrong version, method or flag is "not implemented", or "encrypted".
-    damaged = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+    # zipfile on a damaged archive: a wrong version, method or flag is "not implemented", or "encrypted". numpy on a damaged header:
+    # it evaluates a description of the array.
+    damaged = (
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+        *(TypeError, IndexError, KeyError, SyntaxError, OverflowError),
+    )
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and advise how to load it anyway
@@ -190,4 +194,6 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
     except MemoryError as error:
         raise RunError(f"{path} does not fit into memory, or is damaged: {error}.") from error
     except (OSError, ValueError, EOFError, *damaged) as error:
-        raise RunError(f"{path} is not {what}: {error}.") from error
+        # numpy's own words name the switch that would run the code.
+        reason = "it holds pickled objects, which could run code" if "pickle" in str(error) else error
+        raise RunError(f"{path} is not {what}: {reason}.") from error

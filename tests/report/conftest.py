@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cosphere.report import ReportData, Skipped
+from cosphere.data import Skipped
+from cosphere.embeddings import Embeddings
+from cosphere.health import embedding_health
+from cosphere.report import ReportData
 from cosphere.report.page import page
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = ("cat & dog", HOSTILE, 'quote " and $dollar$', "plain")
 
 
-@dataclass(frozen=True)
-class Small:
-    """N = 24 images of 4 classes."""
-
-    embeddings: np.ndarray
-    labels: np.ndarray
-    paths: tuple[str, ...]
-
-
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Embeddings:
+    """N = 24 images of 4 classes."""
     folder = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 6)
     centres = draw.normal(size=(4, 5))
-    # Spread widely, so that some queries fail.
+    # Scattered widely, so that some queries fail.
     embeddings = (centres[labels] + draw.normal(size=(24, 5))).astype(np.float32)
     paths = []
     for row in range(24):
         path = folder / f"picture {row}.png"
         Image.new("RGB", (40, 20), (10 * row, 255 - 10 * row, 128)).save(path)
         paths.append(str(path))
-    return Small(embeddings, labels, tuple(paths))
+    return Embeddings(embeddings=embeddings, labels=labels, paths=tuple(paths), class_names=CLASSES)
 
 
 def metrics() -> list[dict[str, float]]:
@@ -78,18 +73,14 @@ BASELINE = {"recall@1": {"value": 0.4471, "low": 0.43, "high": 0.46}}
 
 
 @pytest.fixture(scope="session")
-def data(small: Small) -> ReportData:
+def data(small: Embeddings) -> ReportData:
     return ReportData(
         name="first try",
         config={"loss": {"name": "triplet"}, "seed": 3},
         metrics=metrics(),
-        scores=json.loads(json.dumps(SCORES)),
+        scores=json.loads(json.dumps({**SCORES, "health": embedding_health(small.embeddings, small.labels).as_dict()})),
         baseline_scores=BASELINE,
-        embeddings=small.embeddings,
-        baseline_embeddings=small.embeddings * 2,
-        labels=small.labels,
-        paths=small.paths,
-        class_names=CLASSES,
+        embeddings=small,
         skipped=(Skipped("far/bad <b>.jpg", "truncated"),),
     )
 
@@ -103,4 +94,4 @@ def text(data: ReportData) -> str:
 @pytest.fixture(scope="session")
 def bare(data: ReportData) -> ReportData:
     """Without what takes long to draw."""
-    return replace(data, metrics=(), scores={}, baseline_embeddings=None)
+    return replace(data, metrics=(), scores={})

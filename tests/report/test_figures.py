@@ -151,41 +151,38 @@ def bars(svg: str, name: str) -> np.ndarray:
 
 
 def test_norm_histogram_shows_shares_of_lengths() -> None:
-    draw = np.random.default_rng(2)
-    trained, untrained = draw.normal(size=(300, 6)), 3 * draw.normal(size=(50, 9))
-    svg = figures.norm_histogram(trained, untrained)
-    lengths = [[sum(v * v for v in row) ** 0.5 for row in rows] for rows in (trained.tolist(), untrained.tolist())]
-    edges = np.linspace(min(map(min, lengths)), max(map(max, lengths)), 41)
-    for name, values in zip(("trained", "untrained"), lengths, strict=True):
-        counts = np.array(
-            [sum(low <= v < high or v == high == edges[-1] for v in values) for low, high in itertools.pairwise(edges)]
-        )
-        drawn = bars(svg, name)
-        assert len(drawn) >= len(np.flatnonzero(counts))
-        # Equal neighbouring bins are one flat part of the path, so compare the levels and not their number.
-        slope = (drawn.max() - drawn.min()) / counts.max()
-        levels = {round(float(level), 2) for level in (drawn - drawn.min()) / slope}
-        assert levels == {float(count) for count in counts} | {0.0}
-    assert {"trained", "untrained", "images (%)", "length of the embedding"} <= set(texts(svg))
+    lengths = np.append(np.random.default_rng(2).uniform(1, 3, size=300), 5.0)  # with empty bins between
+    svg = figures.norm_histogram(lengths)
+    edges = np.linspace(lengths.min(), lengths.max(), 41)
+    counts = np.array(
+        [sum(low <= v < high or v == high == edges[-1] for v in lengths) for low, high in itertools.pairwise(edges)]
+    )
+    drawn = bars(svg, "this-run")
+    assert len(drawn) >= len(np.flatnonzero(counts))
+    # Equal neighbouring bins are one flat part of the path, so compare the levels and not their number.
+    slope = (drawn.max() - drawn.min()) / counts.max()
+    levels = {round(float(level), 2) for level in (drawn - drawn.min()) / slope}
+    assert levels == {float(count) for count in counts} | {0.0}
+    assert {"this run", "images (%)", "length of the embedding"} <= set(texts(svg))
 
 
 def test_each_histogram_adds_up_to_all_of_its_own_values() -> None:
-    svg = figures.cosine_histogram(np.full(10, 0.2), np.full(1000, 0.8))
+    svg = figures.similarity_histogram(np.full(10, 0.2), np.full(1000, 0.8))
     few, many = bars(svg, "nearest-right"), bars(svg, "nearest-wrong")
     assert few.max() == many.max() > few.min()
 
 
-def test_norm_histogram_alone_speaks_of_this_run() -> None:
-    found = texts(figures.norm_histogram(np.random.default_rng(0).normal(size=(20, 3))))
-    assert "this run" in found
-    assert "trained" not in found
-
-
 @pytest.mark.parametrize("right", [np.array([0.5, -np.inf, 0.25]), np.full(3, -np.inf), np.empty(0)])
-def test_cosine_histogram_survives_missing_and_equal_values(right: np.ndarray) -> None:
-    svg = figures.cosine_histogram(right, np.full(4, 0.5))
+def test_similarity_histogram_survives_missing_and_equal_values(right: np.ndarray) -> None:
+    svg = figures.similarity_histogram(right, np.full(4, 0.5))
     assert {"nearest right", "nearest wrong", "cosine to the query", "queries (%)"} <= set(texts(svg))
     assert not re.search(r"\b(nan|inf)\b", svg)
+
+
+def test_histogram_of_bits_shows_distances() -> None:
+    svg = figures.similarity_histogram(np.array([-3.0, -5.0]), np.array([-9.0, -7.0]), bits=True)
+    assert {"bits that differ from the query", "3", "9"} <= set(texts(svg))
+    assert not any("cosine" in one for one in texts(svg))
 
 
 def test_recall_figure_draws_values_bounds_and_baseline() -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cosphere.data import Skipped
+from cosphere.embeddings import Embeddings
 from cosphere.errors import RunError, SettingsError
-from cosphere.report import ReportData, Skipped, write_report
+from cosphere.evaluate import EvaluationSettings, retrieval, score_embeddings
+from cosphere.report import ReportData, write_report
 from cosphere.report.page import LINKS, page
 from cosphere.runs import RunFolder
 
@@ -56,6 +59,12 @@ class Reader(HTMLParser):
 
     def of_class(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for _, attributes in self.seen if name in (attributes.get("class") or "").split()]
+
+
+def with_columns(data: ReportData, **columns: object) -> ReportData:
+    """The same report of other embeddings."""
+    assert data.embeddings is not None
+    return replace(data, embeddings=replace(data.embeddings, **columns))
 
 
 def part(text: str, name: str) -> str:
@@ -151,8 +160,7 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
             "data": {bad: bad},
             "provenance": {"cosphere": bad, "time": bad},
         },
-        class_names=(bad, bad, bad, bad),
-        paths=tuple(bad for _ in data.paths),
+        embeddings=replace(data.embeddings, class_names=(bad, bad, bad, bad), paths=(bad,) * 24),
         skipped=(Skipped(bad, bad),),
     )
     text = page(hostile)
@@ -169,25 +177,26 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
 
 def test_class_names_of_the_data_are_shown_as_they_are(data: ReportData, text: str) -> None:
     words = Reader(text).text
-    for name in data.class_names:
+    for name in data.embeddings.class_names:
         assert name in words
 
 
 def cosines_by_hand(data: ReportData) -> np.ndarray:
-    unit = np.array([row / sum(v * v for v in row) ** 0.5 for row in data.embeddings.astype(np.float64)])
+    unit = np.array([row / sum(v * v for v in row) ** 0.5 for row in data.embeddings.embeddings.astype(np.float64)])
     return np.array([[float(sum(a * b)) for b in unit] for a in unit])
 
 
 def expected_cards(data: ReportData, k: int) -> list[tuple[str, list[tuple[int, bool]]]]:
     """Worst first: file of the query, and rows and rightness of its neighbours; from loops."""
     cosines = cosines_by_hand(data)
-    count = len(data.labels)
+    labels, paths = data.embeddings.labels, data.embeddings.paths
+    count = len(labels)
     cards = []
     for i in range(count):
-        right = max(cosines[i, j] for j in range(count) if j != i and data.labels[j] == data.labels[i])
-        wrong = max(cosines[i, j] for j in range(count) if data.labels[j] != data.labels[i])
+        right = max(cosines[i, j] for j in range(count) if j != i and labels[j] == labels[i])
+        wrong = max(cosines[i, j] for j in range(count) if labels[j] != labels[i])
         order = sorted((j for j in range(count) if j != i), key=lambda j: -cosines[i, j])[:k]
-        cards.append((wrong - right, str(data.paths[i]), [(j, bool(data.labels[j] == data.labels[i])) for j in order]))
+        cards.append((wrong - right, paths[i], [(j, bool(labels[j] == labels[i])) for j in order]))
     return [(path, found) for _, path, found in sorted(cards, key=lambda card: -card[0])]
 
 
@@ -215,7 +224,9 @@ def panels(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_queries_come_worst_first_with_right_and_wrong_marked(bare: ReportData, k: int) -> None:
-    want = [(path, [(str(bare.paths[j]), right) for j, right in found]) for path, found in expected_cards(bare, k)]
+    want = [
+        (path, [(bare.embeddings.paths[j], right) for j, right in found]) for path, found in expected_cards(bare, k)
+    ]
     shown = panels(page(bare, queries=10, neighbours=k))
     worst = cards_in(shown["worst"])
     plain = [(query, [(path, right) for path, right, missed in found if not missed]) for query, found in worst]
@@ -232,7 +243,7 @@ def test_queries_come_worst_first_with_right_and_wrong_marked(bare: ReportData, 
 def test_neighbours_carry_rank_and_cosine(data: ReportData, text: str) -> None:
     cosines = cosines_by_hand(data)
     card = panels(text)["worst"].split('<article class="query">')[1]
-    i = list(data.paths).index(cards_in(panels(text)["worst"])[0][0])
+    i = data.embeddings.paths.index(cards_in(panels(text)["worst"])[0][0])
     best = sorted((cosines[i, j] for j in range(24) if j != i), reverse=True)[:6]
     written = re.findall(r"<b>(\d+) · (-?[\d.]+)</b>", card)[:6]
     assert written == [(str(place), f"{cosine:.3f}") for place, cosine in enumerate(best, start=1)]
@@ -241,9 +252,9 @@ def test_neighbours_carry_rank_and_cosine(data: ReportData, text: str) -> None:
 def test_verdicts_tell_the_rank_and_the_gap(data: ReportData, text: str) -> None:
     cosines = cosines_by_hand(data)
     first = cards_in(panels(text)["worst"])[0][0]
-    i = list(data.paths).index(first)
-    right = max(cosines[i, j] for j in range(24) if j != i and data.labels[j] == data.labels[i])
-    wrong = [cosines[i, j] for j in range(24) if data.labels[j] != data.labels[i]]
+    i = data.embeddings.paths.index(first)
+    right = max(cosines[i, j] for j in range(24) if j != i and data.embeddings.labels[j] == data.embeddings.labels[i])
+    wrong = [cosines[i, j] for j in range(24) if data.embeddings.labels[j] != data.embeddings.labels[i]]
     rank = 1 + sum(c > right for c in wrong)
     cosine = f"Nearest right {right:.3f}, nearest wrong {max(wrong):.3f}, gap {max(wrong) - right:+.3f}."
     sentence = f"First right image at rank {rank}. {cosine}"
@@ -276,7 +287,7 @@ def test_pictures_are_embedded_once_and_named(text: str) -> None:
 def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     lost = [str(tmp_path / "empty.png"), str(tmp_path / "gone.png")]
-    text = page(replace(bare, paths=(*bare.paths[:22], *lost)))
+    text = page(with_columns(bare, paths=(*bare.embeddings.paths[:22], *lost)))
     listed = Reader(part(text, "skipped") + "</section>").text
     for path in (*lost, bare.skipped[0].path):
         assert path in listed
@@ -289,14 +300,11 @@ def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Pat
     [
         ({"scores": {}}, "No scores yet."),
         ({"metrics": ()}, "This run logged no training steps."),
-        ({"embeddings": None, "labels": None}, "No embeddings to ask yet."),
-        ({"embeddings": None, "labels": None}, "No embeddings to measure yet."),
-        ({"labels": None}, "Without embeddings and labels there are no classes"),
+        ({"embeddings": None}, "No embeddings yet."),
+        ({"embeddings": None}, "No embeddings to measure yet."),
         ({"config": {}}, "This run kept no settings."),
         ({"scores": {"scores": 3, "provenance": "x"}}, "there was none yet"),
         ({"skipped": ()}, "None: every image that this page wanted to show could be read."),
-        ({"labels": np.arange(24), "class_names": ()}, "No query has both a right and a wrong image"),
-        ({"labels": np.zeros(24, np.int64)}, "No class was taken for another"),
     ],
 )
 def test_missing_pieces_become_a_friendly_line(
@@ -304,8 +312,21 @@ def test_missing_pieces_become_a_friendly_line(
 ) -> None:
     assert line not in Reader(text).text
     # What is not asked about is left out too, where it takes long to draw.
-    quick = replace(data, metrics=(), baseline_embeddings=None)
-    assert line in Reader(page(replace(quick, **absent), queries=2)).text
+    assert line in Reader(page(replace(data, **{"metrics": (), **absent}), queries=2)).text
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        ({"labels": np.arange(24), "class_names": tuple(map(str, range(24)))}, "No query has a right image to find"),
+        ({"labels": np.zeros(24, np.int64)}, "No query has a wrong image to find"),
+        ({"labels": np.zeros(24, np.int64)}, "No class is mistaken for another"),
+    ],
+)
+def test_classes_that_cannot_be_ranked_become_a_friendly_line(
+    bare: ReportData, columns: dict[str, object], line: str
+) -> None:
+    assert line in Reader(page(with_columns(bare, **columns), queries=2)).text
 
 
 def test_a_run_with_nothing_still_has_a_page() -> None:
@@ -316,25 +337,27 @@ def test_a_run_with_nothing_still_has_a_page() -> None:
 
 
 def test_scores_without_a_baseline_do_not_compare(data: ReportData) -> None:
-    text = page(replace(data, metrics=(), baseline_scores={}, baseline_embeddings=None), queries=1)
+    text = page(replace(data, metrics=(), baseline_scores={}), queries=1)
     assert "Recall@1 61.0 % interval 59.5–62.6 %" in Reader(text).text
     assert "before" not in part(text, "scores")
 
 
 def test_queries_without_an_answer_are_counted(bare: ReportData) -> None:
-    labels = bare.labels.copy()
+    labels = bare.embeddings.labels.copy()
     labels[23] = 4
-    words = Reader(page(replace(bare, labels=labels, class_names=(*bare.class_names, "lonely")))).text
+    names = (*bare.embeddings.class_names, "lonely")
+    words = Reader(page(with_columns(bare, labels=labels, class_names=names))).text
     assert "Of 23 queries" in words
     assert "1 more has no other image of the same class" in words
 
 
 def test_only_queries_ask_and_only_the_gallery_answers(bare: ReportData) -> None:
     is_query = np.arange(24) % 2 == 0
-    text = page(replace(bare, is_query=is_query, is_gallery=~is_query), queries=24)
+    text = page(with_columns(bare, is_query=is_query, is_gallery=~is_query), queries=24)
+    paths = bare.embeddings.paths
     cards = cards_in(panels(text)["worst"])
-    assert {query for query, _ in cards} == {bare.paths[row] for row in range(0, 24, 2)}
-    assert {path for _, found in cards for path, *_ in found} <= {bare.paths[row] for row in range(1, 24, 2)}
+    assert {query for query, _ in cards} == {paths[row] for row in range(0, 24, 2)}
+    assert {path for _, found in cards for path, *_ in found} <= {paths[row] for row in range(1, 24, 2)}
     assert all(len([1 for *_, missed in found if not missed]) == 6 for _, found in cards)
 
 
@@ -346,12 +369,11 @@ def test_sec_that_dwarfs_the_loss_is_told(bare: ReportData, text: str) -> None:
 
 
 def test_lengths_are_measured(data: ReportData, text: str) -> None:
-    lengths = [sum(float(v) ** 2 for v in row) ** 0.5 for row in data.embeddings]
+    lengths = [sum(float(v) ** 2 for v in row) ** 0.5 for row in data.embeddings.embeddings]
     mean = sum(lengths) / 24
     cv = (sum((v - mean) ** 2 for v in lengths) / 24) ** 0.5 / mean
     words = Reader(text).text
-    assert f"after training {mean:.3g} {min(lengths):.3g} to {max(lengths):.3g} {cv:.3f}" in words
-    assert f"before training {2 * mean:.3g} " in words
+    assert f"this run {mean:.3g} {min(lengths):.3g} to {max(lengths):.3g} {cv:.3f}" in words
     assert f"CV of the lengths {cv:.2f}" in words
 
 
@@ -363,22 +385,16 @@ def test_defaults_stay_below_five_megabytes_with_the_worst_of_pictures(tmp_path:
         paths.append(str(tmp_path / f"{row}.bmp"))
         Image.fromarray(draw.integers(0, 256, size=(112, 112, 3), dtype=np.uint8)).save(paths[-1])
     embeddings = draw.normal(size=(600, 16)).astype(np.float32)
-    data = ReportData(name="noise", embeddings=embeddings, labels=np.arange(600) // 5, paths=paths)
+    names = tuple(map(str, range(120)))
+    table = Embeddings(embeddings=embeddings, labels=np.arange(600) // 5, paths=tuple(paths), class_names=names)
+    data = ReportData(name="noise", embeddings=table)
     path = write_report(data, tmp_path / "noise.html")
     assert 1_000_000 < path.stat().st_size < 5_000_000
 
 
-def test_a_run_is_written_into_its_folder(small, tmp_path: Path) -> None:
+def test_a_run_is_written_into_its_folder(small: Embeddings, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    run.embeddings("test").parent.mkdir()
-    names = np.array(["a", "b", HOSTILE, "d"])
-    np.savez(
-        run.embeddings("test"),
-        embeddings=small.embeddings,
-        labels=small.labels,
-        paths=np.array(small.paths),
-        class_names=names,
-    )
+    replace(small, class_names=("a", "b", HOSTILE, "d")).save(run.embeddings("test"))
     path = write_report(run.path)
     assert path == run.report
     reader = Reader(path.read_text(encoding="utf-8"))
@@ -408,3 +424,70 @@ def test_wrong_calls_say_what_to_do(data: ReportData, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot write"):
         write_report(data, tmp_path / "file" / "x.html")
     assert not list(tmp_path.glob("*.html"))
+
+
+# The page says what the evaluation says
+
+
+def hits_by_hand(table: Embeddings, *, rule: str) -> list[bool]:
+    """Whether each query that can be answered has a right image first, by loops."""
+    rows = table.embeddings.astype(np.float64)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    hits = []
+    for query in range(len(rows)):
+        met = [
+            row
+            for row in range(len(rows))
+            if row != query
+            and (
+                table.groups[row] != table.groups[query]
+                or (rule == "same_class" and table.labels[row] != table.labels[query])
+            )
+        ]
+        if any(table.labels[row] == table.labels[query] for row in met):
+            best = max(met, key=lambda row: float(rows[query] @ rows[row]))
+            hits.append(bool(table.labels[best] == table.labels[query]))
+    return hits
+
+
+@pytest.mark.parametrize("rule", ["same_class", "any_class"])
+def test_sequences_are_left_out_as_in_the_scores(small: Embeddings, tmp_path: Path, rule: str) -> None:
+    """Images of a class and sequence are nearly equal, so a page that forgot the sequence would find all of them."""
+    draw = np.random.default_rng(3)
+    groups = np.arange(24) // 3
+    scenes = draw.normal(size=(8, 5))[groups]
+    table = replace(small, embeddings=(scenes + 0.01 * draw.normal(size=(24, 5))).astype(np.float32), groups=groups)
+    settings = EvaluationSettings(ks=(1, 2), group_rule=rule, clustering=False)
+    scores = score_embeddings(table, settings).as_dict()
+    hits = hits_by_hand(table, rule=rule)
+    assert scores["scores"]["recall@1"]["value"] == pytest.approx(np.mean(hits))
+    assert 0 < sum(hits) < len(hits) / 2 or rule == "any_class"
+    words = Reader(page(ReportData(name="x", scores={"split": "test", **scores}, embeddings=table), queries=24)).text
+    assert f"Of {len(hits)} queries, {len(hits) - sum(hits)} have a wrong image nearest." in words
+    text = page(ReportData(name="x", scores=scores, embeddings=table), queries=24, neighbours=4)
+    for query, neighbours in cards_in(panels(text)["worst"]):
+        own = table.paths.index(query)
+        for path, right, _ in neighbours:
+            row = table.paths.index(path)
+            assert table.groups[row] != table.groups[own] or (rule == "same_class" and not right)
+
+
+def test_bits_are_ranked_and_shown_as_bits(small: Embeddings) -> None:
+    draw = np.random.default_rng(4)
+    table = replace(small, embeddings=draw.normal(size=(24, 16)).astype(np.float32))
+    scores = score_embeddings(table, EvaluationSettings(bits=True, ks=(1,), clustering=False)).as_dict()
+    text = page(ReportData(name="x", scores=scores, embeddings=table), queries=24, neighbours=2)
+    words = Reader(text).text
+    assert "bits that differ from the query" in words
+    query, neighbours = cards_in(panels(text)["worst"])[0]
+    own, first = table.paths.index(query), table.paths.index(neighbours[0][0])
+    distance = sum((table.embeddings[own] > 0) != (table.embeddings[first] > 0))
+    assert f"1 · {distance} bits apart" in words
+
+
+def test_class_recalls_are_those_of_the_evaluation(data: ReportData, text: str) -> None:
+    table = data.embeddings
+    by_class = retrieval(table.embeddings, table.labels, ks=(1,)).per_class()
+    words = Reader(part(text, "classes") + "</section>").text
+    for recall, queries in zip(by_class.values["recall@1"], by_class.queries, strict=True):
+        assert f"{100 * recall:.0f} % of {queries}" in words

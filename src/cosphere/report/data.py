@@ -1,31 +1,21 @@
-"""What a report is made from, and reading it out of a run's folder."""
+"""What a report is made from, and reading it from a run's folder."""
 
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import yaml
-
-from cosphere._types import Flags, Integers
-from cosphere.errors import RunError, SizeError
-from cosphere.files import read_json
+from cosphere.data import Skipped
+from cosphere.embeddings import Embeddings
+from cosphere.errors import CosphereError, DataError, RunError, SizeError
+from cosphere.evaluate import EvaluationSettings, RetrievalScores, score_embeddings
+from cosphere.evaluate.scores import rank
+from cosphere.files import read_json, read_yaml
 from cosphere.runs import RunFolder
-
-Floats = npt.NDArray[np.float32]
-
-
-class Skipped(NamedTuple):
-    """An image that was left out, and why."""
-
-    path: str
-    reason: str
 
 
 class Score(NamedTuple):
@@ -42,30 +32,29 @@ def read_scores(scores: Mapping[str, Any]) -> dict[str, Score]:
     >>> read_scores({"recall@1": {"value": 0.5, "low": 0.4, "high": 0.6}, "queries": 20, "ties": "optimistic"})
     {'recall@1': Score(value=0.5, low=0.4, high=0.6), 'queries': Score(value=20, low=None, high=None)}
     """
-    found = {}
+    numbers = {}
     for name, content in scores.items():
         parts = content if isinstance(content, Mapping) else {"value": content}
         value, low, high = (
             parts.get(part) if _is_number(parts.get(part)) else None for part in ("value", "low", "high")
         )
         if value is not None:
-            found[str(name)] = Score(value, low, high)
-    return found
+            numbers[str(name)] = Score(value, low, high)
+    return numbers
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _tuple(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
-    """Everything a report can show. Only the name is needed; each missing piece becomes one friendly line.
-
-    N images were embedded, in D dimensions. Images that are no query are only found, never asked for.
-
-    Raises:
-        SizeError: the parts that speak of the same N images do not have N rows.
-    """
+    """Everything a report can show. Only the name is required; the page says what is missing."""
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -73,77 +62,70 @@ class ReportData:
     metrics: Sequence[Mapping[str, Any]] = ()
     """Logged lines in order, with the keys of ``metrics.jsonl``."""
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """As in ``scores.json``: split, scores, data, provenance, settings."""
+    """As in ``scores.json``: split, scores, data, evaluation, health, provenance, settings."""
     baseline_scores: Mapping[str, Any] = field(default_factory=dict)
     """The scores before training: ``{"recall@1": {"value": 0.4, "low": ..., "high": ...}}``."""
-    embeddings: Floats | None = None
-    """(N, D) raw, any length."""
-    baseline_embeddings: Floats | None = None
-    """(M, D') raw, before training; only the lengths are used."""
-    labels: Integers | None = None
-    """(N,) rows of ``class_names``."""
-    paths: Sequence[str] = ()
-    """N image files; relative ones are taken from ``image_root``."""
-    class_names: Sequence[str] = ()
-    is_query: Flags | None = None
-    """(N,) which images are asked for; None: all."""
-    is_gallery: Flags | None = None
-    """(N,) which images can be found; None: all."""
-    boxes: Sequence[tuple[int, int, int, int] | None] = ()
-    """N crops in pixels: left, top, right, bottom."""
-    neighbour_ids: Integers | None = None
-    """(N, k) nearest rows of each row, nearest first, the row itself excluded; None: searched for when needed."""
-    neighbour_scores: Floats | None = None
-    """(N, k) their cosines."""
+    embeddings: Embeddings | None = None
+    """The N embeddings that were scored."""
     skipped: Sequence[Skipped] = ()
+    """Images that the evaluation left out."""
     image_root: Path | None = None
+    """Where relative image paths start."""
 
-    def __post_init__(self) -> None:
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """How the embeddings were scored: as ``scores`` say, and the defaults where they say nothing.
+
+        Raises:
+            RunError: the scores hold settings that are none.
+        """
+        stored = self.scores.get("evaluation")
+        values = stored if isinstance(stored, Mapping) else {}
+        names = {one.name for one in fields(EvaluationSettings)} & values.keys()
+        try:
+            return EvaluationSettings(**{name: _tuple(values[name]) for name in names})
+        except (CosphereError, TypeError) as error:
+            raise RunError(f"the scores hold settings that cannot be used: {error} Evaluate the run again.") from error
+
+    @cached_property
+    def ranking(self) -> RetrievalScores | None:
+        """The retrieval scores of the embeddings, query by query; None where nothing can be ranked."""
         if self.embeddings is None:
-            return
-        if self.embeddings.ndim != 2:
-            raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        parts = {
-            name: getattr(self, name)
-            for name in ("labels", "is_query", "is_gallery", "neighbour_ids", "neighbour_scores")
-        }
-        parts |= {name: getattr(self, name) or None for name in ("paths", "boxes")}
-        for name, part in parts.items():
-            if part is not None and len(part) != len(self.embeddings):
-                raise SizeError(
-                    f"want one row of {name} for each of {len(self.embeddings)} embeddings, got {len(part)}. "
-                    "Take both from the same evaluation."
-                )
-        self._check_labels()
-
-    def _check_labels(self) -> None:
-        if self.labels is None or not self.class_names or not len(self.labels):
-            return
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= len(self.class_names):
-            raise SizeError(
-                f"want labels from 0 to {len(self.class_names) - 1}, the rows of class_names; got {low} to {high}. "
-                "Number the classes from zero."
-            )
+            return None
+        try:
+            return rank(self.embeddings, replace(self.evaluation, ks=(1,), metrics=()))
+        except (DataError, SizeError):  # such as one image, or no class with two
+            return None
 
     def file(self, row: int) -> str:
-        """Where the image of a row is. Empty when unknown."""
-        if not self.paths:
+        """The image file of a row. Empty when unknown."""
+        if self.embeddings is None:
             return ""
-        path = str(self.paths[row])
+        path = self.embeddings.paths[row]
         return path if self.image_root is None else str(self.image_root / path)
 
     def box(self, row: int) -> tuple[int, int, int, int] | None:
-        """The crop of a row, or None for the whole image."""
-        return self.boxes[row] if self.boxes else None
+        """The crop of a row in pixels (left, top, right, bottom), or None for the whole image."""
+        boxes = None if self.embeddings is None else self.embeddings.boxes
+        if boxes is None or boxes[row].min() < 0:
+            return None
+        left, top, right, bottom = boxes[row].tolist()
+        return left, top, right, bottom
+
+    def class_of(self, row: int) -> str:
+        """The name of the class of a row."""
+        return "" if self.embeddings is None else self.class_name(int(self.embeddings.labels[row]))
 
     def class_name(self, label: int) -> str:
-        """The name of a class, or its number when there are no names."""
-        return str(self.class_names[label]) if self.class_names else f"class {label}"
+        """The name of a class, or its number where it has no name."""
+        names = () if self.embeddings is None else self.embeddings.class_names
+        return names[label] if label < len(names) else f"class {label}"
 
 
 def report_data_from_run(path: str | Path, *, split: str | None = None, image_root: Path | None = None) -> ReportData:
     """Read what a run's folder holds.
+
+    The scores are those of ``scores.json``. If another split is asked for, its embeddings are scored here, with the same settings.
 
     Args:
         path: the run's folder.
@@ -156,16 +138,19 @@ def report_data_from_run(path: str | Path, *, split: str | None = None, image_ro
     """
     folder = RunFolder.open(path)
     scores = _mapping(read_json(folder.scores, what="a run's scores"), folder.scores) if folder.scores.exists() else {}
-    arrays = _read_split(folder, split, scores.get("split"))
+    shown = _split(folder, split, scores.get("split"))
+    embeddings = None if shown is None else Embeddings.load(folder.embeddings(shown))
+    if embeddings is not None and shown is not None and shown != scores.get("split"):
+        scores = _scored(embeddings, shown, scores)
     return ReportData(
         name=folder.path.resolve().name,
-        config=_read_config(folder.config),
+        config=read_yaml(folder.config, what="settings") if folder.config.exists() else {},
         metrics=folder.read_metrics(),
         scores=scores,
         baseline_scores=scores.get("baseline_scores") or {},
+        embeddings=embeddings,
         skipped=tuple(Skipped(str(one["path"]), str(one["reason"])) for one in scores.get("skipped_images") or ()),
         image_root=image_root,
-        **arrays,
     )
 
 
@@ -175,68 +160,22 @@ def _mapping(content: Any, path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+def _split(folder: RunFolder, requested: str | None, evaluated: Any) -> str | None:
+    """The split to show; None when the run has no embeddings yet."""
+    splits = [file.stem for file in sorted((folder.path / "embeddings").glob("*.npz"))]
+    if requested is not None and requested not in splits:
+        others = f"It has {', '.join(splits)}." if splits else "It has none yet."
         raise RunError(
-            f"{path} is not a run's settings: {reason}. Restore it, or remove it to report without."
-        ) from error
-    return _mapping(content or {}, path)
-
-
-def _read_split(folder: RunFolder, asked: str | None, evaluated: Any) -> dict[str, Any]:
-    """The arrays of one split as fields of :class:`ReportData`; empty when the run embedded nothing yet."""
-    files = {file.stem: file for file in sorted((folder.path / "embeddings").glob("*.npz"))}
-    splits = {name: file for name, file in files.items() if not name.startswith(BEFORE)}
-    if asked is not None and asked not in splits:
-        known = f"It has {', '.join(splits)}." if splits else "It has none yet."
-        raise RunError(
-            f"{folder.path} has no embeddings of split {asked!r}. {known} "
-            f"Run: cosphere evaluate {folder.path} DATA --split {asked}."
+            f"{folder.path} has no embeddings of split {requested!r}. {others} "
+            f"Run: cosphere evaluate {folder.path} DATA --split {requested}."
         )
-    wanted = next((name for name in (asked, evaluated, "test", "val", "train", *splits) if name in splits), None)
-    if wanted is None:
-        return {}
-    before = files.get(f"{BEFORE}{wanted}")
-    return _read_arrays(splits[wanted]) | {
-        "baseline_embeddings": None if before is None else _load(before)["embeddings"]
-    }
+    return next((name for name in (requested, evaluated, "test", "val", "train", *splits) if name in splits), None)
 
 
-BEFORE = "before-"
-"""``embeddings/before-<split>.npz`` holds what the untrained network made of the split."""
-
-
-def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of an .npz. Pickled objects are refused: they could run code."""
+def _scored(embeddings: Embeddings, split: str, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of a split that ``scores.json`` does not hold, measured as those were."""
+    settings = ReportData(name="", scores=evaluated).evaluation
     try:
-        # Opened here, because np.load leaves a broken file open.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {"embeddings": np.asarray(file["embeddings"], dtype=np.float32)} | {
-                name: file[name] for name in file.files if name != "embeddings"
-            }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise RunError(f"{path} does not hold embeddings: {error}. Evaluate the run again.") from error
-
-
-def _read_arrays(path: Path) -> dict[str, Any]:
-    arrays = _load(path)
-    fields: dict[str, Any] = {"embeddings": arrays["embeddings"]}
-    if "labels" in arrays:
-        fields["labels"] = np.asarray(arrays["labels"], dtype=np.int64)
-    for name in ("paths", "class_names"):
-        if name in arrays:
-            fields[name] = tuple(str(value) for value in arrays[name])
-    for name in ("is_query", "is_gallery"):
-        if name in arrays:
-            fields[name] = np.asarray(arrays[name], dtype=bool)
-    if "boxes" in arrays:
-        # A row of negative numbers stands for "the whole image": an array has no None.
-        fields["boxes"] = tuple(
-            (int(box[0]), int(box[1]), int(box[2]), int(box[3])) if min(box) >= 0 else None for box in arrays["boxes"]
-        )
-    return fields
+        return {"split": split, **score_embeddings(embeddings, settings).as_dict()}
+    except (DataError, SizeError) as error:
+        return {"split": split, "notes": [f"This split cannot be scored: {error}"]}

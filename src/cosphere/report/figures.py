@@ -264,25 +264,32 @@ def validation_curve(metrics: Rows) -> str | None:
     return svg[0]
 
 
-def norm_histogram(trained: Numbers, untrained: Numbers | None = None) -> str:
-    """How long the embeddings are, as a share of images: (N, D) trained and, if given, (M, D') untrained."""
-    compared = untrained is not None and len(untrained) > 0
-    sets = [("trained" if compared else "this run", np.linalg.norm(trained, axis=1), "blue", "-")]
-    if untrained is not None and compared:
-        sets.insert(0, ("untrained", np.linalg.norm(untrained, axis=1), "orange", "--"))
+def norm_histogram(norms: Numbers) -> str:
+    """How long the embeddings are, as a share of images: (N,) lengths."""
     with _drawing() as (_, (axes,), svg):
-        _histograms(axes, sets)
+        _histograms(axes, [("this run", norms, "blue", "-")])
         axes.set(title="Lengths", xlabel="length of the embedding", ylabel="images (%)")
         axes.set_xlim(left=0)
     return svg[0]
 
 
-def cosine_histogram(nearest_right: Numbers, nearest_wrong: Numbers) -> str:
-    """Cosine of each query to its nearest right and nearest wrong image: (Q,) each, non-finite ones left out."""
-    sets = [("nearest right", nearest_right, "green", "-"), ("nearest wrong", nearest_wrong, "orange", "--")]
+def similarity_histogram(nearest_right: Numbers, nearest_wrong: Numbers, *, bits: bool = False) -> str:
+    """Similarity of each query to its nearest right and nearest wrong image.
+
+    Args:
+        nearest_right: (Q,) cosines, or minus the Hamming distances.
+        nearest_wrong: (Q,) the same; values that are not finite are left out.
+        bits: whether they are Hamming distances.
+    """
+    sign = -1 if bits else 1
+    sets = [
+        ("nearest right", sign * nearest_right, "green", "-"),
+        ("nearest wrong", sign * nearest_wrong, "orange", "--"),
+    ]
     with _drawing() as (_, (axes,), svg):
         _histograms(axes, sets)
-        axes.set(title="How near are right and wrong?", xlabel="cosine to the query", ylabel="queries (%)")
+        xlabel = "bits that differ from the query" if bits else "cosine to the query"
+        axes.set(title="How near are right and wrong?", xlabel=xlabel, ylabel="queries (%)")
     return svg[0]
 
 

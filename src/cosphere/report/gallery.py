@@ -1,40 +1,41 @@
-"""The parts of the report that are pictures: queries with their neighbours, and classes taken for each other."""
+"""The sections made of pictures: queries with their neighbours, and classes that are mistaken for each other."""
 
 from __future__ import annotations
 
+import math
+
 from cosphere._types import Integers
+from cosphere.embeddings import Embeddings
+from cosphere.evaluate import RetrievalScores, ranked_images
 from cosphere.report import figures
 from cosphere.report.data import ReportData
 from cosphere.report.markup import missing, paragraph, safe, section, shown
 from cosphere.report.pictures import Thumbnails
-from cosphere.report.queries import Confusion, Hit, Outcomes, choose, class_scores, confusions, neighbours
+from cosphere.report.queries import Confusion, choose, confusions, failed, worst_classes
 
-NO_QUERIES = "No embeddings to ask yet. Evaluate the run to see its queries: cosphere evaluate RUN DATA."
+NO_EMBEDDINGS = "No embeddings yet. Evaluate the run to see its queries: cosphere evaluate RUN DATA."
+NO_RANKING = "No query has a right image to find, so nothing is ranked. That takes a class with two images."
 AT_ONCE = 8
 """Queries shown before the reader asks for more."""
 
 
-def queries(
-    data: ReportData, found: Outcomes | None, pictures: Thumbnails, *, count: int, neighbours: int, seed: int
-) -> str:
+def queries(data: ReportData, pictures: Thumbnails, *, count: int, neighbours: int, seed: int) -> str:
     """Worst, random and best queries with their neighbours; the reader chooses which."""
     title = "Queries and their neighbours"
-    if found is None:
-        return section("queries", title, missing(NO_QUERIES))
-    chosen = choose(found, count, seed=seed)
+    ranking = data.ranking
+    if data.embeddings is None or ranking is None:
+        return section("queries", title, missing(NO_EMBEDDINGS if data.embeddings is None else NO_RANKING))
+    chosen = choose(ranking, count, seed=seed)
     if not len(chosen.worst):
-        return section(
-            "queries",
-            title,
-            missing("No query has both a right and a wrong image to find, so there is nothing to rank."),
-        )
+        return section("queries", title, missing("No query has a wrong image to find, so there is nothing to compare."))
     choices = {"worst": chosen.worst, "random": chosen.random, "best": chosen.best}
     buttons = "".join(_button(name, checked=name == "worst") for name in choices)
+    gallery = _Gallery(data, data.embeddings, ranking, pictures)
     panels = "".join(
-        f'<div class="panel {name}">{_panel(data, found, at, pictures, neighbours)}</div>'
-        for name, at in choices.items()
+        f'<div class="panel {name}">{gallery.panel(positions, neighbours)}</div>' for name, positions in choices.items()
     )
-    return section("queries", title, _summary(found), _cosines(found), f'<div class="chooser">{buttons}{panels}</div>')
+    chooser = f'<div class="chooser">{buttons}{panels}</div>'
+    return section("queries", title, _summary(ranking), _similarities(ranking, bits=gallery.bits), chooser)
 
 
 def _button(name: str, *, checked: bool) -> str:
@@ -45,72 +46,105 @@ def _button(name: str, *, checked: bool) -> str:
     )
 
 
-def _summary(found: Outcomes) -> str:
-    able = found.answerable
-    wrong = int((found.rank[able] > 1).sum())
-    alone = int((~able).sum())
+def _summary(ranking: RetrievalScores) -> str:
     words = (
-        f"Of {shown(int(able.sum()))} queries, {shown(wrong)} have a wrong image nearest. "
-        "Worst first means: the largest gap between the cosine of the nearest wrong image "
-        "and that of the nearest right one."
+        f"Of {shown(ranking.queries)} queries, {shown(int(failed(ranking).sum()))} have a wrong image nearest. "
+        "“Worst” are the queries with the largest gap: similarity to the nearest wrong image minus similarity to the nearest "
+        "right one."
     )
-    if alone:
-        verb = "has" if alone == 1 else "have"
-        words += f" {shown(alone)} more {verb} no other image of the same class and cannot be answered."
+    if ranking.skipped:
+        verb = "has" if ranking.skipped == 1 else "have"
+        words += (
+            f" {shown(ranking.skipped)} more {verb} no other image of the same class to find and cannot be answered."
+        )
     return paragraph(words)
 
 
-def _cosines(found: Outcomes) -> str:
-    svg = figures.cosine_histogram(found.right_cosine, found.wrong_cosine)
-    shape = figures.inline(svg, "cosines", "Cosines of queries to their nearest right and nearest wrong image")
-    words = "The less the two hills overlap, the easier right and wrong are told apart by one threshold."
+def _similarities(ranking: RetrievalScores, *, bits: bool) -> str:
+    svg = figures.similarity_histogram(ranking.right_similarity, ranking.wrong_similarity, bits=bits)
+    shape = figures.inline(svg, "similarities", "Similarity of queries to their nearest right and nearest wrong image")
+    words = "The less the two histograms overlap, the better one threshold separates right from wrong."
     return (
-        '<details class="more"><summary>Cosines of nearest right and wrong</summary>'
+        '<details class="more"><summary>Similarity to the nearest right and wrong image</summary>'
         f'<figure class="chart">{shape}</figure>{paragraph(words, "note")}</details>'
     )
 
 
-def _panel(data: ReportData, found: Outcomes, positions: Integers, pictures: Thumbnails, k: int) -> str:
-    """Cards of some queries, the later ones folded away."""
-    rows = found.rows[positions]
-    cards = [
-        _card(data, found, int(position), hits, pictures)
-        for position, hits in zip(positions, neighbours(data, rows, k), strict=True)
-    ]
-    first, rest = "".join(cards[:AT_ONCE]), "".join(cards[AT_ONCE:])
-    more = f'<details class="more"><summary>Show {len(cards) - AT_ONCE} more</summary>{rest}</details>' if rest else ""
-    return first + more
+class _Gallery:
+    """Draws the queries of one ranking."""
 
+    def __init__(
+        self, data: ReportData, embeddings: Embeddings, ranking: RetrievalScores, pictures: Thumbnails
+    ) -> None:
+        self.data, self.embeddings, self.ranking, self.pictures = data, embeddings, ranking, pictures
+        self.bits = data.evaluation.bits
 
-def _card(data: ReportData, found: Outcomes, position: int, hits: list[Hit], pictures: Thumbnails) -> str:
-    """One query, what was found, and the verdict in words."""
-    row = int(found.rows[position])
-    asked = f"<figcaption><b>query</b> {safe(_class(data, row))}</figcaption>"
-    items = [_hit(data, row, place, hit, pictures) for place, hit in enumerate(hits, start=1)]
-    if not any(_label(data, hit.row) == _label(data, row) for hit in hits):
-        items.append(_missed(data, found, position, pictures))
-    return (
-        f'<article class="query"><figure class="shot asked">{_picture(data, row, pictures)}{asked}</figure>'
-        f'<ol class="found">{"".join(items)}</ol>{_verdict(found, position)}</article>'
-    )
+    def panel(self, positions: Integers, k: int) -> str:
+        """Cards of some queries, the later ones folded away."""
+        images = ranked_images(self.embeddings, self.ranking.query_rows[positions], k, self.data.evaluation)
+        cards = [
+            self.card(position, [(row, value) for row, value in zip(rows, values, strict=True) if row >= 0])
+            for position, rows, values in zip(
+                positions.tolist(), images.rows.tolist(), images.similarities.tolist(), strict=True
+            )
+        ]
+        first, rest = "".join(cards[:AT_ONCE]), "".join(cards[AT_ONCE:])
+        if not rest:
+            return first
+        return f'{first}<details class="more"><summary>Show {len(cards) - AT_ONCE} more</summary>{rest}</details>'
 
+    def card(self, position: int, neighbours: list[tuple[int, float]]) -> str:
+        """One query, its neighbours (row, similarity), and the outcome in words."""
+        row = int(self.ranking.query_rows[position])
+        caption = f"<figcaption><b>query</b> {safe(self.data.class_of(row))}</figcaption>"
+        items = [self.neighbour(row, place, *neighbour) for place, neighbour in enumerate(neighbours, start=1)]
+        if not any(self.is_right(row, neighbour) for neighbour, _ in neighbours):
+            items.append(self.missed(position))
+        picture = _picture(self.data, row, self.pictures)
+        return (
+            f'<article class="query"><figure class="shot asked">{picture}{caption}</figure>'
+            f'<ol class="neighbours">{"".join(items)}</ol>{self.outcome(position)}</article>'
+        )
 
-def _hit(data: ReportData, asked: int, place: int, hit: Hit, pictures: Thumbnails) -> str:
-    """One neighbour with rank, cosine, class and mark."""
-    right = _label(data, hit.row) == _label(data, asked)
-    return (
-        f'<li class="shot {"right" if right else "wrong"}">{_picture(data, hit.row, pictures)}{_mark(right)}'
-        f'<span class="text"><b>{place} · {hit.cosine:.3f}</b> {safe(_class(data, hit.row))}</span></li>'
-    )
+    def is_right(self, query: int, row: int) -> bool:
+        """Whether both are of one class."""
+        return bool(self.embeddings.labels[query] == self.embeddings.labels[row])
 
+    def neighbour(self, query: int, place: int, row: int, similarity: float) -> str:
+        """One neighbour with rank, similarity, class and mark."""
+        right = self.is_right(query, row)
+        return (
+            f'<li class="shot {"right" if right else "wrong"}">{_picture(self.data, row, self.pictures)}{_mark(right)}'
+            f'<span class="text"><b>{place} · {self.similarity(similarity)}</b> {safe(self.data.class_of(row))}</span></li>'
+        )
 
-def _missed(data: ReportData, found: Outcomes, position: int, pictures: Thumbnails) -> str:
-    """The nearest right image of a query that shows only wrong ones: what should have been found."""
-    row, cosine = int(found.right[position]), found.right_cosine[position]
-    return (
-        f'<li class="shot right missed">{_picture(data, row, pictures)}{_mark(True)}'
-        f'<span class="text"><b>{shown(int(found.rank[position]))} · {cosine:.3f}</b> nearest right one</span></li>'
-    )
+    def missed(self, position: int) -> str:
+        """The nearest right image of a query whose neighbours are all wrong: what should have come first."""
+        row, value = int(self.ranking.nearest_right[position]), float(self.ranking.right_similarity[position])
+        return (
+            f'<li class="shot right missed">{_picture(self.data, row, self.pictures)}{_mark(True)}'
+            f'<span class="text"><b>{self.rank(position)} · {self.similarity(value)}</b> nearest right one</span></li>'
+        )
+
+    def outcome(self, position: int) -> str:
+        """Rank and similarities of a query in words."""
+        right, wrong = (float(one[position]) for one in (self.ranking.right_similarity, self.ranking.wrong_similarity))
+        first = float(self.ranking.first_ranks[position]) == 1
+        words = "Right image first" if first else f"First right image at rank {self.rank(position)}"
+        gap = f"{wrong - right:+.0f} bits" if self.bits else f"{wrong - right:+.3f}"
+        return paragraph(
+            f"{words}. Nearest right {self.similarity(right)}, nearest wrong {self.similarity(wrong)}, gap {gap}.",
+            "outcome",
+        )
+
+    def rank(self, position: int) -> str:
+        """Of the nearest right image; with expected ties it may lie between two."""
+        rank = float(self.ranking.first_ranks[position])
+        return shown(int(rank)) if rank == math.floor(rank) else f"{rank:.1f}"
+
+    def similarity(self, value: float) -> str:
+        """A cosine, or a Hamming distance."""
+        return f"{-value:.0f} bits apart" if self.bits else f"{value:.3f}"
 
 
 def _mark(right: bool) -> str:
@@ -119,53 +153,38 @@ def _mark(right: bool) -> str:
     return f'<span class="mark"><span aria-hidden="true">{glyph}</span><span class="heard">{word}</span></span>'
 
 
-def _verdict(found: Outcomes, position: int) -> str:
-    right, wrong = found.right_cosine[position], found.wrong_cosine[position]
-    rank = int(found.rank[position])
-    outcome = "Found at once" if rank == 1 else f"First right image at rank {shown(rank)}"
-    return paragraph(
-        f"{outcome}. Nearest right {right:.3f}, nearest wrong {wrong:.3f}, gap {wrong - right:+.3f}.", "verdict"
-    )
-
-
-def _label(data: ReportData, row: int) -> int:
-    return -1 if data.labels is None else int(data.labels[row])
-
-
-def _class(data: ReportData, row: int) -> str:
-    return data.class_name(_label(data, row))
-
-
 def _picture(data: ReportData, row: int, pictures: Thumbnails) -> str:
     """The thumbnail of a row, or a grey square that says so."""
     file = data.file(row)
     name = pictures.name(file, data.box(row)) if file else None
     if name is None:
         return f'<span class="pic none" title="{safe(file)}">no picture</span>'
-    return f'<span class="pic {name}" role="img" aria-label="{safe(_class(data, row))}" title="{safe(file)}"></span>'
+    return f'<span class="pic {name}" role="img" aria-label="{safe(data.class_of(row))}" title="{safe(file)}"></span>'
 
 
-def classes(data: ReportData, found: Outcomes | None, pictures: Thumbnails, *, count: int = 12) -> str:
-    """The classes found worst, and the pairs taken for each other."""
-    if found is None or data.labels is None:
-        return section("classes", "Classes", missing("Without embeddings and labels there are no classes to compare."))
-    worst = class_scores(found, data.labels)[:count]
+def classes(data: ReportData, pictures: Thumbnails, *, count: int = 12) -> str:
+    """The classes with the lowest recall, and the pairs that are mistaken for each other."""
+    ranking = data.ranking
+    if data.embeddings is None or ranking is None:
+        return section("classes", "Classes", missing(NO_EMBEDDINGS if data.embeddings is None else NO_RANKING))
+    worst = worst_classes(ranking, count)
     names = [data.class_name(one.label) for one in worst]
     svg = figures.class_figure(names, [one.recall for one in worst], [one.queries for one in worst])
-    shape = "" if svg is None else figures.inline(svg, "classes", "Recall at 1 of the classes found worst")
+    shape = "" if svg is None else figures.inline(svg, "classes", "Recall at 1 of the classes with the lowest recall")
     chart = f'<figure class="chart">{shape}</figure>' if shape else ""
-    pairs = "".join(_pair(data, found, one, pictures) for one in confusions(found, data.labels, count))
-    none = missing("No class was taken for another: every query found its own class first.")
+    pairs = "".join(_pair(data, ranking, one, pictures) for one in confusions(ranking, data.embeddings.labels, count))
+    none = missing("No class is mistaken for another: every query finds its own class first.")
     listed = f'<ul class="pairs">{pairs}</ul>' if pairs else none
-    left = f"<div><h3>Most often taken for each other</h3>{listed}</div>"
+    left = f"<div><h3>Most often mistaken for each other</h3>{listed}</div>"
     return section("classes", "Classes", f'<div class="beside">{left}{chart}</div>')
 
 
-def _pair(data: ReportData, found: Outcomes, pair: Confusion, pictures: Thumbnails) -> str:
+def _pair(data: ReportData, ranking: RetrievalScores, pair: Confusion, pictures: Thumbnails) -> str:
     """Two classes with the worst example of their confusion."""
     first, second = data.class_name(pair.first), data.class_name(pair.second)
     total = pair.first_as_second + pair.second_as_first
-    shots = "".join(_picture(data, int(row[pair.example]), pictures) for row in (found.rows, found.wrong))
+    rows = (ranking.query_rows[pair.example], ranking.nearest_wrong[pair.example])
+    shots = "".join(_picture(data, int(row), pictures) for row in rows)
     times = "once" if total == 1 else f"{total} times"
     ways = f"{times}: the first for the second {pair.first_as_second}, the second for the first {pair.second_as_first}"
     return (

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cosphere.health import embedding_health
 from cosphere.report import figures
 from cosphere.report.data import ReportData
 from cosphere.report.markup import missing, paragraph, safe, section, table
@@ -43,11 +42,9 @@ def _warning(sentence: str) -> str:
 
 
 def _numbers(data: ReportData) -> Mapping[str, Any]:
-    """Of the embeddings that the page shows, else what the evaluation wrote down; empty without either."""
-    if data.embeddings is not None and len(data.embeddings):
-        return embedding_health(data.embeddings, data.labels).as_dict()
-    kept = data.scores.get("health")
-    return kept if isinstance(kept, Mapping) else {}
+    """What the evaluation measured; empty without it."""
+    measured = data.scores.get("health")
+    return measured if isinstance(measured, Mapping) else {}
 
 
 def _rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:

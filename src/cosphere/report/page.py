@@ -11,7 +11,6 @@ from cosphere.report import gallery, health, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.markup import safe
 from cosphere.report.pictures import Thumbnails
-from cosphere.report.queries import Outcomes, outcomes
 
 LINKS = {
     "scores": "Scores",
@@ -84,11 +83,10 @@ def _check(queries: int, neighbours: int, thumbnail: int) -> None:
 def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail: int = 112, seed: int = 0) -> str:
     """The page of :func:`write_report` as text."""
     pictures = Thumbnails(thumbnail)
-    found = _outcomes(data)
     body = [
         sections.scores(data),
-        gallery.queries(data, found, pictures, count=queries, neighbours=neighbours, seed=seed),
-        gallery.classes(data, found, pictures),
+        gallery.queries(data, pictures, count=queries, neighbours=neighbours, seed=seed),
+        gallery.classes(data, pictures),
         sections.training(data),
         sections.lengths(data),
         health.panel(data),
@@ -114,12 +112,6 @@ def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail:
             "",
         ]
     )
-
-
-def _outcomes(data: ReportData) -> Outcomes | None:
-    if data.embeddings is None or data.labels is None or not len(data.labels):
-        return None
-    return outcomes(data.embeddings, data.labels, is_query=data.is_query, is_gallery=data.is_gallery)
 
 
 def _head(name: str, pictures: Thumbnails) -> list[str]:

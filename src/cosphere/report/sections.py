@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
+import torch
 
+from cosphere._types import Float32s
+from cosphere.embeddings import Embeddings
 from cosphere.evaluate.metrics import metric_title
 from cosphere.report import figures
-from cosphere.report.data import Floats, ReportData, Score, read_scores
+from cosphere.report.data import ReportData, Score, read_scores
 from cosphere.report.markup import facts, flattened, missing, paragraph, percent, safe, section, shown, table
+from cosphere.spherical import length_statistics
 
 SCORE_NAMES = {
     "nmi": "NMI",
@@ -58,15 +62,11 @@ def _tiles(data: ReportData) -> list[str]:
     if len(best.steps):
         top = int(best.values.argmax())
         tiles.append(_tile("Best validation Recall@1", percent(best.values[top]), f"at step {best.steps[top]:.0f}"))
-    if data.embeddings is not None and len(data.embeddings):
-        spread = (
-            f"before {variation(data.baseline_embeddings):.2f}"
-            if _any(data.baseline_embeddings)
-            else "std / mean of the lengths"
-        )
-        tiles.append(_tile("CV of the lengths", f"{variation(data.embeddings):.2f}", spread))
-        known = "" if data.labels is None else f"of {len(np.unique(data.labels))} classes"
-        tiles.append(_tile("Images", shown(len(data.embeddings)), known))
+    if data.embeddings is not None:
+        cv = length_statistics(torch.from_numpy(lengths_of(data.embeddings))[:, None]).cv
+        tiles.append(_tile("CV of the lengths", f"{cv:.2f}", "std / mean of the lengths"))
+        classes = len(np.unique(data.embeddings.labels))
+        tiles.append(_tile("Images", shown(len(data.embeddings)), f"of {classes} classes"))
     return tiles
 
 
@@ -86,16 +86,10 @@ def _tile(name: str, value: str, note: str, *, main: bool = False) -> str:
     )
 
 
-def _any(embeddings: Floats | None) -> bool:
-    return embeddings is not None and len(embeddings) > 0
-
-
-def variation(embeddings: Floats | None) -> float:
-    """Standard deviation of the lengths over their mean; 0 without any."""
-    if embeddings is None or not len(embeddings):
-        return 0.0
-    lengths = np.linalg.norm(embeddings, axis=1)
-    return float(lengths.std() / lengths.mean()) if lengths.mean() > 0 else 0.0
+def lengths_of(embeddings: Embeddings) -> Float32s:
+    """(N,) lengths of the rows."""
+    norms: Float32s = np.linalg.norm(embeddings.embeddings, axis=1)
+    return norms
 
 
 def scores(data: ReportData) -> str:
@@ -184,31 +178,21 @@ def lengths(data: ReportData) -> str:
         "Unequal lengths therefore train some images faster than others. SEC draws all lengths to one radius; "
         "the CV (standard deviation over mean) says how equal they are, 0 being equal."
     )
-    if not _any(data.embeddings):
+    if data.embeddings is None:
         shape = missing(
             "No embeddings to measure yet. Evaluate the run to see their lengths: cosphere evaluate RUN DATA."
         )
-    else:
-        svg = figures.norm_histogram(cast(Floats, data.embeddings), data.baseline_embeddings)
-        shape = _figures([("histogram", svg, "How long the embeddings are")])
-    return section(
-        "lengths",
-        "Lengths",
-        intro,
-        f'<div class="beside"><div>{_length_table(data)}{_lens_table(data)}</div>{shape}</div>',
-    )
+        return section("lengths", "Lengths", intro, _lens_table(data), shape)
+    norms = lengths_of(data.embeddings)
+    shape = _figures([("histogram", figures.norm_histogram(norms), "How long the embeddings are")])
+    tables = f"<div>{_length_table(norms)}{_lens_table(data)}</div>"
+    return section("lengths", "Lengths", intro, f'<div class="beside">{tables}{shape}</div>')
 
 
-def _length_table(data: ReportData) -> str:
-    rows = []
-    now = "after training" if _any(data.baseline_embeddings) else "this run"
-    for name, embeddings in (("before training", data.baseline_embeddings), (now, data.embeddings)):
-        if embeddings is not None and len(embeddings):
-            norms = np.linalg.norm(embeddings, axis=1)
-            rows.append(
-                [name, f"{norms.mean():.3g}", f"{norms.min():.3g} to {norms.max():.3g}", f"{variation(embeddings):.3f}"]
-            )
-    return table(["lengths", "mean", "range", "CV"], rows, kind="numbers") if rows else ""
+def _length_table(norms: Float32s) -> str:
+    statistics = length_statistics(torch.from_numpy(norms)[:, None])
+    row = [f"{statistics.mean:.3g}", f"{norms.min():.3g} to {norms.max():.3g}", f"{statistics.cv:.3f}"]
+    return table(["lengths", "mean", "range", "CV"], [["this run", *row]], kind="numbers")
 
 
 def _lens_table(data: ReportData) -> str:
@@ -273,12 +257,13 @@ def about(data: ReportData) -> str:
 def _data_facts(data: ReportData) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("split", data.scores["split"])] if data.scores.get("split") else []
     pairs += flattened(part(data.scores, "data"))
-    if data.embeddings is not None:
-        pairs += [("embedded images", len(data.embeddings)), ("dimensions", int(data.embeddings.shape[1]))]
-    if data.labels is not None and len(data.labels):
-        sizes = np.bincount(np.unique(data.labels, return_inverse=True)[1])
-        pairs.append(("images per class", f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}"))
-    for name, flags in (("queries", data.is_query), ("gallery", data.is_gallery)):
+    if data.embeddings is None:
+        return pairs
+    embeddings = data.embeddings
+    pairs += [("embedded images", len(embeddings)), ("dimensions", int(embeddings.embeddings.shape[1]))]
+    sizes = np.unique(embeddings.labels, return_counts=True)[1]
+    pairs.append(("images per class", f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}"))
+    for name, flags in (("queries", embeddings.is_query), ("gallery", embeddings.is_gallery)):
         if flags is not None:
             pairs.append((name, int(flags.sum())))
     return pairs
