@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.rows import CosineBlocks, check_block_bytes, exclusions, full_float32, rows_within, unit_rows
+from cosphere.rows import (
+    CosineBlocks,
+    check_block_bytes,
+    cosine_product,
+    exclusions,
+    full_float32,
+    rows_within,
+    unit_rows,
+)
 
 
 def drawn(count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -146,3 +154,16 @@ def test_exclusions_are_checked(exclude: list[float], words: str) -> None:
     with pytest.raises(SizeError) as error:
         exclusions(exclude, 3, 4, torch.device("cpu"))
     assert words in str(error.value)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_product_has_the_same_bits_in_every_tile_and_on_both_sides_of_the_diagonal(data: st.DataObject) -> None:
+    width, count = data.draw(st.sampled_from([1, 7, 64, 512])), 200
+    unit = unit_rows(drawn(count, width))
+    every = CosineBlocks(unit, count).of(unit.rows)
+    bounds = st.lists(st.integers(0, count), min_size=2, max_size=2, unique=True).map(sorted)
+    (top, bottom), (left, right) = data.draw(bounds), data.draw(bounds)
+    found = cosine_product(unit.rows[top:bottom], unit.rows[left:right], torch.empty(256 * 256))
+    assert torch.equal(found, every[top:bottom, left:right])
+    assert torch.equal(found.T, every[left:right, top:bottom])

@@ -181,6 +181,29 @@ class CosineBlocks:
         return block[:count, : self._gallery.size]
 
 
+def cosine_product(first: Tensor, second: Tensor, buffer: Tensor) -> Tensor:
+    """Cosines of unit rows in the memory of a buffer, with the bits that :class:`CosineBlocks` gives them.
+
+    Args:
+        first: (n, D) float32.
+        second: (m, D) float32.
+        buffer: one dimension, at least n times m values when both are rounded up to :data:`STEP`.
+
+    Returns:
+        (n, m) float32, a view of the buffer.
+    """
+    left, right = _padded(first), _padded(second)
+    product = buffer[: len(left) * len(right)].view(len(left), len(right))
+    with full_float32(product.device):
+        torch.mm(left, right.T, out=product)
+    return product[: len(first), : len(second)]
+
+
+def _padded(rows: Tensor) -> Tensor:
+    missing = rounded_up(len(rows)) - len(rows)
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Products in real float32: no autocast, no TF32, no bfloat16 passes. Ranks among near neighbours need the bits."""

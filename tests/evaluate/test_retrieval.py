@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cosphere.codes import from_bits, to_bits
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate import _ranks, _ties, retrieval
+from cosphere.evaluate import _pass, _ranks, _symmetric, _ties, retrieval
 
 KS = (1, 2, 3, 5)
 RULES = st.sampled_from(["optimistic", "pessimistic", "expected"])
@@ -101,14 +101,22 @@ def check(found: Any, want: Want, total: int) -> None:
 
 
 @contextmanager
-def small_steps(places: int) -> Iterator[None]:
-    """Few places from the partition, so that the rest is counted, and few rows at a time, over three threads."""
+def small_steps(places: int, *, symmetric: bool = False) -> Iterator[None]:
+    """Few places from the partition, so that the rest is counted, and few rows at a time, over three threads.
+
+    ``symmetric``: one set is ranked with itself by tiles of the upper triangle, whatever its size, in small tiles.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
+    tiles = {"_SHALLOW": 0, "_PAIR_BYTES": 0, "_EDGE": 32, "_CHUNK_ROWS": 7, "_FIRST_COLUMNS": 3, "_CLASS_ROWS": 9}
+    if not symmetric:
+        tiles = {"_SHALLOW": 10**9}
     try:
-        with mock.patch.multiple(_ranks, _FEWEST_PLACES=places, _CHUNK_BYTES=32), mock.patch.object(
-            _ties, "_CHUNK_TERMS", 3
-        ):  # fmt: skip
+        with (
+            mock.patch.multiple(_ranks, _FEWEST_PLACES=places, _CHUNK_BYTES=32),
+            mock.patch.object(_ties, "_CHUNK_TERMS", 3),
+            mock.patch.multiple(_symmetric, **tiles),
+        ):
             yield
     finally:
         torch.set_num_threads(threads)
@@ -146,8 +154,9 @@ def test_the_three_rules_for_ties(ties: Any, want: float) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("places", [1, 9, 100])
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("ties", ["optimistic", "pessimistic"])
-def test_agrees_with_loops_on_ragged_classes(seed: int, places: int, ties: Any) -> None:
+def test_agrees_with_loops_on_ragged_classes(seed: int, places: int, ties: Any, symmetric: bool) -> None:
     """Negative cosines, duplicates, a zero row, singletons and classes of very different size."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation([0] * 17 + [1] * 2 + [2] * 5 + [3] + [4] + [5] * 9 + [6] * 3)
@@ -156,15 +165,15 @@ def test_agrees_with_loops_on_ragged_classes(seed: int, places: int, ties: Any) 
     points[20] = points[3] * 4
     points[30] = 0
     want = by_hand(points, labels, points, labels, not_itself, KS, ties)
-    with small_steps(places):
+    with small_steps(places, symmetric=symmetric):
         found = retrieval(points, labels, ks=KS, ties=ties, metrics=("all",), block_bytes=40_000)
     check(found, want, len(labels))
     assert found.skipped == 2
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), ties=RULES, places=st.sampled_from([1, 2, 100]))
-def test_agrees_with_every_order_of_equals(data: st.DataObject, ties: Any, places: int) -> None:
+@given(data=st.data(), ties=RULES, places=st.sampled_from([1, 2, 100]), symmetric=st.booleans())
+def test_agrees_with_every_order_of_equals(data: st.DataObject, ties: Any, places: int, symmetric: bool) -> None:
     """Cosines are -1, 0 or 1, so nearly all is tied; the expected rule is checked against all orders of the gallery."""
     spots = st.sampled_from([(1, 0), (0, 1), (-1, 0), (0, -1), (0, 0)])
     size = data.draw(st.integers(2, 6))
@@ -177,7 +186,7 @@ def test_agrees_with_every_order_of_equals(data: st.DataObject, ties: Any, place
         with pytest.raises(DataError, match="has an image of its class to find"):
             retrieval(array, labels, ks, ties=ties)
         return
-    with small_steps(places):
+    with small_steps(places, symmetric=symmetric):
         check(retrieval(array, labels, ks, ties=ties, metrics=("all",)), want, size)
 
 
@@ -213,8 +222,9 @@ def test_agrees_with_loops_on_query_and_gallery(data: st.DataObject, ties: Any, 
             retrieval(arrays[0], labels, (1,), **settings)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("rule", ["same_class", "any_class"])
-def test_groups_of_one_set(rule: Any) -> None:
+def test_groups_of_one_set(rule: Any, symmetric: bool) -> None:
     """Image by image: a row does not meet itself, nor those of its camera."""
     points, labels = made()
     cameras = np.random.default_rng(1).integers(0, 3, 200) - 2**62
@@ -224,7 +234,8 @@ def test_groups_of_one_set(rule: Any) -> None:
         return bool(i != j and (cameras[i] != cameras[j] or (rule == "same_class" and names[i] != names[j])))
 
     want = by_hand(points.tolist(), names, points.tolist(), names, meets, KS, "optimistic")
-    found = retrieval(points, labels, KS, groups=cameras, group_rule=rule, metrics=("all",), block_bytes=1)
+    with small_steps(1, symmetric=symmetric):
+        found = retrieval(points, labels, KS, groups=cameras, group_rule=rule, metrics=("all",), block_bytes=1)
     check(found, want, 200)
     assert found.as_dict() != retrieval(points, labels, KS, metrics=("all",)).as_dict()
     assert (cameras[found.nearest] == cameras[found.query_rows]).any() == (rule == "same_class")
@@ -235,12 +246,12 @@ def test_groups_of_one_set(rule: Any) -> None:
 
 
 @pytest.mark.parametrize("ties", ["optimistic", "pessimistic", "expected"])
-@pytest.mark.parametrize("places", [1, 128])
-def test_agrees_with_loops_on_bits(ties: Any, places: int) -> None:
+@pytest.mark.parametrize(("places", "symmetric"), [(1, False), (128, False), (1, True)])
+def test_agrees_with_loops_on_bits(ties: Any, places: int, symmetric: bool) -> None:
     """Ten bits and 120 images: large groups of equals, beyond what the partition holds."""
     codes, labels = coded()
     want = of_groups(codes, labels, KS, ties)
-    with small_steps(places):
+    with small_steps(places, symmetric=symmetric):
         check(retrieval(codes, labels, KS, ties=ties, metrics=("all",)), want, 120)
 
 
@@ -302,6 +313,54 @@ def walked(pairs: list[tuple[int, bool]], total: int, ks: tuple[int, ...]) -> di
         scores[f"map@{k}"] = precise[str(k)] / min(k, total)
         scores[f"ndcg@{k}"] = gains[str(k)] / ideal
     return scores
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    ties=RULES,
+    rule=st.sampled_from(["same_class", "any_class", None]),
+    metrics=st.sampled_from([(), ("mrr",), ("all",)]),
+    packed=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_tiles_of_the_triangle_give_what_whole_rows_give(
+    ties: Any, rule: Any, metrics: Any, packed: bool, seed: int
+) -> None:
+    """Bit for bit: several hundred images, duplicates, rows without a direction, alone and in large classes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.concatenate([generator.integers(0, 40, 150), np.full(20, 99), [100, 101]]))
+    points = generator.standard_normal((172, 12)) + 0.8 * generator.standard_normal((102, 12))[labels]
+    points[generator.integers(0, 172, 20)] = points[3]
+    points[generator.integers(0, 172, 3)] = 0
+    rows = to_bits(points) if packed else points
+    wanted: dict[str, Any] = {"ties": ties, "metrics": metrics}
+    if rule is not None:
+        wanted |= {"groups": generator.integers(0, 30, 172), "group_rule": rule}
+    with mock.patch.object(_pass, "is_symmetric", return_value=False):
+        by_rows = values(retrieval(rows, labels, (1, 7), **wanted))
+    with small_steps(1, symmetric=True):
+        assert values(retrieval(rows, labels, (1, 7), block_bytes=30_000, **wanted)) == by_rows
+
+
+def test_a_set_is_ranked_with_itself_by_tiles_where_ranks_are_shallow_and_pairs_few() -> None:
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((640, 8))
+    labels = np.arange(640) // 5
+
+    def passed(**settings: Any) -> bool:
+        with mock.patch.object(_pass, "by_triangle", side_effect=_symmetric.by_triangle) as triangle:
+            retrieval(points, settings.pop("labels", labels), (1,), **settings)
+        return bool(triangle.called)
+
+    assert passed()
+    assert not passed(gallery=points, gallery_labels=labels)
+    assert not passed(metrics=("map@all",))
+    assert not passed(labels=np.arange(640) // 40)
+    assert not passed(block_bytes=500_000)
+    seen: list[tuple[int, int]] = []
+    with mock.patch.object(_symmetric, "_EDGE", 320):
+        retrieval(points, labels, (1,), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(213, 640), (426, 640), (640, 640)]
 
 
 def test_bits_and_their_signs_are_one_ranking() -> None:
@@ -454,8 +513,15 @@ def test_what_a_query_met() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), rule=st.sampled_from(["same_class", "any_class", None]), packed=st.booleans())
-def test_the_nearest_of_both_kinds_agree_with_loops(data: st.DataObject, rule: Any, packed: bool) -> None:
+@given(
+    data=st.data(),
+    rule=st.sampled_from(["same_class", "any_class", None]),
+    packed=st.booleans(),
+    symmetric=st.booleans(),
+)
+def test_the_nearest_of_both_kinds_agree_with_loops(
+    data: st.DataObject, rule: Any, packed: bool, symmetric: bool
+) -> None:
     """Few spots, so that most similarities are tied and the lowest row has to win."""
     size = data.draw(st.integers(2, 9))
     small = st.lists(st.integers(0, 2), min_size=size, max_size=size)
@@ -483,7 +549,7 @@ def test_the_nearest_of_both_kinds_agree_with_loops(data: st.DataObject, rule: A
     known = {} if rule is None else {"groups": groups, "group_rule": rule}
     if not want:
         return
-    with small_steps(1):
+    with small_steps(1, symmetric=symmetric):
         found = retrieval(rows, labels, (1,), **known)
     names = ("query_rows", "nearest_right", "nearest_wrong", "right_similarity", "wrong_similarity", "nearest")
     assert list(zip(*(getattr(found, name).tolist() for name in names), strict=True)) == want

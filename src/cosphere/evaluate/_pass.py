@@ -14,6 +14,7 @@ from cosphere.evaluate._ranking import Ranking
 from cosphere.evaluate._ranks import NEAREST, BlockRanks, block_ranks
 from cosphere.evaluate._relevance import Meetings
 from cosphere.evaluate._sides import Sides
+from cosphere.evaluate._symmetric import by_triangle, is_symmetric
 from cosphere.evaluate._ties import FirstArrays, Tables, Ties, tables
 from cosphere.evaluate.metrics import Metric
 from cosphere.rows import rows_within
@@ -46,10 +47,11 @@ class PassResult(NamedTuple):
 
 def rank_all(sides: Sides, met: Meetings, request: Request, block_bytes: int, progress: Progress | None) -> PassResult:
     """Rank the gallery of every query that has something to find."""
-    sums = tables(sides.gallery, sides.device)
+    sums, depth = tables(sides.gallery, sides.device), request.depth(sides.gallery)
+    ranked = by_triangle if is_symmetric(sides, met, depth, block_bytes) else by_rows
     parts = [
         _columns(queries, ranks, met.relevant[queries], request, sums)
-        for queries, ranks in _by_rows(sides, met, request, block_bytes, progress)
+        for queries, ranks in ranked(sides, met, depth, request.ties, block_bytes, progress)
     ]
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     order = columns["rows"].argsort(stable=True)
@@ -62,15 +64,14 @@ def rank_all(sides: Sides, met: Meetings, request: Request, block_bytes: int, pr
     )
 
 
-def _by_rows(
-    sides: Sides, met: Meetings, request: Request, block_bytes: int, progress: Progress | None
+def by_rows(
+    sides: Sides, met: Meetings, depth: int, ties: Ties, block_bytes: int, progress: Progress | None
 ) -> Iterator[tuple[Tensor, BlockRanks]]:
     """Blocks of queries against the whole gallery, the queries of the largest classes first."""
     sizes = met.classes.sizes[met.classes.query_keys]
     order = sizes.argsort(stable=True)  # Queries of one block then have lists of about one length.
     order = order[met.relevant[order] > 0]
     banned = 0 if met.banned is None else int(met.banned.sizes.max())
-    depth = request.depth(sides.gallery)
 
     def step(query: Tensor) -> int:
         # A gallery row costs its similarity, each of up to M slots of the lists about 240 bytes.
@@ -85,7 +86,7 @@ def _by_rows(
         met.hide(similarities, queries)
         relevant = met.relevant[queries]
         deepest = max(depth, int(relevant.max()))
-        yield queries, block_ranks(similarities, met.classes.lists(queries), relevant, deepest, request.ties)
+        yield queries, block_ranks(similarities, met.classes.lists(queries), relevant, deepest, ties)
         end -= len(queries)
         if progress is not None:
             progress(len(order) - end, len(order))

@@ -126,6 +126,23 @@ class Meetings(NamedTuple):
         if self.banned is not None:
             similarities[self.banned.pairs(queries)] = low
 
+    def visible(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """(n,) whether each query may meet the gallery row. (n,), (n,)."""
+        visible = torch.ones_like(rows, dtype=torch.bool) if self.own is None else self.own[queries] != rows
+        if self.banned is not None:
+            visible &= self.banned.query_keys[queries] != self.banned.gallery_keys[rows]
+        return visible
+
+    def uncounted(self) -> tuple[Integers, Integers]:
+        """Every (query, gallery row) that is of one class or must not meet; some come twice. On a CPU."""
+        everyone = torch.arange(len(self.relevant))
+        pairs = [keys.pairs(everyone) for keys in (self.classes, self.banned) if keys is not None]
+        if self.own is not None:
+            present = self.own >= 0
+            pairs.append((everyone[present], self.own[present]))
+        queries, rows = (torch.cat(column).numpy() for column in zip(*pairs, strict=True))
+        return queries, rows
+
 
 def lowest(similarities: Tensor) -> float | int:
     """What ranks behind everything: minus infinity, or the least integer of the type."""

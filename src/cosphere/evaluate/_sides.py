@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cosphere.codes import is_codes
 from cosphere.errors import SizeError
-from cosphere.rows import CosineBlocks, Matrix, check_widths, unit_rows
-from cosphere.search.hamming import HammingBlocks, bit_rows
+from cosphere.rows import CosineBlocks, Matrix, check_widths, cosine_product, unit_rows
+from cosphere.search.hamming import HammingBlocks, bit_rows, negated_distances
 
 NARROW_BITS = 2**15 - 1
 """Codes of fewer bits have distances that fit 16 bits, the lowest value left for what is hidden."""
@@ -33,10 +33,19 @@ class Sides(NamedTuple):
     gallery: int
     device: torch.device
     """Of the gallery, which does the work."""
-    value_bytes: int
-    """Of one similarity."""
+    kind: torch.dtype
+    """Of similarities: float32, or an integer type for the distances of short codes."""
+    same: bool
+    """Whether the queries are the gallery."""
     blocks: Callable[[int], Blocks]
     """Takes the queries in the largest block."""
+    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(n, D) and (m, D) rows, and a buffer of that many similarities, both sides rounded up to STEP -> (n, m), a view of it."""
+
+    @property
+    def value_bytes(self) -> int:
+        """Of one similarity."""
+        return self.kind.itemsize
 
     def similarities(self, blocks: Blocks, queries: Tensor) -> Tensor:
         """(b, G) of the queries with these numbers."""
@@ -59,7 +68,14 @@ def both_sides(embeddings: Matrix, gallery: Matrix | None) -> Sides:
     answers = queries if gallery is None else unit_rows(gallery, name="gallery")
     check_widths(queries.width, answers.width)
     return Sides(
-        queries.padded, queries.size, answers.size, answers.device, 4, lambda most: CosineBlocks(answers, most)
+        queries.padded,
+        queries.size,
+        answers.size,
+        answers.device,
+        torch.float32,
+        gallery is None,
+        lambda most: CosineBlocks(answers, most),
+        cosine_product,
     )
 
 
@@ -73,6 +89,8 @@ def _sides_of_bits(embeddings: Matrix, gallery: Matrix | None) -> Sides:
         queries.size,
         answers.size,
         answers.device,
-        kind.itemsize,
+        kind,
+        gallery is None,
         lambda most: HammingBlocks(answers, most, kind),
+        negated_distances,
     )

@@ -99,12 +99,26 @@ class HammingBlocks:
 
         The next call overwrites it. Uses ``torch.get_num_threads()`` threads on a CPU.
         """
-        block = self._block[: len(queries)]
-        if block.device.type == "cpu":
-            _count_on_cpu(queries.contiguous().numpy(), self._gallery.rows.numpy(), block)
-        else:
-            _count_by_products(queries, self._gallery.rows, block)
-        return block
+        return negated_distances(queries, self._gallery.rows, self._block.view(-1))
+
+
+def negated_distances(first: Tensor, second: Tensor, buffer: Tensor) -> Tensor:
+    """Minus the Hamming distances of codes, in the memory of a buffer.
+
+    Args:
+        first: (n, bytes) uint8.
+        second: (m, bytes) uint8.
+        buffer: one dimension, at least n m values, of a type that holds the distances.
+
+    Returns:
+        (n, m), a view of the buffer.
+    """
+    block = buffer[: len(first) * len(second)].view(len(first), len(second))
+    if block.device.type == "cpu":
+        _count_on_cpu(first.contiguous().numpy(), second.contiguous().numpy(), block)
+    else:
+        _count_by_products(first, second, block)
+    return block
 
 
 def _count_on_cpu(queries: Bytes, gallery: Bytes, block: Tensor) -> None:
