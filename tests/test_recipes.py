@@ -15,6 +15,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from cosphere.cli import main
+from cosphere.evaluate import EvaluationSettings
+from cosphere.fields import build
 from cosphere.train import TrainSettings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -121,7 +123,10 @@ def test_they_are_all_here() -> None:
         for loss in ("triplet", "semihard", "npair", "ms")
         for arm in ("none", "l2", "sec")
     }
-    assert {file.stem for file in FILES if file.parent.name == "normsoftmax"} == {"cub", "cars196", "sop", "inshop"}
+    assert {file.stem for file in FILES if file.parent.name == "normsoftmax"} == {
+        *(f"{data}{form}" for data in ("cub", "cars196", "sop", "inshop") for form in ("", "-2048-bits")),
+        *(f"{data}-{width}" for data in ("cub", "cars196") for width in ("128", "512", "bn-inception-1024")),
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -147,6 +152,10 @@ def test_it_says_how_to_run_it_and_what_to_expect(file: Path) -> None:
         ("sec/sop-npair-none", "recall@1000", 98.55),
         ("sec/inshop-semihard-sec", "recall@50", 99.21),
         ("normsoftmax/sop", "recall@1", 79.55),
+        ("normsoftmax/inshop-2048-bits", "recall@50", 99.05),
+        ("normsoftmax/cub-128", "recall@8", 87.6),
+        ("normsoftmax/cars196-512", "recall@2", 90.4),
+        ("normsoftmax/cars196-bn-inception-1024", "recall@1", 87.9),
     ],
 )
 def test_published_rows_as_printed(file: str, name: str, score: float) -> None:
@@ -158,7 +167,27 @@ def test_sec_arms_differ_only_where_they_say() -> None:
     for file in (RECIPES / "sec").glob("*-none.yaml"):
         none, sec = read(file), read(file.with_name(file.name.replace("-none", "-sec")))
         different = {key for key in none if none[key] != sec[key]} - {"about"}
-        assert different == ({"sec", "model"} if "-ms-" in file.name else {"sec"}) or "cars196-ms" in file.name
+        assert different == ({"sec", "model"} if "-ms-" in file.name else {"sec"}), file.name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_published_row_is_scored_as_its_paper_scores_it(file: Path) -> None:
+    recipe = read(file)
+    if "published" not in recipe.get("about", {}):
+        return
+    published, evaluation = recipe["about"]["published"], recipe["evaluation"]
+    assert [f"recall@{k}" for k in evaluation["ks"]] == [name for name in published if name.startswith("recall@")]
+    assert evaluation.get("bits", False) == (recipe["about"].get("form") == "bits")
+    if "nmi" in published:
+        assert evaluation["clustering_preset"] == "sec"
+    build(EvaluationSettings, evaluation)
+
+
+def test_smaller_embeddings_of_normsoftmax_have_no_bias() -> None:
+    """The official code adds ``Linear(width, dim, bias=False)`` for another width than the backbone's."""
+    for file in (RECIPES / "normsoftmax").glob("*.yaml"):
+        model = read(file)["model"]
+        assert model["dim"] == 0 or model["bias"] is False
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -183,7 +212,7 @@ def test_it_trains_and_scores_in_the_published_layout(file: Path, stand_ins: dic
         words += ["--data.cache", str(tmp_path / "cache")]
     assert main(words) == 0
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
-    settings = TrainSettings.from_dict({key: value for key, value in written.items() if key != "about"})
+    settings = TrainSettings.read(tmp_path / "run" / "config.yaml")
     for block in ("loss", "sec", "optimizer"):
         for key, value in recipe.get(block, {}).items():
             assert written[block][key] == value, (block, key)

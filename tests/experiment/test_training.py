@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cosphere.cli import main
-from cosphere.data import Catalogue
+from cosphere.data import Catalogue, LayoutCheck
 from cosphere.embeddings import Embeddings
 from cosphere.errors import RunError, SettingsError
 from cosphere.evaluate import EvaluationSettings, score_embeddings
 from cosphere.experiment import Listener, embed_images, evaluate_run, resume_run, run, search_images, validation_scores
+from cosphere.experiment.evaluation import published_scores
 from cosphere.experiment.training import settings_for
+from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
-from cosphere.train.settings import read_about
+from cosphere.train.settings import read_beside
 
 SMALL = {
     "model.backbone": "test_resnet",
@@ -71,7 +75,7 @@ def test_a_call_trains_what_the_command_trains(
 
 def test_the_settings_are_kept_with_the_run(settings: TrainSettings, trained: Path) -> None:
     assert TrainSettings.read(trained / "config.yaml") == settings
-    assert read_about(trained / "config.yaml") == {"published": {"recall@1": 50.0}}
+    assert read_beside(trained / "config.yaml", "about") == {"published": {"recall@1": 50.0}}
 
 
 def test_a_run_is_not_replaced_and_a_finished_one_resumes_to_itself(settings: TrainSettings, trained: Path) -> None:
@@ -93,7 +97,7 @@ def test_an_evaluation_is_returned_and_written(trained: Path, capsys: pytest.Cap
     measured = EvaluationSettings(ks=(1, 3), clustering=False, bootstrap_samples=10)
     untrained = evaluate_run(trained, settings=measured, untrained=True)
     found = evaluate_run(trained, settings=measured, codes=True, listener=heard)
-    assert (found.split, found.name, found.published) == ("test", "first", {"recall@1": 50.0})
+    assert (found.split, found.name, found.published) == ("test", "first", {})  # these photos are not the published set
     assert (untrained.name, untrained.tables, untrained.published) == ("untrained backbone", None, {})
     content = json.loads(found.path.read_text())
     assert found.path == trained / "scores.json"
@@ -163,3 +167,50 @@ def test_validation_measures_what_the_best_model_is_chosen_by(settings: TrainSet
     images = read_catalogue(photos).select("test")
     found = validation_scores(settings)(embedder, images)
     assert list(found.scores) == ["recall@1", "map@r", "r_precision"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("split", "bits", "form", "found", "shown"),
+    [
+        ("test", False, None, "5864", True),
+        ("test", True, "bits", "5864", True),
+        ("test", True, None, "5864", False),  # the row is of floats
+        ("test", False, "bits", "5864", False),
+        ("train", False, None, "5864", False),
+        ("test", False, None, "36", False),  # a made-up set in the published layout
+        ("test", False, None, None, False),  # a set that has no published counts
+    ],
+)
+def test_published_scores_stand_only_beside_what_can_be_compared(
+    split: str, bits: bool, form: str | None, found: str | None, shown: bool, tmp_path: Path
+) -> None:
+    row = {"recall@1": 60.82}
+    folder = RunFolder.create(tmp_path / "run")
+    TrainSettings().write(folder.config, about={"published": row, **({"form": form} if form else {})})
+    table = pd.DataFrame({"path": ["a.jpg"], "label": ["a"], "split": ["test"]})
+    checks = () if found is None else (LayoutCheck("train images", "5864", found),)
+    catalogue = Catalogue(table=table, root=tmp_path, layout="cub-200-2011", checks=checks)
+    assert published_scores(folder, catalogue, split, bits=bits) == (row if shown else {})
+
+
+def test_a_recipe_says_how_its_run_is_evaluated(settings: TrainSettings, tmp_path: Path) -> None:
+    block = {"ks": [1, 2], "clustering": False, "bits": True, "bootstrap_samples": 0}
+    run(settings, tmp_path / "run", evaluation=block)
+    scores = evaluate_run(tmp_path / "run").scores
+    assert sorted(scores.values) == ["map@r", "r_precision", "recall@1", "recall@2"]
+    assert any("one bit" in note for note in scores.notes)
+    assert main(["evaluate", str(tmp_path / "run"), "--ks", "[3]"]) == 0  # the command line overrides one of them
+    content = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert sorted(content["scores"]) == ["map@r", "r_precision", "recall@3"]
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [({"kz": [1]}, "there is no setting 'evaluation.kz'"), ({"ks": "all"}, r"evaluation\.ks is 'all'")],
+)
+def test_a_wrong_evaluation_block_is_named_before_training(
+    block: dict[str, Any], words: str, settings: TrainSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        run(settings, tmp_path / "run", evaluation=block)
+    assert not (tmp_path / "run").exists()

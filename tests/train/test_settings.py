@@ -18,7 +18,7 @@ from cosphere.train.settings import (
     SecSettings,
     TrainSettings,
     ValidationSettings,
-    read_about,
+    read_beside,
 )
 
 
@@ -114,7 +114,7 @@ def test_a_written_file_reads_back_with_what_it_says_of_itself(tmp_path: Path) -
     settings = TrainSettings().with_values({"loss.settings": {"margin": 0.2}, "schedule.milestones": [3, 5]})
     settings.write(tmp_path / "config.yaml", about={"paper": "Zhai \u0026 Wu"})
     assert TrainSettings.read(tmp_path / "config.yaml") == settings
-    assert read_about(tmp_path / "config.yaml") == {"paper": "Zhai & Wu"}
+    assert read_beside(tmp_path / "config.yaml", "about") == {"paper": "Zhai & Wu"}
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "about": {"paper": "Zhai & Wu"},
         **settings.as_dict(),
@@ -150,13 +150,13 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("about", "want"), [("about:\n", {}), ("steps: 3\n", {}), ("about: {row: 1}\n", {"row": 1})])
 def test_what_a_recipe_says_of_itself(about: str, want: dict[str, int], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(about)
-    assert read_about(tmp_path / "recipe.yaml") == want
+    assert read_beside(tmp_path / "recipe.yaml", "about") == want
 
 
 def test_what_a_recipe_says_of_itself_has_names(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("about: a row\n")
     with pytest.raises(SettingsError, match=r"recipe.yaml: about is 'a row'; wanted names with values\."):
-        read_about(tmp_path / "recipe.yaml")
+        read_beside(tmp_path / "recipe.yaml", "about")
 
 
 NO_NUMBER = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from cosphere.cli import codes_table, console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser, settings_of
 from cosphere.evaluate import EvaluationSettings
 from cosphere.experiment import Evaluation, evaluate_run
 from cosphere.experiment.class_tables import BY, CLASSES, SUSPECTS
-from cosphere.experiment.evaluation import ClassTables
+from cosphere.experiment.evaluation import ClassTables, own_settings
+from cosphere.runs import RunFolder
 
 _EXAMPLES = [
     "cosphere evaluate runs/first photos/ --split test",
@@ -35,6 +38,8 @@ def run(arguments: list[str]) -> int:
     )
     add_embedding(parser)
     parser.add_class_arguments(EvaluationSettings, None)
+    # What the run's recipe asks for stands in for the defaults, and the command line overrides it.
+    parser.set_defaults(dataclasses.asdict(own_settings(RunFolder.open(parser.read(arguments).run))))
     given = parser.read(arguments)
     evaluation = evaluate_run(
         given.run,

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     name = given.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.loss.name}"
     if re.search(r"[/\\]|^\.", name):
         raise SettingsError(f"a run's name is one folder name, got {name!r}. Use --runs for the folder that holds it.")
-    return _finish(Path(given.runs) / name, settings, given.about)
+    return _finish(Path(given.runs) / name, settings, about=given.about, evaluation=given.evaluation)
 
 
 def _parser() -> CommandParser:
@@ -64,11 +64,17 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--about", type=dict[str, Any], default={}, help="what a recipe says of itself: paper, published row, unknowns"
     )
+    parser.add_argument(
+        "--evaluation",
+        type=dict[str, Any],
+        default={},
+        help="settings of `cosphere evaluate` for this run, unless its command line gives others",
+    )
     parser.add_class_arguments(TrainSettings, None)
     return parser
 
 
-def _finish(path: Path, settings: TrainSettings | None = None, about: dict[str, Any] | None = None) -> int:
+def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) -> int:
     """Train a new run, or without settings go on with the one that is there, to its end."""
     folder, listener = RunFolder(path), console.ConsoleListener()
     try:
@@ -76,7 +82,7 @@ def _finish(path: Path, settings: TrainSettings | None = None, about: dict[str, 
             settings = TrainSettings.read(RunFolder.open(path).config)
             result = resume_run(path, reporter=reporter(settings.steps), listener=listener)
         else:
-            result = run_experiment(settings, path, about=about, reporter=reporter(settings.steps), listener=listener)
+            result = run_experiment(settings, path, reporter=reporter(settings.steps), listener=listener, **beside)
     except KeyboardInterrupt:
         if (folder.checkpoints / "last.pt").exists():
             console.aside(f"go on with: cosphere train --resume {path}")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cosphere.data import read_catalogue
+from cosphere import fields
+from cosphere.data import Catalogue, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
@@ -20,13 +21,12 @@ from cosphere.files import read_json, write_json, write_text
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import TrainSettings, untrained_model
-from cosphere.train.settings import read_about
+from cosphere.train.settings import read_beside
 
 UNTRAINED = "scores-untrained.json"
 """The scores of the untrained backbone, in a run's folder."""
 CODES, CODES_UNTRAINED = "codes.json", "codes-untrained.json"
 """The equal-bytes table, in a run's folder."""
-DEFAULTS = EvaluationSettings()
 
 
 class ClassTables(NamedTuple):
@@ -67,7 +67,7 @@ def evaluate_run(
     *,
     split: str | None = None,
     layout: str = "auto",
-    settings: EvaluationSettings = DEFAULTS,
+    settings: EvaluationSettings | None = None,
     untrained: bool = False,
     codes: bool = False,
     device: str = "auto",
@@ -82,7 +82,7 @@ def evaluate_run(
         source: the images; None takes those that the run was trained from.
         split: see :func:`cosphere.experiment.choose_images`.
         layout: how the source is laid out.
-        settings: what to measure and how.
+        settings: what to measure and how; None takes the run's own, see :func:`own_settings`.
         untrained: score the untrained backbone instead. Its scores go to `scores-untrained.json`, and into `scores.json` as
             `baseline_scores` where both are of the same images.
         codes: also compare smaller forms of the embeddings: `codes.json`.
@@ -97,6 +97,7 @@ def evaluate_run(
         SettingsError, SizeError: a setting is unknown, or a K is larger than what a query ranks.
     """
     run_folder = RunFolder.open(folder)
+    settings = own_settings(run_folder) if settings is None else settings
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
     catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
     listener.listed(catalogue)
@@ -118,7 +119,7 @@ def evaluate_run(
         scores=scores,
         path=path,
         untrained=untrained,
-        published={} if untrained else published_scores(run_folder),
+        published={} if untrained else published_scores(run_folder, catalogue, chosen.split, bits=settings.bits),
         tables=None if untrained else save_class_tables(run_folder, scores),
         codes=save_codes(
             run_folder, scores.embeddings, chosen.split, seed=settings.seed, untrained=untrained, listener=listener
@@ -128,9 +129,26 @@ def evaluate_run(
     )
 
 
-def published_scores(folder: RunFolder) -> dict[str, float]:
-    """Published scores in percent, where the run came from a recipe that names them; else empty."""
-    return dict(read_about(folder.config).get("published") or {})
+def own_settings(folder: RunFolder) -> EvaluationSettings:
+    """How a run's recipe wants the run to be evaluated, so that a paper's row is scored as the paper does; else the defaults.
+
+    Raises:
+        RunError, SettingsError: `config.yaml` cannot be read, or its block `evaluation` has an unknown setting.
+    """
+    return fields.build(EvaluationSettings, read_beside(folder.config, "evaluation"), section="evaluation.")
+
+
+def published_scores(folder: RunFolder, catalogue: Catalogue, split: str, *, bits: bool) -> dict[str, float]:
+    """Scores in percent that the run's recipe quotes, where they can be compared with what was measured; else empty.
+
+    That is on the published data set, with the published number of images and classes, on its test split, and in the form of
+    the published row (``about.form``: ``floats``, the default, or ``bits``).
+    """
+    about = read_beside(folder.config, "about")
+    form = "bits" if bits else "floats"
+    as_published = bool(catalogue.checks) and not catalogue.differences
+    comparable = split == "test" and as_published and about.get("form", "floats") == form
+    return dict(about.get("published") or {}) if comparable else {}
 
 
 def save_scores(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = False) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cosphere import fields
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate import EvaluationSettings, evaluate
@@ -24,6 +25,7 @@ def run(
     folder: str | Path,
     *,
     about: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
     resume: bool = False,
     reporter: Reporter | None = None,
     listener: Listener = SILENT,
@@ -33,7 +35,9 @@ def run(
     Args:
         settings: all settings. Relative paths are written to `config.yaml` as absolute ones.
         folder: of the run; it must not hold one yet, unless ``resume``.
-        about: what a recipe says of itself, kept in `config.yaml`.
+        about: what a recipe says of itself, stored in `config.yaml`.
+        evaluation: settings of :class:`cosphere.evaluate.EvaluationSettings` by name, which :func:`evaluate_run` uses for this
+            run unless others are given.
         resume: go on from the last checkpoint of the run in ``folder``; see :func:`resume_run`, which takes its settings too.
         reporter: notified of every step, validation and warning.
         listener: receives what was noticed while the images were listed.
@@ -49,11 +53,12 @@ def run(
         )
     settings = settings.with_absolute_paths()
     evaluate_model = validation_scores(settings)
+    fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
     catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
     listener.listed(catalogue)
     run_folder = RunFolder.open(folder) if resume else RunFolder.create(folder)
     if not resume:
-        settings.write(run_folder.config, about=about)
+        settings.write(run_folder.config, about=about, evaluation=evaluation)
     return train(
         settings,
         catalogue,

@@ -310,7 +310,7 @@ class TrainSettings(Settings):
 
     @classmethod
     def read(cls, path: str | Path) -> TrainSettings:
-        """The settings in a run's `config.yaml` or in a recipe, without its `about`.
+        """The settings in a run's `config.yaml` or in a recipe, without its `about` and `evaluation`.
 
         Raises:
             RunError: the file is missing, unreadable or not YAML.
@@ -318,21 +318,25 @@ class TrainSettings(Settings):
         """
         values = read_yaml(Path(path), what="settings")
         try:
-            return cls.from_dict({key: value for key, value in values.items() if key != "about"})
+            return cls.from_dict({key: value for key, value in values.items() if key not in BESIDE})
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from error
 
-    def write(self, path: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self, path: str | Path, *, about: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None
+    ) -> None:
         """Write `config.yaml`, all or nothing; :meth:`read` reads it back.
 
         Args:
             path: the file.
             about: what the recipe says of itself, such as the paper and its published scores.
+            evaluation: settings of an evaluation that apply to this run unless others are given.
 
         Raises:
             RunError: it cannot be written.
         """
-        write_yaml(Path(path), {"about": dict(about or {}), **self.as_dict()})
+        beside = {"about": dict(about or {}), **({"evaluation": dict(evaluation)} if evaluation else {})}
+        write_yaml(Path(path), {**beside, **self.as_dict()})
 
     def with_values(self, values: Mapping[str, Any]) -> TrainSettings:
         """A copy with some settings replaced, by dotted name.
@@ -367,14 +371,18 @@ class TrainSettings(Settings):
         return fields.select(self, lambda rule: rule.fixed)
 
 
-def read_about(path: str | Path) -> dict[str, Any]:
-    """What a recipe, or the `config.yaml` that came of it, says of itself; empty when it says nothing.
+BESIDE = ("about", "evaluation")
+"""Blocks of a recipe and of `config.yaml` beside the training settings."""
+
+
+def read_beside(path: str | Path, block: str) -> dict[str, Any]:
+    """One of the blocks :data:`BESIDE` the settings of a recipe or `config.yaml`; empty when it is not there.
 
     Raises:
         RunError: the file is missing, unreadable or not YAML.
-        SettingsError: `about` is no mapping.
+        SettingsError: the block is no mapping.
     """
-    about = read_yaml(Path(path), what="settings").get("about") or {}
-    if not isinstance(about, Mapping):
-        raise SettingsError(f"{path}: about is {about!r}; wanted names with values.")
-    return dict(about)
+    content = read_yaml(Path(path), what="settings").get(block) or {}
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{path}: {block} is {content!r}; wanted names with values.")
+    return dict(content)
