@@ -108,13 +108,68 @@ def test_empty_and_incomplete_tables_are_refused() -> None:
 
 
 def test_boxes() -> None:
-    boxed = make(x_1=[1.0, np.nan, 0, 0], y_1=[2.0, 1, 0, 0], x_2=[5.0, 3, 4, 4], y_2=[6.4, 4, 4, 4])
+    none = np.nan
+    boxed = make(x_1=[1.0, none, -1, 0], y_1=[2.0, none, 0, -0.6], x_2=[5.0, none, 4, 4], y_2=[6.4, none, 4, 4])
     assert boxed.box(0) == (1, 2, 5, 6)
     assert boxed.box(1) is None
     assert boxed.boxes is not None
     assert boxed.boxes[1].tolist() == [-1, -1, -1, -1]
+    assert boxed.box(2) == (0, 0, 4, 4)  # one pixel over the border is rounding, on the left as on the right
+    assert boxed.box(3) == (0, 0, 4, 4)
     assert make().boxes is None
     assert make().box(0) is None
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((3, 1, np.nan, 4), "edge that is missing"),
+        ((3, 1, np.inf, 4), "edge that is infinite"),
+        ((-np.inf, 1, 3, 4), "edge that is infinite"),
+        ((0.05, 0.1, 0.95, 0.9), "looks like shares of the image; write pixels"),
+        ((0, 0, 1, 1), "looks like shares"),
+        ((5, 1, 3, 4), "reversed or empty"),
+        ((1, 4, 3, 4), "reversed or empty"),
+        ((1.6, 1, 2.4, 4), "smaller than one pixel"),
+        ((-20, 1, 3, 4), "to the left of or above the image"),
+        ((1, -20, 3, 4), "to the left of or above the image"),
+        ((-2, 1, 3, 4), "to the left of or above the image"),
+        ((-9, -9, 0, 0), "to the left of or above the image"),
+    ],
+)
+def test_boxes_that_cannot_be_used(box: tuple[float, ...], words: str) -> None:
+    columns = {name: [0.0, 0.0, edge, 0.0] for name, edge in zip(("x_1", "y_1"), box, strict=False)}
+    columns |= {name: [4.0, 4.0, edge, 4.0] for name, edge in zip(("x_2", "y_2"), box[2:], strict=True)}
+    with pytest.raises(DataError, match=rf"1 of 4 boxes cannot be used: the box \(.*\) .*{words}.*\(row 2\)"):
+        make(**columns)
+
+
+def test_identities_follow_links_and_tell_boxes_apart(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a" / "1.jpg")
+    (tmp_path / "folder").symlink_to(tmp_path / "a")
+    (tmp_path / "hard.jpg").hardlink_to(tmp_path / "a" / "2.jpg")
+    names = ["a/1.jpg", "a/2.jpg", "link.jpg", "folder/1.jpg", "hard.jpg", "a/1.jpg", "gone.jpg", "./gone.jpg"]
+    table = pd.DataFrame({"path": names, "label": "x", "split": "all"})
+    catalogue = Catalogue(table=table, root=tmp_path)
+    assert catalogue.identities().tolist() == [0, 1, 0, 0, 1, 0, 2, 2]
+    assert catalogue.identities().dtype == np.int64
+    none = np.nan
+    boxes = {"x_1": [0, 0, none, 0, 0, 1, 0, 0], "y_1": [0, 0, none, 0, 0, 0, 0, 0]}
+    boxes |= {"x_2": [4, 4, none, 4, 4, 4, 4, 4], "y_2": [4, 4, none, 4, 4, 4, 4, 4]}
+    boxed = Catalogue(table=table.assign(**boxes), root=tmp_path)
+    assert boxed.identities().tolist() == [0, 1, 2, 0, 1, 3, 4, 4]
+
+
+def test_identities_of_items_follow_the_container(tmp_path: Path) -> None:
+    row = bytes([5]) + bytes(3072)
+    (tmp_path / "test_batch.bin").write_bytes(row * 2)
+    (tmp_path / "data_batch_1.bin").symlink_to(tmp_path / "test_batch.bin")
+    names = ["test_batch.bin#0", "test_batch.bin#1", "data_batch_1.bin#0"]
+    catalogue = Catalogue(table=pd.DataFrame({"path": names, "label": "5", "split": "all"}), root=tmp_path)
+    assert catalogue.identities().tolist() == [0, 1, 0]
 
 
 def test_fingerprint_by_hand() -> None:

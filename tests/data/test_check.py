@@ -125,6 +125,32 @@ def test_boxes_of_one_image_are_one_image(tmp_path: Path, draw) -> None:
     assert (report.images, report.classes, report.duplicates) == (1, 2, ())
 
 
+def test_boxes_are_applied(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png", "2.png"])  # 8 x 6 and 9 x 6 pixels
+    lines = ["path,label,x_1,y_1,x_2,y_2", "1.png,a,0,0,8,6", "1.png,a,2,2,9,7", "2.png,b,0,0,20,6", "2.png,b,5,5,3,6"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    report = check(tmp_path / "list.csv")
+    assert [(path, reason.split(".")[0]) for path, reason in report.unreadable] == [
+        ("2.png", "the box (5, 5, 3, 6) is reversed or empty; want x_1 < x_2 and y_1 < y_2"),
+        ("2.png", "2"),
+    ]
+    assert "is 9 x 6 pixels, so the box (0, 0, 20, 6) does not fit" in report.unreadable[1].reason
+    assert "1 of 4 rows have a box that cannot be used and were left out" in report.notes
+    assert not report.clean
+
+
+def test_an_image_in_two_rows_is_a_duplicate_and_two_labels_are_named(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png", "2.png", "3.png"])
+    (tmp_path / "list.csv").write_text(
+        "path,label,split\n1.png,x,train\n2.png,x,train\n1.png,y,train\n2.png,x,test\n3.png,z,test\n"
+    )
+    report = check(tmp_path / "list.csv")
+    assert report.duplicates == (("1.png", "1.png"), ("2.png", "2.png"))
+    assert report.duplicates_across_classes == (("1.png", "1.png"),)
+    assert report.duplicates_across_splits == (("2.png", "2.png"),)
+    assert not report.clean
+
+
 @pytest.mark.parametrize("python", [True, False])
 def test_equal_rows_of_a_batch_are_copies(tmp_path: Path, python: bool) -> None:
     pixels = np.zeros((3, 3072), dtype=np.uint8)

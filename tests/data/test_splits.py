@@ -103,6 +103,25 @@ def test_training_parts_hold_classes_of_train_out_and_never_touch_test() -> None
     assert parts.how == "validation on 2 of 8 training classes, held out with seed 1"
 
 
+def test_held_out_rows_have_no_roles_where_only_the_test_has() -> None:
+    data = catalogue([2] * 8, ["train"] * 12 + ["test"] * 4)
+    roles = {"is_query": [False] * 12 + [True, False] * 2, "is_gallery": [False] * 12 + [False, True] * 2}
+    data = Catalogue(table=data.table.assign(**roles), root=data.root)
+    parts = training_parts(data, val_share=0.4, seed=1)
+    assert parts.val is not None
+    assert not {"is_query", "is_gallery"} & set(parts.val.table)
+    assert {"is_query", "is_gallery"} < set(data.select("test").table)
+    split = ["train"] * 8 + ["val"] * 4 + ["test"] * 4
+    own = Catalogue(table=data.table.assign(split=split), root=data.root)
+    val = training_parts(own).val
+    assert val is not None
+    assert "is_query" not in val.table
+    with_roles = own.table.assign(is_query=[False] * 8 + [True, False] * 4, is_gallery=[False] * 8 + [False, True] * 4)
+    val = training_parts(Catalogue(table=with_roles, root=own.root)).val
+    assert val is not None
+    assert val.table["is_query"].tolist() == [True, False, True, False]
+
+
 def test_training_parts_without_splits_and_without_validation() -> None:
     parts = training_parts(catalogue([2] * 4), val_share=0)
     assert len(parts.train) == 8

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cosphere.data import read_table
+from cosphere.data import read_catalogue, read_table
 from cosphere.errors import DataError
 
 PATHS = ["a/1.jpg", "a/2.jpg", "b/3.jpg"]
@@ -100,8 +101,11 @@ def test_the_real_name_wins_over_another(photos: Path) -> None:
         ("path,label\n,x\n", r"1 of 1 rows have no path \(line 2\)"),
         ("path,label,split\na/1.jpg,x,\n", r"no split \(line 2\)"),
         ("path,label\n", "has no rows"),
-        ("", "cannot be read as a table"),
-        ("path,label\na/1.jpg,x\nb/3.jpg,y,z,w\n", "cannot be read as a table"),
+        ("", "cannot be read as a table: it has no header"),
+        ("\npath,label\n", "it has no header"),
+        ("path,label\na/1.jpg,x\nb/3.jpg,y,z,w\n", "line 3 has 4 cells, and the header has 2"),
+        ("a/1.jpg,x\na/2.jpg,y\n", r"list\.csv has no header: its first line is a/1\.jpg, x\. Add a first line"),
+        ("path,label\n..\\a\\1.jpg,x\n", "leave the table's folder"),
         ("path,label\n../a/1.jpg,x\n", r"1 paths leave the table's folder \(line 2: '\.\./a/1\.jpg'\)"),
         ("path,label\na/../../1.jpg,x\n", "leave the table's folder"),
         ("path,label,is_query\na/1.jpg,x,maybe\n", r"is_query is 'maybe' in line 2\. Write True or False"),
@@ -128,7 +132,7 @@ def test_files_that_are_no_tables(photos: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_table(photos / "none.csv")
     for name in ("wrong.parquet", "wrong.csv"):
-        (photos / name).write_bytes(b"\xff\xfe\x00PAR")
+        (photos / name).write_bytes(b"\xff\xfe\x00PAR\x00")
         with pytest.raises(DataError, match=f"{name} cannot be read as a table"):
             read_table(photos / name)
 
@@ -153,6 +157,73 @@ def test_a_few_missing_files_are_left_out_and_named(photos: Path) -> None:
         read_table(photos / "list.csv", max_missing=0)
 
 
+def test_windows_paths(photos: Path) -> None:
+    found = read_table(write(photos, "path,label\na\\1.jpg,x\n.\\b\\3.jpg,y\n"))
+    assert found.table["path"].tolist() == ["a/1.jpg", "b/3.jpg"]
+    assert found.notes == ("2 paths with backslashes were read with slashes",)
+
+
+@pytest.mark.parametrize(("listed", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_in_another_form(tmp_path: Path, draw, listed: str, on_disk: str) -> None:
+    name = "café/crème.jpg"
+    draw(tmp_path, [unicodedata.normalize(on_disk, name)])
+    text = f"path,label\n{unicodedata.normalize(listed, name)},{unicodedata.normalize(listed, 'thé')}\n"
+    for path in (name, str(tmp_path / name)):
+        found = read_table(write(tmp_path, text.replace(unicodedata.normalize(listed, name), path)))
+        assert Path(found.paths[0]).is_file()
+        assert found.label_names == [unicodedata.normalize("NFC", "thé")]
+        assert unicodedata.is_normalized(on_disk, found.table["path"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [
+        ("path,label\na/1.jpg,été\nb/3.jpg,x\n".encode("utf-16"), ()),
+        ("path;label\na/1.jpg;été\nb/3.jpg;x\n".encode("utf-16-le"), ()),
+        ("path\tlabel\na/1.jpg\tété\nb/3.jpg\tx\n".encode("utf-16-be"), ()),
+        ("path,label\na/1.jpg,été\nb/3.jpg,x\n".encode("utf-8-sig"), ()),
+        (
+            "path,label\na/1.jpg,été\nb/3.jpg,x\n".encode("cp1252"),
+            ("the table is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong",),
+        ),
+        (b"sep=;\r\npath;label\r\na/1.jpg;\xc3\xa9t\xc3\xa9\r\nb/3.jpg;x\r\n", ()),
+        (b'"sep=|"\npath|label\na/1.jpg|\xc3\xa9t\xc3\xa9\nb/3.jpg|x\n', ()),
+        ("path,label,\na/1.jpg,été,\nb/3.jpg,x,\n".encode(), ()),
+        ("path,label\na/1.jpg,été,\nb/3.jpg,x,\n".encode(), ()),
+        ('path, label\na/1.jpg, "été"\n"b/3.jpg", "x"\n'.encode(), ()),
+        ("path,label\n\na/1.jpg,été\n\n,\nb/3.jpg,x\n\n".encode(), ()),
+        ('path,label\n"a/1.jpg","été"\nb/3.jpg,x'.encode(), ()),
+    ],
+)
+def test_tables_as_other_programs_write_them(photos: Path, content: bytes, notes: tuple[str, ...]) -> None:
+    (photos / "list.csv").write_bytes(content)
+    found = read_table(photos / "list.csv")
+    assert found.table["path"].tolist() == ["a/1.jpg", "b/3.jpg"]
+    assert found.table["label"].tolist() == ["été", "x"]
+    assert found.notes == notes
+    assert read_catalogue(photos, layout="table").label_names == found.label_names
+
+
+def test_lines_are_counted_as_an_editor_shows_them(photos: Path) -> None:
+    text = 'sep=,\npath,label\n\n"a/1.jpg","x\ny"\na/2.jpg,\n'
+    with pytest.raises(DataError, match=r"1 of 2 rows have no label \(line 6\)"):
+        read_table(write(photos, text))
+
+
+def test_labels_that_look_like_lists_are_noted(photos: Path) -> None:
+    found = read_table(write(photos, "path,label\na/1.jpg,red;apple\na/2.jpg,red;apple\nb/3.jpg,a|b\n"))
+    assert len(found.label_names) == 2
+    assert found.notes == ("2 labels look like several in one cell and are one class each, such as 'red;apple'",)
+
+
+def test_labels_that_differ_in_capitals_or_spaces_are_noted(photos: Path) -> None:
+    found = read_table(write(photos, "path,label\na/1.jpg,Mug\na/2.jpg,mug\nb/3.jpg,tea cup\nb/3.jpg,tea_cup\n"))
+    assert len(found.label_names) == 4
+    assert found.notes[0] == (
+        "4 classes differ only in capitals, spaces or form of characters: 'Mug' and 'mug'. Rename them if they are one"
+    )
+
+
 def test_absolute_paths_and_another_root(photos: Path, tmp_path_factory) -> None:
     elsewhere = tmp_path_factory.mktemp("tables")
     file = write(elsewhere, f"path,label\n{photos / 'a/1.jpg'},x\n")
@@ -168,8 +239,59 @@ def test_repeated_rows_are_noted_and_boxes_of_one_image_are_not_repeats(photos: 
     assert read_table(write(photos, boxes)).notes == ()
 
 
-def test_half_a_box_is_no_box(photos: Path) -> None:
-    assert read_table(write(photos, "path,label,x_1,y_1\na/1.jpg,x,0,0\n")).boxes is None
+def test_half_a_box_is_no_box_and_is_named(photos: Path) -> None:
+    found = read_table(write(photos, "path,label,x_1,y_1\na/1.jpg,x,0,0\n"))
+    assert found.boxes is None
+    assert found.notes == ("columns x_1, y_1 look like boxes and were not read; name them x_1, y_1, x_2, y_2 (pixels)",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "words"),
+    [
+        ("x_1,y_1,x_2,y_2", "1,2,4,5", None),
+        ("X1,Y1,X2,Y2", "1,2,4,5", "columns X1, Y1, X2, Y2 were read as the box x_1, y_1, x_2, y_2"),
+        ("xmin,ymin,xmax,ymax", "1,2,4,5", "columns xmin, ymin, xmax, ymax were read as the box x_1, y_1, x_2, y_2"),
+        (
+            "left,top,right,bottom",
+            "1,2,4,5",
+            "columns left, top, right, bottom were read as the box x_1, y_1, x_2, y_2",
+        ),
+        ("x,y,w,h", "1,2,3,3", "columns x, y, w, h were read as the box x_1, y_1, width and height"),
+        ("bbox_x,bbox_y,bbox_w,bbox_h", "1,2,3,3", "columns bbox_x, bbox_y, bbox_w, bbox_h were read as the box"),
+    ],
+)
+def test_boxes_under_other_names(photos: Path, columns: str, values: str, words: str | None) -> None:
+    found = read_table(write(photos, f"path,label,{columns}\na/1.jpg,7,{values}\n"))
+    assert found.box(0) == (1, 2, 4, 5)
+    assert found.label_names == ["7"]
+    assert len(found.notes) == (0 if words is None else 1)
+    assert all(note.startswith(words or "") for note in found.notes)
+
+
+@pytest.mark.parametrize("columns", ["x,y,width,height", "bbox", "xmin,ymin"])
+def test_columns_that_may_be_boxes_are_named(photos: Path, columns: str) -> None:
+    values = ",".join("1" for _ in columns.split(","))
+    found = read_table(write(photos, f"path,label,{columns}\na/1.jpg,7,{values}\n"))
+    assert found.boxes is None
+    assert "look like boxes and were not read" in found.notes[0]
+    assert columns.split(",")[0] in found.notes[0]
+
+
+def test_boxes_in_shares_are_refused(photos: Path) -> None:
+    text = "path,label,x_1,y_1,x_2,y_2\na/1.jpg,x,0.05,0.1,0.95,0.9\na/2.jpg,x,,,,\n"
+    with pytest.raises(
+        DataError,
+        match=r"1 of 2 boxes cannot be used, first in line 2: the box \(0\.05, 0\.1, 0\.95, 0\.9\) looks like",
+    ):
+        read_table(write(photos, text))
+
+
+def test_a_few_bad_boxes_are_left_out_and_named(photos: Path) -> None:
+    rows = "a/1.jpg,x,0,0,4,4\n" * 150 + "a/2.jpg,x,4,0,2,4\n"
+    found = read_table(write(photos, "path,label,x_1,y_1,x_2,y_2\n" + rows))
+    assert len(found) == 150
+    assert found.skipped == (("a/2.jpg", "the box (4, 0, 2, 4) is reversed or empty; want x_1 < x_2 and y_1 < y_2"),)
+    assert found.notes[0] == "1 of 151 rows have a box that cannot be used and were left out"
 
 
 def test_rows_of_a_batch_file_are_paths_too(tmp_path: Path) -> None:

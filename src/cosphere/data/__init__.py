@@ -2,12 +2,12 @@
 
 from cosphere.data.catalogue import Catalogue as Catalogue
 from cosphere.data.catalogue import LayoutCheck as LayoutCheck
+from cosphere.data.catalogue import Skipped as Skipped
 from cosphere.data.check import DataReport as DataReport
 from cosphere.data.check import check as check
 from cosphere.data.dataset import Batch as Batch
 from cosphere.data.dataset import ImageRows as ImageRows
 from cosphere.data.dataset import Item as Item
-from cosphere.data.dataset import Skipped as Skipped
 from cosphere.data.dataset import UnreadableLog as UnreadableLog
 from cosphere.data.dataset import collate as collate
 from cosphere.data.folders import read_folder as read_folder

@@ -15,16 +15,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cosphere._types import Flags, Integers
+from cosphere._types import Flags, Floats, Integers
+from cosphere.data.boxes import BOX, NO_BOX, edges, faults
+from cosphere.data.listing import file_keys
 from cosphere.errors import DataError, did_you_mean
 
 NEEDED = ("path", "label", "split")
-BOX = ("x_1", "y_1", "x_2", "y_2")
 OPTIONAL = ("is_query", "is_gallery", "category", "sequence", "class_name", *BOX)
 EVERYTHING = "all"
 """The split of data without splits, and the name with which :meth:`Catalogue.select` selects all rows."""
 
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+class Skipped(NamedTuple):
+    """An image that was left out."""
+
+    path: str
+    reason: str
 
 
 class LayoutCheck(NamedTuple):
@@ -57,6 +65,10 @@ class Catalogue:
         layout: how the source was read: ``folder``, ``table``, ``container`` or the name of a published data set.
         notes: remarks for the user about how the data was read, one sentence each.
         checks: expected and actual counts, for published data sets.
+        skipped: rows that were dropped while reading because their box cannot be used.
+
+    Raises:
+        DataError: a required column is missing, there are no rows, or a box cannot be used.
     """
 
     table: pd.DataFrame
@@ -64,6 +76,7 @@ class Catalogue:
     layout: str = "table"
     notes: tuple[str, ...] = ()
     checks: tuple[LayoutCheck, ...] = field(default=(), repr=False)
+    skipped: tuple[Skipped, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED if name not in self.table.columns]
@@ -71,6 +84,11 @@ class Catalogue:
             raise DataError(f"a catalogue wants the columns {', '.join(NEEDED)}; {', '.join(missing)} not there.")
         if self.table.empty:
             raise DataError("a catalogue wants at least one image, got none. Check the path and the split.")
+        values = self._box_values()
+        wrong = {} if values is None else faults(values)
+        if wrong:
+            row, reason = next(iter(wrong.items()))
+            raise DataError(f"{len(wrong)} of {len(self)} boxes cannot be used: {reason} (row {row}).")
 
     def __len__(self) -> int:
         """N, the number of rows (images or boxes)."""
@@ -123,15 +141,18 @@ class Catalogue:
 
         Right and bottom are exclusive.
         """
+        values = self._box_values()
+        return None if values is None else edges(values)
+
+    def _box_values(self) -> Floats | None:
+        """(N, 4) float: the box columns, NaN in rows without a box; None for data without boxes."""
         if not all(name in self.table.columns for name in BOX):
             return None
-        values = self.table[list(BOX)].to_numpy(dtype=np.float64)
-        whole = np.isfinite(values).all(axis=1)
-        return np.where(whole[:, None], np.rint(np.nan_to_num(values)), -1).astype(np.int64)
+        return self.table[list(BOX)].to_numpy(dtype=np.float64)
 
     def box(self, row: int) -> tuple[int, int, int, int] | None:
         """The box of one row in pixels (left, top, right, bottom), or None for the whole image."""
-        if self.boxes is None or self.boxes[row, 0] < 0:
+        if self.boxes is None or self.boxes[row, 0] == NO_BOX:
             return None
         left, top, right, bottom = self.boxes[row].tolist()
         return left, top, right, bottom
@@ -203,6 +224,17 @@ class Catalogue:
             if str(name) not in by_name:
                 raise DataError(f"there is no class {str(name)!r} in this data. {_nearest(str(name), list(by_name))}")
         return np.asarray(self.table["label"].isin({by_name[str(name)] for name in names}))
+
+    def identities(self) -> Integers:
+        """(N,) int64: a number for what each row shows, equal in rows that show the same box of the same file.
+
+        Links, symbolic or hard, count as the file that they lead to. A retrieval query must not find its own file.
+        """
+        keys: list[tuple[object, ...]] = [(key,) for key in file_keys(self.paths)]
+        if self.boxes is not None:
+            keys = [(*key, *box) for key, box in zip(keys, self.boxes.tolist(), strict=True)]
+        numbers: dict[tuple[object, ...], int] = {}
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows in any order, as 64 hexadecimal digits.

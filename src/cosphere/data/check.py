@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
@@ -17,11 +18,11 @@ import pandas as pd
 
 from cosphere._types import Progress
 from cosphere.checks import check_whole
-from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck
-from cosphere.data.dataset import Skipped
+from cosphere.data.boxes import BOX
+from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck, Skipped
 from cosphere.data.reading import read_catalogue
 from cosphere.errors import ImageError
-from cosphere.images import find_item, read_image
+from cosphere.images import check_box, find_item, read_image
 from cosphere.images.containers import Content
 
 
@@ -86,9 +87,10 @@ class DataReport:
         one_image_classes: names of the classes with a single image.
         widths: widths of the readable images, in pixels.
         heights: heights of the readable images, in pixels.
-        unreadable: images that cannot be read, with the reason.
-        duplicates: groups of images with exactly the same bytes (or pixels, if a container stores pixels). Re-encoded or
-            resized copies are not detected.
+        unreadable: images that cannot be read, and boxes that cannot be used or do not fit into their image, with the
+            reason.
+        duplicates: groups of images with exactly the same bytes (or pixels, if a container stores pixels), and images
+            listed in several rows. Re-encoded or resized copies are not detected.
         duplicates_across_splits: groups with images in several splits, such as test images that are trained on.
         duplicates_across_classes: groups with several labels, of which at most one is right.
         checks: expected and actual counts of a published data set.
@@ -150,6 +152,7 @@ def check(
     paths = dict(zip(first["path"], [catalogue.paths[row] for row in first.index], strict=True))
     looks = _look_at_all(paths, threads, progress)
     readable = [look for look in looks.values() if isinstance(look, _Look)]
+    repeats = _repeats(catalogue)
     copies = _copies(paths, looks)
     counts = catalogue.table["label"].value_counts()
     return DataReport(
@@ -167,10 +170,10 @@ def check(
         ),
         widths=_spread([look.width for look in readable]),
         heights=_spread([look.height for look in readable]),
-        unreadable=tuple(Skipped(path, look) for path, look in looks.items() if isinstance(look, str)),
-        duplicates=copies,
-        duplicates_across_splits=_differing(catalogue, copies, "split"),
-        duplicates_across_classes=_differing(catalogue, copies, "label"),
+        unreadable=(*catalogue.skipped, *_unreadable(catalogue, looks)),
+        duplicates=(*copies, *(tuple(rows["path"]) for rows in repeats)),
+        duplicates_across_splits=(*_differing(catalogue, copies, "split"), *_repeats_across(repeats, "split")),
+        duplicates_across_classes=(*_differing(catalogue, copies, "label"), *_repeats_across(repeats, "label")),
         checks=catalogue.checks,
         notes=catalogue.notes,
     )
@@ -207,6 +210,19 @@ def _look_at(path: str) -> _Look | str:
     return _Look(pixels.shape[1], pixels.shape[0], key)
 
 
+def _unreadable(catalogue: Catalogue, looks: dict[str, _Look | str]) -> list[Skipped]:
+    """The images that cannot be read, and the boxes that do not fit into their image."""
+    skipped = [Skipped(path, look) for path, look in looks.items() if isinstance(look, str)]
+    for row, path in enumerate(catalogue.table["path"] if catalogue.boxes is not None else ()):
+        look, box = looks[path], catalogue.box(row)
+        if isinstance(look, _Look) and box is not None:
+            try:
+                check_box(box, (look.width, look.height), path)
+            except ImageError as error:
+                skipped.append(Skipped(path, str(error)))
+    return skipped
+
+
 def _bytes(content: Content) -> bytes:
     return content if isinstance(content, bytes) else content.tobytes()
 
@@ -228,9 +244,20 @@ def _copies(paths: dict[str, str], looks: dict[str, _Look | str]) -> tuple[tuple
 def _same_bytes(names: Iterable[str], paths: dict[str, str]) -> list[list[str]]:
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for name in names:
-        with Path(paths[name]).open("rb") as file:
+        with contextlib.suppress(OSError), Path(paths[name]).open("rb") as file:  # it may have vanished meanwhile
             by_digest[hashlib.file_digest(file, "blake2b").digest()].append(name)
     return [group for group in by_digest.values() if len(group) > 1]
+
+
+def _repeats(catalogue: Catalogue) -> list[pd.DataFrame]:
+    """The rows that show one image (or one box of it) several times, a group for each."""
+    place = [name for name in ("path", *BOX) if name in catalogue.table]
+    repeated = catalogue.table[catalogue.table.duplicated(place, keep=False)]
+    return [rows for _, rows in repeated.groupby(place, sort=False, dropna=False)]
+
+
+def _repeats_across(repeats: Sequence[pd.DataFrame], column: str) -> list[tuple[str, ...]]:
+    return [tuple(rows["path"]) for rows in repeats if rows[column].nunique() > 1]
 
 
 def _differing(catalogue: Catalogue, groups: Sequence[tuple[str, ...]], column: str) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cosphere.checks import check_number
-from cosphere.data.catalogue import Catalogue
+from cosphere.data.boxes import NO_BOX
+from cosphere.data.catalogue import Catalogue, Skipped
 from cosphere.data.samplers import Draw
 from cosphere.errors import DataError, ImageError, SettingsError
 from cosphere.images import Augmentation, PixelCache, Pixels, Preprocessing, read_image
@@ -24,13 +25,6 @@ MAX_UNREADABLE = 0.01
 """Largest tolerated share of unreadable images."""
 _TRIES = 10
 """Number of images of a class to try, including the requested one, before its place in the batch stays empty."""
-
-
-class Skipped(NamedTuple):
-    """An image that could not be read."""
-
-    path: str
-    reason: str
 
 
 class Item(NamedTuple):
@@ -162,7 +156,7 @@ class ImageRows(Dataset[Item]):
             return None
 
     def _box(self, row: int) -> tuple[int, int, int, int] | None:
-        if self._boxes is None or self._boxes[row, 0] < 0:
+        if self._boxes is None or self._boxes[row, 0] == NO_BOX:
             return None
         left, top, right, bottom = self._boxes[row].tolist()
         return left, top, right, bottom

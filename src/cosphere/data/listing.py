@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cosphere._types import Flags
+from cosphere.data.names import nfc
 from cosphere.errors import DataError
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
@@ -124,6 +127,40 @@ def list_members(container: Container, path: Path) -> Listing:
     return listing
 
 
+def file_keys(paths: Iterable[str]) -> list[str]:
+    """A key for each file: its real path, and for a file with several hard links its device and inode.
+
+    Items of a container have the key of the container and their name. A missing file keeps its absolute path.
+    """
+    folders: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+    def key(path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real = os.path.join(folders[folder], name)  # noqa: PTH118
+        try:
+            status = os.lstat(real)
+            if stat.S_ISLNK(status.st_mode):
+                real = os.path.realpath(real)
+                status = os.stat(real)  # noqa: PTH116
+        except (OSError, ValueError):
+            return real
+        return f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 and status.st_ino else real
+
+    def keyed(path: str) -> str:
+        item = find_item(path) if "#" in path else None
+        if item is None:
+            return key(path)
+        file = str(item.file)
+        if file not in files:
+            files[file] = key(file)
+        return f"{files[file]}#{item.name}"
+
+    return [keyed(path) for path in paths]
+
+
 def exists(root: Path, paths: Iterable[str]) -> Flags:
     """Whether each path exists. (N,) bool.
 
@@ -153,6 +190,59 @@ def exists(root: Path, paths: Iterable[str]) -> Flags:
     return there
 
 
+def matching_paths(root: Path, paths: list[str]) -> tuple[list[str], Flags, list[str]]:
+    r"""Find listed files whose names are written differently on this disk.
+
+    Tables from Windows write ``img\a.png``; tables and disks may hold an accent as one character or as two.
+
+    Args:
+        root: folder that relative paths start from.
+        paths: N listed paths.
+
+    Returns:
+        The paths as the disk has them, or as listed where nothing matches; (N,) bool, whether each exists; and notes
+        about what was changed.
+    """
+    there = exists(root, paths)
+    listings: dict[str, dict[str, str]] = {}
+    found = list(paths)
+    slashes = forms = 0
+    for row in np.flatnonzero(~there).tolist():
+        path = posixpath.normpath(paths[row].replace("\\", "/")) if os.sep == "/" else paths[row]
+        slashed = path != paths[row] and os.path.isfile(os.path.join(root, path))  # noqa: PTH113, PTH118
+        real = path if slashed else _in_other_form(root, path, listings)
+        if real is not None:
+            found[row], there[row] = real, True
+            slashes += "\\" in paths[row]
+            forms += real != path
+    notes = [f"{slashes} paths with backslashes were read with slashes"] if slashes else []
+    if forms:
+        notes.append(
+            f"{forms} paths are written with other forms of accented characters than on the disk, and were matched"
+        )
+    return found, there, notes
+
+
+def _in_other_form(root: Path, path: str, listings: dict[str, dict[str, str]]) -> str | None:
+    """The path on the disk that is equal up to the Unicode form of its names; None where there is none."""
+    if path.isascii():
+        return None
+    start = "/" if path.startswith("/") else ""
+    folder, parts = start or str(root), []
+    for part in path.removeprefix("/").split("/"):
+        if folder not in listings:
+            try:
+                listings[folder] = {nfc(name): name for name in os.listdir(folder)}  # noqa: PTH208
+            except (OSError, ValueError):
+                listings[folder] = {}
+        name = listings[folder].get(nfc(part))
+        if name is None:
+            return None
+        parts.append(name)
+        folder = os.path.join(folder, name)  # noqa: PTH118
+    return start + "/".join(parts)
+
+
 def _items(container: Container, path: Path) -> set[str] | None:
     """The items of a container; None if it is damaged, which is then reported for each image when it is read."""
     try:
@@ -161,7 +251,9 @@ def _items(container: Container, path: Path) -> set[str] | None:
         return None
 
 
-def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> tuple[Flags, list[str]]:
+def drop_missing(
+    root: Path, paths: list[str], *, share: float, source: str, there: Flags | None = None
+) -> tuple[Flags, list[str]]:
     """Find the listed files that exist, and describe those that do not.
 
     Args:
@@ -169,6 +261,7 @@ def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> 
         paths: N listed paths.
         share: tolerated share of missing files, in [0, 1].
         source: what lists the files, for the error message.
+        there: (N,) bool, whether each file exists, where that is known.
 
     Returns:
         ((N,) bool, notes).
@@ -176,14 +269,15 @@ def drop_missing(root: Path, paths: list[str], *, share: float, source: str) -> 
     Raises:
         DataError: all files are missing, or more than ``share`` of them.
     """
-    there = exists(root, paths)
+    there = exists(root, paths) if there is None else there
     lost = [paths[row] for row in np.flatnonzero(~there)]
     if not lost:
         return there, []
     first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
     if len(lost) == len(paths):
         raise DataError(
-            f"none of the {len(paths)} files that {source} lists is in {root} (first: {first}). Is root right?"
+            f"none of the {len(paths)} files that {source} lists is in {root} (first: {first}). "
+            "Move it to the folder that its paths start from, or write absolute paths."
         )
     if len(lost) > share * len(paths):
         raise DataError(

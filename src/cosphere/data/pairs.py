@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Integers
-from cosphere.data.table_files import filled, load_table, true_or_false
+from cosphere.data.table_files import load_table
 from cosphere.errors import DataError, SizeError
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -161,26 +161,25 @@ def read_pairs(path: str | Path) -> PairList:
     Raises:
         DataError: the table cannot be read, a column is missing, or a cell is empty or not true or false.
     """
-    frame, first_row, name = load_table(path)
-    given = {str(column).strip().lower(): column for column in reversed(list(frame.columns))}
+    file = load_table(path)
     columns = {
-        column: next((given[other] for other in (column, *aliases) if other in given), None)
+        column: next((file.columns[name] for name in (column, *aliases) if name in file.columns), None)
         for column, aliases in _COLUMNS.items()
     }
     missing = [column for column in ("a", "b", "same") if columns[column] is None]
     if missing:
         raise DataError(
-            f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}. A table of pairs wants "
-            "the columns a, b and same."
+            f"{file.name} has no column {missing[0]!r}; it has {', '.join(map(str, file.frame.columns))}. A table of "
+            "pairs wants the columns a, b and same."
         )
-    if frame.empty:
-        raise DataError(f"{name} has no rows. Give one row for each pair.")
-    sides = [filled(frame[columns[side]], side, first_row, name).tolist() for side in ("a", "b")]
-    filled(frame[columns["same"]], "same", first_row, name)
-    same = true_or_false(frame[columns["same"]], "same", first_row, name)
+    if file.frame.empty:
+        raise DataError(f"{file.name} has no rows. Give one row for each pair.")
+    sides = [file.filled(columns[side], side).tolist() for side in ("a", "b")]
+    file.filled(columns["same"], "same")
+    same = file.true_or_false(columns["same"], "same")
     folds: Integers | None = None
     if columns["fold"] is not None:
-        values = filled(frame[columns["fold"]], "fold", first_row, name).tolist()
+        values = file.filled(columns["fold"], "fold").tolist()
         numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
         folds = np.array([numbers[value] for value in values], dtype=np.int64)
     return PairList(tuple(zip(*sides, strict=True)), same.to_numpy(dtype=bool), folds)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,37 +16,68 @@ from cosphere.errors import DataError
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
-def load_table(source: str | Path | pd.DataFrame, rows: int | None = None) -> tuple[pd.DataFrame, int, str]:
-    """Load a table unchanged; also return the line number of its first row and its name, for messages.
 
-    Args:
-        source: a .csv, .tsv, .txt or .parquet file (comma, semicolon or tab), or a DataFrame.
-        rows: number of rows to read; None for all.
+@dataclass(frozen=True, eq=False)
+class TableFile:
+    """A table as it was read, with what messages need."""
 
-    Raises:
-        DataError: the file cannot be read as a table.
-    """
-    if isinstance(source, pd.DataFrame):
-        return source.reset_index(drop=True), 0, "the DataFrame"
-    path = Path(source)
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
-    try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            return pd.read_parquet(path), 0, path.name
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max("\t;,", key=header.count)
-        # All cells as text: class 007 is not class 7, and a class may be named NA or None.
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=rows)
-        return frame, 2, path.name
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check the path.") from None
-    except PermissionError:
-        raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
-        raise DataError(f"{path.name} cannot be read as a table: {str(error).strip().splitlines()[0]}.") from error
+    frame: pd.DataFrame
+    name: str
+    """Of the file, or "the DataFrame"."""
+    lines: Integers | None
+    """(N,) the line of each row in the file, from 1; None for tables without lines, whose rows count from 0."""
+    notes: list[str] = field(default_factory=list)
+    """What was assumed, one sentence each."""
+
+    def where(self, rows: Integers) -> str:
+        """Format row numbers for a message, as lines of the file where it has lines: ``lines 3, 4``."""
+        numbers = rows if self.lines is None else self.lines[rows]
+        unit = "row" if self.lines is None else "line"
+        shown = ", ".join(map(str, numbers[:5].tolist())) + (", ..." if len(numbers) > 5 else "")
+        return f"{unit}{'s' if len(numbers) > 1 else ''} {shown}"
+
+    def column(self, name: str) -> object | None:
+        """The table's own name of a column, ignoring case; None where there is no such column."""
+        return self.columns.get(name)
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """The table's own name of each column by its lower-case name; of two equal names the first."""
+        return {_plain(column).lower(): column for column in reversed(list(self.frame.columns))}
+
+    def filled(self, column: object, what: str) -> pd.Series:
+        """Convert the cells of a required column to text.
+
+        Raises:
+            DataError: some cells are empty; the error names their lines.
+        """
+        cells = texts(self.frame[column])
+        empty = np.flatnonzero(cells.isna())
+        if len(empty):
+            raise DataError(
+                f"{self.name}: {len(empty)} of {len(cells)} rows have no {what} ({self.where(empty)}). Fill them in or "
+                "remove the rows."
+            )
+        return cells
+
+    def true_or_false(self, column: object, what: str) -> pd.Series:
+        """Convert a column of true, false, yes, no, 1 or 0 to booleans.
+
+        Empty cells are False: open-metric-learning leaves those of training rows empty.
+
+        Raises:
+            DataError: a cell has another value.
+        """
+        values_of = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
+        cells = texts(self.frame[column]).map(lambda text: "false" if text is None else text.lower())
+        wrong = np.flatnonzero(~cells.isin(values_of))
+        if len(wrong):
+            raise DataError(
+                f"{self.name}: {what} is {cells.iloc[wrong[0]]!r} in {self.where(wrong)}. Write True or False."
+            )
+        return cells.map(values_of).astype(bool)
 
 
 def texts(values: pd.Series) -> pd.Series:
@@ -53,41 +88,93 @@ def texts(values: pd.Series) -> pd.Series:
     return pd.Series([cell or None for cell in cells], dtype=object)
 
 
-def where(rows: Integers, first_row: int) -> str:
-    """Format row numbers for a message, counted as an editor shows them: ``lines 3, 4``."""
-    shown = ", ".join(str(row + first_row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    return f"{'line' if first_row else 'row'}{'s' if len(rows) > 1 else ''} {shown}"
+def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) -> TableFile:
+    """Load a table.
 
+    Text may be UTF-8, UTF-16 or Windows-1252, with commas, semicolons or tabs between cells, and may begin with Excel's
+    ``sep=;``. Cells are not converted: class 007 is not class 7, and a class may be named NA or None.
 
-def filled(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    """Convert the cells of a required column to text.
-
-    Raises:
-        DataError: some cells are empty; the error names their lines.
-    """
-    cells = texts(values)
-    empty = np.flatnonzero(cells.isna())
-    if len(empty):
-        raise DataError(
-            f"{name}: {len(empty)} of {len(cells)} rows have no {column} ({where(empty, first_row)}). Fill them in or "
-            "remove the rows."
-        )
-    return cells
-
-
-def true_or_false(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    """Convert a column of true, false, yes, no, 1 or 0 to booleans.
-
-    Empty cells are False: open-metric-learning leaves those of training rows empty.
+    Args:
+        source: a .csv, .tsv, .txt or .parquet file, or a DataFrame.
+        header_only: read no row but the first.
 
     Raises:
-        DataError: a cell has another value.
+        DataError: the file cannot be read as a table.
     """
-    values_of = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
-    cells = texts(values).map(lambda text: "false" if text is None else text.lower())
-    wrong = np.flatnonzero(~cells.isin(values_of))
-    if len(wrong):
-        raise DataError(
-            f"{name}: {column} is {cells.iloc[wrong[0]]!r} in {where(wrong, first_row)}. Write True or False."
-        )
-    return cells.map(values_of).astype(bool)
+    if isinstance(source, pd.DataFrame):
+        return TableFile(source.reset_index(drop=True), "the DataFrame", None)
+    path = Path(source)
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            return TableFile(pd.read_parquet(path), path.name, None)
+        with path.open("rb") as file:
+            content = file.read(2**16 if header_only else -1)
+        return _parse(content, path.name, 1 if header_only else None)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check the path.") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path.name} cannot be read as a table: {str(error).strip().splitlines()[0]}.") from error
+
+
+def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
+    """Parse a file of separated cells.
+
+    Raises:
+        ValueError: the text cannot be decoded, is empty, or a row has more cells than the header.
+    """
+    notes: list[str] = []
+    text = _decoded(content, notes, whole=rows is None)
+    lines = text.splitlines()
+    separator, skip = None, 0
+    if lines and lines[0].strip().strip('"').lower().startswith("sep=") and len(lines[0].strip().strip('"')) == 5:
+        separator, skip = lines[0].strip().strip('"')[4], 1  # Excel's own line; the next one is the header
+    if len(lines) <= skip or not lines[skip].strip():
+        raise ValueError("it has no header")
+    separator = separator or max("\t;,", key=lines[skip].count)
+    # A quote after a space still quotes: path, "a"
+    reader = csv.reader(text.splitlines(keepends=True)[skip:], delimiter=separator, skipinitialspace=True)
+    header = [_plain(cell) for cell in next(reader)]
+    cells: list[list[str]] = []
+    numbers: list[int] = []
+    for row in reader:
+        if any(row):
+            cells.append(_fitted(row, len(header), reader.line_num + skip))
+            numbers.append(reader.line_num + skip)
+            if rows is not None and len(cells) == rows:
+                break
+    frame = pd.DataFrame(cells, columns=pd.RangeIndex(len(header)), dtype=object)
+    keep = [place for place, column in enumerate(header) if column or (frame[place] != "").any()]
+    return TableFile(
+        frame[keep].set_axis([header[place] for place in keep], axis=1), name, np.array(numbers, dtype=np.int64), notes
+    )
+
+
+def _fitted(row: list[str], width: int, line: int) -> list[str]:
+    """The cells of a row, brought to the width of the header; a comma at the end of a line adds empty cells."""
+    if any(row[width:]):
+        raise ValueError(f"line {line} has {len(row)} cells, and the header has {width}")
+    return row[:width] + [""] * (width - len(row))
+
+
+def _decoded(content: bytes, notes: list[str], *, whole: bool) -> str:
+    """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note."""
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
+    if encoding is None and b"\0" in content[:64]:
+        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    try:
+        # A part of a file may end inside a character.
+        return codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole)
+    except UnicodeDecodeError:
+        if encoding is not None:
+            raise
+    text = content.decode("cp1252")
+    notes.append("the table is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong")
+    return text
+
+
+def _plain(cell: object) -> str:
+    return unicodedata.normalize("NFC", str(cell).strip())

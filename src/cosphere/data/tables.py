@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cosphere.data.catalogue import BOX, EVERYTHING, OPTIONAL, Catalogue, normal_split
+from cosphere._types import Flags
+from cosphere.data.boxes import BOX, box_columns, faults
+from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, Skipped, normal_split
 from cosphere.data.folders import query_and_gallery
-from cosphere.data.listing import drop_missing
-from cosphere.data.table_files import filled, load_table, texts, true_or_false, where
+from cosphere.data.listing import drop_missing, is_image, matching_paths
+from cosphere.data.names import named_in_nfc
+from cosphere.data.table_files import TableFile, load_table, texts
 from cosphere.errors import DataError, did_you_mean
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -45,10 +48,10 @@ def read_table(
     """Read a table with one row per image.
 
     Required columns: ``path`` and ``label``. Optional columns: ``split``, ``is_query``, ``is_gallery``, ``category``,
-    ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels; these are all columns of
-    open-metric-learning's tables. Column names are case-insensitive and may be one of :data:`ALIASES`; the notes say
-    which alias was used. Labels may be numbers or text. Without a split column all rows have split ``all``;
-    ``validation`` is read as ``val``.
+    ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels (or ``xmin, ymin, xmax, ymax``, or
+    ``x, y, w, h``); these are all columns of open-metric-learning's tables. Column names are case-insensitive and may be
+    one of :data:`ALIASES`; the notes say which alias was used. Labels may be numbers or text. Without a split column all
+    rows have split ``all``; ``validation`` is read as ``val``.
 
     Relative paths start from ``root`` and must stay inside it: a path that leaves it through ``..`` is refused, so that
     a foreign table cannot reach other files. Absolute paths are used as they are.
@@ -57,62 +60,127 @@ def read_table(
         source: a .csv, .tsv or .parquet file (comma, semicolon or tab), or a DataFrame.
         root: folder that relative paths start from. Defaults to the folder of the file, or the working directory for a
             DataFrame.
-        max_missing: tolerated share of missing files, in [0, 1]; rows without a file are dropped with a note.
+        max_missing: tolerated share of missing files, and of rows whose box cannot be used, in [0, 1]; such rows are
+            dropped with a note.
 
     Returns:
         A catalogue with layout ``table`` and rows in the order of the table.
 
     Raises:
         DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or
-            too many files are missing.
+            too many files are missing or boxes unusable.
     """
-    frame, first_row, name = load_table(source)
+    file = load_table(source)
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
-    if frame.empty:
-        raise DataError(f"{name} has no rows. Give one row for each image.")
-    notes: list[str] = []
-    columns = _columns(frame, name, notes)
-    labels, paths = (filled(frame[columns[column]], column, first_row, name) for column in ("label", "path"))
-    table = pd.DataFrame({"path": paths, "label": labels})
-    table["path"] = _inside(table["path"], first_row, name)
-    table["split"] = _splits(frame[columns["split"]], first_row, name) if "split" in columns else EVERYTHING
-    for column in OPTIONAL:
-        if column in columns:
-            table[column] = _optional(frame[columns[column]], column, first_row, name)
-    if not all(column in table.columns for column in BOX):
-        table = table.drop(columns=[column for column in BOX if column in table.columns])
-    table = query_and_gallery(table, notes)
-    there, lost = drop_missing(base, table["path"].tolist(), share=max_missing, source=name)
+    if file.frame.empty:
+        raise DataError(f"{file.name} has no rows. Give one row for each image.")
+    columns = _columns(file)
+    table = pd.DataFrame({name: file.filled(columns[name], name) for name in ("label", "path")})[["path", "label"]]
+    table["path"] = _inside(table["path"], file)
+    table["split"] = file.filled(columns["split"], "split").map(normal_split) if "split" in columns else EVERYTHING
+    for name in OPTIONAL:
+        if name in columns and name not in BOX:
+            flag = name in ("is_query", "is_gallery")
+            table[name] = file.true_or_false(columns[name], name) if flag else texts(file.frame[columns[name]])
+    boxes = _boxes(file)
+    notes = file.notes
+    table = query_and_gallery(table if boxes is None else table.join(boxes), notes)
+    paths, exist, respelled = matching_paths(base, table["path"].tolist())
+    table = named_in_nfc(table.assign(path=paths), notes)
+    there, lost = drop_missing(base, paths, share=max_missing, source=file.name, there=exist)
+    usable, skipped = _usable_boxes(table, file, max_missing)
+    there &= usable
+    if skipped:
+        notes.append(f"{len(skipped)} of {len(table)} rows have a box that cannot be used and were left out")
+    table = table[there].reset_index(drop=True)
     repeated = int(table.duplicated(["path", *(column for column in BOX if column in table.columns)]).sum())
     if repeated:
         notes.append(f"{repeated} rows repeat an image that the table already has")
-    return Catalogue(table=table[there].reset_index(drop=True), root=base, layout="table", notes=(*notes, *lost))
+    notes += [*respelled, *lost, *_several_labels(table)]
+    return Catalogue(table=table, root=base, layout="table", notes=tuple(notes), skipped=skipped)
+
+
+def _several_labels(table: pd.DataFrame) -> list[str]:
+    """A note about labels that look like lists, because an image has one label."""
+    several = [label for label in table["label"].unique() if any(mark in label.strip(";|") for mark in ";|")]
+    if not several:
+        return []
+    return [f"{len(several)} labels look like several in one cell and are one class each, such as {several[0]!r}"]
+
+
+def _boxes(file: TableFile) -> pd.DataFrame | None:
+    """The box columns as numbers, with corners; None without boxes."""
+    columns = box_columns(file.frame, file.columns, file.notes)
+    if columns is None:
+        return None
+    boxes = pd.DataFrame({str(name): _numbers(columns[name], str(name), file) for name in columns})
+    if "w" in boxes:
+        boxes = boxes.assign(x_2=boxes["x_1"] + boxes["w"], y_2=boxes["y_1"] + boxes["h"])
+    return boxes[list(BOX)]
+
+
+def _numbers(values: pd.Series, column: str, file: TableFile) -> pd.Series:
+    cells = texts(values)
+    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
+    wrong = np.flatnonzero(numbers.isna() & cells.notna())
+    if len(wrong):
+        raise DataError(f"{file.name}: {column} is no number in {file.where(wrong)}. Boxes are pixels.")
+    return numbers
+
+
+def _usable_boxes(table: pd.DataFrame, file: TableFile, max_share: float) -> tuple[Flags, tuple[Skipped, ...]]:
+    """Which rows have no box or a usable one, (N,) bool, and the others with the reason.
+
+    Raises:
+        DataError: no box can be used, or more than ``max_share`` of the rows have one that cannot.
+    """
+    usable = np.ones(len(table), dtype=bool)
+    if not all(column in table for column in BOX):
+        return usable, ()
+    wrong = faults(table[list(BOX)].to_numpy(dtype=np.float64))
+    usable[list(wrong)] = False
+    if len(wrong) > max_share * len(table) or (wrong and not usable.any()):
+        row, reason = next(iter(wrong.items()))
+        raise DataError(
+            f"{file.name}: {len(wrong)} of {len(table)} boxes cannot be used, first in {file.where(np.array([row]))}: "
+            f"{reason}. Boxes are x_1, y_1, x_2, y_2 in pixels, right and bottom exclusive."
+        )
+    paths = table["path"].tolist()
+    return usable, tuple(Skipped(paths[row], reason) for row, reason in wrong.items())
 
 
 def has_columns(path: Path) -> bool:
     """Whether a file is a table with a path and a label column."""
     try:
-        frame, _, name = load_table(path, rows=1)
-        _columns(frame, name, [])
+        _columns(load_table(path, header_only=True))
     except DataError:
         return False
     return True
 
 
-def _columns(frame: pd.DataFrame, name: str, notes: list[str]) -> dict[str, str]:
-    """Map our name of each column to the table's."""
-    given = {str(column).strip().lower(): column for column in reversed(list(frame.columns))}
+def _columns(file: TableFile) -> dict[str, object]:
+    """Map our name of each column to the table's.
+
+    Raises:
+        DataError: there is no path or no label column.
+    """
+    given = file.columns
     columns = {column: given[column] for column in ("path", "label", "split", *OPTIONAL) if column in given}
     for column, aliases in ALIASES.items():
         alias = next((alias for alias in aliases if alias in given), None)
         if column not in columns and alias is not None:
             columns[column] = given[alias]
-            notes.append(f"column {given[alias]!r} was read as {column}")
+            file.notes.append(f"column {given[alias]!r} was read as {column}")
+    names = [str(own) for own in file.frame.columns]
+    if not {"path", "label"} & set(columns) and any(is_image(name) for name in names):
+        raise DataError(
+            f"{file.name} has no header: its first line is {', '.join(names[:12])}. Add a first line that names the "
+            "columns, such as path,label."
+        )
     for column in ("path", "label"):
         if column not in columns:
-            names = [str(own) for own in frame.columns]
             raise DataError(
-                f"{name} has no column {column!r}; it has {', '.join(names[:12])}. {_nearest_column(column, names)}"
+                f"{file.name} has no column {column!r}; it has {', '.join(names[:12])}. {_nearest_column(column, names)}"
                 f"Rename the one that holds the {'image paths' if column == 'path' else 'labels'} to {column!r}."
             )
     return columns
@@ -123,29 +191,19 @@ def _nearest_column(column: str, names: list[str]) -> str:
     return f"{text} " if text.startswith("Did") else ""
 
 
-def _inside(paths: pd.Series, first_row: int, name: str) -> pd.Series:
+def _inside(paths: pd.Series, file: TableFile) -> pd.Series:
+    """Normalise paths and refuse those that leave the table's folder, written with / or with Windows' backslash."""
     plain = pd.Series([posixpath.normpath(path) for path in paths], dtype=object)
-    outside = np.flatnonzero([path == ".." or path.startswith("../") or "\0" in path for path in plain])
+    outside = np.flatnonzero([_leaves(path) or _leaves(path.replace("\\", "/")) for path in plain])
     if len(outside):
         raise DataError(
-            f"{name}: {len(outside)} paths leave the table's folder ({where(outside, first_row)}: "
+            f"{file.name}: {len(outside)} paths leave the table's folder ({file.where(outside)}: "
             f"{paths.iloc[outside[0]]!r}). "
             "Move the table up, give root, or write absolute paths."
         )
     return plain
 
 
-def _splits(values: pd.Series, first_row: int, name: str) -> pd.Series:
-    return filled(values, "split", first_row, name).map(normal_split)
-
-
-def _optional(values: pd.Series, column: str, first_row: int, name: str) -> pd.Series:
-    if column in BOX:
-        numbers = pd.to_numeric(texts(values), errors="coerce").astype(float)
-        wrong = np.flatnonzero(numbers.isna() & texts(values).notna())
-        if len(wrong):
-            raise DataError(f"{name}: {column} is no number in {where(wrong, first_row)}. Boxes are pixels.")
-        return numbers
-    if column in ("is_query", "is_gallery"):
-        return true_or_false(values, column, first_row, name)
-    return texts(values)
+def _leaves(path: str) -> bool:
+    path = posixpath.normpath(path)
+    return path == ".." or path.startswith("../") or "\0" in path

@@ -297,8 +297,28 @@ def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) 
     """Crop to a box given in pixels of the full image; ``shown`` may be at reduced scale."""
     if box is None:
         return np.ascontiguousarray(shown)
-    left, top, right, bottom = (int(edge) for edge in box)
+    left, top, right, bottom = check_box(box, full_size, name)
     width, height = full_size
+    rows, columns = shown.shape[:2]
+    # Round outwards, so that the crop at reduced scale is never smaller than requested.
+    x_1, x_2 = max(0, left * columns // width), min(columns, math.ceil(right * columns / width))
+    y_1, y_2 = max(0, top * rows // height), min(rows, math.ceil(bottom * rows / height))
+    return np.ascontiguousarray(shown[y_1:y_2, x_1:x_2])
+
+
+def check_box(box: Box, size: tuple[int, int], name: str) -> Box:
+    """Check that a box lies inside an image; an overshoot of one pixel on any side is accepted.
+
+    Args:
+        box: in pixels of the full upright image.
+        size: width and height of that image, in pixels.
+        name: of the image, for the error.
+
+    Raises:
+        ImageError: the box is reversed or empty, or reaches out of the image.
+    """
+    left, top, right, bottom = (int(edge) for edge in box)
+    width, height = size
     across = -1 <= left < right <= width + 1 and right > 0 and left < width
     down = -1 <= top < bottom <= height + 1 and bottom > 0 and top < height
     if not (across and down):
@@ -306,11 +326,7 @@ def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) 
             f"{name} is {width} x {height} pixels, so the box {(left, top, right, bottom)} does not fit. Want "
             "x_1 < x_2 and y_1 < y_2 inside the picture; was the picture resized after the boxes were drawn?"
         )
-    rows, columns = shown.shape[:2]
-    # Round outwards, so that the crop at reduced scale is never smaller than requested.
-    x_1, x_2 = max(0, left * columns // width), min(columns, math.ceil(right * columns / width))
-    y_1, y_2 = max(0, top * rows // height), min(rows, math.ceil(bottom * rows / height))
-    return np.ascontiguousarray(shown[y_1:y_2, x_1:x_2])
+    return left, top, right, bottom
 
 
 _quiet_lock = threading.Lock()

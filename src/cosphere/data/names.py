@@ -1,0 +1,52 @@
+"""Names of classes and splits in one Unicode form, and names that are suspiciously similar."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pandas as pd
+
+_TEXT = ("label", "split", "class_name", "category", "sequence")
+
+
+def nfc(text: str) -> str:
+    """Normalise to composed characters: macOS writes an accent as a character of its own, other systems do not."""
+    return unicodedata.normalize("NFC", text)
+
+
+def named_in_nfc(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Normalise the names in a catalogue's table, so that one name is one class; paths stay as the disk has them.
+
+    Args:
+        table: columns of a catalogue.
+        notes: receives a sentence about labels that remain different but similar.
+    """
+    columns = [name for name in _TEXT if name in table]
+    table = table.assign(
+        **{name: table[name].map(lambda cell: nfc(cell) if isinstance(cell, str) else cell) for name in columns}
+    )
+    notes += similar_names(table["label"].unique())
+    return table
+
+
+def similar_names(labels: Iterable[str]) -> list[str]:
+    """A note about labels that differ in capitals, spaces or the form of their characters only; empty without any.
+
+    >>> similar_names(["mug", "Mug", "cup"])
+    ["2 classes differ only in capitals, spaces or form of characters: 'Mug' and 'mug'. Rename them if they are one"]
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        groups[re.sub(r"[\s_]+", "", folded)].append(label)
+    similar = [sorted(group) for group in groups.values() if len(group) > 1]
+    if not similar:
+        return []
+    first = " and ".join(map(repr, similar[0]))
+    return [
+        f"{sum(map(len, similar))} classes differ only in capitals, spaces or form of characters: {first}. "
+        "Rename them if they are one"
+    ]
