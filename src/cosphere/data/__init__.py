@@ -20,7 +20,12 @@ from cosphere.data.pairs import read_pairs as read_pairs
 from cosphere.data.reading import read_catalogue as read_catalogue
 from cosphere.data.samplers import ClassBalancedBatches as ClassBalancedBatches
 from cosphere.data.samplers import Draw as Draw
+from cosphere.data.samplers import EpochBatches as EpochBatches
+from cosphere.data.samplers import NeighbourBatches as NeighbourBatches
 from cosphere.data.samplers import Seen as Seen
+from cosphere.data.samplers import ShuffledBatches as ShuffledBatches
+from cosphere.data.samplers import ViewBatches as ViewBatches
+from cosphere.data.samplers import make_batches as make_batches
 from cosphere.data.splits import TrainingParts as TrainingParts
 from cosphere.data.splits import hold_out_classes as hold_out_classes
 from cosphere.data.splits import training_parts as training_parts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cosphere.data import Batch, Catalogue, ClassBalancedBatches, ImageRows, UnreadableLog, collate
+from cosphere.data import Batch, Catalogue, EpochBatches, ImageRows, UnreadableLog, collate, make_batches
 from cosphere.embeddings import embed
 from cosphere.images import Augmentation, PixelCache, Preprocessing
 from cosphere.models import Embedder
@@ -33,7 +33,7 @@ class BatchStream:
     The place counts batches *taken*, so what workers decoded ahead is decoded again after a restart.
 
     Args:
-        catalogue: the training images.
+        catalogue: the training images, under the labels that the loss sees.
         settings: of the run.
         preprocessing: geometry and size of the network's input.
         augmentation: what changes a picture at random.
@@ -54,7 +54,9 @@ class BatchStream:
         world_size: int = 1,
     ) -> None:
         self._cache = PixelCache(settings.data.cache, rule=preprocessing.rule) if settings.data.cache else None
-        self.dataset = ImageRows(catalogue, preprocessing, augmentation, self._cache)
+        # Two views of one image must not come from two images.
+        stand_ins = settings.batch.sampler != "views"
+        self.dataset = ImageRows(catalogue, preprocessing, augmentation, self._cache, stand_ins=stand_ins)
         self.unreadable = UnreadableLog(len(catalogue), settings.data.max_unreadable)
         self.position = 0
         self._catalogue, self._settings = catalogue, settings
@@ -71,14 +73,17 @@ class BatchStream:
             generator=torch.Generator().manual_seed(settings.seed),
         )
 
-    def _sampler(self, seed: int, rank: int, world_size: int) -> ClassBalancedBatches:
+    def _sampler(self, seed: int, rank: int, world_size: int) -> EpochBatches:
         batch = self._settings.batch
-        return ClassBalancedBatches(
+        return make_batches(
+            batch.sampler,
             self._catalogue.labels,
             batch.size,
-            batch.images_per_class,
+            images_per_class=batch.images_per_class,
             coverage=batch.coverage,
             replacement=batch.replacement,
+            views=batch.views,
+            neighbours=batch.neighbours,
             seed=seed,
             rank=rank,
             world_size=world_size,

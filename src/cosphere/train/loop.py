@@ -36,6 +36,8 @@ from cosphere.train.setup import (
     build_model,
     check_classes,
     enter_phase,
+    labelled_by_image,
+    labels_are_images,
 )
 from cosphere.train.state import RunState, Stateful, check_same_run
 from cosphere.train.validation import Evaluate, Validator
@@ -120,8 +122,8 @@ class Training:
         evaluate: Evaluate | None,
         loss: LossFunction | None,
     ) -> None:
-        if loss is None:
-            losses.about(settings.loss.name)  # Reject an unknown name before anything is loaded.
+        # An unknown name is rejected before anything is loaded.
+        kind = getattr(losses, losses.about(settings.loss.name).title) if loss is None else loss
         self.loss_name = settings.loss.name if loss is None else getattr(loss, "__name__", type(loss).__name__)
         self.settings, self.folder, self.accelerator, self.reporter = settings, folder, accelerator, reporter
         main, device = accelerator.is_main_process, accelerator.device
@@ -130,16 +132,17 @@ class Training:
         self.images = training_parts(
             catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
         )
-        check_classes(self.images.train, catalogue)
+        train = self.images.train
+        targets = labelled_by_image(train) if labels_are_images(settings.batch, kind) else train
+        check_classes(targets, catalogue)
         self.validator = Validator(evaluate, self.images.val, settings.validation.metric)
         set_seed(settings.seed)
         self.embedder, augmentation = build_model(settings)
-        classes = len(self.images.train.class_names)
-        self.loss = build_loss(settings, loss, classes, self.embedder.dim).to(device)
+        self.loss = build_loss(settings, loss, len(targets.label_names), self.embedder.dim).to(device)
         sec = settings.sec
         self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
         self.stream = BatchStream(
-            self.images.train,
+            targets,
             settings,
             self.embedder.preprocessing,
             augmentation,
@@ -161,7 +164,7 @@ class Training:
         }
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler
-        about = {"settings": settings.as_dict(), "classes": self.images.train.class_names}
+        about = {"settings": settings.as_dict(), "classes": train.class_names}
         self.keeper = Keeper(folder, self.state, parts, about, writes=main)
         self.ledger = Ledger()
 

@@ -92,33 +92,45 @@ class ImageSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings(Settings):
-    """Batches: P classes with K images each.
+    """Batches.
 
     Args:
-        size: images per step and process, P x K.
-        images_per_class: K; must divide `size`.
-        coverage: let every epoch see every image, instead of the independent draws of the papers.
+        sampler: "balanced" (P classes with K images each), "shuffled" (every image once per epoch, whatever its class), "views"
+            (every image of a batch several times, augmented differently) or "neighbours" (random classes, each with the classes
+            nearest to it, found again after every epoch).
+        size: images per step and process, views included. It is rounded down if P x K or the views do not fill it, and lowered if
+            the data has fewer classes.
+        images_per_class: K, for "balanced" and "neighbours".
+        coverage: let every epoch of "balanced" see every image, instead of the independent draws of the papers.
         replacement: draw the images of a class with replacement only if it has fewer than K ("when_short", as SEC does) or always
             ("always", as NormSoftmax does).
+        views: of each image, for "views".
+        view_labels: what makes two views a positive pair: the same "image", the same "class", or what the "loss" asks for.
+        neighbours: classes drawn with each random class, for "neighbours".
         accumulate: batches whose gradients are accumulated before a step. It adds no negatives: a loss sees only its own batch.
     """
 
     SECTION: ClassVar[str] = "batch."
 
+    sampler: Literal["balanced", "shuffled", "views", "neighbours"] = setting("balanced", basic=True)
     size: int = setting(120, at_least=1, at_most=10**6, basic=True)
     images_per_class: int = setting(3, at_least=1, at_most=10**6, basic=True)
     coverage: bool = False
     replacement: Literal["when_short", "always"] = "when_short"
+    views: int = setting(2, at_least=2, at_most=1000)
+    view_labels: Literal["loss", "image", "class"] = "loss"
+    neighbours: int = setting(4, at_least=1, at_most=10**5)
     accumulate: int = setting(1, at_least=1, at_most=10**4)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size % self.images_per_class:
-            fits = max(1, self.size // self.images_per_class) * self.images_per_class
+        if self.sampler in ("balanced", "neighbours") and self.size < self.images_per_class:
             raise SettingsError(
-                f"batch.size {self.size} does not divide by batch.images_per_class {self.images_per_class}; "
-                f"try {fits} or {fits + self.images_per_class}."
+                f"batch.size {self.size} is smaller than batch.images_per_class {self.images_per_class}; "
+                f"try at least {2 * self.images_per_class}, for two classes."
             )
+        if self.coverage and self.sampler != "balanced":
+            raise SettingsError(f"batch.coverage is for batch.sampler balanced, not {self.sampler}. Leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from cosphere.errors import DataError, SettingsError
 from cosphere.images import Augmentation, preset
 from cosphere.models import Embedder, build_embedder, input_scale
 from cosphere.train.objective import LossFunction
-from cosphere.train.settings import ScheduleSettings, TrainSettings
+from cosphere.train.settings import BatchSettings, ScheduleSettings, TrainSettings
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
@@ -116,11 +116,28 @@ def untrained_model(settings: TrainSettings) -> Embedder:
     )[0]
 
 
-def check_classes(train: Catalogue, catalogue: Catalogue) -> None:
-    """Raise unless there are classes to compare."""
-    if len(train.class_names) < 2:
+def labels_are_images(batch: BatchSettings, loss: LossFunction | None) -> bool:
+    """Whether each image is a class of its own, so that its other views are its only positives.
+
+    Args:
+        batch: how batches are drawn.
+        loss: what it asks for decides where the settings leave it to the loss; a function that says nothing gets images.
+    """
+    asked = batch.view_labels if batch.view_labels != "loss" else getattr(loss, "labels_from", "image")
+    return batch.sampler == "views" and asked == "image"
+
+
+def labelled_by_image(images: Catalogue) -> Catalogue:
+    """The same rows, each with a label of its own; label i is row i."""
+    table = images.table.assign(label=[str(row) for row in range(len(images))])
+    return replace(images, table=table.drop(columns="class_name", errors="ignore"))
+
+
+def check_classes(targets: Catalogue, catalogue: Catalogue) -> None:
+    """Raise unless there are labels to compare."""
+    if len(targets.label_names) < 2:
         raise DataError(
-            f"{catalogue.root} has {len(train.class_names)} training class; a loss compares classes and wants at least 2. "
+            f"{catalogue.root} has {len(targets.label_names)} training class; a loss compares classes and wants at least 2. "
             "Put the images of each class into a folder of its own."
         )
 
