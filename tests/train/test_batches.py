@@ -12,6 +12,7 @@ import torch
 from cosphere.data import Batch, read_catalogue
 from cosphere.errors import RunError
 from cosphere.images import Augmentation, Preprocessing
+from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.train.batches import BatchStream, decoding_workers
 from cosphere.train.settings import BatchSettings, DataSettings, TrainSettings
 
@@ -88,3 +89,32 @@ def test_workers_never_take_the_networks_core(
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     settings = replace(SETTINGS, data=DataSettings(workers=asked, cache=cache))
     assert decoding_workers(settings, torch.device(device)) == want
+
+
+def test_all_training_images_are_embedded_in_order_and_the_stream_stays(photos: Path) -> None:
+    source = stream(photos)
+    first = take(source, 1)[0]
+    torch.manual_seed(0)
+    settings = EmbedderSettings(backbone="test_resnet", weights="none", dim=8)
+    embedder = build_embedder(settings, preprocessing=Preprocessing(size=24, resize=32), image_size=24)
+    before = torch.get_rng_state()
+    rows, labels = source.embed(embedder)
+    images = read_catalogue(photos).select("train")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert embedder.training
+    expected = embedder.encode(images.paths, normalize=False)
+    assert torch.allclose(rows, torch.from_numpy(expected), atol=1e-5)
+    assert labels.tolist() == images.labels.tolist()
+    again = stream(photos)
+    again.load_state_dict(source.state_dict())
+    assert not torch.equal(take(again, 1)[0].rows, first.rows)
+
+
+def test_the_end_of_an_epoch_comes_before_the_next_is_drawn(photos: Path) -> None:
+    source, ends = stream(photos), []
+    batches = source.batches(lambda: ends.append((source.epoch, source.position)))
+    list(itertools.islice(batches, 3))
+    assert ends == []
+    next(batches)
+    assert ends == [(0, 3)]
+    assert (source.epoch, source.position) == (1, 1)

@@ -19,7 +19,7 @@ import torch
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, DivergenceError, RunError, SettingsError, SizeError
 from cosphere.health import embedding_health
-from cosphere.losses import HierarchicalTripletLoss, MultiSimilarityLoss
+from cosphere.losses import MultiSimilarityLoss
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
 from cosphere.train import (
@@ -502,7 +502,6 @@ def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_man
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": BatchSettings(size=40, images_per_class=2)}, "20 classes"),
         ({"loss": LossSettings(name="tripplet")}, "Did you mean 'triplet'"),
         ({"loss": LossSettings(name="triplet", settings={"margn": 1})}, "Did you mean 'margin'"),
         (
@@ -516,22 +515,6 @@ def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_man
 def test_what_cannot_start_says_why(photos: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         run_small(photos, tmp_path / "run", small(**changes))
-
-
-def test_a_tree_is_made_after_each_epoch_from_all_training_images(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[torch.Size, list[int]]] = []
-    rebuild = HierarchicalTripletLoss.rebuild
-
-    def noted(self: HierarchicalTripletLoss, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
-        seen.append((embeddings.shape, sorted(labels.tolist())))
-        rebuild(self, embeddings, labels)
-
-    monkeypatch.setattr(HierarchicalTripletLoss, "rebuild", noted)
-    run_small(photos, tmp_path / "run", small(steps=16, loss=LossSettings(name="hierarchical_triplet")))
-    labels = sorted(read_catalogue(photos).select("train").labels.tolist())
-    assert seen == [((60, 8), labels)] * 2  # 7 batches an epoch
 
 
 def test_a_schedule_inside_a_loss_runs_over_the_run(photos: Path, tmp_path: Path) -> None:
