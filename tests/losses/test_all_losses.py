@@ -312,7 +312,7 @@ def test_gradient_reaches_the_references(name):
     empty = torch.zeros(0, 4, requires_grad=True)
     value = loss(points().float(), LABELS, references=empty, reference_labels=torch.zeros(0, dtype=torch.long))
     value.backward()
-    assert value == 0
+    assert value == 0 or loss.traits().terms == "images"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,8 +13,10 @@ from cosphere.losses.adaface import *
 from cosphere.losses.alignment_uniformity import *
 from cosphere.losses.angular import *
 from cosphere.losses.arcface import *
+from cosphere.losses.attention_ensemble import *
 from cosphere.losses.batch_cosines import *
 from cosphere.losses.batch_hard_triplet import *
+from cosphere.losses.boosted_binomial import *
 from cosphere.losses.circle import *
 from cosphere.losses.class_tree import *
 from cosphere.losses.contrastive import *
@@ -22,7 +24,6 @@ from cosphere.losses.cosface import *
 from cosphere.losses.curricularface import *
 from cosphere.losses.distance_weighted import *
 from cosphere.losses.engine import *
-from cosphere.losses.ensembles import *
 from cosphere.losses.facility_location import *
 from cosphere.losses.generalized_lifted_structure import *
 from cosphere.losses.hard_cascade import *

@@ -14,9 +14,8 @@ from cosphere.errors import SettingsError, SizeError
 from cosphere.losses._ranking import Cut, Ranking
 from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import SAME, connected_zero, mean_or_zero
-from cosphere.losses.engine.pairs import Compared, Pairs, compare
+from cosphere.losses.engine.pairs import Compared, Pairs, check_widths, compare_groups
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
-from cosphere.losses.ensembles import check_widths, split_heads, with_same_rows
 
 __all__ = ["HardCascadeLoss", "hard_cascade_loss"]
 
@@ -59,7 +58,8 @@ def hard_cascade_loss(
         SizeError: shapes, types, devices or indices that do not fit.
     """
     nested = cascade == "nested"
-    heads = _heads(embeddings, labels, head_dims, len(hard_ratios), nested, compared)
+    count = len(hard_ratios)
+    heads = compare_groups(embeddings, labels, lambda dim: _widths(dim, head_dims, count), compared, same_rows=nested)
     sieves: list[_Head] = []  # what the next head's pairs must have passed
     total = connected_zero(embeddings)
     for number, (pairs, ratio) in enumerate(zip(heads, hard_ratios, strict=True), start=1):
@@ -70,26 +70,6 @@ def hard_cascade_loss(
         if nested and ratio < 1:
             sieves.append(head)
     return total
-
-
-def _heads(
-    embeddings: Tensor, labels: Tensor, dims: Sequence[int] | None, count: int, nested: bool, compared: Compared
-) -> list[Pairs]:
-    """Each head's batch, ready to be compared."""
-
-    def split(rows: Tensor) -> list[Tensor]:
-        if rows.ndim != 2 or not rows.is_floating_point() or (count == 1 and dims is None):
-            return [rows] * count  # compare() says what is wrong
-        parts = split_heads(rows, _widths(rows.shape[1], dims, count))
-        return with_same_rows(parts) if nested else parts
-
-    references = compared.get("references")
-    others = [None] * count if references is None else split(references)
-    heads = []
-    for own, other in zip(split(embeddings), others, strict=True):
-        of_head: Compared = {**compared, "references": other}
-        heads.append(compare(own, labels, **of_head))
-    return heads
 
 
 def _widths(dim: int, dims: Sequence[int] | None, count: int) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypedDict
@@ -255,6 +256,56 @@ def compare(
         zero=zero.to(wide),
         listed=chosen,
     )
+
+
+def compare_groups(
+    embeddings: Tensor,
+    labels: Tensor,
+    widths: Callable[[int], Sequence[int]],
+    compared: Compared,
+    *,
+    same_rows: bool,
+) -> list[Pairs]:
+    """:func:`compare` for several learners that share one embedding, each a slice of it.
+
+    Args:
+        embeddings: (B, D) float, the learners side by side.
+        labels: (B,) integers.
+        widths: widths of the learners for a given D; see :func:`check_widths`.
+        compared: see :func:`compare`.
+        same_rows: a row without a direction in one slice is left out of all, so that all learners see the same pairs.
+
+    Raises:
+        SizeError: as :func:`compare`, or from ``widths``.
+    """
+    references = compared.get("references")
+    check_inputs(embeddings, labels, references, compared.get("reference_labels"))
+
+    def split(rows: Tensor) -> list[Tensor]:
+        parts = list(torch.split(rows, list(widths(rows.shape[1])), dim=1))
+        return with_same_rows(parts) if same_rows else parts
+
+    own = split(embeddings)
+    others: Sequence[Tensor | None] = [None] * len(own) if references is None else split(references)
+    groups: list[Pairs] = []
+    for part, other in zip(own, others, strict=True):
+        of_group: Compared = {**compared, "references": other}
+        groups.append(compare(part, labels, **of_group))
+    return groups
+
+
+def check_widths(sizes: Sequence[int], dim: int) -> Sequence[int]:
+    """``sizes`` if they are the widths of learners that share ``dim`` columns, or a SizeError."""
+    if sum(sizes) != dim or any(size < 1 for size in sizes):
+        raise SizeError(f"want sizes >= 1 that add up to the {dim} of the embeddings, got {tuple(sizes)}.")
+    return sizes
+
+
+def with_same_rows(parts: list[Tensor]) -> list[Tensor]:
+    """The same slices; a row without a direction in one of them gets none in any, so that all learners see the same pairs."""
+    alive = torch.stack([directions(part).alive for part in parts]).all(dim=0)
+    # Times 0 and not 0: what is not finite must still show in the loss.
+    return parts if bool(alive.all()) else [torch.where(alive[:, None], part, part * 0) for part in parts]
 
 
 def _usable(embeddings: Tensor, *, unit: bool) -> tuple[Tensor, Tensor | None]:

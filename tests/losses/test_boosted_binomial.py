@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cosphere.errors import SettingsError, SizeError
-from cosphere.losses import ensembles
-from cosphere.losses.engine.maths import similarities_held
-from cosphere.losses.ensembles import abe_divergence_loss, boosted_binomial_loss
+from cosphere.losses import BoostedBinomialLoss, boosted_binomial, boosted_binomial_loss, similarities_held
 
 FIVE_WIDE = torch.tensor(
     [
@@ -52,7 +50,7 @@ def test_known_boosted_value_and_weights():
     unit = F.normalize(FIVE_WIDE[:, :2])
     negative = LABELS[:, None] != LABELS
     z = 2 * (unit @ unit.T - 0.5) * torch.where(negative, -25.0, 1.0)
-    got = ensembles._boosting_weight([z], negative, "simple", 0.06)
+    got = boosted_binomial._boosting_weight([z], negative, "simple", 0.06)
     assert got[0].tolist() == pytest.approx(want, abs=1e-8)
 
 
@@ -124,53 +122,38 @@ def test_boosted_wrong_input(ragged):
         boosted_binomial_loss(x, labels, sizes=(4,), boosting="adaboost")
 
 
-def test_known_divergence():
-    rows = [
-        [0.6031082748717461, 0.7976593312819867, 0.9997026906430498, 0.024382992454708537],
-        [0.01639124023930107, 0.9998656545973652, 0.6015767391116984, 0.7988150142302881],
-        [0.7976593312819867, 0.6031082748717461, 0.9994801143396996, 0.03224129401095805],
-        [0.4640069946705576, 0.8858315352801555, 0.7071067811865476, 0.7071067811865476],
-        [0.9073106065337808, -0.4204610127839472, -0.4204610127839472, 0.9073106065337808],
-        [0.11043152607484655, 0.9938837346736189, 0.7893522173763262, 0.6139406135149204],
+def test_the_default_sizes_are_the_papers_in_proportion(ragged):
+    assert BoostedBinomialLoss().groups(512) == (96, 160, 256)
+    assert BoostedBinomialLoss().groups(64) == (12, 20, 32)
+    assert BoostedBinomialLoss().groups(2) == (1, 1)
+    x, labels = ragged(1, size=20, dim=16)
+    loss = BoostedBinomialLoss(boosting="eta", negative_cost=3.0)
+    want = boosted_binomial_loss(x, labels, sizes=(3, 5, 8), boosting="eta", negative_cost=3.0)
+    assert loss(x, labels) == want
+
+
+def test_boosted_among_references_and_tuples(ragged):
+    x, labels = ragged(2, size=18, dim=6)
+    loss = BoostedBinomialLoss(sizes=(2, 4), negative_cost=2.0)
+    among = {"references": x, "reference_labels": labels, "positions": torch.arange(18)}
+    assert loss(x, labels, **among).item() == pytest.approx(loss(x, labels).item(), rel=1e-12)
+    pairs = [(i, j) for i in range(18) for j in range(18) if i != j]
+    same = torch.tensor([pair for pair in pairs if labels[pair[0]] == labels[pair[1]]])
+    other = torch.tensor([pair for pair in pairs if labels[pair[0]] != labels[pair[1]]])
+    listed = loss(x, labels, (same[:, 0], same[:, 1], other[:, 0], other[:, 1]))
+    # Positives that were listed are divided by their number; all of them by theirs and the diagonal.
+    halves = [
+        loss(x, labels, (same[:0, 0], same[:0, 1], other[:, 0], other[:, 1])).item(),
+        loss(x, labels, (same[:, 0], same[:, 1], other[:0, 0], other[:0, 1])).item(),
     ]
-    learners = torch.tensor(rows, dtype=torch.float64).view(6, 2, 2).transpose(0, 1)
-    lengths = torch.arange(1, 13, dtype=torch.float64).view(2, 6, 1)
-    assert float(abe_divergence_loss(learners * lengths, margin=1.0)) == pytest.approx(0.46649038041202956, rel=1e-9)
-    leaf = learners.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: abe_divergence_loss(x, margin=1.0), leaf)
+    assert listed.item() == pytest.approx(sum(halves), rel=1e-12)
+    assert loss(x, labels).item() == pytest.approx(halves[0] + halves[1] * len(same) / (len(same) + 18), rel=1e-12)
 
 
-def test_divergence_by_loops():
-    learners = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    learners[2, 3] = 0
-    units = [[[v / (math.hypot(*row) or 1) for v in row] for row in one] for one in learners.tolist()]
-    hinges = [
-        max(1.5 - math.dist(units[p][i], units[q][i]) ** 2, 0)
-        for i in range(5)
-        for p in range(4)
-        for q in range(p + 1, 4)
-        if any(units[p][i]) and any(units[q][i])
-    ]
-    assert len(hinges) == 5 * 6 - 3
-    assert float(abe_divergence_loss(learners, margin=1.5)) == pytest.approx(sum(hinges) / len(hinges), rel=1e-9)
-
-
-def test_divergence_edges():
-    for shape in ((1, 4, 3), (0, 4, 3), (3, 0, 2)):
-        learners = torch.zeros(shape, requires_grad=True)
-        value = abe_divergence_loss(learners, margin=1.0)
-        value.backward()
-        assert value == 0
-    same = torch.ones(3, 2, 4, dtype=torch.float16, requires_grad=True)
-    assert abe_divergence_loss(same, margin=0.2).item() == pytest.approx(0.2, rel=1e-5)
-    assert abe_divergence_loss(torch.full((2, 2, 2), math.nan), margin=1.0).isnan()
-    for wrong in (torch.zeros(3, 4), torch.zeros(2, 3, 4, dtype=torch.long)):
-        with pytest.raises(SizeError, match=r"want learners \(M, B, D\)"):
-            abe_divergence_loss(wrong, margin=1.0)
-    with pytest.raises(SizeError, match="want learners as a tensor, got list"):
-        abe_divergence_loss([torch.zeros(2, 4)] * 2, margin=1.0)
-
-
-def test_dreml_is_plain_cross_entropy(h6):
-    """As the room's head says: raw logits, meta-classes as targets."""
-    assert F.cross_entropy(*h6).item() == pytest.approx(2.2259423389336956, rel=1e-9)
+def test_boosted_settings_out_of_range():
+    with pytest.raises(SettingsError, match="sizes must be a list, one width for each learner; got 4"):
+        BoostedBinomialLoss(sizes=4)
+    with pytest.raises(SettingsError, match="each of sizes must be a whole number >= 1; got 0"):
+        BoostedBinomialLoss(sizes=(0, 4))
+    with pytest.raises(SettingsError, match="scale must be a number above 0"):
+        BoostedBinomialLoss(scale=0)
