@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from cosphere.data import Catalogue, read_folder
-from cosphere.errors import DataError
+from cosphere.data import Catalogue, check, read_folder
+from cosphere.errors import DataError, SettingsError
 
 
 def rows(catalogue: Catalogue, *columns: str) -> list[tuple[object, ...]]:
@@ -21,7 +23,10 @@ def test_class_folders(tmp_path: Path, draw) -> None:
         ("b/deeper/3.PNG", "b", "all"),
     ]
     assert found.layout == "folder"
-    assert found.notes == ()
+    assert found.notes == (
+        "class folders contain folders, such as b/deeper; read as 2 classes; --classes leaf takes the folder of each image: "
+        "3 classes",
+    )
     assert all(Path(path).is_file() for path in found.paths)
 
 
@@ -156,4 +161,123 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, draw, monkeypatch, error: 
 
     monkeypatch.setattr("cosphere.data.listing.os.scandir", refuse)
     with pytest.raises(DataError, match=words):
+        read_folder(tmp_path)
+
+
+def test_two_links_to_one_folder_are_two_folders(tmp_path: Path, draw) -> None:
+    draw(tmp_path / "elsewhere", ["a/1.jpg", "b/2.jpg"])
+    root = tmp_path / "root"
+    draw(root, ["train/c/3.jpg"])
+    for split in ("val", "test"):
+        (root / split).symlink_to(tmp_path / "elsewhere")
+    found = read_folder(root)
+    assert found.split_names == ["train", "val", "test"]
+    assert [len(found.select(split)) for split in found.split_names] == [1, 2, 2]
+    assert len(set(found.identities().tolist())) == 3
+    roles = tmp_path / "roles"
+    roles.mkdir()
+    for split in ("query", "gallery"):
+        (roles / split).symlink_to(tmp_path / "elsewhere")
+    assert read_folder(roles).table["is_query"].sum() == read_folder(roles).table["is_gallery"].sum() == 2
+
+
+def test_links_that_go_in_circles(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "here").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "b" / "self.jpg").symlink_to(tmp_path / "b" / "self.jpg")
+    found = read_folder(tmp_path)
+    assert found.table["path"].tolist() == ["a/1.jpg", "a/other/2.jpg", "a/other/self.jpg", "b/2.jpg", "b/self.jpg"]
+    assert "3 links that lead back to a folder around them were not followed" in found.notes
+    report = check(found)
+    assert [path for path, _ in report.unreadable] == ["a/other/self.jpg", "b/self.jpg"]
+
+
+def test_folders_that_all_link_to_each_other_end(tmp_path: Path, draw) -> None:
+    draw(tmp_path, [f"{n}/x.jpg" for n in range(5)])
+    for one in range(5):
+        for two in range(5):
+            (tmp_path / str(one) / f"to{two}").symlink_to(tmp_path / str(two))
+    assert 5 <= len(read_folder(tmp_path)) <= 5 + 5 * 4 + 5 * 4 * 3 + 5 * 4 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle", "@Recycle", "__MACOSX"]
+)
+def test_folders_of_systems_are_left_out_at_any_depth(tmp_path: Path, draw, name: str) -> None:
+    draw(tmp_path, ["a/1.jpg", f"a/{name}/thumb.jpg", f"{name}/2.jpg", "b/3.jpg"])
+    found = read_folder(tmp_path)
+    assert found.table["path"].tolist() == ["a/1.jpg", "b/3.jpg"]
+    assert found.notes[0].startswith("2 hidden or stray files or folders")
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path: Path, draw) -> None:
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    draw(tmp_path, [f"train/{composed}/1.jpg", "train/b/2.jpg", f"test/{apart}/3.jpg", "test/B/4.jpg"])
+    found = read_folder(tmp_path)
+    assert found.label_names == ["B", "b", composed]
+    assert all(Path(path).is_file() for path in found.paths)
+    assert found.notes == (
+        "2 classes differ only in capitals, spaces or form of characters: 'B' and 'b'. Rename them if they are one",
+    )
+
+
+NESTED = ["Fruit/Apple/Gala/1.jpg", "Fruit/Apple/Fuji/2.jpg", "Fruit/Pear/3.jpg", "Veg/Kale/4.jpg", "Veg/5.jpg"]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_nested_class_folders(tmp_path: Path, draw, split: str) -> None:
+    draw(tmp_path, [split + path for path in NESTED])
+    top = read_folder(tmp_path)
+    assert top.label_names == ["Fruit", "Veg"]
+    assert top.notes == (
+        "class folders contain folders, such as Fruit/Apple/Fuji; read as 2 classes; --classes leaf takes the folder of "
+        "each image: 5 classes",
+    )
+    leaf = read_folder(tmp_path, classes="leaf")
+    assert leaf.label_names == ["Fruit/Apple/Fuji", "Fruit/Apple/Gala", "Fruit/Pear", "Veg", "Veg/Kale"]
+    assert leaf.class_names == ["Fuji", "Gala", "Pear", "Veg", "Kale"]
+    assert leaf.split_names == [split.rstrip("/") or "all"]
+    assert leaf.notes == (
+        "class folders contain folders, such as Fruit/Apple/Fuji; read as 5 classes by the folder of each image; "
+        "--classes top takes 2 top folders",
+    )
+
+
+def test_leaves_of_one_name_stay_apart(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["Fruit/Red/1.jpg", "Car/Red/2.jpg"])
+    found = read_folder(tmp_path, classes="leaf")
+    assert found.class_names == found.label_names == ["Car/Red", "Fruit/Red"]
+    with pytest.raises(SettingsError, match=r"classes must be 'top' or 'leaf'; got 'deep'"):
+        read_folder(tmp_path, classes="deep")  # type: ignore[arg-type]
+
+
+def test_names_that_are_not_utf_8_are_named(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "notes.txt").write_bytes(b"x")
+    (odd / os.fsdecode(b"x.\xe9")).write_bytes(b"x")
+    assert any(".\\xe9 1" in note for note in read_folder(tmp_path).notes)  # no image: passed over
+    (odd / "3.jpg").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"1 images in \S+ are not UTF-8, first caf\\xe9/3\.jpg\. Rename them"
+    ) as caught:
+        read_folder(tmp_path)
+    str(caught.value).encode("utf-8")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    scandir = os.scandir
+
+    def refuse(path: str | Path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"b may not be read: permission denied\. Change its rights"):
         read_folder(tmp_path)

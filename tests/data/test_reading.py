@@ -32,6 +32,86 @@ def test_a_folder_with_a_table(tmp_path: Path, draw) -> None:
     assert read_catalogue(tmp_path, layout="folder").label_names == ["images", "other"]
 
 
+@pytest.mark.parametrize("name", ["some.csv", "suspects.csv", "classes.csv"])
+@pytest.mark.parametrize("rows", [["a/1.jpg,a", "b/3.jpg,b"], ["a/1.jpg,q", "b/3.jpg,r"], ["a/1.jpg,a", "a/2.jpg,a"]])
+def test_a_table_of_part_of_the_class_folders_does_not_replace_them(
+    tmp_path: Path, draw, name: str, rows: list[str]
+) -> None:
+    draw(tmp_path, ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"])
+    (tmp_path / name).write_text("\n".join(["path,label", *rows]))
+    found = read_catalogue(tmp_path)
+    assert found.table["label"].tolist() == ["a", "a", "b", "b"]
+    note = "the class folders were read; some.csv names 2 of the 4 images, and --layout table reads it"
+    assert (note in found.notes) == (name == "some.csv")
+    assert len(read_catalogue(tmp_path, layout="table")) == 2
+
+
+@pytest.mark.parametrize("name", ["all.csv", "suspects.csv"])
+def test_a_table_of_all_images_is_read_unless_it_is_our_own(tmp_path: Path, draw, name: str) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    (tmp_path / name).write_text("path,label\na/1.jpg,x\nb/2.jpg,y\n")
+    assert read_catalogue(tmp_path).label_names == (["x", "y"] if name == "all.csv" else ["a", "b"])
+
+
+def test_a_table_of_other_files_does_not_block_the_class_folders(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    (tmp_path / "other.csv").write_text("path,label\nz/1.jpg,x\n")
+    found = read_catalogue(tmp_path)
+    assert found.label_names == ["a", "b"]
+    assert found.notes[0].startswith("the class folders were read, because none of the 1 files that other.csv lists")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_images_without_labels(tmp_path: Path, draw, wrapped: bool) -> None:
+    root = tmp_path / "photos"
+    draw(root / "inner" if wrapped else root, ["1.jpg", "2.jpg"])
+    with pytest.raises(DataError, match="no class folders"):
+        read_catalogue(root / "inner" if wrapped else root)
+    found = read_catalogue(root / "inner" if wrapped else root, labels="optional")
+    assert (len(found), found.labelled, found.label_names, found.labels.tolist()) == (2, False, [""], [0, 0])
+    assert "there are no class folders, so the images have no labels" in found.notes
+
+
+def test_split_folders_without_classes(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["train/1.jpg", "query/2.jpg", "gallery/3.jpg"])
+    found = read_catalogue(tmp_path, labels="optional")
+    assert not found.labelled
+    assert found.split_names == ["train", "test"]
+    assert found.select("test").table["is_query"].tolist() == [False, True]
+
+
+def test_optional_labels_are_read_where_there_are_some(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    assert read_catalogue(tmp_path, labels="optional").label_names == ["a", "b"]
+    assert read_catalogue(tmp_path, labels="optional").labelled
+    (tmp_path / "list.csv").write_text("path\na/1.jpg\nb/2.jpg\n")
+    assert not read_catalogue(tmp_path / "list.csv", labels="optional").labelled
+    with pytest.raises(DataError, match="has no column 'label'"):
+        read_catalogue(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("path,label\na/1.jpg,x\nb/2.jpg,\n")
+    assert read_catalogue(tmp_path / "list.csv", labels="optional").label_names == ["", "x"]
+    with pytest.raises(SettingsError, match=r"labels must be 'required' or 'optional'; got 'none'"):
+        read_catalogue(tmp_path, labels="none", layout="folder")
+
+
+def test_paths_that_nothing_can_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: File name too long\. Check the path"):
+        read_catalogue(tmp_path / ("x" * 300))
+    with pytest.raises(DataError, match=r"cannot be read|does not exist"):
+        read_catalogue("~nobody-of-that-name/photos")
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    with pytest.raises(DataError, match=r"caf\\xe9 is not UTF-8\. Rename it"):
+        read_catalogue(odd)
+
+    def refuse(*args: object, **kwargs: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: Permission denied"):
+        read_catalogue(tmp_path / "closed")
+
+
 def test_a_folder_with_two_tables_needs_a_word(tmp_path: Path, draw) -> None:
     draw(tmp_path, ["a/1.jpg", "b/2.jpg"])
     for name in ("one.csv", "two.csv"):

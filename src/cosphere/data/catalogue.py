@@ -105,6 +105,11 @@ class Catalogue:
         """The C labels as written in the source, in natural order: class_2 before class_10."""
         return sorted(self.table["label"].unique(), key=natural_key)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any row has a label; images that are only embedded or searched may have none (label ``""``)."""
+        return self.label_names != [""]
+
     @cached_property
     def class_names(self) -> list[str]:
         """C display names in the order of :attr:`labels`: ``class_name`` if every label has exactly one, else the label."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 
+from cosphere.checks import check_choice
 from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
 from cosphere.data.listing import Listing, list_images, list_members
+from cosphere.data.names import named_in_nfc
 from cosphere.errors import DataError
 from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
 """Names of split folders, as normalised by :func:`cosphere.data.catalogue.normal_split`."""
+
+Classes = Literal["top", "leaf"]
+"""Which of nested folders is the class of an image."""
+Labels = Literal["required", "optional"]
 
 _ADVICE = (
     "Put the images of each class in a folder of its own (class/*.jpg or train/class/*.jpg), "
@@ -21,7 +28,7 @@ _ADVICE = (
 )
 
 
-def read_folder(folder: str | Path) -> Catalogue:
+def read_folder(folder: str | Path, *, classes: Classes = "top", labels: Labels = "required") -> Catalogue:
     """Read ``class/*.jpg`` or ``split/class/*.jpg``.
 
     A folder at the top level is a class, with the images at any depth below it. If the top-level folders are named
@@ -33,6 +40,10 @@ def read_folder(folder: str | Path) -> Catalogue:
     Args:
         folder: the folder. Hidden files, ``._name``, ``Thumbs.db`` and ``__MACOSX`` are ignored and counted in the
             notes.
+        classes: which folder is the class of an image in nested folders: the ``top`` one, or the ``leaf``, the one that
+            contains the image. A leaf's label is its path below the split.
+        labels: whether images without class folders are an error (``required``) or get the label ``""`` (``optional``),
+            which is enough to embed and to search them.
 
     Returns:
         A catalogue with layout ``folder``, rows sorted by path.
@@ -41,15 +52,17 @@ def read_folder(folder: str | Path) -> Catalogue:
         DataError: the folder does not exist, cannot be read, or has no images or no class folders.
     """
     root = Path(folder)
-    wrapper, table, notes = _table(root, list_images(root))
+    wrapper, table, notes = _table(root, list_images(root), classes, labels)
     return Catalogue(table=table, root=root / wrapper, layout="folder", notes=tuple(notes))
 
 
-def read_archive(path: str | Path) -> Catalogue:
+def read_archive(path: str | Path, *, classes: Classes = "top", labels: Labels = "required") -> Catalogue:
     """Read a zip archive of class folders without unpacking it, by the rules of :func:`read_folder`.
 
     Args:
         path: a .zip file. Its images are named ``photos.zip#bus/1.jpg`` in the catalogue.
+        classes: see :func:`read_folder`.
+        labels: see :func:`read_folder`.
 
     Raises:
         DataError: the file is not an archive, is damaged, or has no class folders with images.
@@ -58,36 +71,72 @@ def read_archive(path: str | Path) -> Catalogue:
     container = container_of(path)
     if container is None or not container.has_paths:
         raise DataError(f"{path} is no archive that Cosphere reads. Give a .zip file.")
-    wrapper, table, notes = _table(path, list_members(container, path))
+    wrapper, table, notes = _table(path, list_members(container, path), classes, labels)
     table = table.assign(path=[f"{path.name}#{wrapper}{name}" for name in table["path"]])
     return Catalogue(table=table, root=path.parent, layout="folder", notes=tuple(notes))
 
 
-def _table(root: Path, listing: Listing) -> tuple[str, pd.DataFrame, list[str]]:
+def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tuple[str, pd.DataFrame, list[str]]:
     """Return the folder around the classes (``""`` or ``"photos/"``), the rows with paths relative to it, and notes."""
+    check_choice("classes", classes, get_args(Classes))
+    check_choice("labels", labels, get_args(Labels))
     if not listing.images:
         raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_ADVICE}")
     notes = listing.notes()
     wrapper, images = _step_in(listing.images, notes)
+    unlabelled = _without_classes(images) if labels == "optional" else None
+    if unlabelled is not None:
+        notes.append("there are no class folders, so the images have no labels")
+        return wrapper, query_and_gallery(unlabelled, notes), notes
     root = root / wrapper
     loose = [path for path in images if "/" not in path]
     if len(loose) == len(images):
         raise DataError(f"{root} holds {len(images)} images but no class folders. {_ADVICE}")
     if loose:
         notes.append(f"{len(loose)} images that lie in no class folder were left out: {_first(loose)}")
-    inside = [path.split("/", 2) for path in images if "/" in path]
-    splits = _split_folders(root, inside)
-    return wrapper, _by_split(inside, splits, notes) if splits else _by_class(inside), notes
+    parts = [path.split("/", 2) for path in images if "/" in path]
+    splits = _split_folders(root, parts)
+    if splits:
+        parts = _inside_splits(parts, splits, notes)
+    table = pd.DataFrame({"path": ["/".join(part) for part in parts]})
+    depth = 1 if splits else 0
+    table["label"] = _labels(table["path"].tolist(), depth, classes, notes)
+    table["split"] = [normal_split(part[0]) for part in parts] if splits else EVERYTHING
+    if classes == "leaf":
+        table["class_name"] = [label.rpartition("/")[2] for label in table["label"]]
+    return wrapper, named_in_nfc(query_and_gallery(table, notes), notes), notes
 
 
-def _by_class(parts: list[list[str]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"path": ["/".join(part) for part in parts], "label": [part[0] for part in parts], "split": EVERYTHING}
-    )
+def _without_classes(images: list[str]) -> pd.DataFrame | None:
+    """The rows of images that lie in no folder, or directly in split folders; None where there are other folders."""
+    folders = {path.split("/")[0] for path in images if "/" in path}
+    if any(path.count("/") > 1 for path in images) or any(normal_split(name) not in SPLIT_FOLDERS for name in folders):
+        return None
+    if folders and any("/" not in path for path in images):
+        return None
+    splits = [normal_split(path.split("/")[0]) if folders else EVERYTHING for path in images]
+    return pd.DataFrame({"path": images, "label": "", "split": splits})
 
 
-def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.DataFrame:
-    inside = [part for part in parts if part[0] in splits and len(part) == 3]
+def _labels(paths: list[str], depth: int, classes: Classes, notes: list[str]) -> list[str]:
+    """The label of each path, whose class folder is at this depth; a note where class folders contain folders."""
+    folders = [path.split("/")[depth:-1] for path in paths]
+    leaves = ["/".join(folder) for folder in folders]
+    nested = len(set(leaves))
+    tops = [folder[0] for folder in folders]
+    if nested > len(set(tops)):
+        deepest = max(leaves, key=lambda leaf: leaf.count("/"))
+        other = (
+            f"{len(set(tops))} classes; --classes leaf takes the folder of each image: {nested} classes"
+            if classes == "top"
+            else f"{nested} classes by the folder of each image; --classes top takes {len(set(tops))} top folders"
+        )
+        notes.append(f"class folders contain folders, such as {deepest}; read as {other}")
+    return tops if classes == "top" else leaves
+
+
+def _inside_splits(parts: list[list[str]], splits: set[str], notes: list[str]) -> list[list[str]]:
+    """The paths in class folders of a split, with notes about the others."""
     loose = ["/".join(part) for part in parts if part[0] in splits and len(part) == 2]
     other = sorted({part[0] for part in parts if part[0] not in splits})
     if loose:
@@ -96,11 +145,7 @@ def _by_split(parts: list[list[str]], splits: set[str], notes: list[str]) -> pd.
         )
     if other:
         notes.append(f"folders beside the splits were left out: {_first(other)}")
-    raw = [normal_split(part[0]) for part in inside]
-    table = pd.DataFrame(
-        {"path": ["/".join(part) for part in inside], "label": [part[1] for part in inside], "split": raw}
-    )
-    return query_and_gallery(table, notes)
+    return [part for part in parts if part[0] in splits and len(part) == 3]
 
 
 def query_and_gallery(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,15 @@ from cosphere.errors import DataError
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
 
-STRAY_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
+STRAY_NAMES = {
+    *("thumbs.db", "desktop.ini", "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler"),
+    *("@eadir", "@recycle", "#recycle", "#snapshot", "@tmp"),
+}
 """Files and folders that operating systems create, in lower case; hidden names and ``._name`` are stray as well."""
+
+
+MAX_LINKS = 3
+"""Links to folders that are followed inside each other, so that folders that link to all others end."""
 
 
 @dataclass
@@ -32,6 +40,8 @@ class Listing:
     """Hidden files and folders, ``._name``, ``Thumbs.db`` and ``__MACOSX``."""
     others: Counter[str] = field(default_factory=Counter)
     """Number of other files, by suffix."""
+    loops: int = 0
+    """Links to folders that were not followed: they lead to a folder around them, or through too many links."""
 
     def notes(self) -> list[str]:
         """Notes about ignored files; empty if there were none."""
@@ -40,6 +50,8 @@ class Listing:
             notes.append(
                 f"{self.stray} hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out"
             )
+        if self.loops:
+            notes.append(f"{self.loops} links that lead back to a folder around them were not followed")
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
             what = "file that is no image was" if self.others.total() == 1 else "files that are no images were"
@@ -48,7 +60,7 @@ class Listing:
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder is hidden or created by macOS or Windows rather than by a user.
+    """Whether a file or folder is hidden or created by a system rather than by a user.
 
     >>> [is_stray(name) for name in ("._0001.jpg", "Thumbs.db", "__MACOSX", "0001.jpg")]
     [True, True, True, False]
@@ -78,35 +90,85 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(
             f"{folder} may not be read: permission denied. Change its rights, or copy it to where you may."
         ) from None
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
+        raise DataError(f"{folder} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+class _Folder(NamedTuple):
+    """A folder to be listed."""
+
+    path: Path
+    prefix: str
+    """The path from the root, with a slash at its end."""
+    around: tuple[tuple[int, int], ...]
+    """Device and inode of this folder and of those around it."""
+    links: int
+    """How many links lead here."""
 
 
 def list_images(root: Path) -> Listing:
-    """List all images below ``root`` at any depth, following links; each folder is entered once.
+    """List all images below ``root`` at any depth, following links.
+
+    A link is not followed when it leads to a folder around it, or lies below :data:`MAX_LINKS` other links; two links to
+    one folder are two folders, as for every other program.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be read, or a name is not UTF-8.
     """
     listing = Listing(images=[])
-    seen: set[tuple[int, int]] = set()
-    waiting = [(root, "")]
+    odd: list[str] = []
+    try:
+        around: tuple[tuple[int, int], ...] = (_place(root.stat()),)
+    except (OSError, ValueError):
+        around = ()  # scan() says what is wrong
+    waiting = [_Folder(root, "", around, 0)]
     while waiting:
-        folder, prefix = waiting.pop()
-        for entry in scan(folder):
+        folder = waiting.pop()
+        for entry in scan(folder.path):
+            path = folder.prefix + entry.name
             if is_stray(entry.name):
                 listing.stray += 1
-            elif entry.is_dir():
-                status = entry.stat()
-                if (status.st_dev, status.st_ino) not in seen:
-                    seen.add((status.st_dev, status.st_ino))
-                    waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
+            elif is_folder(entry):
+                place, links = _place(entry.stat()), folder.links + entry.is_symlink()
+                if place in folder.around or links > MAX_LINKS:
+                    listing.loops += 1
+                else:
+                    waiting.append(_Folder(Path(entry.path), f"{path}/", (*folder.around, place), links))
             elif is_image(entry.name):
-                listing.images.append(prefix + entry.name)
+                listing.images.append(path)
+                if not is_utf8(path):
+                    odd.append(path)
             else:
-                listing.others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+                listing.others[printable(os.path.splitext(entry.name)[1].lower())] += 1  # noqa: PTH122
+    if odd:
+        raise DataError(
+            f"the names of {len(odd)} images in {printable(root)} are not UTF-8, first {printable(min(odd))}. Rename "
+            "them, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
+        )
     listing.images.sort()
     return listing
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; False for a link to itself, which the system cannot follow."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name from the disk is UTF-8; Python keeps other bytes as lone surrogates, which nothing can print."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def printable(name: str | Path) -> str:
+    """A name from the disk, with bytes that are not UTF-8 as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def list_members(container: Container, path: Path) -> Listing:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import pandas as pd
 
 from cosphere.data.catalogue import EVERYTHING, Catalogue
-from cosphere.data.folders import read_archive, read_folder
+from cosphere.data.folders import Classes, Labels, read_archive, read_folder
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
-from cosphere.data.listing import is_stray, scan
+from cosphere.data.listing import is_folder, is_stray, is_utf8, printable, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, did_you_mean
 from cosphere.images import container_of
 from cosphere.images.containers import Container
+
+_OWN_TABLES = {"suspects.csv", "classes.csv"}
+"""Tables that an evaluation writes: copied into a folder of images, they are still no list of its images."""
 
 
 def read_catalogue(
@@ -24,12 +30,15 @@ def read_catalogue(
     root: str | Path | None = None,
     strict: bool = False,
     max_missing: float = MAX_MISSING,
+    classes: Classes = "top",
+    labels: Labels = "required",
 ) -> Catalogue:
     """Read a data source as a catalogue.
 
     With ``layout="auto"`` the first of these that fits is used: a table file or DataFrame; a zip archive of class
     folders, a RecordIO file or a CIFAR batch; the layout of a published data set, in the folder or in one folder inside
-    it; a folder with exactly one table that has a path and a label column; class folders.
+    it; a folder with exactly one table that names all its images, with a path and a label column; class folders. Tables
+    that `cosphere evaluate` writes are never taken for data.
 
     Args:
         source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip or .rec file, or the root of
@@ -37,7 +46,10 @@ def read_catalogue(
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
         root: folder that the relative paths of a table start from. Defaults to the folder of the table.
         strict: whether a published data set must be exactly as published, with all listed files present.
-        max_missing: tolerated share of missing files, in [0, 1].
+        max_missing: tolerated share of missing files and of unusable boxes, in [0, 1].
+        classes: which of nested class folders is the class, ``top`` or ``leaf``; see :func:`read_folder`.
+        labels: ``required``, or ``optional`` for images that are embedded or searched only: images without class folders,
+            pages of a PDF and tables without a label column then have the label ``""``.
 
     Returns:
         The catalogue. Its ``notes`` say what was assumed and ignored, its ``differences`` where it is not as
@@ -51,39 +63,72 @@ def read_catalogue(
     if layout not in layouts:
         raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, layouts)}")
     share = 0.0 if strict else max_missing
+    options: _Options = {"classes": classes, "labels": labels}
     if isinstance(source, pd.DataFrame):
-        return read_table(source, root=root, max_missing=share)
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(
-            f"{path} does not exist. Give a folder of images, a table, or the root of a published data set."
-        )
+        return read_table(source, root=root, max_missing=share, labels=labels)
+    path = _existing(source)
     container = container_of(path) if path.is_file() else None
     if container is not None and layout in ("auto", "folder"):
-        return read_container(container, path)
+        return read_container(container, path, **options)
     if layout == "table" or (path.is_file() and layout == "auto"):
-        return read_table(_table_in(path) if path.is_dir() else path, root=root, max_missing=share)
+        table = _table_in(path) if path.is_dir() else path
+        return read_table(table, root=root, max_missing=share, labels=labels)
     if not path.is_dir():
         raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
     if layout == "folder":
-        return read_folder(path)
-    return _read_known_or_guess(path, layout, strict=strict, share=share)
+        return read_folder(path, **options)
+    published = find_layout(path, None if layout == "auto" else layout)
+    if published is not None:
+        return read_layout(*published, given=path, strict=strict, max_missing=share)
+    return _read_unknown(path, share, options)
 
 
-def read_container(container: Container, path: Path) -> Catalogue:
+class _Options(TypedDict):
+    """How images without a published layout are read."""
+
+    classes: Classes
+    labels: Labels
+
+
+def _existing(source: str | Path) -> Path:
+    """The path of a source.
+
+    Raises:
+        DataError: it does not exist, cannot be reached or is not UTF-8.
+    """
+    try:
+        path = Path(source).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no rights, too long a name, or an unknown ~user
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{printable(source)} cannot be read: {reason}. Check the path.") from error
+    if not is_utf8(str(path)):
+        raise DataError(f"the name {printable(path)} is not UTF-8. Rename it, or link to it under another name.")
+    if not exists:
+        raise DataError(
+            f"{path} does not exist. Give a folder of images, a table, or the root of a published data set."
+        )
+    return path
+
+
+def read_container(
+    container: Container, path: Path, *, classes: Classes = "top", labels: Labels = "required"
+) -> Catalogue:
     """Read one container as a data set: a zip archive by its folders, other formats by their own labels.
 
     Args:
         container: the kind of file.
         path: the file.
+        classes: see :func:`read_folder`.
+        labels: see :func:`read_folder`.
 
     Raises:
-        DataError: the file is damaged or empty, or its format has no labels.
+        DataError: the file is damaged or empty, or labels are required and its format has none.
         MissingExtraError: the format needs an optional package.
     """
     if container.has_paths:
-        return read_archive(path)
-    if container.labels is None:
+        return read_archive(path, classes=classes, labels=labels)
+    if container.labels is None and labels == "required":
         raise DataError(
             f"a {container.name} such as {path.name} holds images without labels. Give a table with path "
             f"({path.name}#1) and label."
@@ -91,27 +136,57 @@ def read_container(container: Container, path: Path) -> Catalogue:
     names = [f"{path.name}#{item}" for item in container.items(path)]
     if not names:
         raise DataError(f"there is no image in {path}. Copy or download it again.")
-    table = pd.DataFrame({"path": names, "label": container.labels(path), "split": EVERYTHING})
+    own = "" if container.labels is None else container.labels(path)
+    table = pd.DataFrame({"path": names, "label": own, "split": EVERYTHING})
     return Catalogue(table=table, root=path.parent, layout="container")
 
 
-def _read_known_or_guess(path: Path, layout: str, *, strict: bool, share: float) -> Catalogue:
-    published = find_layout(path, None if layout == "auto" else layout)
-    if published is not None:
-        return read_layout(*published, given=path, strict=strict, max_missing=share)
-    tables = _tables(path)
-    if len(tables) == 1:
-        catalogue = read_table(tables[0], max_missing=share)
-        note = f"read from {tables[0].name} inside the folder; layout='folder' reads the class folders instead"
-        return Catalogue(table=catalogue.table, root=catalogue.root, layout="table", notes=(note, *catalogue.notes))
-    return read_folder(path)
+def _read_unknown(path: Path, share: float, options: _Options) -> Catalogue:
+    """Read a folder by the one table in it, if that names all images; otherwise by its class folders."""
+    tables = [table for table in _tables(path, options["labels"]) if table.name not in _OWN_TABLES]
+    if len(tables) != 1:
+        return read_folder(path, **options)
+    name = tables[0].name
+    try:
+        folder = read_folder(path, **options)
+    except DataError:
+        folder = None
+    try:
+        table = read_table(tables[0], max_missing=share, labels=options["labels"])
+    except DataError as error:
+        if folder is None or len(folder.label_names) < 2:
+            raise
+        return _with_note(folder, f"the class folders were read, because {str(error).rstrip('.')}")
+    if folder is not None and _adds_nothing(table, folder):
+        note = f"the class folders were read; {name} names {len(table)} of the {len(folder)} images, and --layout table reads it"
+        return _with_note(folder, note)
+    return _with_note(table, f"read from {name} inside the folder; --layout folder reads the class folders instead")
 
 
-def _tables(folder: Path) -> list[Path]:
-    """The tables in a folder that have a path and a label column."""
-    files = [Path(entry.path) for entry in scan(folder) if not is_stray(entry.name) and entry.is_file()]
+def _adds_nothing(table: Catalogue, folder: Catalogue) -> bool:
+    """Whether a table names a part of the images in class folders only: part of a class, or some classes as they are."""
+    listed = {os.path.abspath(path): label for path, label in zip(table.paths, table.table["label"], strict=True)}  # noqa: PTH100
+    images = [os.path.abspath(path) for path in folder.paths]  # noqa: PTH100
+    labels = folder.table["label"].tolist()
+    if len(folder.label_names) < 2 or listed.keys() >= set(images):
+        return False
+    named = {label for path, label in zip(images, labels, strict=True) if path in listed}
+    unnamed = {label for path, label in zip(images, labels, strict=True) if path not in listed}
+    same = all(listed[path] == label for path, label in zip(images, labels, strict=True) if path in listed)
+    return bool(named & unnamed) or same
+
+
+def _with_note(catalogue: Catalogue, note: str) -> Catalogue:
+    return replace(catalogue, notes=(note, *catalogue.notes))
+
+
+def _tables(folder: Path, labels: Labels = "required") -> list[Path]:
+    """The tables in a folder that have a path and, if required, a label column."""
+    files = [Path(entry.path) for entry in scan(folder) if not is_stray(entry.name) and not is_folder(entry)]
     # A .txt file may be anything, so it is read as a table only if the user names it.
-    return sorted(file for file in files if file.suffix.lower() in TABLE_SUFFIXES - {".txt"} and has_columns(file))
+    return sorted(
+        file for file in files if file.suffix.lower() in TABLE_SUFFIXES - {".txt"} and has_columns(file, labels)
+    )
 
 
 def _table_in(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 from cosphere._types import Flags
 from cosphere.data.boxes import BOX, box_columns, faults
 from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, Skipped, normal_split
-from cosphere.data.folders import query_and_gallery
+from cosphere.data.folders import Labels, query_and_gallery
 from cosphere.data.listing import drop_missing, is_image, matching_paths
 from cosphere.data.names import named_in_nfc
 from cosphere.data.table_files import TableFile, load_table, texts
@@ -43,7 +43,11 @@ MAX_MISSING = 0.01
 
 
 def read_table(
-    source: str | Path | pd.DataFrame, *, root: str | Path | None = None, max_missing: float = MAX_MISSING
+    source: str | Path | pd.DataFrame,
+    *,
+    root: str | Path | None = None,
+    max_missing: float = MAX_MISSING,
+    labels: Labels = "required",
 ) -> Catalogue:
     """Read a table with one row per image.
 
@@ -62,6 +66,8 @@ def read_table(
             DataFrame.
         max_missing: tolerated share of missing files, and of rows whose box cannot be used, in [0, 1]; such rows are
             dropped with a note.
+        labels: ``required``, or ``optional`` for images that are embedded or searched only: rows without a label then have
+            the label ``""``.
 
     Returns:
         A catalogue with layout ``table`` and rows in the order of the table.
@@ -74,8 +80,12 @@ def read_table(
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
     if file.frame.empty:
         raise DataError(f"{file.name} has no rows. Give one row for each image.")
-    columns = _columns(file)
-    table = pd.DataFrame({name: file.filled(columns[name], name) for name in ("label", "path")})[["path", "label"]]
+    columns = _columns(file, labels)
+    if labels == "required":
+        label: object = file.filled(columns["label"], "label")
+    else:
+        label = texts(file.frame[columns["label"]]).fillna("") if "label" in columns else ""
+    table = pd.DataFrame({"path": file.filled(columns["path"], "path"), "label": label})
     table["path"] = _inside(table["path"], file)
     table["split"] = file.filled(columns["split"], "split").map(normal_split) if "split" in columns else EVERYTHING
     for name in OPTIONAL:
@@ -149,20 +159,20 @@ def _usable_boxes(table: pd.DataFrame, file: TableFile, max_share: float) -> tup
     return usable, tuple(Skipped(paths[row], reason) for row, reason in wrong.items())
 
 
-def has_columns(path: Path) -> bool:
-    """Whether a file is a table with a path and a label column."""
+def has_columns(path: Path, labels: Labels = "required") -> bool:
+    """Whether a file is a table with a path and, if required, a label column."""
     try:
-        _columns(load_table(path, header_only=True))
+        _columns(load_table(path, header_only=True), labels)
     except DataError:
         return False
     return True
 
 
-def _columns(file: TableFile) -> dict[str, object]:
+def _columns(file: TableFile, labels: Labels) -> dict[str, object]:
     """Map our name of each column to the table's.
 
     Raises:
-        DataError: there is no path or no label column.
+        DataError: there is no path column, or labels are required and there is no label column.
     """
     given = file.columns
     columns = {column: given[column] for column in ("path", "label", "split", *OPTIONAL) if column in given}
@@ -177,7 +187,7 @@ def _columns(file: TableFile) -> dict[str, object]:
             f"{file.name} has no header: its first line is {', '.join(names[:12])}. Add a first line that names the "
             "columns, such as path,label."
         )
-    for column in ("path", "label"):
+    for column in ("path", "label") if labels == "required" else ("path",):
         if column not in columns:
             raise DataError(
                 f"{file.name} has no column {column!r}; it has {', '.join(names[:12])}. {_nearest_column(column, names)}"

@@ -13,7 +13,7 @@ from cosphere.data.layouts.cub import LAYOUT as CUB
 from cosphere.data.layouts.in_shop import LAYOUT as IN_SHOP
 from cosphere.data.layouts.published import Contents, Layout, Part, compare
 from cosphere.data.layouts.sop import LAYOUT as SOP
-from cosphere.data.listing import drop_missing, is_stray, list_images, scan
+from cosphere.data.listing import drop_missing, is_folder, is_stray, list_images, scan
 from cosphere.errors import DataError
 
 __all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
@@ -39,9 +39,9 @@ def find_layout(path: Path, name: str | None = None) -> tuple[Layout, Path] | No
         DataError: the named layout is not there, or ``path`` contains several data sets.
     """
     layouts = [LAYOUTS[name]] if name is not None else list(LAYOUTS.values())
-    inside = sorted(entry.name for entry in scan(path) if entry.is_dir() and not is_stray(entry.name))
+    inside = sorted(entry.name for entry in scan(path) if is_folder(entry) and not is_stray(entry.name))
     places = [path, *(path / folder for folder in inside)] if len(inside) <= _MOST_FOLDERS else [path]
-    matches = [(layout, place) for place in places for layout in layouts if layout.recognise(place)]
+    matches = [(layout, place) for place in places for layout in layouts if _recognises(layout, place)]
     if matches and matches[0][1] == path:
         return matches[0]
     if len({layout.name for layout, _ in matches}) > 1:
@@ -51,6 +51,14 @@ def find_layout(path: Path, name: str | None = None) -> tuple[Layout, Path] | No
     if not matches and name is not None:
         raise DataError(f"{path} is no root of {layouts[0].title}: want {layouts[0].wants}.")
     return matches[0] if matches else None
+
+
+def _recognises(layout: Layout, place: Path) -> bool:
+    """Whether a folder has a layout; False where it may not be read."""
+    try:
+        return layout.recognise(place)
+    except OSError:
+        return False
 
 
 def read_layout(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from cosphere.data.layouts.published import Contents, Layout, Part
-from cosphere.data.listing import is_stray, list_images, scan
+from cosphere.data.listing import is_folder, is_stray, list_images, scan
 from cosphere.errors import DataError
 from cosphere.images import cifar_class_names, is_cifar_batch, read_cifar_labels
 
@@ -90,7 +90,7 @@ def _folder_names(root: Path) -> set[str]:
     if not all(half.is_dir() for half in halves):
         return set()
     inside = [
-        {entry.name.lower() for entry in scan(half) if entry.is_dir() and not is_stray(entry.name)} for half in halves
+        {entry.name.lower() for entry in scan(half) if is_folder(entry) and not is_stray(entry.name)} for half in halves
     ]
     return inside[0] if inside[0] == inside[1] else set()
 
