@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cosphere.errors import RunError
-from cosphere.runs import LAYOUT_VERSION, RunFolder, provenance
+from cosphere.runs import LAYOUT_VERSION, RunFolder, provenance, unused_folder
 
 
 def test_create_then_open(tmp_path: Path) -> None:
@@ -96,3 +99,117 @@ def test_provenance_names_version_machine_and_time() -> None:
     assert found["machine"]["memory_bytes"] > 2**20
     assert found["time"].endswith("+00:00")
     json.dumps(found)
+
+
+def test_metrics_of_another_kind_are_left_out(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.metrics.write_bytes(b'{"step": 1}\n[1, 2]\n"x"\n\xff\xfe\n{"step": "two"}\nnull\n{"step": 3}\n')
+    assert [row["step"] for row in folder.read_metrics()] == [1, "two", 3]
+    folder.cut_metrics_after(2)
+    assert folder.read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    "split", ["../../evil", "/etc/passwd", "..", ".hidden", "a/b", "a\\b", "C:x", "", "%2E", "caf\u00e9 1", "x\0y"]
+)
+def test_no_split_leaves_the_folder_of_embeddings(split: str, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    file = folder.embeddings(split)
+    assert file.parent == folder.path / "embeddings"
+    assert file.resolve().parent == (folder.path / "embeddings").resolve()
+    file.parent.mkdir()
+    file.write_bytes(b"")
+    assert folder.splits() == [split]
+
+
+def test_splits_of_two_names_are_two_files(tmp_path: Path) -> None:
+    names = ["a/b", "a%2Fb", "a", ".a", "%2Ea", "", "%"]
+    assert len({RunFolder(tmp_path).embeddings(name) for name in names}) == len(names)
+
+
+TRAIN = """
+import sys, time
+import cosphere.runs
+cosphere.runs.provenance = dict  # the real one imports torch
+with cosphere.runs.RunFolder.claim(sys.argv[1], resume=sys.argv[2] == "resume") as folder:
+    folder.append_metrics({"step": 1})
+    print("claimed", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def start(folder: Path, how: str = "new", seconds: float = 60, **environment: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", TRAIN, str(folder), how, str(seconds)]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    first = start(tmp_path / "run")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "claimed\n"
+    assert RunFolder(tmp_path / "run").is_claimed
+    for resume, message in (
+        (False, "already holds a run"),
+        (True, r"another process is training in .*run\. Wait for it"),
+    ):
+        with pytest.raises(RunError, match=message), RunFolder.claim(tmp_path / "run", resume=resume):
+            pass
+    first.kill()
+    first.communicate()
+    assert not RunFolder(tmp_path / "run").is_claimed
+    with RunFolder.claim(tmp_path / "run", resume=True) as folder:
+        assert folder.read_metrics() == [{"step": 1}]
+
+
+def test_of_several_that_start_at_once_one_trains(tmp_path: Path) -> None:
+    several = [start(tmp_path / "run", seconds=3) for _ in range(3)]
+    results = [one.communicate() for one in several]
+    assert sorted(one.returncode for one in several) == [0, 1, 1]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    for one, (_, error) in zip(several, results, strict=True):
+        assert one.returncode == 0 or "another process is training in" in error or "already holds a run" in error
+
+
+def test_processes_of_one_launch_share_their_run(tmp_path: Path) -> None:
+    first = start(tmp_path / "run", RANK="0")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "claimed\n"
+    second = start(tmp_path / "run", seconds=0, RANK="1")
+    assert second.communicate()[0] == "claimed\n"
+    assert second.returncode == 0
+    first.kill()
+    first.communicate()
+
+
+def test_a_start_that_failed_leaves_no_folder_and_a_kill_no_parts(tmp_path: Path) -> None:
+    def failed_start(path: Path) -> None:
+        with RunFolder.claim(path) as folder:
+            folder.config.write_text("steps: 1")
+            raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        failed_start(tmp_path / "runs" / "first")
+    assert not (tmp_path / "runs" / "first").exists()
+    killed = tmp_path / "killed"
+    (killed / "model").mkdir(parents=True)
+    for name in (".run.json.x1.part", "model/.model.safetensors.x2.part"):
+        (killed / name).write_bytes(b"half")
+    (killed / "model").rename(tmp_path / "model")
+    with RunFolder.claim(killed):  # killed before run.json: the name is free
+        (tmp_path / "model").rename(killed / "model")
+    with RunFolder.claim(killed, resume=True):
+        pass
+    assert not list(killed.rglob("*.part"))
+    RunFolder.create(tmp_path / "kept")
+    with pytest.raises(ValueError, match="wrong"):
+        failed_start(tmp_path / "kept")
+    assert (tmp_path / "kept").exists()  # not made by that start
+
+
+def test_default_names_cannot_collide(tmp_path: Path) -> None:
+    assert [unused_folder(tmp_path / "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*file is a file|Not a directory"):
+        unused_folder(tmp_path / "file" / "a")

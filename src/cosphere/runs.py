@@ -13,20 +13,28 @@ runs/<name>/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from cosphere._version import __version__
 from cosphere.errors import RunError
 from cosphere.files import read_json, write_json, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, exclusive creation alone keeps two new runs apart
+    fcntl = None  # type: ignore[assignment]
 
 LAYOUT_VERSION = 1
 """Incremented when folders written by an older Cosphere can no longer be read."""
@@ -78,9 +86,18 @@ class RunFolder:
         """Whether anything was measured or saved yet."""
         return self.metrics.exists() or self.checkpoints.exists() or self.model.exists()
 
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that trains the run."""
+        return self.path / ".lock"
+
     def embeddings(self, split: str) -> Path:
-        """Embeddings of one evaluated split."""
-        return self.path / "embeddings" / f"{split}.npz"
+        """Embeddings of one evaluated split. A split's name may hold anything; the file lies in `embeddings/` all the same."""
+        return self.path / "embeddings" / f"{_file_name(split)}.npz"
+
+    def splits(self) -> list[str]:
+        """Names of the splits whose embeddings are there, sorted."""
+        return sorted(_split_name(file.stem) for file in (self.path / "embeddings").glob("*.npz"))
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -90,17 +107,119 @@ class RunFolder:
             RunError: the path is taken by a run or by anything else, or cannot be written.
         """
         folder = cls(Path(path))
-        if folder.marker.exists() and folder.has_begun:
-            raise RunError(
-                f"{folder.path} already holds a run. Choose another name with --name, or go on with it: "
-                f"cosphere train --resume {folder.path}."
-            )
-        if folder.path.is_file() or (
-            folder.path.is_dir() and not folder.marker.exists() and any(folder.path.iterdir())
-        ):
-            raise RunError(f"{folder.path} exists and is not a run. Choose another name with --name.")
-        write_json(folder.marker, {"layout": LAYOUT_VERSION, **provenance()})
+        folder._check_free()
+        with folder._locked():
+            folder._make()
         return folder
+
+    @classmethod
+    @contextlib.contextmanager
+    def claim(cls, path: str | Path, *, resume: bool = False) -> Iterator[RunFolder]:
+        """A run's folder for training in, which no other process can claim meanwhile. The lock of a killed process is released.
+
+        Where training never took a step, a folder made here is removed again. Of the processes of one launch (torchrun,
+        accelerate), the first claims the folder for all.
+
+        Args:
+            path: the folder.
+            resume: continue the run there; otherwise the folder is made, as by :meth:`create`.
+
+        Raises:
+            RunError: another process trains there; or as :meth:`create` and :meth:`open`.
+        """
+        folder = cls(Path(path))
+        if not is_first_process():
+            yield folder
+            return
+        if resume:
+            cls.open(path)
+        else:
+            folder._check_free()
+        existed = folder.path.exists() and any(folder.path.iterdir())
+        with folder._locked():
+            if not resume:
+                folder._make()
+            folder._remove_parts()
+            try:
+                yield folder
+            finally:
+                if not existed and not folder.has_begun:
+                    shutil.rmtree(folder.path, ignore_errors=True)
+
+    def _check_free(self) -> None:
+        """Raise unless a run can be made here."""
+        if self.marker.exists() and self.has_begun:
+            raise RunError(
+                f"{self.path} already holds a run. Choose another name with --name, or go on with it: "
+                f"cosphere train --resume {self.path}."
+            )
+        ours = {self.lock.name, self.marker.name, self.config.name}
+        if self.path.is_file() or (
+            self.path.is_dir()
+            and not self.marker.exists()
+            and any(file.name not in ours and not _is_part(file) for file in self.path.iterdir())
+        ):
+            raise RunError(f"{self.path} exists and is not a run. Choose another name with --name.")
+
+    def _make(self) -> None:
+        """Write the marker, unless a run began here while this process waited for the lock."""
+        self._check_free()
+        write_json(self.marker, {"layout": LAYOUT_VERSION, **provenance()})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the run's lock.
+
+        Raises:
+            RunError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            handle = self._open_lock()
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training in {self.path}. Wait for it to end, or choose another name with --name."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror or error}. Choose a folder that you may write."
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    def _open_lock(self) -> int:
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A process that removed its folder took the file away while this one waited for it: look again.
+                if self.lock.exists() and os.path.samestat(os.fstat(handle), self.lock.stat()):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a process trains there now."""
+        if not self.lock.exists():
+            return False
+        try:
+            os.close(self._open_lock())
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _remove_parts(self) -> None:
+        """Remove what a kill inside a write left; nobody else writes while the lock is held."""
+        for file in self.path.rglob(".*.part"):
+            file.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -134,17 +253,71 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
+        for line in self.metrics.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    rows.append(row)
         return rows
 
     def cut_metrics_after(self, step: int) -> None:
         """Drop the lines after ``step``, which a resumed run writes again."""
-        rows = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        rows = [row for row in self.read_metrics() if isinstance(row.get("step"), int) and row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def unused_folder(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist; the empty folder is made, so nobody else gets it.
+
+    Raises:
+        RunError: no folder can be made there.
+    """
+    if not is_first_process():
+        return path
+    for number in range(1, 10_000):
+        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            chosen.parent.mkdir(parents=True, exist_ok=True)
+            chosen.mkdir()
+        except FileExistsError:
+            if chosen.parent.is_dir():
+                continue
+            raise RunError(
+                f"cannot write {chosen}: {chosen.parent} is a file. Choose another folder with --runs."
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot write {chosen}: {error.strerror}. Choose a folder that you may write.") from error
+        return chosen
+    raise RunError(f"{path} and 9998 more of its name exist. Choose another name with --name.")
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of a launch by torchrun, accelerate or MPI."""
+    ranks = (os.environ.get(name, "") for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"))
+    rank = next((rank for rank in ranks if rank.isdecimal()), "0")
+    return int(rank) == 0
+
+
+_UNSAFE = frozenset('%/\\:*?"<>|')
+
+
+def _file_name(split: str) -> str:
+    """The name of a split as that of a file: what could leave the folder, or is forbidden somewhere, as %XX."""
+    safe = "".join(
+        letter
+        if letter.isprintable() and letter not in _UNSAFE and not (letter == "." and not place)
+        else "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
+        for place, letter in enumerate(split)
+    )
+    return safe or "%"
+
+
+def _split_name(stem: str) -> str:
+    return "" if stem == "%" else unquote(stem)
+
+
+def _is_part(file: Path) -> bool:
+    return file.name.startswith(".") and file.suffix == ".part"
 
 
 def provenance() -> dict[str, Any]:

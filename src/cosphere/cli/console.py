@@ -15,6 +15,7 @@ from cosphere._types import Progress
 from cosphere.cli.data_tables import differences_table
 from cosphere.data import Catalogue
 from cosphere.experiment import Listener
+from cosphere.runs import RunFolder
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -71,7 +72,13 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class ConsoleListener(Listener):
-    """Shows notes and progress of the library on stderr."""
+    """Shows notes and progress of the library on stderr, and remembers the folder of the run."""
+
+    folder: RunFolder | None = None
+
+    def began(self, folder: RunFolder) -> None:
+        """Remember it."""
+        self.folder = folder
 
     def listed(self, catalogue: Catalogue) -> None:
         """Print what was noticed while the images were listed."""

@@ -102,7 +102,7 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
 def is_broken_off(folder: Path) -> bool:
     """Whether `folder` holds a demo that did not reach its report. A run on anything but the demo's own stamps is not one."""
     run_folder = RunFolder(folder / "run")
-    if not run_folder.config.exists() or run_folder.report.exists():
+    if not run_folder.config.exists() or run_folder.report.exists() or run_folder.is_claimed:
         return False
     return TrainSettings.read(run_folder.config).data.root == str((folder / "stamps").absolute())
 

@@ -37,10 +37,11 @@ def run(arguments: list[str]) -> int:
     settings = settings_of(TrainSettings, given)
     if given.source:
         settings = settings.with_values({"data.root": given.source})
-    name = given.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.loss.name}"
+    name = given.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^a-z0-9_]', '-', settings.loss.name)}"
     if re.search(r"[/\\]|^\.", name):
         raise SettingsError(f"a run's name is one folder name, got {name!r}. Use --runs for the folder that holds it.")
-    return _finish(Path(given.runs) / name, settings, about=given.about, evaluation=given.evaluation)
+    beside = {"about": given.about, "evaluation": given.evaluation, "numbered": given.name is None}
+    return _finish(Path(given.runs) / name, settings, **beside)
 
 
 def _parser() -> CommandParser:
@@ -76,7 +77,7 @@ def _parser() -> CommandParser:
 
 def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) -> int:
     """Train a new run, or without settings go on with the one that is there, to its end."""
-    folder, listener = RunFolder(path), console.ConsoleListener()
+    listener = console.ConsoleListener()
     try:
         if settings is None:
             settings = TrainSettings.read(RunFolder.open(path).config)
@@ -84,10 +85,10 @@ def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) ->
         else:
             result = run_experiment(settings, path, reporter=reporter(settings.steps), listener=listener, **beside)
     except KeyboardInterrupt:
-        if (folder.checkpoints / "last.pt").exists():
-            console.aside(f"go on with: cosphere train --resume {path}")
+        if listener.folder is not None and (listener.folder.checkpoints / "last.pt").exists():
+            console.aside(f"go on with: cosphere train --resume {listener.folder.path}")
         raise
-    show(result, folder, settings)
+    show(result, listener.folder or RunFolder(path), settings)
     return 0
 
 

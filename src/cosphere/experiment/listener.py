@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from cosphere._types import Progress
 from cosphere.data import Catalogue
+from cosphere.runs import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,9 @@ class Listener:
 
     def listed(self, catalogue: Catalogue) -> None:
         """The images were listed. The catalogue's ``notes`` and ``differences`` say what was noticed."""
+
+    def began(self, folder: RunFolder) -> None:
+        """A run claimed its folder and is about to train."""
 
     def note(self, text: str) -> None:
         """One sentence that a reader of the results should know."""

@@ -16,7 +16,7 @@ from cosphere.evaluate.metrics import METRICS, find_metric
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
-from cosphere.runs import RunFolder
+from cosphere.runs import RunFolder, is_first_process, unused_folder
 from cosphere.train import Evaluate, Reporter, TrainResult, TrainSettings, Validation, decoding_workers, train
 
 
@@ -27,6 +27,7 @@ def run(
     about: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     resume: bool = False,
+    numbered: bool = False,
     reporter: Reporter | None = None,
     listener: Listener = SILENT,
 ) -> TrainResult:
@@ -39,13 +40,14 @@ def run(
         evaluation: settings of :class:`cosphere.evaluate.EvaluationSettings` by name, which :func:`evaluate_run` uses for this
             run unless others are given.
         resume: go on from the last checkpoint of the run in ``folder``; see :func:`resume_run`, which takes its settings too.
+        numbered: where the folder exists, take the first of ``folder-2``, ``folder-3``, ... that does not.
         reporter: notified of every step, validation and warning.
-        listener: receives what was noticed while the images were listed.
+        listener: receives the folder of the run, and what was noticed while the images were listed.
 
     Raises:
         DataError, SettingsError, WeightsError: the run cannot start with these settings.
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
-        RunError: the folder is taken, or cannot be written or read.
+        RunError: the folder is taken, another process trains in it, or it cannot be written or read.
     """
     if not settings.data.root:
         raise SettingsError(
@@ -56,17 +58,19 @@ def run(
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
     catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
     listener.listed(catalogue)
-    run_folder = RunFolder.open(folder) if resume else RunFolder.create(folder)
-    if not resume:
-        settings.write(run_folder.config, about=about, evaluation=evaluation)
-    return train(
-        settings,
-        catalogue,
-        run_folder,
-        reporter=reporter or SilentReporter(),
-        evaluate=evaluate_model,
-        resume=resume,
-    )
+    path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
+    with RunFolder.claim(path, resume=resume) as run_folder:
+        listener.began(run_folder)
+        if not resume and is_first_process():
+            settings.write(run_folder.config, about=about, evaluation=evaluation)
+        return train(
+            settings,
+            catalogue,
+            run_folder,
+            reporter=reporter or SilentReporter(),
+            evaluate=evaluate_model,
+            resume=resume,
+        )
 
 
 def resume_run(folder: str | Path, *, reporter: Reporter | None = None, listener: Listener = SILENT) -> TrainResult:
