@@ -24,6 +24,7 @@ from cosphere.losses.cosface import *
 from cosphere.losses.curricularface import *
 from cosphere.losses.distance_weighted import *
 from cosphere.losses.engine import *
+from cosphere.losses.engine.registry import register as _register
 from cosphere.losses.facility_location import *
 from cosphere.losses.generalized_lifted_structure import *
 from cosphere.losses.hard_cascade import *
@@ -56,3 +57,5 @@ from cosphere.losses.tuplet_margin import *
 __all__ = sorted(
     ["miners", *(name for name, value in globals().items() if name[0] != "_" and not inspect.ismodule(value))]
 )
+
+_register(globals()[name] for name in __all__)

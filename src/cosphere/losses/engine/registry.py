@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.losses.engine.base import About, Loss
 
+KINDS: dict[str, type[Loss]] = {}
+"""The losses by name. The room's ``__init__`` registers what it exports, so one export line there adds a loss."""
+
+
+def register(exported: Iterable[object]) -> None:
+    """Make the losses among ``exported`` known by their names, in this order."""
+    KINDS.update({kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")})
+
 
 def table() -> list[About]:
     """One description per loss, in the order of the room's ``__all__``."""
-    return [kind.about for kind in _kinds().values()]
+    return [kind.about for kind in KINDS.values()]
 
 
 def about(name: str) -> About:
@@ -53,15 +62,6 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
 
 def kind(name: str) -> type[Loss]:
     """The class of a loss, by the name in :func:`table`, or a SettingsError that names the nearest."""
-    kinds = _kinds()
-    if name not in kinds:
-        raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, kinds)}")
-    return kinds[name]
-
-
-def _kinds() -> dict[str, type[Loss]]:
-    # The room itself is the registry: one export line adds a loss. It imports this file, so it is looked up late.
-    from cosphere import losses
-
-    exported = (getattr(losses, name) for name in losses.__all__)
-    return {kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")}
+    if name not in KINDS:
+        raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, KINDS)}")
+    return KINDS[name]
