@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
 from cosphere.files import write_atomic
-from cosphere.report.figures import COLOURS, STYLE, clean
+from cosphere.report.drawing import COLOURS, STYLE, clean
 
 _STYLE: Any = {**STYLE, "figure.facecolor": "white", "axes.facecolor": "white"}
 NAMED_CLASSES = 6

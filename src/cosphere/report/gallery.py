@@ -9,6 +9,7 @@ from cosphere.embeddings import Embeddings
 from cosphere.evaluate import RetrievalScores, ranked_images
 from cosphere.report import figures
 from cosphere.report.data import ReportData
+from cosphere.report.drawing import inline
 from cosphere.report.markup import missing, paragraph, safe, section, shown
 from cosphere.report.pictures import Thumbnails
 from cosphere.report.queries import Confusion, choose, confusions, failed, worst_classes
@@ -62,7 +63,7 @@ def _summary(ranking: RetrievalScores) -> str:
 
 def _similarities(ranking: RetrievalScores, *, bits: bool) -> str:
     svg = figures.similarity_histogram(ranking.right_similarity, ranking.wrong_similarity, bits=bits)
-    shape = figures.inline(svg, "similarities", "Similarity of queries to their nearest right and nearest wrong image")
+    shape = inline(svg, "similarities", "Similarity of queries to their nearest right and nearest wrong image")
     words = "The less the two histograms overlap, the better one threshold separates right from wrong."
     return (
         '<details class="more"><summary>Similarity to the nearest right and wrong image</summary>'
@@ -170,7 +171,7 @@ def classes(data: ReportData, pictures: Thumbnails, *, count: int = 12) -> str:
     worst = worst_classes(ranking, count)
     names = [data.class_name(one.label) for one in worst]
     svg = figures.class_figure(names, [one.recall for one in worst], [one.queries for one in worst])
-    shape = "" if svg is None else figures.inline(svg, "classes", "Recall at 1 of the classes with the lowest recall")
+    shape = "" if svg is None else inline(svg, "classes", "Recall at 1 of the classes with the lowest recall")
     chart = f'<figure class="chart">{shape}</figure>' if shape else ""
     pairs = "".join(_pair(data, ranking, one, pictures) for one in confusions(ranking, data.embeddings.labels, count))
     none = missing("No class is mistaken for another: every query finds its own class first.")

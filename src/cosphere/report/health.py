@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cosphere.report import figures
+from cosphere.report import curves
 from cosphere.report.data import ReportData
+from cosphere.report.drawing import inline
 from cosphere.report.markup import missing, paragraph, safe, section, table
 
 SETTING = r"--\w+(\.\w+)*"
@@ -17,8 +18,8 @@ SETTING = r"--\w+(\.\w+)*"
 
 def panel(data: ReportData) -> str:
     """What looks wrong, a few numbers in plain words, and how they went during training."""
-    numbers, curves = _numbers(data), figures.health_curves(data.metrics)
-    shape = "" if curves is None else figures.inline(curves, "health", "Effective rank and uniformity over steps")
+    numbers, svg = _numbers(data), curves.health_curves(data.metrics)
+    shape = "" if svg is None else inline(svg, "health", "Effective rank and uniformity over steps")
     drawn = f'<div class="charts"><figure class="chart">{shape}</figure></div>' if shape else ""
     if not numbers:
         none = "No embeddings to examine yet. Evaluate the run to see their health: cosphere evaluate RUN DATA."

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cosphere.report.figures import clean
+from cosphere.report.drawing import clean
 
 
 def safe(text: object) -> str:

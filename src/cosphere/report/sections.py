@@ -11,8 +11,9 @@ import torch
 from cosphere._types import Float32s
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate.metrics import metric_title
-from cosphere.report import figures
+from cosphere.report import curves, figures
 from cosphere.report.data import ReportData, Score, read_scores
+from cosphere.report.drawing import inline
 from cosphere.report.markup import facts, flattened, missing, paragraph, percent, safe, section, shown, table
 from cosphere.spherical import length_statistics
 
@@ -58,7 +59,7 @@ def _tiles(data: ReportData) -> list[str]:
         tiles.append(_score_tile("Recall@1", after["recall@1"], before.get("recall@1"), main=True))
     if "map@r" in after:
         tiles.append(_score_tile("MAP@R", after["map@r"], before.get("map@r")))
-    best = figures.curve(data.metrics, "val/recall@1", limit=10**9)
+    best = curves.curve(data.metrics, "val/recall@1", limit=10**9)
     if len(best.steps):
         top = int(best.values.argmax())
         tiles.append(_tile("Best validation Recall@1", percent(best.values[top]), f"at step {best.steps[top]:.0f}"))
@@ -130,7 +131,7 @@ def _score_row(key: str, score: Score, before: Score | None, *, compared: bool) 
 
 def _figures(drawn: list[tuple[str, str | None, str]]) -> str:
     """Figures side by side where there is room; those that have no data are left out."""
-    shapes = [f'<figure class="chart">{figures.inline(svg, name, words)}</figure>' for name, svg, words in drawn if svg]
+    shapes = [f'<figure class="chart">{inline(svg, name, words)}</figure>' for name, svg, words in drawn if svg]
     return f'<div class="charts">{"".join(shapes)}</div>' if shapes else ""
 
 
@@ -138,17 +139,17 @@ def training(data: ReportData) -> str:
     """Curves over steps."""
     drawn = _figures(
         [
-            ("loss", figures.training_curves(data.metrics), "Loss and its terms over steps"),
-            ("validation", figures.validation_curve(data.metrics), "Validation scores over steps, the best one marked"),
-            ("share", figures.sec_share_curve(data.metrics), "Weighted SEC over metric loss, over steps"),
-            ("norms", figures.norm_curves(data.metrics), "Mean and variation of the lengths over steps"),
+            ("loss", curves.training_curves(data.metrics), "Loss and its terms over steps"),
+            ("validation", curves.validation_curve(data.metrics), "Validation scores over steps, the best one marked"),
+            ("share", curves.sec_share_curve(data.metrics), "Weighted SEC over metric loss, over steps"),
+            ("norms", curves.norm_curves(data.metrics), "Mean and variation of the lengths over steps"),
         ]
     )
     return section("training", "Training", drawn or missing("This run logged no training steps."), _sec_warning(data))
 
 
 def _sec_warning(data: ReportData) -> str:
-    share = figures.curve(data.metrics, "train/sec_share", limit=10**9).values
+    share = curves.curve(data.metrics, "train/sec_share", limit=10**9).values
     if not len(share) or np.median(share) <= 1:
         return ""
     return paragraph(
@@ -199,7 +200,7 @@ def _lens_table(data: ReportData) -> str:
     """The last logged value of each part of the lens."""
     rows = []
     for key, (name, free, meaning) in LENS.items():
-        values = figures.curve(data.metrics, f"lens/{key}", limit=10**9).values
+        values = curves.curve(data.metrics, f"lens/{key}", limit=10**9).values
         if len(values):
             rows.append([name, f"{values[-1]:.2f}", free, meaning])
     if not rows:
