@@ -32,6 +32,7 @@ from cosphere.train import (
     SecSettings,
     TrainSettings,
     ValidationSettings,
+    bfloat16_is_native,
     reporter,
 )
 
@@ -58,7 +59,7 @@ def demo_settings(stamps: Path, *, steps: int, seed: int, weights: str = "imagen
     return TrainSettings(
         steps=steps,
         seed=seed,
-        precision="bf16",
+        precision="bf16" if bfloat16_is_native() else "float32",
         checkpoint_every=0,
         log_every=5,
         data=DataSettings(root=str(stamps.absolute())),

@@ -14,7 +14,7 @@ from cosphere.train.settings import (
     TrainSettings,
     ValidationSettings,
 )
-from cosphere.train.setup import build_model, untrained_model
+from cosphere.train.setup import bfloat16_is_native, build_model, untrained_model
 from cosphere.train.validation import Evaluate, Validation
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TrainSettings",
     "Validation",
     "ValidationSettings",
+    "bfloat16_is_native",
     "build_model",
     "decoding_workers",
     "reporter",

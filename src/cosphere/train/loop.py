@@ -31,6 +31,7 @@ from cosphere.train.parameters import build_optimizer, parameter_groups, rate_fa
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
 from cosphere.train.setup import (
+    bfloat16_is_native,
     build_accelerator,
     build_loss,
     build_model,
@@ -339,6 +340,8 @@ def greeting(
         f"training on {len(images.train):,} images of {classes:,} classes; {images.how}; {device.type}, {settings.precision}"
     )
     yield from notes
+    if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
+        yield "note: this CPU has no bfloat16 instructions and emulates them slowly; --precision float32 is many times faster"
     if settings.batch.accumulate > 1:
         yield (
             f"gradients of {settings.batch.accumulate} batches are added; each batch's loss still sees only its own "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import torch
@@ -44,6 +45,18 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
             "schedule.new_layers_steps and sec.radius learned work in one process only. Leave them out, or start one process."
         )
     return accelerator
+
+
+def bfloat16_is_native() -> bool:
+    """Whether this machine's CPU computes in bfloat16. One that does not emulates it, many times slower than float32.
+
+    True where the processor does not say.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    # Private names of torch; the public torch.cpu.get_capabilities is younger than the oldest torch that is supported.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, question, lambda: True)() for question in questions)
 
 
 def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
