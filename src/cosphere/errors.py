@@ -10,7 +10,7 @@ with status 2; anything else that escapes is a bug.
     │   └── ImageError    one image cannot be read
     ├── WeightsError      weights are not available, or do not fit the model
     ├── RunError          a run folder, bundle or checkpoint cannot be used or written
-    ├── DivergenceError   the loss is no longer a finite number
+    ├── DivergenceError   a loss, weight or embedding is no longer finite
     ├── DerivativeError   a second derivative was requested of a loss that has only first derivatives
     └── MissingExtraError an optional package is not installed
 """
@@ -50,7 +50,7 @@ class RunError(CosphereError):
 
 
 class DivergenceError(CosphereError):
-    """The loss is no longer a finite number."""
+    """A loss, a weight or an embedding is no longer a finite number."""
 
 
 class DerivativeError(CosphereError, RuntimeError):

@@ -22,7 +22,7 @@ from cosphere.data import (
     read_folder,
 )
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.images import Augmentation, PixelCache, Preprocessing
+from cosphere.images import Augmentation, PixelCache, Preprocessing, read_image
 
 SMALL = Preprocessing(size=4, resize=6, resize_mode="squash")
 FLAT = {"a/1.png": 10, "a/2.png": 20, "a/3.png": 30, "b/4.png": 40, "b/5.png": 50}
@@ -193,6 +193,23 @@ def test_pixels_are_those_of_decoding_and_resizing(photos: Catalogue, tmp_path: 
         found = rows[0].pixels
         assert found is not None
         assert torch.equal(found, want)
+
+
+def test_exact_decoding_reads_every_pixel(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(coarse).resize((320, 240)).save(tmp_path / "a" / "photo.jpg", quality=90)
+    catalogue = read_folder(tmp_path)
+    whole = read_image(tmp_path / "a" / "photo.jpg")
+    exact = Preprocessing(size=32, resize=32, decoding="exact")
+    reduced = Preprocessing(size=32, resize=32)
+    want = exact.pixels(whole)
+    found = ImageRows(catalogue, exact)[0].pixels
+    assert found is not None
+    assert torch.equal(found, want)
+    other = ImageRows(catalogue, reduced)[0].pixels
+    assert other is not None
+    assert not torch.equal(other, want)
 
 
 def test_the_log_names_each_file_once_and_stops_at_too_many(caplog: pytest.LogCaptureFixture) -> None:

@@ -474,3 +474,14 @@ def test_unknown_names_get_the_nearest() -> None:
         Preprocessing.from_dict({"resise": 3})
     with pytest.raises(SettingsError, match=r"unknown setting augmentation\.flipp\. Did you mean 'flip'\?"):
         Augmentation.from_dict({"flipp": 3})
+
+
+def test_exact_decoding_is_a_rule_of_its_own() -> None:
+    reduced, exact = Preprocessing(size=24, resize=32), Preprocessing(size=24, resize=32, decoding="exact")
+    assert (reduced.sufficient_side, exact.sufficient_side) == (32, None)
+    assert reduced.rule == "shorter 32, at most 8:1, bilinear, antialias"  # as in the caches that exist
+    assert exact.rule == reduced.rule + ", exact decoding"
+    assert Preprocessing.from_dict(exact.as_dict()) == exact
+    assert Preprocessing.from_dict({"size": 24, "resize": 32}) == reduced  # a bundle from before the setting
+    with pytest.raises(SettingsError, match="decoding must be 'reduced' or 'exact'; got 'fast'"):
+        Preprocessing(decoding="fast")  # type: ignore[arg-type]

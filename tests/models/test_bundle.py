@@ -12,6 +12,7 @@ import torch
 import cosphere
 from cosphere.errors import RunError, WeightsError
 from cosphere.models import Calibration, Embedder, bundle
+from cosphere.models.fingerprint import of_tensors
 
 
 def calibration(threshold):
@@ -122,6 +123,7 @@ def test_a_bundle_of_format_1_loads(saved, pictures):
     settings = dataclasses.asdict(embedder.settings)
     del settings["head"], settings["head_settings"]
     content = {**json.loads((path / "bundle.json").read_text()), "format": 1, "settings": settings}
+    del content["digest"]
     safetensors.torch.save_file(tensors, path / "model.safetensors", metadata={"cosphere": json.dumps(content)})
     (path / "bundle.json").write_text(json.dumps(content))
     loaded = Embedder.load(path)
@@ -251,6 +253,26 @@ def test_weights_that_do_not_fit_are_refused(saved):
     edited(path, settings={**content["settings"], "pooling": "avg"})
     with pytest.raises(WeightsError, match=r"1 unknown \(head\.pool\.power\)"):
         Embedder.load(path)
+
+
+def test_every_flipped_bit_of_the_weights_is_noticed(saved):
+    _, path = saved
+    file = path / "model.safetensors"
+    whole = file.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    draw = np.random.default_rng(0)
+    for place in draw.integers(start, len(whole), 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        file.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"is damaged: its weights are not those that bundle\.json describes"):
+            Embedder.load(path)
+    file.write_bytes(whole)
+    Embedder.load(path)
+    content = json.loads((path / "bundle.json").read_text())
+    assert content.pop("digest") == of_tensors(safetensors.torch.load_file(file))
+    (path / "bundle.json").write_text(json.dumps(content))
+    Embedder.load(path)  # as one saved before there were digests
 
 
 def test_damaged_weights_are_refused(saved):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cosphere.errors import ImageError, SettingsError, SizeError
+from cosphere.errors import DivergenceError, ImageError, SettingsError, SizeError
 from cosphere.images.preprocessing import Preprocessing
 from cosphere.models import Embedder, EmbedderSettings, build_embedder, norm_layers
 
@@ -95,6 +95,26 @@ def test_encode_takes_batches(small):
         torch.stack([embedder.preprocessing.pixels(p.permute(1, 2, 0).numpy()) for p in pixels])
     )
     np.testing.assert_allclose(embedder.encode(ready, batch_size=2), want, atol=1e-6)
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float16, 1e-2), (torch.bfloat16, 0.1)):
+        found = embedder.encode(ready.to(dtype), batch_size=2)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, want, atol=tolerance)
+
+
+def test_a_model_in_half_precision_encodes(small, pictures):
+    want = small().encode(pictures)
+    found = small().to(torch.bfloat16).encode(pictures)
+    assert found.dtype == np.float32
+    assert (found * want).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize("precision", ["float32", "bits"])
+def test_a_weight_that_is_not_a_number_is_an_error(small, pictures, precision):
+    embedder = small()
+    with torch.no_grad():
+        embedder.head.linear.weight[3, 5] = float("nan")
+    with pytest.raises(DivergenceError, match=r"7 of 7 embeddings are not finite, because head\.linear\.weight"):
+        embedder.encode(pictures, precision=precision)
 
 
 def test_encode_of_nothing(small):
@@ -164,6 +184,7 @@ def test_a_bad_picture_is_named(small, paths, tmp_path):
     [
         ([np.zeros((4, 4, 3))], r"picture 0 is \(4, 4, 3\) float64"),
         ([torch.zeros(3, 4, 4)], r"picture 0 is \(3, 4, 4\) torch.float32.*one ready batch"),
+        (np.zeros((2, 4, 4, 3)), r"picture 0 is \(4, 4, 3\) float64"),
         ([np.zeros((4, 4, 5), np.uint8)], r"picture 0 is \(4, 4, 5\) uint8"),
         ([7], "picture 0 is int"),
         (7, "want pictures or paths, got int"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cosphere.errors import DivergenceError
 from cosphere.models.inference import evaluation_mode, infer
 
 
@@ -34,3 +35,31 @@ def test_embeddings_are_raw_float32_whatever_computes_them() -> None:
     assert not rows.requires_grad
     want = inputs @ model.weight.T + model.bias
     torch.testing.assert_close(infer(model, inputs), want.detach())
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(2))
+        self.register_buffer("steps", torch.tensor(3))
+
+    def embed_inputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * self.factor
+
+
+@pytest.mark.parametrize(
+    ("factor", "inputs", "words"),
+    [
+        (float("nan"), 1.0, r"3 of 3 embeddings are not finite, because factor of the model holds NaN.*diverged"),
+        (float("inf"), 1.0, "factor of the model holds NaN or infinity"),
+        (1.0, float("nan"), r"1 of 3 embeddings are not finite, because the input holds NaN"),
+        (1e30, 1e30, r"1 of 3 embeddings are not finite although all weights are: values overflow.*float32"),
+    ],
+)
+def test_embeddings_that_are_not_finite_are_an_error_that_says_why(factor: float, inputs: float, words: str) -> None:
+    model = Scale()
+    nn.init.constant_(model.factor, factor)
+    batch = torch.ones(3, 2)
+    batch[1, 0] = inputs
+    with pytest.raises(DivergenceError, match=words):
+        infer(model, batch)

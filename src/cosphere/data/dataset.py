@@ -147,7 +147,7 @@ class ImageRows(Dataset[Item]):
         path, box = self.paths[row], self._box(row)
 
         def make() -> Pixels:
-            return self.preprocessing.resized(read_image(path, box=box, target=self.preprocessing.resize))
+            return self.preprocessing.resized(read_image(path, box=box, target=self.preprocessing.sufficient_side))
 
         try:
             return make() if self.cache is None else self.cache.get(path, make, box=box)

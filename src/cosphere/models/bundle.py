@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
 from cosphere.files import read_json, write_atomic, write_json
+from cosphere.models.fingerprint import of_tensors
 from cosphere.models.weights import fit_weights
 
 FORMAT = 2
@@ -62,6 +63,12 @@ class Bundle:
             tensors = load_file(file)
         except Exception as error:
             raise WeightsError(f"{file} is damaged ({error}). Copy it again from where it was trained.") from error
+        digest = self.content.get("digest")
+        if digest is not None and digest != of_tensors(tensors):
+            raise WeightsError(
+                f"{file} is damaged: its weights are not those that {DESCRIPTION} describes. "
+                "Copy the whole folder again from where it was trained."
+            )
         if self.content["format"] == 1:
             tensors = {
                 f"head.{name}" if name.startswith(_NAMES_OF_FORMAT_1) else name: tensors[name] for name in tensors
@@ -75,7 +82,13 @@ def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, An
     Raises:
         RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
     """
-    description = {"format": FORMAT, "cosphere": __version__, "mark": secrets.token_hex(8), **content}
+    description = {
+        "format": FORMAT,
+        "cosphere": __version__,
+        "mark": secrets.token_hex(8),
+        "digest": of_tensors(tensors),
+        **content,
+    }
     header = json.dumps(
         description, allow_nan=False
     )  # fails here, before any byte is written, on values that JSON cannot hold

@@ -143,7 +143,7 @@ class Embedder(nn.Module):
         """Embeddings as they are stored and compared: :meth:`forward` with the parts of the head combined.
 
         Args:
-            inputs: (B, 3, H, W) float, already normalised.
+            inputs: (B, 3, H, W) of any floating type, already normalised; converted to the type of the model.
 
         Returns:
             (B, D'), of raw length where the head does not normalise.
@@ -152,6 +152,7 @@ class Embedder(nn.Module):
             SizeError: as for :meth:`forward`.
         """
         self._check(inputs)
+        inputs = inputs.to(next(self.parameters()).dtype)
         return self.head.embed(self.backbone.features(inputs, self.head.wants))
 
     def encode(
@@ -169,9 +170,11 @@ class Embedder(nn.Module):
         The model computes in evaluation mode, and its mode is restored afterwards. Threads read images meanwhile.
 
         Args:
-            images_or_paths: paths, PIL images, uint8 arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), in any mixture
-                and of any size; a single image counts as a list of one. A uint8 batch (B, 3, H, W) is B images. A
-                floating-point tensor (B, 3, H, W) is network input, such as ``preprocessing.to_input`` returns.
+            images_or_paths: paths, bytes of image files, binary file objects, PIL images, uint8 arrays (H, W), (H, W, 3) or
+                (H, W, 4), uint8 tensors (3, H, W), in any mixture and of any size; a single image counts as a list of one. A
+                uint8 batch (B, 3, H, W) is B images. A floating-point tensor (B, 3, H, W) is network input, such as
+                ``preprocessing.to_input`` returns. All forms of one image give one embedding; for pixels of a large JPEG
+                that others decoded, see ``decoding`` of :class:`~cosphere.images.Preprocessing`.
             batch_size: number of images in one forward pass.
             normalize: scale each row to length 1; a row too short to have a direction becomes zeros.
             precision: "float32", or "bits" for one bit per dimension, 1 where the embedding is above zero.
@@ -182,6 +185,7 @@ class Embedder(nn.Module):
             (N, D') float32; or (N, ceil(D' / 8)) uint8, first dimension in the highest bit, as ``numpy.packbits`` does.
 
         Raises:
+            DivergenceError: an embedding is NaN or infinite, as after a training that diverged.
             ImageError: an image cannot be read; it is named.
             SettingsError: an unknown precision or a batch size below 1.
             SizeError: an array or tensor of another shape.

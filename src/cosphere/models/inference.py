@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from cosphere.errors import DivergenceError
+
 
 class EmbedsInputs(Protocol):
     """An embedder, as far as :func:`infer` needs it."""
@@ -41,7 +43,29 @@ def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None =
 
     Returns:
         (B, D') float32 on the CPU.
+
+    Raises:
+        DivergenceError: an embedding is NaN or infinite.
     """
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
         embeddings = model.embed_inputs(inputs)
-    return embeddings.float().cpu()
+    rows = embeddings.float().cpu()
+    if not bool(rows.isfinite().all()):
+        raise DivergenceError(_reason(model, inputs, rows))
+    return rows
+
+
+def _reason(model: EmbedsInputs, inputs: Tensor, rows: Tensor) -> str:
+    """What made embeddings NaN or infinite, and what to do."""
+    count = int((~rows.isfinite()).any(dim=1).sum())
+    start = f"{count} of {len(rows)} embeddings are not finite"
+    if not bool(inputs.isfinite().all()):
+        return f"{start}, because the input holds NaN or infinity. Check what produced it."
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    broken = next((name for name, value in state.items() if not bool(value.isfinite().all())), None)
+    if broken is not None:
+        return (
+            f"{start}, because {broken} of the model holds NaN or infinity: its training diverged. "
+            "Take an earlier checkpoint, or train again with a lower learning rate."
+        )
+    return f"{start} although all weights are: values overflow in the network. Embed in float32."

@@ -19,6 +19,7 @@ from cosphere.images import Preprocessing
 from cosphere.images.decode import Pixels, picture_to_rgb, read_image
 
 _THREADS = min(8, os.cpu_count() or 1)
+_CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 
 
 def input_batches(
@@ -54,7 +55,8 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     """Decode one image to (H, W, 3) uint8 RGB.
 
     Args:
-        picture: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W).
+        picture: a path, the bytes of a file, a binary file object, a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4), or a uint8 tensor of that kind with its channels first. Transparency is composited over white.
         position: its index among the images, for the error.
         shorter_side: shorter side in pixels that suffices; large JPEG files are decoded at a reduced scale of at least this.
 
@@ -64,32 +66,77 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     """
     if isinstance(picture, (str, Path)):
         return read_image(picture, target=shorter_side)
+    if hasattr(picture, "read"):
+        picture = _content(picture, position)
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return _decoded(bytes(picture), position, shorter_side)
     if isinstance(picture, Image.Image):
-        try:
-            return picture_to_rgb(picture)
-        except Exception as error:  # Pillow decodes lazily: a damaged file can raise any exception here
-            raise ImageError(f"picture {position} cannot be read: {error}. Open it again or leave it out.") from error
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3:
-        return np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy())
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-        if picture.ndim == 2:
-            return np.repeat(picture[:, :, None], 3, axis=2)
-        if picture.ndim == 3 and picture.shape[2] == 3:
-            return picture
+        content = _undecoded_jpeg(picture)
+        return _decoded(content, position, shorter_side) if content else _from_pillow(picture, position)
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
+        pixels = picture.cpu().numpy()
+        array = pixels.transpose(1, 2, 0) if pixels.ndim == 3 and pixels.shape[0] in _CHANNELS else pixels
+    else:
+        array = picture
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8:
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
+            return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        if array.ndim == 3 and array.shape[2] == 3:
+            return np.ascontiguousarray(array)
+        if array.ndim == 3 and array.shape[2] == 4:
+            return _from_pillow(Image.fromarray(np.ascontiguousarray(array)), position)
     came = f"{tuple(picture.shape)} {picture.dtype}" if hasattr(picture, "shape") else type(picture).__name__
     raise SizeError(
-        f"picture {position} is {came}; want a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W). "
-        "A float tensor must be one ready batch (B, 3, H, W)."
+        f"picture {position} is {came}; want a path, bytes, a binary file, a PIL image, a uint8 array (H, W, 3) or a uint8 "
+        "tensor (3, H, W). A float tensor must be one ready batch (B, 3, H, W)."
     )
+
+
+def _content(file: Any, position: int) -> bytes:
+    """The rest of a binary file object, whose position is restored where it can be."""
+    start = file.tell() if getattr(file, "seekable", bool)() else None
+    content = file.read()
+    if start is not None:
+        file.seek(start)
+    if not isinstance(content, bytes):
+        raise ImageError(f"picture {position} is a file of text. Open it with mode 'rb'.")
+    return content
+
+
+def _decoded(content: bytes, position: int, shorter_side: int | None) -> Pixels:
+    try:
+        return read_image(content, target=shorter_side)
+    except ImageError as error:
+        raise ImageError(f"picture {position}: {error}") from error
+
+
+def _undecoded_jpeg(picture: Image.Image) -> bytes | None:
+    """The file of a JPEG that Pillow opened and did not decode yet, so that it can be decoded as its path would be."""
+    file = getattr(picture, "fp", None)
+    if picture.format != "JPEG" or not getattr(picture, "tile", None) or file is None:
+        return None
+    start = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(start)
+    return content
+
+
+def _from_pillow(picture: Image.Image, position: int) -> Pixels:
+    try:
+        return picture_to_rgb(picture)
+    except Exception as error:  # Pillow decodes lazily: a damaged file can raise any exception here
+        raise ImageError(f"picture {position} cannot be read: {error}. Open it again or leave it out.") from error
 
 
 def _as_list(pictures: Any) -> Iterable[Any]:
     """A single image becomes a list of one."""
-    if isinstance(pictures, (str, Path, Image.Image)):
-        return [pictures]
-    if isinstance(pictures, Tensor) and pictures.ndim == 3:
-        return [pictures]
-    if isinstance(pictures, np.ndarray) and (pictures.ndim == 2 or (pictures.ndim == 3 and pictures.shape[2] == 3)):
+    single = isinstance(pictures, (str, Path, bytes, bytearray, memoryview, Image.Image)) or hasattr(pictures, "read")
+    if isinstance(pictures, Tensor):
+        single = pictures.ndim in (2, 3)
+    elif isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OSU":
+        single = pictures.ndim == 2 or (pictures.ndim == 3 and pictures.shape[2] in _CHANNELS)
+    if single:
         return [pictures]
     if not isinstance(pictures, Iterable):
         raise SizeError(f"want pictures or paths, got {type(pictures).__name__}. Give a list.")
@@ -100,7 +147,7 @@ def _pixel_batches(pictures: Iterable[Any], batch_size: int, preprocessing: Prep
     """uint8 batches. The next batch is read while the current one is used."""
 
     def prepared(position: int, picture: Any) -> Tensor:
-        return preprocessing.pixels(rgb_pixels(picture, position=position, shorter_side=preprocessing.resize))
+        return preprocessing.pixels(rgb_pixels(picture, position=position, shorter_side=preprocessing.sufficient_side))
 
     waiting: list[Future[Tensor]] = []
     numbered = enumerate(pictures)

@@ -66,8 +66,7 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     preprocessing, _ = preset(
         images.preset, images.size, mean=wants.mean, std=wants.std, channels=wants.channels, scale=wants.scale
     )
-    if images.resize is not None:
-        preprocessing = replace(preprocessing, resize=images.resize)
+    preprocessing = replace(preprocessing, resize=images.resize or preprocessing.resize, decoding=images.decoding)
     embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)
     embedder.set_trainable(backbone_norm=not settings.freeze_norm)
     if settings.channels_last:
