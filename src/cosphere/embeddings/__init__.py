@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cosphere.embeddings.computing import Precision, embed
+from cosphere.embeddings.store import EmbeddingStore
 from cosphere.embeddings.table import Embeddings, Sides
 
 embed_catalogue = embed
 """The name of :func:`embed` in :mod:`cosphere.evaluate`."""
 
-__all__ = ["Embeddings", "Precision", "Sides", "embed", "embed_catalogue"]
+__all__ = ["EmbeddingStore", "Embeddings", "Precision", "Sides", "embed", "embed_catalogue"]

@@ -14,6 +14,7 @@ from cosphere._types import Flags, Float32s, Integers, Progress
 from cosphere.checks import check_choice, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.embeddings.store import EmbeddingStore, Stored
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import DataError
 from cosphere.images import PixelCache
@@ -33,6 +34,7 @@ def embed(
     precision: Precision = "float32",
     cache: PixelCache | None = None,
     max_unreadable: float = MAX_UNREADABLE,
+    store: EmbeddingStore | None = None,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every image of a catalogue, in its order, with raw length.
@@ -49,6 +51,7 @@ def embed(
         precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
         cache: of decoded pixels.
         max_unreadable: in [0, 1], the share of unreadable images above which to stop.
+        store: of rows that this model computed before; only the other images are embedded, and kept there. float32 only.
         progress: told how many images are done.
 
     Raises:
@@ -61,17 +64,22 @@ def embed(
     if device is not None:
         embedder.to(device)
     where = next(embedder.parameters()).device
+    if store is None or precision != "float32":
+        rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
+        read = np.zeros(len(catalogue), dtype=bool)
+    else:
+        rows, read = store.find(embedder, catalogue)
+    missing = np.flatnonzero(~read)
     loader = DataLoader(
         ImageRows(catalogue, embedder.preprocessing, cache=cache),
         batch_size=batch_size,
+        sampler=missing.tolist(),
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
     )
-    rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
-    read = np.zeros(len(catalogue), dtype=bool)
     unreadable = UnreadableLog(len(catalogue), max_unreadable)
-    done = 0
+    done = len(catalogue) - len(missing)
     with evaluation_mode(embedder):
         for batch in loader:
             unreadable.add(batch.skipped)
@@ -81,6 +89,8 @@ def embed(
             done = min(done + batch_size, len(catalogue))
             if progress is not None:
                 progress(done, len(catalogue))
+    if store is not None and precision == "float32" and len(missing):
+        store.keep(embedder, catalogue, Stored(rows, read))
     if not read.any():
         raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
     return _table(rows, read, catalogue, tuple(Skipped(*one) for one in unreadable.reasons.items()))

@@ -13,7 +13,7 @@ from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, Precision, Sides, embed
+from cosphere.embeddings import Embeddings, EmbeddingStore, Precision, Sides, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
 from cosphere.evaluate.clustering import ClusteringScores
@@ -137,6 +137,7 @@ def evaluate(
     precision: Precision = "float32",
     cache: PixelCache | None = None,
     max_unreadable: float = MAX_UNREADABLE,
+    store: EmbeddingStore | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Embed the images of a catalogue and score the embeddings.
@@ -153,6 +154,7 @@ def evaluate(
         precision: ``bf16`` runs the forward pass in bfloat16.
         cache: of decoded pixels.
         max_unreadable: share of unreadable images above which to stop, in [0, 1].
+        store: of rows that this model computed before.
         progress: called with the number of embedded images.
 
     Raises:
@@ -168,6 +170,7 @@ def evaluate(
         precision=precision,
         cache=cache,
         max_unreadable=max_unreadable,
+        store=store,
         progress=progress,
     )
     categories = catalogue_categories(embeddings, catalogue)

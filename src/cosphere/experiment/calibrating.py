@@ -10,6 +10,7 @@ from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import DataError
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
+from cosphere.experiment.embedding import store_of
 from cosphere.experiment.images import ALL, OTHER_IMAGES, TEST, VAL, as_trained, validation_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
@@ -86,9 +87,9 @@ def calibrate_run(
     catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
     listener.listed(catalogue)
     chosen = validation_images(catalogue, split, trained_with)
-    embedder = Embedder.load(run_folder.model, device)
+    embedder, store = Embedder.load(run_folder.model, device), store_of(run_folder.path)
     with listener.progress("embedding") as progress:
-        images = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, progress=progress)
+        images = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, store=store, progress=progress)
     with listener.progress("comparing all pairs") as progress:
         calibration = calibrate(
             images.embeddings, images.labels, far, data=chosen.images.fingerprint(), seed=seed, progress=progress
@@ -101,7 +102,9 @@ def calibrate_run(
     tested = None
     if test and chosen.split not in (TEST, ALL) and TEST in catalogue.split_names:
         with listener.progress("embedding the test images") as progress:
-            unseen = embed(embedder, catalogue.select(TEST), batch_size=batch_size, workers=workers, progress=progress)
+            unseen = embed(
+                embedder, catalogue.select(TEST), batch_size=batch_size, workers=workers, store=store, progress=progress
+            )
         try:
             tested = apply_threshold(unseen, calibration.threshold, seed=seed)
         except DataError as error:

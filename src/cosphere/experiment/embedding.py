@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosphere.data import read_catalogue
-from cosphere.embeddings import Embeddings, embed
+from cosphere.embeddings import Embeddings, EmbeddingStore, embed
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
@@ -46,7 +46,16 @@ def embed_images(
     images = take_split(catalogue, split, settings_of_model(model)).images
     embedder = load_model(model, device)
     with listener.progress("embedding") as progress:
-        return embed(embedder, images, batch_size=batch_size, workers=workers, progress=progress)
+        return embed(embedder, images, batch_size=batch_size, workers=workers, store=store_of(model), progress=progress)
+
+
+def store_of(model: str | Path) -> EmbeddingStore | None:
+    """Where rows of a run's model are kept, `embeddings/cache`; None for a bundle that lies in no run."""
+    path = Path(model)
+    for folder in (RunFolder(path), RunFolder(path.parent)):
+        if folder.marker.exists() and path in (folder.path, folder.model):
+            return EmbeddingStore(folder.path / "embeddings" / "cache")
+    return None
 
 
 def settings_of_model(path: str | Path) -> TrainSettings | None:

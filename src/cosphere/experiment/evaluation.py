@@ -14,6 +14,7 @@ from cosphere.data import Catalogue, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
+from cosphere.experiment.embedding import store_of
 from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
@@ -111,7 +112,15 @@ def evaluate_run(
         if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
             listener.note(OTHER_IMAGES)
     with listener.progress("embedding") as progress:
-        scores = evaluate(embedder, chosen.images, settings, batch_size=batch_size, workers=workers, progress=progress)
+        scores = evaluate(
+            embedder,
+            chosen.images,
+            settings,
+            batch_size=batch_size,
+            workers=workers,
+            store=store_of(run_folder.path),
+            progress=progress,
+        )
     path = save_scores(run_folder, scores, chosen.split, untrained=untrained)
     return Evaluation(
         folder=run_folder,

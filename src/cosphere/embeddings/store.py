@@ -1,0 +1,117 @@
+"""Rows that a model has computed, kept on disk, so that no image is embedded twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cosphere._types import Flags, Float32s
+from cosphere.data import Catalogue
+from cosphere.errors import RunError
+from cosphere.files import read_arrays, write_arrays
+from cosphere.models import Embedder
+
+MOST_BYTES = 2 * 2**30
+"""Above this, only the rows of the images just embedded are kept."""
+MOST_MODELS = 4
+"""Files of as many models are kept in a folder; the oldest go first."""
+
+
+class Stored(NamedTuple):
+    """Rows for N images, and which of them are there."""
+
+    rows: Float32s
+    """(N, D) raw; zeros where there is none."""
+    known: Flags
+    """(N,)"""
+
+
+class EmbeddingStore:
+    """One file for each model, named by its fingerprint. A row belongs to a file's path, size and time of change, and to a box.
+
+    Args:
+        folder: where the files lie; it is made when something is kept.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def find(self, embedder: Embedder, catalogue: Catalogue) -> Stored:
+        """The rows that are there for these images. A file that cannot be read counts as none."""
+        rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
+        known = np.zeros(len(catalogue), dtype=bool)
+        places, saved = self._read(embedder)
+        for row, key in enumerate(image_keys(catalogue) if places else ()):
+            place = places.get(key)
+            if place is not None:
+                rows[row], known[row] = saved[place], True
+        return Stored(rows, known)
+
+    def keep(self, embedder: Embedder, catalogue: Catalogue, stored: Stored) -> None:
+        """Add the known rows of these images. A folder that may not be written keeps nothing."""
+        fresh = {key: row for row, key in enumerate(image_keys(catalogue)) if key and stored.known[row]}
+        places, saved = self._read(embedder)
+        others = {key: place for key, place in places.items() if key not in fresh}
+        if saved.nbytes + stored.rows.nbytes > MOST_BYTES:
+            others = {}
+        rows = np.concatenate([saved[list(others.values())], stored.rows[list(fresh.values())]])
+        with contextlib.suppress(RunError, OSError):
+            content = np.frombuffer(b"".join([*others, *fresh]), dtype=np.uint8).reshape(-1, _KEY_BYTES)
+            write_arrays(self._file(embedder), {"keys": content, "rows": rows})
+            files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns)
+            for file in files[:-MOST_MODELS]:
+                file.unlink()
+
+    def _file(self, embedder: Embedder) -> Path:
+        device = next(embedder.parameters()).device.type  # another device rounds differently
+        return self.folder / f"{embedder.id[:32]}-{device}.npz"
+
+    def _read(self, embedder: Embedder) -> tuple[dict[bytes, int], Float32s]:
+        nothing: tuple[dict[bytes, int], Float32s] = {}, np.zeros((0, embedder.output_dim), dtype=np.float32)
+        file = self._file(embedder)
+        if not file.exists():
+            return nothing
+        try:
+            arrays = read_arrays(file, what="stored embeddings")
+            keys, rows = arrays["keys"], arrays["rows"]
+        except (RunError, KeyError):
+            return nothing
+        if (
+            keys.shape != (len(rows), _KEY_BYTES)
+            or rows.shape[1:] != (embedder.output_dim,)
+            or rows.dtype != np.float32
+        ):
+            return nothing
+        packed = keys.tobytes()
+        return {packed[at : at + _KEY_BYTES]: at // _KEY_BYTES for at in range(0, len(packed), _KEY_BYTES)}, rows
+
+
+_KEY_BYTES = 16
+
+
+def image_keys(catalogue: Catalogue) -> list[bytes]:
+    """For each image a digest of its path, its file's size and time of change, and its box; empty where there is no file."""
+    boxes = None if catalogue.boxes is None else catalogue.boxes.tolist()
+    states: dict[str, str] = {}
+    keys = []
+    for row, path in enumerate(map(str, catalogue.paths)):
+        file = path if os.path.exists(path) else path.rpartition("#")[0]  # noqa: PTH110  # `file#item` of a container
+        if file not in states:
+            states[file] = _state(file)
+        text = f"{os.path.abspath(path)}\n{states[file]}\n{None if boxes is None else boxes[row]}"  # noqa: PTH100
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+        keys.append(digest if states[file] else b"")
+    return keys
+
+
+def _state(file: str) -> str:
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
