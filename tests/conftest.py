@@ -66,6 +66,10 @@ class MeanColour(nn.Module):
         nn.init.eye_(self.linear.weight)
         self.seen: list[torch.dtype] = []
 
+    @property
+    def id(self) -> str:
+        return f"mean colour {self.linear.weight.sum().item():.3f}"
+
     def forward(self, inputs: Tensor) -> Tensor:
         embeddings: Tensor = self.linear(self.drop(inputs.mean(dim=(2, 3)) * 2))
         self.seen.append(embeddings.dtype)

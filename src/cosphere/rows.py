@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.tensors import check_embeddings, directions
+from cosphere.tensors import check_embeddings, directions, full_precision
 
 Matrix = Tensor | npt.NDArray[Any]
 """(N, D) floating rows, of torch or numpy; strided, read-only and memory-mapped arrays too."""
@@ -27,6 +27,8 @@ STEP = 32
 """Rows; the padding of both sides of every product."""
 BLOCK_BYTES = 128 * 2**20
 """Default bound of the working memory of one block."""
+EQUAL_COSINE = 1e-6
+"""Vectors whose cosine is nearer to 1 than this are equal: float32 rounding of a product of unit rows is about 1e-7."""
 _CHUNK_VALUES = 2**22
 """Values normalised at a time: 32 MiB in float64."""
 
@@ -102,7 +104,11 @@ def widened(chunk: Matrix) -> Tensor:
 
 def as_array(values: Any) -> npt.NDArray[Any]:
     """Labels or the like in numpy: of a tensor, wherever it is and with or without a gradient, or of what numpy takes."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        # NumPy has no bfloat16.
+        values = values.detach()
+        return (full_precision(values) if values.dtype == torch.bfloat16 else values).cpu().numpy()
+    return np.asarray(values)
 
 
 def check_rows(embeddings: Any, name: str) -> None:

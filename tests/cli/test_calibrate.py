@@ -47,7 +47,10 @@ def test_the_threshold_comes_from_held_out_classes_and_stays_in_the_model(
     assert held_out is not None
     embedder = Embedder.load(run)
     images = embed_catalogue(embedder, held_out)
-    assert embedder.calibration == calibrate(images.embeddings, images.labels, 0.1, data=held_out.fingerprint())
+    assert embedder.calibration is not None
+    assert embedder.calibration.tested_far is not None
+    chosen = dataclasses.replace(embedder.calibration, tested_far=None)
+    assert chosen == calibrate(images.embeddings, images.labels, 0.1, data=held_out.fingerprint())
     assert all((weights[name] == value).all() for name, value in embedder.state_dict().items())
     assert json.loads((run / "model" / "bundle.json").read_text())["calibration"]["wanted_far"] == 0.1
 
@@ -75,7 +78,12 @@ def test_few_pairs_are_noted() -> None:
         "160 pairs are few for a rate of 0.01: want at least 3,000" in note for note in calibration_notes(few, "train")
     )
     enough = calibrate(rows, np.arange(20) % 5, 0.5, samples=5)
+    (note,) = calibration_notes(enough, "test")
+    assert note.startswith("5 classes are few: with other classes the false accept rate may lie anywhere from ")
+    enough = dataclasses.replace(enough, classes=20)
     assert calibration_notes(enough, "test") == []
+    (note,) = calibration_notes(dataclasses.replace(enough, tar=0.0), "test")
+    assert note.startswith("no pair of one class lies above the threshold, so it accepts nothing")
     assert "chosen on these classes" in calibration_notes(enough, "val")[0]
 
 
@@ -94,7 +102,7 @@ def test_mistakes_get_one_line(run: Path, capsys: pytest.CaptureFixture[str], wo
 
 
 def test_a_wrong_rate_is_told_before_any_image_is_embedded() -> None:
-    with pytest.raises(SettingsError, match=r"between 0 and 1, got 0\.0"):
+    with pytest.raises(SettingsError, match=r"far must be a number above 0 and below 1, finite; got 0\.0"):
         calibrate_command(["never/there", "--far", "0"])
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.embeddings import Embeddings, embed
-from cosphere.errors import DataError, SettingsError
+from cosphere.embeddings import Embeddings, embed, number_classes
+from cosphere.errors import DataError, DivergenceError, SettingsError
 
 COLOURS = {"dark": (20, 20, 25), "green": (10, 250, 10), "lonely": (0, 0, 255), "red": (250, 10, 10)}
 
@@ -127,3 +127,36 @@ def test_parts_of_a_catalogue_join_to_the_whole(embedder: Any, catalogue: Catalo
     assert whole.groups is not None
     assert joined.groups[:9].tolist() == whole.groups[:9].tolist()
     assert joined.groups[9] not in joined.groups[:9]
+
+
+def test_the_file_behind_links_and_the_model_come_along(embedder: Any, folder: Path) -> None:
+    (folder / "red" / "link.png").symlink_to(folder / "red" / "0.png")
+    (folder / "red" / "copy.png").write_bytes((folder / "red" / "0.png").read_bytes())
+    (folder.parent / "elsewhere").symlink_to(folder)
+    catalogue = read_catalogue(folder.parent / "elsewhere")
+    table = embed(embedder, catalogue)
+    assert table.files is not None
+    assert {Path(file).parent.parent for file in table.files} == {folder.resolve()}
+    numbers = dict(
+        zip([Path(path).name for path in table.paths if "red" in path], table.identities()[-5:], strict=True)
+    )
+    assert numbers["link.png"] == numbers["0.png"]
+    assert len({numbers[name] for name in ("0.png", "1.png", "2.png", "copy.png")}) == 4
+    assert (table.model_id, table.fingerprint) == (embedder.id, catalogue.fingerprint())
+
+
+def test_a_model_that_gives_nan_is_refused(embedder: Any, catalogue: Catalogue) -> None:
+    embedder.linear.weight.data[0, 0] = float("nan")
+    with pytest.raises(DivergenceError, match=r"because linear\.weight of the model holds NaN"):
+        embed(embedder, catalogue)
+
+
+def test_classes_are_numbered_as_in_the_whole_catalogue(embedder: Any, catalogue: Catalogue) -> None:
+    table = catalogue.table.assign(
+        split=["a" if label in ("red", "lonely") else "b" for label in catalogue.table["label"]]
+    )
+    whole = dataclasses.replace(catalogue, table=table)
+    parts = [number_classes(embed(embedder, whole.select(split)), whole.select(split), whole) for split in ("a", "b")]
+    assert parts[0].class_names == parts[1].class_names == tuple(catalogue.class_names)
+    for part in parts:
+        assert [part.class_names[label] for label in part.labels] == [Path(path).parent.name for path in part.paths]

@@ -29,6 +29,10 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path, full: bool) -> None:
         "is_gallery": np.array([False, True, True]),
         "boxes": np.array([[1, 2, 3, 4], [-1, -1, -1, -1], [0, 0, 9, 9]]),
         "groups": np.array([4, 4, 0]),
+        "group_names": ("left",),
+        "files": ("/x/a.jpg", "/x/b c.jpg", "/x/batch.bin#7"),
+        "model_id": "0f",
+        "fingerprint": "1e",
     }
     want = made(**(optional if full else {}))
     path = tmp_path / "embeddings" / "test.npz"
@@ -49,7 +53,7 @@ def test_a_file_that_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it has no paths, class_names"):
         Embeddings.load(path)
     np.savez(path, embeddings=np.array([{}]), labels=[0], paths=["a"], class_names=["a"])
-    with pytest.raises(RunError, match="Object arrays cannot be loaded"):
+    with pytest.raises(RunError, match="it holds pickled objects, which could run code"):
         Embeddings.load(path)
     for count, label in ((0, 0), (1, 1), (1, -1), (1, 0.5)):
         np.savez(path, embeddings=np.eye(count, 2), labels=[label] * count, paths=["a"] * count, class_names=["a"])
@@ -181,3 +185,30 @@ def test_sides_name_the_position_of_each_query_in_the_gallery() -> None:
 def test_an_empty_side_is_refused(flag: str) -> None:
     with pytest.raises(DataError, match=f"no image has {flag} set"):
         made(**{flag: np.zeros(3, dtype=bool)}).sides()
+
+
+def test_rows_of_one_file_and_box_show_one_picture() -> None:
+    assert made().identities().tolist() == [0, 1, 2]
+    assert made(paths=("a", "a", "b")).identities().tolist() == [0, 0, 1]
+    assert made(files=("x", "y", "x")).identities().tolist() == [0, 1, 0]
+    boxes = np.array([[0, 0, 9, 9], [-1] * 4, [0, 0, 9, 9]])
+    assert made(paths=("a", "a", "a"), boxes=boxes).identities().tolist() == [0, 1, 0]
+
+
+def test_distinct_keeps_one_row_a_picture_and_none_with_two_labels() -> None:
+    table = made(embeddings=np.eye(6, 2, dtype=np.float32), labels=np.array([0, 0, 1, 1, 0, 1]), paths=tuple("bbacca"))
+    assert table.distinct().paths == ("b", "a")
+    assert table.distinct().labels.tolist() == [0, 1]
+    whole = made()
+    assert whole.distinct() is whole
+
+
+def test_sides_name_the_pictures_only_where_some_are_repeated() -> None:
+    assert made().sides().query_identities is None
+    flags = {"is_query": np.array([True, False, True]), "is_gallery": np.array([False, True, True])}
+    sides = made(paths=("a", "a", "b"), **flags).sides()
+    assert sides.query_identities is not None
+    assert sides.query_identities.tolist() == [0, 1]
+    assert sides.gallery_identities is not None
+    assert sides.gallery_identities.tolist() == [0, 1]
+    assert sides.exclude.tolist() == [-1, 1]

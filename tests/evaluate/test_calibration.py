@@ -194,3 +194,16 @@ def test_wrong_input_is_named(change, error, message):
 def test_a_threshold_of_nan_is_named():
     with pytest.raises(SettingsError, match="threshold must be a number"):
         pair_rates(np.eye(3), [0, 0, 1], math.nan)
+
+
+def test_equal_vectors_have_one_cosine_and_a_useless_threshold_is_seen() -> None:
+    """One picture under two labels: rounding must not decide which of the equal pairs lie above."""
+    rows = np.random.default_rng(0).normal(size=(20, 97)).astype(np.float32)
+    labels = np.concatenate([np.arange(20), 20 + np.arange(20)])
+    found = calibrate(np.concatenate([rows, rows * 3]), labels, far=0.01)
+    assert found.threshold == 1.0
+    assert found.far == 0.0
+    assert not found.same(np.array([1.0000001, 1.0, 0.99999994, 0.5], dtype=np.float32)).any()
+    rates = pair_rates(np.concatenate([rows, rows]), np.concatenate([np.arange(20), np.arange(20)]), 1 - 2e-6)
+    assert rates.tar == 1.0
+    assert pair_rates(np.concatenate([rows, rows]), np.tile(np.arange(20), 2), 1.0).tar == 0.0

@@ -44,10 +44,11 @@ def by_hand(points: Any, labels: Any, k: int) -> list[tuple[int, int, float, flo
         if not others:
             continue
         best = max(others, key=lambda name: (others.count(name), -near.index(name)))
-        own, votes = near.count(int(labels[i])), others.count(best)
+        possible = min(k, labels.tolist().count(labels[i]) - 1)
+        own, votes = near.count(int(labels[i])) / possible, others.count(best) / k
         if votes > own:
             cosine = float(unit[i] @ unit[order[near.index(best)]])
-            found.append((-(votes - own), -cosine, i, best, votes / k, own / k))
+            found.append(((own - votes) * possible / k, -cosine, i, best, votes, own))
     return [(i, best, votes, own) for _, _, i, best, votes, own in sorted(found)]
 
 
@@ -71,8 +72,49 @@ def test_clean_and_small_sets() -> None:
     axes, labels = torch.eye(3).repeat_interleave(4, dim=0), torch.arange(3).repeat_interleave(4)
     assert len(likely_mislabelled(axes, labels, neighbours=3)) == 0
     assert len(likely_mislabelled(axes, labels * 0)) == 0
-    pair = likely_mislabelled(axes[:2], [5, 9])
-    assert (pair.suggested.tolist(), pair.agreement.tolist()) == ([9, 5], [1.0, 1.0])
+    odd = likely_mislabelled(
+        axes[:4], [5, 9, 9, 5], neighbours=1
+    )  # four equal images: the nearest is the first other row
+    assert (odd.rows.tolist(), odd.suggested.tolist(), odd.agreement.tolist()) == ([0, 1, 2], [9, 5, 5], [1.0] * 3)
+    assert len(likely_mislabelled(axes[:2], [5, 9])) == 0  # no image can support a class of one
+
+
+@pytest.mark.parametrize("each", [1, 2, 3, 5, 12])
+def test_a_perfect_embedding_has_no_suspects_whatever_the_class_sizes(each: int) -> None:
+    generator = np.random.default_rng(each)
+    labels = np.repeat(np.arange(60), each)
+    points = generator.standard_normal((60, 32))[labels] + 1e-4 * generator.standard_normal((60 * each, 32))
+    assert len(likely_mislabelled(points, labels)) == 0
+
+
+def test_true_errors_come_before_misread_images_of_rare_classes() -> None:
+    generator = np.random.default_rng(0)
+    right = np.concatenate([np.repeat(np.arange(8), 30), 8 + np.arange(24) // 2])  # eight classes of 30, twelve of two
+    centres = generator.standard_normal((20, 16))
+    points = 2 * centres[right] + generator.standard_normal((len(right), 16))
+    points[240:] = generator.standard_normal((24, 16))  # pairs of images that the model cannot read
+    labels, wrong = right.copy(), np.arange(0, 240, 24)
+    labels[wrong] = (right[wrong] + 1) % 8
+    found = likely_mislabelled(points, labels)
+    assert set(found.rows[:10]) == set(wrong)
+
+
+def test_copies_of_a_picture_do_not_vote_for_each_other() -> None:
+    generator = np.random.default_rng(4)
+    points = generator.standard_normal((12, 8))
+    points = np.concatenate([points, points])
+    labels, pictures = np.tile(np.arange(12) // 4, 2), np.tile(np.arange(12), 2)
+    labels[12] = 2  # one picture under two labels
+    alone = likely_mislabelled(points, labels, neighbours=1)
+    assert set(alone.rows) == {0, 12}  # each has found its copy
+    found = likely_mislabelled(points, labels, identities=pictures, neighbours=3)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    for row, own, votes in zip(found.rows, found.own, found.agreement, strict=True):
+        order = sorted(np.flatnonzero(pictures != pictures[row]), key=lambda j: -float(unit[row] @ unit[j]))[:3]
+        same = labels[order] == labels[row]
+        possible = min(3, int(((labels == labels[row]) & (pictures != pictures[row])).sum()))
+        assert own == pytest.approx(same.sum() / possible)
+        assert votes == pytest.approx(max(np.bincount(labels[order][~same])) / 3)
 
 
 def test_wrong_input_is_named() -> None:

@@ -140,7 +140,7 @@ def test_a_threshold_from_elsewhere():
     found = rates_at(scores, same, 0.7)
     assert found.far == np.mean([s > 0.7 for s, t in zip(scores, same, strict=True) if not t])
     assert found.tar == np.mean([s > 0.7 for s, t in zip(scores, same, strict=True) if t])
-    with pytest.raises(SettingsError, match="threshold is NaN"):
+    with pytest.raises(SettingsError, match="threshold must be a number in units of the score; got nan"):
         rates_at(scores, same, math.nan)
     with pytest.raises(SettingsError, match="level must be a number above 0"):
         threshold_table(scores, same, level=1)

@@ -197,7 +197,7 @@ def test_intervals_hold_the_score_and_shrink_with_more_pairs():
     [
         ([0.1, 0.2], [1, 0, 1], {}, SizeError, r"want scores \(n,\) and same \(n,\), got \(2,\) and \(3,\)"),
         ([0.1, math.nan], [1, 0], {}, DataError, "1 of 2 scores are NaN or infinite"),
-        ([0.1, 0.2], [1, 2], {}, DataError, "want True and False, or 1 and 0"),
+        ([0.1, 0.2], [1, 2], {}, DataError, "same must hold True and False, or 1 and 0"),
         ([0.1, 0.2], [1, 1], {}, DataError, "want both same and different pairs, got 2 and 0"),
         ([], [], {}, DataError, "want both same and different pairs, got 0 and 0"),
         ([0.1, 0.2], [1, 0], {}, SizeError, "2 pairs cannot be cut into 10 folds"),

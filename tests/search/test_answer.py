@@ -86,10 +86,12 @@ def test_every_row_of_the_query_file_is_left_out(gallery: Embeddings, tmp_path: 
     link.symlink_to(gallery.paths[0])
     paths = (gallery.paths[0], str(link), *gallery.paths[2:])
     twice = dataclasses.replace(gallery, paths=paths)
-    for query in (gallery.paths[0], link):
-        (found,) = answer([query], MeanColour(), twice, 2)
-        assert found.own_rows == (0, 1)
-        assert [hit.row for hit in found.hits] == [2, 3]
+    files = tuple(str(Path(path).resolve()) for path in paths)
+    for table in (twice, dataclasses.replace(twice, files=files)):
+        for query in (gallery.paths[0], link):
+            (found,) = answer([query], MeanColour(), table, 2)
+            assert found.own_rows == (0, 1)
+            assert [hit.row for hit in found.hits] == [2, 3]
 
 
 def test_a_picture_in_memory_is_not_recognised(gallery: Embeddings) -> None:
@@ -101,10 +103,16 @@ def test_the_threshold_marks_hits_of_whole_embeddings_only(gallery: Embeddings) 
     model = MeanColour(threshold=0.9)
     (found,) = answer([gallery.paths[0]], model, gallery, 2)
     assert [hit.same for hit in found.hits] == [True, False]
-    rule = "cosine 0.900, for a false accept rate of 0.1 % of pairs"
+    rule = (
+        "cosine 0.900, a false accept rate of 0.1 % of pairs, 0 to 100 % with other classes: about 0.004 wrong images for each "
+        "query among 4"
+    )
     assert found.notes[0] == f"1 of 2 above the threshold ({rule}); hits below it are marked as unknown"
     (none,) = answer([gallery.paths[2]], model, gallery, 2)
     assert none.notes[0] == f"none is above the threshold ({rule}): no known class matches the query"
+    model.calibration = dataclasses.replace(model.calibration, tested_far=0.25)
+    (measured,) = answer([gallery.paths[2]], model, gallery, 2)
+    assert "a false accept rate of 25 % of pairs, measured on test images: about 1 wrong images" in measured.notes[0]
     (bits,) = answer([gallery.paths[0]], model, gallery, 2, kind="bits")
     assert [hit.same for hit in bits.hits] == [None, None]
     assert bits.notes[0].startswith("index of kind bits, 1 bytes an image: ")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cosphere.codes import from_bits, to_bits
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.search import asymmetric_search, hamming_search, reranked_search, search
 
 
@@ -91,3 +91,10 @@ def test_wrong_input_is_named() -> None:
         reranked_search(x, x[:, :23], k=3)
     with pytest.raises(SizeError, match="want gallery as a torch tensor or numpy array, got list"):
         reranked_search(x, x.tolist(), k=1, codes=codes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [0, -1, True])
+def test_a_k_below_one_is_refused(k: int) -> None:
+    rows = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SettingsError, match="k must be a whole number >= 1"):
+        reranked_search(rows[:2], rows, k=k)

@@ -69,7 +69,7 @@ def test_a_recall_below_what_was_wanted_is_an_error() -> None:
     assert Index.build(x, wanted_recall=1.0).kind == "exact"
     with pytest.raises(SettingsError, match=r"wanted_recall must be a number >= 0 and at most 1, finite; got 2"):
         Index.build(x, wanted_recall=2)
-    with pytest.raises(SettingsError, match="wanted_recall wants a check"):
+    with pytest.raises(SettingsError, match="wanted_recall needs a check, but check_queries is 0"):
         Index.build(x, wanted_recall=1.0, check_queries=0)
     with pytest.raises(SizeError, match="the index has 300 rows of 16 dimensions, got 299 of 16"):
         Index.build(x).self_check(x[1:])

@@ -1,12 +1,12 @@
-"""Embeddings of a set of images: computed once, kept on disk, joined, selected, and split into queries and gallery."""
+"""Embeddings of a set of images: compute, save, load, select, join, and split into queries and gallery."""
 
 from __future__ import annotations
 
-from cosphere.embeddings.computing import Precision, embed
+from cosphere.embeddings.computing import Precision, embed, number_classes
 from cosphere.embeddings.store import EmbeddingStore
 from cosphere.embeddings.table import Embeddings, Sides
 
 embed_catalogue = embed
 """The name of :func:`embed` in :mod:`cosphere.evaluate`."""
 
-__all__ = ["EmbeddingStore", "Embeddings", "Precision", "Sides", "embed", "embed_catalogue"]
+__all__ = ["EmbeddingStore", "Embeddings", "Precision", "Sides", "embed", "embed_catalogue", "number_classes"]

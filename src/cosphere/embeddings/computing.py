@@ -1,8 +1,9 @@
-"""From a catalogue of images to embeddings."""
+"""Embedding the images of a catalogue."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from cosphere._types import Flags, Float32s, Integers, Progress
 from cosphere.checks import check_choice, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.data.listing import file_keys
 from cosphere.embeddings.store import EmbeddingStore, Stored
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import DataError
@@ -39,23 +41,23 @@ def embed(
 ) -> Embeddings:
     """Embed every image of a catalogue, in its order, with raw length.
 
-    The embedder is in evaluation mode meanwhile; each of its modules is left in the mode it was in. No global random
-    generator is used, so training may go on as if nothing had happened. Unreadable images are left out and named.
+    The embedder runs in evaluation mode; afterwards each of its modules is back in its own mode. No global random generator is
+    used, so training is unaffected. Unreadable images are left out and listed in ``skipped``.
 
     Args:
-        embedder: its own ``preprocessing`` prepares the images.
+        embedder: the model; its ``preprocessing`` is applied to the images.
         catalogue: N images.
         batch_size: images in one forward pass.
         workers: processes that decode; 0 decodes in this one.
-        device: where to compute; None stays where the embedder is.
+        device: where to compute; None leaves the embedder where it is.
         precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
         cache: of decoded pixels.
-        max_unreadable: in [0, 1], the share of unreadable images above which to stop.
-        store: of rows that this model computed before; only the other images are embedded, and kept there. float32 only.
-        progress: told how many images are done.
+        max_unreadable: share of unreadable images above which to stop, in [0, 1].
+        store: rows that this model computed before; only the other images are embedded, and added to it. float32 only.
+        progress: called with the number of embedded images.
 
     Raises:
-        DataError: too many images are unreadable, or all.
+        DataError: too many images, or all, are unreadable.
         SettingsError: a setting is out of range.
     """
     check_whole("batch_size", batch_size, least=1)
@@ -76,7 +78,7 @@ def embed(
         sampler=missing.tolist(),
         num_workers=workers,
         collate_fn=collate,
-        generator=torch.Generator(),  # Its own: a loader draws a seed for its workers.
+        generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
     )
     unreadable = UnreadableLog(len(catalogue), max_unreadable)
     done = len(catalogue) - len(missing)
@@ -93,7 +95,9 @@ def embed(
         store.keep(embedder, catalogue, Stored(rows, read))
     if not read.any():
         raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
-    return _table(rows, read, catalogue, tuple(Skipped(*one) for one in unreadable.reasons.items()))
+    skipped = tuple(Skipped(*one) for one in unreadable.reasons.items())
+    embeddings = rows if read.all() else rows[read]
+    return _table(catalogue, embeddings, read, model_id=embedder.id, skipped=skipped)
 
 
 @torch.inference_mode()
@@ -103,17 +107,19 @@ def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: 
     return rows
 
 
-def _table(rows: Float32s, read: Flags, catalogue: Catalogue, skipped: tuple[Skipped, ...]) -> Embeddings:
-    """The rows that could be read."""
+def _table(
+    catalogue: Catalogue, embeddings: Float32s, read: Flags, *, model_id: str, skipped: tuple[Skipped, ...]
+) -> Embeddings:
+    """Embeddings (n, D) of the n images that could be read, with the columns of their catalogue."""
     columns = catalogue.table.columns
     flags = {
         name: catalogue.table[name].to_numpy(dtype=bool)[read] for name in ("is_query", "is_gallery") if name in columns
     }
-    # Plain text: a CIFAR row's "batch.bin#7" is no path, and 60 000 Path objects are slow.
+    # Plain text: "batch.bin#7" is not a path, and 60 000 Path objects are slow.
     paths = [os.path.abspath(path) for path, whole in zip(catalogue.paths, read, strict=True) if whole]  # noqa: PTH100
     groups, group_names = _sequences(catalogue)
     return Embeddings(
-        embeddings=rows if read.all() else rows[read],
+        embeddings=embeddings,
         labels=catalogue.labels[read],
         paths=tuple(paths),
         class_names=tuple(catalogue.class_names),
@@ -122,8 +128,24 @@ def _table(rows: Float32s, read: Flags, catalogue: Catalogue, skipped: tuple[Ski
         boxes=None if catalogue.boxes is None else catalogue.boxes[read],
         groups=None if groups is None else groups[read],
         group_names=group_names,
+        files=tuple(file_keys(paths)),
+        model_id=model_id,
+        fingerprint=catalogue.fingerprint(),
         skipped=skipped,
     )
+
+
+def number_classes(table: Embeddings, part: Catalogue, whole: Catalogue) -> Embeddings:
+    """Number the classes of a part as in the whole catalogue, so that one number is one class in all its splits.
+
+    Args:
+        table: embeddings of ``part``.
+        part: a selection of ``whole``.
+        whole: the catalogue that counts.
+    """
+    number = {name: at for at, name in enumerate(whole.label_names)}
+    numbers = np.array([number[name] for name in part.label_names], dtype=np.int64)
+    return replace(table, labels=numbers[table.labels], class_names=tuple(whole.class_names))
 
 
 def _sequences(catalogue: Catalogue) -> tuple[Integers | None, tuple[str, ...] | None]:

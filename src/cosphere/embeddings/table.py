@@ -33,19 +33,23 @@ class Sides:
     """(Q,) group of each query; None without groups."""
     gallery_groups: Integers | None
     """(G,) group of each gallery row; None without groups."""
+    query_identities: Integers | None
+    """(Q,) picture of each query, see :meth:`Embeddings.identities`; None if all rows show different pictures."""
+    gallery_identities: Integers | None
+    """(G,) picture of each gallery row; None if all rows show different pictures."""
     is_whole: bool
     """Whether every row is a query and in the gallery."""
 
     @classmethod
-    def of_all(cls, count: int, groups: Integers | None = None) -> Sides:
+    def of_all(cls, count: int, groups: Integers | None = None, identities: Integers | None = None) -> Sides:
         """Every row a query, and in the gallery of all others."""
         rows = np.arange(count)
-        return cls(rows, rows, rows, groups, groups, is_whole=True)
+        return cls(rows, rows, rows, groups, groups, identities, identities, is_whole=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Embeddings:
-    """N embeddings and what each shows. Written to ``embeddings/<split>.npz`` of a run.
+    """N embeddings with the label, path and box of each. Saved as ``embeddings/<split>.npz`` of a run.
 
     Raises:
         SizeError: the parts do not have N rows.
@@ -69,13 +73,20 @@ class Embeddings:
     """(N,) such as the camera or sequence: a query does not meet images of its class and group. None: no groups."""
     group_names: tuple[str, ...] | None = None
     """Names of the groups 0, 1, ...; a larger number is a group without a name. None: no group has one."""
+    files: tuple[str, ...] | None = None
+    """N keys of the image files, equal for links to one file: rows with one key and box show the same picture. None takes
+    ``paths``."""
+    model_id: str = ""
+    """:attr:`Embedder.id` of the model; empty where unknown."""
+    fingerprint: str = ""
+    """:meth:`Catalogue.fingerprint` of the images; empty where unknown."""
     skipped: tuple[Skipped, ...] = ()
     """The images that could not be read. Not written to the file."""
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        for name in ("labels", "paths", *_OPTIONAL):
+        for name in ("labels", "paths", "files", *_OPTIONAL):
             part = getattr(self, name)
             if part is not None and len(part) != len(self.embeddings):
                 raise SizeError(
@@ -88,7 +99,7 @@ class Embeddings:
         return len(self.embeddings)
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz, all or nothing, which numpy reads without pickle.
+        """Write one .npz atomically. It holds no pickled objects.
 
         Raises:
             RunError: it cannot be written.
@@ -101,16 +112,16 @@ class Embeddings:
         }
         optional = {name: getattr(self, name) for name in _OPTIONAL}
         arrays |= {name: part for name, part in optional.items() if part is not None}
-        if self.group_names is not None:
-            arrays["group_names"] = np.array(self.group_names, dtype=np.str_)
+        texts = {name: getattr(self, name) for name in ("group_names", "files", "model_id", "fingerprint")}
+        arrays |= {name: np.array(text, dtype=np.str_) for name, text in texts.items() if text}
         write_arrays(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
-        """Read what :meth:`save` wrote.
+        """Read a file of :meth:`save`.
 
         Raises:
-            RunError: there is no such file, or it holds no embeddings, or labels without a name.
+            RunError: the file is missing, holds no embeddings, or has a label without a class name.
         """
         arrays = read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one")
         missing = [name for name in ("embeddings", "labels", "paths", "class_names") if name not in arrays]
@@ -118,6 +129,8 @@ class Embeddings:
             raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")
         rows, labels, names = arrays["embeddings"], arrays["labels"], arrays["class_names"]
         optional: dict[str, Any] = {name: arrays.get(name) for name in _OPTIONAL}
+        optional |= {name: tuple(arrays[name].tolist()) for name in ("group_names", "files") if name in arrays}
+        optional |= {name: str(arrays[name]) for name in ("model_id", "fingerprint") if name in arrays}
         if not len(rows) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
             raise RunError(f"{path} holds no image, or a label without a class name. Embed again.")
         return cls(
@@ -125,7 +138,6 @@ class Embeddings:
             labels=labels.astype(np.int64),
             paths=tuple(arrays["paths"].tolist()),
             class_names=tuple(names.tolist()),
-            group_names=tuple(arrays["group_names"].tolist()) if "group_names" in arrays else None,
             **optional,
         )
 
@@ -155,6 +167,7 @@ class Embeddings:
             embeddings=self.embeddings[rows],
             labels=self.labels[rows],
             paths=tuple(self.paths[row] for row in rows.tolist()),
+            files=None if self.files is None else tuple(self.files[row] for row in rows.tolist()),
             **optional,
         )
 
@@ -186,6 +199,8 @@ class Embeddings:
                 [np.array([number[name] for name in part.class_names], np.int64)[part.labels] for part in parts]
             ),
             paths=tuple(path for part in parts for path in part.paths),
+            files=tuple(file for part in parts for file in part.files or part.paths),
+            model_id=_common([part.model_id for part in parts]),
             class_names=names,
             skipped=tuple(one for part in parts for one in part.skipped),
             is_query=_joined([part.is_query for part in parts], [np.ones(len(part), dtype=bool) for part in parts]),
@@ -195,14 +210,37 @@ class Embeddings:
             group_names=group_names,
         )
 
+    def identities(self) -> Integers:
+        """(N,) int64 number of the picture that each row shows: one number for rows with the same file and box.
+
+        Two rows of a table may name one file, directly or through a link. They are the same picture, so a query must not meet
+        the other one, and the two are no pair to compare.
+        """
+        boxes = [WHOLE_IMAGE] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
+        numbers: dict[Any, int] = {}
+        keys = zip(self.files or self.paths, boxes, strict=True)
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+    def distinct(self) -> Embeddings:
+        """One row for each picture, the first. A picture with two labels is left out: its class is unknown."""
+        identities = self.identities()
+        pictures, first = np.unique(identities, return_index=True)
+        if len(pictures) == len(self):
+            return self
+        labels = np.unique(np.stack([identities, self.labels], axis=1), axis=0)
+        counts = np.bincount(labels[:, 0], minlength=len(pictures))
+        return self.rows(np.sort(first[counts == 1]))
+
     def sides(self) -> Sides:
         """Split into queries and gallery by ``is_query`` and ``is_gallery``. A query that is in the gallery excludes itself.
 
         Raises:
             DataError: no row is a query, or none is in the gallery.
         """
+        pictures = self.identities()
+        identities = pictures if len(np.unique(pictures)) < len(self) else None
         if self.is_query is None and self.is_gallery is None:
-            return Sides.of_all(len(self), self.groups)
+            return Sides.of_all(len(self), self.groups, identities)
         count = len(self)
         query_rows = np.arange(count) if self.is_query is None else np.flatnonzero(self.is_query)
         gallery_rows = np.arange(count) if self.is_gallery is None else np.flatnonzero(self.is_gallery)
@@ -217,12 +255,19 @@ class Embeddings:
             position[query_rows],
             None if self.groups is None else self.groups[query_rows],
             None if self.groups is None else self.groups[gallery_rows],
+            None if identities is None else identities[query_rows],
+            None if identities is None else identities[gallery_rows],
             is_whole=len(query_rows) == len(gallery_rows) == count,
         )
 
 
 _OPTIONAL = ("is_query", "is_gallery", "boxes", "groups")
 """Columns that may be None."""
+
+
+def _common(texts: Sequence[str]) -> str:
+    """The text that all share; empty where they differ."""
+    return texts[0] if len(set(texts)) == 1 else ""
 
 
 def _joined(columns: Sequence[Any], defaults: Sequence[Any]) -> Any:

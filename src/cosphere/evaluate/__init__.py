@@ -1,4 +1,4 @@
-"""Evaluation: embeddings and labels to plain numbers, with intervals."""
+"""Evaluation: scores of embeddings with confidence intervals, thresholds, open-set scores, probes and comparisons."""
 
 from __future__ import annotations
 

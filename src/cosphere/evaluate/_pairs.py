@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError
+from cosphere.evaluate._names import class_column
 from cosphere.rows import (
+    EQUAL_COSINE,
     Matrix,
     UnitRows,
-    as_array,
     check_block_bytes,
     full_float32,
     rounded_up,
@@ -66,12 +67,8 @@ def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
         SizeError: not (N, D) with labels (N,).
         DataError: a row holds NaN or infinity, or there are not two classes.
     """
-    names = as_array(labels)
     rows = unit_rows(embeddings)
-    if names.shape != (rows.size,):
-        raise SizeError(
-            f"want labels ({rows.size},), one for each embedding, got {names.shape}. Take both from the same images."
-        )
+    names = class_column(labels, rows.size)
     found, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
     if len(found) < 2:
         raise DataError(f"all {rows.size} images are of one class, so no pair is of two. Give at least two classes.")
@@ -117,6 +114,9 @@ def _blocks(data: ClassedRows, block_bytes: int, *, same_only: bool = False) -> 
         with full_float32(padded.device):
             torch.mm(block, others.T, out=cosines)
         cosines.add_(0.0)  # -0.0 becomes 0.0: they are equal, but their bits are not
+        if float(cosines.max()) > 1 - EQUAL_COSINE:
+            # Equal vectors have one cosine: otherwise rounding decides which of them lie above a threshold near 1.
+            cosines.masked_fill_(cosines > 1 - EQUAL_COSINE, 1.0)
         yield _Block(first, cosines[: last - first, : stop - first], data.labels[first:last], data.labels[first:stop])
 
 

@@ -1,4 +1,4 @@
-"""How well two partitions of the same rows agree, from their sparse contingency table."""
+"""Agreement of two partitions of the same rows, from their sparse contingency table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cosphere.errors import SizeError
 from cosphere.evaluate._relevance import check_labels
 
 _CHUNK_TERMS = 2**19
-"""Terms of the expected mutual information taken at a time: about 50 MB of working memory."""
+"""Terms of the expected mutual information evaluated at a time: about 50 MB of working memory."""
 
 
 class Agreement(NamedTuple):
@@ -23,12 +23,12 @@ class Agreement(NamedTuple):
     nmi_geometric: float
     """By their geometric mean, in [0, 1] (scikit-learn before 0.22, NormSoftmax's code)."""
     ami: float
-    """Adjusted mutual information (Vinh 2010), arithmetic mean: at most 1, and 0 on average for clusters by chance,
-    where NMI rises with the number of clusters."""
+    """Adjusted mutual information (Vinh 2010), arithmetic mean: at most 1, and 0 on average for random clusters,
+    for which NMI grows with the number of clusters."""
     ari: float
-    """Adjusted Rand index (Hubert 1985): at most 1, and 0 on average for clusters by chance."""
+    """Adjusted Rand index (Hubert 1985): at most 1, and 0 on average for random clusters."""
     f1: float
-    """Harmonic mean of precision and recall over pairs of rows: a pair in one cluster should be of one class."""
+    """Harmonic mean of precision and recall over pairs of rows: two rows of one cluster should share a class."""
     precision: float
     """Of the pairs in one cluster, the share of one class; 0 when no cluster has two rows."""
     recall: float
@@ -38,10 +38,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(clusters: Any, labels: Any) -> Agreement:
-    """Compare two partitions, in O(N log N) beside the expectation that AMI subtracts.
+    """Compare two partitions, in O(N log N) plus the expected mutual information that AMI subtracts.
 
-    That one is exact, and taken once for each pair of a cluster size and a class size that occur: scikit-learn, with
-    which it agrees, takes it for each pair of a cluster and a class.
+    That expectation is exact and computed once per distinct pair of cluster size and class size; scikit-learn, which
+    gives the same values, computes it for each pair of a cluster and a class.
 
     Args:
         clusters: (N,) integers.
@@ -53,12 +53,11 @@ def agreement(clusters: Any, labels: Any) -> Agreement:
     >>> agreement([0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 2, 2, 1]).f1
     0.36363636363636365
     """
-    if not len(labels):  # before the type, which an empty list does not tell
+    if not len(labels):  # before the type check: an empty list has no integer type
         raise SizeError("want at least one label, got none.")
-    known = check_labels(labels, len(labels), "labels")
-    found = check_labels(clusters, len(known), "clusters")
-    _, cluster = np.unique(found, return_inverse=True)
-    _, label = np.unique(known, return_inverse=True)
+    classes = check_labels(labels, len(labels), "labels")
+    _, cluster = np.unique(check_labels(clusters, len(classes), "clusters"), return_inverse=True)
+    _, label = np.unique(classes, return_inverse=True)
     rows, columns = np.bincount(cluster), np.bincount(label)
     cells, together = np.unique(cluster * len(columns) + label, return_counts=True)
     at = cells // len(columns)
@@ -71,11 +70,11 @@ def agreement(clusters: Any, labels: Any) -> Agreement:
         nmi=_normalised(shared, (ours + theirs) / 2, both_trivial=ours == theirs == 0),
         nmi_geometric=_normalised(shared, float(np.sqrt(ours * theirs)), both_trivial=ours == theirs == 0),
         ami=_adjusted_mutual_information(shared, (ours + theirs) / 2, rows, columns),
-        ari=_adjusted_rand(right, in_clusters, in_classes, len(known)),
+        ari=_adjusted_rand(right, in_clusters, in_classes, len(classes)),
         f1=2 * right / (in_clusters + in_classes) if in_clusters + in_classes else 0.0,
         precision=right / in_clusters if in_clusters else 0.0,
         recall=right / in_classes if in_classes else 0.0,
-        purity=int(largest.sum()) / len(known),
+        purity=int(largest.sum()) / len(classes),
     )
 
 
@@ -99,14 +98,14 @@ def _mutual_information(together: Integers, rows: Integers, columns: Integers) -
 
 
 def _normalised(shared: float, scale: float, *, both_trivial: bool) -> float:
-    """In [0, 1]: one cluster for one class is perfect; one cluster for several classes says nothing."""
+    """In [0, 1]: one cluster for one class scores 1; one cluster for several classes scores 0."""
     if scale == 0:
         return 1.0 if both_trivial else 0.0
     return min(max(shared / scale, 0.0), 1.0)
 
 
 def _adjusted_rand(right: int, in_clusters: int, in_classes: int, total: int) -> float:
-    """In whole numbers until the last division, as products of pair counts pass 2^53."""
+    """Integers until the last division: products of pair counts exceed 2^53."""
     if right == in_clusters == in_classes:
         return 1.0
     everything = total * (total - 1) // 2
@@ -119,7 +118,7 @@ def _adjusted_mutual_information(shared: float, scale: float, rows: Integers, co
     if len(rows) == len(columns) and len(rows) in (1, total):
         return 1.0  # Two equal partitions, of which no other arrangement exists: 0 / 0.
     if {1, total} & {len(rows), len(columns)}:
-        return 0.0  # Every arrangement shares the same information.
+        return 0.0  # Every arrangement has the same mutual information.
     chance = expected_mutual_information(rows, columns)
     return min((shared - chance) / (scale - chance), 1.0)
 
@@ -127,8 +126,8 @@ def _adjusted_mutual_information(shared: float, scale: float, rows: Integers, co
 def expected_mutual_information(rows: Integers, columns: Integers) -> float:
     """Mean mutual information, in nats, over all assignments that keep these cluster and class sizes (Vinh 2010).
 
-    A cell's count is then hypergeometric and depends on nothing but the sizes of its cluster and its class, so each pair
-    of sizes is taken once: of N rows there are at most sqrt(2 N) different sizes on either side.
+    A cell's count is then hypergeometric and depends only on the sizes of its cluster and its class, so each pair of
+    sizes is computed once: N rows have at most sqrt(2 N) different sizes on either side.
 
     Args:
         rows: (R,) sizes of the clusters, at least 1.
@@ -142,11 +141,11 @@ def expected_mutual_information(rows: Integers, columns: Integers) -> float:
     terms = np.minimum(a, b) - np.maximum(0, a + b - total) + 1
     upto = np.cumsum(terms)
     cuts = np.searchsorted(upto, np.arange(_CHUNK_TERMS, upto[-1], _CHUNK_TERMS))
-    found = 0.0
+    expectation = 0.0
     for pairs in np.split(np.arange(len(a)), np.unique(cuts)):
         if len(pairs):
-            found += float(times[pairs] @ _expected_cells(a[pairs], b[pairs], terms[pairs], total))
-    return found
+            expectation += float(times[pairs] @ _expected_cells(a[pairs], b[pairs], terms[pairs], total))
+    return expectation
 
 
 def _expected_cells(a: Integers, b: Integers, terms: Integers, total: int) -> Floats:
@@ -161,8 +160,8 @@ def _expected_cells(a: Integers, b: Integers, terms: Integers, total: int) -> Fl
         + gammaln(b_each - count + 1.0)
         + gammaln(total - a_each - b_each + count + 1.0)
     )
-    # Factorials of the sums are the same for all counts of a pair; dividing by the total likelihood drops them and the
-    # rounding of their logarithms, which are of the order of N log N.
+    # The factorials of the margins are equal for all counts of a pair. Dividing by the total likelihood cancels them, and
+    # with them the rounding of their logarithms, which are of order N log N.
     weight = np.exp(likelihood - np.maximum.reduceat(likelihood, first)[pair])
     share = np.log(np.maximum(count, 1) * (total / (a_each * b_each.astype(np.float64)))) * count / total
     return np.asarray(np.add.reduceat(weight * share, first) / np.add.reduceat(weight, first), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Choosing a threshold: from which cosine on two images count as the same, for a wanted false accept rate."""
+"""Calibration: the similarity threshold for a target false-accept rate."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from cosphere.models.calibration import Calibration
 from cosphere.rows import BLOCK_BYTES, Matrix
 
 _TAIL = 2**17
-"""Pairs that a resample weighs. 1000 resamples of so many take about a second."""
+"""Pairs that enter each resample. 1000 resamples of this many take about a second."""
 _REACH = 8
-"""Up to how many times the wanted rate a resample's threshold may wander."""
+"""A resampled threshold is followed up to this multiple of the target rate."""
 
 
 def calibrate(
@@ -40,35 +40,37 @@ def calibrate(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> Calibration:
-    """The lowest cosine above which at most a share ``far`` of the pairs of two classes lie.
+    """Find the lowest cosine threshold whose false-accept rate, over all pairs of different classes, is at most ``far``.
 
-    Every pair is compared. Choose it on classes that the model was not trained on: on those that it was, impostors lie
-    farther off than they ever will again. The rate is one of *pairs*: a search among G images makes G comparisons, so an unknown
-    image is taken for a known one far more often; :func:`cosphere.evaluate.open_set` measures that.
+    Every pair is compared. Use classes that the model was not trained on: trained classes lie farther apart than new ones, so
+    their false-accept rate is too low. The rate is one of *pairs*: a search among G images makes G comparisons, so an unknown
+    image raises a false alarm far more often; :func:`cosphere.evaluate.open_set` measures that.
 
-    The intervals come from resampling whole classes, since pairs share images and images share classes. For each resample
-    the threshold is chosen anew: that gives its interval, and the rates that those thresholds have on the data as it is give
-    the interval of the rate, which so is not (0, 0) where no pair lies above. That of the true accept rate belongs to the
-    threshold that is returned. A resampled threshold is not followed below 8 times the wanted rate.
+    The intervals come from resampling whole classes, since pairs share images and images share classes. Each resample chooses
+    its own threshold: the quantiles of these thresholds give the interval of the threshold, and the rates that they have on
+    the original data give the interval of the rate, which is therefore not (0, 0) where no pair lies above the threshold. The
+    interval of the true-accept rate is that of the returned threshold. A resampled threshold is followed up to 8 times the
+    target rate.
 
     Args:
         embeddings: (N, D) float, torch or numpy, any length. A tensor's device does the work.
-        labels: (N,) of any kind that can be sorted.
-        far: false accept rate in (0, 1). At least 30 / far pairs, and many classes, make it a rate to trust.
-        data: the images' fingerprint, to be kept with the result.
+        labels: (N,) integers or names.
+        far: target false-accept rate in (0, 1). A reliable estimate needs at least 30 / far pairs and many classes.
+        data: fingerprint of the images, stored with the result.
         samples: resamples, at least 1.
         level: of the intervals, in (0, 1).
         seed: one seed gives one interval.
-        block_bytes: bound of the working memory in bytes, beside a unit copy of the rows; 32 rows against all always pass.
-        progress: called with rows done and rows to do; each row counts twice.
+        block_bytes: bound of the working memory in bytes, besides a unit copy of the rows; at least 32 rows are
+            compared with all at a time.
+        progress: called with the number of processed rows; each row counts twice.
 
     Raises:
         SettingsError: a setting out of range.
         SizeError: shapes that do not fit.
         DataError: NaN or infinity, or fewer than two classes.
 
-    >>> found = calibrate(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), [0, 0, 1], far=0.5)
-    >>> round(found.threshold, 3), found.far, found.tar  # impostors at 0 and 0.6: half of them may lie above
+    >>> result = calibrate(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), [0, 0, 1], far=0.5)
+    >>> round(result.threshold, 3), result.far, result.tar  # impostors at 0 and 0.6: half may lie above
     (0.0, 0.5, 1.0)
     """
     check_far(far)
@@ -76,7 +78,7 @@ def calibrate(
     rows = classed_rows(embeddings, labels)
     pairs, same = rows.different_pairs, int(rows.same_pairs.sum())
     accepted = min(allowed(far, pairs), pairs - 1)
-    found = place_of_different(
+    place = place_of_different(
         rows,
         accepted,
         keep=max(_TAIL, _REACH * (accepted + 1)),
@@ -84,15 +86,15 @@ def calibrate(
         block_bytes=block_bytes,
         progress=progress,
     )
-    hits = same_above(rows, found.cosine, block_bytes=block_bytes)
-    draws = _resampled(rows, found.tail, hits, far, samples, seed)
+    hits = same_above(rows, place.cosine, block_bytes=block_bytes)
+    draws = _resampled(rows, place.tail, hits, far, samples, seed)
     return Calibration(
-        threshold=found.cosine,
+        threshold=place.cosine,
         wanted_far=float(far),
-        far=found.above / pairs,
+        far=place.above / pairs,
         tar=float(hits.sum() / same) if same else None,
         threshold_interval=_ends(draws.thresholds, level, anything=Interval(-1.0, 1.0)),
-        far_interval=_ends(_rates(found.tail, draws.thresholds, pairs), level, anything=Interval(0.0, 1.0)),
+        far_interval=_ends(_rates(place.tail, draws.thresholds, pairs), level, anything=Interval(0.0, 1.0)),
         tar_interval=_ends(draws.tars, level, anything=Interval(0.0, 1.0)) if same else None,
         level=level,
         different_pairs=pairs,
@@ -104,7 +106,7 @@ def calibrate(
 
 
 def check_far(far: float) -> None:
-    """Raise unless a threshold can be chosen for this rate."""
+    """Raise unless the rate is in (0, 1)."""
     check_number("far", far, above=0, below=1)
 
 
@@ -118,7 +120,7 @@ class _Draws(NamedTuple):
 def _resampled(
     rows: ClassedRows, tail: Tail, hits: npt.NDArray[np.int64], far: float, samples: int, seed: int
 ) -> _Draws:
-    """Whole classes drawn with replacement. Two copies of one class make no pair of two classes."""
+    """Draw whole classes with replacement. Two copies of one class form no pair of different classes."""
     generator = np.random.default_rng(seed)
     classes, same = len(rows.counts), rows.same_pairs
     thresholds, tars = np.full(samples, np.nan), np.full(samples, np.nan)
@@ -128,36 +130,36 @@ def _resampled(
         pairs = (int(images.sum()) ** 2 - int((images**2).sum())) // 2
         if pairs:
             reached = np.cumsum(times[tail.first] * times[tail.second]) * tail.each
-            place = int(np.searchsorted(reached, min(allowed(far, pairs), pairs - 1), side="right"))
-            thresholds[sample] = tail.cosines[min(place, len(reached) - 1)]
+            position = int(np.searchsorted(reached, min(allowed(far, pairs), pairs - 1), side="right"))
+            thresholds[sample] = tail.cosines[min(position, len(reached) - 1)]
         if (drawn := int(times @ same)) > 0:
             tars[sample] = float(times @ hits) / drawn
     return _Draws(thresholds, tars)
 
 
 def _rates(tail: Tail, thresholds: Floats, pairs: int) -> Floats:
-    """The share of all pairs of two classes above each threshold."""
+    """Share of all pairs of different classes above each threshold."""
     above = np.searchsorted(-tail.cosines, -thresholds, side="left") * tail.each
     rates: Floats = np.where(np.isnan(thresholds), np.nan, np.minimum(above / pairs, 1.0))
     return rates
 
 
 def _ends(values: Floats, level: float, *, anything: Interval) -> Interval:
-    # A resample of one class over and over has no pair of two: with few classes some are left out, in the worst case all.
-    there = values[~np.isnan(values)]
-    if not len(there):
+    # With few classes, a resample may repeat one class only and then has no pair of different classes.
+    defined = values[~np.isnan(values)]
+    if not len(defined):
         return anything
-    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
 class PairRates(NamedTuple):
-    """What a threshold does to all pairs of a set."""
+    """False- and true-accept rate of a threshold over all pairs of a set."""
 
     far: float
-    """Share of the pairs of two classes above the threshold, in [0, 1]."""
+    """Share of the pairs of different classes above the threshold, in [0, 1]."""
     tar: float | None
-    """Share of the pairs of one class above it; None where there is no such pair."""
+    """Share of the pairs of one class above it; None without such pairs."""
     different_pairs: int
     same_pairs: int
 
@@ -170,14 +172,14 @@ def pair_rates(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> PairRates:
-    """False and true accept rate of a cosine threshold over all pairs: what one chosen elsewhere is worth here.
+    """Measure the false- and true-accept rate of a cosine threshold, chosen on other data, over all pairs.
 
     Args:
         embeddings: (N, D) float.
         labels: (N,).
         threshold: cosine; a pair above it is accepted.
         block_bytes: bound of the working memory, as in :func:`calibrate`.
-        progress: called with rows done and rows to do.
+        progress: called with the number of processed rows.
 
     Raises:
         SettingsError: the threshold is NaN.

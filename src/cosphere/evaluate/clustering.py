@@ -1,4 +1,4 @@
-"""Clustering scores: k-means on directions, then how well clusters and classes agree."""
+"""Clustering scores: k-means on unit vectors, then the agreement of clusters and classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cosphere.rows import Matrix, unit_rows
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringPreset:
-    """How somebody clusters, and which NMI they report."""
+    """Settings of a clustering, and the NMI that goes with them."""
 
     method: Literal["faiss k-means", "scikit-learn k-means"]
     iterations: int
@@ -39,7 +39,10 @@ CLUSTERING_PRESETS: Mapping[str, ClusteringPreset] = MappingProxyType(
             iterations=50,
             restarts=1,
             nmi="nmi",
-            source="Cosphere: one restart from random rows; report the mean over several seeds.",
+            source=(
+                "Cosphere: one start from random rows, which is fast and finds worse clusters than ten starts, above all with few "
+                "images per class. Report the mean over several seeds."
+            ),
         ),
         "sec": ClusteringPreset(
             method="scikit-learn k-means",
@@ -63,12 +66,12 @@ CLUSTERING_PRESETS: Mapping[str, ClusteringPreset] = MappingProxyType(
         ),
     }
 )
-"""Settings by name. Neither paper says how far its scores move with the seed; 0 is theirs."""
+"""Settings by name. Neither paper reports how much its scores vary with the seed; both use seed 0."""
 
 
 @dataclass(frozen=True)
 class ClusteringScores:
-    """Agreement of k-means clusters with classes, and the settings that found them."""
+    """Agreement of k-means clusters with classes, and the settings of the clustering."""
 
     agreement: Agreement
     clusters: int
@@ -80,9 +83,9 @@ class ClusteringScores:
     preset: str
     """The name of these settings in :data:`CLUSTERING_PRESETS`."""
     method: str
-    """Who clustered: ``faiss k-means`` or ``scikit-learn k-means``."""
+    """Implementation: ``faiss k-means`` or ``scikit-learn k-means``."""
     iterations_run: int
-    """Until the restart that was kept changed no more."""
+    """Iterations until the chosen restart converged."""
     objective: float
     """Mean squared distance of the unit rows to their cluster's centre, in [0, 2]."""
     assignments: Integers = field(repr=False, compare=False)
@@ -122,7 +125,7 @@ class ClusteringSeeds:
     def as_dict(self) -> dict[str, Any]:
         """For each score ``mean``, ``sd``, ``low``, ``high``, ``n`` and ``values``; and ``seeds``."""
         values = self.values
-        scores = {name: {**found._asdict(), "values": values[name]} for name, found in self.summary.items()}
+        scores = {name: {**summary._asdict(), "values": values[name]} for name, summary in self.summary.items()}
         return {"seeds": [run.seed for run in self.runs], **scores}
 
 
@@ -139,23 +142,23 @@ def clustering(
 ) -> ClusteringScores:
     """Cluster directions with k-means and compare the clusters with the classes.
 
-    Euclidean k-means on unit rows, all rows used, centres not normalised. The papers' settings differ, and each moves
-    the scores: ``preset="sec"`` and ``preset="norm_softmax"`` are theirs, see :data:`CLUSTERING_PRESETS`. They are the
-    settings and not the random numbers of that day: libraries have since changed those. At SOP's size ``sec`` takes an
-    hour or more. One seed moves the scores too: see :func:`clustering_over_seeds`.
+    Euclidean k-means on unit rows; all rows are used and centres are not normalised. The papers' settings differ and change
+    the scores: ``preset="sec"`` and ``preset="norm_softmax"`` reproduce them, see :data:`CLUSTERING_PRESETS`. They reproduce
+    the settings, not the random numbers, which the libraries have changed since. At SOP's size ``sec`` takes an hour or
+    more. Scores vary with the seed: see :func:`clustering_over_seeds`.
 
-    One seed gives one result, whatever the threads, with faiss; with scikit-learn (``sec``) for one number of threads.
-    Memory is a unit copy of the rows, a few times the centres and blocks of a set size.
+    With faiss, the result depends on the seed only; with scikit-learn (``sec``), on the seed and the number of threads.
+    Memory: a unit copy of the rows, a few copies of the centres, and blocks of a fixed size.
 
     Args:
-        embeddings: (N, D) float, torch or numpy, any length. The work is done on the CPU. A zero row is a point at 0.
-        labels: (N,) integers of any size.
+        embeddings: (N, D) float, torch or numpy, any length. Runs on the CPU. A zero row is the point 0.
+        labels: (N,) integers.
         clusters: k; None takes the number of classes, as both papers do.
         seed: of the first centres.
         preset: a name in :data:`CLUSTERING_PRESETS`.
         iterations: of each restart, at least 1; only with the default preset, which takes 50.
-        restarts: the one with the smallest objective is kept; at least 1; only with the default preset, which takes 1.
-        progress: told (done, total) after each iteration of faiss, or each restart of scikit-learn.
+        restarts: the one with the smallest objective is returned; at least 1; only with the default preset, which takes 1.
+        progress: called with (done, total) after each iteration of faiss or each restart of scikit-learn.
 
     Raises:
         SizeError: shapes do not fit, or there are more clusters than rows.
@@ -178,17 +181,17 @@ def clustering_over_seeds(
     restarts: int | None = None,
     progress: Progress | None = None,
 ) -> ClusteringSeeds:
-    """:func:`clustering` once for each seed: k-means finds another local optimum each time, and the scores move.
+    """:func:`clustering` once for each seed: k-means finds another local optimum each time, so scores vary.
 
     Args:
         embeddings: (N, D) float, torch or numpy, any length.
-        labels: (N,) integers of any size.
+        labels: (N,) integers.
         seeds: at least one, all different.
         clusters: k; None takes the number of classes.
         preset: as in :func:`clustering`.
         iterations: as in :func:`clustering`.
         restarts: as in :func:`clustering`.
-        progress: told (done, total) over all seeds.
+        progress: called with (done, total) over all seeds.
 
     Raises:
         SizeError: as :func:`clustering`.
@@ -197,15 +200,15 @@ def clustering_over_seeds(
     """
     if not isinstance(seeds, Iterable):
         raise SettingsError(f"want seeds as a list of whole numbers, got {seeds!r}. Usual: range(5).")
-    chosen, wanted = _chosen(preset, iterations, restarts), list(seeds)
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise SettingsError(f"want at least one seed and no seed twice, got {wanted}. Usual: range(5).")
-    for seed in wanted:
+    chosen, numbers = _chosen(preset, iterations, restarts), list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise SettingsError(f"want at least one seed and no seed twice, got {numbers}. Usual: range(5).")
+    for seed in numbers:
         check_whole("seed", seed, least=0)
     task = _prepared(embeddings, labels, clusters)
-    parts = _parts(progress, len(wanted))
+    parts = _parts(progress, len(numbers))
     return ClusteringSeeds(
-        tuple(_score(task, chosen, preset, int(seed), part) for seed, part in zip(wanted, parts, strict=True))
+        tuple(_score(task, chosen, preset, int(seed), part) for seed, part in zip(numbers, parts, strict=True))
     )
 
 
@@ -221,28 +224,28 @@ def _parts(progress: Progress | None, count: int) -> Sequence[Progress | None]:
 
 
 def check_preset(preset: str) -> ClusteringPreset:
-    """The settings of that name; raise unless there are some."""
+    """The settings of that name; raise unless the preset exists."""
     return CLUSTERING_PRESETS[check_choice("clustering preset", preset, CLUSTERING_PRESETS)]
 
 
 def _chosen(preset: str, iterations: int | None, restarts: int | None) -> ClusteringPreset:
-    found = check_preset(preset)
+    settings = check_preset(preset)
     if iterations is None and restarts is None:
-        return found
+        return settings
     if preset != "default":
         raise SettingsError(
-            f"preset {preset!r} has {found.iterations} iterations and {found.restarts} restarts of its own. "
+            f"preset {preset!r} has {settings.iterations} iterations and {settings.restarts} restarts of its own. "
             "Leave both out, or leave the preset out."
         )
     for name, value in (("iterations", iterations), ("restarts", restarts)):
         if value is not None:
             check_whole(name, value, least=1)
     return ClusteringPreset(
-        method=found.method,
-        iterations=int(found.iterations if iterations is None else iterations),
-        restarts=int(found.restarts if restarts is None else restarts),
-        nmi=found.nmi,
-        source=found.source,
+        method=settings.method,
+        iterations=int(settings.iterations if iterations is None else iterations),
+        restarts=int(settings.restarts if restarts is None else restarts),
+        nmi=settings.nmi,
+        source=settings.source,
     )
 
 

@@ -1,6 +1,6 @@
-"""Two or more arms on the same queries: differences, how sure they are, and which classes gain or lose.
+"""Comparison of two or more arms on the same queries: differences, their uncertainty, and the classes that gain or lose.
 
-An arm is one way of training, with one run or one run a seed. :func:`cosphere.experiment.matching.read_arms` makes arms
+An arm is one training configuration, with one run or one run per seed. :func:`cosphere.experiment.matching.read_arms` makes arms
 from the folders of runs.
 """
 
@@ -21,19 +21,19 @@ from cosphere.evaluate.statistics import Interval, Summary, bootstrap_all, seeds
 
 Over = Literal["queries", "classes"]
 FEW_CLASSES = 20
-"""Below this many the bootstrap over classes is noticeably too narrow."""
+"""Below this number of classes the bootstrap over classes is noticeably too narrow."""
 EQUAL = 1e-12
-"""Class scores that differ by less are tied: they are means of the same values added in another order."""
+"""Class scores that differ by less are tied: the same values were added in another order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One way of training and the values of its runs, on queries that all arms share."""
+    """One training configuration and the scores of its runs, on queries that all arms share."""
 
     values: Mapping[str, Floats]
-    """For each score (S, Q): one row a run, one column a query."""
+    """For each score (S, Q): one row per run, one column per query."""
     seeds: tuple[int | None, ...]
-    """The training seed of each of the S runs; None where it is not known."""
+    """The training seed of each of the S runs; None where it is unknown."""
 
 
 class ArmScore(NamedTuple):
@@ -61,9 +61,9 @@ class Difference(NamedTuple):
     p: float
     """Of no difference; with seeds the larger of the tests over classes or queries and over seeds."""
     p_holm: float
-    """Corrected for all differences of the comparison."""
+    """``p``, corrected for all differences of the comparison."""
     test: str
-    """What p was made with."""
+    """Name of the test behind ``p``."""
     seeds: Summary | None
     """Over paired seeds, with Student's t interval; None without."""
     p_seeds: float | None
@@ -78,7 +78,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`compare` found. All scores are fractions."""
+    """Result of :func:`compare`. All scores are fractions."""
 
     arms: tuple[str, ...]
     baseline: str
@@ -102,8 +102,8 @@ class Comparison:
 
     def gains(self, arm: str, score: str) -> Floats:
         """(C,) score of each class, arm minus baseline."""
-        found = self.class_scores[score]
-        return found[arm] - found[self.baseline]
+        scores = self.class_scores[score]
+        return scores[arm] - scores[self.baseline]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and names for JSON; classes with the score of each arm."""
@@ -114,13 +114,13 @@ class Comparison:
             "level": self.level,
             "queries": self.queries,
             "classes": len(self.class_names),
-            "scores": [_plain(found) for found in self.scores],
-            "differences": [_plain(found) for found in self.differences],
+            "scores": [_plain(score) for score in self.scores],
+            "differences": [_plain(difference) for difference in self.differences],
             "class_scores": {
                 "names": list(self.class_names),
                 "queries": self.class_queries.tolist(),
                 **{
-                    score: {arm: found.tolist() for arm, found in arms.items()}
+                    score: {arm: values.tolist() for arm, values in arms.items()}
                     for score, arms in self.class_scores.items()
                 },
             },
@@ -128,9 +128,9 @@ class Comparison:
         }
 
 
-def _plain(found: ArmScore | Difference) -> dict[str, Any]:
+def _plain(row: ArmScore | Difference) -> dict[str, Any]:
     """Named tuples within named tuples as dictionaries."""
-    return {key: part._asdict() if hasattr(part, "_asdict") else part for key, part in found._asdict().items()}
+    return {key: part._asdict() if hasattr(part, "_asdict") else part for key, part in row._asdict().items()}
 
 
 def compare(
@@ -148,15 +148,15 @@ def compare(
     All values, and all differences, come from the same resamples. Intervals: see :mod:`cosphere.evaluate.statistics`;
     tests: see :mod:`cosphere.evaluate.significance`. Arms with the same seeds are paired seed by seed: the interval then
     covers other seeds too, and p is the larger of two, one over classes (or queries) and one over seeds, so that a small
-    p is owed neither to these classes nor to these seeds. Other arms are compared by the mean of their runs, and neither
-    interval nor p speaks of seeds.
+    p is due neither to these classes nor to these seeds. Other arms are compared by the mean of their runs; their interval
+    and p do not cover seeds.
 
     Args:
         arms: at least two, by name, each with the same scores.
         classes: (Q,) class of each query, names or integers.
-        baseline: the arm that is subtracted; None: the first.
-        over: what is drawn anew. ``classes`` for classes without training images; ``queries`` only speaks of other
-            queries of these very classes.
+        baseline: the arm that is subtracted; None takes the first.
+        over: what is resampled. ``classes`` covers classes without training images; ``queries`` only covers other
+            queries of the same classes.
         samples: resamples behind each interval.
         level: of the intervals, in (0, 1).
         seed: of the resamples.
@@ -164,7 +164,7 @@ def compare(
     Raises:
         SettingsError: fewer than two arms, no such baseline, or a setting is out of range.
         SizeError: arms have other scores or other queries.
-        DataError: one class only, where classes are to be drawn, or a value is not finite.
+        DataError: classes are to be resampled but there is only one, or a value is not finite.
     """
     chosen = _check(arms, baseline, over)
     names = np.asarray(classes).astype(np.str_)
@@ -179,7 +179,7 @@ def compare(
     tables |= {f"change {score} {arm}": change for (score, arm), change in changes.items()}
     intervals = bootstrap_all(tables, classes=drawn, samples=samples, level=level, seed=seed)
     by_class = _class_scores(arms, numbers)
-    found = [
+    uncorrected = [
         _difference(
             (arm, chosen, score), arms, change, intervals[f"change {score} {arm}"], by_class[score], drawn, level
         )
@@ -196,7 +196,9 @@ def compare(
             _arm_score(arm, score, arms[arm].values[score], intervals[f"value {score} {arm}"], level)
             for score, arm in pairs
         ),
-        differences=tuple(one._replace(p_holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)),
+        differences=tuple(
+            one._replace(p_holm=p) for one, p in zip(uncorrected, holm([one.p for one in uncorrected]), strict=True)
+        ),
         class_names=tuple(class_names.tolist()),
         class_queries=sizes.astype(np.int64),
         class_scores=by_class,
@@ -262,7 +264,7 @@ def _difference(
     classes: Integers | None,
     level: float,
 ) -> Difference:
-    """Not yet corrected. ``which`` are arm, baseline and score; ``change`` is as :func:`_change` gives it."""
+    """Without Holm's correction. ``which`` are arm, baseline and score; ``change`` is that of :func:`_change`."""
     arm, baseline, score = which
     p, test = _test(arms[arm].values[score], arms[baseline].values[score], change, classes)
     seeds, p_seeds = None, None
@@ -288,12 +290,12 @@ def _test(ours: Floats, theirs: Floats, change: Floats, classes: Integers | None
 def _class_scores(arms: Mapping[str, Arm], classes: Integers) -> dict[str, dict[str, Floats]]:
     """Score -> arm -> (C,) mean of each class, classes being numbered from 0."""
     sizes = np.bincount(classes)
-    found: dict[str, dict[str, Floats]] = {}
+    table: dict[str, dict[str, Floats]] = {}
     for arm, one in arms.items():
         for score, values in one.values.items():
             sums = np.bincount(classes, weights=np.mean(values, axis=0), minlength=len(sizes))
-            found.setdefault(score, {})[arm] = np.asarray(sums / sizes)
-    return found
+            table.setdefault(score, {})[arm] = np.asarray(sums / sizes)
+    return table
 
 
 def _notes(arms: Mapping[str, Arm], baseline: str, over: Over, classes: int) -> tuple[str, ...]:
@@ -303,15 +305,15 @@ def _notes(arms: Mapping[str, Arm], baseline: str, over: Over, classes: int) -> 
             f"With {classes} classes the intervals over classes are too narrow; {FEW_CLASSES} or more are wanted."
         )
     if over == "queries":
-        notes.append("Intervals and p-values speak of other queries of these very classes, not of other classes.")
+        notes.append("Intervals and p-values cover other queries of the same classes, not other classes.")
     base = arms[baseline]
     unpaired = [name for name, arm in arms.items() if name != baseline and not are_paired(arm, base)]
     several: Sequence[str] = [name for name in unpaired if max(len(arms[name].seeds), len(base.seeds)) > 1]
     if several:
         notes.append(
-            f"{', '.join(several)} and {baseline} do not have the same seeds, so their differences take the seeds as given; "
-            "give both the same seeds to cover other seeds too."
+            f"{', '.join(several)} and {baseline} do not have the same seeds, so their differences do not cover other seeds; "
+            "give both the same seeds."
         )
     if [name for name in unpaired if name not in several]:
-        notes.append("Where an arm is one run, nothing here says what another training seed would give.")
+        notes.append("Where an arm is one run, the interval does not cover another training seed.")
     return tuple(notes)

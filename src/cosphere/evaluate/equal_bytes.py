@@ -1,7 +1,7 @@
-"""What smaller embeddings keep: the same images as floats, as bits and cut short, beside the bytes that each takes.
+"""Equal-bytes table: scores of the same embeddings stored as floats, bits and reduced dimensions, with the bytes of each.
 
 NormSoftmax (Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", 2019) claims that 2048 bits stay close to
-2048 floats and far above 64 floats, which take as many bytes. This is the table that can tell.
+2048 floats and far above 64 floats, which take the same number of bytes. This table measures it.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _LISTED_QUERIES = 1024
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """One way to keep the gallery, and what is left of its scores."""
+    """One way to store the gallery, and its scores."""
 
     name: str
     bytes_per_image: int
-    """Kept for each image of the gallery."""
+    """Stored for each image of the gallery."""
     per_query: Mapping[str, Floats] = field(repr=False)
     """(Q,) in [0, 1] each, by the names of :data:`SCORES`; the same queries for every form."""
     intervals: Mapping[str, Interval]
-    """Over queries; empty where none were asked for."""
+    """Over queries; empty without resamples."""
     seconds_per_1000: float
-    """To find 10 neighbours of 1000 queries on this machine, wall clock; queries are made ready meanwhile."""
+    """Wall-clock time to find 10 neighbours of 1000 queries on this machine, including the conversion of the queries."""
     check: SelfCheck
-    """How much of the float32 ranking it finds."""
+    """Share of the float32 ranking that it finds."""
 
     @property
     def values(self) -> dict[str, float]:
@@ -72,16 +72,16 @@ class Form:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        found: dict[str, Any] = {"name": self.name, "bytes_per_image": self.bytes_per_image}
+        row: dict[str, Any] = {"name": self.name, "bytes_per_image": self.bytes_per_image}
         for name, value in self.values.items():
             low, high = self.intervals.get(name, (None, None))
-            found[name] = {"value": value, "low": low, "high": high}
-        return found | {"seconds_per_1000_queries": self.seconds_per_1000, "self_check": self.check.as_dict()}
+            row[name] = {"value": value, "low": low, "high": high}
+        return row | {"seconds_per_1000_queries": self.seconds_per_1000, "self_check": self.check.as_dict()}
 
 
 @dataclass(frozen=True, eq=False)
 class EqualBytes:
-    """The table of :func:`equal_bytes`."""
+    """Result of :func:`equal_bytes`."""
 
     forms: tuple[Form, ...]
     dim: int
@@ -129,28 +129,28 @@ def equal_bytes(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> EqualBytes:
-    """Recall@1 and MAP@R of one set of embeddings, kept in ever fewer bytes.
+    """Recall@1 and MAP@R of one set of embeddings, stored in fewer and fewer bytes.
 
     The forms, for D dimensions and B = ceil(D / 8) bytes: ``float32``, ``float16`` and ``int8`` rows; ``bits`` against bits by
     Hamming distance; ``bits, float query``; ``bits + re-rank``, whose shortlist the floats put in order; ``PQ`` of B bytes;
-    ``first d dims`` and ``PCA to d dims``, float32 with d = B / 4. But for bits against bits the query keeps its floats: only
-    the gallery has to be small. PQ and PCA learn from the gallery, without labels.
+    ``first d dims`` and ``PCA to d dims``, float32 with d = B / 4. Except for bits against bits, queries stay floats: only the
+    gallery has to be small. PQ and PCA learn from the gallery, without labels.
 
     Every form is scored by :func:`cosphere.evaluate.retrieval`: bits by distance, the others by the cosine between float queries
-    and what is kept of the gallery, decoded. Equal similarities count at their expected value where codes are compared (bits and
-    PQ) and optimistically for float and int8 rows, so that ``float32`` is the score of every other table. Only re-ranked lists
+    and the decoded gallery. Equal similarities count at their expected value where codes are compared (bits and PQ) and
+    optimistically for float and int8 rows, so that ``float32`` equals the score of every other table. Only re-ranked lists
     are scored as lists: what follows the shortlist stays in the order of the bits.
 
     Args:
         embeddings: what :meth:`Embeddings.load` gives, with its query and gallery flags; or (N, D) float rows, any length, each a
             query of all others.
         labels: (N,) integers, with rows.
-        shortlist: codes that are ranked again.
+        shortlist: codes that are re-ranked.
         bootstrap_samples: resamples behind each interval; 0 makes none.
         level: of the intervals, in (0, 1).
         seed: of intervals, PQ and self-checks.
-        block_bytes: bound of the ranking's working memory. Beside it lie the embeddings, a decoded gallery and a unit copy of each.
-        progress: told how many forms are done.
+        block_bytes: bound of the ranking's working memory. The embeddings, a decoded gallery and a unit copy of each come on top.
+        progress: called with the number of finished forms.
 
     Raises:
         SizeError: shapes do not fit, or uint8 where floats are wanted.
@@ -159,6 +159,7 @@ def equal_bytes(
     """
     check_whole("bootstrap_samples", bootstrap_samples, least=0)
     check_whole("shortlist", shortlist, least=1)
+    check_whole("seed", seed, least=0)
     sets = _sets(embeddings, labels)
     floats = _ranked(sets, sets.queries, sets.gallery, "optimistic", block_bytes)
     plans, notes = _plans(sets, shortlist, seed)
@@ -168,13 +169,13 @@ def equal_bytes(
         )
     forms = []
     for done, plan in enumerate(plans, 1):
-        kept = plan.make()
-        per_query = _scores(kept, sets, floats, block_bytes)
+        gallery = plan.make()
+        per_query = _scores(gallery, sets, floats, block_bytes)
         intervals = (
             bootstrap_all(per_query, samples=bootstrap_samples, level=level, seed=seed) if bootstrap_samples else {}
         )
-        seconds, check = _seconds(kept, sets), _check(kept, sets, seed)
-        forms.append(Form(plan.name, kept.index.bytes_per_image, per_query, intervals, seconds, check))
+        seconds, check = _seconds(gallery, sets), _check(gallery, sets, seed)
+        forms.append(Form(plan.name, gallery.index.bytes_per_image, per_query, intervals, seconds, check))
         if progress is not None:
             progress(done, len(plans))
     return EqualBytes(
@@ -221,12 +222,12 @@ def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class _Gallery:
     """A gallery in one form."""
 
     index: Index
     prepare: Callable[[Matrix], Matrix]
-    """What the index wants of queries: rows as they are, or of fewer dimensions."""
+    """Converts queries to the width of the index."""
 
     def search(self, queries: Tensor, k: int, exclude: Any) -> Neighbours:
         return self.index.search(self.prepare(queries), k, exclude)
@@ -234,17 +235,17 @@ class _Kept:
 
 class _Plan(NamedTuple):
     name: str
-    make: Callable[[], _Kept]
-    """Called when it is this form's turn, so that no two lie in memory."""
+    make: Callable[[], _Gallery]
+    """Builds the gallery. Called in turn, so that only one is in memory."""
 
 
 def _plans(sets: _Sets, shortlist: int, seed: int) -> tuple[list[_Plan], list[str]]:
     width, notes = sets.gallery.shape[1], []
 
-    def keep(kind: str, reduction: Reduction | None = None) -> _Kept:
+    def keep(kind: str, reduction: Reduction | None = None) -> _Gallery:
         rows = sets.gallery if reduction is None else reduction(sets.gallery)
         index = Index.build(rows, kind, shortlist=shortlist, check_queries=0, seed=seed)
-        return _Kept(index, (lambda queries: queries) if reduction is None else reduction)
+        return _Gallery(index, (lambda queries: queries) if reduction is None else reduction)
 
     plans = [
         _Plan(name, partial(keep, kind))
@@ -290,29 +291,29 @@ def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_byt
     )
 
 
-def _scores(kept: _Kept, sets: _Sets, floats: RetrievalScores, block_bytes: int) -> dict[str, Floats]:
+def _scores(gallery: _Gallery, sets: _Sets, floats: RetrievalScores, block_bytes: int) -> dict[str, Floats]:
     """The scores of one form; ``floats`` are those of the embeddings as they came."""
-    index = kept.index
+    index = gallery.index
     if index.kind == "rerank":
         return _list_scores(index.shortlist, sets, floats, block_bytes)
     if index.kind == "bits":
-        queries, gallery = to_bits(sets.queries), to_bits(sets.gallery)  # type: ignore[type-var]  # rows of either kind
+        queries, rows = to_bits(sets.queries), to_bits(sets.gallery)  # type: ignore[type-var]  # rows of either kind
     elif index.dim < sets.queries.shape[1]:
-        queries, gallery = kept.prepare(sets.queries), kept.prepare(sets.gallery)
+        queries, rows = gallery.prepare(sets.queries), gallery.prepare(sets.gallery)
     elif index.kind == "exact":
-        # Made unit twice, rows might differ in the last bit from those of other tables.
+        # Rows that are normalised twice may differ in the last bit from those of other tables.
         return {name: floats.per_query()[name] for name in SCORES}
     else:
-        queries, gallery = sets.queries, index.rows()
+        queries, rows = sets.queries, index.rows()
     ties: Ties = "expected" if index.kind in ("bits", "asymmetric", "pq") else "optimistic"
-    per_query = _ranked(sets, queries, gallery, ties, block_bytes).per_query()
+    per_query = _ranked(sets, queries, rows, ties, block_bytes).per_query()
     return {name: per_query[name] for name in SCORES}
 
 
 def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_bytes: int) -> dict[str, Floats]:
-    """Scores of the re-ranked shortlist, and of the bits' own order behind it."""
+    """Scores of the re-ranked shortlist, followed by the order of the bits."""
     queries, gallery = unit_rows(sets.queries), unit_rows(sets.gallery)
-    asked, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
+    query_codes, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
     reach = len(sets.gallery) - 1 if (sets.exclude >= 0).any() else len(sets.gallery)
     listed, depth = min(shortlist, reach), int(floats.relevant.max())
     recalls, precisions = [], []
@@ -320,13 +321,13 @@ def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_byt
         here = floats.query_rows[start : start + _LISTED_QUERIES]
         some = torch.from_numpy(here)
         part = UnitRows(queries.rows[some.to(queries.device)], len(here))
-        coded = BitRows(asked.rows[some.to(asked.device)], len(here))
+        coded = BitRows(query_codes.rows[some.to(query_codes.device)], len(here))
         ids = search_bits(coded, codes, max(listed, depth), sets.exclude[here], block_bytes=block_bytes).ids
-        found = rerank(part, gallery, ids[:, :listed], block_bytes=block_bytes)
-        ids[:, :listed] = found.ids
+        reranked = rerank(part, gallery, ids[:, :listed], block_bytes=block_bytes)
+        ids[:, :listed] = reranked.ids
         right = sets.gallery_labels[ids.numpy()] == sets.labels[here, None]
-        # Of equal cosines the relevant ones first, as for floats.
-        order = np.lexsort((~right[:, :listed], -found.scores.numpy()))
+        # Optimistic ties, as for floats: of equal cosines the relevant ones come first.
+        order = np.lexsort((~right[:, :listed], -reranked.scores.numpy()))
         right[:, :listed] = np.take_along_axis(right[:, :listed], order, axis=1)
         recalls.append(right[:, 0].astype(np.float64))
         precisions.append(_average_precision(right, floats.relevant[start : start + _LISTED_QUERIES]))
@@ -334,27 +335,27 @@ def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_byt
 
 
 def _average_precision(right: npt.NDArray[np.bool_], relevant: Integers) -> Floats:
-    """(Q,) average precision at R of lists: (Q, at least R) whether each place is right, (Q,) R."""
+    """(Q,) average precision at R of lists: (Q, at least R) whether each rank is relevant, (Q,) R."""
     rank = np.arange(1, right.shape[1] + 1)
     within = right & (rank <= relevant[:, None])
-    found: Floats = (within * np.cumsum(right, axis=1) / rank).sum(axis=1) / relevant
-    return found
+    precision: Floats = (within * np.cumsum(right, axis=1) / rank).sum(axis=1) / relevant
+    return precision
 
 
-def _seconds(kept: _Kept, sets: _Sets) -> float:
-    """To search with 1000 queries: fewer are scaled up, of more the first are taken."""
+def _seconds(gallery: _Gallery, sets: _Sets) -> float:
+    """Time for 1000 queries: fewer are scaled up, of more the first 1000 are searched."""
     count = min(TIMED_QUERIES, len(sets.queries))
-    queries, exclude = kept.prepare(sets.queries[:count]), sets.exclude[:count]
-    k = min(TIMED_NEIGHBOURS, max(1, len(sets.gallery) - 1), kept.index.shortlist)
-    kept.index.search(queries[:32], k, exclude[:32])  # what is loaded or allocated once
+    queries, exclude = gallery.prepare(sets.queries[:count]), sets.exclude[:count]
+    k = min(TIMED_NEIGHBOURS, max(1, len(sets.gallery) - 1), gallery.index.shortlist)
+    gallery.index.search(queries[:32], k, exclude[:32])  # warm-up: libraries are loaded and buffers allocated
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        kept.index.search(queries, k, exclude)
+        gallery.index.search(queries, k, exclude)
         times.append(time.perf_counter() - start)
     return min(times) * TIMED_QUERIES / count
 
 
-def _check(kept: _Kept, sets: _Sets, seed: int) -> SelfCheck:
-    k = min(NEIGHBOURS, kept.index.shortlist)
-    return check_search(kept.search, sets.gallery, k=k, seed=seed)
+def _check(gallery: _Gallery, sets: _Sets, seed: int) -> SelfCheck:
+    k = min(NEIGHBOURS, gallery.index.shortlist)
+    return check_search(gallery.search, sets.gallery, k=k, seed=seed)

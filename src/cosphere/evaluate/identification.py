@@ -18,6 +18,7 @@ from torch import Tensor
 from cosphere._types import Floats, Progress
 from cosphere.checks import check_whole
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._names import class_column
 from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
@@ -37,7 +38,7 @@ def pool_templates(
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
     """One unit embedding a template: images of one medium are averaged, media are added, the sum is brought to length 1.
 
-    A video gives many alike images; averaging them first keeps it from outvoting the photographs.
+    A video has many similar images; averaging them first keeps it from outvoting the photographs.
 
     Args:
         embeddings: (n, D) float, raw.
@@ -59,10 +60,10 @@ def pool_templates(
         raise SizeError(f"want embeddings (n, D), got {rows.shape}. Give one row for each image.")
     names = as_array(templates)
     kinds = np.arange(len(rows)) if media is None else as_array(media)
-    for name, found in (("templates", names), ("media", kinds)):
-        if found.shape != rows.shape[:1] or found.dtype.kind not in "iu":
+    for name, numbers in (("templates", names), ("media", kinds)):
+        if numbers.shape != rows.shape[:1] or numbers.dtype.kind not in "iu":
             raise SizeError(
-                f"want {name} (n,) integers, one for each of {len(rows)} embeddings, got {found.shape} {found.dtype}. "
+                f"want {name} (n,) integers, one for each of {len(rows)} embeddings, got {numbers.shape} {numbers.dtype}. "
                 "Number them, such as with numpy.unique."
             )
     if not np.isfinite(rows).all():
@@ -101,18 +102,18 @@ def identification(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Rank-k identification among distractors, as MegaFace has it.
+    """Rank-k identification among distractors, as in MegaFace.
 
-    Each ordered pair of images of one person is a trial: the second hides among the distractors, and the first must find it.
-    It is found at rank k if fewer than k distractors are more alike than it; a distractor as alike as it counts against it.
+    Each ordered pair of images of one person is a trial: the second is hidden among the distractors, and the first must find
+    it. It is found at rank k if fewer than k distractors are at least as similar: ties count against it.
 
     Args:
         probes: (n, D) float.
-        labels: (n,) of any kind that can be sorted, the person of each.
+        labels: (n,) integers or names, the person of each.
         distractors: (M, D) float, none of those persons.
         ranks: each >= 1.
-        block_bytes: bound of the working memory beside the unit rows; 32 probes always pass.
-        progress: called with probes done and probes in all.
+        block_bytes: bound of the working memory besides the unit rows; at least 32 probes are compared at a time.
+        progress: called with the number of processed probes.
 
     Returns:
         ``rank@1``, ... in [0, 1], and ``trials``.
@@ -130,7 +131,7 @@ def identification(
     people = _people(labels, left)
     check_widths(left.width, right.width)
     check_block_bytes(block_bytes)
-    trials, found = 0, dict.fromkeys(ranks, 0)
+    trials, hits = 0, dict.fromkeys(ranks, 0)
     most = rows_within(block_bytes, 4 * right.size + 8 * left.size + 16 * min(max(ranks), right.size))
     most = min(most, left.size)
     rivals, mates = CosineBlocks(right, most), CosineBlocks(left, most)
@@ -140,25 +141,21 @@ def identification(
         mate = people[start : start + most, None] == people[None]
         mate.diagonal(start).fill_(False)
         trials += int(mate.sum())
-        # A mate has fewer than k rivals that are as alike or more exactly if it stands above the k-th of them.
+        # Fewer than k rivals are at least as similar as a mate exactly if the mate is above the k-th rival.
         highest = rivals.of(block.to(right.device)).topk(min(max(ranks), right.size), dim=1).values.to(left.device)
         for rank in ranks:
             reached = mate if rank > right.size else mate & (among > highest[:, rank - 1, None])
-            found[rank] += int(reached.sum())
+            hits[rank] += int(reached.sum())
         if progress is not None:
             progress(min(start + most, left.size), left.size)
     if not trials:
         raise DataError(
             "nobody has two images, so there is no pair to find. Give probes with two images of one person."
         )
-    return {f"rank@{rank}": count / trials for rank, count in found.items()} | {"trials": float(trials)}
+    return {f"rank@{rank}": count / trials for rank, count in hits.items()} | {"trials": float(trials)}
 
 
 def _people(labels: Any, probes: UnitRows) -> Tensor:
     """(n,) int64, a number for each person."""
-    names = as_array(labels)
-    if names.shape != (probes.size,):
-        raise SizeError(
-            f"want labels ({probes.size},), one a probe, got {names.shape}. Take both from the same images."
-        )
+    names = class_column(labels, probes.size)
     return torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(probes.device)

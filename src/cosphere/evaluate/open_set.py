@@ -1,7 +1,7 @@
-"""Open-set scores: is the image of anything that is known, and of what? Unknown things must be turned away.
+"""Open-set scores: identify queries of known classes and reject queries of unknown ones.
 
-Sources: NIST's and ISO/IEC 19795-1's terms. DIR is their true positive identification rate at rank 1 (1 - FNIR), the false
-alarm rate their FPIR.
+Terms of NIST and ISO/IEC 19795-1: DIR is the true-positive identification rate at rank 1 (1 - FNIR), the false-alarm rate
+is FPIR.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cosphere._types import Flags, Floats, Integers, Progress
-from cosphere.checks import check_number
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.checks import check_number, check_whole
+from cosphere.errors import DataError, SettingsError
 from cosphere.evaluate._allowed import allowed
+from cosphere.evaluate._names import class_column
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.evaluate.verification import area_under, far_name, roc
-from cosphere.rows import BLOCK_BYTES, Matrix, as_array, check_rows, check_widths
+from cosphere.rows import BLOCK_BYTES, Matrix, check_rows, check_widths
 from cosphere.search import search
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OpenSetScores:
-    """What :func:`open_set` found. Fractions."""
+    """Result of :func:`open_set`. Fractions."""
 
     threshold: float
     """The cosine above which an answer counts."""
     dir: float
-    """Detection and identification rate: share of the known queries whose nearest image is theirs and above the threshold."""
+    """Detection and identification rate: share of the known queries whose nearest image is of their class and above the threshold."""
     false_alarms: float
     """Share of the unknown queries with an image above the threshold."""
     rejected: float
@@ -40,9 +40,9 @@ class OpenSetScores:
     misnamed: float
     """Share of the known queries whose answer above it is of another class."""
     rank_1: float
-    """Share of the known queries whose nearest image is theirs: DIR without a threshold, the closed-set score."""
+    """Share of the known queries whose nearest image is of their class: DIR without a threshold, the closed-set score."""
     auroc: float
-    """Chance that a known query's nearest image is nearer than an unknown's, whatever its name; ties count half."""
+    """Probability that the nearest image of a known query is nearer than that of an unknown one, whatever its class; ties count half."""
     dir_at_fpir: Mapping[float, float]
     """DIR at the lowest threshold at which at most this share of the unknown queries raises an alarm."""
     thresholds: Mapping[float, float]
@@ -60,36 +60,35 @@ class OpenSetScores:
         """Plain numbers: ``dir``, ``false_alarms``, ..., ``dir@fpir=1e-1``."""
         names = ("threshold", "dir", "false_alarms", "rejected", "misnamed", "rank_1", "auroc")
         counts = ("known_queries", "unknown_queries", "known_classes", "unknown_classes", "gallery")
-        found = {name: getattr(self, name) for name in names}
-        found |= {f"dir@fpir={far_name(rate)}": value for rate, value in self.dir_at_fpir.items()}
-        return found | {name: getattr(self, name) for name in counts}
+        numbers = {name: getattr(self, name) for name in names}
+        numbers |= {f"dir@fpir={far_name(rate)}": value for rate, value in self.dir_at_fpir.items()}
+        return numbers | {name: getattr(self, name) for name in counts}
 
 
 class OpenSetSplit(NamedTuple):
     """Rows, ascending."""
 
     gallery: Integers
-    """Images of known classes that can be found."""
+    """Images of known classes in the gallery."""
     queries: Integers
     """The other images of known classes, and all of unknown ones."""
 
 
 def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: float = 0.5, seed: int = 0) -> OpenSetSplit:
-    """Draw classes to be known, and of each some images for the gallery; all else asks.
+    """Draw the known classes, and some images of each for the gallery; all other images are queries.
 
     Args:
         labels: (N,).
         known_share: of the classes with two images or more, in (0, 1); at least one. Classes of one image are unknown.
-        gallery_share: of a known class's images, in (0, 1); at least one is in the gallery and one asks.
-        seed: chooses both.
+        gallery_share: of a known class's images, in (0, 1); at least one is in the gallery and at least one is a query.
+        seed: of both draws.
 
     Raises:
         SettingsError: a share out of range.
-        DataError: no class can be known, or none is left to be unknown.
+        DataError: no class can be known, or no class remains unknown.
     """
-    names = as_array(labels)
-    if names.ndim != 1:
-        raise SizeError(f"want labels (N,), got {names.shape}.")
+    names = class_column(labels, len(labels))
+    check_whole("seed", seed, least=0)
     check_number("known_share", known_share, above=0, below=1)
     check_number("gallery_share", gallery_share, above=0, below=1)
     _, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
@@ -125,11 +124,11 @@ def open_set(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> OpenSetScores:
-    """How well a threshold turns unknown queries away and lets known ones find their class.
+    """Measure how well a threshold rejects unknown queries and identifies known ones.
 
     A query is known if its class is in the gallery. Its answer is its nearest gallery image; at equal cosines of two classes
     the answer counts as wrong, so that the order of the gallery does not matter. A threshold for a false accept rate of
-    pairs raises far more alarms here: a query is compared with the whole gallery, and one impostor above is enough.
+    pairs raises far more alarms here: a query is compared with the whole gallery, and one impostor above it is enough.
 
     Args:
         embeddings: (N, D) float; the queries where a gallery is given.
@@ -140,12 +139,12 @@ def open_set(
         gallery_labels: (G,), with the gallery.
         known_share: see :func:`open_set_split`.
         gallery_share: see there.
-        fpirs: wanted shares of unknown queries that raise an alarm, each in [0, 1].
+        fpirs: target shares of unknown queries that raise an alarm, each in [0, 1].
         samples: resamples of classes behind the intervals, at least 1.
         level: of the intervals, in (0, 1).
         seed: of the split and the intervals.
-        block_bytes: bound of the working memory, beside the unit rows.
-        progress: called with queries done and queries in all.
+        block_bytes: bound of the working memory, besides the unit rows.
+        progress: called with the number of ranked queries.
 
     Raises:
         SettingsError: a setting out of range.
@@ -158,19 +157,18 @@ def open_set(
         raise SettingsError("give gallery and gallery_labels together, or neither.")
     if gallery is None:
         split = open_set_split(labels, known_share=known_share, gallery_share=gallery_share, seed=seed)
-        every = as_array(labels)
-        _check_labels(every, len(embeddings), "labels")
-        asked, names = every[split.queries], every[split.gallery]
+        every = class_column(labels, len(embeddings))
+        query_names, names = every[split.queries], every[split.gallery]
         queries, gallery = embeddings[split.queries], embeddings[split.gallery]
     else:
-        queries, asked, names = embeddings, as_array(labels), as_array(gallery_labels)
+        queries = embeddings
+        query_names = class_column(labels, len(queries))
+        names = class_column(gallery_labels, len(gallery), "gallery_labels")
     check_rows(queries, "queries")
     check_rows(gallery, "gallery")
     check_widths(queries.shape[1], gallery.shape[1])
-    _check_labels(asked, len(queries), "labels")
-    _check_labels(names, len(gallery), "gallery_labels")
-    classes = np.unique(np.concatenate([asked, names]), return_inverse=True)[1]
-    query_classes, gallery_classes = classes[: len(asked)], classes[len(asked) :]
+    classes = np.unique(np.concatenate([query_names, names]), return_inverse=True)[1]
+    query_classes, gallery_classes = classes[: len(queries)], classes[len(queries) :]
     best = _nearest(queries, gallery, query_classes, gallery_classes, block_bytes, progress)
     return _scores(best, query_classes, threshold, len(gallery), fpirs, (samples, level, seed))
 
@@ -180,13 +178,6 @@ def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float,
     for rate in fpirs:
         check_number("fpir", rate, at_least=0, at_most=1)
     check_resampling(samples, level, seed)
-
-
-def _check_labels(labels: npt.NDArray[Any], count: int, name: str) -> None:
-    if labels.shape != (count,):
-        raise SizeError(
-            f"want {name} ({count},), one for each embedding, got {labels.shape}. Take both from the same images."
-        )
 
 
 class _Nearest(NamedTuple):
@@ -276,7 +267,7 @@ def _threshold_at(unknown: Floats, rate: float) -> float:
 
 
 def _over_classes(hits: Flags, classes: Integers, samples: int, level: float, seed: int) -> Interval:
-    """Percentile bootstrap of the mean, whole classes drawn: queries of one class stand or fall together."""
+    """Percentile bootstrap of the mean over whole classes: queries of one class are not independent."""
     numbers = np.unique(classes, return_inverse=True)[1]
     count = int(numbers.max()) + 1
     right, queries = np.bincount(numbers, weights=hits), np.bincount(numbers)

@@ -1,6 +1,6 @@
-"""Probes: how much of the classes can be read off frozen features. Weighted k-nearest neighbours and a linear layer.
+"""Probes of frozen features: weighted k-nearest neighbours and a linear layer.
 
-Sources: InstDisc's weighted vote (Wu et al., CVPR 2018) as solo-learn's WeightedKNNClassifier has it; the linear evaluation of the
+Sources: InstDisc's weighted vote (Wu et al., CVPR 2018) as in solo-learn's WeightedKNNClassifier; the linear evaluation of the
 SEC authors' self-supervised code.
 """
 
@@ -23,10 +23,10 @@ from cosphere.search import search
 
 @dataclass(frozen=True, eq=False)
 class NearestVote:
-    """What weighted neighbours said."""
+    """Result of :func:`nearest_vote`."""
 
     predictions: Integers
-    """(Q,) the label with the most votes; of equal ones the smallest."""
+    """(Q,) the label with the most votes; the smallest of equals."""
     log_votes: npt.NDArray[np.float64]
     """(Q, C) log of the summed weights; -inf where no neighbour has that class. Columns as ``classes``."""
     classes: Integers
@@ -42,13 +42,13 @@ class NearestVote:
 
 
 def _labels(labels: Any, count: int, name: str) -> npt.NDArray[Any]:
-    found = as_array(labels)
-    if found.shape != (count,) or found.dtype.kind not in "iu":
+    values = as_array(labels)
+    if values.shape != (count,) or values.dtype.kind not in "iu":
         raise SizeError(
-            f"want {name} ({count},) integers, one for each row, got {found.shape} {found.dtype}. "
+            f"want {name} ({count},) integers, one for each row, got {values.shape} {values.dtype}. "
             "Take both from the same images."
         )
-    return found
+    return values
 
 
 def nearest_vote(queries: Matrix, train: Matrix, labels: Any, *, k: int = 20, temperature: float = 0.07) -> NearestVote:
@@ -70,10 +70,10 @@ def nearest_vote(queries: Matrix, train: Matrix, labels: Any, *, k: int = 20, te
     check_rows(train, "train")
     names = _labels(labels, len(train), "labels")
     classes, codes = np.unique(names, return_inverse=True)
-    found = search(queries, train, k=min(k, len(train)))
-    weights = found.scores.double() / temperature
-    columns = torch.from_numpy(codes)[found.ids]
-    top = weights[:, :1]  # exp(1 / 0.01) would overflow; the largest is taken out and put back
+    neighbours = search(queries, train, k=min(k, len(train)))
+    weights = neighbours.scores.double() / temperature
+    columns = torch.from_numpy(codes)[neighbours.ids]
+    top = weights[:, :1]  # exp(1 / 0.01) would overflow: subtract the largest, add it back below
     votes = torch.zeros(len(weights), len(classes), dtype=torch.float64).scatter_add_(1, columns, (weights - top).exp())
     log_votes = (votes.log() + top).numpy()
     return NearestVote(classes[log_votes.argmax(axis=1)].astype(np.int64), log_votes, classes.astype(np.int64))
@@ -86,7 +86,7 @@ class LinearProbe:
     final: float
     """After the last epoch: the number to report."""
     best: float
-    """The best epoch's on the same test images: optimistic, because it was chosen on them."""
+    """Of the best epoch on the same test images: optimistic, because the epoch was chosen on them."""
     train: float
     """On the training features, after the last epoch."""
 
@@ -118,43 +118,44 @@ def linear_probe(
         rate: of "sgd".
         batch_size: of "sgd".
         decay: of "lbfgs".
-        seed: of the first weights and the order of "sgd".
+        seed: of the initial weights and the batch order of "sgd".
 
     Raises:
-        SizeError: shapes that do not fit, or a test label that training has not.
+        SizeError: shapes that do not fit, or a test label that does not occur in training.
         DataError: a feature is NaN or infinite.
         SettingsError: an unknown recipe, or a setting out of range.
-        DivergenceError: "sgd" went astray at this rate.
+        DivergenceError: "sgd" diverged at this rate.
     """
     check_choice("recipe", recipe, ("lbfgs", "sgd"))
     check_whole("epochs", epochs, least=1)
+    check_whole("seed", seed, least=0)
     check_whole("batch_size", batch_size, least=1)
     check_number("rate", rate, above=0)
     check_number("decay", decay, at_least=0)
-    features, asked = _features(train, "train"), _features(test, "test")
-    if features.shape[1] != asked.shape[1]:
+    features, queries = _features(train, "train"), _features(test, "test")
+    if features.shape[1] != queries.shape[1]:
         raise SizeError(
-            f"train has {features.shape[1]} dimensions, test {asked.shape[1]}. Embed both with the same model."
+            f"train has {features.shape[1]} dimensions, test {queries.shape[1]}. Embed both with the same model."
         )
     classes, codes = np.unique(_labels(train_labels, len(features), "train_labels"), return_inverse=True)
-    names = _labels(test_labels, len(asked), "test_labels")
+    names = _labels(test_labels, len(queries), "test_labels")
     if not np.isin(names, classes).all():
         raise SizeError("a test label does not occur in training; a probe can only name classes it has seen.")
     seen = torch.from_numpy(codes).to(features.device)
-    wanted = torch.from_numpy(np.searchsorted(classes, names)).to(features.device)
-    asked = asked.to(features.device)
+    truth = torch.from_numpy(np.searchsorted(classes, names)).to(features.device)
+    queries = queries.to(features.device)
     if recipe == "lbfgs":
-        return _lbfgs(features, seen, asked, wanted, len(classes), epochs, decay)
-    return _sgd(features.float(), seen, asked.float(), wanted, len(classes), epochs, rate, batch_size, seed)
+        return _lbfgs(features, seen, queries, truth, len(classes), epochs, decay)
+    return _sgd(features.float(), seen, queries.float(), truth, len(classes), epochs, rate, batch_size, seed)
 
 
 def _features(rows: Matrix, name: str) -> Tensor:
     """(N, D) float64, of raw length."""
     check_rows(rows, name)
-    found = widened(rows)
-    if not bool(torch.isfinite(found).all()):  # the layer would learn NaN and name the first class everywhere
+    features = widened(rows)
+    if not bool(torch.isfinite(features).all()):  # the layer would become NaN and predict the first class everywhere
         raise DataError(f"{name} holds NaN or infinity. Leave those images out, or embed again in float32.")
-    return found
+    return features
 
 
 def _accuracy(layer: nn.Linear, features: Tensor, codes: Tensor) -> float:
@@ -163,7 +164,7 @@ def _accuracy(layer: nn.Linear, features: Tensor, codes: Tensor) -> float:
 
 
 def _lbfgs(
-    train: Tensor, codes: Tensor, test: Tensor, wanted: Tensor, classes: int, iterations: int, decay: float
+    train: Tensor, codes: Tensor, test: Tensor, truth: Tensor, classes: int, iterations: int, decay: float
 ) -> LinearProbe:
     mean, spread = train.mean(dim=0), train.std(dim=0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)  # a dead feature stays at zero
@@ -180,7 +181,7 @@ def _lbfgs(
         return loss
 
     optimizer.step(objective)  # type: ignore[no-untyped-call,unused-ignore]
-    final = _accuracy(layer, test, wanted)
+    final = _accuracy(layer, test, truth)
     return LinearProbe(final=final, best=final, train=_accuracy(layer, train, codes))
 
 
@@ -188,7 +189,7 @@ def _sgd(
     train: Tensor,
     codes: Tensor,
     test: Tensor,
-    wanted: Tensor,
+    truth: Tensor,
     classes: int,
     epochs: int,
     rate: float,
@@ -203,16 +204,16 @@ def _sgd(
     optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
     marks = [round(share * epochs) for share in (0.6, 0.75, 0.9)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, marks, gamma=0.2)
-    found = []
+    accuracies = []
     for _ in range(epochs):
         for rows in torch.split(torch.randperm(len(train), generator=generator).to(train.device), batch_size):
             optimizer.zero_grad()
             torch.autograd.backward(nn.functional.cross_entropy(layer(train[rows]), codes[rows]))
             optimizer.step()
         schedule.step()
-        found.append(_accuracy(layer, test, wanted))
+        accuracies.append(_accuracy(layer, test, truth))
     if not bool(torch.isfinite(layer.weight).all()):
         raise DivergenceError(
             f"the probe's weights are no longer finite numbers at rate {rate:g}. Lower it, scale the features, or take 'lbfgs'."
         )
-    return LinearProbe(final=found[-1], best=max(found), train=_accuracy(layer, train, codes))
+    return LinearProbe(final=accuracies[-1], best=max(accuracies), train=_accuracy(layer, train, codes))

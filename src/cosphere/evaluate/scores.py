@@ -174,7 +174,7 @@ def evaluate(
         progress=progress,
     )
     categories = catalogue_categories(embeddings, catalogue)
-    return score_embeddings(embeddings, settings, categories=categories, fingerprint=catalogue.fingerprint())
+    return score_embeddings(embeddings, settings, categories=categories, fingerprint=embeddings.fingerprint)
 
 
 def score_embeddings(
@@ -313,6 +313,7 @@ def _notes(
     notes, total, unread = [], len(embeddings), len(embeddings.skipped)
     if unread:
         notes.append(f"Left out: {unread} of {total + unread} images, which could not be read.")
+    notes += _repeated(embeddings)
     if ranking.skipped:
         queries = ranking.queries + ranking.skipped
         notes.append(f"Left out: {ranking.skipped} of {queries} queries, with no other image of their class to find.")
@@ -323,3 +324,19 @@ def _notes(
     if settings.clustering and is_codes(embeddings.embeddings):
         notes.append("NMI and F1 are left out: k-means wants floats, not packed bits.")
     return tuple(notes)
+
+
+def _repeated(embeddings: Embeddings) -> list[str]:
+    """A note about rows that show one picture."""
+    identities = embeddings.identities()
+    pictures = len(np.unique(identities))
+    if pictures == len(embeddings):
+        return []
+    labelled = len(np.unique(np.stack([identities, embeddings.labels], axis=1), axis=0))
+    notes = [
+        f"{len(embeddings) - pictures} of {len(embeddings)} rows repeat the picture of another row. A query does not meet its own "
+        "picture."
+    ]
+    if labelled > pictures:
+        notes.append(f"{labelled - pictures} pictures have more than one label. Look at them: one is wrong.")
+    return notes

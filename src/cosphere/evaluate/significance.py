@@ -1,7 +1,7 @@
-"""Is a difference more than chance? Paired tests of two runs on the same queries, and the price of asking often.
+"""Significance: paired tests of two runs on the same queries, and the correction for several comparisons.
 
-A p-value is the probability of a difference at least this large, to either side, if there were none. Each test says
-which chance it means: other queries, other classes or other seeds.
+A p-value is the probability of a difference at least this large, in either direction, if there were none. Each test states
+what it generalises to: other queries, other classes or other seeds.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from cosphere.checks import check_whole
 from cosphere.codes import bytes_of
 from cosphere.errors import SettingsError
 from cosphere.evaluate.statistics import check_values, class_sums, differences
+from cosphere.rows import as_array
 
 _CHUNK_SIGNS = 2**21
 """Signs held at a time: 16 MiB as float64."""
 _ROUNDING = 1e-9
-"""Relative; sums that differ by less are the same sum added in another order."""
+"""Relative; sums that differ by less are equal up to the order of addition."""
 
 
 def mcnemar_test(first: Any, second: Any) -> float:
     """Exact McNemar test of two runs by hit and miss, such as Recall@1: the sign test of the queries that changed.
 
-    Queries that both get right, or both wrong, tell nothing; of the others, each run would win half. It takes queries
-    as independent and the classes as given: see :func:`sign_flip_test` with classes.
+    Queries that both get right or both get wrong carry no information; of the others, each run would win half. It assumes
+    independent queries of fixed classes: see :func:`sign_flip_test` with classes.
 
     Args:
-        first: (Q,) 0 or 1, one a query.
+        first: (Q,) 0 or 1, one per query.
         second: (Q,) 0 or 1 of the same queries in the same order.
 
     Returns:
@@ -56,23 +57,23 @@ def mcnemar_test(first: Any, second: Any) -> float:
 
 def is_hit_or_miss(values: Any) -> bool:
     """Whether all values are 0 or 1."""
-    found = np.asarray(values)
-    return bool(((found == 0) | (found == 1)).all())
+    column = as_array(values)
+    return bool(((column == 0) | (column == 1)).all())
 
 
 def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10_000, seed: int = 0) -> float:
     """Permutation test of a mean difference: without a difference, each could as well have the other sign.
 
-    It tests the very mean that is reported, for any score, and wants no normal distribution; Wilcoxon's signed ranks
-    test another quantity, and can disagree in sign with the mean. With ``classes`` all queries of a class flip together,
+    It tests the reported mean itself, for any score, and assumes no normal distribution; Wilcoxon's signed ranks test
+    another quantity and can disagree in sign with the mean. With ``classes`` all queries of a class flip together,
     so that queries of one class may depend on each other: the test to quote for classes without training images.
 
-    All 2^n sign patterns are counted where they are no more than ``samples``, n being the queries or classes that
-    changed at all. Else ``samples`` patterns are drawn, and the one at hand is counted among them, so that the p-value
-    is valid and never below 1 / (samples + 1) (Phipson and Smyth 2010).
+    With n queries or classes that changed, all 2^n sign patterns are counted if they are at most ``samples``. Otherwise
+    ``samples`` patterns are drawn and the observed one is counted among them, so that the p-value is valid and never below 1
+    / (samples + 1) (Phipson and Smyth 2010).
 
     Args:
-        change: (Q,) finite differences, one a query.
+        change: (Q,) finite differences, one per query.
         classes: (Q,) the class of each query; None flips each query by itself.
         samples: patterns, at least 1.
         seed: of the drawn patterns.
@@ -91,7 +92,7 @@ def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10
     check_whole("samples", samples, least=1)
     check_whole("seed", seed, least=0)
     sums = class_sums(check_values(change, "differences")[None], classes)[0][0]
-    size = np.abs(sums).sum() / 2  # Half, because a pattern is told by the sum of what keeps its sign.
+    size = np.abs(sums).sum() / 2  # Half, because a pattern is identified by the sum of the parts that keep their sign.
     parts = sums[np.abs(sums) > _ROUNDING * size]
     if not len(parts):
         return 1.0
@@ -102,8 +103,8 @@ def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10
     reached, step = 0, max(1, _CHUNK_SIGNS // len(parts))
     for start in range(0, count, step):
         rows = min(step, count - start)
-        kept = _patterns(start, rows, len(parts)) if whole else _drawn(generator, rows, len(parts))
-        reached += int((np.abs(kept @ parts - parts.sum() / 2) >= least).sum())
+        signs = _patterns(start, rows, len(parts)) if whole else _drawn(generator, rows, len(parts))
+        reached += int((np.abs(signs @ parts - parts.sum() / 2) >= least).sum())
     return reached / count if whole else (reached + 1) / (count + 1)
 
 
@@ -121,29 +122,29 @@ def _drawn(generator: np.random.Generator, rows: int, width: int) -> Floats:
 def seeds_test(change: Sequence[float] | Floats) -> float | None:
     """Student's paired t-test over seeds: p-value of :func:`cosphere.evaluate.paired_difference`.
 
-    It means other seeds on these very images, and takes the differences as normal.
+    It covers other seeds on the same images, and assumes normal differences.
 
     Args:
-        change: (n,) finite differences, one a seed.
+        change: (n,) finite differences, one per seed.
 
     Returns:
-        Two-sided p-value, in [0, 1]; None for one seed, which says nothing of others.
+        Two-sided p-value, in [0, 1]; None for a single seed.
     """
-    found = check_values(change, "differences")
-    if len(found) == 1:
+    values = check_values(change, "differences")
+    if len(values) == 1:
         return None
-    mean, error = float(found.mean()), float(found.std(ddof=1)) / math.sqrt(len(found))
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     if error <= _ROUNDING * abs(mean):
         return 1.0 if mean == 0 else 0.0
-    return 2 * float(student.sf(abs(mean) / error, len(found) - 1))
+    return 2 * float(student.sf(abs(mean) / error, len(values) - 1))
 
 
 def holm(p_values: Sequence[float] | Floats) -> list[float]:
-    """p-values that stay honest over several comparisons (Holm 1979).
+    """p-values corrected for several comparisons (Holm 1979).
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on, each at least as large as the one before. If all
-    that stay below 0.05 are called differences, the chance of even one false call is at most 5 %, however the tests
-    depend on each other. Never less powerful than Bonferroni's, which multiplies all by m.
+    The smallest of m is multiplied by m, the next by m - 1, and so on, each at least as large as the one before. Calling
+    all that stay below 0.05 differences makes even one false call with a probability of at most 5 %, however the tests
+    depend on each other. Never less powerful than Bonferroni's correction, which multiplies all by m.
 
     Args:
         p_values: (m,) in [0, 1]; may be empty.
@@ -160,11 +161,11 @@ def holm(p_values: Sequence[float] | Floats) -> list[float]:
     """
     if not len(p_values):
         return []
-    found = check_values(p_values, "p-values")
-    if found.min() < 0 or found.max() > 1:
-        raise SettingsError(f"p-values lie from 0 to 1, got {found.min():g} to {found.max():g}.")
-    order = np.argsort(found, kind="stable")
-    scaled = np.minimum(1.0, found[order] * np.arange(len(found), 0, -1))
-    corrected = np.empty_like(found)
+    values = check_values(p_values, "p-values")
+    if values.min() < 0 or values.max() > 1:
+        raise SettingsError(f"p-values lie from 0 to 1, got {values.min():g} to {values.max():g}.")
+    order = np.argsort(values, kind="stable")
+    scaled = np.minimum(1.0, values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
     corrected[order] = np.maximum.accumulate(scaled)
     return [float(p) for p in corrected]

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals over queries, over classes, over seeds, and of a difference.
+"""Uncertainty of scores: intervals over queries, classes and seeds, and of differences.
 
 Which interval covers what:
 
@@ -12,8 +12,8 @@ interval                     other queries of    other classes       other train
 :func:`bootstrap_seeds`      yes                 with ``classes``    yes
 ===========================  ==================  ==================  ==============
 
-None covers what was shared by all that was measured: the choice of the data set, settings chosen on the very queries
-that are scored, mislabelled images. Tests and p-values are in :mod:`cosphere.evaluate.significance`.
+None covers what all measurements share: the choice of the data set, settings chosen on the scored queries, mislabelled
+images. Tests and p-values are in :mod:`cosphere.evaluate.significance`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scipy.stats import t as student
 from cosphere._types import Floats
 from cosphere.checks import check_number, check_whole
 from cosphere.errors import DataError, SizeError
+from cosphere.evaluate._names import class_column
 from cosphere.rows import as_array
 
 _CHUNK_VALUES = 2**22
@@ -35,7 +36,7 @@ _CHUNK_VALUES = 2**22
 
 
 class Interval(NamedTuple):
-    """Where a score may lie, at the level that was asked for."""
+    """A confidence interval."""
 
     low: float
     high: float
@@ -44,12 +45,12 @@ class Interval(NamedTuple):
 def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap of a mean over queries (Efron 1979).
 
-    It says how far the mean would move with other queries of the same classes. It knows nothing of training seeds, and
-    it takes queries as independent. Those of one class are not: as a statement about classes that the model has not
-    seen, the interval is too narrow, by half or more; :func:`bootstrap_classes` is the one to quote then.
+    It covers other queries of the same classes, not other training seeds, and assumes independent queries. Queries of one
+    class are not independent: as a statement about unseen classes the interval is too narrow, by half or more; quote
+    :func:`bootstrap_classes` for those.
 
     Args:
-        values: (Q,) finite numbers, one a query.
+        values: (Q,) finite numbers, one per query.
         samples: resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval within about a tenth of
             its width.
         level: in (0, 1).
@@ -69,15 +70,15 @@ def bootstrap_classes(
 ) -> Interval:
     """Percentile bootstrap of a mean over classes, each drawn with all its queries: the cluster bootstrap.
 
-    It says how far the mean over queries would move with other classes of the same kind, which is what a score on
-    classes without training images is quoted for (Davison and Hinkley 1997, section 3.8; Field and Welsh 2007). Queries
-    of a class share what makes the class easy or hard, so this interval is wider than :func:`bootstrap`'s. It knows
-    nothing of training seeds. Below some twenty classes it is too narrow: a bootstrap of n units has (n - 1) / n of the
-    variance, and few classes seldom include the rare hard one. What the gallery would become without a class is not
-    recomputed: the value of a query stays as it was measured.
+    It covers other classes of the same kind, which is what a score on classes without training images is quoted for (Davison
+    and Hinkley 1997, section 3.8; Field and Welsh 2007). Queries
+    of a class share what makes the class easy or hard, so this interval is wider than that of :func:`bootstrap`. It does
+    not cover training seeds. Below about twenty classes it is too narrow: a bootstrap of n units has (n - 1) / n of the
+    variance, and few classes rarely include the occasional hard one. The gallery is not changed with the classes: the
+    value of a query stays as it was measured.
 
     Args:
-        values: (Q,) finite numbers, one a query.
+        values: (Q,) finite numbers, one per query.
         classes: (Q,) the class of each query: integers or names.
         samples: resamples with replacement, at least 1.
         level: in (0, 1).
@@ -103,13 +104,13 @@ def bootstrap_seeds(
     Every seed scores the same queries, so seeds and classes are crossed, not nested: each resample takes some of the
     seeds and some of the classes (the pigeonhole bootstrap of Owen 2007, a little too wide where the two interact). Of S
     seeds S - 1 are drawn at a time, which makes the variance over seeds right instead of (S - 1) / S of it (McCarthy and
-    Snowden 1985). Where seeds matter much more than classes, the interval is still too narrow with few of them, since so
-    few cannot show how far seeds may stray: in simulation a 95 % interval covers 74 % with two seeds, 88 % with three.
-    :func:`seeds_summary` and :func:`paired_difference` make up for that with Student's t, but take the classes as
-    given, and cover far too little where classes matter more. Quote both.
+    Snowden 1985). Where seeds matter much more than classes, the interval is still too narrow with few of them: in simulation
+    a 95 % interval covers 74 % with two seeds, 88 % with three.
+    :func:`seeds_summary` and :func:`paired_difference` correct for that with Student's t but do not cover other
+    classes. Quote both.
 
     Args:
-        values: (S, Q) finite numbers, one row a seed. For the difference of two arms, the difference of their rows.
+        values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
         classes: (Q,) the class of each query; None draws queries.
         samples: resamples with replacement, at least 1.
         level: in (0, 1).
@@ -129,13 +130,13 @@ def bootstrap_seeds(
 def paired_bootstrap(
     first: Any, second: Any, *, classes: Any | None = None, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Bootstrap of the mean of ``first - second`` over queries, or over classes: what a change is worth.
+    """Bootstrap of the mean of ``first - second`` over queries, or over classes.
 
-    Both runs are scored on the same resamples, so what makes a query easy for both cancels. Two intervals that overlap
-    say nothing about this one, which is usually much narrower than either.
+    Both runs are scored on the same resamples, so what makes a query easy for both cancels. The interval is usually much
+    narrower than that of either run; whether those two overlap says nothing about it.
 
     Args:
-        first: (Q,) finite numbers, one a query.
+        first: (Q,) finite numbers, one per query.
         second: (Q,) finite numbers of the same queries in the same order.
         classes: (Q,) the class of each query; None draws queries. See :func:`bootstrap_classes`.
         samples: resamples with replacement, at least 1.
@@ -162,7 +163,7 @@ def bootstrap_all(
     """The bootstrap of several scores of the same queries, by the same resamples.
 
     Takes each as (Q,) for :func:`bootstrap` or, with ``classes``, :func:`bootstrap_classes`, or as (S, Q) for
-    :func:`bootstrap_seeds`. Working memory beside the values: 32 MiB or, if that is more, 16 bytes a query.
+    :func:`bootstrap_seeds`. Working memory besides the values: 32 MiB, or 16 bytes per query if that is more.
     """
     check_resampling(samples, level, seed)
     if not values:
@@ -177,19 +178,19 @@ def bootstrap_all(
     for rows_drawn, times in _resamples(samples, len(sizes), seed):
         means[rows_drawn] = times @ sums.T / (times @ sizes)[:, None]
     tail = (1 - level) / 2
-    found, start = {}, 0
+    intervals, start = {}, 0
     for name, rows in tables.items():
         of_score = means[:, start : start + len(rows)]
         start += len(rows)
         if len(rows) > 1:
             of_score = of_score * _resampled_seeds(samples, len(rows), seed)
         low, high = np.quantile(of_score.sum(axis=1), [tail, 1 - tail])
-        found[name] = Interval(float(low), float(high))
-    return found
+        intervals[name] = Interval(float(low), float(high))
+    return intervals
 
 
 def _resamples(samples: int, count: int, seed: int) -> Iterator[tuple[slice, Floats]]:
-    """How often each of ``count`` units was drawn, in blocks of resamples: one product then serves all scores."""
+    """Counts of how often each of ``count`` units was drawn, in blocks of resamples: one product then serves all scores."""
     generator = np.random.default_rng(seed)
     step = max(1, _CHUNK_VALUES // count)
     for start in range(0, samples, step):
@@ -202,13 +203,13 @@ def _resamples(samples: int, count: int, seed: int) -> Iterator[tuple[slice, Flo
 
 def _resampled_seeds(samples: int, seeds: int, seed: int) -> Floats:
     """(samples, seeds) weights that sum to 1: one seed fewer is drawn than there are, see :func:`bootstrap_seeds`."""
-    # A stream of its own: were it the one of the classes, the two draws would depend on each other.
+    # A separate random stream: with that of the classes, the two draws would be dependent.
     generator = np.random.default_rng((seed, seeds))
     return generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=samples) / (seeds - 1)
 
 
 def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:
-    """Sums over the queries of each class, and how many they are: (rows, C) and (C,). None: each query by itself.
+    """Sums over the queries of each class (rows, C) and the number of its queries (C,). None: each query is a unit.
 
     Args:
         table: (rows, Q).
@@ -221,9 +222,7 @@ def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:
     count = table.shape[1]
     if classes is None:
         return table, np.ones(count)
-    given = as_array(classes)
-    if given.shape != (count,):
-        raise SizeError(f"want one class for each of {count} queries, got shape {given.shape}. Give labels or names.")
+    given = class_column(classes, count, "classes")
     names, numbers = np.unique(given, return_inverse=True)
     if len(names) < 2:
         raise DataError(f"all {count} queries are of one class, so classes cannot be drawn. Use the queries instead.")
@@ -234,7 +233,7 @@ def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:
 
 
 class Summary(NamedTuple):
-    """Mean of a few values, and how sure it is."""
+    """Mean of a few values, and its uncertainty."""
 
     mean: float
     sd: float | None
@@ -243,17 +242,17 @@ class Summary(NamedTuple):
     """Student's t interval of the mean; None for one value."""
     high: float | None
     n: int
-    """How many values."""
+    """Number of values."""
 
 
 def seeds_summary(values: Sequence[float] | Floats, *, level: float = 0.95) -> Summary:
     """Mean, standard deviation and Student's t interval of one score over several seeds.
 
-    It says how far the mean would move with other seeds, on these very images: it does not cover other queries or
-    classes. It holds for two seeds as well, at a price: the interval is then 12.7 standard errors to each side.
+    It covers other seeds on the same images, not other queries or classes. It is valid for two seeds too, where the
+    interval extends 12.7 standard errors to each side.
 
     Args:
-        values: (n,) finite numbers, one a seed.
+        values: (n,) finite numbers, one per seed.
         level: in (0, 1).
 
     Raises:
@@ -274,9 +273,9 @@ def seeds_summary(values: Sequence[float] | Floats, *, level: float = 0.95) -> S
 def paired_difference(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, level: float = 0.95
 ) -> Summary:
-    """:func:`seeds_summary` of ``first - second``, pair by pair: what a change is worth over seeds.
+    """:func:`seeds_summary` of ``first - second``, pair by pair.
 
-    An interval that leaves out 0 is a difference at that level, before any correction for many comparisons.
+    An interval without 0 is a significant difference at that level, before any correction for several comparisons.
 
     Args:
         first: (n,) finite numbers.
@@ -302,28 +301,28 @@ def differences(first: Any, second: Any) -> Floats:
 
 def check_values(values: Any, name: str) -> Floats:
     """Values as (n,) float64, n at least 1, all finite."""
-    found = np.asarray(as_array(values), dtype=np.float64)
-    if found.ndim != 1 or not len(found):
-        raise SizeError(f"want {name} as a list of at least one number, got shape {found.shape}.")
-    _check_finite(found, name)
-    return found
+    checked = np.asarray(as_array(values), dtype=np.float64)
+    if checked.ndim != 1 or not len(checked):
+        raise SizeError(f"want {name} as a list of at least one number, got shape {checked.shape}.")
+    _check_finite(checked, name)
+    return checked
 
 
 def _rows(values: Any, name: str) -> Floats:
     """(Q,) as one row, (S, Q) as it is."""
-    found = np.asarray(as_array(values), dtype=np.float64)
-    if found.ndim != 2:
-        return check_values(found, name)[None]
-    if not found.size:
-        raise SizeError(f"want {name} as (seeds, queries) with at least one of each, got shape {found.shape}.")
-    _check_finite(found, name)
-    return found
+    table = np.asarray(as_array(values), dtype=np.float64)
+    if table.ndim != 2:
+        return check_values(table, name)[None]
+    if not table.size:
+        raise SizeError(f"want {name} as (seeds, queries) with at least one of each, got shape {table.shape}.")
+    _check_finite(table, name)
+    return table
 
 
-def _check_finite(found: Floats, name: str) -> None:
-    bad = int((~np.isfinite(found)).sum())
+def _check_finite(values: Floats, name: str) -> None:
+    bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise DataError(f"{bad} of {found.size} {name} are NaN or infinite. Leave them out.")
+        raise DataError(f"{bad} of {values.size} {name} are NaN or infinite. Leave them out.")
 
 
 def check_level(level: float) -> None:

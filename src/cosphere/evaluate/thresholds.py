@@ -1,4 +1,4 @@
-"""Thresholds: how sure they are, what they do, and the same one as a cosine, an angle, a distance or a number of bits."""
+"""Thresholds: their uncertainty, their rates on given pairs, and conversion between cosine, angle, distance and bits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._allowed import allowed
+from cosphere.evaluate._names import class_column
 from cosphere.evaluate.statistics import Interval, check_level
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
-from cosphere.rows import Matrix, as_array, unit_rows
+from cosphere.rows import Matrix, unit_rows
 
 Measure = Literal["cosine", "angle", "degrees", "l2", "squared_l2", "hamming"]
 """``angle`` is in radians."""
@@ -32,12 +33,12 @@ class ThresholdRow(NamedTuple):
     threshold: float
     """Pairs with a score above it are accepted."""
     far: float
-    """The false accept rate that it has on these pairs: at most the wanted one."""
+    """Its false-accept rate on these pairs: at most the target."""
     tar: float
-    """The true accept rate that it has on these pairs."""
+    """Its true-accept rate on these pairs."""
     threshold_interval: Interval
     far_interval: Interval
-    """Of the rate that a threshold chosen from so many pairs really has."""
+    """Of the true rate of a threshold that is chosen from this many pairs."""
     tar_interval: Interval
     """Of this threshold with other same pairs."""
 
@@ -61,19 +62,19 @@ def _plain(value: float) -> float | None:
 def threshold_table(
     scores: Any, same: Any, fars: Sequence[float] = (1e-1, 1e-2, 1e-3), *, level: float = 0.95
 ) -> list[ThresholdRow]:
-    """The threshold for each wanted false accept rate by the exact rule, what it does, and how sure all three are.
+    """The exact threshold for each target false-accept rate, its rates, and an interval of each.
 
     The intervals are the percentile bootstrap over pairs with infinitely many resamples, in closed form. The k-th highest of n
     drawn scores is the one at place ``floor(n U)`` with U ~ Beta(k + 1, n - k), so the threshold's quantiles are scores of
-    the list, and the rates that those scores have are the quantiles of the rate that a threshold chosen from such a sample
-    really has. They are not (0, 0) where no pair lies above, as a resampled rate would be: the rule of three is in them. The
-    accepted same pairs are binomial. Pairs that share an image are not independent, which this does not know; for all pairs
-    of labelled images, :func:`cosphere.evaluate.calibrate` resamples classes.
+    the list, and the rates of those scores are the quantiles of the true rate of a threshold chosen from such a sample.
+    Unlike a resampled rate, they are not (0, 0) where no pair lies above: they agree with the rule of three. The accepted
+    same pairs are binomial. Pairs are assumed independent, which pairs that share an image are not; for all pairs of
+    labelled images, :func:`cosphere.evaluate.calibrate` resamples classes.
 
     Args:
-        scores: (n,) float, higher for more alike.
+        scores: (n,) float, higher for more similar.
         same: (n,) bool.
-        fars: wanted rates, each in [0, 1].
+        fars: target rates, each in [0, 1].
         level: of the intervals, in (0, 1).
 
     Raises:
@@ -115,7 +116,7 @@ def _row(values: Any, truth: Any, impostors: Any, far: float, level: float) -> T
 
 
 class Rates(NamedTuple):
-    """What a threshold does to a list of pairs."""
+    """Rates of a threshold on a list of pairs."""
 
     far: float
     """Share of the different pairs above it, in [0, 1]."""
@@ -124,7 +125,7 @@ class Rates(NamedTuple):
 
 
 def rates_at(scores: Any, same: Any, threshold: float) -> Rates:
-    """False and true accept rate of a threshold that was chosen elsewhere. Takes (n,) scores and (n,) bool.
+    """False- and true-accept rate of a threshold that was chosen on other pairs. Takes (n,) scores and (n,) bool.
 
     >>> rates_at([0.9, 0.4, 0.6, 0.2], [1, 1, 0, 0], 0.4)
     Rates(far=0.5, tar=0.5)
@@ -138,15 +139,14 @@ def rates_at(scores: Any, same: Any, threshold: float) -> Rates:
 def convert_threshold(
     value: float, from_: Measure = "cosine", to: Measure = "angle", *, bits: int | None = None
 ) -> float:
-    """The same threshold in another measure of two unit vectors.
+    """Convert a threshold between measures of two unit vectors.
 
     With the angle a in [0, pi]: cosine = cos a, l2 = 2 sin(a/2), squared_l2 = 2 - 2 cos a, and by expectation hamming =
-    bits * a / pi. A cosine is exceeded exactly where the angle and the distances are fallen short of: above the cosine
-    threshold means *below* the others.
+    bits * a / pi. A larger cosine is a smaller angle and distance: above the cosine threshold means *below* the others.
 
     Hamming is an approximation. a / pi is the chance that a *random* hyperplane separates two vectors (Goemans and Williamson
     1995, Charikar 2002). The bits of a trained embedding are neither random nor independent of each other, and each
-    pair scatters around its expectation; :func:`matched_hamming` takes the relation from given codes instead.
+    pair scatters around its expectation; :func:`matched_hamming` measures the relation on given codes instead.
 
     Args:
         value: in the range of its measure; a cosine may exceed 1 by rounding.
@@ -177,7 +177,8 @@ def _widest(measure: str, bits: int | None) -> float:
     return {"angle": math.pi, "degrees": 180.0, "l2": 2.0, "squared_l2": 4.0, "hamming": float(bits or 0)}[measure]
 
 
-# All go by the squared distance: near 0, where thresholds of alike pairs lie, it keeps the digits that a cosine loses.
+# All conversions go through the squared distance: near 0, where thresholds of similar pairs lie, it keeps digits that a
+# cosine loses.
 def _square(value: float, measure: str, bits: int | None) -> float:
     if measure == "cosine":
         return 2 - 2 * value
@@ -200,22 +201,22 @@ def _from_square(square: float, measure: str, bits: int | None) -> float:
 
 
 class MatchedHamming(NamedTuple):
-    """The Hamming threshold that accepts as many pairs as a cosine threshold does."""
+    """The Hamming threshold that accepts as many pairs as a cosine threshold."""
 
     threshold: int
     """Differing bits; a pair *below* it is accepted."""
     accepted: float
-    """Share of the pairs below it, in [0, 1]: the largest that does not exceed the one beside."""
+    """Share of the pairs below it, in [0, 1]: the largest that does not exceed ``accepted_by_cosine``."""
     accepted_by_cosine: float
     """Share of the pairs above the cosine threshold."""
     pairs: int
-    """How many were compared."""
+    """Number of compared pairs."""
 
 
 def matched_hamming(
     threshold: float, embeddings: Matrix, codes: Any, *, labels: Any | None = None, pairs: int = 2**20, seed: int = 0
 ) -> MatchedHamming:
-    """The number of bits that is as strict as a cosine threshold, measured on given embeddings and their codes.
+    """Find the Hamming threshold that is as strict as a cosine threshold, measured on embeddings and their codes.
 
     Pairs of rows are drawn; those of two classes when labels are given, so that the two thresholds have the same false accept
     rate. Compare with the random-hyperplane expectation of :func:`convert_threshold`.
@@ -225,7 +226,7 @@ def matched_hamming(
         embeddings: (N, D) float.
         codes: (N, D/8) uint8, packed bits of the same rows.
         labels: (N,) or None for pairs of any two rows.
-        pairs: how many to draw, with replacement, at least 1.
+        pairs: number of pairs to draw with replacement, at least 1.
         seed: one seed draws one set of pairs.
 
     Raises:
@@ -247,16 +248,12 @@ def matched_hamming(
         differing = np.bitwise_count(packed[first] ^ packed[second]).sum(axis=1, dtype=np.int64)
         counts += np.bincount(differing, minlength=len(counts))
     below = np.concatenate([[0], np.cumsum(counts)])  # below[h]: pairs with fewer than h differing bits
-    found = int(np.searchsorted(below, accepted, side="right")) - 1
-    return MatchedHamming(found, float(below[found] / len(left)), accepted / len(left), len(left))
+    bits = int(np.searchsorted(below, accepted, side="right")) - 1
+    return MatchedHamming(bits, float(below[bits] / len(left)), accepted / len(left), len(left))
 
 
 def _drawn_pairs(count: int, labels: Any | None, pairs: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    names = None if labels is None else as_array(labels)
-    if names is not None and names.shape != (count,):
-        raise SizeError(
-            f"want labels ({count},), one for each embedding, got {names.shape}. Take both from the same images."
-        )
+    names = None if labels is None else class_column(labels, count)
     if count < 2 or (names is not None and (names == names[0]).all()):
         raise DataError(f"{count} images hold no pair of two {'images' if names is None else 'classes'}. Give more.")
     generator = np.random.default_rng(seed)
@@ -264,7 +261,7 @@ def _drawn_pairs(count: int, labels: Any | None, pairs: int, seed: int) -> tuple
     right = (left + generator.integers(1, count, pairs)) % count  # another row, each equally likely
     if names is None:
         return left, right
-    while (alike := np.flatnonzero(names[left] == names[right])).size:
-        left[alike] = generator.integers(0, count, alike.size)
-        right[alike] = generator.integers(0, count, alike.size)
+    while (same := np.flatnonzero(names[left] == names[right])).size:
+        left[same] = generator.integers(0, count, same.size)
+        right[same] = generator.integers(0, count, same.size)
     return left, right

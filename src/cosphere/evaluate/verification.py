@@ -1,11 +1,10 @@
-"""Verification: are two images of the same thing? Scores of pairs to ROC, EER, TAR at a FAR and k-fold accuracy.
+"""Verification of pairs: ROC, AUC, EER, TAR at FAR and k-fold accuracy from similarity scores.
 
-A score says how alike two images are: higher means more alike, a cosine for example; give negative distances. Everything comes
-from sorted scores, so 10^7 pairs take seconds. Thresholds are strict: a pair is taken for the same if its score is *above* the
-threshold.
+A higher score means more similar, as a cosine does; negate distances. Everything comes from sorted scores, so 10^7 pairs take
+seconds. Thresholds are strict: a pair is accepted if its score is *above* the threshold.
 
-Sources: LFW's protocol (Huang et al., 2007), IJB (Maze et al., 2018) and the published code of InsightFace, whose grid of
-thresholds and whose nearest-point rule are here by name.
+Sources: LFW's protocol (Huang et al., 2007), IJB (Maze et al., 2018) and the published code of InsightFace, whose threshold
+grid and nearest-point rule can be selected by name.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ Protocol = Literal["exact", "insightface"]
 
 
 class Roc(NamedTuple):
-    """The trade of false for true accepts, one point for each distinct score, from nothing accepted to everything."""
+    """The ROC curve, one point for each distinct score, from nothing accepted to everything accepted."""
 
     thresholds: Floats
-    """(T,) descending; a pair is accepted if its score is above. The first accepts nothing, the last, -inf, everything."""
+    """(T,) descending; a pair is accepted if its score is above. The first accepts nothing; the last, -inf, everything."""
     far: Floats
     """(T,) false accept rate in [0, 1]: share of the different pairs above the threshold."""
     tar: Floats
@@ -41,7 +40,7 @@ class Roc(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """k-fold accuracy: each fold is judged with the threshold that was best on all the others."""
+    """k-fold accuracy: each fold is scored with the threshold that is best on all others."""
 
     accuracies: Floats
     """(k,) in [0, 1]."""
@@ -51,18 +50,18 @@ class Folds(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class VerificationScores:
-    """What :func:`verification` found. Fractions."""
+    """Result of :func:`verification`. Fractions."""
 
     auc: float
-    """Chance that a same pair scores above a different one, ties counting half."""
+    """Probability that a same pair scores above a different one; ties count half."""
     eer: float
-    """Error where false accepts are as frequent as false rejects, between two points of the ROC by a straight line."""
+    """Error rate at which false accepts are as frequent as false rejects, interpolated linearly between two points of the ROC."""
     tar_at_far: Mapping[float, float]
-    """True accept rate at each wanted false accept rate."""
+    """True-accept rate at each target false-accept rate."""
     thresholds: Mapping[float, float]
-    """The threshold behind each."""
+    """The threshold of each."""
     folds: Folds | None
-    """None where no folds were asked for."""
+    """None without folds."""
     roc: Roc
     same_pairs: int
     different_pairs: int
@@ -79,14 +78,14 @@ class VerificationScores:
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers: ``accuracy``, ``accuracy_std``, ``auc``, ``eer``, ``tar@far=1e-3``, ..."""
-        found = {"auc": self.auc, "eer": self.eer}
+        numbers = {"auc": self.auc, "eer": self.eer}
         if self.folds is not None:
-            found = {"accuracy": self.accuracy, "accuracy_std": self.accuracy_std} | found
-        return found | {f"tar@far={far_name(far)}": value for far, value in self.tar_at_far.items()}
+            numbers = {"accuracy": self.accuracy, "accuracy_std": self.accuracy_std} | numbers
+        return numbers | {f"tar@far={far_name(far)}": value for far, value in self.tar_at_far.items()}
 
 
 def far_name(far: float) -> str:
-    """How a rate is written in keys.
+    """A rate as it is written in keys.
 
     >>> far_name(0.001), far_name(0.05)
     ('1e-3', '5e-2')
@@ -107,10 +106,10 @@ def verification(
     """ROC, AUC, EER, TAR at FAR and k-fold accuracy of scored pairs.
 
     Args:
-        scores: (n,) float, higher for more alike.
-        same: (n,) bool, or 0 and 1: whether the two images of the pair show the same thing.
-        folds: k contiguous folds in the order given (LFW's lists are written so); None for none.
-        fars: wanted false accept rates, each in [0, 1].
+        scores: (n,) float, higher for more similar.
+        same: (n,) bool, or 0 and 1: whether the two images of the pair are of one class.
+        folds: k contiguous folds in the given order, as LFW's lists are written; None for no folds.
+        fars: target false-accept rates, each in [0, 1].
         far_rule: see :func:`tar_at_far`.
         protocol: see :func:`fold_accuracies`.
 
@@ -119,20 +118,20 @@ def verification(
         DataError: a score that is not finite, or not both same and different pairs.
         SettingsError: a setting out of range.
 
-    >>> found = verification([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0], folds=None, fars=[0.1])
-    >>> {key: round(value, 3) for key, value in found.as_dict().items()}
+    >>> result = verification([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0], folds=None, fars=[0.1])
+    >>> {key: round(value, 3) for key, value in result.as_dict().items()}
     {'auc': 0.889, 'eer': 0.333, 'tar@far=1e-1': 0.667}
     """
     values, truth = checked_pairs(scores, same)
     for far in fars:
         check_number("far", far, at_least=0, at_most=1)
     curve = roc(values, truth)
-    found = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
+    points = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
     return VerificationScores(
         auc=area_under(curve),
         eer=_equal_error(curve),
-        tar_at_far={far: point.tar for far, point in found.items()},
-        thresholds={far: point.threshold for far, point in found.items()},
+        tar_at_far={far: point.tar for far, point in points.items()},
+        thresholds={far: point.threshold for far, point in points.items()},
         folds=None if folds is None else fold_accuracies(values, truth, folds, protocol=protocol),
         roc=curve,
         same_pairs=int(truth.sum()),
@@ -141,14 +140,14 @@ def verification(
 
 
 def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
-    """Scores as (n,) float32 or float64 and truth as (n,) bool; raises what :func:`verification` raises."""
+    """Scores as (n,) float32 or float64 and truth as (n,) bool. Raises the errors of :func:`verification`."""
     values, truth = as_array(scores), as_array(same)
     if values.ndim != 1 or truth.shape != values.shape:
         raise SizeError(
             f"want scores (n,) and same (n,), got {values.shape} and {truth.shape}. Give one of each for each pair."
         )
     if truth.dtype != np.bool_ and not np.isin(truth, (0, 1)).all():
-        raise DataError("same says for each pair whether it is one thing: want True and False, or 1 and 0.")
+        raise DataError("same must hold True and False, or 1 and 0: whether each pair is of one class.")
     truth = truth.astype(np.bool_)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
@@ -196,18 +195,18 @@ def _equal_error(curve: Roc) -> float:
 
 
 class FarPoint(NamedTuple):
-    """One working point of a verifier."""
+    """One operating point."""
 
     tar: float
     """True accept rate in [0, 1]."""
     far: float
-    """The false accept rate that the threshold really has."""
+    """The false-accept rate of the threshold on these pairs."""
     threshold: float
     """Pairs with a score above it are accepted."""
 
 
 def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -> FarPoint:
-    """True accept rate at a false accept rate.
+    """True-accept rate at a target false-accept rate.
 
     Args:
         scores: (n,) float.
@@ -215,7 +214,7 @@ def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -
         far: in [0, 1].
         rule: "exact": the lowest threshold whose false accept rate does not exceed ``far``: of the different pairs' scores in
             descending order, the one at place ``floor(far * count)``. "nearest": the corner of the ROC whose rate is nearest to
-            ``far``, which may exceed it, as InsightFace's IJB code has it.
+            ``far``, which may exceed it, as in InsightFace's IJB code.
 
     Raises:
         SettingsError: a rate or a rule out of range.
@@ -234,11 +233,11 @@ def tar_at_far(scores: Any, same: Any, far: float, *, rule: FarRule = "exact") -
 
 
 def _nearest_point(values: npt.NDArray[Any], truth: Flags, far: float) -> FarPoint:
-    # The published code asks scikit-learn, which leaves points inside straight runs out: the nearest *corner* is found.
+    # The published code uses scikit-learn, which drops points inside straight segments, so the nearest *corner* is found.
     from sklearn.metrics import roc_curve
 
     rates, hits, thresholds = (column[::-1] for column in roc_curve(truth, values))
-    place = int(np.argmin(np.abs(rates - far)))  # of equally near ones the first from above, as there
+    place = int(np.argmin(np.abs(rates - far)))  # of equally near ones the first from above, as in that code
     below = np.nextafter(thresholds[place], -np.inf)  # scikit-learn accepts scores at the threshold, we those above
     return FarPoint(float(hits[place]), float(rates[place]), float(below))
 
@@ -250,8 +249,8 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
         scores: (n,) float; cosines in [-1, 1] for the InsightFace protocol.
         same: (n,) bool.
         folds: k >= 2 contiguous folds, as scikit-learn's KFold cuts them.
-        protocol: "exact": every threshold between two scores is tried, the middle of the best gap is taken, the lowest of
-            equally good ones. "insightface": squared distances 2 - 2 cos against 0, 0.01, ..., 3.99, the first best.
+        protocol: "exact": the middle of the best gap between two scores, the lowest of equally good ones. "insightface":
+        squared distances 2 - 2 cos against 0, 0.01, ..., 3.99, the first best.
 
     Raises:
         SizeError: fewer pairs than folds.
@@ -306,10 +305,10 @@ def verification_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap over pairs of AUC, EER and TAR at each FAR, thresholds found anew in every resample.
+    """Percentile bootstrap over pairs of AUC, EER and TAR at each FAR, with a new threshold in every resample.
 
-    Same and different pairs are drawn apart, each as many as there are. Pairs that share an image are not independent, which
-    this does not know: the true intervals are somewhat wider.
+    Same and different pairs are resampled separately. Pairs are assumed independent, which pairs that share an image are not:
+    the true intervals are somewhat wider.
 
     Args:
         scores: (n,) float.
@@ -326,12 +325,12 @@ def verification_intervals(
     values, truth = checked_pairs(scores, same)
     generator = np.random.default_rng(seed)
     rows, others = np.flatnonzero(truth), np.flatnonzero(~truth)
-    found = []
+    resamples = []
     for _ in range(samples):
         drawn = np.concatenate([generator.choice(rows, len(rows)), generator.choice(others, len(others))])
-        found.append(verification(values[drawn], truth[drawn], folds=None, fars=fars).as_dict())
+        resamples.append(verification(values[drawn], truth[drawn], folds=None, fars=fars).as_dict())
     tail = (1 - level) / 2
     return {
-        key: Interval(*(float(end) for end in np.quantile([one[key] for one in found], [tail, 1 - tail])))
-        for key in found[0]
+        key: Interval(*(float(end) for end in np.quantile([one[key] for one in resamples], [tail, 1 - tail])))
+        for key in resamples[0]
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cosphere.data import read_catalogue
@@ -10,8 +10,17 @@ from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import DataError
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
+from cosphere.evaluate.comparison import FEW_CLASSES
 from cosphere.experiment.embedding import store_of
-from cosphere.experiment.images import ALL, OTHER_IMAGES, TEST, VAL, as_trained, validation_images
+from cosphere.experiment.images import (
+    ALL,
+    OTHER_IMAGES,
+    TEST,
+    VAL,
+    as_trained,
+    trained_classes_note,
+    validation_images,
+)
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.models import Calibration, Embedder
@@ -89,29 +98,47 @@ def calibrate_run(
     chosen = validation_images(catalogue, split, trained_with)
     embedder, store = Embedder.load(run_folder.model, device), store_of(run_folder.path)
     with listener.progress("embedding") as progress:
-        images = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, store=store, progress=progress)
+        table = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, store=store, progress=progress)
+    images, notes = _distinct(table, chosen.split)
     with listener.progress("comparing all pairs") as progress:
         calibration = calibrate(
             images.embeddings, images.labels, far, data=chosen.images.fingerprint(), seed=seed, progress=progress
         )
     embedder.calibration = calibration
     embedder.save(run_folder.model)
-    notes = calibration_notes(calibration, chosen.split)
+    notes += [*calibration_notes(calibration, chosen.split), *trained_classes_note(embedder, chosen.images)]
     if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
         notes.append(OTHER_IMAGES)
     tested = None
     if test and chosen.split not in (TEST, ALL) and TEST in catalogue.split_names:
         with listener.progress("embedding the test images") as progress:
-            unseen = embed(
+            table = embed(
                 embedder, catalogue.select(TEST), batch_size=batch_size, workers=workers, store=store, progress=progress
             )
+        unseen, more = _distinct(table, TEST)
+        notes += more
         try:
             tested = apply_threshold(unseen, calibration.threshold, seed=seed)
         except DataError as error:
             notes.append(f"no open-set scores of the test split: {error}")
+        else:
+            calibration = replace(calibration, tested_far=tested.rates.far)
+            embedder.calibration = calibration
+            embedder.save(run_folder.model)
     return CalibratedRun(
         folder=run_folder, calibration=calibration, split=chosen.split, notes=tuple(notes), tested=tested
     )
+
+
+def _distinct(table: Embeddings, split: str) -> tuple[Embeddings, list[str]]:
+    """One row for each picture, and a note where that leaves rows out."""
+    pictures = table.distinct()
+    left_out = len(table) - len(pictures)
+    if not left_out:
+        return pictures, []
+    return pictures, [
+        f"{left_out} rows of split {split} are left out: they repeat the picture of another row, or it has two labels"
+    ]
 
 
 def apply_threshold(images: Embeddings, threshold: float, *, seed: int = 0) -> Tested:
@@ -136,6 +163,17 @@ def calibration_notes(calibration: Calibration, split: str) -> list[str]:
         among = "" if split == "train" else ", if these are among them"
         notes.append(
             f"classes that the model was trained on lie farther apart than new ones: expect more false accepts{among}"
+        )
+    if calibration.classes < FEW_CLASSES:
+        low, high = calibration.far_interval
+        notes.append(
+            f"{calibration.classes} classes are few: with other classes the false accept rate may lie anywhere from "
+            f"{100 * low:.2g} to {100 * high:.2g} %, and with so few classes this interval is too narrow itself"
+        )
+    if calibration.tar == 0:
+        notes.append(
+            "no pair of one class lies above the threshold, so it accepts nothing: take a higher --far, and look for one picture "
+            "under two labels"
         )
     if calibration.wanted_far * calibration.different_pairs < ENOUGH:
         notes.append(

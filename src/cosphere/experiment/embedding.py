@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosphere.data import read_catalogue
-from cosphere.embeddings import Embeddings, EmbeddingStore, embed
+from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
@@ -43,10 +43,18 @@ def embed_images(
     """
     catalogue = read_catalogue(source, layout=layout)
     listener.listed(catalogue)
-    images = take_split(catalogue, split, settings_of_model(model)).images
+    chosen = take_split(catalogue, split, settings_of_model(model))
     embedder = load_model(model, device)
     with listener.progress("embedding") as progress:
-        return embed(embedder, images, batch_size=batch_size, workers=workers, store=store_of(model), progress=progress)
+        table = embed(
+            embedder,
+            chosen.images,
+            batch_size=batch_size,
+            workers=workers,
+            store=store_of(model),
+            progress=progress,
+        )
+    return number_classes(table, chosen.images, catalogue)
 
 
 def store_of(model: str | Path) -> EmbeddingStore | None:

@@ -15,7 +15,7 @@ from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, 
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
 from cosphere.experiment.embedding import store_of
-from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images
+from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, trained_classes_note
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.files import read_json, write_json, write_text
@@ -111,6 +111,8 @@ def evaluate_run(
         embedder = Embedder.load(run_folder.model, device)
         if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
             listener.note(OTHER_IMAGES)
+        for note in trained_classes_note(embedder, chosen.images):
+            listener.note(note)
     with listener.progress("embedding") as progress:
         scores = evaluate(
             embedder,
@@ -197,7 +199,8 @@ def save_class_tables(folder: RunFolder, scores: Scores) -> ClassTables:
     Raises:
         RunError: a file cannot be written.
     """
-    suspects = likely_mislabelled(scores.embeddings.embeddings, scores.embeddings.labels)
+    table = scores.embeddings
+    suspects = likely_mislabelled(table.embeddings, table.labels, identities=table.identities())
     tables = ClassTables(class_table(scores), suspects_table(scores, suspects))
     write_text(folder.path / CLASSES, tables.classes.to_csv(index=False))
     write_text(folder.path / SUSPECTS, tables.suspects.to_csv(index=False))

@@ -101,3 +101,19 @@ def as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings
     """Whether this catalogue's classes fall into trained and validation ones as they did when the model was trained."""
     trained = (embedder.provenance.get("data") or {}).get("fingerprint")
     return trained in (None, parts_of_training(catalogue, settings).train.fingerprint())
+
+
+def trained_classes_note(embedder: Embedder, images: Catalogue) -> list[str]:
+    """A note if these images have classes of the names that the model was trained on; else empty.
+
+    Models of versions that did not store their classes give no note.
+    """
+    trained = set((embedder.provenance.get("data") or {}).get("classes") or ())
+    shared = [name for name in images.label_names if name in trained]
+    if not shared:
+        return []
+    examples = ", ".join(repr(name) for name in shared[:3]) + (", ..." if len(shared) > 3 else "")
+    return [
+        f"{len(shared)} of {len(images.label_names)} classes here have the name of a class that the model was trained on "
+        f"({examples}): its scores on trained classes are higher than on new ones"
+    ]

@@ -208,7 +208,7 @@ def _open(path: str | Path, split: str | None) -> _Run:
         raise RunError(f"{folder.scores} names no split. Run: cosphere evaluate {path}.")
     chosen = split or content["split"]
     if not folder.embeddings(chosen).exists():
-        there = sorted(file.stem for file in folder.embeddings(chosen).parent.glob("*.npz"))
+        there = folder.splits()
         known = f"it has {', '.join(there)}" if there else "it has none"
         raise RunError(
             f"{path} has no embeddings of split {chosen!r}; {known}. Run: cosphere evaluate {path} --split {chosen}."

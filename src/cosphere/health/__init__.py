@@ -1,4 +1,4 @@
-"""Health of an embedding: how many directions it uses, how it fills the sphere, and what is wrong when it collapses."""
+"""Embedding health: effective rank, uniformity, alignment, hubness, class margins, and warnings about collapse."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The numbers of an embedding's health, where each stops being healthy, and what to do then."""
+"""Health numbers of an embedding, their healthy ranges, and warnings with a remedy."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Where a number stops being healthy. "Healthy" below is the range measured on held-out classes: of Cars196 (4092 images, 98
+# Limits. "Healthy" below is the range measured on held-out classes: of Cars196 (4092 images, 98
 # classes) triplet and multi-similarity with and without SEC (512-d, three seeds each), NormSoftmax (2048-d) and the untrained
-# backbone (1280-d), and LFW faces (128-d). "Collapsed" are heads of 128-d trained on that backbone's features to go wrong.
+# backbone (1280-d), and LFW faces (128-d). "Collapsed" are 128-d heads on that backbone's features, trained so as to collapse.
 NEAR_ONE = 0.9
 """Mean cosine. Healthy: 0.01 to 0.53. Collapsed (hardest triplets at a high rate): 0.965 and 0.997."""
 FEW_DIRECTIONS = 3.0
@@ -15,21 +15,21 @@ FEW_DIRECTIONS = 3.0
 SMALL_SHARE = 0.1
 """Effective rank over the directions that the data could fill. Healthy: above 2.4 of 97 (0.9 of 127 for the faces)."""
 UNEQUAL = 1.0
-"""CV of the lengths. Healthy: 0.02 to 0.45, heads without SEC up to 0.68; at 1 they spread as exponential numbers do."""
+"""CV of the lengths. Healthy: 0.02 to 0.45, heads without SEC up to 0.68; at 1 they scatter like exponential variables."""
 SKEWED = 5.0
 """Skew of the k-occurrence. Healthy: 1.3 to 2.2; independent draws have 0.3, off-centre Gaussians in 512-d 5.1."""
 MANY_ORPHANS = 0.3
-"""Share of images that nobody lists. Healthy: 0.004 to 0.042; the same Gaussians have 0.49."""
+"""Share of images that are in no neighbour list. Healthy: 0.004 to 0.042; the same Gaussians have 0.49."""
 
 LOGGED = ("effective_rank", "uniformity", "alignment", "hubness", "margin", "mean_cosine", "norm_cv")
-"""The numbers that a training log keeps."""
+"""The numbers that a training log records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What :func:`cosphere.health.embedding_health` measured. A number that the data does not define is None.
+    """Result of :func:`cosphere.health.embedding_health`. A number that the data does not define is None.
 
-    Rows without a direction are counted in ``zero_rows`` and left out of every other number but ``norm_cv``.
+    Zero rows are counted in ``zero_rows`` and left out of every other number except ``norm_cv``.
     """
 
     rows: int
@@ -37,47 +37,47 @@ class Health:
     dim: int
     """D."""
     compared: int
-    """Rows that were compared with each other: those with a direction, or a random sample of them when they are many."""
+    """Rows that were compared with each other: all non-zero rows, or a random sample of them if they are many."""
     classes: int | None
-    """Classes among the rows with a direction; None without labels."""
+    """Classes among the non-zero rows; None without labels."""
     k: int
-    """Neighbours behind ``hubness``, ``orphans`` and ``largest_hub``: what was asked for, or all others when they are fewer."""
+    """Neighbours behind ``hubness``, ``orphans`` and ``largest_hub``: the requested k, or all other rows if they are fewer."""
     zero_rows: int
     """Rows shorter than 1e-6."""
     norm_cv: float
     """Standard deviation of the lengths over their mean, of all rows; 0 is equal."""
     mean_cosine: float | None
-    """Of two different rows, in [-1, 1]; 1 when all directions are one."""
+    """Of two different rows, in [-1, 1]; 1 when all rows have the same direction."""
     effective_rank: float | None
-    """From 1 to min(D, N - 1), or 0 when all directions are one: exp of the entropy of the singular values."""
+    """From 1 to min(D, N - 1), or 0 when all rows have the same direction: exp of the entropy of the singular values."""
     participation_ratio: float | None
-    """From 1 to ``effective_rank``, or 0: how many directions hold the variance; the tail of small ones hardly counts."""
+    """From 1 to ``effective_rank``, or 0: number of directions that hold the variance; small ones hardly count."""
     uniformity: float | None
-    """In [-8, 0]: log of the mean of exp(-2 d^2) over all pairs. Lower is more even; -4 or a little above on a sphere."""
+    """In [-8, 0]: log of the mean of exp(-2 d^2) over all pairs. Lower is more uniform; about -4 for uniform points on a sphere."""
     alignment: float | None
     """In [0, 4]: mean d^2 over the pairs of one class. Lower is closer."""
     hubness: float | None
-    """Skew of how often a row is among the k nearest of the others. 0 is fair, above 5 a few images answer everything."""
+    """Skewness of how often a row is among the k nearest of the others. 0 is even; above 5 a few images are neighbours of all."""
     orphans: float | None
-    """In [0, 1]: share of rows that are among the k nearest of nobody (anti-hubs)."""
+    """In [0, 1]: share of rows that are among the k nearest of no other row (anti-hubs)."""
     largest_hub: float | None
-    """Rows that list the most listed one; k on average."""
+    """Number of rows that have the largest hub among their k nearest; the mean over all rows is k."""
     margin: float | None
-    """In [-2, 2]: median over rows of the cosine to the mean of its class, itself left out, minus that to the nearest other."""
+    """In [-2, 2]: median over rows of the cosine to its class mean (without the row itself) minus that to the nearest other mean."""
     margin_below_zero: float | None
-    """In [0, 1]: share of rows nearer to the mean of another class."""
+    """In [0, 1]: share of rows that are nearer to the mean of another class."""
 
     @property
     def concerns(self) -> dict[str, str]:
-        """What looks wrong, by kind: one sentence each that says what it is, how much, and what to do."""
-        found = {
+        """Problems by kind: one sentence each with the measured value, its limit and a remedy."""
+        sentences = {
             "zero rows": _of_zero_rows(self),
             "total collapse": _of_total_collapse(self),
             "dimension collapse": _of_few_directions(self),
             "unequal lengths": _of_lengths(self),
             "hubs": _of_hubs(self),
         }
-        return {kind: sentence for kind, sentence in found.items() if sentence}
+        return {kind: sentence for kind, sentence in sentences.items() if sentence}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class Health:
         return tuple(self.concerns.values())
 
     def logged(self) -> dict[str, float]:
-        """The numbers of :data:`LOGGED` that there are."""
+        """The defined numbers of :data:`LOGGED`."""
         values = asdict(self)
         return {name: values[name] for name in LOGGED if values[name] is not None}
 
@@ -114,12 +114,12 @@ def _of_total_collapse(health: Health) -> str:
 
 
 def _of_few_directions(health: Health) -> str:
-    """What could be filled is less than D for few rows or classes: well trained classes are C points, C - 1 directions."""
+    """Few rows or classes cannot fill D directions: well-trained classes are C points, which span C - 1 directions."""
     rank, ratio = health.effective_rank, health.participation_ratio
-    if not rank or not ratio or _of_total_collapse(health):  # Then what little is left to vary says nothing.
+    if not rank or not ratio or _of_total_collapse(health):  # The remaining variance is then meaningless.
         return ""
-    alive = health.rows - health.zero_rows
-    possible = min(health.dim, health.compared - 1, (health.classes or alive) - 1)
+    rows = health.rows - health.zero_rows
+    possible = min(health.dim, health.compared - 1, (health.classes or rows) - 1)
     least_ratio, least_rank = min(FEW_DIRECTIONS, possible / 4), SMALL_SHARE * possible
     if ratio >= least_ratio and rank >= least_rank:
         return ""

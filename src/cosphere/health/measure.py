@@ -1,4 +1,4 @@
-"""Measuring the health of an embedding in bounded memory."""
+"""Measurement of embedding health in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from cosphere.spherical import length_statistics
 from cosphere.tensors import directions
 
 _ROUNDING = 1e-13
-"""Mean squared distance from the mean direction below which all directions are one: float32 rounds unit rows to 1e-15."""
+"""Mean squared distance from the mean below which all directions count as equal: rounding of float32 unit rows gives 1e-15."""
 _EQUAL = 1e-6
-"""Cosines that differ by less are equal: float32 rounds them by about 1e-7."""
+"""Cosines that differ by less are equal: float32 rounding is about 1e-7."""
 _CHUNK_VALUES = 2**22
 """Values widened to float64 at a time: 32 MiB."""
 
@@ -48,27 +48,27 @@ def embedding_health(
     most: int = 20_000,
     seed: int = 0,
 ) -> Health:
-    """Measure whether an embedding uses its space.
+    """Measure how an embedding uses its space.
 
     - effective rank: Roy and Vetterli, EUSIPCO 2007, of the *centred* directions: the singular values of unit rows minus
-      their mean. Raw rows would count what all images share as one large direction, which ``mean_cosine`` tells already,
-      and lengths do not rank. The participation ratio is (sum of variances)^2 / sum of squared variances.
+      their mean. Without centring, what all images share would count as one large direction, which ``mean_cosine`` reports;
+      lengths do not affect ranking. The participation ratio is (sum of variances)^2 / sum of squared variances.
     - alignment and uniformity: Wang and Isola, ICML 2020, power 2 and t = 2, as in
-      :func:`cosphere.losses.alignment_uniformity_loss`: all pairs of one set, where the authors' code takes two views.
+      :func:`cosphere.losses.alignment_uniformity_loss`: over all pairs of one set, where the authors' code uses two views.
     - hubness: Radovanovic, Nanopoulos and Ivanovic, JMLR 2010: skew (biased, as theirs) of the k-occurrence under the cosine.
-      Equal cosines share a place, so the order of the rows does not matter.
-    - margin: by class means, each row left out of its own; so ``1 - margin_below_zero`` is the accuracy of the nearest mean.
+      Equal cosines share a rank, so the order of the rows does not matter.
+    - margin: from class means, each row left out of its own; ``1 - margin_below_zero`` is the accuracy of the nearest class mean.
 
-    Up to rounding, rotation, scaling and order of the rows change nothing, below ``most`` rows. Beside the unit rows
-    (N, D), it holds the class sums (C, D) and one matrix of min(D, rows)^2 in float64, and a block.
+    Up to ``most`` rows, results are invariant to rotation, scaling and order of the rows, up to rounding. Memory: the unit rows
+    (N, D), the class sums (C, D) and one matrix of min(D, rows)^2 in float64, and a block.
 
     Args:
         embeddings: (N, D) float, torch or numpy, raw.
-        labels: (N,) integers; None leaves out what needs classes.
+        labels: (N,) integers; None leaves out the numbers that need classes.
         k: neighbours, at least 1.
-        block_bytes: bound of a block's memory in bytes; 32 rows always pass.
-        most: rows, at least 2; a random sample of so many stands for more in all but ``zero_rows``, ``norm_cv``,
-            ``mean_cosine`` and ``alignment``. Hubness grows with their number.
+        block_bytes: bound of a block's memory in bytes; a block has at least 32 rows.
+        most: rows, at least 2. More rows are represented by a random sample of this size, except in ``zero_rows``, ``norm_cv``,
+            ``mean_cosine`` and ``alignment``. Hubness grows with the number of rows.
         seed: of that sample.
 
     Raises:
@@ -104,25 +104,25 @@ def embedding_health(
         zero_rows=count - rows.size,
         norm_cv=norm_cv,
         mean_cosine=_mean_cosine(rows),
-        **_spread(compared)._asdict(),
+        **_ranks(compared)._asdict(),
         **_of_pairs(compared, k, block_bytes)._asdict(),
         **by_class._asdict(),
     )
 
 
 def _numbered(labels: Any, rows: UnitRows) -> Tensor:
-    """(N,) class numbers from 0 without gaps, where the rows are."""
-    found = as_array(labels)
-    if found.shape != (rows.size,) or found.dtype.kind not in "iu":
+    """(N,) class numbers from 0 without gaps, on the device of the rows."""
+    numbers = as_array(labels)
+    if numbers.shape != (rows.size,) or numbers.dtype.kind not in "iu":
         raise SizeError(
-            f"want labels (N,) integers, one for each of {rows.size} embeddings, got {found.shape} {found.dtype}. "
+            f"want labels (N,) integers, one for each of {rows.size} embeddings, got {numbers.shape} {numbers.dtype}. "
             "Give one class number for each row."
         )
-    return torch.from_numpy(np.unique(found, return_inverse=True)[1].astype(np.int64)).to(rows.device)
+    return torch.from_numpy(np.unique(numbers, return_inverse=True)[1].astype(np.int64)).to(rows.device)
 
 
 def _length_cv(embeddings: Matrix) -> float:
-    """Of all rows, in float64, whose squares do not overflow; 0 when every length is 0."""
+    """Of all rows, in float64 to avoid overflow of the squares; 0 when every length is 0."""
     step = max(1, _CHUNK_VALUES // embeddings.shape[1])
     parts = (embeddings[start : start + step] for start in range(0, len(embeddings), step))
     norms = torch.cat([torch.linalg.vector_norm(widened(part), dim=1) for part in parts])
@@ -130,14 +130,14 @@ def _length_cv(embeddings: Matrix) -> float:
 
 
 def _selected(rows: UnitRows, chosen: Tensor) -> UnitRows:
-    """Some of the rows, padded anew."""
+    """Some of the rows, padded again."""
     padded = rows.padded.new_zeros(rounded_up(len(chosen)), rows.width)
     padded[: len(chosen)] = rows.rows[chosen]
     return UnitRows(padded, len(chosen))
 
 
 def _sample(rows: UnitRows, most: int, seed: int) -> Tensor | None:
-    """Rows that stand for all, in order; None when all do."""
+    """A random sample of the rows, ascending; None if all rows are used."""
     if rows.size <= most:
         return None
     chosen = np.random.default_rng(seed).choice(rows.size, most, replace=False)
@@ -147,23 +147,23 @@ def _sample(rows: UnitRows, most: int, seed: int) -> Tensor | None:
 # Directions
 
 
-class _Spread(NamedTuple):
+class _Ranks(NamedTuple):
     effective_rank: float | None = None
     participation_ratio: float | None = None
 
 
-def _spread(rows: UnitRows) -> _Spread:
+def _ranks(rows: UnitRows) -> _Ranks:
     """Both ranks of the centred directions."""
     if rows.size < 2:
-        return _Spread()
+        return _Ranks()
     variances = torch.linalg.eigvalsh(_centred_gram(rows)).clamp(min=0)
     total = float(variances.sum())
     if total <= _ROUNDING * rows.size:
-        return _Spread(0.0, 0.0)
+        return _Ranks(0.0, 0.0)
     singular = variances.sqrt()
     shares = singular / singular.sum()
     entropy = -float(torch.special.xlogy(shares, shares).sum())
-    return _Spread(math.exp(entropy), total**2 / float(variances.square().sum()))
+    return _Ranks(math.exp(entropy), total**2 / float(variances.square().sum()))
 
 
 def _centred_gram(rows: UnitRows) -> Tensor:
@@ -189,7 +189,7 @@ def _mean_cosine(rows: UnitRows) -> float | None:
 
 
 def _chunks(rows: Tensor) -> Iterator[Tensor]:
-    """Copies in float64 of so many rows at a time that each stays small."""
+    """Float64 copies of a few rows at a time, so that each stays small."""
     return (part.to(torch.float64, copy=True) for part in torch.split(rows, max(1, _CHUNK_VALUES // rows.shape[1])))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import SettingsError
+from cosphere.rows import EQUAL_COSINE
 
 Ends = tuple[float, float]
 
@@ -37,6 +38,8 @@ class Calibration:
         classes: number of classes.
         images: number of images.
         data: fingerprint of the images, or None if only their embeddings were given.
+        tested_far: the false-accept rate on test images, whose classes are neither trained on nor used to choose the
+            threshold; None if it was not measured.
     """
 
     threshold: float
@@ -52,6 +55,7 @@ class Calibration:
     classes: int
     images: int
     data: str | None = None
+    tested_far: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("threshold_interval", "far_interval", "tar_interval"):  # lists after a round trip through JSON
@@ -64,7 +68,9 @@ class Calibration:
 
     def same(self, cosines: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether each cosine lies above the threshold. Any shape -> bool of that shape."""
-        return np.asarray(np.asarray(cosines) > self.threshold)
+        values = np.asarray(cosines)
+        # Cosines of equal vectors are 1 only up to rounding, and calibration takes them as 1.
+        return np.asarray(np.where(values > 1 - EQUAL_COSINE, 1.0, values) > self.threshold)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""

@@ -142,4 +142,6 @@ def _few(keys: Sequence[str]) -> str:
 def _reason(error: BaseException) -> str:
     """The first line of an error, shortened: torch's own messages have many lines."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "weights only" in text.lower():  # torch's own words name the switch that would run the code
+        return "it holds more than tensors, which could run code"
     return text if len(text) <= 120 else text[:117] + "..."

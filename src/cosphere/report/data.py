@@ -162,7 +162,7 @@ def _mapping(content: Any, path: Path) -> dict[str, Any]:
 
 def _split(folder: RunFolder, requested: str | None, evaluated: Any) -> str | None:
     """The split to show; None when the run has no embeddings yet."""
-    splits = [file.stem for file in sorted((folder.path / "embeddings").glob("*.npz"))]
+    splits = folder.splits()
     if requested is not None and requested not in splits:
         others = f"It has {', '.join(splits)}." if splits else "It has none yet."
         raise RunError(

@@ -1,4 +1,4 @@
-"""Search: which rows are nearest. Evaluation, reports and service all rank through this room."""
+"""Nearest-neighbour search over embeddings and packed bits, and indexes of a gallery."""
 
 from __future__ import annotations
 

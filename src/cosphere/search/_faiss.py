@@ -1,4 +1,4 @@
-"""The one place that imports faiss, which takes a second and may be broken where torch is not."""
+"""Lazy import of faiss, which takes a second and may be broken where torch works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def faiss_for(purpose: str) -> Any:
     """The faiss module.
 
     Raises:
-        SettingsError: it cannot be imported; the error says what wanted it.
+        SettingsError: it cannot be imported; the error names the purpose.
     """
     try:
         import faiss

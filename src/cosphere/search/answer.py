@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cosphere.checks import check_whole
+from cosphere.data.listing import file_keys
 from cosphere.embeddings import Embeddings
 from cosphere.errors import SizeError
 from cosphere.models import Calibration, Embedder
@@ -115,16 +116,9 @@ def _own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
     """Gallery rows that show the query's file."""
     if not isinstance(query, str | Path):
         return ()
-    real = os.path.realpath(query)
-    name = os.path.basename(real)  # noqa: PTH119
-    # Resolving 60 000 links takes a second, so only names and links that could be the file are resolved.
-    return tuple(
-        row for row, path in enumerate(gallery.paths) if _may_be(path, name) and os.path.realpath(path) == real
-    )
-
-
-def _may_be(path: str, name: str) -> bool:
-    return path.endswith(name) or Path(path).is_symlink()
+    (own,) = file_keys([os.path.abspath(query)])  # noqa: PTH100
+    files = file_keys(gallery.paths) if gallery.files is None else gallery.files
+    return tuple(row for row, file in enumerate(files) if file == own)
 
 
 def _check_reach(k: int, gallery: int, own: int) -> None:
@@ -160,7 +154,7 @@ def _answer(
         if row not in own
     ][:k]
     label = names[gallery.labels[own[0]]] if own else None
-    notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits])]
+    notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits], len(gallery))]
     if index.kind != "exact":
         notes.append(f"index of kind {index.kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
     if calibration is not None and threshold is None:
@@ -184,10 +178,21 @@ MEASURES = {
 """What the scores of each kind of index are."""
 
 
-def _verdict(calibration: Calibration, scores: Sequence[float]) -> str:
-    """One sentence about the hits above the threshold."""
+def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) -> str:
+    """One sentence about the hits above the threshold, with what its rate means for a gallery of this size."""
     above = int(calibration.same(np.asarray(scores)).sum())
-    rule = f"cosine {calibration.threshold:.3f}, for a false accept rate of {100 * calibration.wanted_far:g} % of pairs"
+    low, high = calibration.far_interval
+    rate, known = calibration.tested_far, "measured on test images"
+    if rate is None:
+        rate, known = calibration.far, f"{_percent(low)} to {_percent(high)} % with other classes"
+    rule = (
+        f"cosine {calibration.threshold:.3f}, a false accept rate of {_percent(rate)} % of pairs, {known}: about "
+        f"{rate * gallery:.2g} wrong images for each query among {gallery:,}"
+    )
     if not above:
         return f"none is above the threshold ({rule}): no known class matches the query"
     return f"{above} of {len(scores)} above the threshold ({rule}); hits below it are marked as unknown"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}" if share >= 0.1 else f"{100 * share:.2g}"

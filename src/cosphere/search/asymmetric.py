@@ -1,6 +1,6 @@
-"""Float queries against packed bits, and a short list of bits ranked again by floats.
+"""Asymmetric search (float queries, packed bits in the gallery), and re-ranking of a shortlist by floats.
 
-Only the gallery has to be small. A query keeps its floats: those near zero, whose bits say least, then count least.
+Only the gallery has to be small. A query keeps its floats, so dimensions near zero, whose bits are least certain, count least.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import SizeError
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, check_widths, unit_rows
@@ -18,7 +19,7 @@ from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored
 
 SHORTLIST = 100
-"""Default number of codes that are ranked again."""
+"""Default number of codes that are re-ranked."""
 _LISTED_BYTES = 2**23
 
 
@@ -30,16 +31,16 @@ def asymmetric_search(
     exclude: Any | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
-    """The k codes nearest to each float query: score ``<q, 2b - 1> / sqrt(D)`` with q of length 1.
+    """Find the k codes nearest to each float query, by ``<q, 2b - 1> / sqrt(D)`` with q of length 1.
 
-    That is the cosine between the query and the corner of the cube that the code names. Equal scores by lower row.
+    The score is the cosine between the query and the +1/-1 vector of the code. Equal scores are ordered by row.
 
     Args:
         queries: (Q, D) float, torch or numpy, any length.
-        codes: (G, ceil(D / 8)) uint8 of :func:`cosphere.codes.to_bits`. Their device does the work.
+        codes: (G, ceil(D / 8)) uint8 of :func:`cosphere.codes.to_bits`. The search runs on their device.
         k: neighbours.
         exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
-        block_bytes: bound of the working memory in bytes beside the codes, a tile of 16 MiB of unpacked codes and the
+        block_bytes: bound of the working memory in bytes, besides the codes, a tile of 16 MiB of unpacked codes and the
             answer.
 
     Raises:
@@ -50,10 +51,10 @@ def asymmetric_search(
     >>> asymmetric_search(torch.tensor([[0.1, 0.9]]), codes, k=1).ids.tolist()
     [[1]]
     """
-    asked = unit_rows(queries, name="queries")
-    answering = bit_rows(codes, name="gallery codes")
-    check_widths(8 * bytes_of(asked.width), answering.width, "bits")
-    return search_stored(asked, Stored(Bits(asked.width), answering.rows), k, exclude, block_bytes)
+    rows = unit_rows(queries, name="queries")
+    gallery = bit_rows(codes, name="gallery codes")
+    check_widths(8 * bytes_of(rows.width), gallery.width, "bits")
+    return search_stored(rows, Stored(Bits(rows.width), gallery.rows), k, exclude, block_bytes)
 
 
 def reranked_search(
@@ -66,16 +67,16 @@ def reranked_search(
     exclude: Any | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
-    """Hamming search for a short list, which the floats then put in order.
+    """Hamming search for a shortlist, which is then re-ranked by the cosines of the floats.
 
     Args:
         queries: (Q, D) float.
-        gallery: (G, D) float. Of these, only the rows on a short list are read again: they may be memory-mapped.
+        gallery: (G, D) float. Only the rows on a shortlist are read: they may be memory-mapped.
         k: neighbours, at most ``shortlist``.
         codes: (G, ceil(D / 8)) uint8, the gallery's codes; None makes them.
-        shortlist: codes ranked again; a larger gallery wants more. Shortened to what can be returned.
+        shortlist: codes that are re-ranked; a larger gallery needs more. Lowered to the number of rows that can be returned.
         exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
-        block_bytes: bound of the working memory in bytes, beside codes and answer; 1 query always passes.
+        block_bytes: bound of the working memory in bytes, besides codes and answer; at least 1 query is re-ranked at a time.
 
     Returns:
         ids and scores (Q, k), cosines of the floats.
@@ -84,14 +85,16 @@ def reranked_search(
         SizeError: shapes, k or shortlist do not fit.
         DataError: a row holds NaN or infinity.
     """
-    asked = unit_rows(queries, name="queries")
+    rows = unit_rows(queries, name="queries")
     check_rows(gallery, "gallery")
-    check_widths(asked.width, gallery.shape[1])
-    held = bit_rows(to_bits(gallery) if codes is None else codes, name="gallery codes")  # type: ignore[type-var]
-    check_widths(8 * bytes_of(asked.width), held.width, "bits")
-    if held.size != len(gallery):
-        raise SizeError(f"the gallery has {len(gallery)} rows and {held.size} codes. Make the codes from these rows.")
-    return rerank_bits(asked, held, gallery, k, shortlist, exclude, block_bytes)
+    check_widths(rows.width, gallery.shape[1])
+    gallery_codes = bit_rows(to_bits(gallery) if codes is None else codes, name="gallery codes")  # type: ignore[type-var]
+    check_widths(8 * bytes_of(rows.width), gallery_codes.width, "bits")
+    if gallery_codes.size != len(gallery):
+        raise SizeError(
+            f"the gallery has {len(gallery)} rows and {gallery_codes.size} codes. Make the codes from these rows."
+        )
+    return rerank_bits(rows, gallery_codes, gallery, k, shortlist, exclude, block_bytes)
 
 
 @torch.no_grad()
@@ -105,41 +108,42 @@ def rerank_bits(
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
     """:func:`reranked_search` for queries and codes that are checked already."""
+    check_whole("k", k, least=1)
     if k > shortlist:
         raise SizeError(f"k={k} neighbours want a shortlist of at least {k}, got {shortlist}. Raise shortlist.")
     check_block_bytes(block_bytes)
     reachable = codes.size - (exclude is not None)
-    asked = bit_rows(to_bits(queries.rows), name="queries")
-    found = search_bits(asked, codes, max(k, min(shortlist, reachable)), exclude, queries.width, block_bytes)
-    return rerank(queries, gallery, found.ids, k, block_bytes)
+    query_codes = bit_rows(to_bits(queries.rows), name="queries")
+    listed = search_bits(query_codes, codes, max(k, min(shortlist, reachable)), exclude, queries.width, block_bytes)
+    return rerank(queries, gallery, listed.ids, k, block_bytes)
 
 
 @torch.no_grad()
 def rerank(
     queries: UnitRows, gallery: Matrix | UnitRows, ids: Tensor, k: int | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
-    """Put listed rows in the order of their cosines; equal ones by lower row.
+    """Order listed rows by their cosines; equal ones by row.
 
     Args:
         queries: Q unit rows.
-        gallery: (G, D) float rows of any length, or unit rows, which takes a tenth of the time.
+        gallery: (G, D) float rows of any length, or unit rows, which are ten times faster.
         ids: (Q, L) gallery rows.
-        k: how many of each list are kept; None keeps all.
+        k: how many of each list are returned; None returns all.
         block_bytes: bound of the rows read at a time.
     """
-    kept = ids.shape[1] if k is None else k
+    places = ids.shape[1] if k is None else k
     ids = ids.sort(dim=1).values
     scores = torch.empty(ids.shape, dtype=torch.float32)
-    # Read, widened to float64 and multiplied; what fits a cache is quicker.
+    # Rows are read, widened to float64 and multiplied; blocks that fit a cache are faster.
     step = max(1, min(block_bytes, _LISTED_BYTES) // (24 * ids.shape[1] * queries.width))
     for start in range(0, len(ids), step):
         here = ids[start : start + step]
         rows = _listed(gallery, here.flatten()).view(*here.shape, -1)
-        # Not a matrix product: there, equal rows may round differently by their place.
-        asked = queries.rows[start : start + step, None].to(rows.device)
-        scores[start : start + step] = (rows * asked).sum(dim=2)
+        # Not a matrix product, in which equal rows may round differently by position.
+        block = queries.rows[start : start + step, None].to(rows.device)
+        scores[start : start + step] = (rows * block).sum(dim=2)
     order = scores.sort(dim=1, descending=True, stable=True)
-    return Neighbours(ids.gather(1, order.indices)[:, :kept], order.values[:, :kept])
+    return Neighbours(ids.gather(1, order.indices)[:, :places], order.values[:, :places])
 
 
 def _listed(gallery: Matrix | UnitRows, ids: Tensor) -> Tensor:

@@ -25,36 +25,37 @@ from cosphere.rows import (
 
 
 class Neighbours(NamedTuple):
-    """What was found for Q queries, on the CPU."""
+    """The neighbours of Q queries, on the CPU."""
 
     ids: Tensor
-    """(Q, k) int64 gallery rows, nearest first; equal cosines by lower row."""
+    """(Q, k) int64 gallery rows, nearest first; equal cosines are ordered by row."""
     scores: Tensor
-    """(Q, k) float32 in [-1, 1], up to rounding, larger for nearer: cosines, of what the search compared."""
+    """(Q, k) float32 in [-1, 1] up to rounding, larger is nearer: cosines of the compared rows."""
 
 
 def search(
     queries: Matrix, gallery: Matrix, *, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
-    """The k gallery rows nearest to each query by cosine.
+    """Find the k gallery rows nearest to each query by cosine.
 
     The answer to a query does not depend on the other queries, the block size or the number of threads (on a CPU).
-    A row without a direction (a zero row) has cosine 0 with everything.
+    A zero row has cosine 0 with everything.
 
     Args:
         queries: (Q, D) float, torch or numpy, any length.
-        gallery: (G, D) float. Its device does the work.
+        gallery: (G, D) float. The search runs on its device.
         k: neighbours, from 1 to G, or to G - 1 when each query excludes one.
-        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none; ``torch.arange(Q)`` when the
-            sets are one. By row and never by value: a duplicate of the query is a neighbour like any other.
-        block_bytes: bound of the working memory in bytes, beside the unit rows and the answer; 32 queries always pass.
+        exclude: (Q,) integers, a gallery row that each query must not return, -1 for none; ``torch.arange(Q)`` when both
+            sets are the same. Exclusion is by row, never by value: a duplicate of the query is a neighbour like any other.
+        block_bytes: bound of the working memory in bytes, besides the unit rows and the answer; at least 32 queries are
+            compared at a time.
 
     Raises:
         SizeError: shapes or k do not fit.
         DataError: a row holds NaN or infinity.
 
     >>> axes = torch.eye(3)
-    >>> search(axes[:2], axes, k=1, exclude=torch.arange(2)).ids.tolist()  # all cosines are 0: the lower row
+    >>> search(axes[:2], axes, k=1, exclude=torch.arange(2)).ids.tolist()  # all cosines are 0: ordered by row
     [[1], [0]]
     """
     return search_units(unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery"), k, exclude, block_bytes)
@@ -64,7 +65,7 @@ def search(
 def search_units(
     queries: UnitRows, gallery: UnitRows, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
-    """:func:`search` for rows that have unit length already."""
+    """:func:`search` for rows of unit length."""
     check_widths(queries.width, gallery.width)
     return search_blocks(queries, gallery.size, lambda most: CosineBlocks(gallery, most), k, exclude, block_bytes)
 
@@ -85,15 +86,15 @@ def search_blocks(
     exclude: Any | None,
     block_bytes: int,
 ) -> Neighbours:
-    """The k largest similarities of each query, block by block.
+    """Find the k largest similarities of each query, block by block.
 
     Args:
         queries: Q unit rows.
         gallery: G.
-        blocks_of: makes the similarities, given the queries in the largest block.
+        blocks_of: called with the number of queries in the largest block; returns the source of similarities.
         k: neighbours.
         exclude: (Q,) or None.
-        block_bytes: bound of the similarities and what is made of them.
+        block_bytes: bound of the similarities and their temporaries.
     """
     check_block_bytes(block_bytes)
     hidden = exclusions(exclude, queries.size, gallery, queries.device)
@@ -106,8 +107,8 @@ def search_blocks(
         here = slice(start, start + step)
         similarities = blocks.of(queries.rows[here])
         hide_excluded(similarities, None if hidden is None else hidden[here].to(similarities.device))
-        found = nearest(similarities, k)
-        ids[here], scores[here] = found.ids, found.scores
+        block = nearest(similarities, k)
+        ids[here], scores[here] = block.ids, block.scores
     return Neighbours(ids, scores)
 
 
@@ -124,8 +125,8 @@ def check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
 
 
 def nearest(cosines: Tensor, k: int) -> Neighbours:
-    """The k largest of each row, larger first; equal ones by lower column. (b, G) -> (b, k)."""
-    # One more than asked for shows whether the last place is shared: topk then takes any of those that share it.
+    """The k largest of each row, largest first; equal ones are ordered by column. (b, G) -> (b, k)."""
+    # One more than k shows whether the last rank is tied: topk would then pick any of the tied columns.
     more = min(k + 1, cosines.shape[1])
     scores, ids = cosines.topk(more, dim=1)
     shared = (scores[:, k - 1] == scores[:, k]).nonzero().flatten() if more > k else torch.empty(0, dtype=torch.int64)

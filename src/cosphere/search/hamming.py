@@ -1,9 +1,8 @@
 """Exact search by Hamming distance: every code of the gallery is compared with every query, in blocks.
 
-Distances are small integers, exact in float32, so a block of them is the same whatever its size, and the engine that
-ranks cosines ranks them too. On a CPU the distances come from faiss's ``hammings``, the fastest kept kernel (one
-popcount of 512 bits at a time where the processor has it); it is called tile by tile so that a tile stays in the cache.
-Elsewhere they come from products of -1/+1 rows, exact as well.
+Distances are small integers, exact in float32, so they do not depend on the block size. On a CPU they come from faiss's
+``hammings``, the fastest maintained kernel (a popcount of 512 bits at a time where the processor has it), called tile by tile
+so that a tile stays in the cache. On other devices they come from products of -1/+1 rows, which are exact too.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from cosphere.search._faiss import faiss_for
 from cosphere.search.exact import Neighbours, check_k
 
 _TILE_QUERIES = 64
-"""Query codes of one tile; with 2048 bits they take 16 KiB."""
+"""Query codes per tile; 16 KiB at 2048 bits."""
 _TILE_BYTES = 2**18
-"""Gallery codes of one tile. They and the distances stay in the second-level cache."""
+"""Gallery codes per tile. They and the distances stay in the second-level cache."""
 _MOST_BITS = 2**24
-"""Up to here a distance is exact in float32."""
+"""Distances up to this are exact in float32."""
 
 
 class BitRows(NamedTuple):
-    """Packed codes, checked. Beside :class:`cosphere.rows.UnitRows`, whose names it shares."""
+    """Checked packed codes: the counterpart of :class:`cosphere.rows.UnitRows`, with the same attributes."""
 
     padded: Tensor
-    """(N, bytes) uint8, contiguous. Distances are integers, so no row needs padding."""
+    """(N, bytes) uint8, contiguous. Distances are integers, so rows need no padding."""
     size: int
     """N."""
 
@@ -46,7 +45,7 @@ class BitRows(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Bits of a code, those that pad the last byte included."""
+        """Bits of a code, including those that pad the last byte."""
         return 8 * self.padded.shape[1]
 
     @property
@@ -56,7 +55,7 @@ class BitRows(NamedTuple):
 
 
 def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:
-    """Check packed codes; copied only where they are not contiguous.
+    """Check packed codes; they are copied only if they are not contiguous.
 
     Args:
         codes: (N, bytes) uint8, torch or numpy; a tensor keeps its device.
@@ -75,17 +74,17 @@ def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:
     if isinstance(codes, Tensor):
         return BitRows(codes.detach().contiguous(), len(codes))
     packed = code_bytes(codes, name)
-    # torch warns of arrays that may not be written.
+    # torch warns about read-only arrays.
     return BitRows(torch.from_numpy(packed if packed.flags.writeable else packed.copy()), len(packed))
 
 
 class HammingBlocks:
-    """Takes the Hamming distances of one block of queries after another, in one reused buffer.
+    """Hamming distances of one block of queries after another, in one reused buffer.
 
     Args:
         gallery: G codes.
         most: queries in the largest block.
-        dtype: of the distances. Integers of 16 bits, where codes have fewer than 2^15 bits, halve the memory.
+        dtype: of the distances. 16-bit integers halve the memory; codes must have fewer than 2^15 - 1 bits.
     """
 
     def __init__(self, gallery: BitRows, most: int, dtype: torch.dtype = torch.float32) -> None:
@@ -131,18 +130,23 @@ def _count_on_cpu(queries: Bytes, gallery: Bytes, block: Tensor) -> None:
         part = gallery[start : start + step]
         tile = np.empty(min(_TILE_QUERIES, len(queries)) * len(part), dtype=np.int32)
         for first in range(0, len(queries), _TILE_QUERIES):
-            asked = queries[first : first + _TILE_QUERIES]
+            block_queries = queries[first : first + _TILE_QUERIES]
             faiss.hammings(
-                faiss.swig_ptr(asked), faiss.swig_ptr(part), len(asked), len(part), width, faiss.swig_ptr(tile)
+                faiss.swig_ptr(block_queries),
+                faiss.swig_ptr(part),
+                len(block_queries),
+                len(part),
+                width,
+                faiss.swig_ptr(tile),
             )
-            distances = tile[: len(asked) * len(part)].reshape(len(asked), len(part))
-            np.negative(distances, out=out[first : first + len(asked), start : start + step], casting="unsafe")
+            distances = tile[: len(block_queries) * len(part)].reshape(len(block_queries), len(part))
+            np.negative(distances, out=out[first : first + len(block_queries), start : start + step], casting="unsafe")
 
     _in_threads(fill, range(0, len(gallery), step))
 
 
 def _in_threads(work: Callable[[int], object], starts: Sequence[int]) -> None:
-    """Call ``work`` with each start, in as many threads as torch has: faiss and numpy let go of Python's lock."""
+    """Call ``work`` with each start, in as many threads as torch uses: faiss and numpy release the GIL."""
     threads = min(torch.get_num_threads(), len(starts))
     if threads == 1:
         for start in starts:
@@ -154,12 +158,12 @@ def _in_threads(work: Callable[[int], object], starts: Sequence[int]) -> None:
 
 def _count_by_products(queries: Tensor, gallery: Tensor, block: Tensor) -> None:
     """Fill a (b, G) block with minus the distances: -(D - <a, b>) / 2 of -1/+1 rows, whole numbers throughout."""
-    asked = _signs(queries)
-    step = max(1, 2**26 // asked.shape[1])  # 256 MiB of float32
+    signs = _signs(queries)
+    step = max(1, 2**26 // signs.shape[1])  # 256 MiB of float32
     for start in range(0, len(gallery), step):
         part = _signs(gallery[start : start + step])
         with full_float32(block.device):
-            block[:, start : start + step] = ((asked @ part.T) - asked.shape[1]) / 2
+            block[:, start : start + step] = ((signs @ part.T) - signs.shape[1]) / 2
 
 
 def _signs(codes: Tensor) -> Tensor:
@@ -179,19 +183,20 @@ def hamming_search(
     dim: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
-    """The k codes nearest to each query by Hamming distance; equal distances by lower row.
+    """Find the k codes nearest to each query by Hamming distance; equal distances are ordered by row.
 
     Args:
         queries: (Q, bytes) uint8 of :func:`cosphere.codes.to_bits`, torch or numpy.
-        gallery: (G, bytes) uint8. Its device does the work.
+        gallery: (G, bytes) uint8. The search runs on its device.
         k: neighbours, from 1 to G, or to G - 1 when each query excludes one.
         exclude: (Q,) integers, a gallery row that each query must not return, -1 for none.
-        dim: D, the bits that were packed; None takes all of the bytes. Only the scores depend on it.
-        block_bytes: bound of the working memory in bytes, beside the codes and the answer; 32 queries always pass.
+        dim: D, the number of packed bits; None takes all bits of the bytes. Only the scores depend on it.
+        block_bytes: bound of the working memory in bytes, besides the codes and the answer; at least 32 queries are compared at a
+            time.
 
     Returns:
         ids (Q, k) and scores (Q, k) float32 ``1 - 2 distance / D`` in [-1, 1]: the cosine of the codes as -1/+1
-        vectors, which a threshold reads as any other cosine. The distance is ``D (1 - score) / 2``.
+        vectors. The distance is ``D (1 - score) / 2``.
 
     Raises:
         SizeError: shapes, k or dim do not fit.
@@ -214,7 +219,7 @@ def search_bits(
     dim: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
-    """:func:`hamming_search` for codes that are checked already."""
+    """:func:`hamming_search` for checked codes."""
     check_widths(queries.width, gallery.width, "bits")
     check_block_bytes(block_bytes)
     bits = gallery.width if dim is None else dim
@@ -231,13 +236,13 @@ def search_bits(
         block = blocks.of(queries.rows[here].to(gallery.device))
         if hidden is not None:
             _hide(block, hidden[here], gallery.width)
-        found, distances = _nearest_codes(block, k)
-        ids[here], scores[here] = found, 1 - 2 * distances / bits
+        rows, distances = _nearest_codes(block, k)
+        ids[here], scores[here] = rows, 1 - 2 * distances / bits
     return Neighbours(ids, scores)
 
 
 def _hide(block: Tensor, exclude: Tensor, width: int) -> None:
-    """Put the excluded code of each row behind all others."""
+    """Rank the excluded code of each row last."""
     rows = (exclude >= 0).nonzero().flatten()
     block[rows, exclude[rows]] = -(width + 1)
 
@@ -245,15 +250,15 @@ def _hide(block: Tensor, exclude: Tensor, width: int) -> None:
 def _nearest_codes(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(b, G) minus distances -> ids and distances (b, k).
 
-    Almost every place is shared, so distance and row make one whole number: no two are equal, and the lower row wins.
+    Almost all ranks are tied, so distance and row are combined into one integer: no two are equal, and the lower row wins.
     """
     count = block.shape[1]
     most = (1 - int(block.min())) * count
     kind = torch.int32 if most < 2**31 else torch.int64
     if block.device.type != "cpu":
         keys = block.to(kind).mul_(-count).add_(torch.arange(count, dtype=kind, device=block.device))
-        found = keys.topk(k, dim=1, largest=False).values.long().cpu()
-        return found % count, found // count
+        keys = keys.topk(k, dim=1, largest=False).values.long().cpu()
+        return keys % count, keys // count
     values: npt.NDArray[Any] = block.numpy()
     rows: npt.NDArray[Any] = np.arange(count, dtype=np.int32 if kind == torch.int32 else np.int64)
     smallest = np.empty((len(values), k), dtype=rows.dtype)
@@ -265,5 +270,5 @@ def _nearest_codes(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
         smallest[start : start + 8] = np.sort(keys[:, :k], axis=1)
 
     _in_threads(take, range(0, len(values), 8))
-    found = torch.from_numpy(smallest).long()
-    return found % count, found // count
+    nearest = torch.from_numpy(smallest).long()
+    return nearest % count, nearest // count

@@ -1,4 +1,4 @@
-"""An index: a gallery made ready once, searched often, kept on disk."""
+"""An index of a gallery: built once, searched many times, stored on disk."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from cosphere.search.storage import (
 )
 
 FORMAT = 2
-"""Version of the file. Raised when an older Cosphere can no longer read it."""
+"""Version of the file format. Raised when an older Cosphere can no longer read it."""
 KINDS = {
     "exact": "float32 rows, by cosine",
     "float16": "rows in half precision",
-    "int8": "rows of one byte a dimension",
+    "int8": "rows of one byte per dimension",
     "bits": "packed signs, by Hamming distance; the query becomes bits too",
     "asymmetric": "packed signs; the query keeps its floats",
-    "rerank": "packed signs find a shortlist, float32 rows put it in order",
+    "rerank": "packed signs find a shortlist, float32 rows re-rank it",
     "pq": "product quantisation, trained on the gallery",
 }
-"""What an index can be. All compare with every row; what is approximate is what is kept of a row."""
+"""Index kinds. All are exhaustive; they differ only in how a row is stored."""
 
 
 class Index:
-    """A gallery of G rows. Make with :meth:`build` or :meth:`load`.
+    """A gallery of G rows. Create with :meth:`build` or :meth:`load`.
 
-    The answers of kind ``exact`` are those of :func:`cosphere.search.search` over the same gallery, bit for bit.
+    Kind ``exact`` returns the results of :func:`cosphere.search.search` over the same gallery, bit for bit.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Index:
         self.kind = kind
         self.shortlist = shortlist
         self.check = check
-        """What :meth:`build` found when it compared the index with exact search; None if it was told not to."""
+        """Comparison with exact search that :meth:`build` made; None without a check."""
         self._rows = rows
         self._stored = stored
 
@@ -77,19 +77,19 @@ class Index:
         wanted_recall: float | None = None,
         seed: int = 0,
     ) -> Index:
-        """Make an index, and compare its answers with exact search.
+        """Build an index and compare its answers with exact search.
 
         Args:
-            embeddings: (G, D) float, torch or numpy, any length; a tensor's device does the searching.
+            embeddings: (G, D) float, torch or numpy, any length; the search runs on a tensor's device.
             kind: one of :data:`KINDS`.
-            shortlist: of kind ``rerank``: codes that are ranked again.
-            parts: of kind ``pq``: bytes of a row; None takes as many as bits would, ceil(D / 8).
-            check_queries: rows of the gallery that are searched for and compared; 0 for no check.
-            wanted_recall: in [0, 1]; a check below it is an error.
+            shortlist: of kind ``rerank``: codes that are re-ranked.
+            parts: of kind ``pq``: bytes per row; None takes ceil(D / 8), as many as packed bits.
+            check_queries: gallery rows used as queries of the check; 0 for no check.
+            wanted_recall: in [0, 1]; a lower recall of the check is an error.
             seed: of the check and of the training of ``pq``.
 
         Raises:
-            SettingsError: there is no such kind, a setting is out of range, or the recall is below what was wanted.
+            SettingsError: there is no such kind, a setting is out of range, or the recall is below ``wanted_recall``.
             SizeError, DataError: the embeddings are not (G, D) finite numbers, or too few to train on.
         """
         check_kind(kind)
@@ -98,7 +98,7 @@ class Index:
         check_whole("check_queries", check_queries, least=0)
         check_whole("seed", seed, least=0)
         if wanted_recall is not None and not check_queries:
-            raise SettingsError("wanted_recall wants a check. Leave check_queries out.")
+            raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
         rows = unit_rows(embeddings, name="gallery")
         stored = None if kind == "exact" else Stored.of(rows, _storage(kind, rows, parts, seed))
         index = cls(kind, rows if kind in ("exact", "rerank") else None, stored, shortlist=shortlist)
@@ -125,21 +125,21 @@ class Index:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes kept for each row, in memory and on disk. What all rows share, such as the words of ``pq``, is not in it."""
+        """Bytes stored per row, in memory and on disk, without what all rows share, such as the codebooks of ``pq``."""
         floats = 4 * self.dim if self._rows is not None else 0
         return floats + (self._stored.storage.bytes_per_row if self._stored is not None else 0)
 
     def rows(self) -> Tensor:
-        """(G, D) float32 of length 1: the directions that the index keeps of its rows. Takes 4 D bytes for each."""
+        """(G, D) float32 unit vectors of the stored rows. Takes 4 D bytes for each."""
         return self._kept.rows() if self._rows is None else self._rows.rows
 
     def search(
         self, queries: Matrix, k: int, exclude: Any | None = None, *, block_bytes: int = BLOCK_BYTES
     ) -> Neighbours:
-        """The k rows nearest to each query by cosine, as far as what is kept of them tells: see :func:`cosphere.search.search`.
+        """Find the k stored rows nearest to each query: see :func:`cosphere.search.search`.
 
         Args:
-            queries: (Q, D) float, for every kind.
+            queries: (Q, D) float, whatever the kind.
             k: neighbours; for ``rerank`` at most the shortlist.
             exclude: (Q,) integers, a row that each query must not return, -1 for none.
             block_bytes: bound of the working memory in bytes.
@@ -148,16 +148,16 @@ class Index:
             SizeError: shapes or k do not fit.
             DataError: a query holds NaN or infinity.
         """
-        asked = unit_rows(queries, name="queries")
+        rows = unit_rows(queries, name="queries")
         if self.kind == "exact":
-            return search_units(asked, self._floats, k, exclude, block_bytes)
-        check_widths(asked.width, self.dim)
+            return search_units(rows, self._floats, k, exclude, block_bytes)
+        check_widths(rows.width, self.dim)
         if self.kind == "bits":
-            bits = to_bits(asked.rows)
-            return search_bits(BitRows(bits, asked.size), self._codes, k, exclude, self.dim, block_bytes)
+            bits = to_bits(rows.rows)
+            return search_bits(BitRows(bits, rows.size), self._codes, k, exclude, self.dim, block_bytes)
         if self.kind == "rerank":
-            return rerank_bits(asked, self._codes, self._floats, k, self.shortlist, exclude, block_bytes)
-        return search_stored(asked, self._kept, k, exclude, block_bytes)
+            return rerank_bits(rows, self._codes, self._floats, k, self.shortlist, exclude, block_bytes)
+        return search_stored(rows, self._kept, k, exclude, block_bytes)
 
     @property
     def _codes(self) -> BitRows:
@@ -177,10 +177,10 @@ class Index:
 
         Args:
             embeddings: (G, D) float, the rows that the index was built from.
-            queries: (q, D) float; None draws ``count`` rows of the gallery, each of which leaves itself out.
-            k: neighbours; lowered to what the gallery has.
+            queries: (q, D) float; None draws ``count`` rows of the gallery, each of which excludes itself.
+            k: neighbours; at most the size of the gallery.
             count: how many rows to draw.
-            wanted: in [0, 1]; less is an error. None for no such demand.
+            wanted: in [0, 1]; a lower recall is an error. None for no lower bound.
             seed: of the draw.
 
         Raises:
@@ -199,11 +199,11 @@ class Index:
         self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted: float | None, seed: int
     ) -> SelfCheck:
         most = min(k, self.shortlist) if self.kind == "rerank" else k
-        found = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
-        return found if wanted is None else found.require(wanted, f"an index of kind {self.kind!r}")
+        check = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
+        return check if wanted is None else check.require(wanted, f"an index of kind {self.kind!r}")
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file, all or nothing: what is kept, kind, check and format version.
+        """Write one .npz file atomically: rows, kind, check and format version.
 
         Raises:
             RunError: it cannot be written.
@@ -226,10 +226,10 @@ class Index:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Index:
-        """Read what :meth:`save` wrote. It holds numbers only, so a file from a stranger runs no code.
+        """Read a file of :meth:`save`. It holds numbers only, so loading an untrusted file runs no code.
 
         Raises:
-            RunError: there is no such file, it is no index, or it has another format version.
+            RunError: the file is missing, is not an index, or has another format version.
         """
         path = Path(path)
         arrays = read_arrays(path, what="an index")
@@ -242,8 +242,8 @@ class Index:
             check_kind(kind)
             rows, stored = _read(kind, arrays, device)
             check = arrays.get("check")
-            found = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
-            return cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=found)
+            self_check = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
+            return cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=self_check)
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None
@@ -269,7 +269,7 @@ def _simple_storage(kind: str, dim: int) -> Storage:
 def _read(
     kind: str, arrays: dict[str, npt.NDArray[Any]], device: str | torch.device
 ) -> tuple[UnitRows | None, Stored | None]:
-    """The parts of an index, each of the type and shape that its kind wants.
+    """The parts of an index, checked for type and shape.
 
     Raises:
         KeyError, ValueError: one is missing or does not fit.
@@ -277,11 +277,11 @@ def _read(
     dim = int(arrays["dim"])
     rows = stored = None
     if kind in ("exact", "rerank"):
-        found = _array(arrays, "rows", np.float32, dim)
-        # Not normalised again: that would move last bits, and with them ties.
-        padded = torch.zeros(rounded_up(len(found)), dim, dtype=torch.float32)
-        padded[: len(found)] = torch.from_numpy(found)
-        rows = UnitRows(padded.to(device), len(found))
+        unit = _array(arrays, "rows", np.float32, dim)
+        # Not normalised again: that would change last bits, and with them ties.
+        padded = torch.zeros(rounded_up(len(unit)), dim, dtype=torch.float32)
+        padded[: len(unit)] = torch.from_numpy(unit)
+        rows = UnitRows(padded.to(device), len(unit))
     if kind != "exact":
         storage = _simple_storage(kind, dim)
         if kind == "pq":
@@ -299,11 +299,11 @@ def _read(
 
 
 def _array(arrays: dict[str, npt.NDArray[Any]], name: str, dtype: Any, width: int) -> npt.NDArray[Any]:
-    found = arrays[name]
-    if found.ndim != 2 or found.dtype != dtype or not found.size or found.shape[1] != width:
-        raise ValueError(f"{name} are {found.shape} {found.dtype}")
-    _check_finite(found, name)
-    return found
+    array = arrays[name]
+    if array.ndim != 2 or array.dtype != dtype or not array.size or array.shape[1] != width:
+        raise ValueError(f"{name} are {array.shape} {array.dtype}")
+    _check_finite(array, name)
+    return array
 
 
 def _check_finite(values: npt.NDArray[Any], name: str) -> None:

@@ -1,4 +1,4 @@
-"""Fewer dimensions: the first d, or the d principal ones."""
+"""Dimensionality reduction: the first d dimensions, or the d principal ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CHUNK_ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A map of unit rows from D to d dimensions. What it gives is compared by cosine, so its lengths do not count."""
+    """A linear map of unit rows from D to d dimensions. Its results are compared by cosine, so lengths do not matter."""
 
     mean: Tensor
-    """(D,) float64, taken from unit rows first."""
+    """(D,) float64, subtracted from unit rows first."""
     basis: Tensor
     """(D, d) float64, orthonormal columns."""
 
@@ -38,17 +38,17 @@ class Reduction:
 
 
 def first_dimensions(dim: int, wanted: int) -> Reduction:
-    """Keep the first ``wanted`` of D dimensions, re-normalised. Fair only to embeddings that were trained for it."""
+    """Keep the first ``wanted`` of D dimensions, re-normalised. A fair comparison only for embeddings trained for it."""
     check_whole("wanted", wanted, least=1, most=dim)
     return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :wanted])
 
 
 def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
-    """Keep the ``wanted`` directions along which unit rows vary most, about their mean, re-normalised; no whitening.
+    """Keep the ``wanted`` principal components of the centred unit rows, re-normalised; no whitening.
 
     Args:
         rows: (N, D) float, to learn from; O(D^2) memory.
-        wanted: d, from 1 to D. Where rows span fewer dimensions, the rest hold nothing but rounding.
+        wanted: d, from 1 to D. If the rows span fewer dimensions, the rest hold rounding noise only.
     """
     unit = unit_rows(rows, name="training rows")
     check_whole("wanted", wanted, least=1, most=unit.width)
@@ -56,9 +56,9 @@ def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
     for part in torch.split(unit.rows, _CHUNK_ROWS):
         mean += part.cpu().double().sum(dim=0)
     mean /= unit.size
-    spread = torch.zeros(unit.width, unit.width, dtype=torch.float64)
+    scatter = torch.zeros(unit.width, unit.width, dtype=torch.float64)
     for part in torch.split(unit.rows, _CHUNK_ROWS):
         centred = part.cpu().double() - mean
-        spread += centred.T @ centred
-    vectors = torch.linalg.eigh(spread).eigenvectors
+        scatter += centred.T @ centred
+    vectors = torch.linalg.eigh(scatter).eigenvectors
     return Reduction(mean, vectors.flip(1)[:, :wanted].contiguous())

@@ -1,8 +1,7 @@
-"""Smaller ways to keep a gallery: what a row becomes, how many bytes that takes, and the direction it stands for.
+"""Compact storage of a gallery: encoding of rows, bytes per row, and decoding to unit vectors.
 
-Queries are at hand in full, so they stay float32 and are compared with the decoded rows, tile by tile: what Jégou et
-al., "Product quantization for nearest neighbor search" (2011), call the asymmetric distance. Only directions are kept;
-a row's length is not.
+Queries stay float32 and are compared with the decoded rows, tile by tile: the asymmetric distance of Jégou et al., "Product
+quantization for nearest neighbor search" (2011). Only directions are stored, not lengths.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from cosphere.tensors import directions
 _TILE_VALUES = 2**22
 """Values decoded at a time: 16 MiB of float32."""
 _WORDS = 256
-"""Entries of a codebook: what one byte can name."""
+"""Entries of a codebook: one byte names one."""
 FEWEST_ROWS = _WORDS
-"""Rows that a product quantiser wants to learn from."""
+"""Fewest rows to train a product quantiser on."""
 
 
 class Storage(Protocol):
-    """How rows of width ``dim`` are kept."""
+    """Encoding of rows of width ``dim``."""
 
     @property
     def dim(self) -> int:
@@ -40,18 +39,18 @@ class Storage(Protocol):
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes that one row takes."""
+        """Bytes per row."""
 
     def encode(self, rows: Tensor, /) -> Tensor:
-        """(n, D) float32 unit rows -> (n, ...) what is kept of them."""
+        """(n, D) float32 unit rows -> (n, ...) codes."""
 
-    def decode(self, kept: Tensor, /) -> Tensor:
-        """The inverse, as far as it goes: (n, D) float32, of any length."""
+    def decode(self, codes: Tensor, /) -> Tensor:
+        """The approximate inverse: (n, D) float32, of any length."""
 
 
 @dataclass(frozen=True)
 class Floats:
-    """Rows in float32 or float16. A unit row's values are at most 1; float16 rounds each to 11 bits."""
+    """Rows in float32 or float16. Values of a unit row are at most 1; float16 rounds each to 11 significant bits."""
 
     dim: int
     dtype: torch.dtype = torch.float32
@@ -65,14 +64,14 @@ class Floats:
         """To the type."""
         return rows.to(self.dtype)
 
-    def decode(self, kept: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """To float32."""
-        return kept.float()
+        return codes.float()
 
 
 @dataclass(frozen=True)
 class Int8:
-    """Rows in whole numbers from -127 to 127: each over its own largest value. A direction needs no scale."""
+    """Rows as integers from -127 to 127, each scaled by its own largest value. The scale is not needed for a direction."""
 
     dim: int
 
@@ -86,9 +85,9 @@ class Int8:
         largest = rows.abs().amax(dim=1, keepdim=True)
         return (rows * (127 / torch.where(largest > 0, largest, 1.0))).round().to(torch.int8)
 
-    def decode(self, kept: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """To float32."""
-        return kept.float()
+        return codes.float()
 
 
 @dataclass(frozen=True)
@@ -106,27 +105,27 @@ class Bits:
         """(n, ceil(D / 8)) uint8."""
         return to_bits(rows)
 
-    def decode(self, kept: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """(n, D) of -1 and +1."""
-        return from_bits(kept, self.dim)
+        return from_bits(codes, self.dim)
 
 
 @dataclass(frozen=True, eq=False)
 class ProductQuantiser:
-    """Rows cut into M equal parts, each named by its nearest of 256 words (Jégou et al., 2011). One byte a part."""
+    """Rows cut into M equal parts, each replaced by the nearest of 256 codewords (Jégou et al., 2011). One byte per part."""
 
     dim: int
     words: npt.NDArray[np.float32]
-    """(M, 256, ceil(D / M)). Where M does not divide D, rows are lengthened by zeros."""
+    """(M, 256, ceil(D / M)). If M does not divide D, rows are padded with zeros."""
 
     @classmethod
     def train(cls, rows: Matrix, parts: int, *, seed: int = 0) -> ProductQuantiser:
-        """Learn the words by k-means (faiss, 25 iterations), part by part.
+        """Train the codebooks by k-means (faiss, 25 iterations), part by part.
 
         Args:
-            rows: (N, D) float, any length, N at least 256: images like those to be searched. Labels are not used.
-            parts: M, from 1 to D: the bytes of a row.
-            seed: of the first words.
+            rows: (N, D) float, any length, N at least 256: images similar to those that will be searched. Labels are not used.
+            parts: M, from 1 to D: bytes per row.
+            seed: of the initial codewords.
 
         Raises:
             SizeError: fewer than 256 rows.
@@ -143,14 +142,14 @@ class ProductQuantiser:
         wide = _lengthened(unit.rows.cpu(), parts).numpy()
         quantiser = faiss_for("product quantisation").ProductQuantizer(wide.shape[1], parts, 8)
         quantiser.cp.seed = seed
-        quantiser.cp.min_points_per_centroid = 1  # faiss warns below 39 rows a word
+        quantiser.cp.min_points_per_centroid = 1  # faiss warns below 39 rows per codeword
         quantiser.train(wide)
         words = faiss_for("product quantisation").vector_to_array(quantiser.centroids)
         return cls(unit.width, words.reshape(parts, _WORDS, -1).astype(np.float32))
 
     @property
     def bytes_per_row(self) -> int:
-        """M. The words, 1024 D bytes, are kept once for all rows."""
+        """M. The codebooks, 1024 D bytes, are stored once for all rows."""
         return len(self.words)
 
     def encode(self, rows: Tensor) -> Tensor:
@@ -162,22 +161,22 @@ class ProductQuantiser:
         faiss.copy_array_to_vector(self.words.ravel(), quantiser.centroids)
         return torch.from_numpy(quantiser.compute_codes(wide)).to(rows.device)
 
-    def decode(self, kept: Tensor) -> Tensor:
-        """(n, D) the words, side by side."""
-        words = torch.from_numpy(self.words).to(kept.device)
-        part = torch.arange(len(words), device=kept.device)
-        return words[part, kept.long()].flatten(1)[:, : self.dim]
+    def decode(self, codes: Tensor) -> Tensor:
+        """(n, D) the concatenated codewords."""
+        words = torch.from_numpy(self.words).to(codes.device)
+        part = torch.arange(len(words), device=codes.device)
+        return words[part, codes.long()].flatten(1)[:, : self.dim]
 
 
 def _lengthened(rows: Tensor, parts: int) -> Tensor:
-    """(n, D) with zeros up to the next multiple of ``parts``."""
+    """(n, D) padded with zeros to the next multiple of ``parts``."""
     missing = -rows.shape[1] % parts
     return torch.nn.functional.pad(rows, (0, missing)).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """N rows, kept by a storage."""
+    """N encoded rows."""
 
     storage: Storage
     kept: Tensor
@@ -185,7 +184,7 @@ class Stored:
 
     @classmethod
     def of(cls, rows: UnitRows, storage: Storage) -> Stored:
-        """Encode unit rows, some at a time."""
+        """Encode unit rows, block by block."""
         step = max(1, _TILE_VALUES // rows.width)
         parts = [storage.encode(rows.rows[start : start + step]) for start in range(0, rows.size, step)]
         return cls(storage, torch.cat(parts))
@@ -195,7 +194,7 @@ class Stored:
         return len(self.kept)
 
     def rows(self) -> Tensor:
-        """(N, D) float32: all rows decoded, at a length of 1."""
+        """(N, D) float32: all rows, decoded to unit length."""
         step = max(1, _TILE_VALUES // self.storage.dim)
         return torch.cat([self._unit(slice(at, at + step)) for at in range(0, len(self), step)])
 
@@ -204,7 +203,7 @@ class Stored:
 
 
 class StoredBlocks:
-    """Cosines between queries and kept rows, which are decoded tile by tile for each block of queries.
+    """Cosines between queries and encoded rows, which are decoded tile by tile for each block of queries.
 
     Args:
         gallery: G rows.
@@ -231,6 +230,6 @@ class StoredBlocks:
 def search_stored(
     queries: UnitRows, gallery: Stored, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Neighbours:
-    """The k kept rows nearest to each float query by cosine; equal ones by lower row. Bounded as exact search is."""
+    """The k encoded rows nearest to each float query by cosine; equal ones are ordered by row. Memory is bounded as in exact search."""
     check_widths(queries.width, gallery.storage.dim)
     return search_blocks(queries, len(gallery), lambda most: StoredBlocks(gallery, most), k, exclude, block_bytes)

@@ -39,6 +39,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "weights only" in reason.lower():  # torch's own words name the switch that would run the code
+            reason = "it holds more than plain values, which could run code"
         raise RunError(
             f"{path} is not a checkpoint that can be read ({reason}). Start the run anew under another --name."
         ) from error

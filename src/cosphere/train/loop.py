@@ -352,7 +352,7 @@ def greeting(
 def made_from(settings: TrainSettings, images: Catalogue, loss: str) -> dict[str, Any]:
     """What a bundle's provenance says of the run beside its step and scores."""
     return {
-        "data": {"fingerprint": images.fingerprint(), "images": len(images)},
+        "data": {"fingerprint": images.fingerprint(), "images": len(images), "classes": images.label_names},
         "loss": loss,
         "sec_weight": settings.sec.weight,
     }
