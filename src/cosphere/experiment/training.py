@@ -17,7 +17,16 @@ from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
-from cosphere.train import Evaluate, Reporter, TrainResult, TrainSettings, Validation, decoding_workers, train
+from cosphere.train import (
+    Evaluate,
+    Reporter,
+    TrainResult,
+    TrainSettings,
+    Validation,
+    decoding_workers,
+    scoring_precision,
+    train,
+)
 
 
 def run(
@@ -96,6 +105,7 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
             catalogue,
             measured,
             workers=decoding_workers(settings, next(embedder.parameters()).device),
+            precision=scoring_precision(settings),
             cache=cache,
             max_unreadable=settings.data.max_unreadable,
         )

@@ -1,6 +1,6 @@
 """The training loop, its settings, checkpoints and progress."""
 
-from cosphere.train.batches import decoding_workers
+from cosphere.train.batches import decoding_workers, scoring_precision
 from cosphere.train.loop import TrainResult, train
 from cosphere.train.progress import LiveReporter, PlainReporter, Reporter, reporter
 from cosphere.train.settings import (
@@ -37,6 +37,7 @@ __all__ = [
     "build_model",
     "decoding_workers",
     "reporter",
+    "scoring_precision",
     "train",
     "untrained_model",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cosphere.data import Batch, Catalogue, EpochBatches, ImageRows, UnreadableLog, collate, make_batches
-from cosphere.embeddings import embed
+from cosphere.embeddings import Precision, embed
 from cosphere.images import Augmentation, PixelCache, Preprocessing
 from cosphere.models import Embedder
 from cosphere.train.settings import TrainSettings
@@ -25,6 +25,11 @@ def decoding_workers(settings: TrainSettings, device: torch.device) -> int:
     if cores <= 2 or (settings.data.cache and device.type == "cpu"):
         return 0  # A worker would take its core from the network.
     return min(8, cores - 1)
+
+
+def scoring_precision(settings: TrainSettings) -> Precision:
+    """The precision in which a model is embedded during training: its own where embedding knows it."""
+    return "bf16" if settings.precision == "bf16" else "float32"
 
 
 class BatchStream:
@@ -135,6 +140,7 @@ class BatchStream:
             self._catalogue,
             batch_size=self._settings.batch.size,
             workers=self._loader.num_workers,
+            precision=scoring_precision(self._settings),
             cache=self._cache,
             max_unreadable=self._settings.data.max_unreadable,
         )
