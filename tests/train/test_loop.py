@@ -120,7 +120,7 @@ def test_a_run_leaves_what_the_contract_says(photos: Path, tmp_path: Path) -> No
 
 
 def test_it_learns(photos: Path, tmp_path: Path) -> None:
-    _, run, _ = run_small(photos, tmp_path / "run", small(steps=60, log_every=10, checkpoint_every=0))
+    _, run, _ = run_small(photos, tmp_path / "run", small(steps=30, log_every=5, checkpoint_every=0))
     losses = [row["train/loss_metric"] for row in run.read_metrics()]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -128,7 +128,7 @@ def test_it_learns(photos: Path, tmp_path: Path) -> None:
 def test_sec_draws_the_lengths_together(photos: Path, tmp_path: Path) -> None:
     def last_variance(weight: float) -> float:
         rates = OptimizerSettings(backbone_rate=1e-2, head_rate=1e-2)
-        settings = small(steps=60, log_every=20, checkpoint_every=0, sec=SecSettings(weight=weight), optimizer=rates)
+        settings = small(steps=24, log_every=8, checkpoint_every=0, sec=SecSettings(weight=weight), optimizer=rates)
         return float(run_small(photos, tmp_path / f"run{weight}", settings)[1].read_metrics()[-1]["train/norm_var"])
 
     assert last_variance(1.0) < 0.4 * last_variance(0.0)

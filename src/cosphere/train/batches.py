@@ -1,4 +1,4 @@
-"""The endless stream of training batches, and where in it the run stands."""
+"""An endless, resumable stream of training batches."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from cosphere.train.settings import TrainSettings
 
 
 def decoding_workers(settings: TrainSettings, device: torch.device) -> int:
-    """Processes that decode: what was asked, or one less than the cores where one would wait for decoding."""
+    """Number of decoding processes: the setting, or by default one less than the cores where decoding is the bottleneck."""
     if settings.data.workers >= 0:
         return settings.data.workers
     cores = os.cpu_count() or 1
     if cores <= 2 or (settings.data.cache and device.type == "cpu"):
-        return 0  # A worker would take its core from the network.
+        return 0  # A worker would compete with the network for a core.
     return min(8, cores - 1)
 
 
 def scoring_precision(settings: TrainSettings) -> Precision:
-    """The precision in which a model is embedded during training: its own where embedding knows it."""
+    """Precision of validation and of :meth:`BatchStream.embed`: that of training, or float32 for fp16."""
     return "bf16" if settings.precision == "bf16" else "float32"
 
 
 class BatchStream:
-    """Batches without end, epoch after epoch, that can be put back to any place exactly.
+    """Batches without end, epoch after epoch, resumable at any position.
 
-    The place counts batches *taken*, so what workers decoded ahead is decoded again after a restart.
+    The position counts batches *taken*, so what workers decoded ahead is decoded again after a restart.
 
     Args:
         catalogue: the training images, under the labels that the loss sees.
         settings: of the run.
-        preprocessing: geometry and size of the network's input.
-        augmentation: what changes a picture at random.
-        device: where the batches will go.
+        preprocessing: geometry and size of the network input.
+        augmentation: random changes of an image.
+        device: that the batches will be moved to.
         rank: this process, in [0, world_size).
         world_size: number of processes.
     """
@@ -67,7 +67,7 @@ class BatchStream:
         self._catalogue, self._settings = catalogue, settings
         self.sampler = self._sampler(settings.seed, rank, world_size)
         workers = decoding_workers(settings, device)
-        # Its own generator: starting an epoch must not move the global one, or a resumed run would differ.
+        # A generator of its own: starting an epoch must not advance the global one, or a resumed run would differ.
         self._loader = DataLoader(
             self.dataset,
             batch_sampler=self.sampler,
@@ -96,7 +96,7 @@ class BatchStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch that batches come from, from 0."""
+        """The current epoch, counted from 0."""
         return self.sampler.epoch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -104,10 +104,10 @@ class BatchStream:
         return self.batches()
 
     def batches(self, after_epoch: Callable[[], None] = lambda: None) -> Iterator[Batch]:
-        """Batches without end, from where the stream stands.
+        """Batches without end, from the current position.
 
         Args:
-            after_epoch: called when an epoch is over and before the next one is drawn.
+            after_epoch: called after the last batch of an epoch, before the next epoch is drawn.
         """
         self.sampler.load_state_dict(self.state_dict())
         while True:
@@ -121,12 +121,12 @@ class BatchStream:
             self.position = 0
 
     def describe(self, batch: Batch) -> str:
-        """The place of the latest batch and its first images, for a message."""
+        """Position and first images of the latest batch, for a message."""
         files = ", ".join(self._catalogue.paths[row] for row in batch.rows[:3].tolist())
         return f"epoch {self.epoch}, batch {self.position}; first images: {files}"
 
     def probe(self) -> Batch:
-        """One batch that is always the same, drawn apart from the stream, as the first process would draw it."""
+        """A fixed batch, drawn independently of the stream and the same in every process."""
         draws = next(iter(self._sampler(2**31 - 1, 0, 1)))
         return collate([self.dataset[draw] for draw in draws])
 
@@ -147,10 +147,10 @@ class BatchStream:
         return torch.from_numpy(table.embeddings), torch.from_numpy(table.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """The current position."""
         return self.sampler.state_dict(self.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the stream back. Takes effect at the next `iter()`."""
+        """Restore a position. Takes effect at the next `iter()`."""
         self.sampler.load_state_dict(state)
         self.position = int(state["position"])

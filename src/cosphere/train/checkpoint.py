@@ -1,4 +1,4 @@
-"""Everything that training needs to go on exactly where it stopped, in one file that holds no code."""
+"""Checkpoint files: everything that training needs to resume exactly, and no code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) so that a crash or a full disk leaves the old file whole."""
+    """Write `state` (tensors, numbers, strings, lists, dicts) atomically: a crash or a full disk leaves the old file whole."""
     write_atomic(path, lambda part: torch.save({"format": FORMAT, **state}, part))
 
 
@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What torch warns of is refused below.
+            warnings.simplefilter("ignore")  # What torch warns about is rejected below.
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(
@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global generator: torch (CPU and each GPU), numpy, python."""
+    """The state of every global random generator: torch (CPU and each GPU), numpy, python."""
     name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002  the legacy global one is what others use
     return {
         "torch": torch.get_rng_state(),
@@ -64,7 +64,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put back what :func:`random_state` returned. GPU states are put back as far as there are GPUs."""
+    """Restore what :func:`random_state` returned, for as many GPUs as there are."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):

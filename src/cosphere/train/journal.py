@@ -1,4 +1,4 @@
-"""Where the numbers and messages of a run go: metrics.jsonl and the reporter."""
+"""The output of a run while it trains: metrics.jsonl and messages for the reporter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Journal:
             self.folder.append_metrics({"step": self.state.step, **values})
 
     def say(self, text: str) -> None:
-        """Pass a message on."""
+        """Forward a message."""
         self.reporter.said(text)
 
     def warn_once(self, kind: str, text: str) -> None:

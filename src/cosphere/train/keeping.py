@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints and the bundle of the best model, never with broken weights."""
+"""Saving a run: checkpoints and the bundle of the best model, never with weights that are not finite."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Keeper:
         restore_random_state(saved["random"])
 
     def check_weights(self) -> None:
-        """Raise before broken weights replace good ones.
+        """Reject weights that are not finite before they replace good ones.
 
         Raises:
             DivergenceError: a weight or buffer holds a value that is not finite.

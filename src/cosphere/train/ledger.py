@@ -1,4 +1,4 @@
-"""The numbers of each step, collected until a logged line is due."""
+"""The numbers of each step, accumulated until the next logged line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOGGED = (
 def step_numbers(embeddings: Tensor, labels: Tensor, total: Tensor, metric: Tensor, constraint: Tensor) -> Tensor:
     """The numbers of one batch, detached, in the order of :data:`LOGGED`. NaN where there is none.
 
-    They stay on the device of ``total``: reading each back would stall it.
+    They stay on the device of ``total``, because reading each of them back would stall it.
     """
     with outside_autocast(embeddings):
         norms = lengths(embeddings)
@@ -65,20 +65,20 @@ def check_finite(numbers: Tensor, loss: str, *, step: int, batch: str, kept: Pat
 
 
 class Ledger:
-    """The steps since the last logged line, and how long they took."""
+    """Accumulates the steps since the last logged line, and their time."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was added and start the clock: after a line."""
+        """Drop what was added and restart the clock."""
         self._rows: list[Tensor] = []
         self._images = 0
         self._began = time.monotonic()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the time of what is no training out of the images a second. Not to be nested: it would count twice."""
+        """Exclude the time of a block, such as a validation, from the images per second. Must not be nested: time would count twice."""
         began = time.monotonic()
         try:
             yield
@@ -86,16 +86,16 @@ class Ledger:
             self._began += time.monotonic() - began
 
     def add(self, numbers: Tensor, *, images: int) -> None:
-        """Take in :func:`step_numbers` of one batch of so many images."""
+        """Add :func:`step_numbers` of one batch of ``images`` images."""
         self._rows.append(numbers)
         self._images += images
 
     def means(self, sec_weight: float, *, processes: int = 1) -> dict[str, float | None]:
-        """Means since the last line under the keys of metrics.jsonl, and a fresh start. None where there is no number.
+        """Means since the last line, under the keys of metrics.jsonl; then restart. None where there is no number.
 
         Args:
-            sec_weight: what SEC was multiplied by; 0 leaves its numbers out.
-            processes: that train alike, for the images a second of all of them.
+            sec_weight: weight of SEC; 0 leaves its numbers out.
+            processes: number of training processes; images per second counts all of them.
         """
         table = torch.stack(self._rows) if self._rows else torch.full((1, len(LOGGED)), torch.nan)
         means = table.cpu().double().nanmean(dim=0).tolist()  # Not every device has float64.

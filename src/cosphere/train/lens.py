@@ -1,4 +1,4 @@
-"""The norm lens on a real network: what the lengths of the embeddings do to the next step (Propositions 1 and 2 of SEC)."""
+"""The norm lens on a real network: how embedding lengths affect the next step (Propositions 1 and 2 of SEC)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def measure_lens(
     labels: Tensor,
     objective: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, float]:
-    """Take one real optimiser step on a probe batch, see how far each embedding turned, and undo the step.
+    """Take one real optimiser step on a probe batch, measure how far each embedding turned, and undo the step.
 
-    Costs three forward passes, one backward pass and one copy of model and optimiser state; every weight, buffer, optimiser
-    state and random generator is as before afterwards.
+    Costs three forward passes, one backward pass and one copy of model and optimiser state. Weights, buffers, optimiser state
+    and random generators are restored.
 
     Args:
         embedder: the network.
         loss: the metric loss.
-        constraint: SEC, whose running radius must not move.
-        optimizer: as in training; takes the one step.
+        constraint: SEC; its running radius is restored.
+        optimizer: that of training; it takes the step.
         inputs: (B, 3, H, W) probe images.
         labels: (B,) their classes.
         objective: (raw embeddings, labels) -> the scalar that training minimises.
 
     Returns:
-        the keys `lens/...` of metrics.jsonl; those that cannot be measured (no gradient at all) are left out.
+        values by their `lens/...` keys of metrics.jsonl; those that cannot be measured, because there is no gradient, are left out.
     """
     modules = (embedder, loss, constraint)
     kept = [copy.deepcopy(module.state_dict()) for module in modules]
@@ -71,7 +71,7 @@ def measure_lens(
 
 @torch.no_grad()
 def _embed(embedder: Embedder, inputs: Tensor) -> Tensor:
-    """Raw embeddings in evaluation mode, so that both looks see the same batch norm statistics."""
+    """Raw embeddings in evaluation mode, so that both passes use the same batch norm statistics."""
     with evaluation_mode(embedder):
         embeddings: Tensor = embedder(inputs)
     return embeddings.float()

@@ -1,4 +1,4 @@
-"""Keeping the memory of one training step for the next, on a CPU under Linux."""
+"""Reuse the memory of one training step in the next, on a CPU under Linux."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to hand freed memory back to the system between two steps.
+    """Stop the C library from returning freed memory to the system between steps.
 
-    A step frees hundreds of megabytes of activations that the next one asks for again. Handed back and fetched anew, page by
-    page, that took a quarter of a step's time on two cores. The process keeps its peak until it ends; the peak is the same.
+    A step frees hundreds of megabytes of activations that the next one asks for again. Returning it and fetching
+    it again, page by page, took a quarter of a step's time on two cores. The process keeps its peak memory until it ends; the
+    peak itself is the same.
 
     Returns:
         whether it took effect; False without glibc, where nothing is changed.

@@ -1,4 +1,4 @@
-"""Parameter groups, the optimiser and the schedule."""
+"""Parameter groups, optimiser and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.
 def parameter_groups(
     embedder: Embedder, loss: nn.Module, constraint: nn.Module, settings: OptimizerSettings
 ) -> list[dict[str, Any]]:
-    """Split all trainable parameters into groups with their own rate and decay.
+    """Split the trainable parameters into groups with their own learning rate and weight decay.
 
     A parameter belongs to `backbone`, `head`, `loss` (class weights) or `radius` (a learned SEC radius, never decayed), and
     within it to `weight`, `norm`, `bias` or, in a loss, `threshold` (margins, never decayed). Frozen parameters are in no
@@ -39,7 +39,7 @@ def parameter_groups(
             if (kind == "norm" and not settings.decay_norm) or (kind == "bias" and not settings.decay_bias):
                 decay = 0.0
             if room == "loss" and parameter.ndim < 2:
-                kind, decay = "threshold", 0.0  # a margin or a bias per class: decay would only pull it off its place
+                kind, decay = "threshold", 0.0  # a margin or bias per class: weight decay would bias it towards zero
             name = f"{room}.{kind}"
             group = groups.setdefault(name, {"name": name, "params": [], "lr": rates[room], "weight_decay": decay})
             group["params"].append(parameter)
@@ -47,7 +47,7 @@ def parameter_groups(
 
 
 def _kinds(module: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
-    """Each trainable parameter once, with "weight", "norm" or "bias"."""
+    """Each trainable parameter once, with its kind: "weight", "norm" or "bias"."""
     seen: set[int] = set()
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):
@@ -60,7 +60,7 @@ def _kinds(module: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD over the groups; rates and decay are the groups' own."""
+    """Adam, AdamW or SGD over the groups, which carry their own rates and decay."""
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.head_rate, momentum=settings.momentum, nesterov=settings.nesterov)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
@@ -68,7 +68,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
 
 
 def rate_factor(step: int, steps: int, settings: ScheduleSettings) -> float:
-    """What every rate is multiplied by at step `step` (0-based) of `steps`.
+    """The factor of every learning rate at step `step` (0-based) of `steps`.
 
     >>> rate_factor(0, 100, ScheduleSettings(warmup_steps=4)), rate_factor(4, 100, ScheduleSettings(warmup_steps=4))
     (0.25, 1.0)
@@ -82,7 +82,7 @@ def rate_factor(step: int, steps: int, settings: ScheduleSettings) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give each group its own rate times `factor`. The rate at factor 1 is kept beside it, as `base_lr`."""
+    """Set the rate of each group to its base rate times `factor`. The base rate is stored in the group as `base_lr`."""
     for group in optimizer.param_groups:
         group.setdefault("base_lr", group["lr"])
         group["lr"] = group["base_lr"] * factor

@@ -1,4 +1,4 @@
-"""What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
+"""Progress reporting: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 class Reporter(Protocol):
-    """Where the training loop tells what happens. Any of the methods may do nothing."""
+    """Receives the events of a training run. Any of the methods may do nothing."""
 
     def __enter__(self) -> Self:
         """Start."""
@@ -27,23 +27,23 @@ class Reporter(Protocol):
         ...
 
     def began(self, step: int) -> None:
-        """The run starts, or goes on after `step` steps."""
+        """The run starts, or continues after `step` steps."""
         ...
 
     def stepped(self, step: int) -> None:
-        """One optimiser step is done; `step` of them in all."""
+        """An optimiser step is done; `step` counts them all."""
         ...
 
     def logged(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Numbers averaged over the last steps, under the keys of metrics.jsonl."""
+        """Means over the last steps, under the keys of metrics.jsonl."""
         ...
 
     def validated(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
-        """A validation is done."""
+        """A validation pass is done."""
         ...
 
     def said(self, text: str) -> None:
-        """A sentence for the person: a warning, a phase."""
+        """A message for the user, such as a warning."""
         ...
 
 
@@ -70,7 +70,7 @@ def describe_scores(scores: Mapping[str, float]) -> str:
 
 
 class LiveReporter:
-    """A bar with the time left and, on a line of its own so that it fits 80 columns, the numbers."""
+    """A bar with the remaining time; the numbers stand on a line of their own, so that all fits into 80 columns."""
 
     def __init__(self, steps: int, *, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -95,7 +95,7 @@ class LiveReporter:
         self._live.stop()
 
     def began(self, step: int) -> None:
-        """Put the bar where the run stands; the time left counts from here."""
+        """Move the bar to the current step; the remaining time counts from here."""
         self._bar.reset(self._task, completed=step)
 
     def stepped(self, step: int) -> None:
@@ -117,7 +117,7 @@ class LiveReporter:
 
 
 class PlainReporter:
-    """One line a logged step, for files and pipes."""
+    """One line per logged step, for files and pipes."""
 
     def __init__(self, steps: int, *, console: Console | None = None) -> None:
         self._steps, self._start = steps, 0
@@ -137,7 +137,7 @@ class PlainReporter:
         self._start, self._clock = step, time.monotonic()
 
     def stepped(self, step: int) -> None:
-        """Nothing: lines come with the logged numbers."""
+        """Prints nothing; :meth:`logged` prints a line."""
 
     def logged(self, step: int, values: Mapping[str, float | None]) -> None:
         """One line."""
@@ -158,6 +158,6 @@ class PlainReporter:
 
 
 def reporter(steps: int, *, console: Console | None = None) -> Reporter:
-    """The live reporter on a terminal, the plain one elsewhere."""
+    """A live reporter on a terminal, a plain one elsewhere."""
     console = console or Console(stderr=True)
     return (LiveReporter if console.is_terminal else PlainReporter)(steps, console=console)

@@ -1,4 +1,4 @@
-"""What a run is built from before its first step: device, model, augmentation."""
+"""Building a run: device, model, augmentation, loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cosphere.train.settings import BatchSettings, ScheduleSettings, TrainSettin
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
-    """The device and precision that the settings ask for.
+    """The accelerator for the device and precision of the settings.
 
     Raises:
         SettingsError: this machine has no such device, the device no such precision, or several processes were asked for what
@@ -60,7 +60,7 @@ def bfloat16_is_native() -> bool:
 
 
 def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
-    """The embedder that the settings ask for, untrained but for its backbone, and the augmentation that goes with it."""
+    """The embedder of the settings, with a pretrained backbone and an untrained head, and its augmentation."""
     images = settings.images
     wants = input_scale(settings.model.backbone, settings.model.weights)
     preprocessing, _ = preset(
@@ -75,7 +75,7 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
 
 
 def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, dim: int) -> nn.Module:
-    """The loss of a run as a module, with its memory of past batches if the settings ask for one.
+    """The loss of a run as a module, with a memory of past batches if the settings ask for one.
 
     Args:
         settings: of the run. A schedule inside a loss spans ``settings.steps`` unless its settings give it a length.
@@ -103,7 +103,7 @@ def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, 
 
 
 class _Function(nn.Module):
-    """A user's function as a module, so that the loop treats all losses the same."""
+    """Wraps a user's function as a module, so that the loop treats all losses the same."""
 
     def __init__(self, function: LossFunction) -> None:
         super().__init__()
@@ -115,14 +115,14 @@ class _Function(nn.Module):
         return self.function(embeddings, labels)
 
     def after_epoch(self, embed: losses.EmbedTrainingSet) -> None:
-        """Passed on to a callable object that has such a method."""
+        """Forwarded to a callable object that has such a method."""
         hook = getattr(self.function, "after_epoch", None)
         if hook is not None:
             hook(embed)
 
 
 def untrained_model(settings: TrainSettings) -> Embedder:
-    """The backbone as it was before training, its pooled features the embedding: what a trained model has to beat."""
+    """The backbone before training, with its pooled features as the embedding: the baseline of a trained model."""
     return build_model(
         replace(settings, model=replace(settings.model, head="linear", head_settings={}, norm="none", dim=0))
     )[0]

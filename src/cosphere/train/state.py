@@ -1,4 +1,4 @@
-"""Where a run stands, and whether a checkpoint belongs to it."""
+"""The state of a run, and the check that a checkpoint belongs to it."""
 
 from __future__ import annotations
 

@@ -186,11 +186,11 @@ class ClassBalancedBatches(EpochBatches):
             for batch in batches.tolist():
                 members[batch].append(one)
         for batch in np.flatnonzero(used < wide).tolist():
-            # At most used[batch] of these P classes are in the batch already, so enough are left.
+            # At most used[batch] of these P classes are already in the batch, so enough remain.
             some = rng.choice(len(self._count), wide, replace=False)
             more = some[~np.isin(some, members[batch])][: wide - int(used[batch])]
             plan[batch, used[batch] :] = self._rows[self._draw(rng, more)]
-        # Within a batch the chunks of early classes come first; the ranks must not always get the same kind.
+        # Within a batch the chunks of early classes come first; without a shuffle the first rank would always get those.
         return _shuffled_classes(plan, rng)
 
     def _chunks(self, rng: np.random.Generator, one: int) -> Integers:
@@ -210,8 +210,8 @@ class ClassBalancedBatches(EpochBatches):
 class _Deal:
     """Deals chunks out to batches: each class to different batches, and no batch more than one chunk ahead of another.
 
-    The batches wait in a random queue. When it runs out a new one is shuffled, in which those that the class at hand
-    has already got go to the end.
+    Batches wait in a random queue. When it is empty, a new one is shuffled, with the batches that already have a chunk of
+    the current class at its end.
     """
 
     def __init__(self, batches: int, rng: np.random.Generator) -> None:
@@ -219,7 +219,7 @@ class _Deal:
         self.queue: Integers = np.empty(0, dtype=np.int64)
 
     def take(self, number: int) -> Integers:
-        """``number`` different batches, at most as many as there are."""
+        """Take ``number`` different batches, at most as many as there are."""
         taken, self.queue = self.queue[:number], self.queue[number:]
         rest = number - len(taken)
         if not rest:
