@@ -14,11 +14,8 @@ from torch import Tensor
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import SettingsError
 from cosphere.losses import (
-    ContrastiveLoss,
     NTXentLoss,
     TripletLoss,
-    abe_divergence_loss,
-    boosted_binomial_loss,
     table,
 )
 from cosphere.models import Embedder, EmbedderSettings
@@ -224,37 +221,25 @@ def test_labels_by_image_are_the_rows(photos: Path) -> None:
     assert labelled_by_image(images).labels.tolist() == list(range(60))
 
 
-def a_bier(embeddings: Tensor, labels: Tensor) -> Tensor:
-    return boosted_binomial_loss(embeddings, labels, sizes=[6, 8, 10])
-
-
-def abe(embeddings: Tensor, labels: Tensor) -> Tensor:
-    learners = embeddings.unflatten(1, (3, 8))
-    metric = sum((ContrastiveLoss()(learners[:, k], labels) for k in range(3)), embeddings.new_zeros(()))
-    return metric + abe_divergence_loss(learners, margin=1.0)
-
-
 @pytest.mark.parametrize(
-    ("values", "loss"),
+    ("head", "loss"),
     [
         (
-            {
-                "model.head": "groups",
-                "model.head_settings": {"parts": [8, 8, 8], "levels": [-3, -2, -1]},
-                "loss.name": "hard_cascade",
-                "loss.settings": {"hard_ratios": [1.0, 0.5, 0.2]},
-            },
-            None,
+            {"parts": [8, 8, 8], "levels": [-3, -2, -1]},
+            LossSettings(name="hard_cascade", settings={"hard_ratios": [1.0, 0.5, 0.2]}),
         ),
-        ({"model.head": "groups", "model.head_settings": {"parts": [6, 8, 10], "weights": "size"}}, a_bier),
-        ({}, abe),
+        (
+            {"parts": [6, 8, 10], "weights": "size"},
+            LossSettings(name="boosted_binomial", settings={"sizes": [6, 8, 10]}),
+        ),
+        ({"parts": 3}, LossSettings(name="attention_ensemble", settings={"learners": 3})),
     ],
     ids=["hdc", "a-bier", "abe"],
 )
-def test_ensembles(photos: Path, tmp_path: Path, values: dict[str, object], loss: LossFunction | None) -> None:
+def test_ensembles(photos: Path, tmp_path: Path, head: dict[str, object], loss: LossSettings) -> None:
     """The sketches of docs/architecture.md."""
-    settings = SETTINGS.with_values({"model.dim": 24, "steps": 2, **values})
-    run(photos, tmp_path / "run", settings, loss)
+    model = {"model.dim": 24, "model.head": "groups", "model.head_settings": head}
+    run(photos, tmp_path / "run", replace(SETTINGS.with_values({"steps": 2, **model}), loss=loss))
     images = read_catalogue(photos).select("test")
     assert Embedder.load(tmp_path / "run" / "model").encode(images.paths).shape == (24, 24)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cosphere.losses.engine.maths import as_int64
-from cosphere.tensors import check_labelled, directions, outside_autocast
+from cosphere.tensors import SHORTEST, check_labelled, full_precision, outside_autocast
 
 __all__ = ["PairCosines", "pair_cosines"]
 
@@ -35,9 +35,9 @@ def pair_cosines(embeddings: Tensor, labels: Tensor) -> PairCosines:
     """
     check_labelled(embeddings, labels)
     with outside_autocast(embeddings):
-        unit, alive = directions(embeddings)
+        unit, alive = _unit_rows(embeddings)
         # Sum over all pairs of u_i . u_j = |sum of u|^2, so class sums are all it takes.
-        of_class = torch.unique(as_int64(labels), return_inverse=True)[1]
+        of_class = _codes(as_int64(labels))
         sums = unit.new_zeros(len(labels), unit.shape[1]).index_add_(0, of_class, unit)
         sizes = unit.new_zeros(len(labels)).index_add_(0, of_class, alive.to(unit.dtype))
         itself, rows = unit.square().sum(), sizes.sum()
@@ -47,3 +47,23 @@ def pair_cosines(embeddings: Tensor, labels: Tensor) -> PairCosines:
     positive = torch.where(pairs_within > rows, (within - itself) / (pairs_within - rows), torch.nan)
     negative = torch.where(pairs_all > pairs_within, (everything - within) / (pairs_all - pairs_within), torch.nan)
     return PairCosines(positive, negative)
+
+
+# Both run at every training step, so neither reads back from the device, as torch.unique and `directions` do.
+
+
+def _unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) unit rows, zero where there is no direction or the length overflows, and (B,) which rows have one."""
+    rows = full_precision(embeddings)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    alive = (norms > SHORTEST) & norms.isfinite()
+    unit = torch.where(alive, rows * torch.where(alive, norms, torch.inf).reciprocal(), 0.0)
+    return unit, alive.squeeze(1)
+
+
+def _codes(labels: Tensor) -> Tensor:
+    """(B,) labels -> (B,) int64 in [0, classes), in ascending order of the labels."""
+    ordered, order = labels.sort()
+    starts = torch.zeros_like(ordered)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(starts).scatter_(0, order, starts.cumsum(0))
