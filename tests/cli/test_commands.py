@@ -100,6 +100,49 @@ def test_scores_are_as_the_contract_says(trained: Path) -> None:
     assert found["baseline_scores"] == untrained["scores"]
 
 
+def test_photos_without_labels_are_embedded_and_searched(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(4):
+        shutil.copy(photos / "test" / "class10" / f"{number}.png", flat / f"{number}.png")
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"flat/{number}.png\n" for number in range(4)))
+    embedded = []
+    for source in (flat, tmp_path / "list.csv"):
+        assert main(["embed", str(trained), str(source), "--out", str(tmp_path / "rows.npz")]) == 0
+        with np.load(tmp_path / "rows.npz") as rows:
+            embedded.append(rows["embeddings"])
+            assert rows["class_names"].tolist() == [""]
+    assert np.array_equal(*embedded)
+    assert embedded[0].shape == (4, 8)
+    capsys.readouterr()
+    words = ["search", str(trained), str(flat), str(flat / "0.png"), "--k", "3", "--out", str(tmp_path / "found.png")]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "0.png is one of the images, so it is left out" in shown.out.replace("\n", "")
+    assert "label is" not in shown.out
+    assert "note: there are no class folders, so the images have no labels" in shown.err.replace("\n", "")
+    assert "no class folders. Put the images of each class" in answer(
+        capsys, "evaluate", str(trained), str(flat), "--split", "all"
+    )
+
+
+def test_nested_class_folders_on_the_command_line(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, folder in enumerate(("fruit/apple", "fruit/pear", "veg/kale")):
+        (tmp_path / "nested" / folder).mkdir(parents=True)
+        shutil.copy(photos / "test" / "class10" / f"{number}.png", tmp_path / "nested" / folder / "x.png")
+    for words, classes in (([], 2), (["--classes", "leaf"], 3)):
+        assert main(["data", "check", str(tmp_path / "nested"), *words]) == 0
+        assert f"3 images, {classes} classes" in capsys.readouterr().out
+        out = str(tmp_path / "rows.npz")
+        assert main(["embed", str(trained), str(tmp_path / "nested"), "--out", out, *words]) == 0
+        with np.load(out) as rows:
+            assert len(rows["class_names"]) == classes
+
+
 def test_search_leaves_the_query_out_and_writes_a_picture(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def run(arguments: list[str]) -> int:
         split=given.split,
         test=given.test,
         layout=given.layout,
+        classes=given.classes,
         seed=given.seed,
         **embedding_options(given),
         listener=console.ConsoleListener(),

@@ -39,7 +39,7 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument("--json", type=str | None, default=None, help="also write the findings to this file")
     given = parser.read(arguments)
     with console.progress_bar("reading images") as progress:
-        report = check(given.source, layout=given.layout, progress=progress)
+        report = check(given.source, layout=given.layout, classes=given.classes or "top", progress=progress)
     Console().print(render(report))
     if given.json:
         write_json(Path(given.json), json.loads(json.dumps(report.as_dict())))

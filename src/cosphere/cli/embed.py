@@ -33,6 +33,7 @@ def run(arguments: list[str]) -> int:
         given.source,
         split=given.split,
         layout=given.layout,
+        classes=given.classes,
         **embedding_options(given),
         listener=console.ConsoleListener(),
     )

@@ -46,6 +46,7 @@ def run(arguments: list[str]) -> int:
         given.source,
         split=given.split,
         layout=given.layout,
+        classes=given.classes,
         settings=settings_of(EvaluationSettings, given),
         untrained=given.untrained,
         codes=given.codes,

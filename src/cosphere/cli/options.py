@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
@@ -10,7 +10,7 @@ from cosphere.cli.parsing import CommandParser
 
 
 def add_source(parser: CommandParser, *, optional: str = "") -> None:
-    """The images: a positional word and ``--layout``.
+    """The images: a positional word, ``--layout`` and ``--classes``.
 
     Args:
         parser: of the command.
@@ -22,6 +22,12 @@ def add_source(parser: CommandParser, *, optional: str = "") -> None:
     else:
         parser.add_argument("source", type=str, help=what)
     parser.add_argument("--layout", type=str, default="auto", help="layout of the source")
+    parser.add_argument(
+        "--classes",
+        type=Literal["top", "leaf"] | None,
+        default=None,
+        help="class of an image in nested folders: top, or leaf, the folder that contains it",
+    )
 
 
 def add_split(parser: CommandParser, *, default: str | None, without: str) -> None:

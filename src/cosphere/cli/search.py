@@ -55,6 +55,7 @@ def run(arguments: list[str]) -> int:
         wanted_recall=given.wanted_recall,
         split=given.split,
         layout=given.layout,
+        classes=given.classes,
         **embedding_options(given),
         listener=console.ConsoleListener(),
     )

@@ -10,6 +10,7 @@ from cosphere.data.dataset import ImageRows as ImageRows
 from cosphere.data.dataset import Item as Item
 from cosphere.data.dataset import UnreadableLog as UnreadableLog
 from cosphere.data.dataset import collate as collate
+from cosphere.data.folders import Classes as Classes
 from cosphere.data.folders import read_folder as read_folder
 from cosphere.data.layouts import LAYOUTS as LAYOUTS
 from cosphere.data.pairs import PairList as PairList

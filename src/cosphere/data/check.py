@@ -20,6 +20,7 @@ from cosphere._types import Progress
 from cosphere.checks import check_whole
 from cosphere.data.boxes import BOX
 from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck, Skipped
+from cosphere.data.folders import Classes
 from cosphere.data.reading import read_catalogue
 from cosphere.errors import ImageError
 from cosphere.images import check_box, find_item, read_image
@@ -130,6 +131,7 @@ def check(
     source: Catalogue | str | Path,
     *,
     layout: str = "auto",
+    classes: Classes = "top",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
@@ -139,6 +141,7 @@ def check(
         source: a catalogue, or any source of :func:`cosphere.data.read_catalogue`; missing files are then tolerated
             unless all are missing, and the notes name them.
         layout: layout of a source; see :func:`cosphere.data.read_catalogue`.
+        classes: see :func:`cosphere.data.read_catalogue`.
         threads: number of decoding threads. Defaults to the number of cores, at most 8.
         progress: called in this thread with (images done, total) after each image.
 
@@ -147,7 +150,9 @@ def check(
         DataError: the source cannot be read as a data set. Unreadable images are reported, not raised.
     """
     threads = min(8, os.cpu_count() or 1) if threads is None else check_whole("threads", threads, least=1, most=256)
-    catalogue = source if isinstance(source, Catalogue) else read_catalogue(source, layout=layout, max_missing=1.0)
+    if not isinstance(source, Catalogue):
+        source = read_catalogue(source, layout=layout, classes=classes, max_missing=1.0)
+    catalogue = source
     first = catalogue.table.drop_duplicates("path")
     paths = dict(zip(first["path"], [catalogue.paths[row] for row in first.index], strict=True))
     looks = _look_at_all(paths, threads, progress)

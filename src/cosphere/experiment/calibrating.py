@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cosphere.data import read_catalogue
+from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import DataError
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
@@ -64,6 +64,7 @@ def calibrate_run(
     split: str | None = None,
     test: bool = True,
     layout: str = "auto",
+    classes: Classes | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 64,
@@ -79,6 +80,7 @@ def calibrate_run(
         split: split to choose on, or ``all``; None takes the validation images.
         test: also measure the threshold on the test split, if there is one.
         layout: how the source is laid out.
+        classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         seed: of the intervals and of the known classes.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
@@ -93,7 +95,9 @@ def calibrate_run(
     check_far(far)  # before minutes of embedding
     run_folder = RunFolder.open(folder)
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
-    catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
+    catalogue = read_catalogue(
+        source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
+    )
     listener.listed(catalogue)
     chosen = validation_images(catalogue, split, trained_with)
     embedder, store = Embedder.load(run_folder.model, device), store_of(run_folder.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosphere.data import read_catalogue
+from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
@@ -19,6 +19,7 @@ def embed_images(
     *,
     split: str = ALL,
     layout: str = "auto",
+    classes: Classes | None = None,
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
@@ -31,6 +32,7 @@ def embed_images(
         source: image folder, table or benchmark root.
         split: split to embed; ``all`` for every image.
         layout: how the source is laid out.
+        classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
@@ -41,9 +43,11 @@ def embed_images(
         DataError: there is no such split, or too many images cannot be read.
         SettingsError: a setting is out of range.
     """
-    catalogue = read_catalogue(source, layout=layout)
+    settings = settings_of_model(model)
+    own = "top" if settings is None else settings.data.classes
+    catalogue = read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
     listener.listed(catalogue)
-    chosen = take_split(catalogue, split, settings_of_model(model))
+    chosen = take_split(catalogue, split, settings)
     embedder = load_model(model, device)
     with listener.progress("embedding") as progress:
         table = embed(

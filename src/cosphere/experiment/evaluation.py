@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cosphere import fields
-from cosphere.data import Catalogue, read_catalogue
+from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
@@ -68,6 +68,7 @@ def evaluate_run(
     *,
     split: str | None = None,
     layout: str = "auto",
+    classes: Classes | None = None,
     settings: EvaluationSettings | None = None,
     untrained: bool = False,
     codes: bool = False,
@@ -83,6 +84,7 @@ def evaluate_run(
         source: the images; None takes those that the run was trained from.
         split: see :func:`cosphere.experiment.choose_images`.
         layout: how the source is laid out.
+        classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         settings: what to measure and how; None takes the run's own, see :func:`own_settings`.
         untrained: score the untrained backbone instead. Its scores go to `scores-untrained.json`, and into `scores.json` as
             `baseline_scores` where both are of the same images.
@@ -100,7 +102,9 @@ def evaluate_run(
     run_folder = RunFolder.open(folder)
     settings = own_settings(run_folder) if settings is None else settings
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
-    catalogue = read_catalogue(source or trained_with.data.root, layout=layout)
+    catalogue = read_catalogue(
+        source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
+    )
     listener.listed(catalogue)
     chosen = choose_images(catalogue, split, trained_with)
     for note in chosen.notes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosphere.data import Classes
 from cosphere.embeddings import Embeddings
 from cosphere.experiment.embedding import embed_images
 from cosphere.experiment.images import ALL
@@ -36,6 +37,7 @@ def search_images(
     wanted_recall: float | None = None,
     split: str = ALL,
     layout: str = "auto",
+    classes: Classes | None = None,
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
@@ -52,6 +54,7 @@ def search_images(
         wanted_recall: refuse an index that finds less than this share of what exact search finds, in [0, 1].
         split: split to search in; ``all`` for every image.
         layout: how the source is laid out.
+        classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
@@ -69,6 +72,7 @@ def search_images(
         source,
         split=split,
         layout=layout,
+        classes=classes,
         device=device,
         batch_size=batch_size,
         workers=workers,

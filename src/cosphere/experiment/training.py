@@ -65,7 +65,7 @@ def run(
     settings = settings.with_absolute_paths()
     evaluate_model = validation_scores(settings)
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
-    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout)
+    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
     listener.listed(catalogue)
     path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:

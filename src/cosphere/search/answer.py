@@ -153,7 +153,7 @@ def _answer(
         for row, score in zip(ids, scores, strict=True)
         if row not in own
     ][:k]
-    label = names[gallery.labels[own[0]]] if own else None
+    label = names[gallery.labels[own[0]]] or None if own else None  # images without labels have the label ""
     notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits], len(gallery))]
     if index.kind != "exact":
         notes.append(f"index of kind {index.kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
@@ -162,7 +162,8 @@ def _answer(
             f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {index.kind}"
         )
     if own:
-        notes.append(f"{Path(query).name} is one of the images, so it is left out; its label is {label!r}")
+        its_label = "" if label is None else f"; its label is {label!r}"
+        notes.append(f"{Path(query).name} is one of the images, so it is left out{its_label}")
     return Answer(query, tuple(hits), own, label, MEASURES[index.kind], tuple(notes))
 
 

@@ -24,6 +24,7 @@ class DataSettings(Settings):
     Args:
         root: image folder, table (CSV, Parquet) or root of a known benchmark.
         layout: layout of `root`; "auto" detects it.
+        classes: which of nested class folders is the class of an image: "top", or "leaf", the folder that contains it.
         validation_share: share of the training classes, 0 to 0.5, held out as validation classes when the data has no `val` split.
             With 0, every class is used for training and the last model is kept.
         validation_seed: seed of the choice of validation classes.
@@ -36,6 +37,7 @@ class DataSettings(Settings):
 
     root: str = ""
     layout: str = "auto"
+    classes: Literal["top", "leaf"] = "top"
     validation_share: float = setting(0.15, at_least=0, at_most=0.5)
     validation_seed: int = setting(0, at_least=0, at_most=_LARGEST_SEED)
     max_unreadable: float = setting(0.01, at_least=0, at_most=1, changes_numbers=False)
