@@ -487,3 +487,34 @@ def test_suffixes_are_lower_case_and_cover_what_is_read() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= IMAGE_SUFFIXES
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
     assert not IMAGE_SUFFIXES & {".eps", ".ps", ".pdf", ".svg", ".txt"}
+
+
+def heic(pixels: np.ndarray) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed (extra heif)")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(file, quality=95)
+    return file.getvalue()
+
+
+def test_heic_photos_are_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pixels = smooth(64, 48)
+    (tmp_path / "photo.HEIC").write_bytes(heic(pixels))
+    found = read_image(tmp_path / "photo.HEIC")
+    assert found.shape == (64, 48, 3)
+    assert np.abs(found.astype(int) - pixels).mean() < 4
+    assert {".heic", ".heif", ".hif"} <= IMAGE_SUFFIXES
+
+
+def test_heic_photos_without_pillow_heif_are_unreadable_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = heic(smooth(64, 48))
+    formats = decode._formats()
+    monkeypatch.setattr(decode, "_formats", lambda *, heif=False: formats)
+    with pytest.raises(
+        ImageError, match=r"it is a HEIC photo; run: pip install 'cosphere\[heif\]', or convert it to JPEG"
+    ):
+        read_image(content)
+
+
+def test_a_jpeg_called_heic_is_read(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(encoded(Image.fromarray(smooth(20, 30)), "JPEG"))
+    assert read_image(tmp_path / "IMG_1.HEIC").shape == (20, 30, 3)

@@ -13,9 +13,9 @@ from cosphere.images.containers.cifar import read_cifar_row as read_cifar_row
 from cosphere.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from cosphere.images.decode import MAX_PIXELS as MAX_PIXELS
 from cosphere.images.decode import Box as Box
-from cosphere.images.decode import Pixels as Pixels
 from cosphere.images.decode import check_box as check_box
 from cosphere.images.decode import read_image as read_image
+from cosphere.images.modes import Pixels as Pixels
 from cosphere.images.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from cosphere.images.preprocessing import IMAGENET_STD as IMAGENET_STD
 from cosphere.images.preprocessing import Preprocessing as Preprocessing

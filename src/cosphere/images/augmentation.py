@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as T
 
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.images.decode import Pixels
 from cosphere.images.geometry import resize
+from cosphere.images.modes import Pixels
 from cosphere.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from cosphere.images.settings import PlainSettings
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from cosphere.errors import SizeError
 from cosphere.images.containers import find_item
-from cosphere.images.decode import Box, Pixels
+from cosphere.images.decode import Box
+from cosphere.images.modes import Pixels
 
 try:
     import fcntl

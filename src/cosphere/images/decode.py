@@ -13,18 +13,16 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cosphere.checks import check_whole
 from cosphere.errors import ImageError
 from cosphere.images.containers import CONTAINERS, find_item
+from cosphere.images.modes import Pixels, pixels_in_flight, to_rgb
 
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) uint8 RGB, upright."""
 Box = tuple[int, int, int, int]
 """(x_1, y_1, x_2, y_2) in pixels of the full upright image; x_2 and y_2 are exclusive."""
 
@@ -33,7 +31,7 @@ MAX_PIXELS = 100_000_000
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-    | {".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
+    | {".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"}
 )
 """Lower-case file suffixes that :func:`read_image` reads."""
 
@@ -52,7 +50,7 @@ _STRANGERS = (
     (b"8bps", "it is a Photoshop file; export it as PNG"),
     (b"pk\x03\x04", "it is a zip archive; name one image in a .zip file, such as photos.zip#bus/1.jpg, or unpack it"),
 )
-_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
 
 
 def read_image(
@@ -98,7 +96,7 @@ def read_image(
 def picture_to_rgb(picture: Image.Image) -> Pixels:
     """Convert an image opened by Pillow as :func:`read_image` converts its file. Returns (H, W, 3) uint8."""
     with _quiet_pillow():
-        return np.ascontiguousarray(_turned(_rgb(picture), _orientation(picture)))
+        return np.ascontiguousarray(_turned(to_rgb(picture), _orientation(picture)))
 
 
 def _name(source: str | Path | bytes) -> str:
@@ -150,12 +148,18 @@ def _decode(
     """Return the upright pixels, possibly at reduced scale, and the full (width, height)."""
     picture = _header(file, name, max_pixels)
     width, height = picture.size
+    with pixels_in_flight(width * height):
+        return _decoded(picture, name, box, target)
+
+
+def _decoded(picture: Image.Image, name: str, box: Box | None, target: int | None) -> tuple[Pixels, tuple[int, int]]:
+    width, height = picture.size
     try:
         if target is not None:
             _reduce_scale(picture, box, target)
         picture.load()
         orientation = _orientation(picture)
-        pixels = _rgb(picture)
+        pixels = to_rgb(picture)
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise ImageError(f"{name} is damaged: {_reason(error)}. Copy or download it again, or remove it.") from error
     if orientation >= 5:  # these four orientations swap rows and columns
@@ -166,7 +170,7 @@ def _decode(
 def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     """Open the image without decoding it; raise an ImageError if it is not an image or too large."""
     try:
-        picture = Image.open(file, formats=_formats())
+        picture = Image.open(file, formats=_formats(heif=_is_heic(file)))
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is too large: its header promises more than twice PIL.Image.MAX_IMAGE_PIXELS, "
@@ -191,10 +195,22 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
-    """The supported formats that this Pillow build includes."""
+def _formats(*, heif: bool = False) -> tuple[str, ...]:
+    """The supported formats that this Pillow build includes; with ``heif`` also HEIF, if pillow-heif is installed."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    if heif:
+        with contextlib.suppress(ImportError):
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+    return tuple(name for name in (*_FORMATS, *(("HEIF",) if heif else ())) if name in Image.OPEN)
+
+
+def _is_heic(file: BinaryIO) -> bool:
+    """Whether the content is HEIC, whatever the file is called: phones also write JPEG into files named .HEIC."""
+    start = file.read(12)
+    file.seek(0)
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS
 
 
 def _stranger(file: BinaryIO) -> str:
@@ -206,7 +222,9 @@ def _stranger(file: BinaryIO) -> str:
         if plain.startswith(prefix):
             return words
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-        return "it is a HEIC photo; convert it to JPEG"
+        if "HEIF" in _formats(heif=True):
+            return "it is a damaged HEIC photo; fetch it again"
+        return "it is a HEIC photo; run: pip install 'cosphere[heif]', or convert it to JPEG"
     if not start.strip(b"\0"):
         return "it begins with zeros, as after a broken download; fetch it again"
     return f"it is damaged or of another kind than {', '.join(_formats())}; convert it, fetch it again or remove it"
@@ -247,50 +265,6 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def _rgb(picture: Image.Image) -> Pixels:
-    """Convert any mode that Pillow decodes to (H, W, 3) uint8."""
-    mode = picture.mode
-    if mode == "RGB" and "transparency" not in picture.info:
-        return np.array(picture)
-    if mode.startswith("I;16"):
-        return _gray_to_rgb(_from_16_bit(np.asarray(picture)))
-    if mode in ("I", "F"):
-        return _gray_to_rgb(_from_wide(np.asarray(picture)))
-    if "transparency" in picture.info or mode in ("LA", "PA", "RGBA", "La", "RGBa"):
-        if mode == "La":
-            picture = picture.convert("LA")
-        clear = picture.convert("RGBA")
-        return np.array(Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB"))
-    return np.array(picture.convert("RGB"))
-
-
-def _gray_to_rgb(gray: Pixels) -> Pixels:
-    return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def _from_16_bit(values: NDArray[Any]) -> Pixels:
-    """Scale 0..65535 to 0..255, rounding to nearest: 65535 / 257 is exactly 255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _from_wide(values: NDArray[Any]) -> Pixels:
-    """32-bit integers or floats -> 0..255.
-
-    Integers in 0..65535 are 16-bit gray in a wider box. Floats in 0..1 are shares, in 0..255 gray levels. For anything
-    else no scale is known, so the darkest value becomes black and the brightest white.
-    """
-    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(wide.min()), float(wide.max())
-    whole = bool(np.issubdtype(values.dtype, np.integer))
-    if low < 0 or high > (65535 if whole else 255):
-        wide = (wide - low) * (255 / (high - low))
-    elif whole:
-        return _from_16_bit(values)
-    elif high <= 1:
-        wide = wide * 255
-    return np.rint(wide).astype(np.uint8)
 
 
 def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) -> Pixels:

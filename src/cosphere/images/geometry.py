@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
 from cosphere.errors import SizeError
-from cosphere.images.decode import Pixels
+from cosphere.images.modes import Pixels
 
 
 def planes(image: Pixels) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SettingsError, SizeError
-from cosphere.images.decode import Pixels
 from cosphere.images.geometry import centre, planes, resize
+from cosphere.images.modes import Pixels
 from cosphere.images.settings import PlainSettings
 
 Triple = tuple[float, float, float]

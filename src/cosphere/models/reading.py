@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cosphere.errors import ImageError, SizeError
 from cosphere.images import Preprocessing
-from cosphere.images.decode import Pixels, picture_to_rgb, read_image
+from cosphere.images.decode import picture_to_rgb, read_image
+from cosphere.images.modes import Pixels
 
 _THREADS = min(8, os.cpu_count() or 1)
 _CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
