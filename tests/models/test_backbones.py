@@ -170,6 +170,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def offline_timm(monkeypatch):
+    monkeypatch.setattr(backbones, "unreachable", lambda address: None)
     real = timm.create_model
 
     def create(name, pretrained=False, **settings):
@@ -194,6 +195,7 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch):
 def test_published_weights_are_asked_of_timm(monkeypatch):
     asked = []
     real = timm.create_model
+    monkeypatch.setattr(backbones, "unreachable", lambda address: None)
 
     def create(name, pretrained=False, **settings):
         asked.append((name, pretrained))
@@ -202,6 +204,42 @@ def test_published_weights_are_asked_of_timm(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create)
     backbone = build_backbone("test_resnet.r160_in1k", "imagenet", image_size=32)
     assert asked == [("test_resnet.r160_in1k", True)]
+    assert backbone.weights_source == "timm timm/test_resnet.r160_in1k"
+
+
+def test_without_a_network_nothing_is_tried_and_the_file_is_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backbones, "unreachable", lambda address: asked.append(address) or "Name or service not known")
+    monkeypatch.setattr(backbones, "offline_file", lambda name: None)
+    real = timm.create_model
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, pretrained=False, **more: pytest.fail("tried") if pretrained else real(name, **more),
+    )
+    with pytest.raises(WeightsError) as caught:
+        build_backbone("test_resnet", "imagenet", image_size=32)
+    file = "https://huggingface.co/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
+    assert asked == [file]
+    assert str(caught.value) == (
+        "cannot get the published weights of 'test_resnet' (Name or service not known). Go online once, download "
+        f"{file} and give the file's path (weights=PATH), or use weights=none."
+    )
+
+
+def test_weights_in_the_hubs_cache_need_no_network(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    whole = timm.create_model("test_resnet", pretrained=False)
+    save_file(whole.state_dict(), tmp_path / "model.safetensors")
+    asked = {}
+    monkeypatch.setattr(backbones, "unreachable", lambda address: pytest.fail("asked the network"))
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache",
+        lambda repository, name, **more: asked.setdefault((repository, name), str(tmp_path / name)),
+    )
+    backbone = build_backbone("test_resnet", "imagenet", image_size=32)
+    assert list(asked) == [("timm/test_resnet.r160_in1k", "model.safetensors")]
+    assert torch.equal(backbone.net.conv1[0].weight, whole.conv1[0].weight)
     assert backbone.weights_source == "timm timm/test_resnet.r160_in1k"
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cosphere.errors import DivergenceError, ImageError, SettingsError, SizeError
+from cosphere.errors import DivergenceError, ImageError, RunError, SettingsError, SizeError
 from cosphere.images.preprocessing import Preprocessing
 from cosphere.models import Embedder, EmbedderSettings, build_embedder, norm_layers
 
@@ -376,3 +376,37 @@ def test_the_id_is_the_same_on_every_machine_and_in_every_version(small):
         for position, value in enumerate(embedder.state_dict().values()):
             value.copy_(torch.arange(value.numel()).reshape(value.shape) % 7 + position)
     assert embedder.id == "0d374d9bc6e2009ba3955aa24537f3537fadfb860e1c059f6a947b2eb42c5750"
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "none"}, {"dim": 5}, {"head": "mlp"}])
+def test_a_model_starts_from_a_run_of_ones_own(small, tmp_path, changes):
+    first = small(dim=12)
+    first.save(tmp_path / "run" / "model")
+    torch.manual_seed(9)
+    settings = EmbedderSettings(**{"backbone": "test_resnet", "dim": 12, "weights": tmp_path / "run", **changes})
+    second = build_embedder(settings, image_size=32)
+    old, new = first.state_dict(), second.state_dict()
+    same = {
+        name for name in new if name in old and new[name].shape == old[name].shape and torch.equal(new[name], old[name])
+    }
+    backbone = {name for name in new if name.startswith("backbone.")}
+    assert backbone <= same
+    # The head only where it is made alike; counters of batch norm are equal by chance.
+    assert ("head.linear.weight" in same) == (not changes)
+    assert (set(new) == same) == (not changes)
+    scale = first.preprocessing
+    assert (second.preprocessing.mean, second.preprocessing.std) == (scale.mean, scale.std)
+    assert second.provenance == {"weights": str(tmp_path / "run")}
+    second.save(tmp_path / "second")
+    assert Embedder.load(tmp_path / "second").id == second.id  # without the first
+
+
+def test_a_start_from_another_network_or_from_no_model_is_explained(small, tmp_path):
+    small().save(tmp_path / "model")
+    with pytest.raises(
+        SettingsError, match=r"is a model with backbone 'test_resnet', not 'test_vit'\. Set model\.backbone to"
+    ):
+        build_embedder(EmbedderSettings(backbone="test_vit", weights=tmp_path / "model"), image_size=64)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="bundle"):
+        build_embedder(EmbedderSettings(backbone="test_resnet", weights=tmp_path / "empty"), image_size=32)

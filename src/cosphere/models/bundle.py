@@ -50,11 +50,11 @@ class Bundle:
                 f"It was written by Cosphere {_version(self.content)}; use that one, or save it again."
             ) from error
 
-    def fill(self, model: nn.Module) -> None:
-        """Load the weights into ``model``, whose names must match exactly.
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """The weights whose names begin with ``prefix``, without it.
 
         Raises:
-            WeightsError: the file is damaged, or the weights do not fit.
+            WeightsError: the file is damaged.
         """
         from safetensors.torch import load_file
 
@@ -73,7 +73,16 @@ class Bundle:
             tensors = {
                 f"head.{name}" if name.startswith(_NAMES_OF_FORMAT_1) else name: tensors[name] for name in tensors
             }
-        fit_weights(model, tensors, source=str(file), name=str(self.content["settings"]["backbone"]))
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    def fill(self, model: nn.Module) -> None:
+        """Load the weights into ``model``, whose names must match exactly.
+
+        Raises:
+            WeightsError: the file is damaged, or the weights do not fit.
+        """
+        source, name = str(self.path / WEIGHTS), str(self.content["settings"]["backbone"])
+        fit_weights(model, self.tensors(), source=source, name=name)
 
 
 def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from cosphere.models.calibration import Calibration
 from cosphere.models.heads import HeadSettings, NormName, PoolingName, build_head, check_head
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.reading import input_batches
+from cosphere.models.weights import fit_weights
 from cosphere.tensors import directions
 
 Precision = Literal["float32", "bits"]
@@ -37,7 +38,8 @@ class EmbedderSettings:
 
     Attributes:
         backbone: a timm model, or "bn_inception".
-        weights: "imagenet", "none" for random ones, or the path of a .pth or .safetensors file.
+        weights: "imagenet", "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle to
+            fine-tune: its backbone is taken, and its head too if that has the same settings.
         head: "linear" (SEC and NormSoftmax), "mlp" (a hidden layer, for contrastive self-supervision), "groups" (parts that
             are trained as embeddings of their own, as HDC and A-BIER do).
         head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
@@ -45,7 +47,7 @@ class EmbedderSettings:
             a transformer's class "token".
         norm: before the linear layer: "batch" (SEC), "layer" (NormSoftmax; for bits), "none".
         dim: D, numbers in an embedding; 0 leaves the linear layer out and takes the backbone's width.
-        bias: whether the linear layer has one.
+        bias: whether the linear layer has one; that of the official NormSoftmax code has none.
     """
 
     backbone: str = "tf_efficientnet_lite0"
@@ -303,7 +305,18 @@ def build_embedder(
     """
     preprocessing = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
     backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size)
-    return Embedder(settings, backbone, preprocessing)
+    embedder = Embedder(settings, backbone, preprocessing)
+    if settings.weights not in ("imagenet", "none") and Path(settings.weights).is_dir():
+        _take_head(embedder, bundle.read(Path(settings.weights)))
+    return embedder
+
+
+def _take_head(embedder: Embedder, stored: bundle.Bundle) -> None:
+    """Load the head of another model where it is made like this one's."""
+    with stored.explained():
+        other, own = EmbedderSettings(**stored.content["settings"]), embedder.settings
+    if (other.head, other.head_settings, other.shared) == (own.head, own.head_settings, own.shared):
+        fit_weights(embedder.head, stored.tensors("head."), source=str(stored.path), name=own.head)
 
 
 def norm_layers(module: nn.Module) -> list[nn.Module]:

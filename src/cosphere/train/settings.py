@@ -372,7 +372,7 @@ class TrainSettings(Settings):
     def with_absolute_paths(self) -> TrainSettings:
         """The same files, whatever the working folder is."""
         paths = {"data.root": self.data.root, "data.cache": self.data.cache}
-        if Path(self.model.weights).is_file():
+        if self.model.weights not in ("imagenet", "none") and Path(self.model.weights).exists():
             paths["model.weights"] = self.model.weights
         return self.with_values({name: str(Path(path).absolute()) for name, path in paths.items() if path})
 

@@ -168,11 +168,7 @@ def test_published_weights_come_from_torchs_cache_or_say_where_to_put_them(net, 
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def refuse(*args, **kwargs):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr("cosphere.models.backbones.unreachable", lambda address: "no route to host")
     with pytest.raises(
         WeightsError, match=r"no route to host.*place bn_inception-52deb4733.pth .*checkpoints"
     ) as caught:
