@@ -133,6 +133,12 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         read_catalogue(tmp_path / "list.csv", layout="sop")
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), True])
+def test_the_share_of_missing_files_is_a_share(tmp_path: Path, share: float) -> None:
+    with pytest.raises(SettingsError, match="max_missing must be a number >= 0 and at most 1"):
+        read_catalogue(tmp_path, max_missing=share)
+
+
 def test_strict_forgives_no_missing_file(tmp_path: Path, draw) -> None:
     draw(tmp_path, [f"a/{number}.jpg" for number in range(3)])
     lines = [f"a/{number % 3}.jpg,x" for number in range(200)]

@@ -407,9 +407,11 @@ def test_the_rule_tells_geometries_apart_and_ignores_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "preprocessing.size must be a whole number >= 1; got 0."),
-        ({"size": 224.0}, "preprocessing.size must be a whole number >= 1; got 224.0."),
-        ({"resize": True}, "preprocessing.resize must be a whole number >= 1; got True."),
+        ({"size": 0}, "preprocessing.size must be a whole number from 1 to 8192; got 0."),
+        ({"size": 224.0}, "preprocessing.size must be a whole number from 1 to 8192; got 224.0."),
+        ({"size": 10**30}, "preprocessing.size must be a whole number from 1 to 8192; got 1000000"),
+        ({"resize": 8193}, "preprocessing.resize must be a whole number from 1 to 8192; got 8193."),
+        ({"resize": True}, "preprocessing.resize must be a whole number from 1 to 8192; got True."),
         (
             {"size": 224, "resize": 200},
             "preprocessing.resize 200 is smaller than size 224, so no crop fits in it; try 256.",

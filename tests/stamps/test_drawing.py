@@ -251,9 +251,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "least"), [("designs", 5, 6), ("impressions", 1, 2), ("size", 31, 32), ("seed", -1, 0)]
+    ("name", "value", "least"),
+    [
+        ("designs", 5, 6),
+        ("impressions", 1, 2),
+        ("size", 31, 32),
+        ("seed", -1, 0),
+        ("size", 4097, 32),
+        ("designs", 10**9, 6),
+    ],
 )
-def test_numbers_that_are_too_small(tmp_path: Path, name: str, value: int, least: int) -> None:
-    with pytest.raises(SettingsError, match=f"{name} must be a whole number >= {least}; got {value}"):
+def test_numbers_out_of_range(tmp_path: Path, name: str, value: int, least: int) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} must be a whole number from {least} to \d+; got {value}\."):
         draw_stamps(tmp_path / "set", **{**SMALL, name: value})
     assert not (tmp_path / "set").exists()

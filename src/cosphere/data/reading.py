@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import pandas as pd
 
+from cosphere.checks import check_number
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import Classes, Labels, read_archive, read_folder
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
@@ -56,12 +57,13 @@ def read_catalogue(
         published.
 
     Raises:
-        SettingsError: there is no such layout.
+        SettingsError: there is no such layout, or another argument is out of range.
         DataError: the source cannot be read as a data set.
     """
     layouts = ["auto", "folder", "table", *LAYOUTS]
     if layout not in layouts:
         raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, layouts)}")
+    check_number("max_missing", max_missing, at_least=0, at_most=1)
     share = 0.0 if strict else max_missing
     options: _Options = {"classes": classes, "labels": labels}
     if isinstance(source, pd.DataFrame):

@@ -31,6 +31,10 @@ LONGEST = 8
 of 256, would take 300 MB."""
 
 
+MAX_SIDE = 8192
+"""Largest side of a resized image, in pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(PlainSettings):
     """How an image becomes network input, in training and in use; saved with the model.
@@ -61,7 +65,7 @@ class Preprocessing(PlainSettings):
     def __post_init__(self) -> None:
         check_choice(self._name("decoding"), self.decoding, ("reduced", "exact"))
         for name in ("size", "resize"):
-            self._set(**{name: check_whole(self._name(name), getattr(self, name), least=1)})
+            self._set(**{name: check_whole(self._name(name), getattr(self, name), least=1, most=MAX_SIDE)})
         if self.resize < self.size:
             raise SettingsError(
                 f"preprocessing.resize {self.resize} is smaller than size {self.size}, so no crop fits in it; "

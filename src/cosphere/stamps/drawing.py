@@ -35,6 +35,13 @@ VAL_SHARE, TEST_SHARE = 2 / 15, 4 / 15  # shares of the pairs: of 60 designs, 36
 MIN_DESIGNS = 6  # one pair per split
 MIN_SIZE = 32  # pixels; smaller stamps are illegible
 
+_BOUNDS = {
+    "designs": (MIN_DESIGNS, 100_000),
+    "impressions": (2, 100_000),
+    "size": (MIN_SIZE, 4096),
+    "seed": (0, 2**31 - 1),
+}
+
 INKS = {  # RGB transmission of a full layer of ink, in [0, 1]
     "blue": (0.13, 0.22, 0.62),
     "violet": (0.37, 0.16, 0.55),
@@ -77,8 +84,8 @@ def draw_stamps(
         RunError: the folder cannot be written to.
     """
     settings = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
-    for name, least in {"designs": MIN_DESIGNS, "impressions": 2, "size": MIN_SIZE, "seed": 0}.items():
-        check_whole(name, settings[name], least=least)
+    for name, (least, most) in _BOUNDS.items():
+        check_whole(name, settings[name], least=least, most=most)
     folder = Path(folder)
     splits = _splits(designs, seed)
     _claim(folder, {"format": "cosphere stamps", "version": VERSION, **settings})
