@@ -239,22 +239,15 @@ def test_a_config_is_a_recipe(trained: Path, photos: Path, tmp_path: Path) -> No
     assert again == first
 
 
-def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "recipe.yaml").write_text("about: {row: a row, published: {recall@1: 61.23}}\nseed: 3\n")
-    words = [
-        "train",
-        str(photos),
-        "--config",
-        str(tmp_path / "recipe.yaml"),
-        "--name",
-        "row",
-        "--runs",
-        str(tmp_path),
-        *SMALL,
-    ]
-    assert main(words) == 0
+def test_published_scores_stand_beside_ours(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cosphere.experiment.evaluation.published_scores", lambda *_, **__: {"recall@1": 61.23})
+    shutil.copytree(trained, tmp_path / "row")
     assert main(["evaluate", str(tmp_path / "row"), "--clustering", "false"]) == 0
-    assert re.search(r"recall@1.*61\.23", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"recall@1.*61\.23", shown)
+    assert "published" in shown
 
 
 @pytest.mark.parametrize(
@@ -268,36 +261,6 @@ def test_published_scores_stand_beside_ours(photos: Path, tmp_path: Path, capsys
         (
             ["train", "{photos}", "--loss.name", "tripplet", "--runs", "{tmp}"],
             "no loss is called 'tripplet'. Did you mean 'triplet'?",
-        ),
-        (
-            [
-                "train",
-                "{photos}",
-                "--batch.images_per_class",
-                "50",
-                "--batch.size",
-                "100",
-                "--runs",
-                "{tmp}",
-                "--model.weights",
-                "none",
-            ],
-            "more than any class has",
-        ),
-        (
-            [
-                "train",
-                "{photos}",
-                "--batch.images_per_class",
-                "2",
-                "--batch.size",
-                "100",
-                "--runs",
-                "{tmp}",
-                "--model.weights",
-                "none",
-            ],
-            "50",
         ),
         (["train", "{photos}", "--images.size", "8"], "images.size must be a whole number from 16 to 4096; got 8."),
         (["train", "{photos}", "--sec.radius", "wide"], "sec.radius is 'wide'; wanted"),

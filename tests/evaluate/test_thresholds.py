@@ -144,7 +144,7 @@ def test_a_threshold_from_elsewhere():
         rates_at(scores, same, math.nan)
     with pytest.raises(SettingsError, match="level must be a number above 0"):
         threshold_table(scores, same, level=1)
-    with pytest.raises(SettingsError, match="false accept rate is in"):
+    with pytest.raises(SettingsError, match="far must be a number"):
         threshold_table(scores, same, [1.5])
 
 

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
         "words hold NaN or infinity": quantised | {"words": quantised["words"] * np.nan},
         "can only convert an array of size 1": good | {"format": np.arange(3)},
         "cannot convert float infinity": good | {"dim": np.inf},
-        "Object arrays cannot be loaded": good | {"rows": np.array([{}, {}])},
+        "holds pickled objects": good | {"rows": np.array([{}, {}])},
     }
     for words, arrays in wrong.items():
         with path.open("wb") as file:

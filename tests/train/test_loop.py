@@ -157,7 +157,7 @@ def test_going_on_gives_the_same_weights_bit_for_bit(
         steps=12,
         checkpoint_every=6,
         loss=loss,
-        sec=SecSettings(weight=0.1, radius="ema", ramp="head"),
+        sec=SecSettings(weight=0.1, radius="ema", ramp="linear"),
         schedule=ScheduleSettings(name="cosine", warmup_steps=3, new_layers_steps=2),
         data=DataSettings(validation_share=0.2, workers=workers),
         validation=ValidationSettings(every=3, before=True, lens=True),

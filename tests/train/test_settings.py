@@ -25,14 +25,6 @@ from cosphere.train.settings import (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: BatchSettings(size=100, images_per_class=3),
-            "batch.size 100 does not divide by batch.images_per_class 3; try 99 or 102.",
-        ),
-        (
-            lambda: BatchSettings(size=2, images_per_class=3),
-            "batch.size 2 does not divide by batch.images_per_class 3; try 3 or 6.",
-        ),
         (lambda: BatchSettings(size=0), "batch.size must be a whole number from 1 to 1000000; got 0."),
         (
             lambda: BatchSettings(images_per_class=0),
