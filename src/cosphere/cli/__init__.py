@@ -69,6 +69,13 @@ def _dispatch(given: list[str]) -> int:
     name, rest = given[0], given[1:]
     if name not in COMMANDS:
         raise CosphereError(f"there is no command {name!r}. {did_you_mean(name, COMMANDS)}")
+    from cosphere.cli import quick
+
+    rest = quick.understood(name, rest)
+    shown = quick.answer(name, rest)
+    if shown is not None:
+        print(shown, end="")
+        return 0
     return int(importlib.import_module(COMMANDS[name][0]).run(rest))
 
 

@@ -18,23 +18,28 @@ _EXAMPLES = [
 ]
 
 
-def run(arguments: list[str]) -> int:
-    """Print the threshold and its rates, and store it in the run's model."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "calibrate",
         "Choose the cosine above which two images match, for a target false-accept rate, and store it in the model.",
         _EXAMPLES,
     )
-    parser.add_argument("run", type=str, help="a run's folder")
-    add_source(parser, optional="the run's images where they moved, or others with --split all")
-    parser.add_argument("--far", type=float, default=1e-3, help="target false-accept rate of pairs, in (0, 1)")
-    add_split(parser, default=None, without="by default val")
-    parser.add_argument(
+    made.add_argument("run", type=str, help="a run's folder")
+    add_source(made, optional="the run's images where they moved, or others with --split all")
+    made.add_argument("--far", type=float, default=1e-3, help="target false-accept rate of pairs, in (0, 1)")
+    add_split(made, default=None, without="by default val")
+    made.add_argument(
         "--test", type=bool, default=True, help="also measure the threshold on the test split, if there is one"
     )
-    add_seed(parser, "the intervals and of the known classes")
-    add_embedding(parser)
-    given = parser.read(arguments)
+    add_seed(made, "the intervals and of the known classes")
+    add_embedding(made)
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Print the threshold and its rates, and store it in the run's model."""
+    given = parser().read(arguments)
     calibrated = calibrate_run(
         given.run,
         given.source,

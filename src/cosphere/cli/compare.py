@@ -31,7 +31,7 @@ SHOWN_CLASSES = 5
 
 def run(arguments: list[str]) -> int:
     """Print the table and write `comparison.json` and the picture."""
-    given = _parser().read(arguments)
+    given = parser().read(arguments)
     compared = compare_runs(
         given.runs,
         arms=_arms(given.arm or []),
@@ -53,41 +53,42 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "compare",
         "Compare evaluated runs on the same images: differences with intervals and p-values, and who wins where. "
         "Runs that differ only in the seed form one arm.",
         _EXAMPLES,
         usage="cosphere compare RUN RUN ... [settings]",
     )
-    parser.add_argument("runs", nargs="*", type=str, help="folders of runs; the first is the baseline")
-    parser.add_argument("--arm", action="append", type=str, help="NAME=FOLDERS: runs forming one arm; repeatable")
-    parser.add_argument(
+    made.add_argument("runs", nargs="*", type=str, help="folders of runs; the first is the baseline")
+    made.add_argument("--arm", action="append", type=str, help="NAME=FOLDERS: runs forming one arm; repeatable")
+    made.add_argument(
         "--baseline",
         type=str | None,
         default=None,
         help="arm or run that the others are compared with; by default the first",
     )
-    parser.add_argument(
+    made.add_argument(
         "--metric", type=str | None, default=None, help="comma-separated scores; by default recall@K and map@r"
     )
-    parser.add_argument("--ks", type=list[int], default=[1], help="the K of Recall@K, unless --metric names them")
-    parser.add_argument("--split", type=str | None, default=None, help="evaluated split; by default the last one")
-    parser.add_argument(
+    made.add_argument("--ks", type=list[int], default=[1], help="the K of Recall@K, unless --metric names them")
+    made.add_argument("--split", type=str | None, default=None, help="evaluated split; by default the last one")
+    made.add_argument(
         "--over",
         type=str,
         default="classes",
         help="what intervals and p-values resample: `classes`, or `queries` of the same classes",
     )
-    parser.add_argument("--level", type=float, default=0.95, help="confidence level of the intervals, in (0, 1)")
-    parser.add_argument("--samples", type=int, default=2000, help="resamples behind the intervals")
-    add_seed(parser, "the resamples")
-    parser.add_argument(
+    made.add_argument("--level", type=float, default=0.95, help="confidence level of the intervals, in (0, 1)")
+    made.add_argument("--samples", type=int, default=2000, help="resamples behind the intervals")
+    add_seed(made, "the resamples")
+    made.add_argument(
         "--shared", type=bool, default=False, help="use only the shared images where runs were scored on different ones"
     )
-    parser.add_argument("--out", type=str, default="comparison", help="folder for the picture and comparison.json")
-    return parser
+    made.add_argument("--out", type=str, default="comparison", help="folder for the picture and comparison.json")
+    return made
 
 
 def _arms(arms: Sequence[str]) -> dict[str, list[Path]]:

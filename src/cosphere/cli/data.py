@@ -22,6 +22,18 @@ _EXAMPLES = [
 ]
 
 
+def parser() -> CommandParser:
+    """The options of `data check`."""
+    made = CommandParser(
+        "data check",
+        "Count images and classes; find unreadable files, duplicates and differences from the published benchmark.",
+        _EXAMPLES,
+    )
+    add_source(made)
+    made.add_argument("--json", type=str | None, default=None, help="also write the findings to this file")
+    return made
+
+
 def run(arguments: list[str]) -> int:
     """Dispatch to `check`, the only verb."""
     if arguments and not arguments[0].startswith("-") and arguments[0] != "check":
@@ -30,14 +42,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    parser = CommandParser(
-        "data check",
-        "Count images and classes; find unreadable files, duplicates and differences from the published benchmark.",
-        _EXAMPLES,
-    )
-    add_source(parser)
-    parser.add_argument("--json", type=str | None, default=None, help="also write the findings to this file")
-    given = parser.read(arguments)
+    given = parser().read(arguments)
     with console.progress_bar("reading images") as progress:
         report = check(given.source, layout=given.layout, classes=given.classes or "top", progress=progress)
     Console().print(render(report))

@@ -37,19 +37,24 @@ from cosphere.train import (
 )
 
 
-def run(arguments: list[str]) -> int:
-    """Draw, train, score before and after, report, search."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "demo",
         "Draw stamp impressions, train EfficientNet-Lite0 on them with multi-similarity and SEC, and show the improvement "
         "on designs that it has not seen. Needs no download.",
         ["cosphere demo", "cosphere demo --out elsewhere --steps 200"],
     )
-    parser.add_argument("--out", type=str, default="demo", help="folder for the stamps and the run")
-    parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
-    add_seed(parser, "the drawing and of the training")
-    parser.add_argument("--weights", type=str, default="imagenet", help="as --model.weights of `cosphere train`")
-    given = parser.read(arguments)
+    made.add_argument("--out", type=str, default="demo", help="folder for the stamps and the run")
+    made.add_argument("--steps", type=int, default=100, help="optimiser steps")
+    add_seed(made, "the drawing and of the training")
+    made.add_argument("--weights", type=str, default="imagenet", help="as --model.weights of `cosphere train`")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Draw, train, score before and after, report, search."""
+    given = parser().read(arguments)
     show(Path(given.out), steps=given.steps, seed=given.seed, weights=given.weights)
     return 0
 

@@ -15,19 +15,24 @@ _EXAMPLES = [
 ]
 
 
-def run(arguments: list[str]) -> int:
-    """Write one .npz with raw embeddings, labels, paths and class names."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "embed",
         "Write the raw embeddings of images to an .npz file: embeddings (N, D) float32, labels, paths, class_names.",
         _EXAMPLES,
     )
-    parser.add_argument("model", type=str, help="a run's folder or a model bundle")
-    add_source(parser)
-    parser.add_argument("--out", type=str, required=True, help="the .npz file to write")
-    add_split(parser, default="all", without="by default all")
-    add_embedding(parser)
-    given = parser.read(arguments)
+    made.add_argument("model", type=str, help="a run's folder or a model bundle")
+    add_source(made)
+    made.add_argument("--out", type=str, required=True, help="the .npz file to write")
+    add_split(made, default="all", without="by default all")
+    add_embedding(made)
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Write one .npz with raw embeddings, labels, paths and class names."""
+    given = parser().read(arguments)
     embeddings = embed_images(
         given.model,
         given.source,

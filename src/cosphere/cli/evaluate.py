@@ -24,23 +24,29 @@ WEAKEST = 3
 """Classes that are named in the terminal."""
 
 
-def run(arguments: list[str]) -> int:
-    """Print a table and write `scores.json`."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "evaluate", "Score a run's model: Recall@K, MAP@R, R-precision, NMI and F1, with intervals.", _EXAMPLES
     )
-    parser.add_argument("run", type=str, help="a run's folder")
-    add_source(parser, optional="by default the images that the run was trained from")
-    add_split(parser, default=None, without="by default test, or val where there is no test split")
-    parser.add_argument("--untrained", type=bool, default=False, help="score the untrained backbone: the score to beat")
-    parser.add_argument(
+    made.add_argument("run", type=str, help="a run's folder")
+    add_source(made, optional="by default the images that the run was trained from")
+    add_split(made, default=None, without="by default test, or val where there is no test split")
+    made.add_argument("--untrained", type=bool, default=False, help="score the untrained backbone: the score to beat")
+    made.add_argument(
         "--codes", type=bool, default=False, help="also compare bits and other smaller forms: a table and codes.json"
     )
-    add_embedding(parser)
-    parser.add_class_arguments(EvaluationSettings, None)
+    add_embedding(made)
+    made.add_class_arguments(EvaluationSettings, None)
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Print a table and write `scores.json`."""
+    parser_ = parser()
     # What the run's recipe asks for stands in for the defaults, and the command line overrides it.
-    parser.set_defaults(dataclasses.asdict(own_settings(RunFolder.open(parser.read(arguments).run))))
-    given = parser.read(arguments)
+    parser_.set_defaults(dataclasses.asdict(own_settings(RunFolder.open(parser_.read(arguments).run))))
+    given = parser_.read(arguments)
     evaluation = evaluate_run(
         given.run,
         given.source,

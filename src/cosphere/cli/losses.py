@@ -27,27 +27,32 @@ _EXAMPLES = [
 _TIMING = ("batch", "dim", "per_class", "repeats", "threads", "device")
 
 
-def run(arguments: list[str]) -> int:
-    """Print the loss table, one loss in full, or what the losses take on this machine."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "losses", "List the losses, show one in full, or time their forward and backward passes.", _EXAMPLES
     )
-    parser.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to time")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/losses.md")
-    parser.add_argument("--time", action="store_true", help="time the losses, beside the bare matrix of similarities")
-    parser.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
-    parser.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
-    parser.add_argument("--per_class", type=int, default=4, help="with --time: embeddings of each class")
-    parser.add_argument("--repeats", type=int, default=10, help="with --time: maximum number of measurements of each")
-    parser.add_argument(
+    made.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to time")
+    made.add_argument("--markdown", action="store_true", help="print the table of docs/losses.md")
+    made.add_argument("--time", action="store_true", help="time the losses, beside the bare matrix of similarities")
+    made.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
+    made.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
+    made.add_argument("--per_class", type=int, default=4, help="with --time: embeddings of each class")
+    made.add_argument("--repeats", type=int, default=10, help="with --time: maximum number of measurements of each")
+    made.add_argument(
         "--threads",
         type=int | None,
         default=None,
         help="with --time: CPU threads; by default those that PyTorch chooses",
     )
-    parser.add_argument("--device", type=str, default="auto", help="with --time: auto, cpu, cuda or mps")
-    given = parser.read(arguments)
-    _check_together(given, parser.get_defaults())
+    made.add_argument("--device", type=str, default="auto", help="with --time: auto, cpu, cuda or mps")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Print the loss table, one loss in full, or what the losses take on this machine."""
+    given = parser().read(arguments)
+    _check_together(given, parser().get_defaults())
     if given.time:
         _time(given)
     elif given.markdown:

@@ -12,19 +12,22 @@ from cosphere.runs import RunFolder
 _EXAMPLES = ["cosphere report runs/first", "cosphere report runs/first --queries 48 --out page.html"]
 
 
-def run(arguments: list[str]) -> int:
-    """Write `report.html`."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "report", "Write one page, which opens offline: scores, curves, lengths, right and wrong answers.", _EXAMPLES
     )
-    parser.add_argument("run", type=str, help="a run's folder; evaluate it first")
-    parser.add_argument(
-        "--split", type=str | None, default=None, help="evaluated split to show; by default the last one"
-    )
-    parser.add_argument("--queries", type=int, default=24, help="queries in the gallery")
-    parser.add_argument("--neighbours", type=int, default=6, help="neighbours of each")
-    parser.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")
-    given = parser.read(arguments)
+    made.add_argument("run", type=str, help="a run's folder; evaluate it first")
+    made.add_argument("--split", type=str | None, default=None, help="evaluated split to show; by default the last one")
+    made.add_argument("--queries", type=int, default=24, help="queries in the gallery")
+    made.add_argument("--neighbours", type=int, default=6, help="neighbours of each")
+    made.add_argument("--out", type=str | None, default=None, help="file to write; by default the run's report.html")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Write `report.html`."""
+    given = parser().read(arguments)
     page = write_report(
         RunFolder.open(given.run).path,
         Path(given.out) if given.out else None,

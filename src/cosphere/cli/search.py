@@ -24,26 +24,31 @@ _EXAMPLES = [
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def run(arguments: list[str]) -> int:
-    """Print the k nearest and write a picture strip."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "search", "Find the images nearest to one image: by cosine, exactly or from smaller rows.", _EXAMPLES
     )
-    parser.add_argument("model", type=str, help="a run's folder or a model bundle")
-    add_source(parser)
-    parser.add_argument("query", type=str, help="the image to search with")
-    parser.add_argument("--k", type=int, default=8, help="number of images to find")
-    parser.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")
-    parser.add_argument(
+    made.add_argument("model", type=str, help="a run's folder or a model bundle")
+    add_source(made)
+    made.add_argument("query", type=str, help="the image to search with")
+    made.add_argument("--k", type=int, default=8, help="number of images to find")
+    made.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")
+    made.add_argument(
         "--wanted_recall",
         type=float | None,
         default=None,
         help="0 to 1: refuse an index that finds less of what exact search finds",
     )
-    parser.add_argument("--out", type=str, default="search.png", help="the picture to write")
-    add_split(parser, default="all", without="by default all")
-    add_embedding(parser)
-    given = parser.read(arguments)
+    made.add_argument("--out", type=str, default="search.png", help="the picture to write")
+    add_split(made, default="all", without="by default all")
+    add_embedding(made)
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Print the k nearest and write a picture strip."""
+    given = parser().read(arguments)
     if Path(given.out).suffix.lower() not in _FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
     searched = search_images(

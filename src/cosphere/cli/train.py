@@ -27,7 +27,7 @@ _EXAMPLES = [
 
 def run(arguments: list[str]) -> int:
     """Train, and say what to do next."""
-    given = _parser().read(arguments)
+    given = parser().read(arguments)
     if given.resume:
         if len(arguments) != (1 if any(word.startswith("--resume=") for word in arguments) else 2):
             raise SettingsError(
@@ -44,35 +44,34 @@ def run(arguments: list[str]) -> int:
     return _finish(Path(given.runs) / name, settings, **beside)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
         "train",
         "Train an embedding and leave it in a run's folder.",
         _EXAMPLES,
         usage="cosphere train DATA [--config RECIPE] [--name NAME] [--SETTING VALUE ...]\n       cosphere train --resume RUN",
     )
-    parser.add_argument(
+    made.add_argument(
         "source", nargs="?", type=str, help="image folder, table or benchmark root; the same as --data.root"
     )
-    parser.add_argument("--config", action="config", help="a recipe (YAML) with any of the settings below")
-    parser.add_argument(
-        "--name", type=str | None, default=None, help="name of the run; by default the date and the loss"
-    )
-    parser.add_argument("--runs", type=str, default="runs", help="folder that holds the runs")
-    parser.add_argument(
+    made.add_argument("--config", action="config", help="a recipe (YAML) with any of the settings below")
+    made.add_argument("--name", type=str | None, default=None, help="name of the run; by default the date and the loss")
+    made.add_argument("--runs", type=str, default="runs", help="folder that holds the runs")
+    made.add_argument(
         "--resume", type=str | None, default=None, help="a run's folder to go on with, exactly where it stopped"
     )
-    parser.add_argument(
+    made.add_argument(
         "--about", type=dict[str, Any], default={}, help="what a recipe says of itself: paper, published row, unknowns"
     )
-    parser.add_argument(
+    made.add_argument(
         "--evaluation",
         type=dict[str, Any],
         default={},
         help="settings of `cosphere evaluate` for this run, unless its command line gives others",
     )
-    parser.add_class_arguments(TrainSettings, None)
-    return parser
+    made.add_class_arguments(TrainSettings, None)
+    return made
 
 
 def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) -> int:

@@ -1,0 +1,221 @@
+"""Help and the refusal of mistyped options without loading torch: both are read from `options.json`, which this file writes.
+
+python -m cosphere.cli.quick    # after an option or a setting was added or changed; a test says when
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from cosphere.errors import SettingsError, did_you_mean
+from cosphere.fields import nearest_name
+
+FILE = Path(__file__).with_name("options.json")
+WIDTH = "100"
+"""Columns of the written help."""
+HELP = ("-h", "--help")
+MODEL = ("model.backbone", "model.weights", "model.dim")
+SYNONYMS = {
+    "loss": ["loss.name"],
+    "sec": ["sec.weight"],
+    "sec_weight": ["sec.weight"],
+    "lr": ["optimizer.backbone_rate", "optimizer.head_rate"],
+    "learning_rate": ["optimizer.backbone_rate", "optimizer.head_rate"],
+    "weight_decay": ["optimizer.weight_decay"],
+    "batch_size": ["batch.size"],
+    "image_size": ["images.size"],
+    "backbone": ["model.backbone"],
+    "model": ["model.backbone"],
+    "weights": ["model.weights"],
+    "dim": ["model.dim"],
+    "embedding_dim": ["model.dim"],
+    "workers": ["data.workers"],
+    "optimizer": ["optimizer.name"],
+}
+"""Names that people type first, and the settings of `cosphere train` that they mean."""
+ADVICE = {
+    "epochs": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
+    "epoch": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
+    "max_epochs": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
+    "margin": "a setting of the loss is given as --loss.settings.margin",
+    "temperature": "a setting of the loss is given as --loss.settings.temperature",
+    "output": "the run's folder is --runs FOLDER and --name NAME",
+    "out": "the run's folder is --runs FOLDER and --name NAME",
+}
+
+
+@cache
+def options() -> dict[str, Any]:
+    """What `options.json` holds: for each command its help and its options, and the names of the losses."""
+    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def answer(command: str, arguments: Sequence[str]) -> str | None:
+    """The help of a command if it is asked for, else None.
+
+    Raises:
+        SettingsError: an option does not exist, or its value is of another type.
+    """
+    about = options()["commands"][command]
+    words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    if "--help-all" in words:
+        return str(about["all"])
+    if any(word in HELP for word in words):
+        return str(about["short"])
+    for place, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            following = words[place + 1] if place + 1 < len(words) else None
+            name, value = name.replace("-", "_"), value if equals else following or ""
+            _check(about["options"], name, value if equals or following is not None else None)
+            if name == "config" and value:
+                _check_recipe(about["options"], Path(value))
+    return None
+
+
+def understood(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments with :data:`SYNONYMS` replaced by the settings that they mean.
+
+    Raises:
+        SettingsError: an option that has no counterpart; the error says what to use.
+    """
+    if command != "train":
+        return list(arguments)
+    words: list[str] = []
+    at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        at += 1
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if word == "--":
+            return [*words, word, *arguments[at:]]
+        if word.startswith("--") and name in ADVICE:
+            raise SettingsError(f"there is no setting {name!r}: {ADVICE[name]}.")
+        if not word.startswith("--") or name not in SYNONYMS:
+            words.append(word)
+            continue
+        if not equals and at < len(arguments):
+            value, at = arguments[at], at + 1
+        if value.endswith((".yaml", ".yml")) or value.startswith("{"):  # a section given whole
+            words += [f"--{name}", value]
+        else:
+            words += [part for meant in SYNONYMS[name] for part in (f"--{meant}", value)]
+    return words
+
+
+def _check(known: dict[str, Any], name: str, value: str | None) -> None:
+    kind = known.get(name)
+    if kind is None:
+        if any(name.startswith(f"{one}.") for one, its in known.items() if its == "names"):
+            return
+        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, known)}")
+    if value is None:
+        return
+    if name == "loss.name" and value not in options()["losses"]:
+        raise SettingsError(f"no loss is called {value!r}. {did_you_mean(value, options()['losses'])}")
+    if isinstance(kind, list):
+        if value not in kind:
+            words = f"{', '.join(map(repr, kind[:-1]))} or {kind[-1]!r}" if len(kind) > 1 else repr(kind[0])
+            raise SettingsError(f"{name} is {value!r}; wanted {words}.")
+    elif (kind == "whole" and not re.fullmatch(r"[+-]?\d+", value)) or (kind == "number" and not _is_number(value)):
+        raise SettingsError(f"{name} is {value!r}; wanted {'int' if kind == 'whole' else 'float'}.")
+
+
+def _check_recipe(known: dict[str, Any], path: Path) -> None:
+    """Refuse a recipe that cannot be read, uses aliases or holds an unknown name, before the parser expands it."""
+    from cosphere.files import read_yaml
+
+    if not path.exists():
+        raise SettingsError(f"there is no recipe {path}.")
+    _check_names(known, read_yaml(path, what="a recipe"), "")
+
+
+def _check_names(known: dict[str, Any], content: dict[str, Any], section: str) -> None:
+    for key, value in content.items():
+        name = f"{section}{key}"
+        is_section = any(one.startswith(f"{name}.") for one in known)
+        if isinstance(value, dict) and is_section and known.get(name) != "names":
+            _check_names(known, value, f"{name}.")
+        elif name not in known and not is_section:
+            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, known)}")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def content() -> dict[str, Any]:
+    """What `options.json` should hold."""
+    import importlib
+
+    from cosphere import losses
+    from cosphere.cli import COMMANDS
+
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
+    try:
+        commands = {name: _command(importlib.import_module(module).parser()) for name, (module, _) in COMMANDS.items()}
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return {"commands": commands, "losses": [entry.name for entry in losses.table()]}
+
+
+def _command(parser: Any) -> dict[str, Any]:
+    whole = parser.format_help()
+    named = {action: action.option_strings[-1][2:] for action in parser._actions if action.option_strings}
+    kinds = {name: _kind(getattr(action, "_typehint", None)) for action, name in named.items() if name != "help"}
+    shown = _basic(named.values())
+    for action, name in named.items():
+        if name not in shown:
+            action.help = argparse.SUPPRESS
+    short = parser.format_help()
+    if short != whole:
+        short = f"{short.rstrip()}\n\n`{parser.prog} --help-all` lists every setting.\n"
+    return {"short": short, "all": whole, "options": kinds}
+
+
+def _basic(names: Any) -> set[str]:
+    """The options of the short help: those of the command itself, and of its settings the basic ones."""
+    from cosphere.evaluate import EvaluationSettings
+    from cosphere.fields import dotted_names
+    from cosphere.train import TrainSettings
+
+    every = {*dotted_names(TrainSettings), *dotted_names(EvaluationSettings)}
+    basic = {*dotted_names(TrainSettings, lambda rule: rule.basic), *MODEL, *EVALUATION}
+    sections = {name.split(".")[0] for name in every if "." in name}
+    return {name for name in names if name in basic or (name not in every and name.split(".")[0] not in sections)}
+
+
+EVALUATION = ("ks", "clustering", "metrics", "bits", "interval_over", "seed", "level")
+
+
+def _kind(hint: Any) -> Any:
+    """whole, number, switch, names, a list of choices, or any."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) is dict:
+        return "names"
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+        return "any"
+    return {int: "whole", float: "number", bool: "switch"}.get(hint, "any")
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(content(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written: {FILE}")

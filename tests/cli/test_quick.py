@@ -1,0 +1,115 @@
+"""Help and refusals without torch: what is written beside the code is what the parsers say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosphere.cli import main, quick
+from cosphere.errors import CosphereError, SettingsError
+
+
+def test_what_is_written_is_what_the_parsers_say() -> None:
+    assert json.loads(json.dumps(quick.content())) == quick.options(), "run: python -m cosphere.cli.quick"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--help"],
+        ["train", "--help-all"],
+        ["evaluate", "--help"],
+        ["train", "photos", "--sec.wieght", "1"],
+        ["train", "photos", "--loss", "tripplet"],
+        ["train", "photos", "--steps", "many"],
+    ],
+)
+def test_help_and_refusals_load_nothing_heavy(words: list[str]) -> None:
+    heavy = "print([name for name in ('torch', 'pandas', 'timm', 'jsonargparse') if name in sys.modules])"
+    code = f"import sys; from cosphere.cli import main; main({words!r}); {heavy}"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip().endswith("[]")
+
+
+def test_the_short_help_shows_what_matters_and_says_where_the_rest_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert main(["train", "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    for name in ("--loss.name", "--sec.weight", "--steps", "--batch.size", "--optimizer.head_rate", "--model.backbone"):
+        assert name in short
+    for name in ("--sec.momentum", "--schedule.gamma", "--data.max_unreadable"):
+        assert name not in short
+        assert name in whole
+    assert "`cosphere train --help-all` lists every setting." in short
+    assert len(short.splitlines()) < 0.5 * len(whole.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["x", "--loss", "triplet"], ["x", "--loss.name", "triplet"]),
+        (["x", "--loss=triplet"], ["x", "--loss.name", "triplet"]),
+        (["x", "--sec", "0.02"], ["x", "--sec.weight", "0.02"]),
+        (["x", "--lr", "0.001"], ["x", "--optimizer.backbone_rate", "0.001", "--optimizer.head_rate", "0.001"]),
+        (["x", "--batch-size", "30"], ["x", "--batch.size", "30"]),
+        (["x", "--loss", "part.yaml"], ["x", "--loss", "part.yaml"]),
+        (["x", "--seed", "1", "--", "--loss"], ["x", "--seed", "1", "--", "--loss"]),
+    ],
+)
+def test_settings_that_people_type_first_are_understood(words: list[str], want: list[str]) -> None:
+    assert quick.understood("train", words) == want
+    assert quick.understood("evaluate", words) == words
+    known = quick.options()["commands"]["train"]["options"]
+    assert {name for meant in quick.SYNONYMS.values() for name in meant} <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train", "x", "--epochs", "3"],
+            "there is no setting 'epochs': training counts steps, not epochs. Use --steps",
+        ),
+        (["train", "x", "--margin", "0.1"], "--loss.settings.margin"),
+        (["train", "x", "--sec.wieght=1"], "there is no setting 'sec.wieght'. Did you mean 'sec.weight'?"),
+        (["train", "x", "--batch.images-per-clas", "1"], "Did you mean 'batch.images_per_class'?"),
+        (["train", "x", "--steps", "1e3x"], "steps is '1e3x'; wanted int."),
+        (["train", "x", "--sec.weight", "much"], "sec.weight is 'much'; wanted float."),
+        (["train", "x", "--precision", "fp61"], "precision is 'fp61'; wanted 'float32', 'bf16' or 'fp16'."),
+        (["train", "x", "--loss", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
+        (["evaluate", "x", "--kss", "3"], "there is no setting 'kss'. Did you mean 'ks'?"),
+        (["search", "a", "b", "c", "--k", "two"], "k is 'two'; wanted int."),
+    ],
+)
+def test_mistyped_options(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("sec: {wieght: 1}", "there is no setting 'sec.wieght'. Did you mean 'sec.weight'?"),
+        ("stepps: 1", "there is no setting 'stepps'. Did you mean 'steps'?"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases (*name) are not read"),
+        ("- 1", "holds a list"),
+    ],
+)
+def test_recipes_are_checked_before_the_parser_sees_them(recipe: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(CosphereError) as caught:
+        quick.answer("train", ["--config", str(tmp_path / "recipe.yaml")])
+    assert message in str(caught.value)
+
+
+def test_free_names_and_recipes_that_are_right_pass(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("about: {paper: x}\nloss: {settings: {margin: 0.1}}\nsec: {weight: 1}\n")
+    words = ["x", "--config", str(tmp_path / "recipe.yaml"), "--loss.settings.margin", "0.2", "--about.row", "1"]
+    assert quick.answer("train", words) is None
+    with pytest.raises(SettingsError, match="there is no recipe"):
+        quick.answer("train", ["--config", str(tmp_path / "none.yaml")])
