@@ -291,11 +291,10 @@ def test_references_are_never_taken_for_self(name):
     x, changed = points(), []
     first, second = x[:6], x[6:]
     ours, theirs = LABELS[:6], LABELS[6:]
+    assert steady(name)(first, ours, references=second, reference_labels=theirs) > 0 or traits(name, {}).may_be_negative
     for loss in (build(name, **settings) for settings in forms(name)):
         if loss.traits().draws:
             continue
-        value = loss(first, ours, references=second, reference_labels=theirs)
-        assert value > 0 or loss.traits().may_be_negative
         own = loss(x, LABELS, references=x, reference_labels=LABELS)
         changed.append(bool(own != loss(x, LABELS)))  # here each row meets itself as a positive
     assert any(changed)  # a form that mines may drop the row itself, a positive that is never hard
@@ -360,6 +359,41 @@ def test_an_anchor_may_have_no_positive_anywhere(name, settings):
         value.backward()
         assert value.isfinite()
         assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, settings) for name, settings in VARIANTS if name in PAIR_LOSSES], ids=str
+)
+def test_labels_may_be_left_out_where_pairs_are_given(name, settings):
+    loss, x = build(name, **settings).double(), points()
+    anchors, positives = torch.tensor([0, 1, 3, 5, 7]), torch.tensor([1, 2, 4, 6, 8])
+    negatives = torch.tensor([3, 4, 0, 9, 9])
+    for tuples in ((anchors, positives, anchors, negatives), (anchors, positives, negatives)):
+        for more in ({}, {"references": points(seed=3)}):
+            if loss.traits().uses_classes:
+                with pytest.raises(
+                    SizeError, match=r"labels are missing: \w+ needs the class of each image, also where"
+                ):
+                    loss(x, indices_tuple=tuples, **more)
+                continue
+            torch.manual_seed(0)  # some draw
+            got = loss(x, indices_tuple=tuples, **more)
+            torch.manual_seed(0)
+            known = {**more, "reference_labels": LABELS} if more else {}
+            assert got.item() == loss(x, LABELS, tuples, **known).item() != 0
+    with pytest.raises(
+        SizeError, match=r"labels are missing\. Give labels=, or the pairs to compare as indices_tuple="
+    ):
+        loss(x)
+
+
+def test_a_class_tree_needs_labels_besides_the_pairs():
+    loss = build("hierarchical_triplet").double()
+    tuples = (torch.tensor([0, 3]), torch.tensor([1, 4]), torch.tensor([5, 5]))
+    assert loss(points(), indices_tuple=tuples) == loss(points(), LABELS, tuples)
+    loss.rebuild(points(), LABELS)
+    with pytest.raises(SizeError, match="HierarchicalTripletLoss needs the class of each image"):
+        loss(points(), indices_tuple=tuples)
 
 
 def test_pair_cosines_agree_with_loops():

@@ -66,7 +66,7 @@ TWINS = {
     "contrastive": ({"form": "pml"}, theirs.ContrastiveLoss),
     "triplet": ({"margin": 0.5, "squared": False, "reduction": "mean_nonzero"}, their_triplet),
     "multi_similarity": (
-        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "mining": None, "divisor": "batch"},
+        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "mining": None, "divisor": "batch", "anchors": "all"},
         lambda: theirs.MultiSimilarityLoss(alpha=2, beta=50, base=0.5),
     ),
     "margin": (
@@ -86,12 +86,10 @@ MINERS = {
 # A triplet loss takes triplets one by one, and so do they; their pair losses count a pair as often as it is listed, ours once.
 TRIPLETS = ["triplet", "margin"]
 ONE_PAIR_ONCE = ["MultiSimilarityMiner", "PairMarginMiner", "BatchHardMiner", "BatchEasyHardMiner"]
-# Theirs gives multi-similarity's anchors a loss for positives or negatives alone; ours skips such anchors.
-BOTH_OR_NONE = ["MultiSimilarityMiner", "BatchHardMiner"]
 
 
 def miners_of(name):
-    return list(MINERS) if name in TRIPLETS else BOTH_OR_NONE if name == "multi_similarity" else ONE_PAIR_ONCE
+    return list(MINERS) if name in TRIPLETS else ONE_PAIR_ONCE
 
 
 def test_the_twins_are_in_the_table():

@@ -107,6 +107,57 @@ def test_a_miner_may_choose_negatives_for_one_end_only(pml, ragged, held):
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("held", [1, 50, 2**20])
+@pytest.mark.parametrize("unit", [False, True])
+def test_references_that_are_the_batch_change_nothing_of_what_a_miner_chose(ragged, unit, held):
+    points, labels = ragged(4, 24)
+    points[5] = 0  # without a direction: left out where only directions count
+    i, j = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    drawn = torch.rand(24, 24, generator=torch.Generator().manual_seed(0)) < 0.5
+    positive, negative = (labels[i] == labels[j]) & (i != j) & drawn, (labels[i] != labels[j]) & drawn
+    tuples = (i[positive], j[positive], i[negative], j[negative])
+    found = []
+    for among in (
+        lambda rows: {},
+        lambda rows: {"references": rows, "reference_labels": labels},
+        lambda rows: {"references": rows, "reference_labels": labels, "positions": torch.arange(24)},
+        lambda rows: {
+            "references": torch.cat([points[:3] + 1, rows.flip(0)]),
+            "reference_labels": torch.cat([labels[:3], labels.flip(0)]),
+            "positions": 26 - torch.arange(24),
+        },
+    ):
+        leaf = points.clone().requires_grad_()
+        more = among(leaf)
+        renamed = more.get("positions", torch.arange(24))
+        chosen = (tuples[0], renamed[tuples[1]], tuples[2], renamed[tuples[3]])
+        with similarities_held(held):
+            value = LiftedStructureLoss(normalize=unit)(leaf, labels, chosen, **more)
+        value.backward()
+        found.append((value.item(), leaf.grad))
+    for value, slope in found[1:]:
+        assert value == pytest.approx(found[0][0], rel=1e-12)
+        torch.testing.assert_close(slope, found[0][1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_reference_that_is_no_anchor_has_the_images_it_was_chosen_for(ragged):
+    points, labels = ragged(6, 20)
+    names = labels.tolist()
+    batch, others = range(8), range(8, 20)
+    positives = [(i, j - 8) for i in batch for j in others if names[i] == names[j]]
+    negatives = [(i, j - 8) for i in batch for j in others if names[i] != names[j] and (i + j) % 3]
+    tuples = tuple(torch.tensor(part) for pairs in (positives, negatives) for part in zip(*pairs, strict=True))
+    got = LiftedStructureLoss()(points[:8], labels[:8], tuples, references=points[8:], reference_labels=labels[8:])
+    want = by_hand(
+        points[:8],
+        positives,
+        lambda i: [j for a, j in negatives if a == i],
+        lambda j, rows: rows[[a for a, other in negatives if other == j]],
+        others=points[8:],
+    )
+    assert got.item() == pytest.approx(want, rel=1e-9)
+
+
 @pytest.mark.parametrize("unit", [False, True])
 def test_blocks_do_not_matter(ragged, gradient, unit):
     points, labels = ragged(1, 40)

@@ -347,6 +347,16 @@ def test_a_loss_with_class_weights_is_refused():
         CrossBatchMemory(losses.build("norm_softmax", num_classes=3, dim=4), 4)
 
 
+def test_a_loss_that_takes_no_references_is_refused_for_that_reason():
+    with pytest.raises(
+        SettingsError, match=r"got FacilityLocationLoss\. This one takes no references=\. Choose"
+    ) as raised:
+        CrossBatchMemory(losses.build("facility_location", num_classes=3, dim=4), 4)
+    assert "class weights" not in str(raised.value)
+    with pytest.raises(SettingsError, match=r"got MSELoss\. This one takes no references="):
+        CrossBatchMemory(torch.nn.MSELoss(), 4)
+
+
 def test_wrong_batches_are_named():
     memory = CrossBatchMemory(TripletLoss(), DIM, size=5)
     ((rows, labels),) = batches(4)

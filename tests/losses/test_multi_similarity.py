@@ -94,6 +94,34 @@ def test_agrees_with_pml(pml, ragged, gradient, size):
     torch.testing.assert_close(mine, gradient(mined, *batch), rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("divisor", ["batch", "kept"])
+def test_anchors_with_one_side_count_in_the_form_of_the_paper(pml, divisor):
+    """Equation 15: the second image of class 1 is alone, so its anchor has negatives only; the authors' code skips it."""
+    rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1])
+    settings = {"alpha": 2.0, "beta": 50.0, "base": 0.5, "mining": None}
+    pull = math.log1p(math.exp(-2 * (0.8 - 0.5))) / 2
+    push = [
+        math.log1p(math.exp(50 * (0.0 - 0.5))) / 50,
+        math.log1p(math.exp(50 * (0.6 - 0.5))) / 50,
+        math.log1p(math.exp(50 * (0.0 - 0.5)) + math.exp(50 * (0.6 - 0.5))) / 50,
+    ]
+    every = MultiSimilarityLoss(**settings, divisor=divisor, anchors="all")(rows, labels)
+    assert every.item() == pytest.approx((2 * pull + sum(push)) / 3, rel=1e-12)
+    from pytorch_metric_learning import losses
+
+    theirs = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
+    assert every.item() == pytest.approx(theirs(rows, labels).item(), rel=1e-9)
+    both = MultiSimilarityLoss(**settings, divisor=divisor)(rows, labels)
+    assert both.item() == pytest.approx((2 * pull + push[0] + push[1]) / (3 if divisor == "batch" else 2), rel=1e-12)
+
+
+def test_mining_leaves_no_anchor_with_one_side(ragged):
+    for seed in range(4):
+        rows, labels = ragged(seed)
+        assert MultiSimilarityLoss(anchors="all")(rows, labels) == MultiSimilarityLoss()(rows, labels)
+
+
 def test_the_library_miner_and_our_own_mining_are_one(pml, ragged):
     from pytorch_metric_learning import miners
 

@@ -226,5 +226,6 @@ class AngularLoss(PairLoss):
         return replace(
             super().traits(),
             order="in_class" if self.form == "n_pair" else "free",
+            uses_classes=self.form == "n_pair",
             uses_lengths=self.form == "n_pair" and self.angular_weight is not None,
         )

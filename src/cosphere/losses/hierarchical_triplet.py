@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Unpack
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import SizeError
 from cosphere.losses.class_tree import ClassTree, Linkage
-from cosphere.losses.engine.base import EmbedTrainingSet, PairLoss, describe
+from cosphere.losses.engine.base import EmbedTrainingSet, PairLoss, Traits, describe
 from cosphere.losses.engine.maths import as_int64, chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
@@ -176,6 +176,10 @@ class HierarchicalTripletLoss(PairLoss):
         tree = ClassTree.build(embeddings, labels, levels=self.levels, linkage=self.linkage)
         for name in _PARTS:
             setattr(self, f"tree_{name}", getattr(tree, name).to(self.tree_classes.device))
+
+    def traits(self) -> Traits:
+        """How the loss behaves with the settings it has."""
+        return replace(super().traits(), uses_classes=self.tree is not None)
 
     def after_epoch(self, embed: EmbedTrainingSet) -> None:
         """:meth:`rebuild` from the training images as they lie now."""

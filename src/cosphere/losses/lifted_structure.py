@@ -31,7 +31,9 @@ def lifted_structure_loss(
         margin: in units of d. pytorch-metric-learning's positive margin is the same as a smaller margin.
         normalize: compare directions; the paper compares raw embeddings, and then lengths count: penalise them.
         compared: see :func:`cosphere.losses.compare`. The negatives of a reference j are the images of the batch of
-            another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor.
+            another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor; for a
+            reference that is no anchor, the images of the batch that it chose with j as their negative. Which references
+            are anchors, ``positions`` says; references that equal the batch row by row are the batch.
 
     Returns:
         () >= 0; a connected 0 when no positive pair has a negative. It grows with the square of the distances.
@@ -43,7 +45,17 @@ def lifted_structure_loss(
     lengths = squared_lengths(pairs, unit=normalize)
     near, column_near = _nearness(pairs, lengths, margin)
     symmetric = pairs.references is None and pairs.listed is None
-    to_columns = None if symmetric else _slopes_of_columns(pairs, lengths, near, column_near)
+    anchor_of = None if symmetric else _anchors_of_columns(pairs)
+    to_columns = extra = None
+    if anchor_of is not None:
+        column_near = torch.where(anchor_of >= 0, near[anchor_of.clamp(min=0)], column_near)
+    if not symmetric:
+        to_columns = _slopes_of_columns(pairs, lengths, near, column_near)
+    if anchor_of is not None and to_columns is not None:
+        # The negatives of such a column are an anchor's, so the gradient to their sum goes through that anchor's row.
+        known = anchor_of >= 0
+        extra = torch.zeros_like(near).index_add_(0, anchor_of[known], to_columns[known])
+        to_columns = torch.where(known, 0.0, to_columns)
 
     def of_block(block: Block, *lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -51,8 +63,10 @@ def lifted_structure_loss(
             hinges, to_near, real = _hinges(block, distances, near, column_near)
             own = near[block.rows, None]
             to_own = to_near.sum(dim=1, keepdim=True)
-            if pairs.references is None:  # each image is also the other end of pairs; without a miner, of the same ones
-                to_own = 2 * to_own if to_columns is None else to_own + to_columns[block.rows, None]
+            if symmetric:  # each image is also the other end of the same pairs
+                to_own = 2 * to_own
+            elif extra is not None:
+                to_own = to_own + extra[block.rows, None]
             gaps = torch.where(block.negative, margin - distances, -torch.inf)
             slope = _exponentials(gaps, own).mul_(-to_own)
             if pairs.references is not None and to_columns is not None:
@@ -110,6 +124,22 @@ def _nearness(pairs: Pairs, lengths: tuple[Tensor, ...], margin: float) -> tuple
         if pairs.references is not None:
             column_near = torch.logaddexp(column_near, gaps.logsumexp(dim=0))
     return near, column_near
+
+
+def _anchors_of_columns(pairs: Pairs) -> Tensor | None:
+    """(R,) the anchor that each column is, -1 for none, where a miner chose each anchor's negatives; None if it did not."""
+    if pairs.listed is None:
+        return None
+    anchors = torch.arange(len(pairs.anchors), device=pairs.anchors.device)
+    if pairs.references is None:
+        return anchors
+    anchor_of = torch.full((len(pairs.references),), -1, device=anchors.device)
+    if pairs.own_columns is not None:
+        present = pairs.own_columns >= 0
+        anchor_of[pairs.own_columns[present]] = anchors[present]
+    elif torch.equal(pairs.anchors, pairs.references):  # pytorch-metric-learning passes the batch without positions
+        return anchors
+    return anchor_of
 
 
 def _hinges(block: Block, distances: Tensor, near: Tensor, column_near: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -229,4 +229,9 @@ class MarginLoss(PairLoss):
 
     def traits(self) -> Traits:
         """How the loss behaves with the settings it has."""
-        return replace(super().traits(), draws=self.sampling == "distance_weighted", classes_from_zero=self.per_class)
+        return replace(
+            super().traits(),
+            draws=self.sampling == "distance_weighted",
+            uses_classes=self.per_class,
+            classes_from_zero=self.per_class,
+        )

@@ -38,7 +38,8 @@ class CrossBatchMemory(Loss):
     that holds a number that is not finite does not enter either, and its loss is NaN. Each process has its own queue.
 
     Args:
-        loss: any pair loss of ours. Its parameters, if it has some, are this module's too.
+        loss: any loss that derives from PairLoss, so takes references; all pair losses but facility_location, which clusters
+            the batch itself. Its parameters, if it has some, are this module's too.
         embedding_dim: D, width of the embedding.
         size: rows of the queue; at least one batch.
         start_after: steps during which the batch is compared with itself alone and nothing enters: at first embeddings
@@ -80,10 +81,7 @@ class CrossBatchMemory(Loss):
     ) -> None:
         super().__init__()
         if not isinstance(loss, PairLoss):
-            raise SettingsError(
-                f"a memory wraps a loss that compares images with images, got {type(loss).__name__}. "
-                "Losses with class weights see all classes already."
-            )
+            raise SettingsError(_why_not(loss))
         self.loss = loss
         self.about, self.gathers, self.labels_from = loss.about, loss.gathers, loss.labels_from
         self.size = check_whole("size", size, least=1)
@@ -228,6 +226,13 @@ class CrossBatchMemory(Loss):
                 f"Build it with embedding_dim={saved.shape[-1]}, size={saved.shape[0]}."
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _why_not(loss: object) -> str:
+    text = f"a memory wraps a pair loss, which can compare the batch with other images; got {type(loss).__name__}. "
+    if isinstance(loss, Loss) and not loss.gathers:
+        return text + "Losses with class weights see all classes already."
+    return text + "This one takes no references=. Choose a loss that derives from PairLoss."
 
 
 def _check_step(name: str, value: object) -> int:

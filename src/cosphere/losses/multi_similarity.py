@@ -26,6 +26,7 @@ def multi_similarity_loss(
     base: float,
     mining: float | None,
     divisor: Literal["batch", "kept"] = "batch",
+    anchors: Literal["both_sides", "all"] = "both_sides",
     **compared: Unpack[Compared],
 ) -> Tensor:
     """Pull the positives and push the negatives of each anchor, the worst of them most.
@@ -33,7 +34,9 @@ def multi_similarity_loss(
     An anchor costs ``log(1 + sum_p exp(-alpha (s_p - base))) / alpha + log(1 + sum_n exp(beta (s_n - base))) / beta``
     with the cosines s_p of its positives and s_n of its negatives.
     Mining keeps the negatives with ``s_n + mining > min s_p`` and the positives with ``s_p - mining < max s_n``, both
-    against the unmined sets. Anchors that are left without a positive or without a negative are skipped.
+    against the unmined sets. The authors' code skips anchors that are left without a positive or without a negative;
+    equation 15 of the paper and pytorch-metric-learning count them. An anchor without positives keeps no negatives where
+    pairs are mined, so the two differ only without mining or with a miner's tuples.
 
     Args:
         embeddings: (B, D) float. Any length; only the direction counts.
@@ -43,6 +46,7 @@ def multi_similarity_loss(
         base: the cosine at which pairs begin to count.
         mining: tolerance in cosine, >= 0; None keeps all pairs.
         divisor: "batch" divides by B, "kept" by the number of anchors that were not skipped.
+        anchors: "both_sides" skips anchors without a positive or without a negative; "all" counts those with either.
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
@@ -55,7 +59,8 @@ def multi_similarity_loss(
 
     def of_block(block: Block) -> tuple[Tensor, Tensor]:
         positive, negative = (block.positive_real, block.negative) if mining is None else _mined(block, mining)
-        kept = positive.any(dim=1) & negative.any(dim=1)
+        near_any, far_any = positive.any(dim=1), negative.any(dim=1)
+        kept = near_any & far_any if anchors == "both_sides" else near_any | far_any
         near = block.similarities.gather(1, block.positive_columns)
         pull = log_sum_exp(torch.where(positive, near, torch.inf) * -alpha) + alpha * base
         push = log_sum_exp(torch.where(negative, block.similarities, -torch.inf) * beta) - beta * base
@@ -86,7 +91,7 @@ def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
     defaults_source="the authors' released configuration and the official SEC code; PML has beta 50 and no mining",
     cost="O(B^2 D) time, O(B D) memory and one block",
     choose_when="the first choice for images of one kind: fast, and strong with or without SEC",
-    forms=[{"mining": None, "divisor": "kept"}],
+    forms=[{"mining": None, "divisor": "kept"}, {"mining": None, "anchors": "all"}],
 )
 class MultiSimilarityLoss(PairLoss):
     """The settings of :func:`multi_similarity_loss`.
@@ -106,6 +111,7 @@ class MultiSimilarityLoss(PairLoss):
         base: float = 0.5,
         mining: float | None = 0.1,
         divisor: Literal["batch", "kept"] = "batch",
+        anchors: Literal["both_sides", "all"] = "both_sides",
     ) -> None:
         super().__init__()
         self.alpha = check_number("alpha", alpha, above=0)
@@ -114,7 +120,12 @@ class MultiSimilarityLoss(PairLoss):
         self.mining = None if mining is None else check_number("mining", mining, at_least=0)
         check_choice("divisor", divisor, ["batch", "kept"])
         self.divisor = divisor
+        check_choice("anchors", anchors, ["both_sides", "all"])
+        self.anchors = anchors
 
     def traits(self) -> Traits:
         """How the loss behaves with the settings it has."""
-        return replace(super().traits(), divides_by_batch=self.divisor == "batch")
+        alone = self.anchors == "all" and self.mining is None
+        return replace(
+            super().traits(), divides_by_batch=self.divisor == "batch", terms="pairs" if alone else "triplets"
+        )

@@ -70,7 +70,7 @@ def _sizes(rows: Tensor, form: str) -> Tensor:
     cost="O(B^2 D / 4) time, O(B D) memory and one block",
     choose_when="to compare with the published N-pair; for retrieval by cosine take normalized_n_pair",
     forms=[{"l2_form": "length"}],
-    traits=Traits(order="in_class", uses_lengths=True),
+    traits=Traits(uses_classes=True, order="in_class", uses_lengths=True),
 )
 class NPairLoss(PairLoss):
     """The settings of :func:`n_pair_loss`.

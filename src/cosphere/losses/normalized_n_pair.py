@@ -50,7 +50,7 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
     defaults_source="official SEC code: unit vectors times 5 on either side",
     cost="O(B^2 D / 4) time, O(B D) memory and one block",
     choose_when="many classes with few images each: every batch holds B/2 classes",
-    traits=Traits(order="in_class"),
+    traits=Traits(uses_classes=True, order="in_class"),
 )
 class NormalizedNPairLoss(PairLoss):
     """The settings of :func:`normalized_n_pair_loss`.

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from cosphere.tensors import outside_compile
+from cosphere.errors import SizeError
+from cosphere.tensors import check_embeddings, outside_compile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class Traits:
     """The value has no lower bound at 0."""
     gradient_by_rule: bool = False
     """The published gradient is not the derivative of the published value."""
+    uses_classes: bool = False
+    """Classes count even where a miner chose the pairs, so labels cannot be left out."""
     classes_from_zero: bool = False
     """Labels must be in [0, num_classes); otherwise they are only names."""
 
@@ -128,7 +132,7 @@ class PairLoss(Loss):
     def forward(
         self,
         embeddings: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         indices_tuple: tuple[Tensor, ...] | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
@@ -141,7 +145,7 @@ class PairLoss(Loss):
 
         Args:
             embeddings: (B, D) float.
-            labels: (B,) integers.
+            labels: (B,) integers. May be left out where pairs or triplets are given, unless the loss uses classes besides.
             indices_tuple: the only pairs or triplets that count, as pytorch-metric-learning's miners and ours return them.
             ref_emb: pytorch-metric-learning's name for ``references``, so that its wrappers can call this.
             ref_labels: likewise for ``reference_labels``.
@@ -152,15 +156,33 @@ class PairLoss(Loss):
         Raises:
             SizeError: shapes, types, devices or indices that do not fit.
         """
+        references = ref_emb if references is None else references
+        reference_labels = ref_labels if reference_labels is None else reference_labels
+        if labels is None:
+            labels = self._stand_in(embeddings, indices_tuple)
+            if references is not None and reference_labels is None:
+                reference_labels = self._stand_in(references, indices_tuple)
         return type(self).function(
             embeddings,
             labels,
             **self.settings(),
-            references=ref_emb if references is None else references,
-            reference_labels=ref_labels if reference_labels is None else reference_labels,
+            references=references,
+            reference_labels=reference_labels,
             positions=positions,
             tuples=indices_tuple,
         )
+
+    def _stand_in(self, rows: Tensor, tuples: tuple[Tensor, ...] | None) -> Tensor:
+        """Labels for rows whose pairs are given, so that no class is looked at."""
+        if tuples is None:
+            raise SizeError("labels are missing. Give labels=, or the pairs to compare as indices_tuple=.")
+        if self.traits().uses_classes:
+            raise SizeError(
+                f"labels are missing: {type(self).__name__} needs the class of each image, also where pairs are given. "
+                "Give labels=."
+            )
+        check_embeddings(rows)
+        return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
 
 
 AnyLoss = TypeVar("AnyLoss", bound=type[Loss])
