@@ -13,7 +13,7 @@ from cosphere.tensors import SHORTEST, full_precision, lengths, outside_autocast
 
 
 class NPairs(NamedTuple):
-    """The images that an N-pair loss uses."""
+    """Images used by an N-pair loss."""
 
     pairs: Pairs
     """N anchors against N candidates, one of each class; the positive of an anchor is the candidate of its class."""
@@ -26,7 +26,7 @@ class NPairs(NamedTuple):
 
 
 def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, unit: bool) -> NPairs:
-    """Choose anchors and candidates, and prepare them for the walk.
+    """Choose anchors and candidates, and prepare them for comparison.
 
     The anchor of a class is its first image in batch order, its candidate the first other one: the second image, or with
     references the first of them that is not the anchor itself. Classes that lack one of the two are not used. From a
@@ -68,7 +68,7 @@ def _not_finite(rows: Tensor) -> Tensor:
 
 
 def _usable(rows: Tensor, *, unit: bool) -> Tensor:
-    """Rows that count as images. (B, D) -> (B,) bool."""
+    """Mask of the rows that can be compared. (B, D) -> (B,) bool."""
     return lengths(rows) > SHORTEST if unit else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
 
 
@@ -86,7 +86,7 @@ def _first_and_other(
 
 
 def _first_of_each(labels: Tensor, alive: Tensor) -> Tensor:
-    """The first living row of each class, by ascending label. (B,), (B,) -> (N,)."""
+    """First valid row of each class, by ascending label. (B,), (B,) -> (N,)."""
     rows = alive.nonzero().squeeze(1)
     rows = rows[labels[rows].argsort(stable=True)]
     ordered = labels[rows]

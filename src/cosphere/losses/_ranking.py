@@ -1,4 +1,4 @@
-"""The exact k-th largest of more values than fit in memory, which come in blocks and can come again."""
+"""Exact k-th largest of more values than fit in memory, read in blocks that can be read again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 FEW = 2**16
-"""So many values are sorted to find the cut among them; more are first narrowed down with a histogram."""
+"""Up to this many values are sorted to find the cut; more are first narrowed down with a histogram."""
 BINS = 2**16
 
 
@@ -29,7 +29,7 @@ class Cut(NamedTuple):
 
 
 class Ranking:
-    """Finds the cut that the largest share of many values passes, from blocks of them, in as few passes as it takes.
+    """Finds the cut that keeps the largest share of many values, from blocks of them, in as few passes as possible.
 
     Floats are ordered as the integers that their bits make, so the cut lies in an interval of integers. A histogram
     narrows it down, pass by pass, until few values are inside, and those are sorted. If there are many to the end,
@@ -54,7 +54,7 @@ class Ranking:
         self.cut = Cut(low) if share == 1 else None
         # All values are cosines, or their opposites. A negative zero would be ranked below zero.
         self._start, self._stop = _order(max(low, -2.0), dtype) + 1, _order(2.0, dtype)
-        self._above, self._inside = 0, most  # known to lie above the interval, and at most so many inside
+        self._above, self._inside = 0, most  # known to lie above the interval, and at most this many inside
         self._histogram: Tensor | None = None
         self._found: tuple[Tensor, Tensor] | None = None  # values inside, and where they were
         self._count_found = self._ties = 0
@@ -65,7 +65,7 @@ class Ranking:
         return int((self.count or 0) * self.share)
 
     def look(self, values: Tensor, first_row: int) -> None:
-        """Take in one block (b, n) whose first row has this index."""
+        """Process one block (b, n) whose first row has this index."""
         if self.cut is not None:
             return
         if self._inside > FEW and self._stop - self._start > 1:
@@ -150,13 +150,13 @@ class Ranking:
 
 
 def _order(value: float, dtype: torch.dtype) -> int:
-    """The place of a float among all of its type, 0 for 0."""
+    """Rank of a float among all floats of its type, 0 for 0."""
     bits = int(torch.tensor(value, dtype=dtype).view(torch.int32 if dtype == torch.float32 else torch.int64))
     return bits if bits >= 0 else bits ^ torch.iinfo(torch.int32 if dtype == torch.float32 else torch.int64).max
 
 
 def _float(order: int, dtype: torch.dtype) -> float:
-    """The float at a place; the inverse of :func:`_order`."""
+    """The float at a rank; inverse of :func:`_order`."""
     kind = torch.int32 if dtype == torch.float32 else torch.int64
     bits = order if order >= 0 else order ^ torch.iinfo(kind).max
     return float(torch.tensor(bits, dtype=kind).view(dtype))

@@ -65,7 +65,7 @@ def adaface_loss(
         target, others, _ = against_classes(batch, scale=scale, logits=_Clipped(), sampled=sampled)
         angle = target.clamp(EDGE - 1, 1 - EDGE).acos() - margin * quality
         reduced = angle.clamp(EDGE, math.pi - EDGE).cos() - margin * (1 + quality)
-        return batch.spread(log_one_plus_exp(others - scale * reduced))
+        return batch.scatter(log_one_plus_exp(others - scale * reduced))
 
 
 class _Clipped:
@@ -98,7 +98,7 @@ class AdaFaceLoss(ClassLoss):
     """The class directions and length statistics of :func:`adaface_loss`; its mean over the rows that have a direction.
 
     In training mode each call first moves ``mean_length`` and ``length_deviation`` towards the batch's mean and deviation
-    (divided by B - 1); a batch of one image leaves the deviation. In evaluation mode they rest.
+    (divided by B - 1); a batch of one image leaves the deviation. In evaluation mode they are fixed.
 
     Args:
         num_classes: C, training classes.

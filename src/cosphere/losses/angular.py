@@ -15,7 +15,7 @@ from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
 from cosphere.losses._n_pairs import compare_n_pairs
 from cosphere.losses.engine.base import PairLoss, Traits, describe
-from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import log_one_plus_exp, log_sum_exp, mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.n_pair import n_pair_loss
@@ -99,7 +99,7 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
 
     ``e^(4 t (a + p) . n)`` is a product of an entry of row a and one of row p, so its sums over n, for all pairs of a
     class, are a small matrix product of rows. Both rows have the same negatives, and the loss is the same for (a, p) and
-    (p, a): row a gets the slope of both, so no other row has to be changed.
+    (p, a): row a gets the gradient of both, so no other row has to be changed.
     """
     order = pairs.class_ids.argsort(stable=True)
     codes = pairs.class_ids[order]
@@ -116,7 +116,7 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
             value = powers.new_zeros(())
             for tile in _tiles(edges, block.rows):
                 value += _tile(ordered, block, powers, slope, tile, square)
-        return with_slopes(value, (block.similarities, slope.to(block.similarities.dtype)))
+        return with_gradients(value, (block.similarities, slope.to(block.similarities.dtype)))
 
     return sum_over_rows(ordered, of_block).total
 
@@ -146,7 +146,7 @@ def _powers(similarities: Tensor, negative: Tensor, sharpness: float, wide: torc
 
 
 def _tile(pairs: Pairs, block: Block, powers: Tensor, slope: Tensor, tile: tuple[int, int], square: float) -> Tensor:
-    """Sum over the pairs of one tile whose anchors are in this block; fills in their rows of the slope."""
+    """Sum over the pairs of one tile whose anchors are in this block; fills in their rows of the gradient."""
     first, end = max(tile[0], block.rows.start), min(tile[1], block.rows.stop)
     local = slice(first - block.rows.start, end - block.rows.start)
     mine, to_mine, names = powers[local], slope[local], pairs.class_ids[first:end, None]

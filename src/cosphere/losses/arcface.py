@@ -49,7 +49,7 @@ def arcface_loss(
             ``cos(angle) - margin * sin(margin)`` there, as ArcFace's first code and pytorch-metric-learning do.
             InsightFace's PyTorch code does not. It is defined, and used, for ``angle_factor`` 1 only.
         gradient: "exact", or "insightface": that code differentiates the own class's logit as if no margin were there. The
-            value is the same; the exact slope is sin(angle + margin) / sin(angle) times theirs, far larger near angle 0.
+            value is the same; the exact gradient is sin(angle + margin) / sin(angle) times theirs, far larger near angle 0.
         sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
 
     Returns:
@@ -73,11 +73,11 @@ def arcface_loss(
             wide = (angle_factor * _angles(target) + margin).cos() - cosine_margin
         if gradient == "insightface":
             wide = target + (wide - target).detach()
-        return batch.spread(log_one_plus_exp(others - scale * wide))
+        return batch.scatter(log_one_plus_exp(others - scale * wide))
 
 
 def _angles(cosines: Tensor) -> Tensor:
-    """Radians in [0, pi]. The slope at 0 and pi, which is infinite for acos, is 0."""
+    """Radians in [0, pi]. The gradient at 0 and pi, which is infinite for acos, is 0."""
     inside = cosines.clamp(-1, 1)
     return torch.atan2(safe_sqrt((1 - inside) * (1 + inside)), inside)
 

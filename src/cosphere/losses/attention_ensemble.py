@@ -37,8 +37,8 @@ def attention_ensemble_loss(
         embeddings: (B, D) float, M slices of equal width. Any length; only the direction of each slice counts.
         labels: (B,) integers.
         learners: M, divides D. The paper has 8.
-        margin: distance in [0, 2] beyond which a negative pair costs nothing.
-        divergence_margin: squared distance in [0, 4] from which two learners are far enough apart.
+        margin: distance in [0, 2] beyond which a negative pair contributes nothing.
+        divergence_margin: squared distance in [0, 4] beyond which two learners are far enough apart.
         divergence_weight: the paper's lambda_div, >= 0.
         compared: see :func:`cosphere.losses.compare`. The divergence is of the batch alone.
 
@@ -74,7 +74,7 @@ def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
 
     Args:
         learners: (M, B, D) float, the embeddings of one batch by M learners. Only directions count.
-        margin: squared distance in [0, 4] from which two learners are far enough apart.
+        margin: squared distance in [0, 4] beyond which two learners are far enough apart.
 
     Returns:
         () >= 0 up to rounding; a connected 0 without two learners. A vector without a direction takes no part.

@@ -1,4 +1,4 @@
-"""Mean cosines of a batch, for the log."""
+"""Mean cosines of the pairs of a batch, for logging."""
 
 from __future__ import annotations
 

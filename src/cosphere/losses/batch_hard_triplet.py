@@ -31,7 +31,7 @@ def batch_hard_triplet_loss(
 
     Hermans, Beyer and Leibe measure raw embeddings, and recommend the soft form; here only directions count, as in
     pytorch-metric-learning (BatchHardMiner with TripletMarginLoss). In TensorFlow Addons' triplet_hard_loss an anchor
-    without a positive costs ``[margin - min_n d_an]_+``; here it costs nothing.
+    without a positive costs ``[margin - min_n d_an]_+``; here it contributes nothing.
 
     Args:
         embeddings: (B, D) float. Any length; only the direction counts.

@@ -36,8 +36,8 @@ def boosted_binomial_loss(
     """Binomial deviance of each learner, weighted towards the pairs that the learners before it get wrong; their mean.
 
     A pair costs learner k ``log(1 + exp(-z))``, ``z = scale (cosine - base) m``, m = 1 for positives and -negative_cost
-    for negatives. Positives and negatives weigh one half each. Within them a pair weighs what the learners before k left to
-    do: the sigmoid of minus their summed z. No gradient passes through the weights.
+    for negatives. Positives and negatives weigh one half each. Within them a pair is weighted by how wrong the learners before k
+    are: the sigmoid of minus their summed z. No gradient passes through the weights.
 
     Opitz et al., Deep Metric Learning with BIER, PAMI 2018; the authors' code ``mop/bier``, whose positives are divided
     by their number with the diagonal and summed without it, as here. Their adversarial regressors between learners, which

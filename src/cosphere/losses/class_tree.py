@@ -1,4 +1,4 @@
-"""The tree of classes behind the hierarchical triplet loss, and the batches of neighbouring classes that it proposes."""
+"""Class tree of the hierarchical triplet loss, and a sampler of batches of neighbouring classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ClassTree:
     """Classes merged level by level as the distance allowed between them grows.
 
     The distance of two classes is the mean squared distance of their unit vectors, over all pairs of an image here and an
-    image there. At level l = 0, ..., L nodes closer than ``thresholds[l]`` are one: from the mean spread of a class at level 0
+    image there. At level l = 0, ..., L nodes closer than ``thresholds[l]`` are one: from the mean scatter of a class at level 0
     to 4, the greatest squared distance on the sphere, at level L, where all classes are one node.
     """
 
@@ -46,7 +46,7 @@ class ClassTree:
 
     @classmethod
     def build(cls, embeddings: Tensor, labels: Tensor, *, levels: int = 16, linkage: Linkage = "average") -> ClassTree:
-        """The tree of a whole training set.
+        """Build the tree of a whole training set.
 
         Time is O(C^2 D); memory is two halves of a C x C matrix in float64 (8 C^2 bytes, 1.0 GB for the 11,318 classes of
         SOP) while it is built, and O(C (D + L)) afterwards.
@@ -59,7 +59,7 @@ class ClassTree:
                 two ("single"), which chains. The paper does not say.
 
         Raises:
-            SizeError: shapes or types that do not fit, or no class has two images, so that there is no spread.
+            SizeError: shapes or types that do not fit, or no class has two images, so the scatter is undefined.
             SettingsError: a value out of range.
         """
         check_whole("levels", levels, least=1)
@@ -86,7 +86,7 @@ class ClassTree:
         return len(self.thresholds) - 1
 
     def places(self, labels: Tensor) -> Tensor:
-        """Where each label stands in :attr:`classes`. (...) -> (...) int64.
+        """Index of each label in :attr:`classes`. (...) -> (...) int64.
 
         Raises:
             SizeError: the tree does not know a label.
@@ -180,13 +180,13 @@ def _condensed(means: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class AnchorNeighbourBatches(Sampler[list[int]]):
-    """One epoch of batches of classes that are hard to tell apart: random classes, each with its nearest ones.
+    """Batch sampler of one epoch: random classes, each with its nearest classes, which are hard to distinguish.
 
     A batch draws ``classes`` classes, gives each its ``neighbours`` nearest classes that are not in the batch yet, and
     ``images_per_class`` images of every one: distinct where the class has as many, with replacement otherwise. So all
     batches are equally large and hold no class twice. An epoch is ``floor(N / batch)`` batches, at least one.
 
-    The tree changes every epoch, so make a new one of these with every new tree, and with another seed.
+    The tree changes every epoch, so create a new sampler for every new tree, with another seed.
 
     Args:
         labels: (N,) integers; row i of the training set has label i.
@@ -227,7 +227,7 @@ class AnchorNeighbourBatches(Sampler[list[int]]):
         if not 2 <= wide <= len(counts):
             raise SizeError(f"a batch of {wide} classes, but there are {len(counts)}. Lower classes or neighbours.")
         self.batch_size = wide * self.images_per_class
-        # The others fill at most all but one of the places, so so many nearest ones always leave enough.
+        # At most `wide - 1` classes are already taken, so this many neighbours always suffice.
         self._nearest = tree.places(tree.neighbours(tree.classes, wide - 1)).cpu().numpy()
         self._length = max(1, len(rows) // self.batch_size)
 
@@ -236,7 +236,7 @@ class AnchorNeighbourBatches(Sampler[list[int]]):
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Row numbers; the images of a class stand together."""
+        """Yield row numbers; the images of a class are adjacent."""
         rng = np.random.default_rng(self.seed)
         for _ in range(len(self)):
             yield [row for one in self._batch_classes(rng) for row in self._images(rng, one)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
 from cosphere.losses.engine.base import PairLoss, Traits, describe
-from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
@@ -35,10 +35,10 @@ def contrastive_loss(
     Args:
         embeddings: (B, D) float. Any length; only the direction counts.
         labels: (B,) integers.
-        margin: distance in [0, 2] beyond which a negative pair costs nothing.
-        positive_margin: distance up to which a positive pair costs nothing.
+        margin: distance in [0, 2] beyond which a negative pair contributes nothing.
+        positive_margin: distance up to which a positive pair contributes nothing.
         form: see above.
-        reduction: "mean_all" divides by the number of pairs, "mean_nonzero" by that of pairs that cost something (for
+        reduction: "mean_all" divides by the number of pairs, "mean_nonzero" by that of pairs that have a loss above 0 (for
             "pml" on each side). None: "mean_all" for "hadsell", "mean_nonzero" for "pml".
         compared: see :func:`cosphere.losses.compare`.
 
@@ -81,11 +81,11 @@ class _Side(NamedTuple):
     hinges: Tensor
     """How far the distance is on the wrong side; 0 where it is not, and where there is no pair."""
     inverse: Tensor
-    """1 / distance, the slope of the distance on the cosine but for its sign; 0 at distance 0."""
+    """1 / distance, the gradient of the distance on the cosine up to its sign; 0 at distance 0."""
 
     @property
     def costly(self) -> Tensor:
-        """1 where a pair costs something, else 0."""
+        """1 where a pair has a loss above 0, else 0."""
         return (self.hinges > 0).to(self.hinges.dtype)
 
 
@@ -110,10 +110,10 @@ def _distances(cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_side_slopes(block: Block, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    """() ``value`` whose slopes are minus ``near`` (b, P) on the positives and ``far`` (b, R) on the negatives."""
+    """() ``value`` whose gradients are minus ``near`` (b, P) on the positives and ``far`` (b, R) on the negatives."""
     with torch.no_grad():
         slopes = far.scatter_add_(1, block.positive_columns, -near)
-    return with_slopes(value, (block.similarities, slopes))
+    return with_gradients(value, (block.similarities, slopes))
 
 
 def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
-    """How many positive and how many negative pairs cost something: each side's mean needs its own before the walk."""
+    """How many positive and how many negative pairs have a loss above 0: each side's mean needs its own before the pass."""
     counts = torch.zeros(2, dtype=torch.int64, device=pairs.anchors.device)
     limit = 1 - margin**2 / 2  # the cosine at that distance: one comparison instead of the whole hinge
     for block in blocks(pairs):

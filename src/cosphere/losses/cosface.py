@@ -47,7 +47,7 @@ def cosface_loss(
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         target, others, _ = against_classes(batch, scale=scale, sampled=sampled)
-        return batch.spread(log_one_plus_exp(others - scale * (target - margin)))
+        return batch.scatter(log_one_plus_exp(others - scale * (target - margin)))
 
 
 @describe(

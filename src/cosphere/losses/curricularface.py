@@ -51,11 +51,11 @@ def curricularface_loss(
     """
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
-        # The mean cosine is a number of the whole batch, so hardness is known before the walk and is no function of it.
+        # The mean cosine is a number of the whole batch, so hardness is known before the pass and is no function of it.
         limit = add_angle(own_cosines(batch), margin, fallback=False)[:, None]
         t = torch.as_tensor(curriculum, dtype=limit.dtype, device=limit.device)
         target, others, _ = against_classes(batch, scale=scale, logits=_Harder(limit, t), sampled=sampled)
-        return batch.spread(log_one_plus_exp(others - scale * add_angle(target, margin)))
+        return batch.scatter(log_one_plus_exp(others - scale * add_angle(target, margin)))
 
 
 class _Harder:

@@ -32,7 +32,7 @@ def distance_weighted_triplets(
     """One triplet for each anchor and positive, its negative drawn by distance, with replacement.
 
     The chance of a negative is proportional to ``exp(log_weights(d, D))``; none at ``farthest`` or beyond is drawn, nor an
-    antipode. An anchor without a negative nearer than that draws from all its negatives alike. (The authors then draw from
+    antipode. An anchor without a negative nearer than that draws from all its negatives equally. (The authors then draw from
     the whole batch, positives included, and pytorch-metric-learning drops the anchor. Both subtract the largest log weight
     of the whole batch, so at D >= 128 most rows vanish and come to that; here each row has its own.)
 

@@ -40,7 +40,7 @@ def facility_location_loss(
     Args:
         embeddings: (B, D) float. Any length; only the direction counts. A row without one takes no part.
         labels: (B,) integers.
-        gamma: what a clustering that tells nothing of the classes is worth, in units of summed distance, >= 0.
+        gamma: weight of 1 - NMI, in units of summed distance, >= 0.
         distance: "l2", of unit vectors, in [0, 2], or "squared".
         nmi: mean of the entropies that divides the mutual information.
         passes: over all clusters to look for swaps; 0: greedy only. It ends early where none is left.
@@ -91,7 +91,7 @@ class _Search:
 
     For each image it keeps the two nearest medoids, and for each possible medoid what F would be with it. When a medoid
     comes or goes only the images that it concerns change these sums, so distances are made about log B times in all,
-    block by block, and dropped. NMI is worked out only where a bound on it does not rule a medoid out.
+    block by block, and dropped. NMI is computed only where a bound on it does not rule a medoid out.
     """
 
     def __init__(self, rows: Tensor, codes: Tensor, gamma: float, *, squared: bool, geometric: bool) -> None:
@@ -106,7 +106,7 @@ class _Search:
         self.reach = torch.full_like(self.everyone, len(rows))
         """(n,) how many points are nearer to this one than to their medoid."""
         self.slack = 16 * torch.finfo(rows.dtype).eps * math.sqrt(len(rows))
-        """Objectives that differ by less are equal but for rounding."""
+        """Objectives that differ by less than this are equal up to rounding."""
         self.class_medoids = self._best_of_classes(torch.cat([to_class for _, to_class in sums]))
         self.agreement = _Agreement(codes, geometric=geometric)
         self.delta, self.value = 1.0, -math.inf
@@ -234,7 +234,7 @@ class _Search:
         self.value = self.gamma * self.delta - float(self.nearest.sum(dtype=torch.float64))
 
     def _delta_at_most(self, moved: Tensor) -> Tensor:
-        """A bound on 1 - NMI once so many points (n,) have changed their cluster.
+        """A bound on 1 - NMI once this many points (n,) have changed their cluster.
 
         Which points they are and where they go has no more entropy than ``slack``, and from that and the new clusters
         the old ones follow, and the other way round.
@@ -288,7 +288,7 @@ class _Clusters:
         return entropy, entropy + self.agreement.class_entropy - (math.log(count) - joint / count)
 
     def _left(self, sizes: Tensor, group: Tensor, alternative: Tensor, point: Tensor, alternatives: int) -> Tensor:
-        """(m,) sum of k log k over the groups that the points left, only those groups worked out anew."""
+        """(m,) sum of k log k over the groups that the points left, only those groups computed again."""
         logs = self.agreement.count_log
         places, gone = torch.unique(alternative * len(sizes) + group[point], return_counts=True)
         before = sizes[places % len(sizes)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, Traits, describe
-from cosphere.losses.engine.maths import mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 from cosphere.losses.lifted_structure import distances_of, slopes_of, squared_lengths
@@ -55,7 +55,7 @@ def generalized_lifted_structure_loss(
             slope.scatter_add_(1, block.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
             value = torch.where(costs, cost, 0.0).sum()
             known = slopes_of(block, lengths, distances, slope)
-        return with_slopes(value, *known)
+        return with_gradients(value, *known)
 
     total = sum_over_rows(pairs, of_block, *lengths).total
     anchors = ((pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)).sum()

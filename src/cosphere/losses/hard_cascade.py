@@ -34,7 +34,7 @@ def hard_cascade_loss(
 
     With d the squared distance of directions a positive pair costs d and a negative one ``[margin - d]_+``. Each head
     ranks all P positive and all N negative pairs of the batch, keeps the ``int(P h)`` and ``int(N h)`` hardest, and
-    divides their sum by the number of those that cost something. The losses of the heads are added.
+    divides their sum by the number of those that have a loss above 0. The losses of the heads are added.
 
     Yuan, Yang, Zhang: Hard-Aware Deeply Cascaded Embedding, ICCV 2017, after the authors' Caffe layer: a negative pair
     counts twice, once from either side, a positive pair once, and positives at distance 0 (identical images) not at
@@ -46,9 +46,9 @@ def hard_cascade_loss(
         embeddings: (B, D) float, the heads side by side. Any length; only the direction of each head counts.
         labels: (B,) integers.
         hard_ratios: the share h of each head, in (0, 1]; as many as heads. The paper has three: (1, 0.5, 0.2).
-        head_dims: width of each head, D in all; None: all alike.
+        head_dims: width of each head, D in all; None: all equally.
         cascade: "independent" or "nested". Nested, a row without a direction in one head is left out of all.
-        margin: squared distance, in (0, 4], from which negatives cost nothing.
+        margin: squared distance, in (0, 4], beyond which negatives contribute nothing.
         compared: see :func:`cosphere.losses.compare`. Against references every pair counts once.
 
     Returns:
@@ -63,7 +63,7 @@ def hard_cascade_loss(
     sieves: list[_Head] = []  # what the next head's pairs must have passed
     total = connected_zero(embeddings)
     for number, (pairs, ratio) in enumerate(zip(heads, hard_ratios, strict=True), start=1):
-        # Negatives that cost nothing need no rank, unless another head comes after.
+        # Negatives that contribute nothing need no rank, unless another head comes after.
         low = -torch.inf if nested and number < len(heads) else 1 - margin / 2
         head = _cut(pairs, ratio, sieves, low)
         total = total + _loss_of(head, sieves, margin)
@@ -87,14 +87,14 @@ class _Head:
     positives: Cut
     negatives: Cut
     negatives_kept: int
-    """Pairs that passed, those included that cost nothing."""
+    """Pairs that passed, those included that contribute nothing."""
 
 
 def _candidates(block: Block, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
     """What a head ranks in a block: (b, P) hardness of positives, -inf where there is none; (b, R) bool, its negatives."""
     positives, negative = _positives(block), block.negative
     for head in sieves:
-        # Made anew in each block: kept, the masks of all heads would be B x B.
+        # Made again in each block: kept, the masks of all heads would be B x B.
         pairs, first = head.pairs, block.rows.start
         before = Block(pairs, block.rows, pairs.anchors.detach()[block.rows] @ pairs.columns.detach().T)
         positives = torch.where(head.positives.kept(_positives(before), first), positives, -torch.inf)

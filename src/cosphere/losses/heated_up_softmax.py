@@ -64,7 +64,7 @@ def heated_up_softmax_loss(
         own, others, _ = against_classes(batch, rows=rows * scale, bias=bias, sampled=sampled)
         if bias is not None:
             own = own + bias[batch.targets]
-        return batch.spread(log_one_plus_exp(others - own))
+        return batch.scatter(log_one_plus_exp(others - own))
 
 
 @describe(
@@ -82,7 +82,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
     """The class directions and biases of :func:`heated_up_softmax_loss`, its mean, and the heating.
 
     The steps that the heating counts are calls in training mode. Their number is a buffer, so a saved run goes on where it
-    was; in evaluation mode it stands still.
+    was; in evaluation mode it does not change.
 
     Args:
         num_classes: C, training classes.

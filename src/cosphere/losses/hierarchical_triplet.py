@@ -33,7 +33,7 @@ def hierarchical_triplet_loss(
     """Half the mean of ``[d_ap - d_an + margin + d_H(y_a, y_n) - s_(y_a)]_+`` over all triplets.
 
     d is the squared distance of unit vectors; d_H the threshold at which the classes of anchor and negative merge in the tree;
-    s the spread of the anchor's class. The margin can exceed what the sphere allows (d_H goes up to 4): such triplets never
+    s the scatter of the anchor's class. The margin can exceed what the sphere allows (d_H goes up to 4): such triplets never
     reach 0.
 
     Args:
@@ -93,7 +93,7 @@ def _over_list(embeddings: Tensor, labels: Tensor, tree: ClassTree, margin: floa
 
 
 class _Margins:
-    """The dynamic margins of a batch, made block by block."""
+    """Dynamic margins of a batch, computed block by block."""
 
     def __init__(
         self, tree: ClassTree, labels: Tensor, reference_labels: Tensor | None, pairs: Pairs, margin: float
@@ -168,7 +168,7 @@ class HierarchicalTripletLoss(PairLoss):
         return ClassTree(**parts) if len(parts["classes"]) else None
 
     def rebuild(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Make the tree anew from the (N, D) embeddings and (N,) labels of the training set, on any device.
+        """Rebuild the tree from the (N, D) embeddings and (N,) labels of the training set, on any device.
 
         Raises:
             SizeError: shapes or types that do not fit, or no class has two images.
@@ -182,7 +182,7 @@ class HierarchicalTripletLoss(PairLoss):
         return replace(super().traits(), uses_classes=self.tree is not None)
 
     def after_epoch(self, embed: EmbedTrainingSet) -> None:
-        """:meth:`rebuild` from the training images as they lie now."""
+        """Call :meth:`rebuild` with the current embeddings of the training set."""
         self.rebuild(*embed())
 
     def settings(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class HierarchicalTripletLoss(PairLoss):
         return {"tree": self.tree, "margin": self.margin, "first_margin": self.first_margin}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # A saved tree has its own number of classes; torch wants room of the same shape.
+        # A saved tree has its own number of classes; torch requires buffers of the same shape.
         for name in _PARTS:
             own, saved = getattr(self, f"tree_{name}"), state_dict.get(f"{prefix}tree_{name}")
             if saved is not None:

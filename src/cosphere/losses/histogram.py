@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosphere.checks import check_whole
 from cosphere.losses.engine.base import PairLoss, describe
-from cosphere.losses.engine.maths import with_slopes
+from cosphere.losses.engine.maths import with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, as_pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
@@ -30,7 +30,7 @@ def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared:
             chose it with both ends as anchor. Mined anchors need a positive and a negative.
 
     Returns:
-        () in [0, 1] but for rounding; a connected 0 without positive or without negative pairs.
+        () in [0, 1] up to rounding; a connected 0 without positive or without negative pairs.
 
     Raises:
         SizeError: shapes, types, devices or indices that do not fit.
@@ -50,7 +50,7 @@ def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared:
             slope = of_far[torch.where(counted.mask(block), places, bins)]
             places = places.gather(1, block.positive_columns)
             slope.scatter_add_(1, block.positive_columns, torch.where(block.positive_real, of_near[places], 0.0))
-        return with_slopes(slope.new_zeros(()), (block.similarities, slope))
+        return with_gradients(slope.new_zeros(()), (block.similarities, slope))
 
     total = sum_over_rows(pairs, of_block).total
     return total + (far * below).sum().to(total.dtype) + pairs.zero

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosphere.checks import check_number
 from cosphere.losses.engine.base import PairLoss, Traits, describe
-from cosphere.losses.engine.maths import mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 
@@ -36,7 +36,7 @@ def intra_pair_variance_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () in [0, 8] but for rounding. A side without pairs counts 0.
+        () in [0, 8] up to rounding. A side without pairs counts 0.
 
     Raises:
         SizeError: shapes, types, devices or indices that do not fit.
@@ -56,7 +56,7 @@ def intra_pair_variance_loss(
             to_positives, to_negatives = mean_or_zero(2 * below, positives), mean_or_zero(slope.mul_(2), negatives)
             to_low, to_high = to_positives.sum(), -to_negatives.sum()
             slope = to_negatives.scatter_add_(1, block.positive_columns, -to_positives)
-        return with_slopes(value, (block.similarities, slope), (low, to_low), (high, to_high))
+        return with_gradients(value, (block.similarities, slope), (low, to_low), (high, to_high))
 
     return sum_over_rows(pairs, of_block, low, high).total + pairs.zero
 
@@ -72,7 +72,7 @@ def _sums(pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """A sum of products is a product of sums, so class sums are all it takes: O(B D), and the slopes with it."""
+    """A sum of products is a product of sums, so class sums are all it takes: O(B D), and the gradients with it."""
     codes, column_codes = pairs.class_ids, pairs.reference_class_ids
     graph = anchors, columns
     anchors, columns = anchors.detach(), columns.detach()
@@ -85,14 +85,14 @@ def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor
         mates = of_class.index_add(0, present, columns[pairs.own_columns[present]], alpha=-1)
     same, other = (anchors * mates).sum(), (anchors * strangers).sum()
     if pairs.references is None:
-        return with_slopes(same, (graph[0], 2 * mates)), with_slopes(other, (graph[0], 2 * strangers))
+        return with_gradients(same, (graph[0], 2 * mates)), with_gradients(other, (graph[0], 2 * strangers))
     back = anchors.new_zeros(pairs.classes, anchors.shape[1]).index_add_(0, codes, anchors)[column_codes.long()]
     strangers_back, mates_back = anchors.sum(dim=0) - back, back
     if present is not None and pairs.own_columns is not None:
         mates_back = back.index_add(0, pairs.own_columns[present], anchors[present], alpha=-1)
     return (
-        with_slopes(same, (graph[0], mates), (graph[1], mates_back)),
-        with_slopes(other, (graph[0], strangers), (graph[1], strangers_back)),
+        with_gradients(same, (graph[0], mates), (graph[1], mates_back)),
+        with_gradients(other, (graph[0], strangers), (graph[1], strangers_back)),
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, Traits, describe
-from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.rows import Block, blocks, sum_over_rows
 
@@ -74,7 +74,7 @@ def lifted_structure_loss(
             slope.scatter_add_(1, block.positive_columns, hinges)
             value = hinges.square().sum() / 2
             known = slopes_of(block, lengths, distances, slope)
-        return with_slopes(value, *known), real.sum()[None]
+        return with_gradients(value, *known), real.sum()[None]
 
     total, counts = sum_over_rows(pairs, of_block, *lengths)
     return mean_or_zero(total, counts.sum()) + pairs.zero
@@ -100,9 +100,9 @@ def distances_of(block: Block, lengths: tuple[Tensor, ...]) -> Tensor:
 def slopes_of(
     block: Block, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Slopes with respect to similarities and squared lengths, from those to the distances. Overwrites both matrices.
+    """Gradients with respect to similarities and squared lengths, from those to the distances. Overwrites both matrices.
 
-    At zero distance the slope is taken as 0: the true one is infinite.
+    At zero distance the gradient is taken as 0: the true one is infinite.
     """
     to_products = to_distances.div_(functional.threshold(distances, 0.0, -torch.inf, inplace=True)).neg_()
     known = [(block.similarities, to_products)]
@@ -143,7 +143,7 @@ def _anchors_of_columns(pairs: Pairs) -> Tensor | None:
 
 
 def _hinges(block: Block, distances: Tensor, near: Tensor, column_near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(b, P) each: [J]_+; the slope of half its square to the anchor's ``near``; which pairs there are."""
+    """(b, P) each: [J]_+; the gradient of half its square to the anchor's ``near``; which pairs there are."""
     own, other = near[block.rows, None], column_near[block.positive_columns]
     both = torch.logaddexp(own, other)
     real = block.positive_real & (both != -torch.inf)  # true of NaN, which is to show: raw lengths may overflow
@@ -152,7 +152,7 @@ def _hinges(block: Block, distances: Tensor, near: Tensor, column_near: Tensor) 
 
 
 def _slopes_of_columns(pairs: Pairs, lengths: tuple[Tensor, ...], near: Tensor, column_near: Tensor) -> Tensor:
-    """(R,) slope of the sum of half the squared hinges to ``column_near``: a second walk, as pairs have two ends."""
+    """(R,) gradient of the sum of half the squared hinges to ``column_near``: a second pass, as pairs have two ends."""
     slopes = torch.zeros_like(column_near)
     for block in blocks(pairs):
         hinges, to_own, _ = _hinges(block, distances_of(block, lengths), near, column_near)

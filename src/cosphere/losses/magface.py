@@ -39,7 +39,7 @@ def magface_loss(
         embeddings: (B, D) float. The length matters.
         labels: (B,) integers in [0, C).
         class_weight: (C, D) float. Any length; only the direction counts.
-        shortest: the paper's l_a, > 0: the length from which margin and reward change.
+        shortest: the paper's l_a, > 0: the length above which margin and reward change.
         longest: the paper's u_a, > shortest: the length up to which they do.
         smallest_margin: radians at the shortest length, in [0, pi].
         largest_margin: radians at the longest length, in [smallest_margin, pi].
@@ -68,7 +68,7 @@ def magface_loss(
         if easy_margin:
             target = torch.where(cosine > 0, target, cosine)
         reward = length / longest**2 + 1 / length
-        return batch.spread(log_one_plus_exp(others - scale * target) + length_weight * reward)
+        return batch.scatter(log_one_plus_exp(others - scale * target) + length_weight * reward)
 
 
 @describe(
@@ -87,13 +87,13 @@ class MagFaceLoss(ClassLoss):
     Args:
         num_classes: C, training classes.
         embedding_dim: D, width of the embedding.
-        shortest: the paper's l_a, > 0: the length from which margin and reward change.
+        shortest: the paper's l_a, > 0: the length above which margin and reward change.
         longest: the paper's u_a, > shortest: the length up to which they do.
         smallest_margin: radians at the shortest length, in [0, pi].
         largest_margin: radians at the longest length, in [smallest_margin, pi].
         scale: of the cosines, > 0.
         length_weight: the paper's lambda_g, >= 0. Lengths are sure to grow with quality from ``scale k u^2 l^2 / (u^2 -
-            l^2)`` on, k the slope of the margin; that is 22.6 with the other defaults.
+            l^2)`` on, k the gradient of the margin; that is 22.6 with the other defaults.
         easy_margin: no margin unless the cosine to the own class is above 0; see :func:`magface_loss`.
         sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".

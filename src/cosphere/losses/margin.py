@@ -50,7 +50,7 @@ def margin_loss(
         sampling: "distance_weighted" (the authors): for each positive one negative that
             :func:`cosphere.losses.distance_weighted_triplets` would draw, afresh at each call. "all": all triplets, exactly.
         cutoff: of the sampling.
-        farthest: of the sampling; margin + boundary, from where a negative costs nothing.
+        farthest: of the sampling; margin + boundary, from where a negative contributes nothing.
         generator: source of the draws; torch's global one if None.
         compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one, and nothing is drawn; of its
             pairs, the negatives are drawn among them or make all triplets.

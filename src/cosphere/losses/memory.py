@@ -1,4 +1,4 @@
-"""Cross-batch memory: any pair loss against the embeddings of the latest batches, not only of this one."""
+"""Cross-batch memory: compare a batch with the embeddings of the latest batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CrossBatchMemory"]
 
 
 class _Queue(NamedTuple):
-    """The rows of the memory: what was embedded, its class, and the step at which it entered."""
+    """Rows of the memory: embedding, label, and the step at which it entered."""
 
     embeddings: Tensor
     labels: Tensor
@@ -102,20 +102,20 @@ class CrossBatchMemory(Loss):
         )
 
     def traits(self) -> Traits:
-        """Those of the wrapped loss."""
+        """As for the wrapped loss."""
         return self.loss.traits()
 
     def groups(self, dim: int) -> tuple[int, ...]:
-        """Those of the wrapped loss."""
+        """As for the wrapped loss."""
         return self.loss.groups(dim)
 
     def after_epoch(self, embed: EmbedTrainingSet) -> None:
-        """Passed on to the wrapped loss. The queue stays."""
+        """Forward the call to the wrapped loss. The queue is kept."""
         self.loss.after_epoch(embed)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Forget all rows. The count of steps goes on, so no second warm-up follows."""
+        """Discard all rows. The step count continues, so there is no second warm-up."""
         for state in (self.embeddings, self.labels, self.entered, self.position, self.fill):
             state.zero_()
 

@@ -43,7 +43,7 @@ def norm_softmax_loss(
     with outside_autocast(embeddings):
         target, others, _ = against_classes(batch, scale=1 / temperature, sampled=sampled)
         # -log(e^t / (e^t + sum e^o)) = log(1 + e^(o - t)).
-        return batch.spread(log_one_plus_exp(others - target / temperature))
+        return batch.scatter(log_one_plus_exp(others - target / temperature))
 
 
 @describe(

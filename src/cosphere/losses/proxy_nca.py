@@ -65,13 +65,13 @@ def proxy_nca_loss(
     with outside_autocast(embeddings):
         target, others, total = against_classes(batch, scale=scale, sampled=sampled, with_total=smoothing > 0)
         if not positive_in_denominator:
-            return batch.spread(torch.where(others == -torch.inf, 0.0, others - scale * target))
+            return batch.scatter(torch.where(others == -torch.inf, 0.0, others - scale * target))
         losses = log_one_plus_exp(others - scale * target)
         if smoothing:
             classes = len(class_weight) if sampled is None else len(sampled)
             mean_of_others = (total - target) / max(classes - 1, 1)
             losses = losses + smoothing * scale * (target - mean_of_others) * (classes > 1)
-        return batch.spread(losses)
+        return batch.scatter(losses)
 
 
 def _check_smoothing(smoothing: float, positive_in_denominator: bool) -> None:

@@ -52,7 +52,7 @@ def proxy_nca_plus_plus_loss(
     scale = 2 / temperature
     with outside_autocast(embeddings):
         target, others, _ = against_classes(batch, scale=scale, sampled=sampled)
-        return batch.spread(log_one_plus_exp(others - scale * target))
+        return batch.scatter(log_one_plus_exp(others - scale * target))
 
 
 @describe(

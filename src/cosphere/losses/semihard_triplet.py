@@ -18,7 +18,7 @@ from cosphere.losses.engine.triplets import count_window
 __all__ = ["SemihardTripletLoss", "semihard_triplet_loss"]
 
 FEW = 16
-"""Up to so many positives an anchor, one pass over the negatives for each is faster than sorting them."""
+"""Up to this many positives per anchor, one pass over the negatives for each is faster than sorting them."""
 
 
 def semihard_triplet_loss(
@@ -36,7 +36,7 @@ def semihard_triplet_loss(
     "tensorflow" (also the official SEC code): for each ordered positive pair the closest negative with d_an > d_ap, or,
     where none is, the farthest negative. TensorFlow Addons has margin 1 and distances that are not squared as defaults,
     and both codes give NaN without a positive pair and take the anchor itself for a negative where there is none; here
-    such batches and anchors cost nothing.
+    such batches and anchors contribute nothing.
 
     "facenet": every negative with d_ap < d_an <= d_ap + margin, as pytorch-metric-learning's TripletMarginMiner
     ("semihard") lists them.

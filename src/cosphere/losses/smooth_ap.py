@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosphere.checks import check_number, check_switch
 from cosphere.losses.engine.base import PairLoss, describe
-from cosphere.losses.engine.maths import mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 
@@ -52,7 +52,7 @@ def smooth_ap_loss(
                 block.negatives(-torch.inf).div_(temperature), cosines / temperature, weight
             )
             slope.scatter_add_(1, columns, to_candidates).div_(temperature)
-        return with_slopes(value, (block.similarities, slope))
+        return with_gradients(value, (block.similarities, slope))
 
     total = sum_over_rows(pairs, of_block).total if most else pairs.zero
     return mean_or_zero(total, valid.sum()) + pairs.zero
@@ -72,7 +72,7 @@ def _candidates(block: Block, most: int, count_self: bool) -> tuple[Tensor, Tens
 
 
 def _precision_lost(negatives: Tensor, candidates: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of ``weight * N_j / (1 + P_j + N_j)`` over all j, and its slopes, for one positive of each row at a time.
+    """Sum of ``weight * N_j / (1 + P_j + N_j)`` over all j, and its gradients, for one positive of each row at a time.
 
     Args:
         negatives: (b, R) exponents, -inf where there is none.

@@ -19,7 +19,7 @@ from cosphere.tensors import SHORTEST, directions, full_precision, outside_autoc
 __all__ = ["SoftTripleLoss", "centre_distance", "soft_triple_loss"]
 
 SLACK = 1e-5
-"""Added to squared distances by the official code: centres are meant to meet, where a root alone has no finite slope."""
+"""Added to squared distances by the official code: centres are meant to meet, where a root alone has no finite gradient."""
 
 
 def soft_triple_loss(
@@ -62,7 +62,7 @@ def soft_triple_loss(
     similarity = _SoftLargest(gamma) if centres > 1 else None
     with outside_autocast(embeddings):
         target, others, _ = against_classes(batch, scale=scale, centres=centres, similarity=similarity, sampled=sampled)
-        return batch.spread(log_one_plus_exp(others - scale * (target - margin)))
+        return batch.scatter(log_one_plus_exp(others - scale * (target - margin)))
 
 
 class _SoftLargest:

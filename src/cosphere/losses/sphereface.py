@@ -73,12 +73,12 @@ def sphereface_loss(
         lengths = 1.0 if normalize_features else batch.lengths()
         cosines = target / lengths
         eased = (easing * cosines + _psi(cosines, margin)) / (easing + 1)
-        return batch.spread(log_one_plus_exp(others - scale * lengths * eased))
+        return batch.scatter(log_one_plus_exp(others - scale * lengths * eased))
 
 
 def _psi(cosines: Tensor, margin: int) -> Tensor:
     """(-1)^k cos(margin * angle) - 2k, from the cosine of the angle. Smooth in it, and finite everywhere."""
-    # Chebyshev's polynomial is cos(margin * angle), without the angle: acos has no slope at |cos| = 1.
+    # Chebyshev's polynomial is cos(margin * angle), without the angle: acos has no gradient at |cos| = 1.
     before, multiple = torch.ones_like(cosines), cosines
     for _ in range(margin - 1):
         before, multiple = multiple, 2 * cosines * multiple - before
@@ -103,7 +103,7 @@ class SphereFaceLoss(ClassLoss):
     """The class directions of :func:`sphereface_loss`, its mean over the rows that have a direction, and the annealing.
 
     The steps that the annealing counts are calls in training mode. Their number is a buffer, so a saved run goes on where it
-    was; in evaluation mode it stands still.
+    was; in evaluation mode it does not change.
 
     Args:
         num_classes: C, training classes.

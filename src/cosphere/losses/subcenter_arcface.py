@@ -58,7 +58,7 @@ def subcenter_arcface_loss(
         target, others, _ = against_classes(
             batch, scale=scale, centres=centres, similarity=_Largest() if centres > 1 else None, sampled=sampled
         )
-        return batch.spread(log_one_plus_exp(others - scale * add_angle(target, margin, fallback)))
+        return batch.scatter(log_one_plus_exp(others - scale * add_angle(target, margin, fallback)))
 
 
 class _Largest:

@@ -1,4 +1,4 @@
-"""How long each loss takes on this machine, beside the bare product of similarities."""
+"""Time each loss on this machine, relative to the bare product of similarities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What forward and backward of one loss cost."""
+    """Time and memory of forward and backward of one loss."""
 
     name: str
     seconds: float
@@ -35,11 +35,11 @@ class Timing:
     classes: int | None
     """Classes it was built with; None for a pair loss."""
     repeats: int
-    """How often it was measured."""
+    """Number of measurements."""
 
     @property
     def times_floor(self) -> float:
-        """How many floors it takes."""
+        """Time as a multiple of the floor."""
         return self.seconds / self.floor_seconds
 
 
@@ -65,7 +65,7 @@ def time_losses(
         dim: D, width of the embedding.
         per_class: embeddings of each class.
         device: where.
-        repeats: at most so many measurements each.
+        repeats: at most this many measurements each.
         progress: called with the name of each loss before it is measured.
 
     Returns:

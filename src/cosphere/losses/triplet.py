@@ -33,7 +33,7 @@ def triplet_loss(
         margin: by how much farther a negative must be than a positive, in units of d.
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
         reduction: "mean_all" divides by the number of triplets, so the loss fades as they are solved; "mean_nonzero" by
-            the number of those that still cost something.
+            the number of those that still have a loss above 0.
         compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one; its pairs make all
             triplets that their anchors join.
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import PairLoss, describe
-from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_slopes
+from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
 
 __all__ = ["TupletMarginLoss", "tuplet_margin_loss"]
 
 NEAREST = 1 - 1e-7
-"""Cosines are clamped to this before their angle is taken: at 1 the slope of the angle is infinite."""
+"""Cosines are clamped to this before their angle is taken: at 1 the gradient of the angle is infinite."""
 
 
 def tuplet_margin_loss(
@@ -63,7 +63,7 @@ def tuplet_margin_loss(
             slope = logits.sub_(push.clamp(min=torch.finfo(push.dtype).min)).exp_()
             slope.mul_(weight.sum(dim=1, keepdim=True))
             slope.scatter_add_(1, block.positive_columns, -weight * easing)
-        return with_slopes(value, (block.similarities, slope))
+        return with_gradients(value, (block.similarities, slope))
 
     total = sum_over_rows(pairs, of_block).total
     counted = torch.where(pairs.negatives_per_anchor > 0, pairs.positives_per_anchor, 0).sum()
@@ -71,7 +71,7 @@ def tuplet_margin_loss(
 
 
 def _eased(cosines: Tensor, slack: float, stop_at_zero: bool) -> tuple[Tensor, Tensor]:
-    """cos(t - slack) from cos t, and its slope, which is 0 where the cosine was clamped."""
+    """cos(t - slack) from cos t, and its gradient, which is 0 where the cosine was clamped."""
     inside = cosines.clamp(-NEAREST, NEAREST)
     sines = ((1 - inside) * (1 + inside)).sqrt()
     eased = inside * math.cos(slack) + sines * math.sin(slack)

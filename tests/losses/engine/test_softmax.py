@@ -302,7 +302,7 @@ def test_without_a_direction_there_is_no_loss(rows):
     made = classify(rows, torch.zeros(len(rows), dtype=torch.long), weights)
     target, others, total = against_classes(made, scale=7.0, with_total=True)
     assert target.shape == others.shape == total.shape == (0,)
-    values = made.spread(functional.softplus(others - target) + total)
+    values = made.scatter(functional.softplus(others - target) + total)
     assert values.tolist() == [0.0] * len(rows)
     columns = sum_over_classes(made, ColumnsByAutograd(lambda cosines, own: cosines.sum()))
     (values.sum() + columns).backward()
@@ -315,7 +315,7 @@ def test_values_go_back_to_the_rows_they_came_from():
     with torch.no_grad():
         points[[0, 4]] = 0
     made = classify(points, labels, weights)
-    values = made.spread(made.lengths())
+    values = made.scatter(made.lengths())
     torch.testing.assert_close(values, points.norm(dim=1))
     assert values[[0, 4]].tolist() == [0, 0]
     assert made.targets.tolist() == labels[[1, 2, 3, 5, 6, 7, 8]].tolist()

@@ -1,4 +1,4 @@
-"""What the losses are made of: the engine of pairs, the engine of class weights, base classes and the registry.
+"""Building blocks of the losses: the engine of pairs, the engine of class weights, base classes and the registry.
 
 The names here are what a loss author needs; docs/extending.md shows them at work. All are also names of ``cosphere.losses``.
 """
@@ -14,7 +14,7 @@ from cosphere.losses.engine.maths import (
     mean_or_zero,
     safe_sqrt,
     similarities_held,
-    with_slopes,
+    with_gradients,
 )
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
 from cosphere.losses.engine.registry import about, build, table
@@ -53,5 +53,5 @@ __all__ = [
     "sum_over_classes",
     "sum_over_rows",
     "table",
-    "with_slopes",
+    "with_gradients",
 ]

@@ -16,43 +16,43 @@ from cosphere.tensors import check_embeddings, outside_compile
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """How a loss behaves where it differs from most. The defaults are what most pair losses do; tests of all losses read this."""
+    """How a loss differs from most pair losses, whose behaviour is the default. The tests of all losses read this."""
 
     terms: Literal["images", "pairs", "triplets"] = "triplets"
     """What the smallest batch with a loss holds: one image, one pair, or a positive and a negative of one anchor."""
     uses_lengths: bool = False
-    """Lengths of embeddings count, not directions only."""
+    """The value depends on the lengths of embeddings, not only on directions."""
     draws: bool = False
     """Draws from torch's global generator, so two calls on one batch differ."""
     order: Literal["free", "in_class", "searched"] = "free"
-    """Whether the order of the batch matters: not at all; within a class; or to a search that ties may lead elsewhere."""
+    """Whether the order of the batch matters: not at all; within a class; or only for ties in a search."""
     picks_one: bool = False
-    """Of equally hard images one is taken, so copies of an image may have different gradients."""
+    """One of several equally hard images is chosen, so copies of an image may have different gradients."""
     divides_by_batch: bool = False
     """Divides by B, rows without a direction included."""
     may_be_negative: bool = False
-    """The value has no lower bound at 0."""
+    """The value may be below 0."""
     gradient_by_rule: bool = False
     """The published gradient is not the derivative of the published value."""
     uses_classes: bool = False
-    """Classes count even where a miner chose the pairs, so labels cannot be left out."""
+    """Labels are needed even where a miner chose the pairs."""
     classes_from_zero: bool = False
     """Labels must be in [0, num_classes); otherwise they are only names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """One row of the loss table. Everything is plain text but the defaults, which come from the signature."""
+    """One row of the loss table: plain text, and the defaults from the signature."""
 
     name: str
-    """What the command line and recipes call it."""
+    """Name on the command line and in recipes."""
     title: str
     """The class."""
     paper: str
     batch: str
     """What a batch must hold."""
     normalises: str
-    """What is brought to unit length before the loss sees it."""
+    """What the loss normalises to unit length."""
     defaults: dict[str, Any]
     """Every setting with its default, in the order of the signature."""
     defaults_source: str
@@ -60,7 +60,7 @@ class About:
     """Time and memory beyond the embeddings; B batch, D width, C classes."""
     choose_when: str
     uses_class_weights: bool
-    """True: it learns one vector per training class and is built with ``num_classes`` and ``embedding_dim``."""
+    """The loss learns one vector per training class and is built with ``num_classes`` and ``embedding_dim``."""
     forms: tuple[dict[str, Any], ...] = ()
     """Settings that give other published forms of the loss."""
     traits: Traits = Traits()
@@ -72,10 +72,10 @@ EmbedTrainingSet = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Loss(nn.Module):
-    """Base of all losses: ``loss(embeddings, labels) -> scalar``, and what the loss asks of whoever trains with it.
+    """Base of all losses: ``loss(embeddings, labels) -> scalar``, and what the loss requires of a training loop.
 
-    A training loop calls only what is declared here, so it knows no loss by name. A module that wraps another loss passes
-    these on.
+    A training loop uses only what is declared here, so it knows no loss by name. A module that wraps another loss forwards
+    these.
     """
 
     about: About
@@ -85,8 +85,8 @@ class Loss(nn.Module):
     whose terms are single images: each process then computes its own."""
 
     labels_from: Literal["class", "image"] = "class"
-    """What labels a batch that holds several views of each image: the class of the image, or the image itself, which is then
-    the only source of positives. Other batches are always labelled by class."""
+    """Source of the labels where a batch holds several views of each image: the class, or the image itself, so that only views
+    of one image are positives. Other batches are always labelled by class."""
 
     def traits(self) -> Traits:
         """How the loss behaves with the settings it has."""
@@ -117,15 +117,15 @@ class Loss(nn.Module):
 
 
 class PairLoss(Loss):
-    """Base of the losses that compare images with images: the settings of one function, and the call they share.
+    """Base of the losses that compare images with images: holds the settings of one function, and the shared call.
 
-    A subclass names its pure function and stores its settings as attributes of the same names.
+    A subclass sets ``function`` and stores its settings as attributes of the same names.
     """
 
     function: ClassVar[Callable[..., Tensor]]
 
     def settings(self) -> dict[str, Any]:
-        """What the function is called with beside the batch."""
+        """Keyword arguments of the function besides the batch."""
         return {name: getattr(self, name) for name in self.about.defaults}
 
     @outside_compile
@@ -146,12 +146,12 @@ class PairLoss(Loss):
         Args:
             embeddings: (B, D) float.
             labels: (B,) integers. May be left out where pairs or triplets are given, unless the loss uses classes besides.
-            indices_tuple: the only pairs or triplets that count, as pytorch-metric-learning's miners and ours return them.
+            indices_tuple: the only pairs or triplets to use, as returned by our miners and pytorch-metric-learning's.
             ref_emb: pytorch-metric-learning's name for ``references``, so that its wrappers can call this.
             ref_labels: likewise for ``reference_labels``.
-            references: (R, D) float, other rows to compare with instead of the batch: a memory, or all processes' batches.
+            references: (R, D) float, rows to compare with instead of the batch: a memory, or the batches of all processes.
             reference_labels: (R,) integers.
-            positions: (B,) integers: the row of the references that each embedding itself is, -1 for none.
+            positions: (B,) integers: the row of the references that is the embedding itself, -1 for none.
 
         Raises:
             SizeError: shapes, types, devices or indices that do not fit.
@@ -173,7 +173,7 @@ class PairLoss(Loss):
         )
 
     def _stand_in(self, rows: Tensor, tuples: tuple[Tensor, ...] | None) -> Tensor:
-        """Labels for rows whose pairs are given, so that no class is looked at."""
+        """Placeholder labels for rows whose pairs are given."""
         if tuples is None:
             raise SizeError("labels are missing. Give labels=, or the pairs to compare as indices_tuple=.")
         if self.traits().uses_classes:
@@ -200,7 +200,7 @@ def describe(
     forms: Iterable[dict[str, Any]] = (),
     traits: Traits = Traits(),
 ) -> Callable[[AnyLoss], AnyLoss]:
-    """Class decorator: attach an :class:`About` whose title and defaults are read off the class itself."""
+    """Class decorator: attach an :class:`About`, with title and defaults taken from the class."""
 
     def attach(kind: AnyLoss) -> AnyLoss:
         parameters = inspect.signature(kind.__init__).parameters.values()

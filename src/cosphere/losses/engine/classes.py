@@ -1,4 +1,4 @@
-"""A batch and its class weights: checked, sampled, and walked in blocks of classes; the base of the losses with class weights."""
+"""Prepare a batch and its class weights, process classes in blocks; base of the losses with class weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cosphere.tensors import (
 
 @dataclass(eq=False, kw_only=True)
 class Classified:
-    """A batch and its class weights, checked. Rows without a direction are already gone."""
+    """A batch and its class weights, checked. Rows without a direction have been removed."""
 
     unit: Tensor
     """(A, D) float32 or float64 directions. Differentiable."""
@@ -40,15 +40,15 @@ class Classified:
     size: int
     """B, rows of the batch, those without a direction included."""
     kept: Tensor | None
-    """(A,) int64 row of the batch each came from; None when all rows are here."""
+    """(A,) int64 batch row of each; None when no row was removed."""
     zero: Tensor
-    """() connected zero; NaN if any embedding is not finite. Class weights that are not finite show by themselves."""
+    """() connected zero; NaN if any embedding is not finite. Class weights that are not finite show in the logits anyway."""
 
     def lengths(self) -> Tensor:
         """(A,) Euclidean lengths of the raw rows. Differentiable."""
         return lengths(self.raw)
 
-    def spread(self, values: Tensor) -> Tensor:
+    def scatter(self, values: Tensor) -> Tensor:
         """(A,) -> (B,): a connected 0 for rows without a direction."""
         if self.kept is None:
             return values + self.zero
@@ -57,7 +57,7 @@ class Classified:
 
 @outside_compile
 def classify(embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, centres: int = 1) -> Classified:
-    """Prepare a batch to be compared with class weights.
+    """Prepare a batch for comparison with class weights.
 
     Args:
         embeddings: (B, D) float.
@@ -73,6 +73,7 @@ def classify(embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, centre
     with outside_autocast(embeddings):
         unit, alive = directions(embeddings)
         raw, kept = full_precision(embeddings), None
+        # float64 weights with float32 embeddings are compared in float64.
         wide = torch.promote_types(unit.dtype, full_precision(class_weight).dtype)
         zero = connected_zero(embeddings).to(wide)
         if not bool(alive.all()):
@@ -90,7 +91,7 @@ def classify(embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, centre
 
 
 def check_class_labels(embeddings: Tensor, labels: Tensor, class_weight: Tensor, *, centres: int = 1) -> Tensor:
-    """``labels`` if they fit the class weights, or a SizeError: an index out of range would end a CUDA process."""
+    """Return ``labels`` if they fit the class weights. Raises a SizeError: an index out of range would abort a CUDA process."""
     if class_weight.ndim != 2 or class_weight.shape[1] != embeddings.shape[1]:
         raise SizeError(
             f"want class weights (C, {embeddings.shape[1]}) for embeddings {tuple(embeddings.shape)}, "
@@ -120,16 +121,16 @@ def sample_classes(
     rule: Literal["partial_fc", "norm_softmax"] = "partial_fc",
     generator: torch.Generator | None = None,
 ) -> Tensor | None:
-    """The classes that one step's softmax runs over: all classes of the batch, and a random part of the others.
+    """Sample the classes of one step's softmax: all classes of the batch and a random part of the others.
 
     Args:
         targets: (B,) int64 in [0, num_classes).
         num_classes: C.
         rate: in (0, 1]. 1 means all.
-        rule: "partial_fc" (An et al., ICCV 2021 and its code): ``int(rate * C)`` classes in all, the batch's own first; if
-            they are more than that, just they. "norm_softmax" (Zhai and Wu, BMVC 2019): the batch's own, and
+        rule: "partial_fc" (An et al., ICCV 2021 and its code): ``int(rate * C)`` classes in all, the batch's own first, or
+            only those if they are more. "norm_softmax" (Zhai and Wu, BMVC 2019): the batch's own, and
             ``round(rate * others)`` of the others.
-        generator: where the draw comes from; torch's global one by default.
+        generator: random generator; torch's global one by default.
 
     Returns:
         (S,) int64 ascending, or None for all classes. The sampled softmax has no importance correction, so its value is
@@ -137,7 +138,7 @@ def sample_classes(
 
     Raises:
         SizeError: a target outside [0, num_classes).
-        SettingsError: a rate or rule that there is not.
+        SettingsError: an unknown rule, or a rate out of range.
     """
     check_choice("rule", rule, ["partial_fc", "norm_softmax"])
     if check_share("rate", rate) == 1:
@@ -153,6 +154,7 @@ def sample_classes(
         return own
     device = targets.device if generator is None else generator.device
     scores = torch.rand(num_classes, generator=generator, device=device).to(targets.device)
+    # Above any draw, so that topk takes the batch's own classes first.
     scores[own] = 2.0
     chosen: Tensor = scores.topk(quota).indices.sort().values
     return chosen
@@ -160,36 +162,36 @@ def sample_classes(
 
 @torch.no_grad()
 def own_cosines(batch: Classified) -> Tensor:
-    """(A,) cosine of each image to its own class, without a graph: for what must be known before the classes are walked."""
+    """(A,) cosine of each image to its own class, without a graph: for what must be known before the pass over the classes."""
     own = directions(batch.class_weight.detach()[batch.targets]).unit.to(batch.unit.dtype)
     cosines: Tensor = torch.linalg.vecdot(batch.unit.detach(), own)
     return cosines
 
 
 class ClassBlock(NamedTuple):
-    """Some classes, and the images that belong to them."""
+    """A block of classes, and the images that belong to them."""
 
     classes: slice | Tensor
     """The classes."""
     weights: slice | Tensor
     """Rows of the class weights."""
     images: Tensor
-    """(n,) images whose own class is in this block."""
+    """(n,) indices of the images whose class is in this block."""
     places: Tensor
-    """(n,) its place in the block."""
+    """(n,) index of that class within the block."""
 
 
 def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | None = None) -> Iterator[ClassBlock]:
-    """Walk the classes, or the sampled ones.
+    """Iterate over the classes, or the sampled ones.
 
     Args:
-        places: (A,) where each image's class stands among the classes that are walked.
+        places: (A,) index of each image's class among the classes that are processed.
         weights: C * centres, rows of the class weights.
         centres: centres of each class.
-        sampled: (S,) the classes to walk; all by default.
+        sampled: (S,) the classes to process; all by default.
     """
     count = weights // centres if sampled is None else len(sampled)
-    # A quarter of a pair loss's block still fills a GPU, and is 64 MB.
+    # A quarter of a pair loss's block (64 MB) still fills a GPU.
     share = 4 if places.device.type == "cuda" else 1
     step = block_length(places.device, share * len(places) * centres, count)
     for first in range(0, count, step):
@@ -211,30 +213,31 @@ class UnitWeights(NamedTuple):
     raw: Tensor
     """(k, D) of any length."""
     inverse: Tensor
-    """(k,) 1 / length; 0 for a weight without a direction, whose cosine is then 0 and whose gradient is none."""
+    """(k,) 1 / length; 0 for a weight without a direction, whose cosine and gradient are then 0."""
 
     @classmethod
     def of(cls, class_weight: Tensor, which: slice | Tensor, dtype: torch.dtype) -> UnitWeights:
-        """Those rows, in another type."""
+        """Select rows and convert their dtype."""
         raw = class_weight.detach()[which].to(dtype)
         norms = torch.linalg.vector_norm(raw, dim=1)
-        norms.masked_fill_(norms == torch.inf, torch.nan)  # 1 / inf would make it a weight without a direction, unseen
+        norms.masked_fill_(norms == torch.inf, torch.nan)  # 1 / inf would silently make it a weight without a direction
         return cls(raw, torch.where(norms <= SHORTEST, 0.0, 1 / norms))
 
     def cosines(self, rows: Tensor, factor: float, space: Workspace) -> Tensor:
-        """(A, k) ``factor`` times the cosines of the rows, if they are of unit length."""
+        """(A, k) ``factor`` times the cosines of unit rows."""
         found = space.take("cosines", rows, (len(rows), len(self.raw)))
+        # Scaling the product saves a normalised copy of the (C, D) weights.
         return torch.mm(rows, self.raw.T, out=found).mul_(self.inverse * factor)
 
 
 class Workspace:
-    """Tensors of one block that the next block uses again: in fresh ones the system has to clear every page first."""
+    """Buffers reused from block to block: for freshly allocated ones the system has to clear every page first."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def take(self, name: str, like: Tensor, shape: tuple[int, ...] | torch.Size | None = None) -> Tensor:
-        """A tensor of that shape, or of ``like``'s, with the numbers that its last user left."""
+        """Return an uninitialised tensor of that shape, or of the shape of ``like``."""
         wanted = like.shape if shape is None else shape
         count = math.prod(wanted)
         if name not in self._kept or len(self._kept[name]) < count:
@@ -243,18 +246,19 @@ class Workspace:
 
 
 class Gradients:
-    """Where the blocks' gradients go.
+    """Accumulates the gradients of all blocks.
 
     Args:
-        rows: (A, D) what is multiplied with the class directions.
+        rows: (A, D) rows that are multiplied with the class directions.
         class_weight: (C, D).
-        wanted: whether rows and class weights want a gradient.
+        wanted: whether rows and class weights require a gradient.
     """
 
     def __init__(self, rows: Tensor, class_weight: Tensor, wanted: tuple[bool, ...]) -> None:
         self._left = rows.detach()
         self._rows = torch.zeros_like(self._left) if wanted[0] else None
         shape, device = class_weight.shape, class_weight.device
+        # Classes that were not sampled keep these zeros.
         self._weights = torch.zeros(shape, dtype=self._left.dtype, device=device) if wanted[1] else None
 
     def add(self, which: slice | Tensor, weights: UnitWeights, slopes: Tensor) -> None:
@@ -264,7 +268,8 @@ class Gradients:
             self._rows.addmm_(slopes, weights.raw)
         if self._weights is None:
             return
-        # d cosine / d w = (u - cosine * w / |w|) / |w|: what points along w is taken out.
+        # d cosine / d w = (u - cosine * w / |w|) / |w|, so the component along w is removed.
+        # Blocks are disjoint, so each row of the gradient is written once.
         to_weights = self._weights[which] if isinstance(which, slice) else torch.empty_like(weights.raw)
         torch.mm(slopes.T, self._left, out=to_weights)
         along = torch.linalg.vecdot(to_weights, weights.raw) * weights.inverse.square()
@@ -273,12 +278,12 @@ class Gradients:
             self._weights[which] = to_weights
 
     def outcome(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-        """To the rows, and to the class weights in their own type."""
+        """Gradients with respect to the rows, and to the class weights in their dtype."""
         return self._rows, None if self._weights is None else self._weights.to(dtype)
 
 
 def only_once(gradients: tuple[Tensor | None, ...], *inputs: Tensor) -> tuple[Tensor | None, ...]:
-    """``gradients`` as a backward returns them: where a graph of it is being made, differentiating that raises."""
+    """Return ``gradients`` from a backward; under ``create_graph`` differentiating them again raises."""
     if not torch.is_grad_enabled():
         return gradients
     return tuple(None if gradient is None else OnlyOnce.apply(gradient, *inputs) for gradient in gradients)
@@ -288,10 +293,10 @@ SampleRule = Literal["partial_fc", "norm_softmax"]
 
 
 class ClassLoss(Loss):
-    """The class weights, and which of them a training step sees.
+    """Base of the losses with class weights, with optional sampling of classes in training.
 
-    A subclass fills ``self.class_weight`` after ``super().__init__`` and names its pure function, whose settings are attributes
-    of the same names. With state of its own it defines :meth:`per_sample`, and :meth:`of_batch` where its terms are not images.
+    A subclass initialises ``self.class_weight`` after ``super().__init__`` and sets ``function``, whose settings are attributes of
+    the same names. It overrides :meth:`per_sample` if it has state, and :meth:`of_batch` if its terms are not images.
 
     Args:
         num_classes: C, training classes.
@@ -299,9 +304,9 @@ class ClassLoss(Loss):
         centres: vectors per class.
         sample_rate: in (0, 1], the share of classes in a training step's softmax; see
             :func:`cosphere.losses.sample_classes`. In evaluation mode all are used. The draw is from torch's global
-            generator. Classes left out get a gradient of exactly zero: plain SGD leaves them, momentum, Adam's averages and
-            weight decay still move them, as in the second version of Partial FC. For rows that truly rest, give the class
-            weights an optimiser without either.
+            generator. Unsampled classes get a gradient of exactly zero, but momentum, Adam's averages and weight decay still
+            move them, as in the second version of Partial FC. To keep unsampled rows fixed, train ``class_weight`` with plain
+            SGD (no momentum, no weight decay).
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
@@ -337,7 +342,7 @@ class ClassLoss(Loss):
         if not self.training or self.sample_rate == 1 or not len(labels):
             return None
         targets = as_int64(labels)
-        inside = targets[(targets >= 0) & (targets < self.num_classes)]  # the loss itself names those outside
+        inside = targets[(targets >= 0) & (targets < self.num_classes)]  # the loss itself reports those outside
         return sample_classes(inside, self.num_classes, self.sample_rate, rule=self.sample_rule)
 
     def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -347,7 +352,7 @@ class ClassLoss(Loss):
         )
 
     def settings(self) -> dict[str, Any]:
-        """What the function is called with beside the batch, the class weights and their sample."""
+        """Keyword arguments of the function besides the batch, the class weights and their sample."""
         return {name: getattr(self, name) for name in self.about.defaults if not name.startswith("sample_")}
 
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -358,8 +363,7 @@ class ClassLoss(Loss):
     def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) in [0, C) -> () loss; the mean over the rows that have a direction, unless the loss says otherwise.
 
-        ``indices_tuple`` is there so that pytorch-metric-learning's trainers can call this; a loss against classes has no
-        pairs to choose.
+        ``indices_tuple`` exists so that pytorch-metric-learning's trainers can call this; a loss against classes has no pairs.
 
         Raises:
             SizeError: shapes, types or devices that do not fit, or a label outside [0, C).

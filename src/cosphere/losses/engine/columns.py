@@ -1,4 +1,4 @@
-"""Losses whose terms are classes and not images: a function of each class's column of cosines, classes in blocks."""
+"""Engine of the losses whose terms are classes: a function of each class's column of cosines, in blocks of classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cosphere.tensors import outside_autocast, outside_compile
 
 
 class Columns(Protocol):
-    """What each class's column adds to the loss, and its derivative by hand: a graph would take as many passes again."""
+    """Loss of a block of class columns and its hand-written derivative; an autograd graph would take twice the passes."""
 
     def value(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(A, c) cosines, which may be overwritten -> () total of these classes."""
@@ -31,14 +31,14 @@ class Columns(Protocol):
 
 @outside_compile
 def sum_over_classes(batch: Classified, columns: Columns) -> Tensor:
-    """Sum of a function of each class's column of cosines.
+    """Sum a function of each class's column of cosines.
 
     Args:
-        batch: the prepared batch, with one centre a class.
-        columns: the function. Tensors that it knows besides get no gradient.
+        batch: the prepared batch, with one centre per class.
+        columns: the function. Other tensors that it uses get no gradient.
 
     Returns:
-        () differentiable in embeddings and class weights, once.
+        () differentiable once, in embeddings and class weights.
     """
     with outside_autocast(batch.unit):
         total: Tensor = _SumOverClasses.apply(batch.targets, columns, batch.unit, batch.class_weight)
@@ -53,6 +53,7 @@ class _SumOverClasses(torch.autograd.Function):
         for block in ctx.blocks:
             weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
             total += columns.value(weights.cosines(rows.detach(), 1.0, space), block)
+        # Backward computes the cosines again, as holding them would take B x C.
         ctx.save_for_backward(rows, class_weight)
         return total.to(rows.dtype)
 

@@ -1,4 +1,4 @@
-"""The loss table of the documentation, from what the losses say about themselves.
+"""Generate the loss table of the documentation.
 
 ``make docs`` writes it; ``make test`` checks that it is up to date.
 """
@@ -15,13 +15,13 @@ from cosphere.losses.engine.base import About
 from cosphere.losses.engine.registry import kind, table
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-"""What stands around the table in a page."""
+"""Markers around the table in a page."""
 
 GROUPS = {False: "Pair losses", True: "Losses with class weights"}
 
 
 def loss_table_markdown() -> str:
-    """All losses as Markdown: for each group what helps to choose, then where each comes from."""
+    """All losses as Markdown: for each group how to choose, then settings and sources."""
     parts = []
     for weights, title in GROUPS.items():
         entries = [entry for entry in table() if entry.uses_class_weights is weights]
@@ -41,7 +41,7 @@ def loss_table_markdown() -> str:
 
 
 def with_table(page: str) -> str:
-    """The page with the table between its markers written anew.
+    """Return the page with the table between its markers replaced.
 
     Raises:
         DataError: the page does not have both markers, once each and in order.
@@ -54,7 +54,7 @@ def with_table(page: str) -> str:
 
 
 def _call(entry: About) -> str:
-    """How it is built: what must be given, then every setting with its default."""
+    """Constructor call: required arguments, then every setting with its default."""
     parameters = list(inspect.signature(kind(entry.name).__init__).parameters)[1:]
     given = [name for name in parameters if name not in entry.defaults]
     return f"{entry.title}({', '.join([*given, *(f'{key}={value!r}' for key, value in entry.defaults.items())])})"
@@ -66,7 +66,7 @@ def _rows(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the table into each page; with ``--check`` only say which pages are out of date."""
+    """Write the table into each page; with ``--check`` only report pages that are out of date."""
     stale = 0
     for name in (argument for argument in arguments if argument != "--check"):
         path = Path(name)

@@ -1,4 +1,4 @@
-"""Helpers shared by the losses: block sizes, labels, distances, safe means and zeros, log-sum-exps, angles, gradients by hand."""
+"""Helpers shared by the losses: block sizes, distances, safe means and zeros, log-sum-exp, angles, hand-written gradients."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from cosphere.tensors import directions, full_precision
 SIMILARITIES_HELD = {"cpu": 2**20, "cuda": 2**26}
 """Similarities in one block. On a CPU a block should stay in the cache; on a GPU one should fill the device."""
 
+# Global, because losses and miners read it far below the caller who sets it.
 _held: int | None = None
 
 
 @contextmanager
 def similarities_held(count: int) -> Iterator[None]:
-    """A block in which pair losses hold at most ``count`` similarities at once, but never less than one row.
+    """Context manager: pair losses hold at most ``count`` similarities at once, but at least one row.
 
-    A loss keeps about ten such blocks while it works. Results do not depend on it beyond rounding.
+    A loss keeps about ten such blocks at a time. Results change only by rounding.
 
     >>> with similarities_held(2**24):
     ...     pass
@@ -41,42 +42,45 @@ def similarities_held(count: int) -> Iterator[None]:
 
 
 def held_on(device: torch.device) -> int:
-    """Similarities that one block may hold there."""
+    """Number of similarities that one block may hold on a device."""
     return _held or SIMILARITIES_HELD.get(device.type, SIMILARITIES_HELD["cpu"])
 
 
 def block_length(device: torch.device, width: int, count: int) -> int:
-    """How many of ``count`` lines of ``width`` similarities make one block; at least 1, and blocks are about equal."""
+    """Number of lines in one block, of ``count`` lines of ``width`` similarities; at least 1, and blocks are of about equal size."""
+    # Equal blocks: a short last one would use a cache or a GPU badly.
     pieces = -(-count // max(1, held_on(device) // max(width, 1)))
     return max(1, -(-count // max(pieces, 1)))
 
 
 SAME = 8
-"""Cosines so many rounding steps below 1 are those of identical images."""
+"""Cosines within this many rounding steps of 1 are those of identical images."""
 
 
 def as_int64(labels: Tensor) -> Tensor:
-    """Labels of any integer type as int64. uint64 from 2^63 on wraps around, which keeps different labels different."""
+    """Convert labels of any integer type to int64. uint64 values from 2^63 on wrap around, so different labels stay different."""
     return labels.to(torch.int64)
 
 
 def connected_zero(embeddings: Tensor) -> Tensor:
-    """() zero that keeps the graph connected; NaN if any entry is not finite."""
+    """() zero connected to the graph of ``embeddings``; NaN if any entry is not finite."""
     zero: Tensor = _Zero.apply(embeddings)
     return zero
 
 
 class _Zero(torch.autograd.Function):
-    """``(embeddings * 0).sum()`` without its passes over the embeddings."""
+    """``(embeddings * 0).sum()`` without extra passes over the embeddings."""
 
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor) -> Tensor:
         ctx.save_for_backward(embeddings)
+        # inf * 0 and NaN * 0 are NaN, which is how a bad value shows in the loss.
         return full_precision(embeddings.detach()).sum() * 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         embeddings: Tensor = ctx.saved_tensors[0]
+        # A view of one zero, so it allocates nothing.
         return embeddings.new_zeros(()).expand(embeddings.shape)
 
 
@@ -87,30 +91,32 @@ def chord(cosines: Tensor, *, squared: bool) -> Tensor:
 
 
 def apart_or_zero(square: Tensor, *, inplace: bool = False) -> Tensor:
-    """Squared distances of unit vectors, 0 for identical images: whether those are apart is not left to rounding."""
+    """Squared distances of unit vectors, set to 0 for identical images, so that rounding does not separate them."""
+    # 2 - 2 cos of identical rows is a few eps, of which a square root would make 1e-4.
     return functional.threshold(square, 2 * SAME * torch.finfo(square.dtype).eps, 0.0, inplace=inplace)
 
 
 def safe_sqrt(square: Tensor) -> Tensor:
-    """Square root of numbers >= 0 whose gradient at 0 is 0: the true one is infinite, and one NaN spreads to the batch."""
+    """Square root with gradient 0 at 0. The true gradient is infinite, and one NaN would spread to the whole batch."""
     apart = square > 0
+    # The inner where keeps the infinite derivative out of the graph: 0 * inf would be NaN.
     return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
 
 
 def mean_or_zero(total: Tensor, count: Tensor | int) -> Tensor:
-    """``total / count``; ``total``, which is then a zero, where ``count`` is 0."""
+    """``total / count``, or ``total`` (then a zero) where ``count`` is 0."""
     return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 class OnlyOnce(torch.autograd.Function):
-    """A gradient that cannot be differentiated again: it would come out silently wrong, so it raises.
+    """A gradient that raises when differentiated again, because the result would be silently wrong.
 
-    It is tied to the inputs it came from, or a walk from them back to themselves would pass it by.
+    It depends on the inputs it came from; otherwise autograd would skip it when it differentiates with respect to them.
     """
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
-        """The gradient as it is."""
+        """Return the gradient unchanged."""
         return gradient.clone()
 
     @staticmethod
@@ -123,14 +129,15 @@ class OnlyOnce(torch.autograd.Function):
 
 
 def log_sum_exp(*groups: Tensor) -> Tensor:
-    """Log of the sum of e^x over a row of all groups together. (b, P), (b, R), ... -> (b,).
+    """Row-wise log-sum-exp over several groups of columns. (b, P), (b, R), ... -> (b,).
 
-    Entries of -inf are left out. A row of nothing else gives -inf and no gradient, where torch's own may give NaN.
+    Entries of -inf are ignored. A row of only -inf gives -inf without a gradient, where torch's own may give NaN.
     """
     filled = [group for group in groups if group.shape[1]]
     if not filled:
         return groups[0].new_full((len(groups[0]),), -torch.inf)
     with torch.no_grad():
+        # The shift cancels in the gradient, so it needs no graph.
         top = torch.stack([group.amax(dim=1) for group in filled]).amax(dim=0)
         top = torch.where(top == -torch.inf, 0.0, top)
     total = torch.stack([(group - top[:, None]).exp().sum(dim=1) for group in filled]).sum(dim=0)
@@ -139,31 +146,32 @@ def log_sum_exp(*groups: Tensor) -> Tensor:
 
 
 def log_one_plus_exp(values: Tensor) -> Tensor:
-    """log(1 + e^x), exact to rounding. Torch's threshold of 20 is off by 2e-9, which float64 can see."""
+    """log(1 + e^x), exact to rounding. Torch's default threshold of 20 is off by 2e-9, which float64 resolves."""
     return functional.softplus(values, threshold=50.0)
 
 
-def with_slopes(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
-    """() ``value``, as a function of tensors whose derivatives are the ones given beside them.
+def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
+    """() ``value`` as a function of tensors whose derivatives are given.
 
     Args:
-        value: () without a graph.
-        known: (tensor, slope) pairs of equal shape; a slope has no graph.
+        value: () tensor without a graph.
+        known: (tensor, gradient) pairs of equal shape; gradients have no graph.
 
     >>> x = torch.tensor([3.0], requires_grad=True)
-    >>> with_slopes(torch.tensor(9.0), (x, torch.tensor([6.0]))).backward()
+    >>> with_gradients(torch.tensor(9.0), (x, torch.tensor([6.0]))).backward()
     >>> x.grad
     tensor([6.])
     """
     inputs, slopes = zip(*known, strict=True)
-    given: Tensor = _WithSlopes.apply(value, len(inputs), *inputs, *slopes)
+    given: Tensor = _WithGradients.apply(value, len(inputs), *inputs, *slopes)
     return given
 
 
-class _WithSlopes(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors[count:])
+        # Autograd takes an input that is returned as it is for the output of another node.
         return value.clone()
 
     @staticmethod
@@ -177,12 +185,12 @@ class _WithSlopes(torch.autograd.Function):
 def add_angle(cosine: Tensor, angle: float | Tensor, fallback: bool = True) -> Tensor:
     """cos(theta + angle) from cos(theta).
 
-    The true slope is infinite at a cosine of 1 or -1, where one NaN would spread to the batch; here it is cos(angle).
+    The true gradient is infinite at a cosine of 1 or -1, where one NaN would spread to the batch; here it is cos(angle).
 
     Args:
-        cosine: (A,) in [-1, 1]; rounding beyond it does no harm.
-        angle: radians, in [0, pi]; a number, or (A,) for an angle of its own for each.
-        fallback: past theta = pi - angle, where cos(theta + angle) would rise again, take cos(theta) - angle sin(angle).
+        cosine: (A,) in [-1, 1]; rounding beyond that range is harmless.
+        angle: radians, in [0, pi]; a number, or (A,) for one angle per image.
+        fallback: past theta = pi - angle, where cos(theta + angle) would increase again, use cos(theta) - angle sin(angle).
 
     Returns:
         (A,) differentiable in both.
@@ -201,7 +209,7 @@ def add_angle(cosine: Tensor, angle: float | Tensor, fallback: bool = True) -> T
 
 @torch.no_grad()
 def running_mean(before: Tensor, new: Tensor, momentum: float) -> Tensor:
-    """() ``before`` moved towards ``new``; left alone by a value that is not finite, or one bad batch would never leave."""
+    """() ``before`` moved towards ``new``. Values that are not finite are ignored, or one bad batch would stay for good."""
     return torch.where(new.isfinite(), torch.lerp(before, new.to(before), momentum), before)
 
 
@@ -215,6 +223,6 @@ def check_angle(name: str, value: object) -> float:
 
 @torch.no_grad()
 def start_as_directions(class_weight: Tensor) -> None:
-    """Fill (C, D) with vectors uniform in a cube, brought to unit length: the start that AdaFace and MagFace share."""
+    """Initialise (C, D) with unit vectors drawn uniformly from a cube, as AdaFace and MagFace do."""
     class_weight.uniform_(-1, 1)
     class_weight.copy_(directions(class_weight).unit)

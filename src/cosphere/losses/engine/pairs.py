@@ -1,4 +1,4 @@
-"""A batch made ready for a pair loss: directions, classes, who is left out, and one block of similarities at a time."""
+"""Prepare a batch for a pair loss: unit vectors, class ids, which pairs count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cosphere.tensors import (
 
 @dataclass(eq=False)
 class Listed:
-    """Chosen pairs, each sorted by anchor and then by column, none twice."""
+    """Chosen pairs, sorted by anchor and then by column, without duplicates."""
 
     positive_anchors: Tensor
     positive_columns: Tensor
@@ -44,11 +44,12 @@ class Listed:
         return torch.bincount(self.negative_anchors, minlength=self.anchors)
 
     def positives_of(self, rows: slice, most: int) -> tuple[Tensor, Tensor]:
-        """Columns (b, most) int64 of the positives of some anchors, and which of them are real (b, most) bool."""
+        """Columns (b, most) int64 of the positives of some anchors, and a mask (b, most) of the entries that are not padding."""
         ask = torch.arange(rows.start, rows.stop, device=self.positive_anchors.device)
         starts = torch.searchsorted(self.positive_anchors, ask)
         ends = torch.searchsorted(self.positive_anchors, ask, right=True)
         slots = starts[:, None] + torch.arange(most, device=ask.device)
+        # Beyond the last pair any column will do: the mask excludes it.
         last = max(len(self.positive_columns) - 1, 0)
         return self.positive_columns[slots.clamp(max=last)], slots < ends[:, None]
 
@@ -64,13 +65,14 @@ class Listed:
 def choose_listed(
     tuples: tuple[Tensor, ...], batch: int, others: int, kept: Tensor | None, kept_columns: Tensor | None
 ) -> Listed:
-    """A miner's tuple, checked, each pair once and in order, without rows that were left out."""
+    """Check a miner's tuple; return each pair once, in order, without rows that were removed."""
     first, positive, second, negative = as_pairs(tuples, batch, others)
 
     def cleaned(anchors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         anchors = anchors if kept is None else renumber(anchors, kept, batch)
         columns = columns if kept_columns is None else renumber(columns, kept_columns, others)
         alive = (anchors >= 0) & (columns >= 0)
+        # One integer per pair: unique then sorts by anchor and by column, as the binary searches above need.
         packed = torch.unique(anchors[alive] * max(others, 1) + columns[alive])
         return packed // max(others, 1), packed % max(others, 1)
 
@@ -79,7 +81,7 @@ def choose_listed(
 
 
 def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A miner's tuple as (anchors, positives, anchors, negatives), all in range, or a SizeError."""
+    """Convert a miner's tuple to (anchors, positives, anchors, negatives), all in range. Raises a SizeError otherwise."""
     if len(tuples) not in (3, 4) or any(not isinstance(part, Tensor) or part.ndim != 1 for part in tuples):
         raise SizeError(
             "want a miner's tuple: (anchors, positives, negatives) or (anchors, positives, anchors, negatives), "
@@ -101,10 +103,10 @@ def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tenso
 
 
 def renumber(columns: Tensor, kept: Tensor, count: int) -> Tensor:
-    """Indices into all rows as indices into the kept ones; -1 for rows that went."""
+    """Convert indices into all rows to indices into the remaining rows; -1 for removed rows."""
     new = torch.full((count + 1,), -1, dtype=torch.int64, device=kept.device)
     new[kept] = torch.arange(len(kept), device=kept.device)
-    return new[columns]  # -1 finds the last entry, which stays -1
+    return new[columns]  # -1 selects the last entry, which is -1
 
 
 def check_range(name: str, indices: Tensor, low: int, end: int) -> None:
@@ -116,7 +118,7 @@ def check_range(name: str, indices: Tensor, low: int, end: int) -> None:
 
 
 class Compared(TypedDict, total=False):
-    """What every pair loss takes beside the batch; see :func:`compare`."""
+    """Keyword arguments of every pair loss besides the batch; see :func:`compare`."""
 
     references: Tensor | None
     reference_labels: Tensor | None
@@ -126,9 +128,9 @@ class Compared(TypedDict, total=False):
 
 @dataclass(eq=False, kw_only=True)
 class Pairs:
-    """A batch, ready to be walked: every anchor against every reference (the batch itself, or rows given apart).
+    """A prepared batch: every anchor against every reference (the batch itself, or separate rows).
 
-    Rows without a direction are already gone: they have no pair.
+    Rows without a direction have been removed: they have no pairs.
     """
 
     anchors: Tensor
@@ -140,17 +142,17 @@ class Pairs:
     reference_class_ids: Tensor
     """(R,) int32 class of each reference, in the same numbering."""
     classes: int
-    """Classes there are, over anchors and references."""
+    """Number of classes over anchors and references."""
     own_columns: Tensor | None
-    """(A,) int64 column of each anchor itself, -1 for none; None when no anchor is among the references."""
+    """(A,) int64 column of the anchor itself, -1 for none; None when no anchor is among the references."""
     size: int
     """B, rows of the batch, those without a direction included."""
     kept: Tensor | None
-    """(A,) int64 row of the batch each anchor came from; None when all rows are anchors."""
+    """(A,) int64 batch row of each anchor; None when all rows are anchors."""
     zero: Tensor
-    """() the value of an empty loss, connected to all inputs; NaN if any input is not finite. Every loss adds it."""
+    """() value of an empty loss, connected to all inputs; NaN if any input is not finite. Every loss adds it."""
     listed: Listed | None = None
-    """The only pairs that count, where a miner chose some."""
+    """The pairs chosen by a miner; only these count. None without a miner."""
     products: Tensor | None = field(default=None, repr=False)
     """(A, R) all products, kept between passes over the rows if one block holds them all."""
 
@@ -161,7 +163,8 @@ class Pairs:
 
     @cached_property
     def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
-        """References sorted by class, and where each anchor's class starts and how many it has."""
+        """References sorted by class, and for each anchor the start and size of its class."""
+        # Sorted by class, the positives of any anchor are one contiguous run.
         order = self.reference_class_ids.argsort(stable=True)
         sizes = torch.bincount(self.reference_class_ids, minlength=self.classes)
         starts = sizes.cumsum(0) - sizes
@@ -185,11 +188,12 @@ class Pairs:
     @cached_property
     def most_positives(self) -> int:
         """Width of :attr:`Block.positive_columns`: the largest class, the anchor itself included."""
+        # Read from the device once per batch, not once per block.
         counts = self.positives_per_anchor if self.listed is not None else self._by_class[2]
         return int(counts.max()) if len(counts) else 0
 
     def positives_of(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Columns (b, P) int64 of the positives of some anchors, and which of them are real (b, P) bool."""
+        """Columns (b, P) int64 of the positives of some anchors, and a mask (b, P) of the entries that are not padding."""
         if self.listed is not None:
             return self.listed.positives_of(rows, self.most_positives)
         order, starts, counts = self._by_class
@@ -211,18 +215,18 @@ def compare(
     positions: Tensor | None = None,
     tuples: tuple[Tensor, ...] | None = None,
 ) -> Pairs:
-    """Prepare a batch to be compared with itself, or with references.
+    """Prepare a batch for comparison with itself or with references.
 
     Args:
         embeddings: (B, D) float.
         labels: (B,) integers of any type; only equality counts.
-        unit: compare directions, and leave rows without one out; otherwise raw embeddings.
+        unit: compare unit vectors and remove rows without a direction; otherwise compare raw embeddings.
         references: (R, D) float, rows to take positives and negatives from instead of the batch: a memory bank, or the
             batches of all processes.
         reference_labels: (R,) integers.
-        positions: (B,) integers, the row of ``references`` that each embedding itself is, -1 for none. Without it no
-            reference is taken for self. Self is left out by index, never by value.
-        tuples: the only pairs that count, as pytorch-metric-learning's miners return them: ``(anchors, positives,
+        positions: (B,) integers, the row of ``references`` that is the embedding itself, -1 for none. Without it no
+            reference counts as self. Self is excluded by index, never by value.
+        tuples: the only pairs to use, as returned by pytorch-metric-learning's miners: ``(anchors, positives,
             anchors, negatives)`` or ``(anchors, positives, negatives)``, int64 indices into the batch and the references.
 
     Raises:
@@ -237,6 +241,7 @@ def compare(
         anchors, kept = _usable(embeddings, unit=unit)
         columns, kept_columns = (anchors, kept) if own else _usable(others, unit=unit)
         wide = torch.promote_types(anchors.dtype, columns.dtype)
+    # Tuples and positions count all rows, so both are renumbered once rows have been removed.
     chosen = choose_listed(tuples, len(embeddings), len(others), kept, kept_columns) if tuples is not None else None
     if kept_columns is not None:
         own_places = None if own_places is None else renumber(own_places, kept_columns, len(others))
@@ -271,9 +276,9 @@ def compare_groups(
     Args:
         embeddings: (B, D) float, the learners side by side.
         labels: (B,) integers.
-        widths: widths of the learners for a given D; see :func:`check_widths`.
+        widths: returns the widths of the learners for a given D; see :func:`check_widths`.
         compared: see :func:`compare`.
-        same_rows: a row without a direction in one slice is left out of all, so that all learners see the same pairs.
+        same_rows: remove a row without a direction in one slice from all, so that all learners see the same pairs.
 
     Raises:
         SizeError: as :func:`compare`, or from ``widths``.
@@ -302,14 +307,14 @@ def check_widths(sizes: Sequence[int], dim: int) -> Sequence[int]:
 
 
 def with_same_rows(parts: list[Tensor]) -> list[Tensor]:
-    """The same slices; a row without a direction in one of them gets none in any, so that all learners see the same pairs."""
+    """Zero each row in all slices if it has no direction in one of them, so that all learners see the same pairs."""
     alive = torch.stack([directions(part).alive for part in parts]).all(dim=0)
-    # Times 0 and not 0: what is not finite must still show in the loss.
+    # Multiply by 0 instead of assigning 0, so that a value that is not finite still shows in the loss.
     return parts if bool(alive.all()) else [torch.where(alive[:, None], part, part * 0) for part in parts]
 
 
 def _usable(embeddings: Tensor, *, unit: bool) -> tuple[Tensor, Tensor | None]:
-    """Directions and the rows that have one (None: all); or the raw rows in at least float32."""
+    """Unit vectors and the indices of the rows that have a direction (None: all); or the raw rows in at least float32."""
     if not unit:
         return full_precision(embeddings), None
     rows, alive = directions(embeddings)
@@ -320,7 +325,7 @@ def _usable(embeddings: Tensor, *, unit: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def own_columns(embeddings: Tensor, others: Tensor, positions: Tensor | None, *, own: bool) -> Tensor | None:
-    """(B,) where each row of the batch stands among the others, -1 for nowhere; None where none does."""
+    """(B,) column of each batch row among the others, -1 for none; None where no row is among them."""
     if own:
         if positions is not None:
             raise SizeError("positions say where the batch stands among references=; give those too, or neither.")
@@ -338,7 +343,8 @@ def own_columns(embeddings: Tensor, others: Tensor, positions: Tensor | None, *,
 
 
 def _class_ids(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Classes numbered 0, 1, ... as int32: half the bytes to compare, whatever the labels were. And how many there are."""
+    """Class ids 0, 1, ... as int32, which halves the bytes to compare, and the number of classes."""
+    # One numbering for both sides, so that equal ids are equal classes.
     together = as_int64(labels) if other_labels is None else torch.cat([as_int64(labels), as_int64(other_labels)])
     names, class_ids = torch.unique(together, return_inverse=True)
     class_ids = class_ids.to(torch.int32)
@@ -350,7 +356,7 @@ def _class_ids(labels: Tensor, other_labels: Tensor | None) -> tuple[Tensor, Ten
 def check_inputs(
     embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The rows and labels to compare with: the references, or the batch itself. SizeError if anything does not fit."""
+    """Return the rows and labels to compare with: the references, or the batch. Raises a SizeError if anything does not fit."""
     check_labelled(embeddings, labels)
     if references is None and reference_labels is None:
         return embeddings, labels

@@ -1,4 +1,4 @@
-"""Finding a loss by its name: the table, and building one from settings."""
+"""Loss registry: look up a loss by name, and build one from settings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cosphere.errors import SettingsError, did_you_mean
 from cosphere.losses.engine.base import About, Loss
 
 KINDS: dict[str, type[Loss]] = {}
-"""The losses by name. The room's ``__init__`` registers what it exports, so one export line there adds a loss."""
+"""Losses by name. ``cosphere.losses`` registers what it exports, so one export line there adds a loss."""
 
 
 def register(exported: Iterable[object]) -> None:
-    """Make the losses among ``exported`` known by their names, in this order."""
+    """Register the losses among ``exported`` by their names, in this order."""
     KINDS.update({kind.about.name: kind for kind in exported if isinstance(kind, type) and hasattr(kind, "about")})
 
 
 def table() -> list[About]:
-    """One description per loss, in the order of the room's ``__all__``."""
+    """One description per loss, in the order of ``cosphere.losses.__all__``."""
     return [kind.about for kind in KINDS.values()]
 
 
@@ -33,11 +33,11 @@ def about(name: str) -> About:
 
 
 def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
-    """Make a loss from its name and settings, as a recipe or the command line gives them.
+    """Build a loss from its name and settings, as given by a recipe or the command line.
 
     Args:
         name: as in :func:`table`, for example "multi_similarity".
-        num_classes: training classes. Only losses with class weights use it.
+        num_classes: number of training classes. Only losses with class weights use it.
         dim: width D of the embedding. Only losses with class weights use it.
         settings: keyword settings of the class; see :attr:`About.defaults`.
 
@@ -56,12 +56,12 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
     known_here = {"num_classes": num_classes, "embedding_dim": dim}
     wanted = inspect.signature(found.__init__).parameters
     loss = found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
-    loss.groups(dim)  # a width that does not fit stops here, not at the first batch
+    loss.groups(dim)  # fail here, not at the first batch
     return loss
 
 
 def kind(name: str) -> type[Loss]:
-    """The class of a loss, by the name in :func:`table`, or a SettingsError that names the nearest."""
+    """The class of a loss by its name in :func:`table`. Raises a SettingsError that names the nearest."""
     if name not in KINDS:
         raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, KINDS)}")
     return KINDS[name]

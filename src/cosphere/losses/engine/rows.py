@@ -1,8 +1,8 @@
-"""The one engine of pair losses: rows of similarities are made in blocks, used for value and gradient, and dropped.
+"""Engine of the pair losses: blocks of similarities, used for value and gradient and then discarded.
 
-A pair loss is a function of one anchor's row of similarities. :func:`compare` prepares a batch (directions, classes, who
-is left out), :func:`sum_over_rows` adds a function of the rows over all blocks and keeps only its gradient with respect to
-the embeddings, so memory is O(B D) and one block, never O(B^2). Only first derivatives exist: differentiating twice raises.
+A pair loss is a function of one anchor's row of similarities. :func:`compare` prepares a batch; :func:`sum_over_rows` sums a
+function of the rows over all blocks and keeps only its gradient with respect to the embeddings. Memory is O(B D) and one
+block, never O(B^2). Only first derivatives exist: differentiating twice raises.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cosphere.tensors import outside_autocast, outside_compile
 
 
 class Block:
-    """One block: b anchors against all R references."""
+    """A block of similarities: b anchors against all R references."""
 
     def __init__(self, pairs: Pairs, rows: slice, similarities: Tensor) -> None:
         self.pairs = pairs
         self.rows = rows
         """The anchors of this block."""
         self.similarities = similarities
-        """(b, R) cosines, or inner products where the loss works on raw embeddings. Differentiable in the main walk."""
+        """(b, R) cosines, or inner products where the loss works on raw embeddings. Differentiable in :func:`sum_over_rows`."""
 
     @cached_property
     def negative(self) -> Tensor:
@@ -58,16 +58,16 @@ class Block:
 
     @property
     def positive_columns(self) -> Tensor:
-        """(b, P) int64 columns of the positives, P that of the largest class; see :attr:`positive_real`."""
+        """(b, P) int64 columns of the positives, padded to the largest class; see :attr:`positive_real`."""
         return self._positives[0]
 
     @property
     def positive_real(self) -> Tensor:
-        """(b, P) bool: which entries of :attr:`positive_columns` are positives and not filling."""
+        """(b, P) bool: the entries of :attr:`positive_columns` that are positives and not padding."""
         return self._positives[1]
 
     def positives(self, filling: float) -> Tensor:
-        """(b, P) similarities of the positives, ``filling`` where there is none."""
+        """(b, P) similarities of the positives, ``filling`` in the padding."""
         return torch.where(self.positive_real, self.similarities.gather(1, self.positive_columns), filling)
 
     def negatives(self, filling: float) -> Tensor:
@@ -76,9 +76,9 @@ class Block:
 
 
 def blocks(pairs: Pairs) -> Iterator[Block]:
-    """All rows, block by block, without gradients: for what a loss must know before its main walk.
+    """Iterate over all blocks without gradients, for what a loss must know before :func:`sum_over_rows`.
 
-    Gradients and autocast are off until the walk has ended, so walk one batch after another and not two at once.
+    Gradients and autocast are off until the iteration ends, so do not interleave two batches.
     """
     with torch.no_grad(), outside_autocast(pairs.anchors):
         for rows, products in _walk(pairs):
@@ -91,9 +91,10 @@ def _walk(pairs: Pairs) -> Iterator[tuple[slice, Tensor]]:
     count = len(anchors)
     if not count or not len(columns):
         return
+    # Blocks are whole rows: a loss may need all similarities of an anchor at once.
     step = block_length(anchors.device, len(columns), count)
     if step == count:
-        # One block is the whole matrix, so a loss that walks twice finds it made.
+        # One block is the whole matrix: keep it, so that a second pass does not compute it again.
         if pairs.products is None:
             pairs.products = anchors @ columns.T
         yield slice(0, count), pairs.products
@@ -104,12 +105,12 @@ def _walk(pairs: Pairs) -> Iterator[tuple[slice, Tensor]]:
 
 
 class Sums(NamedTuple):
-    """What :func:`sum_over_rows` brings back."""
+    """Result of :func:`sum_over_rows`."""
 
     total: Tensor
     """() differentiable."""
     counts: Tensor
-    """(n,) float: whatever the row function counted beside, summed; not differentiable."""
+    """(n,) float: sums of what the row function counted; not differentiable."""
 
 
 RowFunction = Callable[..., "Tensor | tuple[Tensor, Tensor]"]
@@ -117,17 +118,17 @@ RowFunction = Callable[..., "Tensor | tuple[Tensor, Tensor]"]
 
 @outside_compile
 def sum_over_rows(pairs: Pairs, value: RowFunction, *parameters: Tensor) -> Sums:
-    """Sum of a function of the rows, and with it the gradient to the embeddings, in bounded memory.
+    """Sum a function of the rows, with its gradient with respect to the embeddings, in bounded memory.
 
     Args:
         pairs: the prepared batch.
         value: ``value(rows, *parameters)`` of one block returns a () total, differentiable in ``rows.similarities`` and
-            the parameters, or (total, (n,) counts). It must not capture tensors that want a gradient: those go in as
-            parameters. It is called once a block.
-        parameters: tensors that the function differentiates too.
+            the parameters, or (total, (n,) counts). It must not capture tensors that require a gradient: pass those as
+            parameters. It is called once per block.
+        parameters: further tensors to differentiate with respect to.
 
     Returns:
-        The sums over all blocks. Without any row the total is a connected 0 and there are no counts.
+        The sums over all blocks. Without any rows the total is a connected 0 and there are no counts.
     """
     with outside_autocast(pairs.anchors):
         total, counts = _SumOverRows.apply(pairs, value, pairs.anchors, pairs.references, *parameters)
@@ -135,7 +136,7 @@ def sum_over_rows(pairs: Pairs, value: RowFunction, *parameters: Tensor) -> Sums
 
 
 class _SumOverRows(torch.autograd.Function):
-    """Value and gradient in one walk; backward only scales what the walk kept."""
+    """Value and gradient in one pass; backward only scales the stored gradients."""
 
     @staticmethod
     def forward(
@@ -144,6 +145,7 @@ class _SumOverRows(torch.autograd.Function):
         walk = _Walk(pairs, value, parameters, ctx.needs_input_grad[2:])
         for rows, products in _walk(pairs):
             walk.add(rows, products)
+        # Free the matrix: from here on only the gradients are needed.
         pairs.products = None
         gradients = walk.gradients()
         ctx.held = [gradient is not None for gradient in gradients]
@@ -158,6 +160,7 @@ class _SumOverRows(torch.autograd.Function):
         anchors, references, *gradients = ctx.saved_tensors
         saved = iter(gradients)
         scaled = [grad_total.detach() * next(saved) if held else None for held in ctx.held]
+        # Under create_graph the stored gradients would silently count as constants.
         if torch.is_grad_enabled():
             inputs = (anchors, grad_total) if references is None else (anchors, references, grad_total)
             scaled = [None if slope is None else OnlyOnce.apply(slope, *inputs) for slope in scaled]
@@ -172,11 +175,12 @@ class _Walk:
     ) -> None:
         self.pairs, self.value = pairs, value
         self.anchors, self.columns = pairs.anchors.detach(), pairs.columns.detach()
+        # float64, or the sum over many blocks would lose digits.
         self.total = torch.zeros((), dtype=torch.float64, device=self.anchors.device)
         self.counts: Tensor | None = None
         own = pairs.references is None
         self.to_anchors = torch.zeros_like(self.anchors) if wanted[0] else None
-        # The batch against itself: both sides of a pair are the same rows, and share one gradient.
+        # Both sides of a pair are rows of the same batch, so they share one gradient.
         wants_columns = wanted[0] if own else wanted[1]
         self.to_columns = self.to_anchors if own else torch.zeros_like(self.columns) if wants_columns else None
         self.leaves = [p.detach().requires_grad_(needs) for p, needs in zip(parameters, wanted[2:], strict=True)]
@@ -188,6 +192,7 @@ class _Walk:
         wants_products = self.to_anchors is not None or self.to_columns is not None
         leaves = [leaf for leaf in self.leaves if leaf.requires_grad]
         with torch.set_grad_enabled(wants_products or bool(leaves)):
+            # The graph starts at the similarities, so it lives for one block only.
             similarities = products.detach().requires_grad_(wants_products)
             outcome = self.value(Block(self.pairs, rows, similarities), *self.leaves)
             total, counts = outcome if isinstance(outcome, tuple) else (outcome, None)
@@ -209,7 +214,7 @@ class _Walk:
             return
         if self.pairs.references is None and len(slope) == len(self.columns):
             assert self.to_anchors is not None
-            self.to_anchors.addmm_(slope + slope.T, self.columns)  # one product instead of two
+            self.to_anchors.addmm_(slope + slope.T, self.columns)  # one matrix product instead of two
             return
         if self.to_anchors is not None:
             self.to_anchors[rows].addmm_(slope, self.columns)
@@ -224,7 +229,7 @@ class _Walk:
 def each_positive_against_negatives(block: Block, scale: float) -> Tensor:
     """Cross-entropy of ``scale * similarity`` of each positive against all negatives of its anchor, summed. ().
 
-    Other positives of the anchor are not in the denominator. Without negatives an anchor costs nothing.
+    Other positives of the anchor are not in the denominator. An anchor without negatives contributes nothing.
     """
     others = log_sum_exp(scale * block.negatives(-torch.inf))
     return log_one_plus_exp(others[:, None] - scale * block.positives(torch.inf)).sum()

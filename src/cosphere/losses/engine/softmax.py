@@ -1,10 +1,10 @@
-"""The one engine of losses with class weights: classes are walked in blocks, so the (B, C) logits are never held.
+"""Engine of the softmax losses: classes are processed in blocks, so the (B, C) logits are never held.
 
 A softmax loss needs two numbers of each image: its similarity to its own class, and the log-sum-exp of its logits to all other
 classes. :func:`against_classes` gives both, differentiable in embeddings and class weights; margins, scales and reductions are
-then plain tensor operations on (B,) vectors. Forward makes the logits block by block and keeps (B,) sums; backward makes them
-again and writes the gradient of the class weights into the one (C, D) tensor that has to exist. That is four products of size
-B x C x D where a loss that held its logits would need three. Only first derivatives exist: differentiating twice raises.
+then plain tensor operations on (B,) vectors. Forward computes the logits block by block and keeps (B,) sums; backward
+recomputes them and writes the gradient of the class weights into one (C, D) tensor. That takes four products of size
+B x C x D, where a loss that holds its logits needs three. Only first derivatives exist: differentiating twice raises.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from cosphere.tensors import outside_autocast, outside_compile
 
 
 class AgainstClasses(NamedTuple):
-    """What each image is to the classes. All (A,) and differentiable in embeddings and class weights."""
+    """Result of :func:`against_classes`. All (A,) and differentiable in embeddings and class weights."""
 
     target: Tensor
     """Similarity to the image's own class."""
     others: Tensor
     """Log-sum-exp of the logits to all other classes; -inf where there is no other class."""
     total: Tensor
-    """Sum of the similarities to all classes, if it was asked for; zeros otherwise."""
+    """Sum of the similarities to all classes if requested; zeros otherwise."""
 
 
 class Stage(Protocol):
-    """A function between cosines and logits, with its derivative by hand: a graph would take as many passes again."""
+    """A function between cosines and logits, with a hand-written derivative: an autograd graph would take twice the passes."""
 
     def values(self, inputs: Tensor, space: Workspace) -> Tensor:
-        """Of one block's ``inputs``, which stay as they are."""
+        """Values for one block's ``inputs``, which must not be modified."""
 
     def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
-        """From d loss / d values, which may be overwritten, to d loss / d inputs. :meth:`values` came just before it."""
+        """Map d loss / d values, which may be overwritten, to d loss / d inputs. Called right after :meth:`values`."""
 
 
 @outside_compile
@@ -62,7 +62,7 @@ def against_classes(
     sampled: Tensor | None = None,
     with_total: bool = False,
 ) -> AgainstClasses:
-    """Each image against its class and against all others.
+    """Compare each image with its own class and with all others.
 
     Args:
         batch: the prepared batch.
@@ -94,7 +94,7 @@ def against_classes(
 
 
 def _places(sampled: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """(A,) where each image's class stands in ``sampled``, or a SizeError: a wrong place would be a wrong loss."""
+    """(A,) index of each image's class in ``sampled``. Raises a SizeError: a wrong index would be a wrong loss."""
     fits = sampled.ndim == 1 and not sampled.is_floating_point() and len(sampled) > 0
     if fits:
         ascending = bool((sampled[1:] > sampled[:-1]).all()) and int(sampled[0]) >= 0 and int(sampled[-1]) < classes
@@ -136,9 +136,10 @@ class _Against(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         left, space = rows.detach(), Workspace()
         target, total = left.new_zeros(len(left)), left.new_zeros(len(left))
+        # A running log-sum-exp: the largest logit so far, and the sum of exponentials relative to it.
         highest = left.new_full((len(left),), -torch.inf)
         mass = left.new_zeros(len(left))
-        # Where nothing comes between, the scale costs no pass of its own.
+        # Without stages the scale is folded into the product and costs no extra pass.
         factor, scale = (plan.scale, 1.0) if plan.plain else (1.0, plan.scale)
         cosines = similarities = None
         for block in plan.blocks:
@@ -155,7 +156,7 @@ class _Against(torch.autograd.Function):
             logits[block.images, block.places] = -torch.inf
             highest, mass = _add_exponentials(logits, highest, mass, scale)
         others = highest + mass.log()
-        # Few classes are one block, which backward then need not make again. Plain cosines have become exponentials.
+        # With a single block backward need not recompute it. Plain cosines have become exponentials by now.
         kept = cosines if len(plan.blocks) == 1 and any(ctx.needs_input_grad) else None
         ctx.plan = plan
         ctx.save_for_backward(rows, class_weight, bias, others, highest, kept)
@@ -168,7 +169,7 @@ class _Against(torch.autograd.Function):
         with torch.no_grad(), outside_autocast(rows):
             gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[1:3]), Workspace()
             to_bias = None if bias is None else torch.zeros_like(bias)
-            # exp(-inf - finite) = 0: an image without any other class gets no slope from them.
+            # exp(-inf - finite) = 0: an image without any other class gets no gradient from them.
             level = torch.where(others == -torch.inf, torch.inf, others)
             incoming = _Incoming(level, to_target, to_others, to_total)
             for block in plan.blocks:
@@ -192,17 +193,17 @@ class _Against(torch.autograd.Function):
 
 
 class _Incoming(NamedTuple):
-    """What backward starts from. All (A,)."""
+    """Incoming gradients of backward. All (A,)."""
 
     level: Tensor
-    """The log-sum-exp of the others; inf where there is none."""
+    """Log-sum-exp of the others; inf where there is none."""
     to_target: Tensor
     to_others: Tensor
     to_total: Tensor
 
 
 def _add_exponentials(logits: Tensor, highest: Tensor, mass: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A running log-sum-exp of ``scale * logits``: ``mass`` is the sum of exp(scale * logit - highest)."""
+    """Update a running log-sum-exp of ``scale * logits``; ``mass`` is the sum of exp(scale * logit - highest)."""
     new = torch.maximum(highest, logits.amax(dim=1) * scale)
     shift = torch.where(new == -torch.inf, 0.0, new)  # nothing but -inf so far
     torch.add(-shift[:, None], logits, alpha=scale, out=logits).exp_()
@@ -210,8 +211,8 @@ def _add_exponentials(logits: Tensor, highest: Tensor, mass: Tensor, scale: floa
 
 
 def _exponentials(logits: Tensor, scale: float, factor: float, incoming: _Incoming) -> Tensor:
-    """``factor * to_others * exp(scale * logit - level)``, in place: what comes through the log-sum-exp."""
-    # The steepness goes into the exponent; only its sign needs a pass, and losses do not turn it.
+    """``factor * to_others * exp(scale * logit - level)``, in place: the gradient through the log-sum-exp."""
+    # The steepness goes into the exponent, which saves a pass; its sign would need one, but is never negative in practice.
     steepness = incoming.to_others * factor
     level = (incoming.level - steepness.abs().log())[:, None]
     torch.add(-level, logits, alpha=scale, out=logits).exp_()
@@ -247,7 +248,7 @@ def _kept_slopes(
 def _staged_slopes(plan: _Plan, block: ClassBlock, cosines: Tensor, incoming: _Incoming, space: Workspace) -> Tensor:
     """(A, c * centres) d loss / d cosine, back through the plan's stages."""
     similarities = plan.similarities(cosines, space)
-    # Stages leave their inputs alone, and the exponentials may overwrite what the last one gave.
+    # Stages do not modify their inputs, so the exponentials may overwrite the output of the last one.
     logits = similarities if plan.logits is None else plan.logits.values(similarities, space)
     slopes = _exponentials(logits, plan.scale, plan.scale, incoming)
     slopes[block.images, block.places] = 0.0

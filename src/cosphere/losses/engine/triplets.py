@@ -1,4 +1,4 @@
-"""Counting triplets instead of listing them, and reading the listed ones."""
+"""Count triplets instead of listing them, and read the triplets that a miner listed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cosphere.losses.engine.rows import Block
 from cosphere.tensors import SHORTEST, lengths
 
 FEW = 48
-"""Up to so many positives an anchor, one pass over the negatives for each is faster than a search."""
+"""Up to this many positives per anchor, one pass over the negatives for each is faster than a search."""
 
 
 class TripletCounts(NamedTuple):
-    """Which of the triplets (anchor, positive, negative) of a block cost something."""
+    """Active triplets (anchor, positive, negative) of a block: those with a loss above 0."""
 
     weight: Tensor
     """(b, R): of a positive, the number of its active negatives; of a negative, minus that of its active positives."""
@@ -34,7 +34,7 @@ class Window(NamedTuple):
 
     counts: TripletCounts
     size: Tensor
-    """() how many: those at the very end cost nothing, but count."""
+    """() their number, including those at the very end, whose loss is 0."""
 
 
 @torch.no_grad()
@@ -64,10 +64,10 @@ def count_window(distances: Tensor, block: Block, margin: float) -> Window:
         margin: of the hinge, and the width of the window.
     """
     near, negatives = _sides(distances, block)
-    # d <= limit is d < the float after the limit, so one way of counting will do for both ends.
+    # d <= limit is d < nextafter(limit), so one comparison serves both ends of the window.
     start, end = _after(near), near + margin
     no_farther = count_active(negatives, start)
-    # A margin lost in rounding leaves an empty window, not one of negative width.
+    # A margin lost in rounding must leave an empty window, not one of negative width.
     active = count_active(negatives, torch.maximum(start, end))
     inside = count_active(negatives, torch.maximum(start, _after(end)))[0] - no_farther[0]
     counts = _weighed(active[0] - no_farther[0], active[1] - no_farther[1], block)
@@ -76,7 +76,7 @@ def count_window(distances: Tensor, block: Block, margin: float) -> Window:
 
 def _sides(distances: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Distances of the positives (b, P), -inf where there is none, and of the negatives (b, R), inf elsewhere."""
-    # Both sides of one comparison are the very same floats, or rounding would count a triplet on one side only.
+    # Both counts must compare the very same floats, or rounding would count a triplet on one side only.
     near = torch.where(block.positive_real, distances.gather(1, block.positive_columns), -torch.inf)
     return near, torch.where(block.negative, distances, torch.inf)
 
@@ -92,7 +92,7 @@ def _weighed(of_positive: Tensor, of_negative: Tensor, block: Block) -> TripletC
 
 
 def count_active(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs with ``negative < limit`` in each row, counted from both sides.
+    """Count the pairs with ``negative < limit`` in each row, from both sides.
 
     Args:
         negatives: (b, R), inf where there is none.
@@ -108,7 +108,7 @@ def _by_passes(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
     of_positive = torch.empty_like(limits)
     of_negative, active = torch.zeros_like(negatives), torch.empty_like(negatives)
     for slot in range(limits.shape[1]):
-        # Straight to 0.0 and 1.0: bools take five times as long.
+        # Write 0.0 and 1.0 directly: going through bool takes five times as long.
         torch.lt(negatives, limits[:, slot : slot + 1], out=active)
         of_negative += active
         of_positive[:, slot] = active.sum(dim=1)
@@ -127,14 +127,14 @@ def _by_search(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def listed_triplets(compared: Compared) -> bool:
-    """True if a miner chose triplets, and not pairs."""
+    """Whether a miner chose triplets rather than pairs."""
     tuples = compared.get("tuples")
     return tuples is not None and len(tuples) == 3
 
 
 @dataclass(eq=False)
 class ListedTriplets:
-    """Triplets that a miner chose, each as often as it was listed, sorted by anchor."""
+    """Triplets chosen by a miner, with repetitions, sorted by anchor."""
 
     anchors: Tensor
     """(T,) int64 rows of the pairs they belong to, like the columns below."""
@@ -155,9 +155,9 @@ class ListedTriplets:
 
 
 def compare_listed(embeddings: Tensor, labels: Tensor, compared: Compared) -> tuple[Pairs, ListedTriplets]:
-    """The batch with all its pairs, and the triplets that a miner listed, less those with a row without a direction.
+    """Prepare the batch with all its pairs, and the listed triplets without those that contain a row without a direction.
 
-    Reading the listed cosines off the blocks costs one matrix product, however long the list.
+    Reading the listed cosines from the blocks costs one matrix product, however long the list is.
 
     Raises:
         SizeError: as :func:`cosphere.losses.compare`.
@@ -178,6 +178,6 @@ def compare_listed(embeddings: Tensor, labels: Tensor, compared: Compared) -> tu
 
 
 def _places(embeddings: Tensor) -> Tensor:
-    """Where :func:`compare` puts each row after those without a direction are gone, -1 for these."""
+    """Index of each row after :func:`compare` has removed those without a direction; -1 for removed rows."""
     alive = lengths(embeddings.detach()) > SHORTEST
     return torch.where(alive, alive.cumsum(0) - 1, -1)
