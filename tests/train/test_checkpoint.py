@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cosphere.errors import RunError
-from cosphere.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from cosphere.train.checkpoint import digest, load_checkpoint, random_state, restore_random_state, save_checkpoint
 
 
 def test_every_generator_comes_back(tmp_path: Path) -> None:
@@ -73,3 +73,55 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 30
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """Wherever it falls: the file is refused, or it still holds the same values (as in padding)."""
+    path = tmp_path / "last.pt"
+    state = {"step": 30, "model": {"weight": torch.arange(40.0).reshape(4, 10)}, "best": {"scores": {"nmi": 0.5}}}
+    save_checkpoint(path, state)
+    whole, original = path.read_bytes(), load_checkpoint(path)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.choice(len(whole), 120, replace=False):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            loaded = load_checkpoint(path)
+        except RunError:
+            refused += 1
+            continue
+        assert digest(loaded) == digest(original)
+        assert torch.equal(loaded["model"]["weight"], state["model"]["weight"])  # type: ignore[index]
+    assert refused > 10
+
+
+def test_changed_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 30, "weight": torch.ones(3)})
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "weight": torch.tensor([1.0, 1.0, 1.5])}, path)
+    with pytest.raises(RunError, match=r"last.pt is damaged: its contents do not match the digest"):
+        load_checkpoint(path)
+    torch.save({key: value for key, value in content.items() if key != "digest"}, path)
+    with pytest.raises(RunError, match="is damaged"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, {"a": 2}),
+        ({"a": 1}, {"b": 1}),
+        ({"a": [1, 2]}, {"a": [2, 1]}),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (torch.zeros(4), torch.zeros(2, 2)),
+        (torch.tensor(0.0), torch.tensor(-0.0)),
+        (torch.tensor([True]), torch.tensor([False])),
+        ({"a": "1"}, {"a": 1}),
+    ],
+)
+def test_digests_differ(one: object, other: object) -> None:
+    assert digest(one) != digest(other)
+    assert digest(one) == digest(one)

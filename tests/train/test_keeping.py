@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cosphere.errors import DivergenceError
+from cosphere.errors import DivergenceError, RunError
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train.checkpoint import load_checkpoint
@@ -45,7 +46,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert (saved["step"], saved["classes"]) == (3, ["a"])
     second, other = keeper(tmp_path / "run", step=9)
     assert not torch.equal(other.weight, model.weight)
-    second.restore(saved)
+    second.restore(saved, first.folder.checkpoints / "last.pt")
     assert second.state == first.state
     assert all(torch.equal(one, two) for one, two in zip(other.parameters(), model.parameters(), strict=True))
     assert torch.equal(torch.rand(3), expected)
@@ -79,3 +80,33 @@ def test_broken_weights_are_not_written(tmp_path: Path, part: str, name: str, va
             write()
     assert not kept.folder.checkpoints.exists()
     assert model.saved_at is None
+
+
+ODD: list[tuple[str, Any, str]] = [
+    ("model", None, "has no 'model'"),
+    ("random", None, "has no 'random'"),
+    ("stale", None, "has no 'stale'"),
+    ("model", {}, "Missing key"),
+    ("model", {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "size mismatch|Error.s. in loading"),
+    ("model", 7, "does not fit"),
+    ("warned", 3, "does not fit"),
+    ("random", {}, "has no 'torch'"),
+    ("random", {"torch": "x"}, "does not fit"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), ODD)
+def test_an_odd_checkpoint_is_one_sentence(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    first, _ = keeper(tmp_path / "run")
+    first.folder.append_metrics({"step": 9})
+    first.save("last.pt")
+    path = first.folder.checkpoints / "last.pt"
+    saved = load_checkpoint(path)
+    if value is None:
+        del saved[key]
+    else:
+        saved[key] = value
+    with pytest.raises(RunError, match=r"last\.pt does not fit this run") as caught:
+        keeper(tmp_path / "run")[0].restore(saved, path)
+    assert re.search(words, str(caught.value))
+    assert first.folder.read_metrics() == [{"step": 9}]  # a refused resumption leaves the run as it was

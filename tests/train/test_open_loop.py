@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import SettingsError
+from cosphere.errors import RunError, SettingsError
+from cosphere.health import embedding_health
 from cosphere.losses import (
     NTXentLoss,
     TripletLoss,
@@ -29,6 +31,7 @@ from cosphere.train import (
     PlainReporter,
     TrainResult,
     TrainSettings,
+    Validation,
     ValidationSettings,
     loop,
     train,
@@ -189,8 +192,6 @@ def test_two_views_of_an_image_are_a_pair(photos: Path, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_image_loses_all_its_views(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
     (copy / "train" / "class00" / "0.png").write_bytes(b"not a picture")
@@ -291,3 +292,70 @@ def test_training_is_small_and_knows_no_loss() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in Path(loop.__file__).parent.glob("*.py"))
     assert not re.findall(r"isinstance\([^)]*losses\.", source)
     assert not [about.title for about in table() if about.title in source]
+
+
+def test_a_collapsed_model_is_never_best(photos: Path, tmp_path: Path) -> None:
+    health = [
+        embedding_health(rows, torch.arange(6) // 2)
+        for rows in (torch.ones(6, 4), torch.eye(6), torch.ones(6, 4), torch.eye(6))
+    ]
+    looks = iter(zip((1.0, 0.2, 0.9, 0.3), health, strict=True))
+
+    def score(model: Embedder, images: Catalogue) -> Validation:
+        value, seen = next(looks)
+        return Validation({"recall@1": value}, seen)
+
+    settings = replace(
+        SETTINGS,
+        data=DataSettings(validation_share=0.2),
+        validation=ValidationSettings(every=1, before=False, lens=False),
+    )
+    result, lines = run(photos, tmp_path / "run", settings, evaluate=score)
+    assert (result.best_step, result.best_scores) == (4, {"recall@1": 0.3})
+    marked = [line for line in lines if "best so far" in line]
+    assert [line.split("/")[0] for line in marked] == ["step 2", "step 4"]
+    assert sum("validation is saturated: recall@1 is 100 %" in line for line in lines) == 1
+
+
+def test_without_its_last_checkpoint_a_run_continues_from_the_best_one(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run", SETTINGS)
+    folder = RunFolder.open(tmp_path / "run")
+    (folder.checkpoints / "last.pt").unlink()
+    result, lines = run(photos, tmp_path / "run", replace(SETTINGS, steps=5), resume=True)
+    assert result.steps == 5
+    assert any("last.pt is missing; the run continues from" in line and "step 4" in line for line in lines)
+    for path in folder.checkpoints.iterdir():
+        path.unlink()
+    bundle = (folder.model / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="holds a model but no checkpoint"):
+        run(photos, tmp_path / "run", replace(SETTINGS, steps=6), resume=True)
+    assert (folder.model / "model.safetensors").read_bytes() == bundle
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "how"),
+    [
+        (2, 2, "no validation: 2 training classes, 2 of them with 2 images or more, are too few to hold some out"),
+        (3, 3, "no validation: 3 training classes"),
+        (
+            5,
+            4,
+            "validation on 2 of 5 training classes, held out with seed 0 (a share of 0.15 adapted to so few classes)",
+        ),
+    ],
+)
+def test_the_defaults_train_on_any_folder(photos: Path, tmp_path: Path, classes: int, images: int, how: str) -> None:
+    """`cosphere train photos/ --sec.weight 0.02` from two classes of two images on."""
+    for name in sorted(path.name for path in (photos / "train").iterdir())[:classes]:
+        for image in range(images):
+            target = tmp_path / "few" / name / f"{image}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / "train" / name / f"{image}.png", target)
+    small = {"images.size": 32, "model.backbone": "test_resnet", "model.weights": "none", "model.dim": 8}
+    settings = TrainSettings().with_values({**small, "steps": 2, "sec.weight": 0.02})
+    result, lines = run(
+        tmp_path / "few", tmp_path / "run", settings, evaluate=lambda model, catalogue: {"recall@1": 0.5}
+    )
+    assert result.steps == 2
+    assert how in lines[0]
+    assert any(line.startswith("batch size is lowered from 120 to ") for line in lines)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from cosphere.data import read_catalogue
 from cosphere.errors import RunError
 from cosphere.train import SecSettings, TrainSettings
-from cosphere.train.state import RunState, check_same_run
+from cosphere.train.state import RunState, check_same_run, fingerprints
 
 SETTINGS = TrainSettings(sec=SecSettings(weight=0.1))
-SAVED = {"settings": SETTINGS.as_dict(), "classes": ["a", "b"]}
+DATA = {"paths, labels or boxes": "1" * 64, "file contents": "2" * 64}
+SAVED = {"settings": SETTINGS.as_dict(), "classes": ["a", "b"], "data": DATA}
 
 
 def test_every_value_comes_back() -> None:
     state = RunState(
         step=7,
         seconds=1.5,
-        best={"step": 4, "scores": {"nmi": 0.5}},
+        best={"step": 4, "scores": {"nmi": 0.5}, "rank": [1.0, 0.5]},
         before={"nmi": 0.1},
         stale=3,
         warned={"sec", "hubs"},
@@ -37,8 +42,8 @@ def test_a_missing_value_is_an_error() -> None:
         RunState().load_state_dict(values)
 
 
-def check(settings: TrainSettings, classes: list[str]) -> None:
-    check_same_run(SAVED, settings.step_identity(), classes, config="config.yaml")
+def check(settings: TrainSettings, classes: list[str], data: dict[str, str] = DATA) -> None:
+    check_same_run(SAVED, settings.step_identity(), classes, data, config="config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -61,3 +66,31 @@ def test_what_a_step_does_not_depend_on_may_change(changes: dict[str, Any]) -> N
 def test_another_run_is_refused(changes: dict[str, Any], classes: list[str], message: str) -> None:
     with pytest.raises(RunError, match=message):
         check(SETTINGS.with_values(changes), classes)
+
+
+@pytest.mark.parametrize("what", list(DATA))
+def test_other_images_are_named(what: str) -> None:
+    with pytest.raises(
+        RunError, match=f"on images with other {what}: their fingerprint was .{{12}}, now it is 333333333333"
+    ):
+        check(SETTINGS, ["a", "b"], {**DATA, what: "3" * 64})
+
+
+def test_fingerprints_follow_the_files_and_not_their_folder(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "copy")
+    first, moved = (read_catalogue(folder).select("train") for folder in (photos, tmp_path / "copy"))
+    assert fingerprints(first) == fingerprints(moved)
+    Image.new("RGB", (64, 64)).save(moved.paths[0])
+    changed = fingerprints(moved)
+    assert changed["file contents"] != fingerprints(first)["file contents"]
+    assert changed["paths, labels or boxes"] == fingerprints(first)["paths, labels or boxes"]
+    Path(moved.paths[0]).rename(tmp_path / "copy" / "train" / "class00" / "renamed.png")
+    renamed = read_catalogue(tmp_path / "copy").select("train")
+    assert fingerprints(renamed)["paths, labels or boxes"] != changed["paths, labels or boxes"]
+
+
+@pytest.mark.parametrize("key", ["settings", "classes", "data"])
+def test_a_checkpoint_without_its_origin_is_refused(key: str) -> None:
+    for odd in ({name: value for name, value in SAVED.items() if name != key}, {**SAVED, key: 7}):
+        with pytest.raises(RunError, match=f"the checkpoint holds no {key}"):
+            check_same_run(odd, SETTINGS.step_identity(), ["a", "b"], DATA, config="config.yaml")

@@ -45,7 +45,7 @@ def test_without_a_score_or_images_there_is_nothing(without: str) -> None:
     validator = Validator(evaluate, None if without == "images" else IMAGES, "recall@1")
     validation = validator(cast(Embedder, nn.Linear(2, 2)))
     assert (validation.scores, validation.logged(), validation.concerns) == ({}, {}, {})
-    assert validator.improves({}, {})
+    assert validator.rank(validation) == ()
 
 
 def test_an_unknown_score_names_the_nearest() -> None:
@@ -60,3 +60,34 @@ def test_health_is_logged_beside_the_scores() -> None:
     assert validation.logged()["val/nmi"] == 0.5
     assert validation.logged()["val/mean_cosine"] == pytest.approx(1, abs=1e-6)
     assert set(validation.concerns) == set(health.concerns)
+
+
+WELL = embedding_health(torch.eye(6), torch.arange(6) // 2)
+COLLAPSED = embedding_health(torch.ones(6, 4) + 1e-3 * torch.eye(6, 4), torch.arange(6) // 2)
+ZERO = embedding_health(torch.zeros(6, 4), torch.arange(6) // 2)
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [
+        (Validation({"recall@1": 0.4}), Validation({"recall@1": 0.5})),
+        (Validation({"recall@1": 0.5, "map@r": 0.2}), Validation({"recall@1": 0.5, "map@r": 0.3})),  # E5
+        (Validation({"recall@1": 0.4, "map@r": 0.9}), Validation({"recall@1": 0.5, "map@r": 0.1})),
+        (Validation({"recall@1": 1.0}, COLLAPSED), Validation({"recall@1": 0.1}, WELL)),  # A5
+        (Validation({"recall@1": 1.0}, ZERO), Validation({"recall@1": 0.1}, WELL)),
+        (Validation({"recall@1": 0.1}, COLLAPSED), Validation({"recall@1": 0.2}, COLLAPSED)),
+    ],
+)
+def test_what_makes_a_model_better(worse: Validation, better: Validation) -> None:
+    validator = Validator(None, None, "recall@1")
+    assert validator.rank(better) > validator.rank(worse)
+
+
+def test_a_score_that_can_grow_no_further_is_said() -> None:
+    validator = Validator(None, None, "recall@1")
+    assert not validator.saturated(Validation({"recall@1": 0.99, "map@r": 1.0}))
+    said = validator.saturated(Validation({"recall@1": 1.0, "map@r": 0.8}))
+    assert said.startswith(
+        "validation is saturated: recall@1 is 100 %; MAP@R chooses between equal models. Hold out more"
+    )
+    assert "MAP@R" not in Validator(None, None, "map@r").saturated(Validation({"map@r": 1.0}))

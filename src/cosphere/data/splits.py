@@ -117,8 +117,10 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
         val_share: share of the training classes to hold out if there is no ``val`` split; 0 for no validation.
         seed: seed of the choice.
 
+    Fewer classes are held out, or none, where training would keep fewer than 2 classes or no class with 2 images; ``how`` says so.
+
     Raises:
-        DataError: there is no training image, or there are too few classes.
+        DataError: there is no training image.
     """
     train = catalogue.select(EVERYTHING if catalogue.split_names == [EVERYTHING] else "train")
     if "val" in catalogue.split_names:
@@ -127,8 +129,18 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
         )
     if val_share == 0:
         return TrainingParts(train, None, "no validation: no val split, and no classes held out")
-    left, held = hold_out_classes(train, share=val_share, seed=seed)
-    how = (
-        f"validation on {len(held.label_names)} of {len(train.label_names)} training classes, held out with seed {seed}"
-    )
+    counts = np.bincount(train.labels)
+    several = int((counts >= 2).sum())
+    most = min(len(counts) - 2, several - 1)
+    if most < 2:
+        how = (
+            f"no validation: {len(counts)} training classes, {several} of them with 2 images or more, are too few to hold "
+            "some out, so the last model is kept"
+        )
+        return TrainingParts(train, None, how)
+    left, held = hold_out_classes(train, share=min(val_share, most / len(counts)), seed=seed)
+    number = len(held.label_names)
+    how = f"validation on {number} of {len(counts)} training classes, held out with seed {seed}"
+    if number != round(val_share * len(counts)):
+        how += f" (a share of {val_share:g} adapted to so few classes)"
     return TrainingParts(left, held, how)

@@ -134,6 +134,7 @@ def settings_for(names: tuple[str, ...]) -> EvaluationSettings:
         metrics=tuple(dict.fromkeys(extra)),
         clustering=any(name in CLUSTERING_SCORES for name in names),
         bootstrap_samples=0,
+        ties="expected",  # Optimistic ties would score a collapsed model 100 %.
     )
 
 

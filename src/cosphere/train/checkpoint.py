@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import hashlib
 import random
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ FORMAT = 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists, dicts) atomically: a crash or a full disk leaves the old file whole."""
-    write_atomic(path, lambda part: torch.save({"format": FORMAT, **state}, part))
+    content = {"format": FORMAT, **state}
+    write_atomic(path, lambda part: torch.save({**content, "digest": digest(content)}, part))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(
             f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name."
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # What a damaged file makes of torch's reader is no closed list.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights only" in reason.lower():  # torch's own words name the switch that would run the code
             reason = "it holds more than plain values, which could run code"
@@ -49,7 +51,37 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} is a checkpoint of format {found!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it."
         )
-    return dict(state)
+    content = {key: value for key, value in state.items() if key != "digest"}
+    if state.get("digest") != digest(content):
+        raise RunError(
+            f"{path} is damaged: its contents do not match the digest that was stored with them. Start the run anew under "
+            "another --name."
+        )
+    return content
+
+
+def digest(content: Any) -> str:
+    """SHA-256 over nested dicts, lists, tuples, tensors and plain values, as 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    _update(total, content)
+    return total.hexdigest()
+
+
+def _update(total: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        total.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        total.update(f"dict {len(value)} ".encode())
+        for key, part in value.items():
+            total.update(f"{key!r} ".encode())
+            _update(total, part)
+    elif isinstance(value, list | tuple):
+        total.update(f"list {len(value)} ".encode())
+        for part in value:
+            _update(total, part)
+    else:
+        total.update(f"{value!r} ".encode())
 
 
 def random_state() -> dict[str, Any]:

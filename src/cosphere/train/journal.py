@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
+from cosphere.data import TrainingParts
 from cosphere.runs import RunFolder
 from cosphere.train.progress import Reporter
+from cosphere.train.settings import TrainSettings
+from cosphere.train.setup import bfloat16_is_native
 from cosphere.train.state import RunState
 
 
@@ -37,3 +42,21 @@ class Journal:
         if kind not in self.state.warned:
             self.state.warned.add(kind)
             self.reporter.said(f"warning: at step {self.state.step}{text}")
+
+
+def greeting(
+    settings: TrainSettings, images: TrainingParts, notes: tuple[str, ...], device: torch.device
+) -> Iterator[str]:
+    """What a run says before its first step."""
+    classes = len(images.train.class_names)
+    yield (
+        f"training on {len(images.train):,} images of {classes:,} classes; {images.how}; {device.type}, {settings.precision}"
+    )
+    yield from notes
+    if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
+        yield "note: this CPU has no bfloat16 instructions and emulates them slowly; --precision float32 is many times faster"
+    if settings.batch.accumulate > 1:
+        yield (
+            f"gradients of {settings.batch.accumulate} batches are added; each batch's loss still sees only its own "
+            f"{settings.batch.size} images"
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from cosphere.errors import DivergenceError
+from cosphere.errors import DivergenceError, RunError
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train.checkpoint import random_state, restore_random_state, save_checkpoint
@@ -67,14 +68,24 @@ class Keeper:
             }
             embedder.save(self.folder.model)
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint that :meth:`save` wrote, and drop the metrics of later steps."""
-        for key, part in self.parts.items():
-            part.load_state_dict(saved[key])
-        self.state.load_state_dict(saved)
+    def restore(self, saved: Mapping[str, Any], path: Path) -> None:
+        """Continue from a checkpoint that :meth:`save` wrote, and drop the metrics of later steps.
+
+        Raises:
+            RunError: a part is missing or does not fit this run.
+        """
+        try:
+            for key, part in self.parts.items():
+                part.load_state_dict(saved[key])
+            self.state.load_state_dict(saved)
+            restore_random_state(saved["random"])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise RunError(
+                f"{path} does not fit this run: {_first_line(error)}. Put back the checkpoint that the run wrote, or start a new "
+                "run under another --name."
+            ) from error
         if self.writes:
             self.folder.cut_metrics_after(self.state.step)
-        restore_random_state(saved["random"])
 
     def check_weights(self) -> None:
         """Reject weights that are not finite before they replace good ones.
@@ -92,3 +103,10 @@ class Keeper:
                 f"{broken[0]} holds values that are not finite after step {self.state.step}. Lower the rates or set "
                 f"--optimizer.clip_norm 1. The last good checkpoint is kept in {self.folder.checkpoints}."
             )
+
+
+def _first_line(error: Exception) -> str:
+    """An error in one line; torch names the parameter in its second one. A KeyError's text is the bare key."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2]).rstrip(".: ")
+    return f"it has no {text}" if isinstance(error, KeyError) else text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from cosphere import losses
-from cosphere.data import Batch, Catalogue, TrainingParts, training_parts
+from cosphere.data import Batch, Catalogue, training_parts
+from cosphere.errors import RunError
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
 from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint
-from cosphere.train.journal import Journal
+from cosphere.train.journal import Journal, greeting
 from cosphere.train.keeping import Keeper
 from cosphere.train.ledger import Ledger, check_finite, step_numbers
 from cosphere.train.lens import measure_lens
@@ -31,7 +32,6 @@ from cosphere.train.parameters import build_optimizer, parameter_groups, rate_fa
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
 from cosphere.train.setup import (
-    bfloat16_is_native,
     build_accelerator,
     build_loss,
     build_model,
@@ -40,7 +40,7 @@ from cosphere.train.setup import (
     labelled_by_image,
     labels_are_images,
 )
-from cosphere.train.state import RunState, Stateful, check_same_run
+from cosphere.train.state import RunState, Stateful, check_same_run, fingerprints
 from cosphere.train.validation import Evaluate, Validator
 
 
@@ -97,16 +97,38 @@ def train(
         keep_freed_memory()
     try:
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate, loss=loss)
-        last = run.checkpoints / "last.pt"
-        if resume and last.exists():
-            training.restore(load_checkpoint(last))
-        elif resume:
-            run.cut_metrics_after(-1)  # Stopped before its first checkpoint: the same run from its beginning.
+        if resume:
+            resume_from_disk(training)
         with reporter:
             return training.run()
     finally:
         # Otherwise a second run in this process would keep the precision of the first.
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def resume_from_disk(training: Training) -> None:
+    """Restore the last checkpoint, or the best one when the last is missing.
+
+    A run that was stopped before its first checkpoint starts again from its beginning.
+
+    Raises:
+        RunError: a checkpoint is damaged or belongs to another run, or there is a model without any checkpoint.
+    """
+    folder = training.folder
+    last, best = folder.checkpoints / "last.pt", folder.checkpoints / "best.pt"
+    if last.exists():
+        training.restore(last)
+    elif best.exists():
+        training.restore(best)
+        training.journal.say(f"{last} is missing; the run continues from {best}, step {training.state.step}")
+        training.save_model()  # A kill may have left an older one.
+    elif folder.model.exists():
+        raise RunError(
+            f"{folder.path} holds a model but no checkpoint, so the run cannot continue, and starting again would replace the "
+            f"model. Put {last} back, or start a new run under another --name."
+        )
+    else:
+        folder.cut_metrics_after(-1)
 
 
 class Training:
@@ -165,19 +187,20 @@ class Training:
         }
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler
-        about = {"settings": settings.as_dict(), "classes": train.class_names}
+        about = {"settings": settings.as_dict(), "classes": train.class_names, "data": fingerprints(train)}
         self.keeper = Keeper(folder, self.state, parts, about, writes=main)
         self.ledger = Ledger()
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, path: Path) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            RunError: it was made with other settings or from other classes.
+            RunError: it is damaged, or was made with other settings or from other images.
         """
-        classes = self.images.train.class_names
-        check_same_run(saved, self.settings.step_identity(), classes, config=self.folder.config)
-        self.keeper.restore(saved)
+        saved = load_checkpoint(path)
+        about = self.keeper.about
+        check_same_run(saved, self.settings.step_identity(), about["classes"], about["data"], config=self.folder.config)
+        self.keeper.restore(saved, path)
         first = self.settings.schedule.new_layers_steps
         if first:
             self.embedder.set_trainable(backbone=self.state.step >= first)
@@ -304,16 +327,27 @@ class Training:
         self.state.seconds += time.monotonic() - began
         if scores or lens:
             self.journal.write({**validation.logged(), **lens})
-        best = self.validator.improves(scores, self.state.best["scores"])
+        rank, kept = self.validator.rank(validation), self.state.best["rank"]
+        better = not rank or kept is None or rank > tuple(kept)
+        # A collapsed model is kept only until there is another.
+        best = better and not validation.collapsed
         self.state.stale = 0 if best else self.state.stale + 1
         if scores:
             self.reporter.validated(self.state.step, scores, best=best)
+        saturated = self.validator.saturated(validation)
+        if saturated:
+            self.journal.warn_once("saturated", f", {saturated}")
         for kind, sentence in validation.concerns.items():
             self.journal.warn_once(kind, f", on the validation images: {sentence}")
-        if best:
-            self.state.best = {"step": self.state.step, "scores": scores}
-            self.keeper.save_bundle(self.embedder, made_from(self.settings, self.images.train, self.loss_name))
+        if better:
+            self.state.best = {"step": self.state.step, "scores": scores, "rank": list(rank)}
+            # The checkpoint first: a run with a model has a checkpoint to resume from.
             self.keeper.save("best.pt")
+            self.save_model()
+
+    def save_model(self) -> None:
+        """Write the bundle of the model as it is."""
+        self.keeper.save_bundle(self.embedder, made_from(self.settings, self.images.train, self.loss_name))
 
     def _finish(self) -> TrainResult:
         state = self.state
@@ -328,24 +362,6 @@ class Training:
             before=state.before,
             stopped_early=state.step < self.settings.steps,
             unreadable=tuple(self.stream.unreadable.reasons.values()),
-        )
-
-
-def greeting(
-    settings: TrainSettings, images: TrainingParts, notes: tuple[str, ...], device: torch.device
-) -> Iterator[str]:
-    """What a run says before its first step."""
-    classes = len(images.train.class_names)
-    yield (
-        f"training on {len(images.train):,} images of {classes:,} classes; {images.how}; {device.type}, {settings.precision}"
-    )
-    yield from notes
-    if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
-        yield "note: this CPU has no bfloat16 instructions and emulates them slowly; --precision float32 is many times faster"
-    if settings.batch.accumulate > 1:
-        yield (
-            f"gradients of {settings.batch.accumulate} batches are added; each batch's loss still sees only its own "
-            f"{settings.batch.size} images"
         )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cosphere.data import Catalogue
 from cosphere.errors import RunError
 from cosphere.fields import first_difference
 
@@ -30,8 +33,8 @@ class RunState:
     """Optimiser steps done."""
     seconds: float = 0.0
     """Wall time of training and validation."""
-    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}})
-    """Step and validation scores of the model that is kept."""
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}, "rank": None})
+    """Step and validation scores of the model that is kept, and the rank by which it won; None before the first validation."""
     before: dict[str, float] = field(default_factory=dict)
     """Validation scores of the untrained model."""
     stale: int = 0
@@ -55,19 +58,28 @@ class RunState:
 
 
 def check_same_run(
-    saved: Mapping[str, Any], settings: Mapping[str, Any], class_names: list[str], *, config: object
+    saved: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    class_names: list[str],
+    data: Mapping[str, str],
+    *,
+    config: object,
 ) -> None:
-    """Raise unless a checkpoint was made with these settings and classes.
+    """Raise unless a checkpoint was made with these settings, classes and images.
 
     Args:
-        saved: the checkpoint, with ``settings`` and ``classes``.
+        saved: the checkpoint, with ``settings``, ``classes`` and ``data``.
         settings: of this run that must not change, as :meth:`TrainSettings.step_identity` gives them.
         class_names: of the training images.
+        data: fingerprints of the training images by what they cover, in words.
         config: the file that the settings come from, for the message.
 
     Raises:
         RunError: they differ; the message names the setting, or the number of classes.
     """
+    for key, kind in (("settings", Mapping), ("classes", list), ("data", Mapping)):
+        if not isinstance(saved.get(key), kind):
+            raise RunError(f"the checkpoint holds no {key}, so it cannot be resumed. Start a new run.")
     difference = first_difference(saved["settings"], settings)
     if difference:
         name, old, new = difference
@@ -80,3 +92,21 @@ def check_same_run(
             f"the checkpoint was trained on {len(saved['classes'])} classes, the data now has {len(class_names)} "
             "or other names. Put the data back as it was, or start a new run."
         )
+    for what, fingerprint in data.items():
+        if saved["data"].get(what) != fingerprint:
+            raise RunError(
+                f"the checkpoint was trained on images with other {what}: their fingerprint was "
+                f"{str(saved['data'].get(what))[:12]}, now it is {fingerprint[:12]}. Put the data back as it was, or start a new run."
+            )
+
+
+def fingerprints(images: Catalogue) -> dict[str, str]:
+    """Digests of the training images, by what they cover: the table, and the sizes of the files in its order."""
+    sizes = hashlib.sha256()
+    for path in images.paths:
+        file = path.split("#", 1)[0] if not os.path.exists(path) else path  # noqa: PTH110  60 000 Path objects are slow
+        try:
+            sizes.update(b"%d " % os.stat(file).st_size)  # noqa: PTH116
+        except OSError:
+            sizes.update(b"? ")
+    return {"paths, labels or boxes": images.fingerprint(), "file contents": sizes.hexdigest()}

@@ -25,6 +25,13 @@ class Validation(NamedTuple):
         """What looks wrong with the embeddings, one sentence for each kind."""
         return {} if self.health is None else self.health.concerns
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether all embeddings are zero or point in nearly the same direction, so that a score says nothing."""
+        if self.health is None:
+            return False
+        return self.health.zero_rows == self.health.rows or "total collapse" in self.concerns
+
     def logged(self) -> dict[str, float]:
         """All its numbers under the keys of metrics.jsonl."""
         numbers = {} if self.health is None else self.health.logged()
@@ -67,6 +74,25 @@ class Validator:
             raise SettingsError(f"validation has no score {self.metric!r}. {did_you_mean(self.metric, scores)}")
         return validation._replace(scores=scores)
 
-    def improves(self, scores: Mapping[str, float], best: Mapping[str, float]) -> bool:
-        """Whether a model with these scores replaces the best one. Without scores the later model always does."""
-        return not scores or not best or scores[self.metric] > best[self.metric]
+    def rank(self, validation: Validation) -> tuple[float, ...]:
+        """What models are compared by; larger is better. Without scores all are equal.
+
+        A collapsed embedding ranks below any other, whatever it scores. MAP@R breaks ties: it still tells models apart when
+        Recall@1 is 100 % for all of them.
+        """
+        scores = validation.scores
+        if not scores:
+            return ()
+        return (float(not validation.collapsed), scores[self.metric], scores.get("map@r", 0.0))
+
+    def saturated(self, validation: Validation) -> str:
+        """A sentence when the score can grow no further; else empty."""
+        if validation.scores.get(self.metric, 0.0) < 1:
+            return ""
+        rest = (
+            "" if self.metric == "map@r" or "map@r" not in validation.scores else "; MAP@R chooses between equal models"
+        )
+        return (
+            f"validation is saturated: {self.metric} is 100 %{rest}. Hold out more classes (--data.validation_share) to tell "
+            "models apart."
+        )
