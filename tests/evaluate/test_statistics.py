@@ -216,7 +216,7 @@ def test_strided_and_narrow_values_are_taken() -> None:
         (lambda: bootstrap([1.0], seed=-1), SettingsError, "seed must be a whole number >= 0; got -1"),
         (lambda: bootstrap([1.0], seed=1.5), SettingsError, "seed must be a whole number >= 0; got 1.5"),  # type: ignore[arg-type]
         (lambda: bootstrap_all({"a": [1], "b": [1, 2]}), SizeError, "b has 2 values, others 1"),
-        (lambda: bootstrap_classes([1, 0], [1]), SizeError, "one class for each of 2 queries, got shape (1,)"),
+        (lambda: bootstrap_classes([1, 0], [1]), SizeError, "want classes (2,), one for each row, got (1,)"),
         (lambda: bootstrap_classes([1, 0], ["a", "a"]), DataError, "all 2 queries are of one class"),
         (lambda: bootstrap_classes([], []), SizeError, "at least one number"),
         (lambda: bootstrap_classes([1, np.inf], [0, 1]), DataError, "1 of 2 values are NaN or infinite"),
