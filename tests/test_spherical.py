@@ -405,7 +405,7 @@ def test_processes_share_one_radius(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    outputs = [[float(word) for word in rank.communicate(timeout=120)[0].split()] for rank in ranks]
+    outputs = [[float(word) for word in rank.communicate(timeout=600)[0].split()] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     # Lengths 5, 10, 5 and 4: the mean is 6. The means of the two alone would be 6.67 and 4.
     first, second = (1 + 16 + 1) / 3, 4.0

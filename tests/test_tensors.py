@@ -187,7 +187,7 @@ def test_a_gathered_loss_is_the_loss_of_the_whole_batch(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    outputs = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    outputs = [rank.communicate(timeout=600)[0].splitlines() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     torch.manual_seed(0)
     points, labels = torch.randn(8, 5).double(), torch.tensor([0, 1, 0, 2, 1, 2, 0, 1])

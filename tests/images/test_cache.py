@@ -280,7 +280,7 @@ def test_two_processes_share_one_cache(tmp_path: Path) -> None:
     for number in range(300):
         (tmp_path / f"{number}.jpg").touch()
     with program(tmp_path, 0, 300, 20) as one, program(tmp_path, 0, 300, 20) as two:
-        results = [process.communicate(timeout=120) for process in (one, two)]
+        results = [process.communicate(timeout=600) for process in (one, two)]
     assert [one.returncode, two.returncode] == [0, 0], results
     made = [int(output.split()[-1]) for output, _ in results]
     assert 300 <= sum(made) <= 600
@@ -388,7 +388,7 @@ def test_a_full_disk_stops_the_cache_and_not_the_run(
 def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))"
     with program(tmp_path, 0, 10, 20, limit) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert output.split()[-1] == str(4 + 2 * 6)  # four of 1200 bytes fit, the others are made each time
     assert errors.count("keeps nothing more: File too large") == 1

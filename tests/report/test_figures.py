@@ -82,7 +82,9 @@ def test_class_names_are_text_and_nothing_else() -> None:
     svg = figures.class_figure(names, [0.1, 0.2, 0.3, 0.4, 0.5], [10, 20, 30, 40, 50])
     found = texts(svg)
     assert "<script>" not in svg
-    assert {"<script>x</script>", "$a_1$", r"\frac{1}{0} $", "bad name", "10 % of 10", "50 % of 50"} <= set(found)
+    assert {"<script>x</script>", "$a_1$", r"\frac{1}{0} $", "bad name", "10 %, 10 queries", "50 %, 50 queries"} <= set(
+        found
+    )
     (cut,) = [text for text in found if text.startswith("a name far")]
     assert "…" in cut
     assert cut.endswith("2012")

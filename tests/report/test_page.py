@@ -302,9 +302,9 @@ def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Pat
         ({"metrics": ()}, "This run logged no training steps."),
         ({"embeddings": None}, "No embeddings yet."),
         ({"embeddings": None}, "No embeddings to measure yet."),
-        ({"config": {}}, "This run kept no settings."),
-        ({"scores": {"scores": 3, "provenance": "x"}}, "there was none yet"),
-        ({"skipped": ()}, "None: every image that this page wanted to show could be read."),
+        ({"config": {}}, "This run has no settings."),
+        ({"scores": {"scores": 3, "provenance": "x"}}, "this run has not been evaluated"),
+        ({"skipped": ()}, "None: every image on this page could be read."),
     ],
 )
 def test_missing_pieces_become_a_friendly_line(
@@ -490,4 +490,18 @@ def test_class_recalls_are_those_of_the_evaluation(data: ReportData, text: str) 
     by_class = retrieval(table.embeddings, table.labels, ks=(1,)).per_class()
     words = Reader(part(text, "classes") + "</section>").text
     for recall, queries in zip(by_class.values["recall@1"], by_class.queries, strict=True):
-        assert f"{100 * recall:.0f} % of {queries}" in words
+        assert f"{100 * recall:.0f} %, {queries} queries" in words
+
+
+@pytest.mark.parametrize(("cv", "told"), [(0.01, "lengths differ too little to tell"), (0.2, "-35.60")])
+def test_slopes_of_the_lens_want_lengths_that_differ(bare: ReportData, cv: float, told: str) -> None:
+    logged = [{"step": 1, "train/norm_cv": cv, "lens/gradient_slope": -35.6, "lens/max_abs_gradient_cosine": 0.25}]
+    words = Reader(part(page(replace(bare, metrics=logged), queries=0), "lengths") + "</section>").text
+    assert f"Slope of log gradient on log length {told} -1" in words
+    assert "Largest |cosine| of gradient and embedding 0.25" in words
+
+
+@pytest.mark.parametrize(("geometric", "lines"), [(0.58302, 1), (0.59, 2)])
+def test_the_geometric_nmi_is_printed_where_it_differs(bare: ReportData, geometric: float, lines: int) -> None:
+    data = replace(bare, scores={"scores": {"nmi": 0.58301, "nmi_geometric": geometric}})
+    assert part(page(data, queries=0), "scores").count("NMI") == lines

@@ -239,7 +239,7 @@ def test_kill_9_and_resume_through_the_command(photos: Path, tmp_path: Path) -> 
     ]
     subprocess.run([*words, "--name", "whole"], check=True, capture_output=True)
     process = subprocess.Popen([*words, "--name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 600
     while not (
         metrics.exists()
         and any(

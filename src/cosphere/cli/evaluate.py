@@ -8,6 +8,7 @@ from cosphere.cli import codes_table, console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser, settings_of
 from cosphere.evaluate import EvaluationSettings
+from cosphere.evaluate.agreement import worth_printing
 from cosphere.experiment import Evaluation, evaluate_run
 from cosphere.experiment.class_tables import BY, CLASSES, SUSPECTS
 from cosphere.experiment.evaluation import ClassTables, own_settings
@@ -84,7 +85,8 @@ def show_scores(evaluation: Evaluation) -> None:
         f"95 % interval{over}",
         *(["published"] if published else []),
     )
-    for name, value in scores.values.items():
+    for name in worth_printing({name: score.value for name, score in scores.values.items()}):
+        value = scores.values[name]
         ends = "" if value.interval is None else " to ".join(f"{100 * end:.1f}" for end in value.interval)
         beside = [f"{published[name]:.2f}" if name in published else ""] if published else []
         table.add_row(name, f"{100 * value.value:.2f}", ends, *beside)
@@ -98,10 +100,14 @@ def show_scores(evaluation: Evaluation) -> None:
     console.line(f"written to {evaluation.path}")
 
 
+def _queries(count: int) -> str:
+    return f"{count:,} quer{'y' if count == 1 else 'ies'}"
+
+
 def show_class_tables(evaluation: Evaluation, tables: ClassTables) -> None:
     """Name the weakest classes and count the suspicious images."""
     weakest = ", ".join(
-        f"{row['class']} ({100 * row[BY]:.1f} % of {row['queries']:,} queries)"
+        f"{row['class']} ({100 * row[BY]:.1f} %, {_queries(row['queries'])})"
         for row in tables.classes.head(WEAKEST).to_dict("records")
     )
     folder = evaluation.folder.path

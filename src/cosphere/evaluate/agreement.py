@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,20 @@ class Agreement(NamedTuple):
     """Of the pairs of one class, the share in one cluster; 0 when no class has two rows."""
     purity: float
     """Share of rows that belong to the largest class of their cluster. 1 when each row is its own cluster."""
+
+
+def worth_printing(shares: Mapping[str, float]) -> list[str]:
+    """The names of scores in [0, 1] without the geometric NMI where it prints the same percentage as the arithmetic one.
+
+    >>> worth_printing({"nmi": 0.500012, "nmi_geometric": 0.500013, "f1": 0.3})
+    ['nmi', 'f1']
+    """
+
+    def is_twin(name: str) -> bool:
+        same = f"{100 * shares[name]:.2f}" == f"{100 * shares.get('nmi', -1):.2f}"
+        return name == "nmi_geometric" and same
+
+    return [name for name in shares if not is_twin(name)]
 
 
 def agreement(clusters: Any, labels: Any) -> Agreement:

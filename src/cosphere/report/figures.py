@@ -126,7 +126,7 @@ def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequenc
         axes.barh(places, [100 * share for share in recall], height=0.62, color=COLOURS["blue"])
         for place, share, count in zip(places, recall, queries, strict=True):
             axes.annotate(
-                f"{100 * share:.0f} % of {count}",
+                f"{100 * share:.0f} %, {count} quer{'y' if count == 1 else 'ies'}",
                 (100 * share, place),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -138,9 +138,9 @@ def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequenc
         axes.set_yticks(places, labels, parse_math=False, color=COLOURS["ink"], fontsize=8.5)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, 118)
+        axes.set_xlim(0, 140)
         axes.set_xticks(range(0, 101, 25))
-        axes.set(title="Classes found worst", xlabel="Recall@1 (%)")
+        axes.set(title="Classes with the lowest recall", xlabel="Recall@1 (%)")
     return svg[0]
 
 

@@ -186,8 +186,8 @@ def _pair(data: ReportData, ranking: RetrievalScores, pair: Confusion, pictures:
     total = pair.first_as_second + pair.second_as_first
     rows = (ranking.query_rows[pair.example], ranking.nearest_wrong[pair.example])
     shots = "".join(_picture(data, int(row), pictures) for row in rows)
-    times = "once" if total == 1 else f"{total} times"
-    ways = f"{times}: the first for the second {pair.first_as_second}, the second for the first {pair.second_as_first}"
+    verb = "query finds" if total == 1 else "queries find"
+    ways = f"{total} {verb} the other class first: {pair.first_as_second} of the first, {pair.second_as_first} of the second"
     return (
         f'<li><span class="shots">{shots}</span><span class="text"><b>{safe(first)}</b><i> and </i>'
         f"<b>{safe(second)}</b><small>{safe(ways)}</small></span></li>"

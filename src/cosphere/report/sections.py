@@ -10,6 +10,7 @@ import torch
 
 from cosphere._types import Float32s
 from cosphere.embeddings import Embeddings
+from cosphere.evaluate.agreement import worth_printing
 from cosphere.evaluate.metrics import metric_title
 from cosphere.report import curves, figures
 from cosphere.report.data import ReportData, Score, read_scores
@@ -72,7 +73,7 @@ def _tiles(data: ReportData) -> list[str]:
 
 
 def _score_tile(name: str, after: Score, before: Score | None, *, main: bool = False) -> str:
-    """A score, from what it came, and how sure it is."""
+    """A score, its value before training, and its interval."""
     value = percent(after.value) if before is None else f"{100 * before.value:.1f} → {percent(after.value)}"
     notes = [] if before is None else [f"{100 * (after.value - before.value):+.1f} points by training"]
     if after.low is not None and after.high is not None:
@@ -94,23 +95,22 @@ def lengths_of(embeddings: Embeddings) -> Float32s:
 
 
 def scores(data: ReportData) -> str:
-    """The table of scores and Recall@K drawn."""
+    """The table of scores, and Recall@K as a figure."""
     after, before = read_scores(part(data.scores, "scores")), read_scores(data.baseline_scores)
     if not after:
         return section(
             "scores", "Scores", missing("No scores yet. Evaluate the run to see them: cosphere evaluate RUN DATA.")
         )
     shares = {key: score for key, score in after.items() if not isinstance(score.value, int)}
-    rows = [_score_row(key, score, before.get(key), compared=bool(before)) for key, score in shares.items()]
+    printed = worth_printing({key: score.value for key, score in shares.items()})
+    rows = [_score_row(key, shares[key], before.get(key), compared=bool(before)) for key in printed]
     head = ["score, in %", "before", "after", "change", "interval"] if before else ["score, in %", "value", "interval"]
     counts = ", ".join(
         f"{score_name(key).lower()}: {shown(score.value)}" for key, score in after.items() if key not in shares
     )
     drawn = figures.recall_figure(part(data.scores, "scores"), data.baseline_scores)
     shapes = _figures([("recall", drawn, "Recall at K with its interval")])
-    note = (
-        "The interval says how far a score would move with other queries of the same kind; it is not about other seeds."
-    )
+    note = "The interval covers other queries of the same kind, not other training seeds."
     remarks = data.scores.get("notes")
     told = "".join(paragraph(str(one)) for one in remarks) if isinstance(remarks, list) else ""
     words = paragraph(counts.capitalize() + "." if counts else "") + told + paragraph(note, "note")
@@ -154,7 +154,7 @@ def _sec_warning(data: ReportData) -> str:
         return ""
     return paragraph(
         f"SEC outweighed the metric loss in most steps (median {np.median(share):.2g} times as large). "
-        "The lengths then decide the training, not the likeness of images; try a smaller weight.",
+        "Training then follows the lengths rather than the similarity of images; try a smaller weight.",
         "warning",
     )
 
@@ -171,12 +171,18 @@ LENS = {
 """What the norm lens logs: a name, the value for free embeddings under plain gradient descent, and what that means."""
 
 
+SLOPES = ("gradient_slope", "angle_slope")
+LEAST_VARIATION = 0.05
+"""CV of the lengths below which a slope on their logarithm says nothing: over 120 images, gradients that vary by half of their size
+give it a standard error of 0.5 / (0.05 * sqrt(120)), about 1."""
+
+
 def lengths(data: ReportData) -> str:
     """The norm lens: how long embeddings are and what that does to a step."""
     intro = paragraph(
-        "Only the direction of an embedding counts when images are compared, yet its length decides how fast training "
+        "Comparing images uses only the direction of an embedding, yet its length determines how fast training "
         "can turn it: the gradient shrinks as the length grows, and the same step turns a long embedding less. "
-        "Unequal lengths therefore train some images faster than others. SEC draws all lengths to one radius; "
+        "Unequal lengths therefore train some images faster than others. SEC pulls all lengths towards one radius; "
         "the CV (standard deviation over mean) says how equal they are, 0 being equal."
     )
     if data.embeddings is None:
@@ -198,16 +204,19 @@ def _length_table(norms: Float32s) -> str:
 
 def _lens_table(data: ReportData) -> str:
     """The last logged value of each part of the lens."""
+    variation = curves.curve(data.metrics, "train/norm_cv", limit=10**9).values
+    alike = len(variation) > 0 and variation[-1] < LEAST_VARIATION
     rows = []
     for key, (name, free, meaning) in LENS.items():
         values = curves.curve(data.metrics, f"lens/{key}", limit=10**9).values
         if len(values):
-            rows.append([name, f"{values[-1]:.2f}", free, meaning])
+            told = "lengths differ too little to tell" if alike and key in SLOPES else f"{values[-1]:.2f}"
+            rows.append([name, told, free, meaning])
     if not rows:
         return missing("The norm lens was not logged, so its slopes are unknown.")
     note = paragraph(
         "“Free” is what plain gradient descent does to embeddings that move one by one. "
-        "In a network they share weights, so other slopes are no fault.",
+        "Embeddings of a network share weights, so other slopes are not a fault.",
         "note",
     )
     return table(["norm lens, last step", "here", "free", "meaning"], rows, kind="lens") + note
@@ -217,9 +226,7 @@ def skipped(data: ReportData, unreadable: Mapping[str, str]) -> str:
     """Images left out, of the evaluation and of this page."""
     lost = {one.path: one.reason for one in data.skipped} | dict(unreadable)
     if not lost:
-        return section(
-            "skipped", "Skipped images", paragraph("None: every image that this page wanted to show could be read.")
-        )
+        return section("skipped", "Skipped images", paragraph("None: every image on this page could be read."))
     shown_rows = list(lost.items())[:100]
     more = paragraph(f"… and {len(lost) - len(shown_rows)} more.", "note") if len(lost) > len(shown_rows) else ""
     count = "1 image was" if len(lost) == 1 else f"{len(lost)} images were"
@@ -240,13 +247,13 @@ def about(data: ReportData) -> str:
     changed = [pair for pair in flattened(part(rules, "settings")) if pair not in settings]
     evaluation = changed + flattened({k: v for k, v in rules.items() if k != "settings"})
     parts = [
-        ("Data", _data_facts(data), "Nothing is known about the data yet."),
-        ("Training settings", settings, "This run kept no settings."),
-        ("Evaluation settings, beside those of the training", evaluation, "No evaluation settings were kept."),
+        ("Data", _data_facts(data), "No information about the data yet."),
+        ("Training settings", settings, "This run has no settings."),
+        ("Evaluation settings, beside those of the training", evaluation, "No evaluation settings were stored."),
         (
             "Where the numbers come from",
             origin,
-            "Commit and machine are written by the evaluation; there was none yet.",
+            "The evaluation writes commit and machine; this run has not been evaluated.",
         ),
     ]
     blocks = [
