@@ -270,9 +270,14 @@ def test_published_scores_stand_beside_ours(
         (["evaluate", "{tmp}"], "is not a run's folder"),
         (["search", "{run}", "{photos}", "{tmp}/none.jpg"], "none.jpg does not exist"),
         (
-            ["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--k", "500", "--out", "{tmp}/x.png"],
-            "k=500, but a query can have from 1 to 83",
+            ["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--out", "{photos}/test/class10/0.png"],
+            "is read by this command",
         ),
+        (
+            ["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--out", "{photos}/test/class10/1.png"],
+            "it is among the images",
+        ),
+        (["embed", "{run}", "{photos}", "--out", "{run}/model/model.safetensors"], "would replace a file of"),
         (["search", "{run}", "{photos}", "{photos}/test/class10/0.png", "--out", "x.gif"], "--out is a picture"),
         (["search", "{run}", "{tmp}/none", "x.png", "--kind", "bit"], "no index of kind 'bit'. Did you mean 'bits'?"),
         (
@@ -382,3 +387,19 @@ def test_interruption_is_not_a_traceback(
     monkeypatch.setattr("cosphere.cli.losses.run", stopped)
     assert main(["losses"]) == 130
     assert capsys.readouterr().err.startswith("cosphere: interrupted")
+
+
+def test_search_answers_several_queries_and_as_json(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries = [str(photos / "test" / "class10" / f"{number}.png") for number in range(2)]
+    words = ["search", str(trained), str(photos), *queries, "--split", "test", "--out", str(tmp_path / "x.png")]
+    assert main([*words, "--json", "--k", "500"]) == 0
+    shown = capsys.readouterr()
+    assert "note: k lowered from 500 to 23" in shown.err
+    answers = json.loads(shown.out)
+    assert [answer["query"] for answer in answers] == queries
+    assert [len(answer["hits"]) for answer in answers] == [23, 23]
+    assert {path.name for path in tmp_path.iterdir()} == {"x-1.png", "x-2.png"}
+    assert main([*words, "--kind", "bits", "--k", "2"]) == 0
+    assert "share of differing bits" in " ".join(capsys.readouterr().out.split())

@@ -8,6 +8,7 @@ from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
 from cosphere.experiment import embed_images
+from cosphere.experiment.outputs import check_output
 
 _EXAMPLES = [
     "cosphere embed runs/first photos/ --out photos.npz",
@@ -33,6 +34,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write one .npz with raw embeddings, labels, paths and class names."""
     given = parser().read(arguments)
+    check_output(given.out, source=given.source, model=given.model)
     embeddings = embed_images(
         given.model,
         given.source,

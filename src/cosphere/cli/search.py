@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from cosphere.cli import console
@@ -11,6 +15,7 @@ from cosphere.cli.options import add_embedding, add_source, add_split, embedding
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
 from cosphere.experiment import search_images
+from cosphere.experiment.outputs import check_output
 from cosphere.files import write_atomic
 from cosphere.report import StripItem, neighbour_strip
 from cosphere.search import KINDS
@@ -19,6 +24,7 @@ from cosphere.search.answer import Answer, Hit
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
     "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
+    "cosphere search runs/first photos/ one.jpg two.jpg --json",
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
 ]
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -31,7 +37,7 @@ def parser() -> CommandParser:
     )
     made.add_argument("model", type=str, help="a run's folder or a model bundle")
     add_source(made)
-    made.add_argument("query", type=str, help="the image to search with")
+    made.add_argument("query", nargs="+", type=str, help="the images to search with")
     made.add_argument("--k", type=int, default=8, help="number of images to find")
     made.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")
     made.add_argument(
@@ -40,7 +46,10 @@ def parser() -> CommandParser:
         default=None,
         help="0 to 1: refuse an index that finds less of what exact search finds",
     )
-    made.add_argument("--out", type=str, default="search.png", help="the picture to write")
+    made.add_argument(
+        "--out", type=str, default="search.png", help="the picture to write; of several queries, numbered"
+    )
+    made.add_argument("--json", type=bool, default=False, help="print the answers as JSON")
     add_split(made, default="all", without="by default all")
     add_embedding(made)
     return made
@@ -51,38 +60,76 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     if Path(given.out).suffix.lower() not in _FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
+    check_output(given.out, inputs=given.query, source=given.source, model=given.model)
     searched = search_images(
         given.model,
         given.source,
-        [Path(given.query)],
+        [Path(query) for query in given.query],
         k=given.k,
         kind=given.kind,
         wanted_recall=given.wanted_recall,
         split=given.split,
         layout=given.layout,
-        classes=given.classes,
         **embedding_options(given),
         listener=console.ConsoleListener(),
     )
-    show(searched.answers[0], len(searched.images))
-    write_picture(searched.answers[0], Path(given.out))
+    if given.json:
+        print(json.dumps([as_dict(answer) for answer in searched.answers], indent=1))
+    for number, answer in enumerate(searched.answers, 1):
+        out = Path(given.out)
+        picture = out if len(searched.answers) == 1 else out.with_stem(f"{out.stem}-{number}")
+        if given.json:
+            save_picture(answer, picture)
+        else:
+            show(answer, len(searched.images))
+            write_picture(answer, picture)
     return 0
+
+
+def as_dict(answer: Answer) -> dict[str, Any]:
+    """Plain values of an answer for ``--json``."""
+    return {
+        "query": str(answer.query),
+        "measure": answer.measure,
+        "label": answer.own_label,
+        "hits": [{"path": hit.path, "label": hit.label, "score": hit.score, "same": hit.same} for hit in answer.hits],
+        "notes": list(answer.notes),
+    }
 
 
 def show(answer: Answer, images: int) -> None:
     """Print the hits and what to know about them."""
     table = Table(title=console.plain(f"nearest to {Path(answer.query).name} among {images:,} images"))
-    for column, justify in (("rank", "right"), ("cosine", "right"), ("label", "left"), ("image", "left")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for column, justify in (("rank", "right"), (answer.measure, "right"), ("label", "left"), ("image", "left")):
+        table.add_column(column, justify=justify, no_wrap=column in ("rank", "image"))  # type: ignore[arg-type]
+    root = common_folder([hit.path for hit in answer.hits])
     for rank, hit in enumerate(answer.hits, 1):
-        table.add_row(str(rank), f"{hit.score:.3f}", console.plain(_label(hit)), console.plain(hit.path))
-    console.show(table)
+        shown = os.path.relpath(hit.path, root) if root else hit.path
+        table.add_row(str(rank), f"{hit.score:.3f}", console.plain(_label(hit)), console.plain(shown))
+    # Wider than the terminal rather than paths broken in the middle, which nobody can copy.
+    Console(width=max(Console().width, Console(width=10_000).measure(table).maximum)).print(table)
+    if root:
+        console.line(f"images lie in {root}")
     for text in answer.notes:
         console.line(text)
 
 
+def common_folder(paths: list[str]) -> str:
+    """The folder that holds all images; empty where there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    except ValueError:
+        return ""
+
+
 def write_picture(answer: Answer, path: Path) -> None:
     """Write the query and its hits side by side, and say where."""
+    save_picture(answer, path)
+    console.line(f"picture: {path}")
+
+
+def save_picture(answer: Answer, path: Path) -> None:
+    """Write the query and its hits side by side."""
     items = [
         StripItem(
             path=hit.path,
@@ -94,7 +141,6 @@ def write_picture(answer: Answer, path: Path) -> None:
     ]
     picture = neighbour_strip(answer.query, items)
     write_atomic(path, lambda part: picture.convert("RGB").save(part, format=_FORMATS[path.suffix.lower()]))
-    console.line(f"picture: {path}")
 
 
 def _label(hit: Hit) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def search_images(
         model: a run's folder or a model bundle.
         source: the images to search: folder, table or benchmark root.
         queries: image files or pictures. A file of the collection is left out of its own answer.
-        k: number of images to return for each query.
+        k: number of images to return for each query; lowered with a note where there are fewer.
         kind: how the index stores an image, see :class:`cosphere.search.Index`.
         wanted_recall: refuse an index that finds less than this share of what exact search finds, in [0, 1].
         split: split to search in; ``all`` for every image.
@@ -79,5 +80,15 @@ def search_images(
         listener=listener,
     )
     embedder = load_model(model, device)
-    answers = answer(queries, embedder, images, k, kind=kind, wanted_recall=wanted_recall, batch_size=batch_size)
+    fitting = min(k, _reachable(queries, images))
+    if fitting < k:
+        listener.note(f"k lowered from {k} to {fitting}: no more images can be found")
+    answers = answer(queries, embedder, images, fitting, kind=kind, wanted_recall=wanted_recall, batch_size=batch_size)
     return Searched(images, tuple(answers))
+
+
+def _reachable(queries: Sequence[Any], images: Embeddings) -> int:
+    """Number of images that every query can find: all but those of its own file; at least 1."""
+    files = [os.path.realpath(path) for path in images.paths]
+    own = [files.count(os.path.realpath(query)) for query in queries if isinstance(query, str | Path)]
+    return max(1, len(images) - max(own, default=0))
