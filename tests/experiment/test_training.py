@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cosphere.cli import main
+from cosphere.cli import train as train_command
 from cosphere.data import Catalogue, LayoutCheck
 from cosphere.embeddings import Embeddings
 from cosphere.errors import RunError, SettingsError
@@ -84,6 +85,18 @@ def test_a_run_is_not_replaced_and_a_finished_one_resumes_to_itself(settings: Tr
     weights = (trained / "model" / "model.safetensors").read_bytes()
     assert resume_run(trained).steps == 3
     assert (trained / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_resumes_for_more_steps_and_its_settings_say_so(settings: TrainSettings, tmp_path: Path) -> None:
+    run(settings, tmp_path / "run", about={"paper": "x"}, evaluation={"ks": [1]})
+    assert resume_run(tmp_path / "run", steps=settings.steps + 1).steps == settings.steps + 1
+    config = tmp_path / "run" / "config.yaml"
+    assert TrainSettings.read(config).steps == settings.steps + 1
+    assert (read_beside(config, "about"), read_beside(config, "evaluation")) == ({"paper": "x"}, {"ks": [1]})
+    # The command, for a run that is there already: nothing is left to do.
+    assert train_command.run(["--resume", str(tmp_path / "run"), "--steps", str(settings.steps + 1)]) == 0
+    with pytest.raises(SettingsError, match="it takes no other setting than --steps"):
+        train_command.run(["--resume", str(tmp_path / "run"), "--seed", "3"])
 
 
 def test_without_images_there_is_nothing_to_train_on(tmp_path: Path) -> None:

@@ -29,11 +29,13 @@ def run(arguments: list[str]) -> int:
     """Train, and say what to do next."""
     given = parser().read(arguments)
     if given.resume:
-        if len(arguments) != (1 if any(word.startswith("--resume=") for word in arguments) else 2):
+        names = {word.split("=", 1)[0] for word in arguments if word.startswith("--")}
+        expected = sum(1 if "=" in word else 2 for word in arguments if word.startswith("--"))
+        if names - {"--resume", "--steps"} or len(arguments) != expected:
             raise SettingsError(
-                "--resume goes on with a run as it was, so it takes no other setting. Leave the rest out."
+                "--resume goes on with a run as it was, so it takes no other setting than --steps. Leave the rest out."
             )
-        return _finish(Path(given.resume))
+        return _finish(Path(given.resume), steps=given.steps if "--steps" in names else None)
     settings = settings_of(TrainSettings, given)
     if given.source:
         settings = settings.with_values({"data.root": given.source})
@@ -79,8 +81,9 @@ def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) ->
     listener = console.ConsoleListener()
     try:
         if settings is None:
+            steps = beside.get("steps")
             settings = TrainSettings.read(RunFolder.open(path).config)
-            result = resume_run(path, reporter=reporter(settings.steps), listener=listener)
+            result = resume_run(path, steps=steps, reporter=reporter(steps or settings.steps), listener=listener)
         else:
             result = run_experiment(settings, path, reporter=reporter(settings.steps), listener=listener, **beside)
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from cosphere.train import (
     scoring_precision,
     train,
 )
+from cosphere.train.settings import read_beside
 
 
 def run(
@@ -72,6 +73,9 @@ def run(
         listener.began(run_folder)
         if not resume and is_first_process():
             settings.write(run_folder.config, about=about, evaluation=evaluation)
+        elif is_first_process() and settings != TrainSettings.read(run_folder.config):
+            own = {name: read_beside(run_folder.config, name) for name in ("about", "evaluation")}
+            settings.write(run_folder.config, **own)
         return train(
             settings,
             catalogue,
@@ -82,9 +86,20 @@ def run(
         )
 
 
-def resume_run(folder: str | Path, *, reporter: Reporter | None = None, listener: Listener = SILENT) -> TrainResult:
-    """Go on with a run, with its own settings, from its last checkpoint. See :func:`run` for arguments and errors."""
+def resume_run(
+    folder: str | Path, *, steps: int | None = None, reporter: Reporter | None = None, listener: Listener = SILENT
+) -> TrainResult:
+    """Resume a run with its own settings from its last checkpoint. See :func:`run` for other arguments and errors.
+
+    Args:
+        folder: of the run.
+        steps: train to this step instead of the one in `config.yaml`, which is updated; schedules span the new length.
+        reporter: notified of every step, validation and warning.
+        listener: receives what was noticed while the images were listed.
+    """
     settings = TrainSettings.read(RunFolder.open(folder).config)
+    if steps is not None:
+        settings = settings.with_values({"steps": steps})
     return run(settings, folder, resume=True, reporter=reporter, listener=listener)
 
 
