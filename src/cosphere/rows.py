@@ -1,9 +1,9 @@
 """Cosines of many rows in bounded memory, the same number whichever block a row falls into.
 
-A matrix product may round an element differently in another shape: BLAS takes another kernel for a single row or a
-narrow remainder. Ranks and ties would then depend on the block size. So both sides are padded with zero rows to a
-multiple of :data:`STEP`, for which the kernels of a CPU agree bit for bit (tests/test_rows.py holds them to
-it). A GPU may still choose kernels by shape; there the last bit is not promised.
+A matrix product may round an element differently when its shape changes: BLAS takes another kernel for a single row or a
+narrow remainder. Ranks and ties would then depend on the block size. Both sides are therefore padded with zero rows to a
+multiple of :data:`STEP`, for which the kernels of a CPU agree bit for bit (tests/test_rows.py checks that). A GPU may
+still choose kernels by shape; there the last bit is not guaranteed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Matrix = Tensor | npt.NDArray[Any]
 """(N, D) floating rows, of torch or numpy; strided, read-only and memory-mapped arrays too."""
 
 STEP = 32
-"""Rows; the padding of both sides of every product."""
+"""Both sides of every product are padded to a multiple of this many rows."""
 BLOCK_BYTES = 128 * 2**20
 """Default bound of the working memory of one block."""
 EQUAL_COSINE = 1e-6
@@ -53,7 +53,7 @@ class UnitRows(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """The device of the rows."""
         return self.padded.device
 
 
@@ -68,7 +68,7 @@ def rounded_up(count: int) -> int:
 
 @torch.no_grad()
 def unit_rows(embeddings: Matrix, *, name: str = "embeddings") -> UnitRows:
-    """Copy rows, scaled to length 1 in float64 and rounded to float32. Rows without a direction become zeros.
+    """Copy rows, scaled to length 1 in float64 and rounded to float32. Zero rows stay zero.
 
     Args:
         embeddings: (N, D) of any floating type; a tensor keeps its device.
@@ -96,14 +96,14 @@ def unit_rows(embeddings: Matrix, *, name: str = "embeddings") -> UnitRows:
 
 
 def widened(chunk: Matrix) -> Tensor:
-    """In float64, where squares of the largest float32 do not overflow; of numpy a copy, so that any layout will do."""
+    """Convert to float64, in which squares of the largest float32 do not overflow. A NumPy array of any layout is copied."""
     if isinstance(chunk, Tensor):
         return chunk.detach().double()
     return torch.from_numpy(np.array(chunk, dtype=np.float64, order="C"))
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:
-    """Labels or the like in numpy: of a tensor, wherever it is and with or without a gradient, or of what numpy takes."""
+    """Convert to NumPy: a tensor on any device, with or without a gradient, or anything that NumPy converts."""
     if isinstance(values, Tensor):
         # NumPy has no bfloat16.
         values = values.detach()
@@ -154,7 +154,7 @@ def check_block_bytes(block_bytes: int) -> None:
 
 
 def rows_within(block_bytes: int, bytes_per_row: int) -> int:
-    """How many query rows make a block: a multiple of :data:`STEP`, and at least that many.
+    """Number of query rows per block, rounded down to a multiple of :data:`STEP` (minimum :data:`STEP`).
 
     >>> rows_within(1_000_000, 10_000), rows_within(1, 10_000)
     (96, 32)
@@ -163,7 +163,7 @@ def rows_within(block_bytes: int, bytes_per_row: int) -> int:
 
 
 class CosineBlocks:
-    """Takes the cosines of one block of queries after another, in one reused buffer.
+    """Computes the cosines of one block of queries after another, in one reused buffer.
 
     Args:
         gallery: G rows.
@@ -179,7 +179,7 @@ class CosineBlocks:
     def of(self, queries: Tensor) -> Tensor:
         """(b, D) unit rows -> (b, G) float32 cosines: a view of the buffer, overwritten by the next call."""
         count, padded = len(queries), rounded_up(len(queries))
-        self._queries[:count] = queries  # from whichever device they are on
+        self._queries[:count] = queries  # from any device
         self._queries[count:padded] = 0
         block = self._cosines[:padded]
         with full_float32(block.device):
@@ -212,7 +212,7 @@ def _padded(rows: Tensor) -> Tensor:
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Products in real float32: no autocast, no TF32, no bfloat16 passes. Ranks among near neighbours need the bits."""
+    """Matrix products in full float32, without autocast, TF32 or bfloat16 passes: near neighbours differ in the last bits."""
     before = torch.get_float32_matmul_precision()
     if before != "highest":
         torch.set_float32_matmul_precision("highest")
@@ -225,23 +225,23 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 def exclusions(exclude: Any, queries: int, gallery: int, device: torch.device) -> Tensor | None:
-    """The gallery row that each query must not meet, checked: (Q,) int64 with -1 for none, or None."""
+    """Check ``exclude``, the gallery row that each query leaves out: (Q,) int64 with -1 for none, or None."""
     if exclude is None:
         return None
-    found = torch.as_tensor(np.array(exclude) if not isinstance(exclude, Tensor) else exclude)
-    if found.shape != (queries,) or found.is_floating_point() or found.dtype == torch.bool:
+    rows = torch.as_tensor(np.array(exclude) if not isinstance(exclude, Tensor) else exclude)
+    if rows.shape != (queries,) or rows.is_floating_point() or rows.dtype == torch.bool:
         raise SizeError(
             f"want exclude (Q,) integers, one gallery row for each of {queries} queries, "
-            f"got {tuple(found.shape)} {found.dtype}. Use -1 for a query that excludes nothing."
+            f"got {tuple(rows.shape)} {rows.dtype}. Use -1 for a query that excludes nothing."
         )
-    found = found.to(device=device, dtype=torch.int64)
-    if queries and not (int(found.min()) >= -1 and int(found.max()) < gallery):
+    rows = rows.to(device=device, dtype=torch.int64)
+    if queries and not (int(rows.min()) >= -1 and int(rows.max()) < gallery):
         raise SizeError(
-            f"exclude names rows {int(found.min())} to {int(found.max())}, "
+            f"exclude names rows {int(rows.min())} to {int(rows.max())}, "
             f"but the gallery has rows 0 to {gallery - 1}. "
             "Use -1 for a query that excludes nothing."
         )
-    return found
+    return rows
 
 
 def hide_excluded(cosines: Tensor, exclude: Tensor | None) -> None:

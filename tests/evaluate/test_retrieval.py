@@ -113,7 +113,7 @@ def small_steps(places: int, *, symmetric: bool = False) -> Iterator[None]:
         tiles = {"_SHALLOW": 10**9}
     try:
         with (
-            mock.patch.multiple(_ranks, _FEWEST_PLACES=places, _CHUNK_BYTES=32),
+            mock.patch.multiple(_ranks, _FEWEST_RANKS=places, _CHUNK_BYTES=32),
             mock.patch.object(_ties, "_CHUNK_TERMS", 3),
             mock.patch.multiple(_symmetric, **tiles),
         ):

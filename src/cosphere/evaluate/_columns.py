@@ -1,4 +1,4 @@
-"""What the rows of a set of embeddings are grouped by."""
+"""Groups and categories of the rows of a set of embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cosphere.evaluate._relevance import Column, integer_column
 
 
 class RowColumns(NamedTuple):
-    """Groupings of N rows, where there are any."""
+    """Optional groupings of N rows."""
 
     groups: Column | None
     """(N,) such as the camera or sequence."""
@@ -25,7 +25,7 @@ class RowColumns(NamedTuple):
 
     @classmethod
     def of(cls, count: int, groups: Any | None, categories: Any | None) -> RowColumns:
-        """Check both against the number of rows.
+        """Check both columns against the number of rows.
 
         Raises:
             SizeError: not one integer for each row.
@@ -36,12 +36,12 @@ class RowColumns(NamedTuple):
         )
 
     def at(self, rows: Integers) -> RowColumns:
-        """Of some rows only."""
+        """The columns of some of the rows."""
         return RowColumns(*(None if column is None else column[rows] for column in self))
 
 
 def catalogue_categories(embeddings: Embeddings, catalogue: Catalogue) -> Integers | None:
-    """``category`` of a catalogue, numbered from 0, for the images that could be read; those without one are one category."""
+    """``category`` of the images that could be read, numbered from 0; None without such a column. A missing value is -1."""
     if "category" not in catalogue.table.columns:
         return None
     numbers: Integers = pd.factorize(catalogue.table["category"])[0].astype(np.int64)
@@ -49,7 +49,7 @@ def catalogue_categories(embeddings: Embeddings, catalogue: Catalogue) -> Intege
 
 
 def _readable(embeddings: Embeddings, catalogue: Catalogue) -> npt.NDArray[np.bool_]:
-    """(rows of the catalogue,) which were embedded: known by path and box, as one picture may hold several boxes."""
+    """(rows of the catalogue,) which were embedded, by path and box, since several boxes may share one picture."""
     if len(embeddings) == len(catalogue):
         return np.ones(len(catalogue), dtype=bool)
 

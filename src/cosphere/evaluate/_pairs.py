@@ -1,10 +1,11 @@
 """All pairs of a set of images by their cosine: exact counts and order statistics, never N x N in memory.
 
-Rows are brought into the order of their classes. Blocks of the upper triangle are then taken one after another; pairs of
-one class lie near the diagonal, so that walking only those costs little.
+Rows are sorted by class and compared in blocks of the upper triangle. Pairs of one class are then near the diagonal, so a
+pass over those alone is cheap.
 
-The cosine at a given place is found as a radix sort finds it: count by the upper 16 bits of the float, then, in a second
-pass, by the lower 16 bits of those that share the upper ones. Exact for any rate, 1 MiB of counts for any number of pairs.
+The cosine of a given rank comes from a radix selection: count pairs by the upper 16 bits of the float, then, in a second
+pass, by the lower 16 bits of those that share the upper ones. It is exact for any rate, and its counts take 1 MiB for any
+number of pairs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cosphere.rows import (
 Counts = npt.NDArray[np.int64]
 
 _PAIR_BYTES = 64
-"""Working memory a pair: its cosine, masks, keys, and its place when all of a block are wanted."""
+"""Working memory of a pair: its cosine, masks and keys, and its indices when a whole block is selected."""
 _HALF = 2**16
 """Values that 16 bits can have."""
 
@@ -61,7 +62,7 @@ class ClassedRows(NamedTuple):
 
 
 def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
-    """Unit rows and class numbers, ordered by class; the order inside a class is kept.
+    """Sort unit rows and class numbers by class, keeping the order inside a class.
 
     Raises:
         SizeError: not (N, D) with labels (N,).
@@ -69,8 +70,8 @@ def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
     """
     rows = unit_rows(embeddings)
     names = class_column(labels, rows.size)
-    found, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
-    if len(found) < 2:
+    classes, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
         raise DataError(f"all {rows.size} images are of one class, so no pair is of two. Give at least two classes.")
     order = torch.from_numpy(np.argsort(numbers, kind="stable")).to(rows.device)
     padded = torch.zeros_like(rows.padded)
@@ -81,7 +82,7 @@ def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
 
 
 class _Block(NamedTuple):
-    """Cosines of rows from ``first`` on with the rows from ``first`` on."""
+    """Cosines of some rows, from ``first`` on, with all rows from ``first`` on."""
 
     first: int
     cosines: Tensor
@@ -92,15 +93,15 @@ class _Block(NamedTuple):
     """(w,)"""
 
     def pairs(self, *, same: bool) -> Tensor:
-        """(b, w) bool: each pair of one class, or of two, once."""
-        found = self.labels[:, None] == self.others[None] if same else self.labels[:, None] != self.others[None]
-        square = found[:, : len(found)]
+        """(b, w) bool: each pair of one class, or of two classes, once."""
+        mask = self.labels[:, None] == self.others[None] if same else self.labels[:, None] != self.others[None]
+        square = mask[:, : len(mask)]
         square.copy_(square.triu(1))
-        return found
+        return mask
 
 
 def _blocks(data: ClassedRows, block_bytes: int, *, same_only: bool = False) -> Iterator[_Block]:
-    """The upper triangle; with ``same_only``, each block reaches just to the end of its last row's class."""
+    """Blocks of the upper triangle; with ``same_only``, each ends with its last row's class."""
     check_block_bytes(block_bytes)
     padded, size = data.rows.padded, data.rows.size
     ends = np.cumsum(data.counts)
@@ -133,7 +134,7 @@ def _cosine(upper: int, lower: int) -> float:
 
 
 class Tail(NamedTuple):
-    """The most alike pairs of two classes."""
+    """The most similar pairs of two classes."""
 
     cosines: Floats
     """(m,) descending."""
@@ -142,11 +143,11 @@ class Tail(NamedTuple):
     second: Counts
     """(m,) the class of the other."""
     each: float
-    """How many pairs each stands for: 1 unless they were thinned."""
+    """Pairs that each represents: 1 unless only a share was kept."""
 
 
-class PlacedCosine(NamedTuple):
-    """The cosine at one place among all pairs of two classes."""
+class RankedCosine(NamedTuple):
+    """The cosine of one rank among all pairs of two classes."""
 
     cosine: float
     above: int
@@ -154,22 +155,22 @@ class PlacedCosine(NamedTuple):
     tail: Tail
 
 
-def place_of_different(
+def cosine_of_rank(
     data: ClassedRows,
-    place: int,
+    rank: int,
     *,
     keep: int,
     most: int,
     block_bytes: int,
     progress: Progress | None = None,
-) -> PlacedCosine:
-    """The cosine at a place among the pairs of two classes, most alike first, and those around it.
+) -> RankedCosine:
+    """The cosine of a rank among the pairs of two classes, the most similar first, and the most similar pairs.
 
     Args:
         data: the images.
-        place: from 0 (the most alike pair) to the number of pairs less one.
-        keep: at least how many of the most alike pairs the tail covers, or all there are.
-        most: about how many it holds at most; of more, a share is kept that is spread evenly over the order of rows.
+        rank: from 0 (the most similar pair) to the number of pairs minus one.
+        keep: number of the most similar pairs that the tail represents at least, or all.
+        most: approximate size limit of the tail; of more pairs, it holds a share that is even over the order of rows.
         block_bytes: bound of the working memory, beside the rows and the tail.
         progress: called after each block of the two passes.
     """
@@ -180,7 +181,7 @@ def place_of_different(
         counts += torch.bincount((keys >> 16) + _HALF // 2, minlength=_HALF)
         if progress is not None:
             progress(block.first + len(block.labels), 2 * size)
-    upper, before = _descend(counts, place)
+    upper, before = _descend(counts, rank)
     floor, covered = _descend(counts, min(keep, data.different_pairs) - 1)
     covered += int(counts[floor])
     share = min(1.0, most / covered)
@@ -192,45 +193,47 @@ def place_of_different(
         uppers = (keys >> 16) + _HALF // 2
         fine += torch.bincount(keys[different & (uppers == upper)] & (_HALF - 1), minlength=_HALF)
         high = (different & (uppers >= floor)).nonzero()
-        kept = high[_spread(passed, len(high), share).to(high.device)] if share < 1 else high
+        sample = high[_even_share(passed, len(high), share).to(high.device)] if share < 1 else high
         passed += len(high)
-        parts.append((block.cosines[kept[:, 0], kept[:, 1]], block.labels[kept[:, 0]], block.others[kept[:, 1]]))
+        row, column = sample.unbind(1)
+        parts.append((block.cosines[row, column], block.labels[row], block.others[column]))
         if progress is not None:
             progress(size + block.first + len(block.labels), 2 * size)
-    lower, inside = _descend(fine, place - before)
+    lower, inside = _descend(fine, rank - before)
     cosines, first, second = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     order = np.argsort(-cosines, kind="stable")
     tail = Tail(cosines[order].astype(np.float64), first[order], second[order], passed / len(order))
-    return PlacedCosine(_cosine(upper, lower), before + inside, tail)
+    return RankedCosine(_cosine(upper, lower), before + inside, tail)
 
 
-def _spread(start: int, count: int, share: float) -> Tensor:
-    """(count,) bool, about that share of them true: a golden-ratio sequence, since every n-th would fall in step with classes."""
+def _even_share(start: int, count: int, share: float) -> Tensor:
+    """(count,) bool, about that share of them true and evenly distributed."""
+    # A golden-ratio sequence: every n-th pair could fall in step with the classes, since rows are sorted by class.
     steps = torch.arange(start, start + count, dtype=torch.int64) * 2654435769  # 2^32 / golden ratio
     return (steps & (2**32 - 1)) < int(share * 2**32)
 
 
-def _descend(counts: Tensor, place: int) -> tuple[int, int]:
-    """The bin that holds a place counted from the top, and how many lie in the bins above it."""
+def _descend(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bin of a rank counted from the top, and the number of pairs in the bins above it."""
     from_top = counts.flip(0).cumsum(0)
-    found = int(torch.searchsorted(from_top, place, right=True))
-    return len(counts) - 1 - found, int(from_top[found - 1]) if found else 0
+    passed = int(torch.searchsorted(from_top, rank, right=True))
+    return len(counts) - 1 - passed, int(from_top[passed - 1]) if passed else 0
 
 
 def same_above(data: ClassedRows, threshold: float, *, block_bytes: int) -> Counts:
     """(C,) pairs inside each class whose cosine is above the threshold."""
-    found = torch.zeros(len(data.counts), dtype=torch.int64, device=data.rows.device)
+    totals = torch.zeros(len(data.counts), dtype=torch.int64, device=data.rows.device)
     for block in _blocks(data, block_bytes, same_only=True):
         above = (block.pairs(same=True) & (block.cosines > threshold)).sum(dim=1)
-        found.index_add_(0, block.labels, above)
-    return found.cpu().numpy()
+        totals.index_add_(0, block.labels, above)
+    return totals.cpu().numpy()
 
 
 def different_above(data: ClassedRows, threshold: float, *, block_bytes: int, progress: Progress | None = None) -> int:
-    """How many pairs of two classes have a cosine above the threshold."""
-    found = 0
+    """Number of pairs of two classes whose cosine is above the threshold."""
+    total = 0
     for block in _blocks(data, block_bytes):
-        found += int((block.pairs(same=False) & (block.cosines > threshold)).sum())
+        total += int((block.pairs(same=False) & (block.cosines > threshold)).sum())
         if progress is not None:
             progress(block.first + len(block.labels), data.rows.size)
-    return found
+    return total

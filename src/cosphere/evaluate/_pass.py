@@ -1,4 +1,4 @@
-"""The one pass of a ranking: over blocks of queries, from similarities to what each query scores."""
+"""The pass over all similarities: from blocks of queries to the scores of each query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cosphere.rows import rows_within
 
 
 class Request(NamedTuple):
-    """What a pass computes."""
+    """What a pass is to compute."""
 
     metrics: tuple[Metric, ...]
     ks: list[int]
@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """What a pass computed for the Q scored queries, in their own order."""
+    """What a pass computed for the Q scored queries, in the order of their rows."""
 
     rows: Integers
     """(Q,) their rows."""
@@ -46,7 +46,7 @@ class PassResult(NamedTuple):
 
 
 def rank_all(sides: Sides, met: Meetings, request: Request, block_bytes: int, progress: Progress | None) -> PassResult:
-    """Rank the gallery of every query that has something to find."""
+    """Rank the gallery for every query that has a relevant image, by the cheaper of two passes that give the same numbers."""
     sums, depth = tables(sides.gallery, sides.device), request.depth(sides.gallery)
     ranked = by_triangle if is_symmetric(sides, met, depth, block_bytes) else by_rows
     parts = [
@@ -67,20 +67,32 @@ def rank_all(sides: Sides, met: Meetings, request: Request, block_bytes: int, pr
 def by_rows(
     sides: Sides, met: Meetings, depth: int, ties: Ties, block_bytes: int, progress: Progress | None
 ) -> Iterator[tuple[Tensor, BlockRanks]]:
-    """Blocks of queries against the whole gallery, the queries of the largest classes first."""
+    """Compare blocks of queries with the whole gallery, the queries of the largest classes first.
+
+    Args:
+        sides: queries and gallery.
+        met: which gallery rows each query ranks.
+        depth: ranks from the first that must be exact for every query, whatever its R.
+        ties: rule for equal similarities.
+        block_bytes: bound of the working memory.
+        progress: called with the number of queries that are done.
+
+    Yields:
+        Queries (b,) and their ranks.
+    """
     sizes = met.classes.sizes[met.classes.query_keys]
-    order = sizes.argsort(stable=True)  # Queries of one block then have lists of about one length.
+    order = sizes.argsort(stable=True)  # The lists of a block then have about one length.
     order = order[met.relevant[order] > 0]
     banned = 0 if met.banned is None else int(met.banned.sizes.max())
 
     def step(query: Tensor) -> int:
-        # A gallery row costs its similarity, each of up to M slots of the lists about 240 bytes.
+        # The similarities of a query, and about 240 bytes for each image of its class while that is ranked.
         row = sides.value_bytes * sides.gallery + 240 * int(sizes[query]) + 32 * banned + 16 * depth
         return min(rows_within(block_bytes, row), len(order))
 
     blocks = sides.blocks(step(order[0]))
     end = len(order)
-    while end > 0:  # From the back: the last query of a block has the longest list and so decides how many fit.
+    while end > 0:  # From the back: the last query of a block has the longest list, which decides how many queries fit.
         queries = order[max(0, end - step(order[end - 1])) : end]
         similarities = sides.similarities(blocks, queries)
         met.hide(similarities, queries)
@@ -93,7 +105,7 @@ def by_rows(
 
 
 def _columns(queries: Tensor, ranks: BlockRanks, relevant: Tensor, request: Request, sums: Tables) -> dict[str, Tensor]:
-    """(b,) each: everything that is kept of a block, by name."""
+    """Everything to keep of a block, by name: (b,) each."""
     ranking = Ranking(ranks.standing, ranks.first, relevant, request.ties, sums)
     columns = {"rows": queries, **ranks.first._asdict(), **{name: getattr(ranks, name) for name in NEAREST}}
     for metric in request.metrics:

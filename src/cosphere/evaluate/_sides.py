@@ -1,4 +1,4 @@
-"""What a ranking compares: queries, a gallery, and blocks of similarities between them, whatever they are made of."""
+"""Queries and gallery of a ranking, and the similarities between them: cosines of floats, or Hamming distances of bits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cosphere.rows import CosineBlocks, Matrix, check_widths, cosine_product, un
 from cosphere.search.hamming import HammingBlocks, bit_rows, negated_distances
 
 NARROW_BITS = 2**15 - 1
-"""Codes of fewer bits have distances that fit 16 bits, the lowest value left for what is hidden."""
+"""Distances of shorter codes fit in 16 bits, with the lowest value free for excluded images."""
 
 
 class Blocks(Protocol):
-    """Similarities of one block of queries after another."""
+    """Computes the similarities of one block of queries after another."""
 
     def of(self, queries: Tensor, /) -> Tensor:
-        """(b, D) rows -> (b, G) floats or signed integers, larger where nearer. The caller may overwrite them."""
+        """(b, D) rows -> (b, G) floats or signed integers, larger is nearer. The caller may overwrite them."""
 
 
 class Sides(NamedTuple):
@@ -32,13 +32,13 @@ class Sides(NamedTuple):
     queries: int
     gallery: int
     device: torch.device
-    """Of the gallery, which does the work."""
+    """The device of the gallery, which computes."""
     kind: torch.dtype
     """Of similarities: float32, or an integer type for the distances of short codes."""
     same: bool
     """Whether the queries are the gallery."""
     blocks: Callable[[int], Blocks]
-    """Takes the queries in the largest block."""
+    """Makes :class:`Blocks`, given the number of queries in the largest block."""
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(n, D) and (m, D) rows, and a buffer of that many similarities, both sides rounded up to STEP -> (n, m), a view of it."""
 

@@ -41,7 +41,7 @@ _SHALLOW = 32
 
 
 def is_symmetric(sides: Sides, met: Meetings, depth: int, block_bytes: int) -> bool:
-    """Whether this pass is possible and cheaper: one set, on a CPU, with shallow ranks, and few pairs of one class."""
+    """Whether this pass applies and is cheaper: one set on a CPU, shallow ranks, and pairs of one class that fit in memory."""
     if not sides.same or sides.device.type != "cpu":
         return False
     pairs = sum(int((keys.sizes**2).sum()) for keys in (met.classes, met.banned) if keys is not None)
@@ -56,7 +56,7 @@ def by_triangle(
 
     Args:
         sides: one set on both sides.
-        met: who meets whom.
+        met: which gallery rows each query ranks.
         depth: ranks from the first that must be exact for every query, whatever its R.
         ties: the rule for equal similarities.
         block_bytes: bound of the working memory.
@@ -84,11 +84,11 @@ def by_triangle(
 
 
 class _Tiles:
-    """Tiles of the similarity matrix; relevant and hidden images are at the lowest value, so that none is counted.
+    """Tiles of the similarity matrix. Relevant and excluded images get the lowest value, so they are never counted.
 
     Args:
         sides: N rows on both sides.
-        met: who meets whom.
+        met: which gallery rows each query ranks.
         edge: rows and columns of a tile.
     """
 
@@ -109,7 +109,7 @@ class _Tiles:
         return block * self._edge, min((block + 1) * self._edge, self._sides.queries)
 
     def parts(self, first: int, second: int) -> Iterator[list[list[_Piece]]]:
-        """The pieces of a tile: those of one list may be compared side by side, and after each list floors may rise."""
+        """The pieces of a tile. Those of one list may be compared concurrently; floors may rise after each list."""
         tile = self._tile(first, second)
         (top, _), (left, _) = self.span(first), self.span(second)
         chunks = range(0, len(tile), _CHUNK_ROWS)

@@ -3,11 +3,11 @@
 The similarities of a query to its relevant images are its *thresholds*. The images that a query meets come in parts, of
 any size and in any order; each part adds its counts. Two facts keep that cheap:
 
-* A metric reads ranks down to some depth. Once as many images lie above a threshold, its rank no longer matters. Only
-  the highest is kept whatever its rank. The lowest that is kept is the query's *floor*, and after a few parts hardly
-  any image lies above it.
-* The largest similarity of a part, which the nearest irrelevant image needs anyway, says whether the part reaches the
-  floor. Most do not, and are done with.
+* A metric reads ranks down to some depth. Once that many images lie above a threshold, its rank no longer matters and it
+  is dropped; only the highest threshold always stays. The lowest that stays is the query's *floor*, and after a few parts
+  hardly any image lies above it.
+* The largest similarity of a part, needed anyway for the nearest irrelevant image, tells whether the part reaches the
+  floor. Most parts do not, and cost nothing more.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ def _keys(queries: Integers, values: Similarities) -> Integers:
 
 
 class Update(NamedTuple):
-    """What one part of the gallery adds."""
+    """The counts that one part of the gallery adds."""
 
     bins: Integers
     """(n,) bins of images above their query's floor."""
     weights: Integers
-    """(n,) how many images are in each."""
+    """(n,) number of images in each."""
     equal_bins: Integers
     """(m,) the same images by the thresholds that they reach, and those at the floor; empty under the optimistic rule."""
     equal_weights: Integers
     queries: Integers
-    """(r,) queries whose nearest irrelevant image is in this part, as far as is known."""
+    """(r,) queries whose nearest irrelevant image so far is in this part."""
     nearest: Similarities
     """(r,) their similarity to it."""
     rows: Integers
@@ -116,12 +116,15 @@ class Counter:
         self.raise_floors(0, len(scored))
 
     def compare(self, similarities: Similarities, first_query: int, first_row: int) -> Update | None:
-        """What queries from one on make of gallery rows from one on.
+        """Compare consecutive queries with consecutive gallery rows.
 
         Args:
-            similarities: (n, w), of any layout; what is relevant or hidden has the lowest value.
-            first_query: of the n.
-            first_row: of the w.
+            similarities: (n, w), of any layout; relevant and excluded images have the lowest value.
+            first_query: first of the n queries.
+            first_row: first of the w gallery rows.
+
+        Returns:
+            What to :meth:`add`; None if nothing. Calls may run concurrently, but not with :meth:`add`.
         """
         here = slice(first_query, first_query + len(similarities))
         largest, floor, wrong = similarities.max(axis=1), self._floor[here], self._wrong[here]
@@ -142,7 +145,7 @@ class Counter:
         floor = self._floor[queries][:, None]
         larger = values > floor
         several = self._floor[queries] < self._best[queries]
-        # Above a floor that is the highest threshold, images need no telling apart.
+        # Where the floor is the highest threshold, everything above it belongs in one bin: a count is enough.
         single = queries[~several]
         weights = np.count_nonzero(larger[~several], axis=1)
         # By the flat index, since NumPy finds the true values of one dimension twenty times as fast as of two.
@@ -164,34 +167,34 @@ class Counter:
         )
 
     def add(self, update: Update | None) -> None:
-        """Add what a part gave."""
+        """Add the counts of a part."""
         if update is None:
             return
         np.add.at(self._above, update.bins, update.weights)
         np.add.at(self._reached, update.equal_bins, update.equal_weights)
         wrong, row = self._wrong[update.queries], self._wrong_row[update.queries]
-        # Parts are compared side by side, so another may have found a nearer one meanwhile.
+        # Another part, compared at the same time, may have been nearer.
         nearer = (update.nearest > wrong) | ((update.nearest == wrong) & (update.rows < row))
         self._wrong[update.queries[nearer]] = update.nearest[nearer]
         self._wrong_row[update.queries[nearer]] = update.rows[nearer]
 
     def raise_floors(self, first: int, end: int) -> None:
-        """Drop the thresholds of the queries from ``first`` to ``end`` that as many images as the depth lie above."""
+        """Drop the thresholds of the queries ``first`` to ``end`` whose rank is beyond the depth."""
         of = self._of
         slots = slice(of.starts[first], of.starts[end])
         queries = of.queries[slots]
         above = self._summed(self._above, first, end) + of.relevant_above[slots]
-        kept = np.concatenate([[0], np.cumsum(above < self._depth[queries])])
+        within = np.concatenate([[0], np.cumsum(above < self._depth[queries])])
         starts = of.starts[first : end + 1] - of.starts[first]
         scored = np.flatnonzero(starts[1:] > starts[:-1])
-        counts = np.maximum(1, kept[starts[1:]] - kept[starts[:-1]])[scored]
+        counts = np.maximum(1, within[starts[1:]] - within[starts[:-1]])[scored]
         lowest = of.starts[first + 1 : end + 1][scored] - counts
         queries = first + scored
         self._floor[queries] = of.values[lowest]
         self._floor_bin[queries] = self._top_bin[queries] - of.relevant_above[lowest]
 
     def _summed(self, bins: Integers, first: int, end: int) -> Integers:
-        """For each threshold of the queries from ``first`` to ``end``, the images in the bins above it."""
+        """Images in the bins above each threshold of the queries ``first`` to ``end``."""
         starts = self._of.starts
         slots = np.arange(starts[first], starts[end])
         queries = self._of.queries[slots]
@@ -202,12 +205,12 @@ class Counter:
         return summed
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[Integers, BlockRanks]]:
-        """The scored queries and their ranks in blocks, once they have met the whole gallery."""
+        """The scored queries and their ranks in blocks, after the whole gallery was added."""
         of = self._of
         relevant = np.diff(of.starts)
         above = self._summed(self._above, 0, len(relevant))
         equal = np.zeros_like(above) if self._optimistic else self._summed(self._reached, 0, len(relevant)) - above
-        order = np.argsort(relevant, kind="stable")  # Queries of one block then have lists of about one length.
+        order = np.argsort(relevant, kind="stable")  # The lists of a block then have about one length.
         order = order[relevant[order] > 0]
         end = len(order)
         while end > 0:
@@ -217,7 +220,7 @@ class Counter:
             end -= len(queries)
 
     def _ranks(self, queries: Integers, wrong_above: Integers, wrong_equal: Integers) -> BlockRanks:
-        """Ranks of b queries, from what was counted for all thresholds (T,)."""
+        """Ranks of b queries, from the counts of all thresholds (T,)."""
         of, ends = self._of, self._of.starts[queries + 1]
         relevant = ends - of.starts[queries]
         column = np.arange(relevant.max())

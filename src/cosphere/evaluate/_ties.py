@@ -1,10 +1,10 @@
-"""What equal similarities are worth: each metric in closed form under the three rules.
+"""Metrics among equal similarities, in closed form for each of the three rules.
 
-A relevant image shares its similarity with n images, m of them relevant; A images have a larger one, a of them
-relevant. ``optimistic`` gives its relevant images the places A + 1 to A + m, ``pessimistic`` the last m of the n.
-``expected`` is the exact mean over all n! orders: each place of the group then holds a relevant image with probability
-m / n, and given that one lies at the t-th place, (t - 1) (m - 1) / (n - 1) others lie before it on average. Sums over
-places are differences of running sums of 1/i and 1/log2(1 + i), so a group costs the same whatever its size.
+A group of n images, m of them relevant, shares one similarity; A images have a larger one, a of them relevant.
+``optimistic`` gives the relevant images of the group the ranks A + 1 to A + m, ``pessimistic`` the last m of its n ranks.
+``expected`` is the exact mean over all n! orders: each rank of the group then holds a relevant image with probability
+m / n, and if rank A + t holds one, (t - 1) (m - 1) / (n - 1) others precede it on average. Sums over ranks are differences
+of running sums of 1/i and 1/log2(1 + i), so a group costs the same whatever its size.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from cosphere._types import Floats, Integers
 Ties = Literal["optimistic", "pessimistic", "expected"]
 
 _CHUNK_TERMS = 2**21
-"""Terms of ragged sums held at a time: 16 MiB for each of a few arrays."""
+"""Terms of ragged sums in memory at a time: 16 MiB for each of a few arrays."""
 
 
 class Standing(NamedTuple):
-    """Where the relevant images of each query of a block stand. All (b, M) int64, the best first."""
+    """The group of each relevant image of b queries. All (b, M) int64, the best image first."""
 
     above: Tensor
-    """A. At least the depth where it is larger than the depth, and from the R-th column on."""
+    """A: exact where it is below the depth of the pass, else any number from the depth on; so too after the R-th column."""
     size: Tensor
-    """n >= m. Not counted under the optimistic rule, nor where ``above`` reaches the depth."""
+    """n >= m. Not counted under the optimistic rule, nor where ``above`` is at least the depth."""
     relevant_above: Tensor
     """a"""
     relevant_size: Tensor
@@ -43,17 +43,17 @@ class Standing(NamedTuple):
         return ranks + (self.size - self.relevant_size) if ties == "pessimistic" else ranks
 
     def within(self, depth: Tensor) -> Tensor:
-        """(b, M) how many of the n places lie within the depth."""
+        """(b, M) how many of the n ranks are within the depth."""
         return torch.minimum((depth - self.above).clamp_min(0), self.size)
 
 
 class Tables(NamedTuple):
-    """Running sums over the places 0 to G, in float64."""
+    """Running sums over the ranks 0 to G, in float64."""
 
     harmonic: Tensor
     """(G + 1,) sum of 1/i"""
     discount: Tensor
-    """(G + 1,) sum of 1/log2(1 + i), the gain of a perfect start of the ranking"""
+    """(G + 1,) sum of 1/log2(1 + i): the gain of a ranking that begins with that many relevant images"""
 
     @property
     def gallery(self) -> int:
@@ -62,21 +62,21 @@ class Tables(NamedTuple):
 
 
 def tables(gallery: int, device: torch.device) -> Tables:
-    """The running sums that the closed forms read."""
-    places = np.arange(1, gallery + 1, dtype=np.float64)
-    sums = [np.concatenate([[0.0], np.cumsum(gain)]) for gain in (1 / places, 1 / np.log2(1 + places))]
+    """Running sums for a gallery of G images."""
+    ranks = np.arange(1, gallery + 1, dtype=np.float64)
+    sums = [np.concatenate([[0.0], np.cumsum(gain)]) for gain in (1 / ranks, 1 / np.log2(1 + ranks))]
     return Tables(*(torch.from_numpy(total).to(device) for total in sums))
 
 
 def relevant_within(standing: Standing, depth: Tensor, ties: Ties) -> Tensor:
-    """(b,) relevant images within the first ``depth`` places. ``depth`` is (b, 1)."""
+    """(b,) relevant images among the first ``depth`` ranks. ``depth`` is (b, 1)."""
     if ties == "expected":
         return running_sum(standing.within(depth) / standing.size.double())
     return running_sum((standing.ranks(ties) <= depth).double())
 
 
 def summed_precisions(standing: Standing, depth: Tensor, ties: Ties, sums: Tables) -> Tensor:
-    """(b,) precision at the place of each relevant image within ``depth``, summed: R times average precision."""
+    """(b,) precision at the rank of each relevant image within ``depth``, summed: R times average precision."""
     if ties != "expected":
         ranks = standing.ranks(ties)
         number = torch.arange(1, ranks.shape[1] + 1, device=ranks.device, dtype=torch.float64)
@@ -84,7 +84,8 @@ def summed_precisions(standing: Standing, depth: Tensor, ties: Ties, sums: Table
     size, within = standing.size.double(), standing.within(depth)
     others = (standing.relevant_size - 1) / (size - 1).clamp_min(1)
     start = standing.relevant_above + 1 - others * (standing.above + 1)
-    # Place A + t is worth (a + 1 + (t - 1) others) / (A + t); the first form of the inverse is free of rounding.
+    # The precision at rank A + t is (a + 1 + (t - 1) others) / (A + t). A group of one takes the inverse as it is: a
+    # difference of running sums would round.
     inverse = torch.where(
         standing.size == 1, within / (standing.above.double() + 1), _difference(sums.harmonic, standing.above, within)
     )
@@ -101,7 +102,7 @@ def discounted_gain(standing: Standing, depth: Tensor, ties: Ties, sums: Tables)
 
 
 def _difference(sums: Tensor, start: Tensor, count: Tensor) -> Tensor:
-    """Sum over the places start + 1 to start + count."""
+    """Sum over the ranks start + 1 to start + count."""
     return sums[start + count] - sums[start]
 
 
@@ -148,7 +149,7 @@ def hits(k: int, first: FirstArrays, ties: Ties) -> Floats:
     above, tied, tied_relevant = first
     if ties != "expected":
         return np.asarray(above + tied < k, dtype=np.float64)
-    drawn = np.minimum(k - above, tied + tied_relevant)  # places within the group of equals
+    drawn = np.minimum(k - above, tied + tied_relevant)  # ranks of the group that are within K
     can_miss = (drawn <= tied) & (drawn > 0)
     # All drawn are irrelevant with probability C(tied, drawn) / C(tied + tied_relevant, drawn).
     misses = np.where(can_miss, drawn, 0)
@@ -164,8 +165,8 @@ def _log_falling(total: Integers, drawn: Integers) -> Floats:
 def reciprocal_ranks(first: FirstArrays, ties: Ties, gallery: int) -> Floats:
     """(Q,) 1 / rank of the best relevant image, and the mean of that under the expected rule.
 
-    The mean of the inverse is not the inverse of the mean rank. It is a sum over the places of the group; the relative
-    error of its terms is about 1e-11.
+    The mean of the inverse is not the inverse of the mean rank. It is a sum over the ranks of the group, whose terms have
+    a relative error of about 1e-11.
     """
     if ties != "expected":
         return 1 / first_ranks(first, ties)
@@ -185,7 +186,7 @@ def reciprocal_ranks(first: FirstArrays, ties: Ties, gallery: int) -> Floats:
 
 
 def _expected_inverse(above: Integers, tied: Integers, relevant: Integers, log_factorial: Floats) -> Floats:
-    """(P,) mean of 1 / (A + t), t the first of m among n places: t has probability C(n - t, m - 1) / C(n, m)."""
+    """(P,) mean of 1 / (A + t) for t the first of m among n ranks, which has probability C(n - t, m - 1) / C(n, m)."""
     lengths = tied + 1
     starts = np.cumsum(lengths) - lengths
     case = np.repeat(np.arange(len(lengths)), lengths)

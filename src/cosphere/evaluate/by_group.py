@@ -1,4 +1,4 @@
-"""Scores of each class or category, from the scores of the queries: what a mean over all of them hides."""
+"""Scores of each class or category, from the scores of its queries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cosphere._types import Floats, Integers
 
 @dataclass(frozen=True, eq=False)
 class GroupScores:
-    """One row for each of C groups that has a scored query, by rising label."""
+    """One row for each of the C groups that have a scored query, in the order of their labels."""
 
     labels: npt.NDArray[Any]
-    """(C,) the label of each, in the type that it came in."""
+    """(C,) the label of each, in its original type."""
     queries: Integers
     """(C,) >= 1 scored queries."""
     values: Mapping[str, Floats]
@@ -32,7 +32,7 @@ class GroupScores:
         return {name: float(values.mean()) for name, values in self.values.items()}
 
     def worst(self, name: str, count: int = 10) -> Integers:
-        """(count,) the places in this table of the groups with the least of a metric, the least first."""
+        """(count,) rows of this table with the lowest values of a metric, the lowest first."""
         return np.argsort(self.values[name], kind="stable")[:count]
 
     def as_rows(self) -> list[dict[str, float | int]]:

@@ -14,8 +14,8 @@ from cosphere.evaluate._pairs import (
     ClassedRows,
     Tail,
     classed_rows,
+    cosine_of_rank,
     different_above,
-    place_of_different,
     same_above,
 )
 from cosphere.evaluate.statistics import Interval, check_resampling
@@ -78,7 +78,7 @@ def calibrate(
     rows = classed_rows(embeddings, labels)
     pairs, same = rows.different_pairs, int(rows.same_pairs.sum())
     accepted = min(allowed(far, pairs), pairs - 1)
-    place = place_of_different(
+    place = cosine_of_rank(
         rows,
         accepted,
         keep=max(_TAIL, _REACH * (accepted + 1)),

@@ -3,8 +3,8 @@
 Recall@K (CMC), precision@K, MAP@K, MAP@R, R-precision, MRR, nDCG@K and median rank, of floats by cosine or of packed
 bits by Hamming distance.
 
-Ranks come from counting, so that no row is sorted: the best relevant image has rank 1 + the number of images with a
-larger similarity, whatever K is. Ties are settled by rule, never by the order of the gallery.
+Ranks are counted, not sorted: the best relevant image has rank 1 + the number of images with a larger similarity,
+whatever K is. Ties follow a rule, never the order of the gallery.
 
 Sources: Recall@K of Song et al., "Deep metric learning via lifted structured feature embedding" (2016); MAP@R and
 R-precision of Musgrave et al., "A metric learning reality check" (2020); CMC and the exclusion by camera of Zheng et
@@ -63,17 +63,17 @@ class RetrievalScores:
     relevant: Integers
     """(Q,) >= 1: R, the number of relevant images."""
     query_rows: Integers
-    """(Q,) which rows of the embeddings were scored."""
+    """(Q,) rows of the embeddings that were scored."""
     skipped: int
-    """Queries left out because nothing in the gallery is relevant to them."""
+    """Queries left out because no gallery image is relevant to them."""
     ties: Ties
     """The rule for equal similarities."""
     labels: Column = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """(Q,) class of each query, in the type that it came in."""
+    """(Q,) class of each query, in its original type."""
     medians: Mapping[str, Floats] = field(default_factory=dict)
     """The (Q,) values behind each median, by its key."""
     categories: Column | None = None
-    """(Q,) category of each query, where categories were given."""
+    """(Q,) category of each query, if categories were given."""
 
     @property
     def nearest(self) -> Integers:
@@ -155,7 +155,7 @@ class RetrievalScores:
         return self.per_class().macro()
 
     def with_rows(self, queries: Integers, gallery: Integers) -> RetrievalScores:
-        """The same scores by the row numbers of a larger table: its rows of the queries (Q,) and of the gallery (G,)."""
+        """The same scores with the row numbers of a larger table, given its rows that are queries (Q,) and gallery (G,)."""
         missing = self.nearest_wrong < 0
         return replace(
             self,
@@ -188,9 +188,9 @@ def retrieval(
 ) -> RetrievalScores:
     """Score a ranking by cosine, or by Hamming distance for packed bits.
 
-    Without a gallery every row is a query and all other rows are its gallery: the row itself is left out by its index,
-    so a duplicate of it counts like any image. Queries with nothing to find are left out and counted. Scores do not
-    depend on block size, threads or the gallery's order.
+    Without a gallery, every row is a query and all other rows are its gallery. The row itself is left out by its index, so
+    a duplicate of it counts like any image. Queries without a relevant image are left out and counted. Scores do not
+    depend on block size, threads or the order of the gallery.
 
     With R relevant images, the binary metrics of one query are:
 
@@ -198,8 +198,8 @@ def retrieval(
       relevant images stay; no single image per identity is drawn, as the CUHK03 protocol does).
     * ``precision@K``: relevant images among the first K, divided by K, also where R < K.
     * ``map@K``: the precisions at the relevant images among the first K, summed and divided by min(K, R), so that a
-      perfect ranking scores 1. PML's ``mean_average_precision`` divides by R, which is the same from K = R on; OML by
-      the relevant images that were found, which rewards finding few.
+      perfect ranking scores 1. PML's ``mean_average_precision`` divides by R, which differs where K < R; OML divides by
+      the number of relevant images among the first K, which rewards finding few.
     * ``map@r``, ``r_precision``: ``map@K`` and ``precision@K`` with the query's own K = R.
     * ``map@all``: ``map@K`` over the whole ranking, the mAP of person re-identification. The official Market-1501 code
       takes the mean of two neighbouring precisions for each, which gives slightly other numbers.
@@ -207,7 +207,7 @@ def retrieval(
     * ``mrr``: 1 / rank of the best relevant image, however far down; PML counts 0 beyond its k neighbours.
     * ``median_rank``: the median over the queries of that rank.
 
-    Equal similarities: ``optimistic`` puts relevant images first (the official code of these benchmarks),
+    Equal similarities: ``optimistic`` puts relevant images first (as the official code of these benchmarks does),
     ``pessimistic`` puts them last, ``expected`` is the exact mean over all orders, of every metric (the median rank is
     the median of the mean ranks). Most pairs of short codes are tied, so optimistic scores would flatter them.
 
@@ -226,8 +226,8 @@ def retrieval(
         categories: (Q,) integers, a coarser grouping for :meth:`RetrievalScores.per_category`.
         metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
         ties: the rule for equal similarities; None takes optimistic for floats, expected for bits.
-        block_bytes: bound of the working memory in bytes, beside the unit rows; 32 queries always pass.
-        progress: told how many queries are done.
+        block_bytes: bound of the working memory in bytes, beside the unit rows; blocks have at least 32 queries.
+        progress: called with the number of queries that are done.
 
     Raises:
         SizeError: shapes, labels or ks do not fit.
@@ -300,7 +300,7 @@ def _check_several(available: int) -> None:
 
 
 def check_ks(ks: Any) -> list[int]:
-    """Each K once, ascending; raise unless all are whole numbers from 1 on."""
+    """Each K once, ascending. Raise unless all are whole numbers from 1 on."""
     if not isinstance(ks, Iterable):
         raise SizeError(f"want ks as a list of whole numbers, got {ks!r}. Write ks=({ks},).")
     depths = list(ks)
@@ -330,7 +330,7 @@ def _group_numbers(groups: Any | None, gallery_groups: Any | None, sides: Sides)
 def _gathered(
     result: PassResult, request: Request, met: Meetings, labels: Column, categories: Column | None
 ) -> RetrievalScores:
-    """The result of a pass with everything that is known of its queries."""
+    """Join the result of a pass with the labels of its queries."""
     rows = result.rows
     medians = [name for metric in request.metrics if metric.summary == "median" for name in metric.columns(request.ks)]
     return RetrievalScores(
