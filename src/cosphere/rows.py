@@ -34,16 +34,16 @@ _CHUNK_VALUES = 2**22
 
 
 class UnitRows(NamedTuple):
-    """Rows of unit length, float32, padded with zero rows to a multiple of :data:`STEP`."""
+    """Rows of unit length, float32 unless float64 was requested, padded with zero rows to a multiple of :data:`STEP`."""
 
     padded: Tensor
-    """(N rounded up, D) float32."""
+    """(N rounded up, D)."""
     size: int
     """N."""
 
     @property
     def rows(self) -> Tensor:
-        """(N, D) float32, a view."""
+        """(N, D), a view."""
         return self.padded[: self.size]
 
     @property
@@ -67,12 +67,13 @@ def rounded_up(count: int) -> int:
 
 
 @torch.no_grad()
-def unit_rows(embeddings: Matrix, *, name: str = "embeddings") -> UnitRows:
-    """Copy rows, scaled to length 1 in float64 and rounded to float32. Zero rows stay zero.
+def unit_rows(embeddings: Matrix, *, name: str = "embeddings", dtype: torch.dtype = torch.float32) -> UnitRows:
+    """Copy rows, scaled to length 1 in float64 and rounded to ``dtype``. Zero rows stay zero.
 
     Args:
         embeddings: (N, D) of any floating type; a tensor keeps its device.
         name: what they are, for errors.
+        dtype: float32, or float64 for rows whose cosines differ in less than float32 can tell.
 
     Raises:
         SizeError: not (N, D) floating, or N or D is zero.
@@ -81,7 +82,7 @@ def unit_rows(embeddings: Matrix, *, name: str = "embeddings") -> UnitRows:
     check_rows(embeddings, name)
     count, width = embeddings.shape
     device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
-    padded = torch.zeros(rounded_up(count), width, dtype=torch.float32, device=device)
+    padded = torch.zeros(rounded_up(count), width, dtype=dtype, device=device)
     step = max(1, _CHUNK_VALUES // width)
     bad: list[Tensor] = []
     for start in range(0, count, step):
@@ -173,8 +174,9 @@ class CosineBlocks:
     def __init__(self, gallery: UnitRows, most: int) -> None:
         self._gallery = gallery
         wide, width = rounded_up(most), len(gallery.padded)
-        self._queries = torch.zeros(wide, gallery.width, dtype=torch.float32, device=gallery.device)
-        self._cosines = torch.empty(wide, width, dtype=torch.float32, device=gallery.device)
+        kind = gallery.padded.dtype
+        self._queries = torch.zeros(wide, gallery.width, dtype=kind, device=gallery.device)
+        self._cosines = torch.empty(wide, width, dtype=kind, device=gallery.device)
 
     def of(self, queries: Tensor) -> Tensor:
         """(b, D) unit rows -> (b, G) float32 cosines: a view of the buffer, overwritten by the next call."""

@@ -75,3 +75,23 @@ class Ranking(NamedTuple):
 
     def _column(self, depth: int | Tensor) -> Tensor:
         return torch.full_like(self.relevant, depth)[:, None] if isinstance(depth, int) else depth[:, None]
+
+
+def at_chance(relevant: Tensor, visible: Tensor, sums: Tables) -> Ranking:
+    """The ranking of b queries that have one similarity to everything they rank.
+
+    Args:
+        relevant: (b,) R.
+        visible: (b,) gallery images that each query ranks.
+        sums: running sums over the ranks.
+    """
+    real = torch.arange(int(relevant.max()), device=relevant.device) < relevant[:, None]
+    zeros = torch.zeros_like(real, dtype=torch.int64)
+    standing = Standing(
+        zeros.masked_fill(~real, sums.gallery),
+        torch.where(real, visible[:, None], 1),
+        zeros,
+        torch.where(real, relevant[:, None], 1),
+    )
+    first = First(torch.zeros_like(relevant), visible - relevant, relevant)
+    return Ranking(standing, first, relevant, "expected", sums)

@@ -1,7 +1,8 @@
-"""Who is relevant to a query and whom it must not meet: labels of any size and kind to numbered buckets of rows."""
+"""Which gallery rows each query ranks, and which of them are relevant, from labels of any size and type."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -31,23 +32,36 @@ def integer_column(values: Any, count: int, name: str) -> Column:
     Raises:
         SizeError: not ``count`` integers.
     """
-    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if found.shape != (count,):
-        raise SizeError(f"want {name} ({count},), one for each row, got {found.shape}. Take both from the same source.")
-    if found.dtype.kind not in "iu":
-        raise SizeError(f"want integer {name}, got {found.dtype}. Number the classes, such as with numpy.unique.")
-    return found
+    column = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if column.shape != (count,):
+        raise SizeError(
+            f"want {name} ({count},), one for each row, got {column.shape}. Take both from the same source."
+        )
+    if column.dtype.kind not in "iu":
+        raise SizeError(f"want integer {name}, got {column.dtype}. Number the classes, such as with numpy.unique.")
+    return column
 
 
-def numbered(asked: Column, held: Column | None) -> tuple[Integers, Integers]:
-    """Values of both sides by one numbering from 0; without ``held`` both sides are the same."""
-    both = asked if held is None else np.concatenate(_one_type(asked, held))
+Keys = tuple[Integers, Integers]
+"""The key of each query (Q,) and of each gallery row (G,), numbered from 0."""
+
+
+def numbered(queries: Column, gallery: Column | None) -> Keys:
+    """Number the values of both sides from 0; None if the gallery is the queries."""
+    both = queries if gallery is None else np.concatenate(_one_type(queries, gallery))
     numbers = np.unique(both, return_inverse=True)[1].astype(np.int64)
-    return (numbers, numbers) if held is None else (numbers[: len(asked)], numbers[len(asked) :])
+    return (numbers, numbers) if gallery is None else (numbers[: len(queries)], numbers[len(queries) :])
+
+
+def joint(first: Keys, second: Keys) -> Keys:
+    """Keys that are equal where both are."""
+    width = int(max(side.max() for side in second)) + 1
+    queries, gallery = (one * width + other for one, other in zip(first, second, strict=True))
+    return numbered(queries, gallery)
 
 
 def _one_type(first: Column, second: Column) -> tuple[Column, Column]:
-    """NumPy would join uint64 and int64 as float64, in which large labels run together."""
+    """Both sides in one integer type: NumPy would join uint64 and int64 as float64, in which large labels become equal."""
     if np.result_type(first, second).kind in "iu":
         return first, second
     for kind in (np.int64, np.uint64):
@@ -58,90 +72,98 @@ def _one_type(first: Column, second: Column) -> tuple[Column, Column]:
 
 
 class Buckets(NamedTuple):
-    """Gallery rows by a key, and the key of each query."""
+    """Gallery rows sorted by key, and the key of each query."""
 
     query_keys: Tensor
     """(Q,) the key of each query."""
     gallery_keys: Tensor
     """(G,) the key of each gallery row."""
     rows: Tensor
-    """(G,) gallery rows, key by key."""
+    """(G,) gallery rows, key by key, ascending within a key."""
     first: Tensor
-    """(keys,) where a key starts in ``rows``."""
+    """(keys,) where each key starts in ``rows``."""
     sizes: Tensor
-    """(keys,) gallery rows of a key."""
+    """(keys,) number of gallery rows with each key."""
+
+    @classmethod
+    def of(cls, keys: Keys, device: torch.device) -> Buckets:
+        """Sort the gallery by key."""
+        queries, gallery = (torch.from_numpy(side).to(device) for side in keys)
+        sizes = torch.bincount(gallery, minlength=int(max(side.max() for side in keys)) + 1)
+        return cls(queries, gallery, gallery.argsort(stable=True), sizes.cumsum(0) - sizes, sizes)
+
+    def counts(self) -> Tensor:
+        """(Q,) number of gallery rows with the key of each query."""
+        return self.sizes[self.query_keys]
 
     def lists(self, queries: Tensor) -> RowLists:
-        """The gallery rows of each query's key, which must hold one at least."""
+        """The gallery rows with the key of each query; each key must have at least one."""
         sizes = self.sizes[self.query_keys[queries]][:, None]
-        place = torch.arange(int(sizes.max()), device=sizes.device)
-        at = self.first[self.query_keys[queries]][:, None] + torch.minimum(place, sizes - 1)
-        return RowLists(self.rows[at], place < sizes)
+        slot = torch.arange(int(sizes.max()), device=sizes.device)
+        at = self.first[self.query_keys[queries]][:, None] + torch.minimum(slot, sizes - 1)
+        return RowLists(self.rows[at], slot < sizes)
 
     def pairs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Every (place in ``queries``, gallery row of its key), without padding; a key may hold none."""
+        """Every (position in ``queries``, gallery row with its key), without padding; a key may have no row."""
         sizes = self.sizes[self.query_keys[queries]]
         ends = sizes.cumsum(0)
         at = torch.repeat_interleave(torch.arange(len(queries), device=sizes.device), sizes)
-        turn = torch.arange(len(at), device=sizes.device) - (ends - sizes)[at]
-        return at, self.rows[self.first[self.query_keys[queries]][at] + turn]
+        slot = torch.arange(len(at), device=sizes.device) - (ends - sizes)[at]
+        return at, self.rows[self.first[self.query_keys[queries]][at] + slot]
 
 
 class RowLists(NamedTuple):
-    """For each query of a block, the gallery rows of its class."""
+    """The gallery rows of the class of each query in a block."""
 
     ids: Tensor
-    """(b, M) short classes repeat their last row."""
+    """(b, M) gallery rows, ascending; short classes repeat their last row."""
     real: Tensor
     """(b, M) False where a row is a repetition."""
 
 
-def buckets(asked: Integers, held: Integers, device: torch.device) -> Buckets:
-    """Sort the gallery by key. (Q,) and (G,), numbered from 0."""
-    ours, theirs = torch.from_numpy(asked).to(device), torch.from_numpy(held).to(device)
-    sizes = torch.bincount(theirs, minlength=int(max(asked.max(), held.max())) + 1)
-    return Buckets(ours, theirs, theirs.argsort(stable=True), sizes.cumsum(0) - sizes, sizes)
-
-
-class Meetings(NamedTuple):
-    """Which gallery rows each query may meet, and which of them are relevant."""
+class Candidates(NamedTuple):
+    """Which gallery rows each query ranks, and which of them are relevant."""
 
     classes: Buckets
     own: Tensor | None
     """(Q,) the gallery row that is the query itself, -1 for none."""
-    banned: Buckets | None
-    """The rows of a query's group that it must not meet."""
+    excluded: tuple[Buckets, ...]
+    """Keys of which a query does not rank the gallery rows that share its own."""
     relevant: Tensor
     """(Q,) R of each query."""
     hidden: Tensor
-    """(Q,) gallery rows that it does not meet."""
+    """(Q,) number of gallery rows that each query does not rank."""
 
     def hide(self, similarities: Tensor, queries: Tensor) -> None:
-        """Set what the queries must not meet to the lowest value of the type, in place. (b, G), (b,)."""
+        """Set the similarities to excluded gallery rows to the lowest value of the type, in place. (b, G), (b,)."""
         low = lowest(similarities)
         if self.own is not None:
             own = self.own[queries]
             at = (own >= 0).nonzero().flatten()
             similarities[at, own[at]] = low
-        if self.banned is not None:
-            similarities[self.banned.pairs(queries)] = low
+        for keys in self.excluded:
+            similarities[keys.pairs(queries)] = low
 
-    def visible(self, queries: Tensor, rows: Tensor) -> Tensor:
-        """(n,) whether each query may meet the gallery row. (n,), (n,)."""
-        visible = torch.ones_like(rows, dtype=torch.bool) if self.own is None else self.own[queries] != rows
-        if self.banned is not None:
-            visible &= self.banned.query_keys[queries] != self.banned.gallery_keys[rows]
-        return visible
+    def ranked(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """(n,) whether each query ranks the gallery row. (n,), (n,)."""
+        ranked = torch.ones_like(rows, dtype=torch.bool) if self.own is None else self.own[queries] != rows
+        for keys in self.excluded:
+            ranked &= keys.query_keys[queries] != keys.gallery_keys[rows]
+        return ranked
 
-    def uncounted(self) -> tuple[Integers, Integers]:
-        """Every (query, gallery row) that is of one class or must not meet; some come twice. On a CPU."""
+    def special_pairs(self) -> tuple[Integers, Integers]:
+        """Every (query, gallery row) of one class or excluded; some occur twice. On a CPU."""
         everyone = torch.arange(len(self.relevant))
-        pairs = [keys.pairs(everyone) for keys in (self.classes, self.banned) if keys is not None]
+        pairs = [keys.pairs(everyone) for keys in (self.classes, *self.excluded)]
         if self.own is not None:
             present = self.own >= 0
             pairs.append((everyone[present], self.own[present]))
         queries, rows = (torch.cat(column).numpy() for column in zip(*pairs, strict=True))
         return queries, rows
+
+    def special_pair_count(self) -> int:
+        """Upper bound of the number of :meth:`special_pairs`."""
+        return len(self.relevant) + sum(int(keys.counts().sum()) for keys in (self.classes, *self.excluded))
 
 
 def lowest(similarities: Tensor) -> float | int:
@@ -150,51 +172,43 @@ def lowest(similarities: Tensor) -> float | int:
     return -float("inf") if kind.is_floating_point else torch.iinfo(kind).min
 
 
-def check_groups(gallery: Any, groups: Any, gallery_groups: Any, rule: str) -> None:
-    """Raise unless groups came for both sides or for none, under a known rule."""
+def check_pairing(gallery: Any, of_queries: Any, of_gallery: Any, name: str) -> None:
+    """Raise unless a column of groups or identities came for both sides or for none."""
+    if of_gallery is not None and (of_queries is None or gallery is None):
+        missing = name if of_queries is None else "gallery"
+        raise SettingsError(f"gallery_{name} came without {missing}. Give {name} of both sides or of none.")
+    if of_queries is not None and gallery is not None and of_gallery is None:
+        raise SettingsError(f"{name} came without gallery_{name}. Give {name} of both sides or of none.")
+
+
+def check_group_rule(rule: str) -> None:
+    """Raise unless the rule is known."""
     if rule not in get_args(GroupRule):
         raise SettingsError(f"there is no group rule {rule!r}. {did_you_mean(rule, get_args(GroupRule))}")
-    if gallery_groups is not None and (groups is None or gallery is None):
-        missing = "groups" if groups is None else "gallery"
-        raise SettingsError(f"gallery_groups came without {missing}. Give groups of both sides or of none.")
-    if groups is not None and gallery is not None and gallery_groups is None:
-        raise SettingsError("groups came without gallery_groups. Give groups of both sides or of none.")
 
 
-def meetings(
-    classes: tuple[Integers, Integers],
-    groups: tuple[Integers, Integers] | None,
-    own: Tensor | None,
-    rule: GroupRule,
-    device: torch.device,
-) -> Meetings:
+def candidates_of(classes: Keys, own: Tensor | None, excluded: Sequence[Keys], device: torch.device) -> Candidates:
     """Count what is relevant to each query and what is hidden from it.
 
     Args:
-        classes: (Q,) and (G,), numbered from 0.
-        groups: the same of the groups; None leaves none out.
+        classes: class of each query and gallery row.
         own: (Q,) the gallery row that is the query, -1 for none.
-        rule: ``same_class`` hides gallery rows of the query's class and group, ``any_class`` those of its group.
+        excluded: keys, at most two; a query does not rank gallery rows that share one of them with it.
         device: of the similarities.
     """
-    ours = buckets(*classes, device)
-    relevant = ours.sizes[ours.query_keys]
-    hidden = torch.zeros_like(relevant)
-    alone = torch.zeros_like(relevant, dtype=torch.bool) if own is None else own >= 0  # own row that no group hides
-    banned = None
-    if groups is not None:
-        width = int(max(groups[0].max(), groups[1].max())) + 1
-        keys = [one * width + other for one, other in zip(classes, groups, strict=True)]
-        both = buckets(*numbered(keys[0], keys[1]), device)
-        banned = both if rule == "same_class" else buckets(*groups, device)
-        relevant = relevant - both.sizes[both.query_keys]
-        hidden = banned.sizes[banned.query_keys]
+    of_class = Buckets.of(classes, device)
+    buckets = tuple(Buckets.of(keys, device) for keys in excluded)
+    relevant, hidden = of_class.counts(), torch.zeros_like(of_class.query_keys)
+    # Inclusion and exclusion, since a row may share several keys. Counting by keys needs no list of the rows.
+    subsets = [(1, keys) for keys in excluded] + [(-1, joint(*excluded)) for _ in excluded[1:]]
+    for sign, keys in subsets:
+        hidden = hidden + sign * Buckets.of(keys, device).counts()
+        relevant = relevant - sign * Buckets.of(joint(classes, keys), device).counts()
     if own is not None:
         at = own.clamp_min(0)
-        in_class = alone & (ours.gallery_keys[at] == ours.query_keys)
-        if groups is not None:
-            in_class &= both.gallery_keys[at] != both.query_keys
-        if banned is not None:
-            alone = alone & (banned.gallery_keys[at] != banned.query_keys)
-        relevant = relevant - in_class.long()
-    return Meetings(ours, own, banned, relevant, hidden + alone.long())
+        alone = own >= 0  # The query itself, where no key excludes it already.
+        for other in buckets:
+            alone &= other.gallery_keys[at] != other.query_keys
+        hidden = hidden + alone
+        relevant = relevant - (alone & (of_class.gallery_keys[at] == of_class.query_keys)).long()
+    return Candidates(of_class, own, buckets, relevant, hidden)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class Sides(NamedTuple):
     device: torch.device
     """The device of the gallery, which computes."""
     kind: torch.dtype
-    """Of similarities: float32, or an integer type for the distances of short codes."""
+    """Of similarities: float32, float64 for rows of float64, or an integer type for the distances of short codes."""
     same: bool
     """Whether the queries are the gallery."""
     blocks: Callable[[int], Blocks]
@@ -64,19 +65,24 @@ def both_sides(embeddings: Matrix, gallery: Matrix | None) -> Sides:
     if gallery is not None and is_codes(embeddings) != is_codes(gallery):
         bits, floats = ("embeddings", "gallery") if is_codes(embeddings) else ("gallery", "embeddings")
         raise SizeError(f"{bits} are packed bits (uint8), but {floats} are not. Give both as floats or both as bits.")
-    queries = unit_rows(embeddings)
-    answers = queries if gallery is None else unit_rows(gallery, name="gallery")
+    kind = torch.float64 if any(_is_double(side) for side in (embeddings, gallery)) else torch.float32
+    queries = unit_rows(embeddings, dtype=kind)
+    answers = queries if gallery is None else unit_rows(gallery, name="gallery", dtype=kind)
     check_widths(queries.width, answers.width)
     return Sides(
         queries.padded,
         queries.size,
         answers.size,
         answers.device,
-        torch.float32,
+        kind,
         gallery is None,
         lambda most: CosineBlocks(answers, most),
         cosine_product,
     )
+
+
+def _is_double(rows: Any) -> bool:
+    return getattr(rows, "dtype", None) in (torch.float64, np.float64)
 
 
 def _sides_of_bits(embeddings: Matrix, gallery: Matrix | None) -> Sides:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cosphere._types import Progress
 from cosphere.evaluate._ranks import BlockRanks
-from cosphere.evaluate._relevance import Meetings, lowest
+from cosphere.evaluate._relevance import Candidates, lowest
 from cosphere.evaluate._sides import Sides
 from cosphere.evaluate._thresholds import Counter, Similarities, Thresholds, sorted_thresholds
 from cosphere.evaluate._ties import Ties
@@ -40,32 +40,32 @@ _SHALLOW = 32
 """Depths up to one such share of the gallery are counted. For deeper ones, a partition of whole rows is cheaper."""
 
 
-def is_symmetric(sides: Sides, met: Meetings, depth: int, block_bytes: int) -> bool:
+def is_symmetric(sides: Sides, candidates: Candidates, depth: int, block_bytes: int) -> bool:
     """Whether this pass applies and is cheaper: one set on a CPU, shallow ranks, and pairs of one class that fit in memory."""
-    if not sides.same or sides.device.type != "cpu":
+    if not sides.same or sides.device.type != "cpu" or sides.kind == torch.float64:  # thresholds are keys of 32 bits
         return False
-    pairs = sum(int((keys.sizes**2).sum()) for keys in (met.classes, met.banned) if keys is not None)
-    deepest = max(depth, int(met.relevant.max()))
-    return _SHALLOW * deepest <= sides.gallery and 2 * _PAIR_BYTES * (pairs + sides.queries) <= block_bytes
+    deepest = max(depth, int(candidates.relevant.max()))
+    memory = 2 * _PAIR_BYTES * candidates.special_pair_count()
+    return _SHALLOW * deepest <= sides.gallery and memory <= block_bytes
 
 
 def by_triangle(
-    sides: Sides, met: Meetings, depth: int, ties: Ties, block_bytes: int, progress: Progress | None
+    sides: Sides, candidates: Candidates, depth: int, ties: Ties, block_bytes: int, progress: Progress | None
 ) -> Iterator[tuple[Tensor, BlockRanks]]:
     """Blocks of queries and their ranks, the queries of the largest classes first.
 
     Args:
         sides: one set on both sides.
-        met: which gallery rows each query ranks.
+        candidates: which gallery rows each query ranks.
         depth: ranks from the first that must be exact for every query, whatever its R.
         ties: the rule for equal similarities.
         block_bytes: bound of the working memory.
         progress: called after each tile, with its share of the queries.
     """
     edge = min(_EDGE, max(STEP, int((block_bytes // (2 * sides.value_bytes)) ** 0.5) // STEP * STEP))
-    tiles = _Tiles(sides, met, edge)
-    counter = Counter(_thresholds(sides, met), depth, ties)
-    scored = int((met.relevant > 0).sum())
+    tiles = _Tiles(sides, candidates, edge)
+    counter = Counter(_thresholds(sides, candidates), depth, ties)
+    scored = int((candidates.relevant > 0).sum())
     diagonal = [(block, block) for block in range(tiles.count)]
     # The diagonal first: it raises the floors of all queries, so that hardly anything is above them elsewhere.
     order = [*diagonal, *itertools.combinations(range(tiles.count), 2)]
@@ -88,16 +88,16 @@ class _Tiles:
 
     Args:
         sides: N rows on both sides.
-        met: which gallery rows each query ranks.
+        candidates: which gallery rows each query ranks.
         edge: rows and columns of a tile.
     """
 
-    def __init__(self, sides: Sides, met: Meetings, edge: int) -> None:
+    def __init__(self, sides: Sides, candidates: Candidates, edge: int) -> None:
         self._sides, self._edge = sides, edge
         self.count = -(-sides.queries // edge)
         """Blocks of rows."""
         self._buffer = torch.empty(min(edge, rounded_up(sides.queries)) ** 2, dtype=sides.kind)
-        queries, rows = met.uncounted()
+        queries, rows = candidates.special_pairs()
         tile = (queries // edge) * self.count + rows // edge
         upper = np.flatnonzero(queries // edge <= rows // edge)
         upper = upper[np.argsort(tile[upper], kind="stable")]
@@ -136,9 +136,9 @@ _Piece = tuple[Similarities, int, int]
 """Similarities (n, w) of n queries to w gallery rows, the first query and the first row."""
 
 
-def _thresholds(sides: Sides, met: Meetings) -> Thresholds:
+def _thresholds(sides: Sides, candidates: Candidates) -> Thresholds:
     """The similarities of all relevant pairs, from products of whole classes."""
-    classes, order = met.classes, met.classes.rows
+    classes, order = candidates.classes, candidates.classes.rows
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     ends = np.unique((classes.first + classes.sizes).numpy())
@@ -151,7 +151,7 @@ def _thresholds(sides: Sides, met: Meetings) -> Thresholds:
         members = sides.rows[here]
         buffer = torch.empty(rounded_up(len(here)) ** 2, dtype=sides.kind)
         at, others = classes.pairs(here)
-        keep = met.visible(here[at], others)
+        keep = candidates.ranked(here[at], others)
         at, others = at[keep], others[keep]
         similarities = sides.product(members, members, buffer)
         columns.append((here[at], others, similarities[at, place[others] - start]))

@@ -26,16 +26,19 @@ from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate._pass import PassResult, Request, rank_all
 from cosphere.evaluate._relevance import (
+    Candidates,
     Column,
     GroupRule,
-    Meetings,
-    check_groups,
+    Keys,
+    candidates_of,
+    check_group_rule,
+    check_pairing,
     integer_column,
-    meetings,
+    joint,
     numbered,
 )
 from cosphere.evaluate._sides import Sides, both_sides
-from cosphere.evaluate._ties import Ties, first_ranks
+from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.by_group import GroupScores, group_scores
 from cosphere.evaluate.metrics import check_metrics
 from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes, exclusions
@@ -180,6 +183,8 @@ def retrieval(
     groups: Any | None = None,
     gallery_groups: Any | None = None,
     group_rule: GroupRule = "same_class",
+    identities: Any | None = None,
+    gallery_identities: Any | None = None,
     categories: Any | None = None,
     metrics: Sequence[str] = (),
     ties: Ties | None = None,
@@ -212,8 +217,9 @@ def retrieval(
     the median of the mean ranks). Most pairs of short codes are tied, so optimistic scores would flatter them.
 
     Args:
-        embeddings: (Q, D) float, torch or numpy, any length; half precision is widened. A tensor's device does the work.
-            A zero row has cosine 0. Or (Q, D / 8) uint8, packed bits.
+        embeddings: (Q, D) float, torch or numpy, any length. float64 is compared in float64, everything else in float32, in
+            which neighbours closer than about 3e-4 radians tie. A tensor's device computes. A zero row has cosine 0. Or
+            (Q, D / 8) uint8, packed bits.
         labels: (Q,) integers of any size and type.
         ks: the K of each metric, from 1 to the number of images that a query ranks.
         gallery: (G, D) of the same kind; None takes the embeddings themselves.
@@ -223,9 +229,13 @@ def retrieval(
         gallery_groups: (G,) integers, with ``groups`` and ``gallery``.
         group_rule: ``same_class`` leaves out gallery rows of the query's class and group (Market-1501: the same person
             seen by the same camera), ``any_class`` all rows of its group.
+        identities: (Q,) integers, the picture that each query shows. A query does not rank other rows of its own picture, as
+            when a table lists one file twice.
+        gallery_identities: (G,) integers, with ``identities`` and ``gallery``.
         categories: (Q,) integers, a coarser grouping for :meth:`RetrievalScores.per_category`.
         metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
-        ties: the rule for equal similarities; None takes optimistic for floats, expected for bits.
+        ties: the rule for equal similarities. None takes optimistic for floats and expected for bits; a query that has one
+            similarity to everything it ranks (a zero row, a collapsed embedding) then counts at chance.
         block_bytes: bound of the working memory in bytes, beside the unit rows; blocks have at least 32 queries.
         progress: called with the number of queries that are done.
 
@@ -240,20 +250,27 @@ def retrieval(
     """
     _check_pairs(gallery, gallery_labels, exclude)
     rule = check_ties(ties) or ("expected" if is_codes(embeddings) else "optimistic")
-    request = Request(check_metrics(metrics), check_ks(ks), rule)
+    request = Request(check_metrics(metrics), check_ks(ks), rule, chance=ties is None)
     check_block_bytes(block_bytes)
-    sides, met, query_labels = compared(
-        embeddings, labels, gallery, gallery_labels, exclude, groups, gallery_groups, group_rule
+    sides, candidates, query_labels = compared(
+        embeddings,
+        labels,
+        gallery,
+        gallery_labels,
+        exclude,
+        groups,
+        gallery_groups,
+        group_rule,
+        identities,
+        gallery_identities,
     )
     query_categories = None if categories is None else integer_column(categories, sides.queries, "categories")
-    scored = met.relevant > 0
+    scored = candidates.relevant > 0
     if not bool(scored.any()):
-        raise DataError(
-            f"none of {sides.queries} queries has an image of its class to find. Scores want a class with two images."
-        )
-    _check_reach(request.ks, sides.gallery - int(met.hidden[scored].max()))
-    result = rank_all(sides, met, request, block_bytes, progress)
-    return _gathered(result, request, met, query_labels, query_categories)
+        raise _nothing_to_find(candidates, groups is not None)
+    _check_reach(request.ks, sides.gallery - int(candidates.hidden[scored].max()))
+    result = rank_all(sides, candidates, request, block_bytes, progress)
+    return _gathered(result, request, candidates, query_labels, query_categories)
 
 
 def compared(
@@ -265,9 +282,16 @@ def compared(
     groups: Any | None = None,
     gallery_groups: Any | None = None,
     group_rule: GroupRule = "same_class",
-) -> tuple[Sides, Meetings, Column]:
-    """What :func:`retrieval` ranks, from its arguments of these names: both sides, who meets whom, and the queries' labels."""
-    check_groups(gallery, groups, gallery_groups, group_rule)
+    identities: Any | None = None,
+    gallery_identities: Any | None = None,
+) -> tuple[Sides, Candidates, Column]:
+    """Both sides of :func:`retrieval`, the gallery rows that each query ranks, and the labels of the queries.
+
+    The arguments are those of :func:`retrieval`.
+    """
+    check_group_rule(group_rule)
+    check_pairing(gallery, groups, gallery_groups, "groups")
+    check_pairing(gallery, identities, gallery_identities, "identities")
     sides = both_sides(embeddings, gallery)
     own = exclusions(
         np.arange(sides.queries) if gallery is None else exclude, sides.queries, sides.gallery, sides.device
@@ -275,8 +299,35 @@ def compared(
     _check_several(sides.gallery - (own is not None and bool((own >= 0).any())))
     query_labels = integer_column(labels, sides.queries, "labels")
     others = None if gallery_labels is None else integer_column(gallery_labels, sides.gallery, "gallery_labels")
-    numbers = _group_numbers(groups, gallery_groups, sides)
-    return sides, meetings(numbered(query_labels, others), numbers, own, group_rule, sides.device), query_labels
+    classes = numbered(query_labels, others)
+    excluded = []
+    for name, column, of_gallery in (
+        ("groups", groups, gallery_groups),
+        ("identities", identities, gallery_identities),
+    ):
+        if column is not None:
+            keys = _numbers(column, of_gallery, sides, name)
+            by_class = name == "groups" and group_rule == "same_class"
+            excluded.append(joint(classes, keys) if by_class else keys)
+    return sides, candidates_of(classes, own, excluded, sides.device), query_labels
+
+
+def _nothing_to_find(candidates: Candidates, grouped: bool) -> DataError:
+    """The error for scores without a single query, naming what leaves all relevant images out."""
+    count = len(candidates.relevant)
+    words = f"none of {count} queries has an image of its class to find"
+    itself = torch.zeros(count, dtype=torch.int64, device=candidates.relevant.device)
+    if candidates.own is not None:
+        own_class = candidates.classes.gallery_keys[candidates.own.clamp_min(0)] == candidates.classes.query_keys
+        itself = ((candidates.own >= 0) & own_class).long()
+    if not bool((candidates.classes.counts() > itself).any()):
+        return DataError(f"{words}. Scores want a class with two images.")
+    if grouped:
+        return DataError(
+            f"{words}: all of them are in the query's own group, which it does not rank. The groups of a table are "
+            "its column sequence. Leave that column out, or give each class more than one sequence."
+        )
+    return DataError(f"{words}: all of them are the query's own picture. Scores want a class with two pictures.")
 
 
 def _check_pairs(gallery: Any, gallery_labels: Any, exclude: Any) -> None:
@@ -320,26 +371,24 @@ def _check_reach(ks: list[int], available: int) -> None:
         )
 
 
-def _group_numbers(groups: Any | None, gallery_groups: Any | None, sides: Sides) -> tuple[Integers, Integers] | None:
-    if groups is None:
-        return None
-    others = None if gallery_groups is None else integer_column(gallery_groups, sides.gallery, "gallery_groups")
-    return numbered(integer_column(groups, sides.queries, "groups"), others)
+def _numbers(column: Any, of_gallery: Any | None, sides: Sides, name: str) -> Keys:
+    others = None if of_gallery is None else integer_column(of_gallery, sides.gallery, f"gallery_{name}")
+    return numbered(integer_column(column, sides.queries, name), others)
 
 
 def _gathered(
-    result: PassResult, request: Request, met: Meetings, labels: Column, categories: Column | None
+    result: PassResult, request: Request, candidates: Candidates, labels: Column, categories: Column | None
 ) -> RetrievalScores:
     """Join the result of a pass with the labels of its queries."""
     rows = result.rows
     medians = [name for metric in request.metrics if metric.summary == "median" for name in metric.columns(request.ks)]
     return RetrievalScores(
         scores={name: values for name, values in result.scores.items() if name not in medians},
-        first_ranks=first_ranks(result.first, request.ties),
+        first_ranks=result.first_ranks,
         **result.nearest,
-        relevant=met.relevant.cpu().numpy()[rows],
+        relevant=candidates.relevant.cpu().numpy()[rows],
         query_rows=rows,
-        skipped=len(met.relevant) - len(rows),
+        skipped=len(candidates.relevant) - len(rows),
         ties=request.ties,
         labels=labels[rows],
         medians={name: result.scores[name] for name in medians},
