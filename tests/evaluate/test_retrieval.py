@@ -166,7 +166,7 @@ def test_agrees_with_loops_on_ragged_classes(seed: int, places: int, ties: Any, 
     points[30] = 0
     want = by_hand(points, labels, points, labels, not_itself, KS, ties)
     with small_steps(places, symmetric=symmetric):
-        found = retrieval(points, labels, ks=KS, ties=ties, metrics=("all",), block_bytes=40_000)
+        found = retrieval(points.astype(np.float32), labels, ks=KS, ties=ties, metrics=("all",), block_bytes=40_000)
     check(found, want, len(labels))
     assert found.skipped == 2
 
@@ -332,7 +332,8 @@ def test_tiles_of_the_triangle_give_what_whole_rows_give(
     """Bit for bit: several hundred images, duplicates, rows without a direction, alone and in large classes."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.concatenate([generator.integers(0, 40, 150), np.full(20, 99), [100, 101]]))
-    points = generator.standard_normal((172, 12)) + 0.8 * generator.standard_normal((102, 12))[labels]
+    points = generator.standard_normal((172, 12)).astype(np.float32)
+    points += 0.8 * generator.standard_normal((102, 12)).astype(np.float32)[labels]
     points[generator.integers(0, 172, 20)] = points[3]
     points[generator.integers(0, 172, 3)] = 0
     rows = to_bits(points) if packed else points
@@ -349,15 +350,17 @@ def test_tiles_of_the_triangle_give_what_whole_rows_give(
 
 def test_a_set_is_ranked_with_itself_by_tiles_where_ranks_are_shallow_and_pairs_few() -> None:
     generator = np.random.default_rng(0)
-    points = generator.standard_normal((640, 8))
+    points = generator.standard_normal((640, 8)).astype(np.float32)
     labels = np.arange(640) // 5
 
-    def passed(**settings: Any) -> bool:
+    def passed(rows: Any = points, **settings: Any) -> bool:
         with mock.patch.object(_pass, "by_triangle", side_effect=_symmetric.by_triangle) as triangle:
-            retrieval(points, settings.pop("labels", labels), (1,), **settings)
+            retrieval(rows, settings.pop("labels", labels), (1,), **settings)
         return bool(triangle.called)
 
     assert passed()
+    assert passed(to_bits(points))
+    assert not passed(points.astype(np.float64))
     assert not passed(gallery=points, gallery_labels=labels)
     assert not passed(metrics=("map@all",))
     assert not passed(labels=np.arange(640) // 40)
@@ -371,7 +374,7 @@ def test_a_set_is_ranked_with_itself_by_tiles_where_ranks_are_shallow_and_pairs_
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_picture_in_two_rows_does_not_find_itself(symmetric: bool) -> None:
     """Noise, each file listed twice: every query found its own file, and nothing else can be found but by chance."""
-    noise = np.random.default_rng(0).standard_normal((60, 16))
+    noise = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
     labels, files = np.arange(60) % 5, np.tile(np.arange(60), 2)
     twice, names = np.concatenate([noise, noise]), np.concatenate([labels, labels])
     alone = retrieval(noise, labels, (1,)).recall[1]

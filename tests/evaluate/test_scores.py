@@ -48,7 +48,7 @@ def test_from_images_to_scores(embedder: Any, catalogue: Catalogue) -> None:
         "queries_skipped": 1,
     }
     assert content["evaluation"]["ks"] == [1, 2]
-    assert content["evaluation"]["group_rule"] == "same_class"
+    assert content["evaluation"]["group_rule"] == "any_class"
     lengths = np.linalg.norm(found.embeddings.embeddings.astype(float), axis=1)
     assert content["norms"] == pytest.approx(
         {"mean": lengths.mean(), "variance": lengths.var(), "cv": lengths.std() / lengths.mean()}, rel=1e-4
@@ -196,7 +196,7 @@ def test_extra_settings_reach_the_ranking() -> None:
         categories=categories,
         progress=lambda *done: told.append(done),
     )
-    want = retrieval(data.embeddings, data.labels, (1, 4), **settings)
+    want = retrieval(data.embeddings, data.labels, (1, 4), group_rule="any_class", **settings)
     assert {name: value.value for name, value in found.values.items()} | {"median_rank": want.median_rank} == {
         name: value for name, value in want.as_dict().items() if name not in ("queries", "skipped")
     }
@@ -206,8 +206,47 @@ def test_extra_settings_reach_the_ranking() -> None:
     assert told[-1] == (80, 80)
     assert found.notes == ("A query does not meet the images that its group (such as its sequence) leaves out.",)
     plain = score_embeddings(data, EvaluationSettings(ks=(1, 4), clustering=False))
-    assert plain.value("recall@1") != found.value("recall@1")
+    assert plain.value("map@r") != found.value("map@r")
     assert "median_rank" not in plain.as_dict()
+
+
+def test_a_sequence_is_left_out_whole_unless_the_rule_says_so() -> None:
+    """Six images, sequences 7 7 7 7 8 9 (open-metric-learning's example): its rule gives 2/3, that of the class 1/3."""
+    angles = np.radians([0, 1, 10, 11, 20, 90])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    table = made(
+        embeddings=rows,
+        labels=np.array([0, 1, 0, 1, 0, 1]),
+        paths=tuple("abcdef"),
+        groups=np.array([7, 7, 7, 7, 8, 9]),
+    )
+
+    def by_hand(rule: str) -> float:
+        hits = []
+        for i in range(6):
+            apart = [table.groups[i] != table.groups[j] for j in range(6)]
+            ranked = [j for j in range(6) if i != j and (apart[j] or (rule == "same_class" and (i - j) % 2))]
+            hits.append((min(ranked, key=lambda j: abs(angles[i] - angles[j])) - i) % 2 == 0)
+        return sum(hits) / 6
+
+    for rule in ("any_class", "same_class"):
+        settings = EvaluationSettings(ks=(1,), clustering=False, group_rule=rule)
+        assert score_embeddings(table, settings).value("recall@1") == pytest.approx(by_hand(rule))
+    assert by_hand("any_class") != by_hand("same_class")
+    assert EvaluationSettings().group_rule == "any_class"
+
+
+def test_one_picture_in_two_rows_does_not_find_itself() -> None:
+    """Also once as a query and once in the gallery; the scores say so."""
+    data = made()
+    twice = Embeddings.concat([data, data])
+    assert score_embeddings(twice, EvaluationSettings(ks=(1,), clustering=False)).value("recall@1") == pytest.approx(
+        score_embeddings(data, EvaluationSettings(ks=(1,), clustering=False)).value("recall@1")
+    )
+    sides = dataclasses.replace(twice, is_query=np.arange(160) < 80, is_gallery=np.arange(160) >= 80)
+    found = score_embeddings(sides, EvaluationSettings(ks=(1,), clustering=False))
+    assert (found.retrieval.nearest % 80 != found.retrieval.query_rows).all()
+    assert any("repeat the picture of another row" in note for note in found.notes)
 
 
 def test_groups_go_with_the_query_and_gallery_flags() -> None:

@@ -145,7 +145,7 @@ def evaluate(
     Args:
         embedder: the model.
         catalogue: images and labels. With ``is_query`` and ``is_gallery``, queries are ranked against the gallery. With
-            ``sequence``, a query does not meet images of its class and sequence (see ``settings.group_rule``); with
+            ``sequence``, a query does not rank images of its sequence (see ``settings.group_rule``); with
             ``category``, ``retrieval.per_category()`` scores each category.
         settings: what to measure and how.
         batch_size: images in one forward pass.
@@ -296,12 +296,14 @@ def ranking_arguments(
         "labels": labels[sides.query_rows],
         "groups": columns.at(sides.query_rows).groups,
         "group_rule": settings.group_rule,
+        "identities": sides.query_identities,
     }
     if not sides.is_whole:
         arguments |= {
             "gallery": rows[sides.gallery_rows],
             "gallery_labels": labels[sides.gallery_rows],
             "gallery_groups": columns.at(sides.gallery_rows).groups,
+            "gallery_identities": sides.gallery_identities,
             "exclude": sides.exclude,
         }
     return arguments

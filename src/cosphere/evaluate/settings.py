@@ -30,9 +30,10 @@ class EvaluationSettings:
         metrics: extra scores: {metrics}.
         bits: rank one bit per dimension by Hamming distance; everything else uses the floats.
         ties: rule for equal similarities: optimistic, pessimistic or expected. None takes optimistic for floats and expected
-            for bits.
-        group_rule: what a query with a group (such as its sequence) does not meet: same_class leaves out images of its class
-            and group, any_class all images of its group.
+            for bits, and counts queries that tie with everything at chance.
+        group_rule: what a query with a group (the column sequence of a table) does not rank: any_class all images of its
+            group, as open-metric-learning does with sequences; same_class those of its class and group, as Market-1501 does
+            with cameras.
         interval_over: what the intervals resample: queries for other images of these classes, classes for other classes.
         bootstrap_samples: resamples behind each interval; 0 makes none.
         level: confidence level of the intervals, in (0, 1).
@@ -50,7 +51,7 @@ class EvaluationSettings:
     metrics: tuple[str, ...] = ()
     bits: bool = False
     ties: Ties | None = None
-    group_rule: GroupRule = "same_class"
+    group_rule: GroupRule = "any_class"
     interval_over: IntervalOver = "queries"
     bootstrap_samples: int = 1000
     level: float = 0.95
