@@ -148,7 +148,6 @@ def settings_for(names: tuple[str, ...]) -> EvaluationSettings:
         ks=tuple(sorted(ks)) or (1,),
         metrics=tuple(dict.fromkeys(extra)),
         clustering=any(name in CLUSTERING_SCORES for name in names),
-        ties="expected",  # A model that collapses towards one point ties its images, and must not look like the best.
         bootstrap_samples=0,
         ties="expected",  # Optimistic ties would score a collapsed model 100 %.
     )
