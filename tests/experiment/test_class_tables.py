@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
+from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.evaluation import save_class_tables
 from cosphere.runs import RunFolder
 
@@ -59,3 +60,9 @@ def test_a_clean_set_has_no_suspects(mislabelled: tuple[Embeddings, set[str]], t
     suspects = pd.read_csv(folder.path / "suspects.csv")
     assert list(suspects.columns) == ["path", "label", "suggested", "agreement", "own"]
     assert len(suspects) <= 0.01 * CLASSES * EACH
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "@SUM(A1)", "+1", "-1+2"])
+def test_no_cell_is_a_formula(name: str) -> None:
+    table = pd.DataFrame({"class": [name, "a=b"], "map@r": [-0.5, 1.0]})
+    assert as_csv(table).splitlines() == ["class,map@r", f"'{name},-0.5", "a=b,1.0"]

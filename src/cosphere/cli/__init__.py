@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it flushes
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("cosphere: cannot write the output: no space left. Free some space.", file=sys.stderr)
+        return 2
 
 
 def _dispatch(given: list[str]) -> int:

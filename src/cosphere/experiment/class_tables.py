@@ -40,6 +40,16 @@ def suspects_table(scores: Scores, suspects: LabelSuspects) -> pd.DataFrame:
     )
 
 
+def as_csv(table: pd.DataFrame) -> str:
+    """The table as CSV. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell).to_csv(
+        index=False
+    )
+
+
+_FORMULA = ("=", "@", "+", "-", "\t", "\r")
+
+
 def _common_root(paths: tuple[str, ...]) -> Path:
     """The deepest folder that holds all images."""
     parents = {Path(path).parent for path in paths}

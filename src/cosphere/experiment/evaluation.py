@@ -13,7 +13,7 @@ from cosphere import fields
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
-from cosphere.experiment.class_tables import CLASSES, SUSPECTS, class_table, suspects_table
+from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
 from cosphere.experiment.embedding import store_of
 from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, trained_classes_note
 from cosphere.experiment.listener import SILENT, Listener
@@ -206,8 +206,8 @@ def save_class_tables(folder: RunFolder, scores: Scores) -> ClassTables:
     table = scores.embeddings
     suspects = likely_mislabelled(table.embeddings, table.labels, identities=table.identities())
     tables = ClassTables(class_table(scores), suspects_table(scores, suspects))
-    write_text(folder.path / CLASSES, tables.classes.to_csv(index=False))
-    write_text(folder.path / SUSPECTS, tables.suspects.to_csv(index=False))
+    write_text(folder.path / CLASSES, as_csv(tables.classes))
+    write_text(folder.path / SUSPECTS, as_csv(tables.suspects))
     return tables
 
 
