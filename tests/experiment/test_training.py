@@ -21,7 +21,7 @@ from cosphere.experiment.evaluation import published_scores
 from cosphere.experiment.training import settings_for
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
-from cosphere.train.settings import read_beside
+from cosphere.train.beside import read_beside
 
 SMALL = {
     "model.backbone": "test_resnet",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cosphere.errors import CosphereError, RunError, SettingsError
+from cosphere.train.beside import read_beside
 from cosphere.train.settings import (
     BatchSettings,
     DataSettings,
@@ -18,7 +19,6 @@ from cosphere.train.settings import (
     SecSettings,
     TrainSettings,
     ValidationSettings,
-    read_beside,
 )
 
 

@@ -22,7 +22,7 @@ from cosphere.files import read_json, write_json, write_text
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import TrainSettings, untrained_model
-from cosphere.train.settings import read_beside
+from cosphere.train.beside import read_beside
 
 UNTRAINED = "scores-untrained.json"
 """The scores of the untrained backbone, in a run's folder."""

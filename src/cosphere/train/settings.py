@@ -13,6 +13,7 @@ from cosphere.fields import Settings, metadata, setting
 from cosphere.files import read_yaml, write_yaml
 from cosphere.images import Augmentation
 from cosphere.models import EmbedderSettings
+from cosphere.train.beside import BESIDE
 
 _LARGEST_SEED = 2**31 - 1
 
@@ -386,20 +387,3 @@ class TrainSettings(Settings):
     def step_identity(self) -> dict[str, Any]:
         """Every setting that an optimiser step depends on: a resumed run must keep these."""
         return fields.select(self, lambda rule: rule.fixed)
-
-
-BESIDE = ("about", "evaluation")
-"""Blocks of a recipe and of `config.yaml` beside the training settings."""
-
-
-def read_beside(path: str | Path, block: str) -> dict[str, Any]:
-    """One of the blocks :data:`BESIDE` the settings of a recipe or `config.yaml`; empty when it is not there.
-
-    Raises:
-        RunError: the file is missing, unreadable or not YAML.
-        SettingsError: the block is no mapping.
-    """
-    content = read_yaml(Path(path), what="settings").get(block) or {}
-    if not isinstance(content, Mapping):
-        raise SettingsError(f"{path}: {block} is {content!r}; wanted names with values.")
-    return dict(content)
