@@ -8,24 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cosphere.cli.commands import COMMANDS
 from cosphere.errors import CosphereError, did_you_mean
-
-COMMANDS = {
-    "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
-    "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
-    "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
-    "evaluate": ("cosphere.cli.evaluate", "score a run: Recall@K, MAP@R, NMI and F1 with intervals"),
-    "calibrate": (
-        "cosphere.cli.calibrate",
-        "choose a match threshold for a target false-accept rate and store it in the model",
-    ),
-    "compare": ("cosphere.cli.compare", "compare runs: differences with intervals and p-values, and who wins where"),
-    "embed": ("cosphere.cli.embed", "write the embeddings of images to a file"),
-    "search": ("cosphere.cli.search", "find the images nearest to one image"),
-    "report": ("cosphere.cli.report", "write one page with curves, lengths and a gallery of right and wrong answers"),
-    "losses": ("cosphere.cli.losses", "list the losses, what they need and when to choose which"),
-}
-"""Name -> module with `run(arguments) -> exit status`, and one line of help. A new command is one file and one line here."""
 
 _EXAMPLES = """examples:
   cosphere demo

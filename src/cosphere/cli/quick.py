@@ -163,7 +163,7 @@ def content() -> dict[str, Any]:
     import importlib
 
     from cosphere import losses
-    from cosphere.cli import COMMANDS
+    from cosphere.cli.commands import COMMANDS
 
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
     try:

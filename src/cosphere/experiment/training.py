@@ -27,7 +27,7 @@ from cosphere.train import (
     scoring_precision,
     train,
 )
-from cosphere.train.settings import read_beside
+from cosphere.train.beside import read_beside
 
 
 def run(
