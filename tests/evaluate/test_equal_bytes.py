@@ -173,3 +173,17 @@ def test_wrong_input_is_named() -> None:
         equal_bytes(rows, labels, shortlist=0)
     with pytest.raises(DataError, match="no image has is_query set"):
         equal_bytes(embeddings(rows, labels, is_query=np.zeros(16, dtype=bool)))
+
+
+def test_no_form_finds_the_other_row_of_a_picture() -> None:
+    rows, labels = clouds(8, 4, 32, seed=3)
+    once = equal_bytes(rows, labels, bootstrap_samples=0, shortlist=100)
+    paths = tuple(f"{row}.jpg" for row in range(32))
+    twice = Embeddings(
+        embeddings=np.tile(rows, (2, 1)), labels=np.tile(labels, 2), paths=paths * 2, class_names=tuple("abcdefgh")
+    )
+    found = equal_bytes(twice, bootstrap_samples=0, shortlist=100)
+    for form in once.forms:
+        assert found.form(form.name).values["recall@1"] == pytest.approx(form.values["recall@1"])
+    assert found.form("float32").values["recall@1"] < 1
+    assert found.form("bits + re-rank").values == pytest.approx(found.form("float32").values)

@@ -312,3 +312,39 @@ def test_a_catalogue_brings_its_sequences_and_categories(embedder: Any, folder: 
     assert found.notes[-1] == "A query does not meet the images that its group (such as its sequence) leaves out."
     assert found.retrieval.per_category().queries.tolist() == ([2, 3] if broken else [3, 3])
     assert found.value("recall@1") == 1.0
+
+
+def test_a_picture_never_meets_itself() -> None:
+    """Noise listed twice, in one table or as queries and gallery, is found by chance and not by its own copy."""
+    generator = np.random.default_rng(7)
+    noise = generator.standard_normal((40, 16)).astype(np.float32)
+    labels = np.arange(40) // 4
+    files = tuple(f"{row}.jpg" for row in range(40))
+    plain = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
+    once = made(embeddings=noise, labels=labels, paths=files, class_names=tuple(map(str, range(10))))
+    want = score_embeddings(once, plain).value("recall@1")
+    assert want < 0.5
+    twice = dataclasses.replace(
+        once,
+        embeddings=np.tile(noise, (2, 1)),
+        labels=np.tile(labels, 2),
+        paths=tuple(f"link{row}" for row in range(80)),
+    )
+    assert (
+        score_embeddings(twice, plain).value("recall@1") == 1.0
+    )  # 80 files: copies of other files are images like any
+    asking = np.arange(80) < 40
+    for flags in ({}, {"is_query": asking, "is_gallery": ~asking}):
+        table = dataclasses.replace(twice, files=files * 2, **flags)
+        found = score_embeddings(table, plain)
+        assert found.value("recall@1") == want
+        assert (
+            found.notes[0] == "40 of 80 rows repeat the picture of another row. A query does not meet its own picture."
+        )
+    labelled = dataclasses.replace(twice, files=files * 2, labels=np.concatenate([labels, (labels + 1) % 10]))
+    assert (
+        score_embeddings(labelled, plain).notes[1]
+        == "40 pictures have more than one label. Look at them: one is wrong."
+    )
+    boxes = np.concatenate([np.full((40, 4), -1), np.tile([0, 0, 5, 5], (40, 1))])
+    assert score_embeddings(dataclasses.replace(twice, files=files * 2, boxes=boxes), plain).value("recall@1") == 1.0

@@ -200,6 +200,10 @@ class _Sets(NamedTuple):
     """(G,)"""
     exclude: Integers
     """(Q,) the gallery row that is the query, -1 where there is none."""
+    identities: Integers | None
+    """(Q,) the picture of each query; None if all rows show different pictures."""
+    gallery_identities: Integers | None
+    """(G,)"""
 
 
 def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
@@ -215,10 +219,11 @@ def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
         classes = check_labels(labels, len(embeddings), "labels")
     if is_codes(rows):
         raise SizeError("embeddings are uint8, packed bits already. Give the floats that they were made from.")
+    pictures = sides.query_identities, sides.gallery_identities
     if sides.is_whole:
-        return _Sets(rows, classes, rows, classes, sides.exclude)
+        return _Sets(rows, classes, rows, classes, sides.exclude, *pictures)
     queries, gallery = sides.query_rows, sides.gallery_rows
-    return _Sets(rows[queries], classes[queries], rows[gallery], classes[gallery], sides.exclude)
+    return _Sets(rows[queries], classes[queries], rows[gallery], classes[gallery], sides.exclude, *pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +283,7 @@ def _plans(sets: _Sets, shortlist: int, seed: int) -> tuple[list[_Plan], list[st
 
 def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_bytes: int) -> RetrievalScores:
     if queries is gallery:  # the whole set: one unit copy instead of two
-        return retrieval(queries, sets.labels, (1,), ties=ties, block_bytes=block_bytes)
+        return retrieval(queries, sets.labels, (1,), identities=sets.identities, ties=ties, block_bytes=block_bytes)
     return retrieval(
         queries,
         sets.labels,
@@ -286,6 +291,8 @@ def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_byt
         gallery=gallery,
         gallery_labels=sets.gallery_labels,
         exclude=sets.exclude,
+        identities=sets.identities,
+        gallery_identities=sets.gallery_identities,
         ties=ties,
         block_bytes=block_bytes,
     )
@@ -315,14 +322,21 @@ def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_byt
     queries, gallery = unit_rows(sets.queries), unit_rows(sets.gallery)
     query_codes, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
     reach = len(sets.gallery) - 1 if (sets.exclude >= 0).any() else len(sets.gallery)
-    listed, depth = min(shortlist, reach), int(floats.relevant.max())
+    # Other rows of a query's own picture are dropped afterwards, so look for that many more.
+    copies = 0 if sets.gallery_identities is None else int(np.bincount(sets.gallery_identities).max())
+    listed, depth = max(1, min(shortlist, reach - copies)), int(floats.relevant.max())
     recalls, precisions = [], []
     for start in range(0, floats.queries, _LISTED_QUERIES):
         here = floats.query_rows[start : start + _LISTED_QUERIES]
         some = torch.from_numpy(here)
         part = UnitRows(queries.rows[some.to(queries.device)], len(here))
         coded = BitRows(query_codes.rows[some.to(query_codes.device)], len(here))
-        ids = search_bits(coded, codes, max(listed, depth), sets.exclude[here], block_bytes=block_bytes).ids
+        wide = min(max(listed, depth) + copies, reach)
+        ids = search_bits(coded, codes, wide, sets.exclude[here], block_bytes=block_bytes).ids
+        if sets.identities is not None and sets.gallery_identities is not None:
+            own = sets.gallery_identities[ids.numpy()] == sets.identities[here, None]
+            order = np.argsort(own, axis=1, kind="stable")[:, : max(listed, depth)]
+            ids = ids.gather(1, torch.from_numpy(order))
         reranked = rerank(part, gallery, ids[:, :listed], block_bytes=block_bytes)
         ids[:, :listed] = reranked.ids
         right = sets.gallery_labels[ids.numpy()] == sets.labels[here, None]
