@@ -264,7 +264,7 @@ def test_published_scores_stand_beside_ours(
         (["train", "{photos}", "--sec.radius", "wide"], "sec.radius is 'wide'; wanted"),
         (["train", "{photos}", "--name", "a/b"], "a run's name is one folder name, got 'a/b'"),
         (["train", "--resume", "{tmp}/none"], "there is no run at"),
-        (["train", "--resume", "{run}", "--steps", "9"], "--resume goes on with a run as it was"),
+        (["train", "--resume", "{run}", "--seed", "9"], "--resume goes on with a run as it was"),
         (["evaluate", "{run}", "--split", "tset"], "has no split 'tset'; it has train, test"),
         (["evaluate", "{run}", "--ks", "[100]"], "Recall@100 wants K to be from 1 to 23"),
         (["evaluate", "{tmp}"], "is not a run's folder"),
