@@ -201,8 +201,8 @@ def test_exact_decoding_reads_every_pixel(tmp_path: Path) -> None:
     Image.fromarray(coarse).resize((320, 240)).save(tmp_path / "a" / "photo.jpg", quality=90)
     catalogue = read_folder(tmp_path)
     whole = read_image(tmp_path / "a" / "photo.jpg")
-    exact = Preprocessing(size=32, resize=32, decoding="exact")
-    reduced = Preprocessing(size=32, resize=32)
+    exact = Preprocessing(size=32, resize=32)
+    reduced = Preprocessing(size=32, resize=32, decoding="reduced")
     want = exact.pixels(whole)
     found = ImageRows(catalogue, exact)[0].pixels
     assert found is not None

@@ -478,12 +478,11 @@ def test_unknown_names_get_the_nearest() -> None:
         Augmentation.from_dict({"flipp": 3})
 
 
-def test_exact_decoding_is_a_rule_of_its_own() -> None:
-    reduced, exact = Preprocessing(size=24, resize=32), Preprocessing(size=24, resize=32, decoding="exact")
+def test_reduced_decoding_is_a_rule_of_its_own() -> None:
+    reduced, exact = Preprocessing(size=24, resize=32, decoding="reduced"), Preprocessing(size=24, resize=32)
     assert (reduced.sufficient_side, exact.sufficient_side) == (32, None)
-    assert reduced.rule == "shorter 32, at most 8:1, bilinear, antialias"  # as in the caches that exist
-    assert exact.rule == reduced.rule + ", exact decoding"
-    assert Preprocessing.from_dict(exact.as_dict()) == exact
-    assert Preprocessing.from_dict({"size": 24, "resize": 32}) == reduced  # a bundle from before the setting
-    with pytest.raises(SettingsError, match="decoding must be 'reduced' or 'exact'; got 'fast'"):
+    assert exact.rule == "shorter 32, at most 8:1, bilinear, antialias"
+    assert reduced.rule == exact.rule + ", reduced decoding"
+    assert Preprocessing.from_dict(reduced.as_dict()) == reduced
+    with pytest.raises(SettingsError, match="decoding must be 'exact' or 'reduced'; got 'fast'"):
         Preprocessing(decoding="fast")  # type: ignore[arg-type]

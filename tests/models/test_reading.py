@@ -138,8 +138,8 @@ def test_one_file_gives_one_set_of_pixels_however_it_arrives(tmp_path, suffix):
 
 def test_exact_decoding_gives_the_pixels_that_others_decode(tmp_path):
     path = photo(tmp_path / "photo.jpg")
-    exact = Preprocessing(size=96, resize=96, decoding="exact")
-    reduced = Preprocessing(size=96, resize=96)
+    exact = Preprocessing(size=96, resize=96)
+    reduced = Preprocessing(size=96, resize=96, decoding="reduced")
     (want,) = input_batches(decoded(path)["array"], 1, reduced, CPU)
     for name, form in (forms(path) | decoded(path)).items():
         (batch,) = input_batches(form, 1, exact, CPU)

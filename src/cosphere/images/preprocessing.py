@@ -48,9 +48,9 @@ class Preprocessing(PlainSettings):
         std: divides red, green and blue, in units of ``scale``.
         channels: channel order of the network input.
         scale: value of white before the mean is subtracted: 1 for [0, 1], 255 for Caffe's raw levels.
-        decoding: "reduced" decodes JPEG files of at least twice the needed size at 1/2, 1/4 or 1/8 scale, several times faster;
-            "exact" decodes every pixel, as the official code of SEC and NormSoftmax does. Only with "exact" do a JPEG file and
-            an array of its pixels give the same embedding (else their cosine is about 0.999).
+        decoding: "exact" decodes every pixel, as the official code of SEC and NormSoftmax does, so that a JPEG file and an array
+            of its pixels give the same embedding; "reduced" decodes JPEG files of at least twice the needed size at 1/2, 1/4 or
+            1/8 scale, which is several times faster and moves an embedding slightly (cosine about 0.999).
     """
 
     size: int = 224
@@ -60,10 +60,10 @@ class Preprocessing(PlainSettings):
     std: Triple = IMAGENET_STD
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1.0
-    decoding: Literal["reduced", "exact"] = "reduced"
+    decoding: Literal["exact", "reduced"] = "exact"
 
     def __post_init__(self) -> None:
-        check_choice(self._name("decoding"), self.decoding, ("reduced", "exact"))
+        check_choice(self._name("decoding"), self.decoding, ("exact", "reduced"))
         for name in ("size", "resize"):
             self._set(**{name: check_whole(self._name(name), getattr(self, name), least=1, most=MAX_SIDE)})
         if self.resize < self.size:
@@ -81,7 +81,7 @@ class Preprocessing(PlainSettings):
     @property
     def rule(self) -> str:
         """Description of what :meth:`resized` does, for the key of a pixel cache."""
-        decoding = "" if self.decoding == "reduced" else f", {self.decoding} decoding"
+        decoding = "" if self.decoding == "exact" else f", {self.decoding} decoding"
         return f"{self.resize_mode} {self.resize}, at most {LONGEST}:1, bilinear, antialias{decoding}"
 
     @property

@@ -55,8 +55,8 @@ class ImageSettings(Settings):
         preset: geometry of both papers: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip)
             or "none".
         resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, or 256 to 224).
-        decoding: "reduced" decodes large JPEG files at 1/2, 1/4 or 1/8 scale, several times faster; "exact" decodes every pixel, as the
-            official code of both papers does.
+        decoding: "exact" decodes every pixel, as the official code of both papers does; "reduced" decodes large JPEG files at 1/2, 1/4
+            or 1/8 scale, several times faster.
         smallest_crop: smallest share of the image area in a random crop, preset "sec" only; null uses 0.16.
         flip: probability of a horizontal flip; null uses 0.5. Set 0 for images whose mirror image means something else (text, stamps).
         rotation: maximum rotation in degrees, in either direction.
@@ -69,7 +69,7 @@ class ImageSettings(Settings):
     size: int = setting(224, at_least=16, at_most=4096, basic=True)
     preset: Literal["sec", "normsoftmax", "none"] = setting("sec", basic=True)
     resize: int | None = setting(None, at_least=16, at_most=8192)
-    decoding: Literal["reduced", "exact"] = "reduced"
+    decoding: Literal["exact", "reduced"] = "exact"
     smallest_crop: float | None = setting(None, above=0, at_most=1)
     flip: float | None = setting(None, at_least=0, at_most=1)
     rotation: float = setting(0.0, at_least=0, at_most=180)
