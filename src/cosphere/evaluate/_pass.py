@@ -20,17 +20,17 @@ from cosphere.evaluate.metrics import Metric
 from cosphere.rows import STEP, rows_within
 
 _FIRST_RANKS = " first ranks"
-"""Not the name of a score: names of metrics have no blank."""
+"""Cannot clash with the name of a score: those contain no space."""
 
 
 class Request(NamedTuple):
-    """What a pass is to compute."""
+    """The scores that a pass computes, and its rules."""
 
     metrics: tuple[Metric, ...]
     ks: list[int]
     ties: Ties
     chance: bool
-    """Whether a query that ties with everything it ranks has the expected scores, whatever the rule."""
+    """Whether a query that ties with everything it ranks gets the expected scores, whatever the rule."""
 
     def depth(self, gallery: int) -> int:
         """Ranks from the first that must be exact for every query, whatever its R."""
@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """What a pass computed for the Q scored queries, in the order of their rows."""
+    """Results of a pass for the Q scored queries, in the order of their rows."""
 
     rows: Integers
     """(Q,) their rows."""
@@ -63,6 +63,7 @@ def rank_all(
         relevant = candidates.relevant[queries]
         ranking = Ranking(ranks.standing, ranks.first, relevant, request.ties, sums)
         scores = _scores(ranking, request)
+        # The optimistic rule would give a collapsed embedding perfect scores.
         if request.chance:
             tied = _tied_with_all(sides, candidates, queries, ranks)
             if len(tied):
@@ -71,6 +72,7 @@ def rank_all(
                     scores[name][tied] = values
         parts.append({"rows": queries, **nearest, **scores})
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    # Both passes yield the largest classes first: restore the order of the rows.
     order = columns["rows"].argsort(stable=True)
     arrays = {name: column[order].numpy() for name, column in columns.items()}
     return PassResult(
@@ -92,13 +94,13 @@ def by_rows(
         depth: ranks from the first that must be exact for every query, whatever its R.
         ties: rule for equal similarities.
         block_bytes: bound of the working memory.
-        progress: called with the number of queries that are done.
+        progress: called with the number of completed queries.
 
     Yields:
         Queries (b,) and their ranks.
     """
     sizes = candidates.classes.sizes[candidates.classes.query_keys]
-    order = sizes.argsort(stable=True)  # The lists of a block then have about one length.
+    order = sizes.argsort(stable=True)  # Lists in one block then have similar lengths, so little is padding.
     order = order[candidates.relevant[order] > 0]
     excluded = sum(int(keys.sizes.max()) for keys in candidates.excluded)
 
@@ -131,12 +133,13 @@ def _scores(ranking: Ranking, request: Request) -> dict[str, Tensor]:
 
 
 def _tied_with_all(sides: Sides, candidates: Candidates, queries: Tensor, ranks: BlockRanks) -> Tensor:
-    """Positions in ``queries`` (b,) of those that have one similarity to everything they rank."""
-    # Nearly always none: the nearest right and the nearest wrong image tell all but a few apart.
+    """Positions in ``queries`` (b,) of the queries with the same similarity to everything they rank."""
+    # Nearly always empty: most queries have different similarities to the nearest right and the nearest wrong image.
     equal = (ranks.first.above == 0) & (ranks.right_similarity == ranks.wrong_similarity)
     suspects = equal.nonzero().flatten()
     if not len(suspects):
         return suspects
+    # Compute these rows again: ranking overwrote the block, and the triangular pass never holds whole rows.
     blocks, tied = sides.blocks(STEP), []
     for some in torch.split(suspects, STEP):
         similarities = sides.similarities(blocks, queries[some])

@@ -1,8 +1,8 @@
 """Ranks of the relevant images in a block of similarities, without sorting whole rows.
 
-A partition gives the largest similarities of a row, a binary search the rank of each relevant image among them. Ranks
-beyond them are counted. On a CPU, NumPy does both in a tenth of the time of ``topk``, with rows split over torch's number
-of threads. Only values are compared, so no result depends on how a sort breaks ties.
+A partition gives the largest similarities of a row, and a binary search gives the rank of each relevant image among them.
+Ranks beyond the partition are counted. On a CPU, NumPy does both in a tenth of the time of ``topk``, with rows split over
+torch's number of threads. Only values are compared, so no result depends on how a sort breaks ties.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cosphere.evaluate._relevance import RowLists, lowest
 from cosphere.evaluate._ties import First, Standing, Ties
 
 _CHUNK_BYTES = 2**21
-"""Bytes of similarities that a thread works on at a time, so that they stay in its cache."""
+"""Bytes of similarities that a thread processes at a time, so that they stay in its cache."""
 _FEWEST_RANKS = 128
-"""A partition for rank 1 costs as much as one for these, and then the best relevant image rarely needs counting."""
+"""A partition to rank 1 costs as much as one to this depth, and then the best relevant image rarely needs counting."""
 
 
 NEAREST = ("nearest_right", "nearest_wrong", "right_similarity", "wrong_similarity")
@@ -66,13 +66,16 @@ def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: 
     top = largest(similarities, min(gallery, max(depth, _FEWEST_RANKS)))
     standing = _standing(similarities, top, matches, relevant, ties)
     above, tied = standing.above[:, 0].clone(), standing.size[:, 0] - standing.relevant_size[:, 0]
+    # The rank of the best relevant image must be exact at any depth, so count it where the partition does not reach.
     beyond = (matches[:, 0] < top[:, 0]).nonzero().flatten()
     if len(beyond):
         counted = counts(similarities, beyond, matches[beyond, 0])
         above[beyond] = counted.above
         tied[beyond] = counted.equal - standing.relevant_size[beyond, 0]
+    # Beyond the partition equals were counted under every rule, and the optimistic one ignores them.
     if ties == "optimistic":
         tied.zero_()
+    # With the class hidden, the largest value left is the nearest irrelevant image.
     similarities.scatter_(1, lists.ids, low)
     nearest_wrong = row_argmax(similarities)
     wrong = similarities.gather(1, nearest_wrong[:, None])[:, 0]
@@ -88,7 +91,7 @@ def block_ranks(similarities: Tensor, lists: RowLists, relevant: Tensor, depth: 
 
 
 def _standing(similarities: Tensor, top: Tensor, matches: Tensor, relevant: Tensor, ties: Ties) -> Standing:
-    """(b, G) similarities, (b, P) their largest in ascending order, (b, M) similarities to relevant images, descending."""
+    """Groups of the relevant images, from (b, G) similarities, (b, P) the largest, ascending, and (b, M) matches, descending."""
     upward = matches.flip(1)
     not_above = torch.searchsorted(upward, matches, right=True)
     relevant_size = not_above - torch.searchsorted(upward, matches)
@@ -98,7 +101,9 @@ def _standing(similarities: Tensor, top: Tensor, matches: Tensor, relevant: Tens
         size = top.shape[1] - torch.searchsorted(top, matches) - above
         size = _with_whole_last_group(similarities, top, matches, size)
     real = torch.arange(matches.shape[1], device=matches.device) < relevant[:, None]
+    # Padding ranks behind the whole gallery, so no metric counts it.
     above = torch.where(real, above, similarities.shape[1])
+    # A group below the partition has size 0 in it, but a group is never smaller than its relevant part.
     size = torch.where(real, torch.maximum(size, relevant_size), relevant_size)
     return Standing(above, size, matches.shape[1] - not_above, relevant_size)
 
@@ -138,10 +143,11 @@ class Counts(NamedTuple):
 
 
 def counts(similarities: Tensor, rows: Tensor, values: Tensor) -> Counts:
-    """Similarities in r of the rows that are larger than a value of each, and equal to it. (b, G), (r,), (r,)."""
+    """For each of r rows, count the similarities larger than its value and equal to it. (b, G), (r,), (r,)."""
     width = similarities.shape[1]
     if similarities.device.type != "cpu":
         parts = []
+        # In steps, because selecting rows copies them.
         step = max(1, 32 * _CHUNK_BYTES // width)
         for some, value in zip(torch.split(rows, step), torch.split(values, step), strict=True):
             chosen = similarities[some]

@@ -27,17 +27,17 @@ from cosphere.evaluate._ties import Ties
 from cosphere.rows import STEP, rounded_up
 
 _EDGE = 2048
-"""Rows and columns of a tile. Larger ones multiply no faster, and waste more on the diagonal."""
+"""Rows and columns of a tile. Larger tiles multiply no faster and waste more on the diagonal."""
 _CHUNK_ROWS = 128
 """Rows of a tile that a thread works on, so that their similarities stay in its cache."""
 _FIRST_COLUMNS = 64
-"""Columns of a diagonal tile before floors rise for the first time; each next part is four times as wide."""
+"""Columns of a diagonal tile compared before floors first rise; each later part ends four times as far."""
 _CLASS_ROWS = 512
-"""Rows of the classes whose relevant pairs come from one product."""
+"""Rows per product of whole classes, from which the similarities of relevant pairs are read."""
 _PAIR_BYTES = 128
 """Working memory of a pair of one class or group: its rows, threshold, counts and place in a tile."""
 _SHALLOW = 32
-"""Depths up to one such share of the gallery are counted. For deeper ones, a partition of whole rows is cheaper."""
+"""Ranks are counted up to this fraction (1 / 32) of the gallery. Beyond that, partitioning whole rows is cheaper."""
 
 
 def is_symmetric(sides: Sides, candidates: Candidates, depth: int, block_bytes: int) -> bool:
@@ -52,7 +52,7 @@ def is_symmetric(sides: Sides, candidates: Candidates, depth: int, block_bytes: 
 def by_triangle(
     sides: Sides, candidates: Candidates, depth: int, ties: Ties, block_bytes: int, progress: Progress | None
 ) -> Iterator[tuple[Tensor, BlockRanks]]:
-    """Blocks of queries and their ranks, the queries of the largest classes first.
+    """Yield blocks of queries and their ranks, the queries of the largest classes first.
 
     Args:
         sides: one set on both sides.
@@ -62,16 +62,18 @@ def by_triangle(
         block_bytes: bound of the working memory.
         progress: called after each tile, with its share of the queries.
     """
+    # Half of the memory is for the tile. is_symmetric reserves the other half for pairs of one class.
     edge = min(_EDGE, max(STEP, int((block_bytes // (2 * sides.value_bytes)) ** 0.5) // STEP * STEP))
     tiles = _Tiles(sides, candidates, edge)
     counter = Counter(_thresholds(sides, candidates), depth, ties)
     scored = int((candidates.relevant > 0).sum())
     diagonal = [(block, block) for block in range(tiles.count)]
-    # The diagonal first: it raises the floors of all queries, so that hardly anything is above them elsewhere.
+    # The diagonal first: it raises the floors of all queries, so few similarities in the other tiles exceed them.
     order = [*diagonal, *itertools.combinations(range(tiles.count), 2)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for done, (first, second) in enumerate(order, start=1):
             for parts in tiles.parts(first, second):
+                # Threads only read the counter, and NumPy releases the GIL; adding stays on this thread.
                 for updates in pool.map(lambda pieces: [counter.compare(*piece) for piece in pieces], parts):
                     for update in updates:
                         counter.add(update)
@@ -99,6 +101,7 @@ class _Tiles:
         self._buffer = torch.empty(min(edge, rounded_up(sides.queries)) ** 2, dtype=sides.kind)
         queries, rows = candidates.special_pairs()
         tile = (queries // edge) * self.count + rows // edge
+        # Tiles below the diagonal are never computed. Sorted by tile, the pairs of one tile are a slice.
         upper = np.flatnonzero(queries // edge <= rows // edge)
         upper = upper[np.argsort(tile[upper], kind="stable")]
         self._queries, self._rows = queries[upper], rows[upper]
@@ -115,8 +118,10 @@ class _Tiles:
         chunks = range(0, len(tile), _CHUNK_ROWS)
         if first != second:
             pieces = [(tile[at : at + _CHUNK_ROWS], top + at) for at in chunks]
+            # The transposed view serves the queries of the columns without a second product.
             yield [[(rows, start, left), (rows.T, left, start)] for rows, start in pieces]
             return
+        # A narrow first part raises the floors before most of the tile is compared.
         start, end = 0, _FIRST_COLUMNS
         while start < tile.shape[1]:
             yield [[(tile[at : at + _CHUNK_ROWS, start:end], top + at, left + start)] for at in chunks]

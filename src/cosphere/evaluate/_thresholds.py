@@ -1,12 +1,12 @@
 """Ranks from counts that add up: how many irrelevant images lie above the similarity of each relevant one.
 
-The similarities of a query to its relevant images are its *thresholds*. The images that a query meets come in parts, of
-any size and in any order; each part adds its counts. Two facts keep that cheap:
+The similarities of a query to its relevant images are its *thresholds*. Gallery images arrive in parts, of any
+size and in any order, and each part adds its counts. Two facts keep that cheap:
 
 * A metric reads ranks down to some depth. Once that many images lie above a threshold, its rank no longer matters and it
-  is dropped; only the highest threshold always stays. The lowest that stays is the query's *floor*, and after a few parts
+  is dropped; only the highest threshold always stays. The lowest one left is the query's *floor*, and after a few parts
   hardly any image lies above it.
-* The largest similarity of a part, needed anyway for the nearest irrelevant image, tells whether the part reaches the
+* The largest similarity of a part, needed anyway for the nearest irrelevant image, shows whether the part reaches the
   floor. Most parts do not, and cost nothing more.
 """
 
@@ -40,7 +40,7 @@ class Thresholds(NamedTuple):
     keys: Integers
     """(T,) ascending: query and value in one number."""
     starts: Integers
-    """(N + 1,) first threshold of each query; a query with nothing to find has none."""
+    """(N + 1,) first threshold of each query; a query without relevant images has none."""
     queries: Integers
     """(T,) the query of each threshold."""
     relevant_above: Integers
@@ -54,7 +54,7 @@ class Thresholds(NamedTuple):
 def sorted_thresholds(queries: Integers, rows: Integers, values: Similarities, count: int) -> Thresholds:
     """Sort the relevant pairs (P,) of ``count`` queries: query, gallery row and similarity of each."""
     keys = _keys(queries, values)
-    order = np.lexsort((-rows, keys))  # The last of a query is the nearest, and of equals the lowest row.
+    order = np.lexsort((-rows, keys))  # The last pair of a query is its nearest; among equals, the lowest row.
     keys, queries, values = keys[order], queries[order], values[order]
     starts = np.searchsorted(queries, np.arange(count + 1))
     above, below = np.searchsorted(keys, keys, side="right"), np.searchsorted(keys, keys)
@@ -68,7 +68,9 @@ def _keys(queries: Integers, values: Similarities) -> Integers:
     """(n,) int64 that sort by query, then by value."""
     if values.dtype.kind == "f":
         bits = (values + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0: they are equal, but their bits are not.
+        # The bits of negative floats ascend as the values descend, so flip all but the sign.
         values = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
+    # Add, never OR: the sign bits of a negative value would overwrite the query.
     return (queries << 32) + values.astype(np.int64)
 
 
@@ -108,7 +110,7 @@ class Counter:
         self._above = np.zeros(len(thresholds.values) + len(starts) - 1, dtype=np.int64)
         self._reached = np.zeros_like(self._above)
         scored = starts[1:] > starts[:-1]
-        self._best = np.full(len(scored), _largest(kind), dtype=kind)  # Nothing lies above that of an unscored query.
+        self._best = np.full(len(scored), _largest(kind), dtype=kind)  # Nothing exceeds this for an unscored query.
         self._best[scored] = thresholds.values[starts[1:][scored] - 1]
         self._floor, self._floor_bin = self._best.copy(), self._top_bin.copy()
         self._wrong = np.where(scored, _smallest(kind), _largest(kind)).astype(kind)
@@ -124,11 +126,12 @@ class Counter:
             first_row: first of the w gallery rows.
 
         Returns:
-            What to :meth:`add`; None if nothing. Calls may run concurrently, but not with :meth:`add`.
+            The counts to :meth:`add`, or None if there are none. Calls may run concurrently, but not with :meth:`add`.
         """
         here = slice(first_query, first_query + len(similarities))
         largest, floor, wrong = similarities.max(axis=1), self._floor[here], self._wrong[here]
         reach = largest > floor if self._optimistic else largest >= floor
+        # Among equal similarities the lowest row wins, and parts arrive in any order.
         nearer = (largest > wrong) | ((largest == wrong) & (self._wrong_row[here] > first_row))
         some = np.flatnonzero(reach | nearer)
         if not len(some):
@@ -148,7 +151,7 @@ class Counter:
         # Where the floor is the highest threshold, everything above it belongs in one bin: a count is enough.
         single = queries[~several]
         weights = np.count_nonzero(larger[~several], axis=1)
-        # By the flat index, since NumPy finds the true values of one dimension twenty times as fast as of two.
+        # Flat indices, because NumPy finds true values twenty times as fast in one dimension as in two.
         flat = np.flatnonzero(larger[several])
         apart = queries[several][flat // values.shape[1]]
         keys = _keys(apart, values[several].ravel()[flat])
@@ -170,10 +173,11 @@ class Counter:
         """Add the counts of a part."""
         if update is None:
             return
+        # Bins repeat within an update, and += on an index array would count each of them once.
         np.add.at(self._above, update.bins, update.weights)
         np.add.at(self._reached, update.equal_bins, update.equal_weights)
         wrong, row = self._wrong[update.queries], self._wrong_row[update.queries]
-        # Another part, compared at the same time, may have been nearer.
+        # A part compared concurrently may have held a nearer one.
         nearer = (update.nearest > wrong) | ((update.nearest == wrong) & (update.rows < row))
         self._wrong[update.queries[nearer]] = update.nearest[nearer]
         self._wrong_row[update.queries[nearer]] = update.rows[nearer]
@@ -187,6 +191,7 @@ class Counter:
         within = np.concatenate([[0], np.cumsum(above < self._depth[queries])])
         starts = of.starts[first : end + 1] - of.starts[first]
         scored = np.flatnonzero(starts[1:] > starts[:-1])
+        # Always keep the highest threshold: the rank of the best relevant image is exact at any depth.
         counts = np.maximum(1, within[starts[1:]] - within[starts[:-1]])[scored]
         lowest = of.starts[first + 1 : end + 1][scored] - counts
         queries = first + scored
@@ -200,17 +205,19 @@ class Counter:
         queries = self._of.queries[slots]
         base = starts[first] + first
         part = bins[base : starts[end] + end]
+        # One running sum serves all queries: the difference below removes the bins of later ones.
         from_end = np.concatenate([np.cumsum(part[::-1])[::-1], [0]])
         summed: Integers = from_end[slots + queries + 1 - base] - from_end[self._top_bin[queries] + 1 - base]
         return summed
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[Integers, BlockRanks]]:
-        """The scored queries and their ranks in blocks, after the whole gallery was added."""
+        """The scored queries and their ranks in blocks, once the whole gallery has been added."""
         of = self._of
         relevant = np.diff(of.starts)
         above = self._summed(self._above, 0, len(relevant))
         equal = np.zeros_like(above) if self._optimistic else self._summed(self._reached, 0, len(relevant)) - above
-        order = np.argsort(relevant, kind="stable")  # The lists of a block then have about one length.
+        # Lists in one block then have similar lengths, so little is padding.
+        order = np.argsort(relevant, kind="stable")
         order = order[relevant[order] > 0]
         end = len(order)
         while end > 0:

@@ -28,7 +28,7 @@ class Standing(NamedTuple):
     """The group of each relevant image of b queries. All (b, M) int64, the best image first."""
 
     above: Tensor
-    """A: exact where it is below the depth of the pass, else any number from the depth on; so too after the R-th column."""
+    """A: exact where below the depth of the pass, otherwise any number >= the depth, as in the columns after the R-th."""
     size: Tensor
     """n >= m. Not counted under the optimistic rule, nor where ``above`` is at least the depth."""
     relevant_above: Tensor
@@ -82,9 +82,10 @@ def summed_precisions(standing: Standing, depth: Tensor, ties: Ties, sums: Table
         number = torch.arange(1, ranks.shape[1] + 1, device=ranks.device, dtype=torch.float64)
         return running_sum(torch.where(ranks <= depth, number / ranks, 0.0))
     size, within = standing.size.double(), standing.within(depth)
+    # A group of one has no others, so the clamp only avoids 0 / 0.
     others = (standing.relevant_size - 1) / (size - 1).clamp_min(1)
     start = standing.relevant_above + 1 - others * (standing.above + 1)
-    # The precision at rank A + t is (a + 1 + (t - 1) others) / (A + t). A group of one takes the inverse as it is: a
+    # The precision at rank A + t is (a + 1 + (t - 1) others) / (A + t). A group of one uses the inverse itself: a
     # difference of running sums would round.
     inverse = torch.where(
         standing.size == 1, within / (standing.above.double() + 1), _difference(sums.harmonic, standing.above, within)
@@ -122,12 +123,12 @@ class First(NamedTuple):
     """m >= 1: relevant ones with the same."""
 
     def as_arrays(self) -> FirstArrays:
-        """In numpy, for the closed forms that want SciPy."""
+        """Convert to NumPy, for the closed forms that use SciPy."""
         return FirstArrays(*(column.cpu().numpy() for column in self))
 
 
 class FirstArrays(NamedTuple):
-    """:class:`First` in numpy."""
+    """:class:`First` as NumPy arrays."""
 
     above: Integers
     tied: Integers
@@ -152,6 +153,7 @@ def hits(k: int, first: FirstArrays, ties: Ties) -> Floats:
     drawn = np.minimum(k - above, tied + tied_relevant)  # ranks of the group that are within K
     can_miss = (drawn <= tied) & (drawn > 0)
     # All drawn are irrelevant with probability C(tied, drawn) / C(tied + tied_relevant, drawn).
+    # In logarithms, because the binomials overflow; expm1 keeps the digits of a small probability of a hit.
     misses = np.where(can_miss, drawn, 0)
     log_miss = _log_falling(tied, misses) - _log_falling(tied + tied_relevant, misses)
     return np.where(drawn > 0, np.where(can_miss, -np.expm1(log_miss), 1.0), 0.0)
@@ -174,6 +176,7 @@ def reciprocal_ranks(first: FirstArrays, ties: Ties, gallery: int) -> Floats:
     above, tied, relevant = cases.T
     means = 1 / (above + 1.0)
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, gallery + 1))])
+    # One relevant image is equally likely at every rank of its group, so running sums give the mean at once.
     single = (relevant == 1) & (tied > 0)
     means[single] = (harmonic[above + tied + 1] - harmonic[above])[single] / (tied[single] + 1)
     several = np.flatnonzero((relevant > 1) & (tied > 0))
@@ -196,5 +199,6 @@ def _expected_inverse(above: Integers, tied: Integers, relevant: Integers, log_f
     def log_choose(total: Integers, drawn: Integers) -> Floats:
         return np.asarray(log_factorial[total] - log_factorial[drawn] - log_factorial[total - drawn], dtype=np.float64)
 
+    # The binomials overflow float64 from about n = 1030 on; only their ratio is a probability.
     chance = np.exp(log_choose(n - t, m - 1) - log_choose(n, m))
     return np.asarray(np.add.reduceat(chance / (above[case] + t), starts), dtype=np.float64)

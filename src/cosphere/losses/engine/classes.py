@@ -1,4 +1,4 @@
-"""Prepare a batch and its class weights, process classes in blocks; base of the losses with class weights."""
+"""Base of the losses with class weights: prepare a batch and its class weights, and process classes in blocks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Classified:
     kept: Tensor | None
     """(A,) int64 batch row of each; None when no row was removed."""
     zero: Tensor
-    """() connected zero; NaN if any embedding is not finite. Class weights that are not finite show in the logits anyway."""
+    """() connected zero; NaN if any embedding is not finite. Non-finite class weights make the logits NaN anyway."""
 
     def lengths(self) -> Tensor:
         """(A,) Euclidean lengths of the raw rows. Differentiable."""
@@ -152,9 +152,11 @@ def sample_classes(
     quota = int(rate * num_classes) if rule == "partial_fc" else len(own) + round(rate * (num_classes - len(own)))
     if quota <= len(own):
         return own
+    # torch.rand accepts a generator only on its own device, so draw there and move the scores.
     device = targets.device if generator is None else generator.device
     scores = torch.rand(num_classes, generator=generator, device=device).to(targets.device)
-    # Above any draw, so that topk takes the batch's own classes first.
+    # The largest of uniform scores are a sample without replacement, as in the code of Partial FC. A score above any
+    # draw makes topk take the batch's own classes first.
     scores[own] = 2.0
     chosen: Tensor = scores.topk(quota).indices.sort().values
     return chosen
@@ -162,7 +164,7 @@ def sample_classes(
 
 @torch.no_grad()
 def own_cosines(batch: Classified) -> Tensor:
-    """(A,) cosine of each image to its own class, without a graph: for what must be known before the pass over the classes."""
+    """(A,) cosine of each image to its own class, without a graph, for statistics needed before the pass over the classes."""
     own = directions(batch.class_weight.detach()[batch.targets]).unit.to(batch.unit.dtype)
     cosines: Tensor = torch.linalg.vecdot(batch.unit.detach(), own)
     return cosines
@@ -188,7 +190,7 @@ def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | N
         places: (A,) index of each image's class among the classes that are processed.
         weights: C * centres, rows of the class weights.
         centres: centres of each class.
-        sampled: (S,) the classes to process; all by default.
+        sampled: (S,) classes to process; all by default.
     """
     count = weights // centres if sampled is None else len(sampled)
     # A quarter of a pair loss's block (64 MB) still fills a GPU.
@@ -202,6 +204,7 @@ def class_blocks(places: Tensor, weights: int, centres: int, sampled: Tensor | N
 
 
 def _weights_of(classes: slice | Tensor, centres: int) -> slice | Tensor:
+    # Indexing with a slice gives a view, where a tensor of indices would copy the weights.
     if isinstance(classes, slice):
         return slice(classes.start * centres, classes.stop * centres)
     return (classes[:, None] * centres + torch.arange(centres, device=classes.device)).flatten()
@@ -231,13 +234,14 @@ class UnitWeights(NamedTuple):
 
 
 class Workspace:
-    """Buffers reused from block to block: for freshly allocated ones the system has to clear every page first."""
+    """Buffers reused from block to block, because the system has to clear every page of a newly allocated one."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def take(self, name: str, like: Tensor, shape: tuple[int, ...] | torch.Size | None = None) -> Tensor:
         """Return an uninitialised tensor of that shape, or of the shape of ``like``."""
+        # The buffers are flat, so that a smaller last block reuses the memory of a larger one.
         wanted = like.shape if shape is None else shape
         count = math.prod(wanted)
         if name not in self._kept or len(self._kept[name]) < count:
@@ -249,7 +253,7 @@ class Gradients:
     """Accumulates the gradients of all blocks.
 
     Args:
-        rows: (A, D) rows that are multiplied with the class directions.
+        rows: (A, D) rows to multiply with the class directions.
         class_weight: (C, D).
         wanted: whether rows and class weights require a gradient.
     """
@@ -331,6 +335,7 @@ class ClassLoss(Loss):
         self.sample_rate = check_share("sample_rate", sample_rate)
         check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
         self.sample_rule: SampleRule = sample_rule
+        # Left uninitialised: a default draw would advance the RNG and change the initialisation of the subclass.
         self.class_weight = nn.Parameter(torch.empty(num_classes * centres, embedding_dim))
 
     def traits(self) -> Traits:
@@ -358,6 +363,7 @@ class ClassLoss(Loss):
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """() mean of :meth:`per_sample` over the rows that have a direction; a connected 0 if none has."""
         losses = self.per_sample(embeddings, labels)
+        # Rows without a direction add 0 to the sum, so the mean must not count them.
         return losses.sum() / (lengths(embeddings.detach()) > SHORTEST).sum().clamp(min=1)
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:

@@ -35,10 +35,10 @@ def sum_over_classes(batch: Classified, columns: Columns) -> Tensor:
 
     Args:
         batch: the prepared batch, with one centre per class.
-        columns: the function. Other tensors that it uses get no gradient.
+        columns: the function. Any other tensor that it uses gets no gradient.
 
     Returns:
-        () differentiable once, in embeddings and class weights.
+        () total, once differentiable with respect to embeddings and class weights.
     """
     with outside_autocast(batch.unit):
         total: Tensor = _SumOverClasses.apply(batch.targets, columns, batch.unit, batch.class_weight)
@@ -48,18 +48,20 @@ def sum_over_classes(batch: Classified, columns: Columns) -> Tensor:
 class _SumOverClasses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, targets: Tensor, columns: Columns, rows: Tensor, class_weight: Tensor) -> Tensor:
+        # In float64, because a float32 sum over many blocks loses digits.
         total, space = torch.zeros((), dtype=torch.float64, device=rows.device), Workspace()
         ctx.blocks, ctx.columns = list(class_blocks(targets, len(class_weight), 1)), columns
         for block in ctx.blocks:
             weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
             total += columns.value(weights.cosines(rows.detach(), 1.0, space), block)
-        # Backward computes the cosines again, as holding them would take B x C.
+        # Backward recomputes the cosines, because storing them would take O(B C) memory.
         ctx.save_for_backward(rows, class_weight)
         return total.to(rows.dtype)
 
     @staticmethod
     def backward(ctx: Any, to_total: Tensor) -> tuple[Tensor | None, ...]:
         rows, class_weight = ctx.saved_tensors
+        # Gradients are enabled here under create_graph, and a graph would hold the cosines of every block.
         with torch.no_grad(), outside_autocast(rows):
             gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[2:]), Workspace()
             for block in ctx.blocks:

@@ -47,8 +47,8 @@ def held_on(device: torch.device) -> int:
 
 
 def block_length(device: torch.device, width: int, count: int) -> int:
-    """Number of lines in one block, of ``count`` lines of ``width`` similarities; at least 1, and blocks are of about equal size."""
-    # Equal blocks: a short last one would use a cache or a GPU badly.
+    """Lines per block for ``count`` lines of ``width`` similarities: at least 1, and blocks of about equal size."""
+    # Equal blocks, because a short last one would use the cache or the GPU poorly.
     pieces = -(-count // max(1, held_on(device) // max(width, 1)))
     return max(1, -(-count // max(pieces, 1)))
 
@@ -92,7 +92,7 @@ def chord(cosines: Tensor, *, squared: bool) -> Tensor:
 
 def apart_or_zero(square: Tensor, *, inplace: bool = False) -> Tensor:
     """Squared distances of unit vectors, set to 0 for identical images, so that rounding does not separate them."""
-    # 2 - 2 cos of identical rows is a few eps, of which a square root would make 1e-4.
+    # For identical rows 2 - 2 cos is a few eps, and its square root would be about 1e-4.
     return functional.threshold(square, 2 * SAME * torch.finfo(square.dtype).eps, 0.0, inplace=inplace)
 
 
@@ -171,7 +171,7 @@ class _WithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors[count:])
-        # Autograd takes an input that is returned as it is for the output of another node.
+        # Autograd would treat an input that is returned unchanged as the output of another node.
         return value.clone()
 
     @staticmethod
@@ -209,7 +209,7 @@ def add_angle(cosine: Tensor, angle: float | Tensor, fallback: bool = True) -> T
 
 @torch.no_grad()
 def running_mean(before: Tensor, new: Tensor, momentum: float) -> Tensor:
-    """() ``before`` moved towards ``new``. Values that are not finite are ignored, or one bad batch would stay for good."""
+    """() ``before`` moved towards ``new``. Ignores non-finite values, because one bad batch would corrupt it permanently."""
     return torch.where(new.isfinite(), torch.lerp(before, new.to(before), momentum), before)
 
 

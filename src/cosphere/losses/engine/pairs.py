@@ -1,4 +1,4 @@
-"""Prepare a batch for a pair loss: unit vectors, class ids, which pairs count."""
+"""Prepare a batch for a pair loss: unit vectors, class ids and the pairs to use."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ class Listed:
         starts = torch.searchsorted(self.positive_anchors, ask)
         ends = torch.searchsorted(self.positive_anchors, ask, right=True)
         slots = starts[:, None] + torch.arange(most, device=ask.device)
-        # Beyond the last pair any column will do: the mask excludes it.
+        # Slots past the last pair may hold any valid column, because the mask excludes them.
         last = max(len(self.positive_columns) - 1, 0)
         return self.positive_columns[slots.clamp(max=last)], slots < ends[:, None]
 
     def negative_mask(self, rows: slice, width: int) -> Tensor:
         """(b, width) bool: the negatives of some anchors."""
+        # The pairs are sorted by anchor, so those of a block are one slice and only they are read.
         edges = torch.tensor([rows.start, rows.stop], device=self.negative_anchors.device)
         first, end = torch.searchsorted(self.negative_anchors, edges).tolist()
         mask = torch.zeros(rows.stop - rows.start, width, dtype=torch.bool, device=self.negative_anchors.device)
@@ -65,7 +66,7 @@ class Listed:
 def choose_listed(
     tuples: tuple[Tensor, ...], batch: int, others: int, kept: Tensor | None, kept_columns: Tensor | None
 ) -> Listed:
-    """Check a miner's tuple; return each pair once, in order, without rows that were removed."""
+    """Check a miner's tuple and return its pairs sorted, without duplicates and without pairs of removed rows."""
     first, positive, second, negative = as_pairs(tuples, batch, others)
 
     def cleaned(anchors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ def choose_listed(
 
 
 def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Convert a miner's tuple to (anchors, positives, anchors, negatives), all in range. Raises a SizeError otherwise."""
+    """Convert a miner's tuple to (anchors, positives, anchors, negatives), all in range, or raise a SizeError."""
     if len(tuples) not in (3, 4) or any(not isinstance(part, Tensor) or part.ndim != 1 for part in tuples):
         raise SizeError(
             "want a miner's tuple: (anchors, positives, negatives) or (anchors, positives, anchors, negatives), "
@@ -96,6 +97,7 @@ def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tenso
     ):
         if not is_integral(indices):
             raise SizeError(f"want integer indices of {name}, got {indices.dtype}.")
+        # A negative index would wrap around or drop its pair silently; one past the end would abort a CUDA process.
         check_range(f"indices of {name}", indices, 0, end)
     if len(first) != len(positive) or len(second) != len(negative):
         raise SizeError("the parts of a miner's tuple must be of equal length, anchors with what they are paired with.")
@@ -130,13 +132,13 @@ class Compared(TypedDict, total=False):
 class Pairs:
     """A prepared batch: every anchor against every reference (the batch itself, or separate rows).
 
-    Rows without a direction have been removed: they have no pairs.
+    Rows without a direction have been removed, because they have no pairs.
     """
 
     anchors: Tensor
     """(A, D) float32 or float64, unit length unless the loss works on raw embeddings. Differentiable."""
     references: Tensor | None
-    """(R, D) likewise; None when the anchors are compared with themselves."""
+    """(R, D) of the same dtype; None when the anchors are compared with themselves."""
     class_ids: Tensor
     """(A,) int32 class of each anchor, 0, 1, ..."""
     reference_class_ids: Tensor
@@ -158,7 +160,7 @@ class Pairs:
 
     @property
     def columns(self) -> Tensor:
-        """(R, D) the references, or the anchors when they are their own."""
+        """(R, D) the references, or the anchors when they are compared with themselves."""
         return self.anchors if self.references is None else self.references
 
     @cached_property
@@ -175,6 +177,7 @@ class Pairs:
         """(A,) int64."""
         if self.listed is not None:
             return self.listed.positives_per_row
+        # The class size includes the anchor itself wherever the anchor is among the references.
         same = self._by_class[2]
         return same if self.own_columns is None else same - (self.own_columns >= 0).to(same.dtype)
 
@@ -201,6 +204,7 @@ class Pairs:
         where = (starts[rows, None] + slots).clamp(max=max(len(order) - 1, 0))
         columns = order[where]
         real = slots < counts[rows, None]
+        # Exclude self by column: a similarity of 1 may also belong to a duplicate image, which is a positive.
         return columns, real if self.own_columns is None else real & (columns != self.own_columns[rows, None])
 
 
@@ -237,6 +241,7 @@ def compare(
     own_places = own_columns(embeddings, others, positions, own=own)
     class_ids, other_codes, classes = _class_ids(labels, None if own else other_labels)
     with outside_autocast(embeddings):
+        # Taken from all rows: a row of NaN has no direction and is removed, so only this zero makes the loss NaN.
         zero = connected_zero(embeddings) if own else connected_zero(embeddings) + connected_zero(others)
         anchors, kept = _usable(embeddings, unit=unit)
         columns, kept_columns = (anchors, kept) if own else _usable(others, unit=unit)
@@ -284,6 +289,7 @@ def compare_groups(
         SizeError: as :func:`compare`, or from ``widths``.
     """
     references = compared.get("references")
+    # Before the split, so that an error states the shapes that the caller passed, not those of a slice.
     check_inputs(embeddings, labels, references, compared.get("reference_labels"))
 
     def split(rows: Tensor) -> list[Tensor]:
@@ -309,7 +315,7 @@ def check_widths(sizes: Sequence[int], dim: int) -> Sequence[int]:
 def with_same_rows(parts: list[Tensor]) -> list[Tensor]:
     """Zero each row in all slices if it has no direction in one of them, so that all learners see the same pairs."""
     alive = torch.stack([directions(part).alive for part in parts]).all(dim=0)
-    # Multiply by 0 instead of assigning 0, so that a value that is not finite still shows in the loss.
+    # Multiply by 0 instead of assigning 0, so that a non-finite value still makes the loss NaN.
     return parts if bool(alive.all()) else [torch.where(alive[:, None], part, part * 0) for part in parts]
 
 

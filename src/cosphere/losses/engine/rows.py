@@ -76,7 +76,7 @@ class Block:
 
 
 def blocks(pairs: Pairs) -> Iterator[Block]:
-    """Iterate over all blocks without gradients, for what a loss must know before :func:`sum_over_rows`.
+    """Iterate over all blocks without gradients, for statistics that a loss needs before :func:`sum_over_rows`.
 
     Gradients and autocast are off until the iteration ends, so do not interleave two batches.
     """
@@ -110,7 +110,7 @@ class Sums(NamedTuple):
     total: Tensor
     """() differentiable."""
     counts: Tensor
-    """(n,) float: sums of what the row function counted; not differentiable."""
+    """(n,) float: the counts returned by the row function, summed over blocks; not differentiable."""
 
 
 RowFunction = Callable[..., "Tensor | tuple[Tensor, Tensor]"]
@@ -145,7 +145,7 @@ class _SumOverRows(torch.autograd.Function):
         walk = _Walk(pairs, value, parameters, ctx.needs_input_grad[2:])
         for rows, products in _walk(pairs):
             walk.add(rows, products)
-        # Free the matrix: from here on only the gradients are needed.
+        # Free the matrix: only the gradients are needed from here on.
         pairs.products = None
         gradients = walk.gradients()
         ctx.held = [gradient is not None for gradient in gradients]
@@ -160,7 +160,7 @@ class _SumOverRows(torch.autograd.Function):
         anchors, references, *gradients = ctx.saved_tensors
         saved = iter(gradients)
         scaled = [grad_total.detach() * next(saved) if held else None for held in ctx.held]
-        # Under create_graph the stored gradients would silently count as constants.
+        # Under create_graph autograd would silently treat the stored gradients as constants.
         if torch.is_grad_enabled():
             inputs = (anchors, grad_total) if references is None else (anchors, references, grad_total)
             scaled = [None if slope is None else OnlyOnce.apply(slope, *inputs) for slope in scaled]
@@ -175,7 +175,7 @@ class _Walk:
     ) -> None:
         self.pairs, self.value = pairs, value
         self.anchors, self.columns = pairs.anchors.detach(), pairs.columns.detach()
-        # float64, or the sum over many blocks would lose digits.
+        # In float64, because a float32 sum over many blocks loses digits.
         self.total = torch.zeros((), dtype=torch.float64, device=self.anchors.device)
         self.counts: Tensor | None = None
         own = pairs.references is None
@@ -212,6 +212,7 @@ class _Walk:
     def _add_products(self, rows: slice, slope: Tensor | None) -> None:
         if slope is None:
             return
+        # A block of the whole batch: its rows and columns are the same tensor, so both terms share a factor.
         if self.pairs.references is None and len(slope) == len(self.columns):
             assert self.to_anchors is not None
             self.to_anchors.addmm_(slope + slope.T, self.columns)  # one matrix product instead of two
@@ -231,5 +232,6 @@ def each_positive_against_negatives(block: Block, scale: float) -> Tensor:
 
     Other positives of the anchor are not in the denominator. An anchor without negatives contributes nothing.
     """
+    # Both fillings make the difference -inf, so padding and missing negatives add log(1 + 0) = 0.
     others = log_sum_exp(scale * block.negatives(-torch.inf))
     return log_one_plus_exp(others[:, None] - scale * block.positives(torch.inf)).sum()

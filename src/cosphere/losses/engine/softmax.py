@@ -1,6 +1,6 @@
 """Engine of the softmax losses: classes are processed in blocks, so the (B, C) logits are never held.
 
-A softmax loss needs two numbers of each image: its similarity to its own class, and the log-sum-exp of its logits to all other
+A softmax loss needs two numbers for each image: its similarity to its own class, and the log-sum-exp of its logits to all other
 classes. :func:`against_classes` gives both, differentiable in embeddings and class weights; margins, scales and reductions are
 then plain tensor operations on (B,) vectors. Forward computes the logits block by block and keeps (B,) sums; backward
 recomputes them and writes the gradient of the class weights into one (C, D) tensor. That takes four products of size
@@ -67,17 +67,17 @@ def against_classes(
     Args:
         batch: the prepared batch.
         scale: logits of other classes are ``scale * similarity``, > 0.
-        rows: (A, D) what is multiplied with the class directions; ``batch.unit`` by default, ``batch.raw`` for losses whose
-            logits carry the length.
-        centres: centres of each class; more than 1 wants ``similarity``.
-        similarity: how centres make one similarity, (A, c, centres) cosines -> (A, c), the same for every class; without it
-            the one cosine is the similarity.
-        logits: what becomes of the similarities to other classes before they are scaled, (A, c) -> (A, c).
-        bias: (C,) what is added to the scaled similarities to other classes; the image's own class is the caller's.
-            Differentiable. Not beside ``similarity`` or ``logits``.
-        sampled: (S,) int64 ascending, the classes to run over; from :func:`sample_classes`. Classes left out get a gradient
-            of exactly zero, in a dense tensor: an optimiser's momentum and weight decay still move them.
-        with_total: whether :attr:`AgainstClasses.total` is wanted.
+        rows: (A, D) rows to multiply with the class directions; ``batch.unit`` by default, ``batch.raw`` for losses whose
+            logits include the length.
+        centres: centres of each class; more than 1 requires ``similarity``.
+        similarity: reduces the cosines of a class's centres to one similarity, (A, c, centres) -> (A, c), the same way for
+            every class. Without it, the single cosine is the similarity.
+        logits: transforms the similarities to other classes before they are scaled, (A, c) -> (A, c).
+        bias: (C,) added to the scaled similarities to other classes; the caller adds the entry of the image's own class.
+            Differentiable. Cannot be combined with ``similarity`` or ``logits``.
+        sampled: (S,) int64 ascending, the classes to process; from :func:`sample_classes`. Classes left out get a gradient
+            of exactly zero, in a dense tensor, so an optimiser's momentum and weight decay still move them.
+        with_total: whether to compute :attr:`AgainstClasses.total`.
 
     Raises:
         SizeError: ``sampled`` is not ascending, not in [0, C), or lacks a class of the batch; or a bias of another shape.
@@ -153,10 +153,11 @@ class _Against(torch.autograd.Function):
             logits = similarities if plan.logits is None else plan.logits.values(similarities, space)
             if bias is not None:
                 logits += bias[block.classes]
+            # Keep the image's own class out of the sum: the caller adds it, after a margin if the loss has one.
             logits[block.images, block.places] = -torch.inf
             highest, mass = _add_exponentials(logits, highest, mass, scale)
         others = highest + mass.log()
-        # With a single block backward need not recompute it. Plain cosines have become exponentials by now.
+        # Keep a single block, so that backward need not recompute it. Plain cosines have become exponentials by now.
         kept = cosines if len(plan.blocks) == 1 and any(ctx.needs_input_grad) else None
         ctx.plan = plan
         ctx.save_for_backward(rows, class_weight, bias, others, highest, kept)
@@ -169,7 +170,7 @@ class _Against(torch.autograd.Function):
         with torch.no_grad(), outside_autocast(rows):
             gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[1:3]), Workspace()
             to_bias = None if bias is None else torch.zeros_like(bias)
-            # exp(-inf - finite) = 0: an image without any other class gets no gradient from them.
+            # exp(finite - inf) = 0: an image without any other class gets no gradient from them.
             level = torch.where(others == -torch.inf, torch.inf, others)
             incoming = _Incoming(level, to_target, to_others, to_total)
             for block in plan.blocks:
@@ -212,7 +213,7 @@ def _add_exponentials(logits: Tensor, highest: Tensor, mass: Tensor, scale: floa
 
 def _exponentials(logits: Tensor, scale: float, factor: float, incoming: _Incoming) -> Tensor:
     """``factor * to_others * exp(scale * logit - level)``, in place: the gradient through the log-sum-exp."""
-    # The steepness goes into the exponent, which saves a pass; its sign would need one, but is never negative in practice.
+    # Folding the magnitude of the factor into the exponent saves a pass. A negative factor, which is rare, takes one more.
     steepness = incoming.to_others * factor
     level = (incoming.level - steepness.abs().log())[:, None]
     torch.add(-level, logits, alpha=scale, out=logits).exp_()
@@ -238,6 +239,7 @@ def _kept_slopes(
     plan: _Plan, block: ClassBlock, exponentials: Tensor, highest: Tensor, incoming: _Incoming
 ) -> tuple[Tensor, Tensor]:
     """As :func:`_plain_slopes`, from the (A, c) exp(logit - highest) of the only block; 0 at each image's own class."""
+    # Not in place, because backward may run again under retain_graph and needs the kept exponentials.
     factor = torch.where(highest == -torch.inf, 0.0, (highest - incoming.level).exp())
     slopes = exponentials * (factor * incoming.to_others * plan.scale)[:, None]
     to_bias = slopes.sum(dim=0) / plan.scale

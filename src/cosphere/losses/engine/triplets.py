@@ -34,7 +34,7 @@ class Window(NamedTuple):
 
     counts: TripletCounts
     size: Tensor
-    """() their number, including those at the very end, whose loss is 0."""
+    """() number of triplets in the window, including those at its upper end, whose loss is 0."""
 
 
 @torch.no_grad()
@@ -46,8 +46,8 @@ def count_triplets(distances: Tensor, block: Block, margin: float) -> TripletCou
 
     Args:
         distances: (b, R).
-        block: which are positive and negative.
-        margin: of the hinge.
+        block: supplies the masks of positives and negatives.
+        margin: margin of the hinge.
     """
     near, negatives = _sides(distances, block)
     of_positive, of_negative = count_active(negatives, near + margin)
@@ -60,8 +60,8 @@ def count_window(distances: Tensor, block: Block, margin: float) -> Window:
 
     Args:
         distances: (b, R).
-        block: which are positive and negative.
-        margin: of the hinge, and the width of the window.
+        block: supplies the masks of positives and negatives.
+        margin: margin of the hinge, and the width of the window.
     """
     near, negatives = _sides(distances, block)
     # d <= limit is d < nextafter(limit), so one comparison serves both ends of the window.
@@ -76,7 +76,7 @@ def count_window(distances: Tensor, block: Block, margin: float) -> Window:
 
 def _sides(distances: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Distances of the positives (b, P), -inf where there is none, and of the negatives (b, R), inf elsewhere."""
-    # Both counts must compare the very same floats, or rounding would count a triplet on one side only.
+    # Both counts must compare identical floats, or rounding would count a triplet on one side only.
     near = torch.where(block.positive_real, distances.gather(1, block.positive_columns), -torch.inf)
     return near, torch.where(block.negative, distances, torch.inf)
 
@@ -99,7 +99,7 @@ def count_active(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
         limits: (b, P), -inf where there is none.
 
     Returns:
-        (b, P) how many negatives lie below each limit, (b, R) how many limits lie above each negative; floats.
+        (b, P) number of negatives below each limit, (b, R) number of limits above each negative; both float.
     """
     return (_by_passes if limits.shape[1] <= FEW else _by_search)(negatives, limits)
 
@@ -117,11 +117,11 @@ def _by_passes(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_search(negatives: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
     ordered, order = limits.sort(dim=1)
-    below = torch.searchsorted(ordered, negatives, right=True)  # limits <= d, the fillings too
+    below = torch.searchsorted(ordered, negatives, right=True)  # limits <= d, padding included
     width = limits.shape[1]
     bucket = negatives.new_zeros(len(limits), width + 1).scatter_add_(1, below, torch.ones_like(negatives))
-    # The limit in place k lies above all negatives that have at most k limits below or at them. A filling, -inf, lies
-    # above none, and a missing negative, inf, falls into the last bucket, which is not asked for.
+    # The limit at sorted index k exceeds every negative with at most k limits less than or equal to it. A padded limit
+    # (-inf) exceeds none, and a missing negative (inf) falls into the last bucket, which is never read.
     of_positive = torch.empty_like(limits).scatter_(1, order, bucket.cumsum(dim=1)[:, :width])
     return of_positive, (width - below).to(negatives.dtype)
 
@@ -137,7 +137,7 @@ class ListedTriplets:
     """Triplets chosen by a miner, with repetitions, sorted by anchor."""
 
     anchors: Tensor
-    """(T,) int64 rows of the pairs they belong to, like the columns below."""
+    """(T,) int64 rows of ``anchors`` in the prepared batch; the two fields below hold rows of its references."""
     positives: Tensor
     negatives: Tensor
 
@@ -162,6 +162,7 @@ def compare_listed(embeddings: Tensor, labels: Tensor, compared: Compared) -> tu
     Raises:
         SizeError: as :func:`cosphere.losses.compare`.
     """
+    # With the tuples, compare would restrict the blocks to the listed pairs; the cosines are read from full rows.
     everything: Compared = {**compared, "tuples": None}
     pairs = compare(embeddings, labels, **everything)
     references = compared.get("references")
