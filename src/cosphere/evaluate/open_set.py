@@ -147,8 +147,8 @@ def open_set(
         progress: called with the number of ranked queries.
 
     Raises:
-        SettingsError: a setting out of range.
-        SizeError: shapes that do not fit.
+        SettingsError: a setting is out of range.
+        SizeError: incompatible shapes.
         DataError: NaN or infinity, or not both known and unknown queries.
     """
     _check(threshold, fpirs, samples, level, seed)

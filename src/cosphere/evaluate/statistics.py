@@ -51,10 +51,10 @@ def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: in
 
     Args:
         values: (Q,) finite numbers, one per query.
-        samples: resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval within about a tenth of
-            its width.
+        samples: number of resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval within about a
+            tenth of its width.
         level: in (0, 1).
-        seed: one seed gives one interval.
+        seed: random seed; the interval is deterministic given the seed.
 
     Raises:
         SizeError: not (Q,) with Q of at least 1.
@@ -80,9 +80,9 @@ def bootstrap_classes(
     Args:
         values: (Q,) finite numbers, one per query.
         classes: (Q,) the class of each query: integers or names.
-        samples: resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
-        seed: one seed gives one interval.
+        seed: random seed; the interval is deterministic given the seed.
 
     Raises:
         SizeError: not (Q,) with Q of at least 1, or another number of classes than of values.
@@ -112,9 +112,9 @@ def bootstrap_seeds(
     Args:
         values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
         classes: (Q,) the class of each query; None draws queries.
-        samples: resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
-        seed: one seed gives one interval.
+        seed: random seed; the interval is deterministic given the seed.
 
     Raises:
         SizeError: not (S, Q) with both at least 1, or another number of classes.
@@ -139,9 +139,9 @@ def paired_bootstrap(
         first: (Q,) finite numbers, one per query.
         second: (Q,) finite numbers of the same queries in the same order.
         classes: (Q,) the class of each query; None draws queries. See :func:`bootstrap_classes`.
-        samples: resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
-        seed: one seed gives one interval.
+        seed: random seed; the interval is deterministic given the seed.
 
     Raises:
         SizeError: the lengths differ.

@@ -230,7 +230,7 @@ def matched_hamming(
         seed: one seed draws one set of pairs.
 
     Raises:
-        SizeError: shapes that do not fit.
+        SizeError: incompatible shapes.
         DataError: NaN or infinity, or no pair of two classes.
     """
     rows, packed = unit_rows(embeddings).rows, code_bytes(codes)

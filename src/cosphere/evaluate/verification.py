@@ -116,7 +116,7 @@ def verification(
     Raises:
         SizeError: lengths that differ, or fewer pairs than folds.
         DataError: a score that is not finite, or not both same and different pairs.
-        SettingsError: a setting out of range.
+        SettingsError: a setting is out of range.
 
     >>> result = verification([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0], folds=None, fars=[0.1])
     >>> {key: round(value, 3) for key, value in result.as_dict().items()}
@@ -254,7 +254,7 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
 
     Raises:
         SizeError: fewer pairs than folds.
-        SettingsError: a setting out of range.
+        SettingsError: a setting is out of range.
     """
     values, truth = checked_pairs(scores, same)
     check_whole("folds", folds, least=2)
@@ -316,7 +316,7 @@ def verification_intervals(
         fars: false accept rates in [0, 1].
         samples: resamples, at least 1.
         level: in (0, 1).
-        seed: one seed gives one interval.
+        seed: random seed; the interval is deterministic given the seed.
 
     Returns:
         intervals by the keys of :meth:`VerificationScores.as_dict`.

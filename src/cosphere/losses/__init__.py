@@ -1,7 +1,8 @@
 """Losses: one file each, a pure function and a thin module.
 
 ``loss(embeddings, labels) -> scalar`` takes raw embeddings (B, D) and integer labels (B,). Pair losses also take
-``references=`` and ``reference_labels=``. To add a loss: its file, its test, and its line below; docs/extending.md shows how.
+``references=`` and ``reference_labels=``. To add a loss, write its file and its test and add a line below; see
+docs/extending.md.
 """
 
 # ruff: noqa: F403 - each module says in its __all__ what it exports, so that a loss is one line here.

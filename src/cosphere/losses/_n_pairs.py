@@ -28,15 +28,15 @@ class NPairs(NamedTuple):
 def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, unit: bool) -> NPairs:
     """Choose anchors and candidates, and prepare them for comparison.
 
-    The anchor of a class is its first image in batch order, its candidate the first other one: the second image, or with
-    references the first of them that is not the anchor itself. Classes that lack one of the two are not used. From a
-    miner's tuple come the first anchor and positive of each class, and nothing else.
+    The anchor of a class is its first image in batch order. Its candidate is the second image or, with references, the
+    first reference of the class other than the anchor itself. Classes without an anchor or a candidate are skipped.
+    With a miner's tuple, only the first anchor and positive of each class are used.
 
     Args:
         embeddings: (B, D) float.
         labels: (B,) integers.
         compared: see :func:`cosphere.losses.compare`.
-        unit: compare directions; rows without one are then not images. Otherwise raw embeddings.
+        unit: compare unit vectors and ignore zero-norm rows. Otherwise compare raw embeddings.
     """
     references, tuples = compared.get("references"), compared.get("tuples")
     others, other_labels = check_inputs(embeddings, labels, references, compared.get("reference_labels"))
@@ -52,7 +52,7 @@ def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, u
         listed = _first_of_each(names[chosen], alive[chosen] & others_alive[positives])
         anchors, candidates = chosen[listed], positives[listed]
     if references is None:
-        # One selection, as each costs a pass over the batch in the gradient.
+        # Use a single index operation: each one costs a pass over the batch in backward.
         both = embeddings.index_select(0, torch.cat([anchors, candidates]))
         left, right = both[: len(anchors)], both[len(anchors) :]
     else:
@@ -63,12 +63,12 @@ def compare_n_pairs(embeddings: Tensor, labels: Tensor, compared: Compared, *, u
 
 
 def _not_finite(rows: Tensor) -> Tensor:
-    """() 0, NaN if any row is not finite, used or not. The rows that are used connect the loss to its inputs."""
+    """() 0 attached to the graph through the rows used; NaN if any row, used or not, is not finite."""
     return full_precision(rows.detach()).sum() * 0
 
 
 def _usable(rows: Tensor, *, unit: bool) -> Tensor:
-    """Mask of the rows that can be compared. (B, D) -> (B,) bool."""
+    """Mask of rows that can be compared. (B, D) -> (B,) bool."""
     return lengths(rows) > SHORTEST if unit else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
 
 

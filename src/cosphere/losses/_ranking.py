@@ -1,4 +1,4 @@
-"""Exact k-th largest of more values than fit in memory, read in blocks that can be read again."""
+"""Exact k-th largest element of a stream of blocks too large for memory, in several passes."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ class Cut(NamedTuple):
 
 
 class Ranking:
-    """Finds the cut that keeps the largest share of many values, from blocks of them, in as few passes as possible.
+    """Find the threshold that keeps the top fraction of a blockwise stream of values in few passes.
 
-    Floats are ordered as the integers that their bits make, so the cut lies in an interval of integers. A histogram
-    narrows it down, pass by pass, until few values are inside, and those are sorted. If there are many to the end,
-    they are all equal.
+    Floats are compared through their bit patterns as integers, so the cut lies in an integer interval. Each pass
+    narrows the interval with a histogram until few values remain inside; these are sorted. If many values remain when
+    the interval has shrunk to a single integer, they are all equal.
 
-    Give each block of a pass to :meth:`look`, then :meth:`conclude`, until there is a :attr:`cut`.
+    Call :meth:`look` on each block of a pass, then :meth:`conclude`; repeat until :attr:`cut` is set.
     """
 
     def __init__(
         self, share: float, dtype: torch.dtype, *, most: int, count: int | None = None, low: float = -torch.inf
     ) -> None:
-        """The cut keeps ``int(count * share)`` values, count all that are not -inf where it is None.
+        """Keep ``int(count * share)`` values; ``count`` defaults to the number of values other than -inf.
 
         Args:
             share: in (0, 1].
             dtype: float32 or float64.
-            most: no more values than that will come.
+            most: upper bound of the number of values.
             count: see above.
-            low: values up to it are of no interest: they count, but are not kept. Give ``count`` with it.
+            low: values up to this bound are counted but never kept. Requires ``count``.
         """
         self.share, self.dtype, self.count, self.low = share, dtype, count, low
         self.cut = Cut(low) if share == 1 else None
-        # All values are cosines, or their opposites. A negative zero would be ranked below zero.
+        # All values are cosines or negated cosines. A negative zero would rank below zero.
         self._start, self._stop = _order(max(low, -2.0), dtype) + 1, _order(2.0, dtype)
-        self._above, self._inside = 0, most  # known to lie above the interval, and at most this many inside
+        self._above, self._inside = 0, most  # count above the interval, upper bound of the count inside
         self._histogram: Tensor | None = None
-        self._found: tuple[Tensor, Tensor] | None = None  # values inside, and where they were
+        self._found: tuple[Tensor, Tensor] | None = None  # values inside the interval, and their indices
         self._count_found = self._ties = 0
 
     @property
     def kept(self) -> int:
-        """How many values the cut keeps, those up to ``low`` included."""
+        """Number of values that the cut keeps, including those up to ``low``."""
         return int((self.count or 0) * self.share)
 
     def look(self, values: Tensor, first_row: int) -> None:
@@ -93,8 +93,7 @@ class Ranking:
             self.cut = Cut(torch.inf)
 
     def _note(self, values: Tensor, places: Tensor) -> None:
-        # Room for all is made at once: small tensors that outlive a block would lie between the large ones that do not,
-        # and the C library could never reuse the gaps.
+        # Preallocate: small tensors that outlive a block would fragment the heap between large short-lived ones.
         if self._found is None:
             room = min(self._inside, max(FEW, 1))
             self._found = values.new_empty(room), places.new_empty(room)
@@ -136,7 +135,7 @@ class Ranking:
         self._stop = min(self._stop, self._start + width)
 
     def _sort(self, values: Tensor, places: Tensor) -> None:
-        if self._inside > FEW:  # one was found: the last of the equal ones to keep
+        if self._inside > FEW:  # the interval is one integer: this is the last of the equal values to keep
             self.cut = Cut(_float(self._start, self.dtype), int(places[0]))
             return
         if self.count is None:

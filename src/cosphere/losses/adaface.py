@@ -1,4 +1,4 @@
-"""AdaFace: a margin that asks more of clear images, long embeddings, and less of unclear ones."""
+"""AdaFace: a margin adapted to image quality, estimated from the embedding norm."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ def adaface_loss(
     length_deviation: Tensor | float = 100.0,
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy whose target is ``cos(theta - margin q) - (margin + margin q)``, q the image's quality in [-1, 1].
+    """Cross-entropy whose target is ``cos(theta - margin q) - (margin + margin q)``, with image quality q in [-1, 1].
 
-    Equations 13 to 15 of Kim, Jain, Liu (CVPR 2022), and the official code. Quality is ``concentration (length - mean) /
-    deviation``, clipped; the length is that of the raw embedding, clipped to [0.001, 100], and gets no gradient. All cosines
-    are clipped to +-0.999 and the angle to [0.001, pi - 0.001], beyond which no gradient passes.
+    Equations 13 to 15 of Kim, Jain, Liu (CVPR 2022), and the official code. Quality is ``concentration (length - mean)
+    / deviation``, clipped; length is the norm of the raw embedding, clipped to [0.001, 100] and detached. All cosines
+    are clipped to +-0.999 and the angle to [0.001, pi - 0.001], with zero gradient outside these ranges.
 
     Args:
-        embeddings: (B, D) float. The length matters.
+        embeddings: (B, D) float. The norm is used.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
-        margin: radians and cosine both, in [0, pi].
-        concentration: h, >= 0. 0 gives every image quality 0, and CosFace.
-        scale: of the cosines, > 0.
-        mean_length: running mean of the lengths.
-        length_deviation: running deviation of the lengths.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        class_weight: (C, D) float; L2-normalized internally.
+        margin: used both in radians and in cosine, in [0, pi].
+        concentration: h, >= 0. 0 gives every image quality 0, which is CosFace.
+        scale: logit scale, > 0.
+        mean_length: running mean of the norms.
+        length_deviation: running standard deviation of the norms.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> adaface_loss(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), margin=0.0, scale=1.0)
     tensor([0.3135, 0.3135])
@@ -95,23 +95,25 @@ def _clipped_lengths(batch: Classified) -> Tensor:
     traits=Traits(uses_lengths=True, gradient_by_rule=True),
 )
 class AdaFaceLoss(ClassLoss):
-    """The class directions and length statistics of :func:`adaface_loss`; its mean over the rows that have a direction.
+    """Module form of :func:`adaface_loss` with learned class weights and running norm statistics.
 
-    In training mode each call first moves ``mean_length`` and ``length_deviation`` towards the batch's mean and deviation
-    (divided by B - 1); a batch of one image leaves the deviation. In evaluation mode they are fixed.
+    Averages over rows of nonzero norm. In training mode each call first updates ``mean_length`` and
+    ``length_deviation`` with the batch's mean and unbiased standard deviation; a batch of one image leaves the
+    deviation unchanged. In evaluation mode both are fixed.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         margin: radians and cosine both, in [0, pi].
         concentration: the paper's h, >= 0. 0 is CosFace.
-        scale: of the cosines, > 0.
-        momentum: in (0, 1], how far the statistics move in a step.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        scale: logit scale, > 0.
+        momentum: weight of the batch in the running statistics, in (0, 1].
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     mean_length: Tensor

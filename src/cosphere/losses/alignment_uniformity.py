@@ -1,4 +1,4 @@
-"""Alignment and uniformity: positives close together, everything spread over the sphere."""
+"""Alignment and uniformity: pull positives together and spread all embeddings over the sphere."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def alignment_uniformity_loss(
     """``alignment_weight * mean_p d_p^power + uniformity_weight * log mean_all exp(-sharpness d^2)``.
 
     d is the distance of unit vectors; the first mean is over the positive pairs, the second over all pairs of different
-    images. The authors' code takes uniformity in each of the two views apart and averages; here the views are one batch.
+    images. The authors' code averages the uniformity of the two views; here both views form one batch.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers; for two views, the index of the image.
         power: alpha of the paper, > 0.
         sharpness: t of the paper, > 0, per squared unit of distance.
@@ -41,10 +41,11 @@ def alignment_uniformity_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        (), from ``-4 * sharpness * uniformity_weight`` up, so mostly negative; a term without pairs is a connected 0.
+        (), at least ``-4 * sharpness * uniformity_weight``, usually negative; a term without pairs is a differentiable
+        0.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     near = pairs.positives_per_anchor.sum()
@@ -52,7 +53,7 @@ def alignment_uniformity_loss(
 
     def of_block(block: Block) -> tuple[Tensor, Tensor]:
         aligned = mean_or_zero(_power(chord(block.positives(1.0), squared=True), power).sum(), near)
-        # The gradient of the log of a sum is that of the sum over its value, known by now. These shares add up to 1.
+        # The gradient of log(sum) is that of the sum divided by its value, known here. These weights sum to 1.
         of_near, of_far = _exponents(block, sharpness)
         shares = (of_near - log_sum).exp().sum() + (of_far - log_sum).exp().sum()
         return alignment_weight * aligned + uniformity_weight * shares, shares.detach()[None]
@@ -97,7 +98,7 @@ def _power(squares: Tensor, power: float) -> Tensor:
     traits=Traits(terms="pairs", may_be_negative=True),
 )
 class AlignmentUniformityLoss(PairLoss):
-    """The settings of :func:`alignment_uniformity_loss`.
+    """Module form of :func:`alignment_uniformity_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> AlignmentUniformityLoss()(points, torch.tensor([0, 0, 1, 1]))

@@ -1,4 +1,4 @@
-"""Angular loss: bound the angle at the negative of the triangle that it makes with a positive pair."""
+"""Angular loss: bound the angle at the negative in the triangle of anchor, positive and negative."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def angular_loss(
 ) -> Tensor:
     """Mean over positive pairs (a, p) of ``log(1 + sum_n e^f)``, ``f = 4 t (a + p) . n - 2 (1 + t) a . p``, t = tan^2(angle).
 
-    a, p and n are unit vectors: the paper drops constants that only they have. pytorch-metric-learning leaves n raw, and
-    gives this value for rows that are normalised before.
+    a, p and n are unit vectors: the paper drops the constants that follow from this. pytorch-metric-learning does not
+    normalize n; it gives this value for inputs that are already normalized.
 
     Args:
         embeddings: (B, D) float.
         labels: (B,) integers.
-        angle: degrees, above 0, at most 80. The paper's alpha; it tries 36 to 55.
+        angle: in degrees, in (0, 80]. The paper's alpha; it tries 36 to 55.
         form: "all_pairs" takes all ordered positive pairs and all images of other classes, as pytorch-metric-learning;
             "n_pair" the first and second image of each class and the second ones of the other classes, as the paper.
-        angular_weight: None for this loss alone; a number adds N-pair, as ``n_pair + angular_weight * angular``. N-pair
-            works on raw embeddings, so their lengths need a penalty. The paper has 2.
-        compared: see :func:`cosphere.losses.compare`. Where a miner chose pairs, the negatives of a pair are those that
-            it chose for the anchor.
+        angular_weight: None for this loss alone; a number gives ``n_pair + angular_weight * angular``. N-pair uses raw
+            embeddings, so their norms need a penalty. The paper uses 2.
+        compared: see :func:`cosphere.losses.compare`. With mined pairs, the negatives of a pair are those mined for its
+            anchor.
 
     Returns:
-        () >= 0; a connected 0 when no anchor has both a positive and a negative.
+        () >= 0; a differentiable 0 when no anchor has both a positive and a negative.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     square = math.tan(math.radians(angle)) ** 2
     if form == "n_pair":
@@ -76,7 +76,7 @@ def angular_loss(
 
 
 def _over_slots(pairs: Pairs, square: float) -> Tensor:
-    """Sum over all positive pairs, one positive of each anchor at a time: a + p is what meets the negatives."""
+    """Sum over all positive pairs, one positive of each anchor at a time, since the negatives are compared with a + p."""
     total = pairs.anchors.new_zeros(())
     columns, real = pairs.positives_of(slice(0, len(pairs.anchors)))
     for slot in range(pairs.most_positives if len(pairs.columns) else 0):
@@ -98,8 +98,8 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
     """The same for a batch with itself, from one matrix of similarities.
 
     ``e^(4 t (a + p) . n)`` is a product of an entry of row a and one of row p, so its sums over n, for all pairs of a
-    class, are a small matrix product of rows. Both rows have the same negatives, and the loss is the same for (a, p) and
-    (p, a): row a gets the gradient of both, so no other row has to be changed.
+    class, are a small matrix product of rows. Both rows have the same negatives and the loss is symmetric in a and p,
+    so row a accumulates the gradient of (a, p) and (p, a) and no other row is written.
     """
     order = pairs.class_ids.argsort(stable=True)
     codes = pairs.class_ids[order]
@@ -122,9 +122,9 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
 
 
 def _tiles(edges: list[int], block: slice) -> Iterator[tuple[int, int]]:
-    """Ranges of sorted rows that a block meets: whole classes, together up to TILE rows.
+    """Ranges of sorted rows that overlap a block: whole classes, together up to TILE rows.
 
-    A larger class, or one that reaches beyond the block, is by itself.
+    A class that is larger, or extends beyond the block, gets a range of its own.
     """
     tile: tuple[int, int] | None = None
     for place in range(bisect_right(edges, block.start) - 1, bisect_left(edges, block.stop)):
@@ -172,7 +172,7 @@ def _tile(pairs: Pairs, block: Block, powers: Tensor, slope: Tensor, tile: tuple
 def _partners(
     pairs: Pairs, block: Block, powers: Tensor, tile: tuple[int, int], sharpness: float
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of a tile: those of this block are made, those outside are made again, a block's worth at a time."""
+    """Rows of a tile: those of this block are reused, those outside are recomputed one block at a time."""
     low, high = block.rows.start, block.rows.stop
     first, end = max(tile[0], low), min(tile[1], high)
     yield slice(first, end), powers[first - low : end - low]
@@ -195,7 +195,7 @@ def _partners(
     forms=[{"form": "n_pair", "angle": 45.0}, {"form": "n_pair", "angular_weight": 2.0}],
 )
 class AngularLoss(PairLoss):
-    """The settings of :func:`angular_loss`.
+    """Module form of :func:`angular_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> AngularLoss()(points, torch.tensor([0, 0, 1, 1]))
@@ -222,7 +222,7 @@ class AngularLoss(PairLoss):
         )
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(
             super().traits(),
             order="in_class" if self.form == "n_pair" else "free",

@@ -32,32 +32,33 @@ def arcface_loss(
     gradient: Literal["exact", "insightface"] = "exact",
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over ``scale * cos(angle)``, where the angle to the own class is first made wider by ``margin``.
+    """Cross-entropy over ``scale * cos(angle)``, with ``margin`` added to the angle of the target class.
 
-    The own class's logit is ``scale * (cos(angle_factor * angle + margin) - cosine_margin)``: InsightFace's combined margins,
-    of which ArcFace is (1, 0.5, 0) and CosFace (1, 0, 0.4).
+    The target logit is ``scale * (cos(angle_factor * angle + margin) - cosine_margin)``: InsightFace's combined
+    margins, of which ArcFace is (1, 0.5, 0) and CosFace (1, 0, 0.4).
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
+        class_weight: (C, D) float; L2-normalized internally.
         margin: in radians, [0, pi]. pytorch-metric-learning takes degrees: 0.5 is 28.6478897565 there.
-        scale: of all logits, > 0.
-        angle_factor: what the angle is multiplied with, >= 1.
-        cosine_margin: what is taken off the cosine, >= 0.
-        fallback: where the widened angle passes pi its cosine would rise again, and reward what is farthest off; take
-            ``cos(angle) - margin * sin(margin)`` there, as ArcFace's first code and pytorch-metric-learning do.
-            InsightFace's PyTorch code does not. It is defined, and used, for ``angle_factor`` 1 only.
-        gradient: "exact", or "insightface": that code differentiates the own class's logit as if no margin were there. The
-            value is the same; the exact gradient is sin(angle + margin) / sin(angle) times theirs, far larger near angle 0.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        scale: logit scale, > 0.
+        angle_factor: multiplier of the angle, >= 1.
+        cosine_margin: subtracted from the cosine, >= 0.
+        fallback: use ``cos(angle) - margin * sin(margin)`` where angle + margin exceeds pi, so that the target logit
+            stays monotonic, as the original ArcFace code and pytorch-metric-learning do; InsightFace's PyTorch code
+            does not. Defined for ``angle_factor`` 1 only.
+        gradient: "exact", or "insightface": differentiates the target logit as if there were no margin. The value is
+            the same; the exact gradient is larger by a factor sin(angle + margin) / sin(angle), which grows near angle
+            0.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0. Of an image exactly on its class's
-        direction, or exactly opposite, no gradient goes through that class: the loss has a kink there.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0. At an angle of exactly 0 or pi to the
+        target class the loss is not differentiable; the gradient through that class is 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> import math
     >>> axes = torch.eye(2)
@@ -93,22 +94,23 @@ def _angles(cosines: Tensor) -> Tensor:
     forms=[{"fallback": False}, {"gradient": "insightface"}],
 )
 class ArcFaceLoss(ClassLoss):
-    """The class directions of :func:`arcface_loss`, and its mean over the rows that have a direction.
+    """Module form of :func:`arcface_loss` with learned class weights; averages over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         margin: in radians, [0, pi].
-        scale: of all logits, > 0.
+        scale: logit scale, > 0.
         angle_factor: >= 1.
         cosine_margin: >= 0.
-        fallback: keep the logit falling beyond pi; must be False for another ``angle_factor`` than 1.
+        fallback: keep the target logit monotonic beyond pi; must be False unless ``angle_factor`` is 1.
         gradient: "exact" or "insightface".
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
-        sample_rule: Partial FC's by default.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
+        sample_rule: default: Partial FC's rule.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(arcface_loss)
@@ -140,5 +142,5 @@ class ArcFaceLoss(ClassLoss):
         nn.init.normal_(self.class_weight, std=0.01)
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), gradient_by_rule=self.gradient == "insightface")

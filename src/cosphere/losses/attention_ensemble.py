@@ -1,4 +1,4 @@
-"""Attention-based ensemble (ABE-M): a contrastive loss for each learner, and a divergence that keeps the learners apart."""
+"""Attention-based ensemble (ABE-M): a contrastive loss per learner plus a divergence loss between learners."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attention_ensemble_loss(
     divergence_weight: float,
     **compared: Unpack[Compared],
 ) -> Tensor:
-    """``sum_m contrastive(m) + divergence_weight * divergence``, over M learners that share one embedding side by side.
+    """``sum_m contrastive(m) + divergence_weight * divergence``, over M learners concatenated in one embedding.
 
     Kim et al., Attention-based Ensemble for Deep Metric Learning, ECCV 2018 (ABE-M). No official code is public: the
     contrastive loss is :func:`contrastive_loss`, the divergence :func:`abe_divergence_loss`.
@@ -40,13 +40,13 @@ def attention_ensemble_loss(
         margin: distance in [0, 2] beyond which a negative pair contributes nothing.
         divergence_margin: squared distance in [0, 4] beyond which two learners are far enough apart.
         divergence_weight: the paper's lambda_div, >= 0.
-        compared: see :func:`cosphere.losses.compare`. The divergence is of the batch alone.
+        compared: see :func:`cosphere.losses.compare`. The divergence uses the batch only.
 
     Returns:
-        () >= 0; a connected 0 for an empty batch.
+        () >= 0; a differentiable 0 for an empty batch.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit, or a width that M does not divide.
+        SizeError: incompatible shapes, dtypes, devices or indices, or a width that M does not divide.
     """
     references = compared.get("references")
     check_inputs(embeddings, labels, references, compared.get("reference_labels"))
@@ -67,7 +67,7 @@ def _width(dim: int, learners: int) -> int:
 
 
 def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
-    """What keeps the learners of an attention ensemble apart: ``[margin - d]_+``, d between two learners of one image.
+    """Divergence loss: ``[margin - d]_+`` with d the squared distance of two learners of one image.
 
     Kim et al., Attention-based Ensemble for Deep Metric Learning, ECCV 2018 (ABE-M). No official code is public, and ports
     differ: this is the mean over images and pairs of learners with d the squared distance of their unit vectors.
@@ -77,7 +77,7 @@ def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
         margin: squared distance in [0, 4] beyond which two learners are far enough apart.
 
     Returns:
-        () >= 0 up to rounding; a connected 0 without two learners. A vector without a direction takes no part.
+        () >= 0 up to rounding; a differentiable 0 without two learners. A vector without a direction takes no part.
 
     Raises:
         SizeError: a shape or type that does not fit.
@@ -108,7 +108,7 @@ def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
     traits=Traits(terms="images"),
 )
 class AttentionEnsembleLoss(PairLoss):
-    """The settings of :func:`attention_ensemble_loss`.
+    """Module form of :func:`attention_ensemble_loss`.
 
     >>> import torch
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])

@@ -36,20 +36,20 @@ def pair_cosines(embeddings: Tensor, labels: Tensor) -> PairCosines:
     check_labelled(embeddings, labels)
     with outside_autocast(embeddings):
         unit, alive = _unit_rows(embeddings)
-        # Sum over all pairs of u_i . u_j = |sum of u|^2, so class sums are all it takes.
+        # Sum over all pairs of u_i . u_j = |sum of u|^2, so class sums suffice.
         of_class = _codes(as_int64(labels))
         sums = unit.new_zeros(len(labels), unit.shape[1]).index_add_(0, of_class, unit)
         sizes = unit.new_zeros(len(labels)).index_add_(0, of_class, alive.to(unit.dtype))
         itself, rows = unit.square().sum(), sizes.sum()
         within, everything = sums.square().sum(), sums.sum(dim=0).square().sum()
         pairs_within, pairs_all = sizes.square().sum(), rows.square()
-    # 0 / 0 is NaN, as promised.
+    # 0 / 0 gives the documented NaN.
     positive = torch.where(pairs_within > rows, (within - itself) / (pairs_within - rows), torch.nan)
     negative = torch.where(pairs_all > pairs_within, (everything - within) / (pairs_all - pairs_within), torch.nan)
     return PairCosines(positive, negative)
 
 
-# Both run at every training step, so neither reads back from the device, as torch.unique and `directions` do.
+# Both run at every training step, so they avoid the device synchronization of torch.unique and `directions`.
 
 
 def _unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,26 +29,26 @@ def batch_hard_triplet_loss(
 ) -> Tensor:
     """``[margin + max_p d_ap - min_n d_an]_+`` of each anchor that has a positive and a negative.
 
-    Hermans, Beyer and Leibe measure raw embeddings, and recommend the soft form; here only directions count, as in
+    Hermans, Beyer and Leibe use raw embeddings and recommend the soft form; here embeddings are normalized, as in
     pytorch-metric-learning (BatchHardMiner with TripletMarginLoss). In TensorFlow Addons' triplet_hard_loss an anchor
     without a positive costs ``[margin - min_n d_an]_+``; here it contributes nothing.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        margin: by how much farther the nearest negative must be than the farthest positive, in units of d. The soft
-            form has none.
-        soft: ``log(1 + exp(d_ap - d_an))`` instead of the hinge: it never fades to nothing.
+        margin: minimum gap between the nearest negative and the farthest positive, in units of d. Ignored by the soft
+            form.
+        soft: ``log(1 + exp(d_ap - d_an))`` instead of the hinge; it never reaches zero.
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
         reduction: "mean_valid" divides by the number of anchors that have a positive and a negative, "mean_batch" by B
             (TensorFlow Addons).
-        compared: see :func:`cosphere.losses.compare`. A miner's tuples say which pairs to choose among.
+        compared: see :func:`cosphere.losses.compare`. Mined tuples restrict the candidate pairs.
 
     Returns:
-        () >= 0; a connected 0 when no anchor has both.
+        () >= 0; a differentiable 0 when no anchor has both.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
@@ -66,7 +66,7 @@ def batch_hard_triplet_loss(
 
 @torch.no_grad()
 def hardest_columns(block: Block) -> Tensor:
-    """Columns of each anchor's farthest positive and nearest negative, where it has them. (b, 2) int64."""
+    """Columns of each anchor's farthest positive and nearest negative, where present. (b, 2) int64."""
     farthest = block.positives(torch.inf).argmin(dim=1, keepdim=True)
     nearest = block.negatives(-torch.inf).argmax(dim=1, keepdim=True)
     return torch.cat([block.positive_columns.gather(1, farthest), nearest], dim=1)
@@ -84,7 +84,7 @@ def hardest_columns(block: Block) -> Tensor:
     traits=Traits(picks_one=True),
 )
 class BatchHardTripletLoss(PairLoss):
-    """The settings of :func:`batch_hard_triplet_loss`.
+    """Module form of :func:`batch_hard_triplet_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> BatchHardTripletLoss()(points, torch.tensor([0, 0, 1, 1]))

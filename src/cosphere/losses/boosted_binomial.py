@@ -1,4 +1,4 @@
-"""Boosted binomial deviance (A-BIER): learners on slices of one embedding, each trained on what those before it get wrong."""
+"""Boosted binomial deviance (A-BIER): learners on slices of one embedding, boosted one after another."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ def boosted_binomial_loss(
     negative_cost: float = 25.0,
     **compared: Unpack[Compared],
 ) -> Tensor:
-    """Binomial deviance of each learner, weighted towards the pairs that the learners before it get wrong; their mean.
+    """Mean binomial deviance of the learners, each weighted towards pairs misjudged by the previous learners.
 
     A pair costs learner k ``log(1 + exp(-z))``, ``z = scale (cosine - base) m``, m = 1 for positives and -negative_cost
-    for negatives. Positives and negatives weigh one half each. Within them a pair is weighted by how wrong the learners before k
-    are: the sigmoid of minus their summed z. No gradient passes through the weights.
+    for negatives. Positives and negatives have weight one half each. Within each, a pair is weighted by the error of
+    the learners before k: the sigmoid of minus their summed z. No gradient passes through the weights.
 
     Opitz et al., Deep Metric Learning with BIER, PAMI 2018; the authors' code ``mop/bier``, whose positives are divided
     by their number with the diagonal and summed without it, as here. Their adversarial regressors between learners, which
     train the last layer only, are not part of it.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction of each slice counts. A row with a slice that has no
-            direction takes no part.
+        embeddings: (B, D) float; each each slice is L2-normalized. Rows with a zero-norm slice are ignored.
         labels: (B,) integers.
         sizes: width of each learner, D in all, the smallest first. None: the paper's 96, 160, 256 of 512 in proportion.
         boosting: "simple" is the released default: z summed from 0.5 on, negatives weighted twice as much after the
@@ -57,11 +56,11 @@ def boosted_binomial_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0; a connected 0 when there is no pair. Memory is O(B D) and one block; the similarities of learner k are made
-        K - k + 1 times.
+        () >= 0; a differentiable 0 when there is no pair. Memory is O(B D) and one block; the similarities of learner k
+        are computed K - k + 1 times.
 
     Raises:
-        SizeError: shapes, types, devices, indices or sizes that do not fit.
+        SizeError: incompatible shapes, dtypes, devices, indices or sizes.
     """
     check_choice("boosting", boosting, ["simple", "eta"])
     step = shrinkage if shrinkage is not None else 0.06 if boosting == "simple" else 1.0
@@ -92,7 +91,7 @@ def boosted_binomial_loss(
 
 
 def _widths(sizes: Sequence[int] | None, dim: int) -> Sequence[int]:
-    """Widths of the learners. In few columns a learner may get none, and is left out."""
+    """Widths of the learners. With few columns a learner may get none; it is then dropped."""
     if sizes is None:
         ends = [0, *(round(dim * end / 512) for end in (96, 256, 512))]
         sizes = [end - start for start, end in pairwise(ends) if end > start]
@@ -134,7 +133,7 @@ def _checked(sizes: object) -> tuple[int, ...]:
     traits=Traits(terms="pairs", gradient_by_rule=True),
 )
 class BoostedBinomialLoss(PairLoss):
-    """The settings of :func:`boosted_binomial_loss`.
+    """Module form of :func:`boosted_binomial_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> BoostedBinomialLoss(sizes=[2])(points, torch.tensor([0, 0, 1, 1]))

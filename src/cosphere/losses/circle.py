@@ -1,4 +1,4 @@
-"""Circle loss: each similarity is pulled or pushed the harder, the farther it is from its optimum."""
+"""Circle loss: weight each similarity by its distance from the optimum."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def circle_loss(
 ) -> Tensor:
     """``log(1 + sum_n exp(scale a_n (s_n - margin)) * sum_p exp(-scale a_p (s_p - 1 + margin)))``, mean over the anchors.
 
-    The weights ``a_n = [s_n + margin]_+`` and ``a_p = [1 + margin - s_p]_+`` are constants to the gradient, as in the
-    paper, so that is not the derivative of the value. Anchors without a positive or without a negative are skipped.
+    The weights ``a_n = [s_n + margin]_+`` and ``a_p = [1 + margin - s_p]_+`` are detached, as in the paper, so the
+    gradient is not the derivative of the value. Anchors without a positive or without a negative are skipped.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
         scale: gamma of the paper, > 0.
         margin: m of the paper, in units of cosine: the radius of the decision circle is ``margin * sqrt(2)``.
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0, mean over the anchors that have both; a connected 0 when there is none.
+        () >= 0, mean over the anchors that have both; a differentiable 0 when there is none.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
@@ -63,7 +63,7 @@ def circle_loss(
     traits=Traits(gradient_by_rule=True),
 )
 class CircleLoss(PairLoss):
-    """The settings of :func:`circle_loss`.
+    """Module form of :func:`circle_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> CircleLoss()(points, torch.tensor([0, 0, 1, 1]))

@@ -26,11 +26,11 @@ _ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class ClassTree:
-    """Classes merged level by level as the distance allowed between them grows.
+    """Hierarchy of classes, merged level by level with increasing distance thresholds.
 
-    The distance of two classes is the mean squared distance of their unit vectors, over all pairs of an image here and an
-    image there. At level l = 0, ..., L nodes closer than ``thresholds[l]`` are one: from the mean scatter of a class at level 0
-    to 4, the greatest squared distance on the sphere, at level L, where all classes are one node.
+    The distance of two classes is the mean squared distance of their unit vectors, over all cross-class pairs of
+    images. At level l = 0, ..., L nodes closer than ``thresholds[l]`` are one: from the mean scatter of a class at
+    level 0 to 4, the greatest squared distance on the sphere, at level L, where all classes are one node.
     """
 
     classes: Tensor
@@ -52,15 +52,15 @@ class ClassTree:
         SOP) while it is built, and O(C (D + L)) afterwards.
 
         Args:
-            embeddings: (N, D) float. Any length; only the direction counts, and rows without one are left out.
+            embeddings: (N, D) float; L2-normalized internally, and zero-norm rows are dropped.
             labels: (N,) integers.
             levels: L >= 1.
-            linkage: nodes are as far apart as their classes on "average" (each class counts the same), or as the nearest
-                two ("single"), which chains. The paper does not say.
+            linkage: distance of two nodes: "average" over their classes (equally weighted), or "single" for the nearest
+                two classes, which tends to chain. The paper does not specify it.
 
         Raises:
-            SizeError: shapes or types that do not fit, or no class has two images, so the scatter is undefined.
-            SettingsError: a value out of range.
+            SizeError: incompatible shapes or dtypes, or no class has two images, so the scatter is undefined.
+            SettingsError: a value is out of range.
         """
         check_whole("levels", levels, least=1)
         check_choice("linkage", linkage, ["average", "single"])
@@ -106,15 +106,15 @@ class ClassTree:
         return self.level_of_places(self.places(first), self.places(second))
 
     def level_of_places(self, first: Tensor, second: Tensor) -> Tensor:
-        """:meth:`level_of` of classes given by their places."""
+        """:meth:`level_of` for class indices."""
         levels = torch.zeros_like(first + second, dtype=torch.int32)
-        # Nodes only merge: classes differ at all levels below the one at which they meet.
+        # Nodes only merge, so two classes differ at all levels below the one at which they merge.
         for nodes in self.nodes[:-1]:
             levels += nodes[first] != nodes[second]
         return levels
 
     def neighbours(self, labels: Tensor, count: int) -> Tensor:
-        """The nearest other classes of some classes, nearest first. (n,) labels -> (n, count) labels.
+        """The nearest other classes of each class, nearest first. (n,) labels -> (n, count) labels.
 
         Raises:
             SizeError: an unknown label, or less than ``count`` other classes.
@@ -152,14 +152,14 @@ def _spreads(means: Tensor, counts: Tensor) -> Tensor:
 
 
 def _merged(means: NDArray[np.float64], thresholds: NDArray[np.float64], linkage: str) -> NDArray[np.int32]:
-    """(L + 1, C) nodes. Average linkage never merges nearer than before, so the levels nest."""
+    """(L + 1, C) nodes. Average linkage is monotonic, so the levels nest."""
     count = len(means)
     nodes = np.zeros((len(thresholds), count), dtype=np.int32)
     if count > 1:
-        from scipy.cluster import hierarchy  # slow to import, and needed once an epoch
+        from scipy.cluster import hierarchy  # slow to import, needed once per epoch
 
         merges = hierarchy.linkage(_condensed(means), linkage)
-        # The last level is one node, also for classes that lie opposite each other: 4 is not below 4.
+        # The last level is one node, even for antipodal classes, since 4 is not below 4.
         for level, threshold in enumerate(thresholds[:-1]):
             nodes[level] = hierarchy.fcluster(merges, np.nextafter(threshold, -np.inf), criterion="distance")
     return nodes
@@ -180,13 +180,14 @@ def _condensed(means: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class AnchorNeighbourBatches(Sampler[list[int]]):
-    """Batch sampler of one epoch: random classes, each with its nearest classes, which are hard to distinguish.
+    """Batch sampler of one epoch: random classes with their nearest, hard-to-distinguish classes.
 
-    A batch draws ``classes`` classes, gives each its ``neighbours`` nearest classes that are not in the batch yet, and
-    ``images_per_class`` images of every one: distinct where the class has as many, with replacement otherwise. So all
-    batches are equally large and hold no class twice. An epoch is ``floor(N / batch)`` batches, at least one.
+    A batch consists of ``classes`` random classes, the ``neighbours`` nearest classes of each that are not in the batch
+    yet, and ``images_per_class`` images of every class, drawn with replacement only if the class is too small. All
+    batches have the same size and contain each class at most once. An epoch is ``floor(N / batch)`` batches, at least
+    one.
 
-    The tree changes every epoch, so create a new sampler for every new tree, with another seed.
+    The tree changes every epoch, so create a new sampler with a new seed for every tree.
 
     Args:
         labels: (N,) integers; row i of the training set has label i.

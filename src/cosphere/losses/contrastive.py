@@ -28,25 +28,25 @@ def contrastive_loss(
 ) -> Tensor:
     """Contrastive loss over all ordered pairs, on the distance d of unit vectors.
 
-    "hadsell" (Hadsell, Chopra and LeCun 2006): half the mean of ``[d - positive_margin]_+^2`` of positive and
-    ``[margin - d]_+^2`` of negative pairs. "pml" (pytorch-metric-learning): the same hinges not squared, averaged over
-    positive and over negative pairs apart, and added.
+    "hadsell" (Hadsell, Chopra and LeCun 2006): half the mean of ``[d - positive_margin]_+^2`` of positive and ``[margin
+    - d]_+^2`` of negative pairs. "pml" (pytorch-metric-learning): the same hinges not squared, averaged separately over
+    positive and negative pairs and summed.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
         margin: distance in [0, 2] beyond which a negative pair contributes nothing.
         positive_margin: distance up to which a positive pair contributes nothing.
         form: see above.
-        reduction: "mean_all" divides by the number of pairs, "mean_nonzero" by that of pairs that have a loss above 0 (for
-            "pml" on each side). None: "mean_all" for "hadsell", "mean_nonzero" for "pml".
+        reduction: "mean_all" divides by the number of pairs, "mean_nonzero" by the number of pairs with a nonzero loss
+            (for "pml" per side). None: "mean_all" for "hadsell", "mean_nonzero" for "pml".
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0; a connected 0 when there is no pair.
+        () >= 0; a differentiable 0 when there is no pair.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     everything = (reduction or ("mean_all" if form == "hadsell" else "mean_nonzero")) == "mean_all"
@@ -93,7 +93,7 @@ class _Side(NamedTuple):
 def _sides(block: Block, margin: float, positive_margin: float) -> tuple[_Side, _Side]:
     near, near_inverse = _distances(block.positives(1.0))
     far, far_inverse = _distances(block.similarities)
-    # A mask that multiplies costs a fraction of one that chooses.
+    # Multiplying by a mask is several times faster than torch.where.
     kept = block.negative.to(far.dtype)
     return (
         _Side((near - positive_margin).clamp_(min=0).mul_(block.positive_real), near_inverse),
@@ -121,7 +121,7 @@ def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor, Tensor]:
-    """How many positive and how many negative pairs have a loss above 0: each side's mean needs its own before the pass."""
+    """Number of positive and of negative pairs with a nonzero loss; both means need it before the main pass."""
     counts = torch.zeros(2, dtype=torch.int64, device=pairs.anchors.device)
     limit = 1 - margin**2 / 2  # the cosine at that distance: one comparison instead of the whole hinge
     for block in blocks(pairs):
@@ -143,7 +143,7 @@ def _costly(pairs: Pairs, margin: float, positive_margin: float) -> tuple[Tensor
     traits=Traits(terms="pairs"),
 )
 class ContrastiveLoss(PairLoss):
-    """The settings of :func:`contrastive_loss`.
+    """Module form of :func:`contrastive_loss`.
 
     >>> loss = ContrastiveLoss()
     >>> round(float(loss(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))), 4)

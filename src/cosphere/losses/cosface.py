@@ -23,21 +23,21 @@ def cosface_loss(
     scale: float = 64.0,
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over ``scale * cosine``, where the cosine to the own class is first made smaller by ``margin``.
+    """Cross-entropy over ``scale * cosine``, with ``margin`` subtracted from the cosine to the target class.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
-        margin: how much nearer an image must be to its class than to others, in cosine, >= 0.
-        scale: of all logits, > 0.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        class_weight: (C, D) float; L2-normalized internally.
+        margin: additive cosine margin, >= 0.
+        scale: logit scale, > 0.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> import torch
     >>> axes = torch.eye(2)
@@ -60,18 +60,19 @@ def cosface_loss(
     choose_when="many classes, and pairs of unseen classes to be told apart by one threshold; the plainest of the margins",
 )
 class CosFaceLoss(ClassLoss):
-    """The class directions of :func:`cosface_loss`, and its mean over the rows that have a direction.
+    """Module form of :func:`cosface_loss` with learned class weights; averages over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         margin: in cosine, >= 0.
-        scale: of all logits, > 0.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
-        sample_rule: Partial FC's by default.
+        scale: logit scale, > 0.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
+        sample_rule: default: Partial FC's rule.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(cosface_loss)

@@ -1,4 +1,4 @@
-"""CurricularFace: an angular margin, and hard other classes that count for more as training goes on."""
+"""CurricularFace: an angular margin with hard negative classes weighted more as training progresses."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ def curricularface_loss(
     curriculum: Tensor | float = 0.0,
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """ArcFace whose hard classes have ``cos (t + cos)`` for ``cos``.
+    """ArcFace that replaces ``cos`` by ``cos (t + cos)`` for hard negative classes.
 
-    Equations 5 to 8 of Huang et al. (CVPR 2020), and the official code: another class is hard to an image when its cosine is
-    above ``cos(theta + margin)`` of the image's own. Past ``theta = pi - margin`` the target is ``cos - margin sin(margin)``.
+    Equations 5 to 8 of Huang et al. (CVPR 2020), and the official code: a negative class is hard if its cosine exceeds
+    ``cos(theta + margin)`` of the target class. Past ``theta = pi - margin`` the target is ``cos - margin
+    sin(margin)``.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
+        class_weight: (C, D) float; L2-normalized internally.
         margin: radians, in [0, pi].
-        scale: of the cosines, > 0.
-        curriculum: t, a constant: a running mean of the cosines to the own class, near 0 at first and near 1 in the end.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        scale: logit scale, > 0.
+        curriculum: t, treated as a constant: a running mean of the target cosines, near 0 at first and near 1 at the
+            end of training.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> axes = torch.eye(2)
     >>> curricularface_loss(axes, torch.tensor([0, 1]), axes, margin=0.0, scale=1.0)
@@ -51,7 +53,7 @@ def curricularface_loss(
     """
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
-        # The mean cosine is a number of the whole batch, so hardness is known before the pass and is no function of it.
+        # The mean cosine is a statistic of the whole batch, so it is computed before the pass over the classes.
         limit = add_angle(own_cosines(batch), margin, fallback=False)[:, None]
         t = torch.as_tensor(curriculum, dtype=limit.dtype, device=limit.device)
         target, others, _ = against_classes(batch, scale=scale, logits=_Harder(limit, t), sampled=sampled)
@@ -61,7 +63,7 @@ def curricularface_loss(
 class _Harder:
     """cos, or cos (t + cos) where cos > limit: a stage of :func:`against_classes`.
 
-    Without where(): on a mask as irregular as this it takes twenty times as long as a product.
+    Avoids torch.where, which is twenty times slower than a product on such an irregular mask.
     """
 
     def __init__(self, limit: Tensor, curriculum: Tensor) -> None:
@@ -89,22 +91,23 @@ class _Harder:
     choose_when="many classes in a long run: easy images first, hard ones later; its state t is saved with it",
 )
 class CurricularFaceLoss(ClassLoss):
-    """The class directions and the curriculum of :func:`curricularface_loss`; its mean over the rows that have a direction.
+    """Module form of :func:`curricularface_loss` with learned class weights and the curriculum; averages over nonzero rows.
 
-    In training mode each call first moves ``curriculum`` towards the batch's mean cosine to the own class; several processes
-    each move their own, as in the official code. In evaluation mode it rests.
+    In training mode each call first updates ``curriculum`` with the batch's mean target cosine; each process updates
+    its own copy, as in the official code. In evaluation mode it is fixed.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         margin: radians, in [0, pi].
-        scale: of the cosines, > 0.
-        momentum: in (0, 1], how far ``curriculum`` moves in a step.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        scale: logit scale, > 0.
+        momentum: weight of the batch in the running mean, in (0, 1].
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     curriculum: Tensor
@@ -138,7 +141,7 @@ class CurricularFaceLoss(ClassLoss):
             self.class_weight,
             margin=self.margin,
             scale=self.scale,
-            curriculum=self.curriculum.clone(),  # backward makes the logits again, perhaps after another step
+            curriculum=self.curriculum.clone(),  # backward recomputes the logits, possibly after another step
             sampled=self.sampled(labels),
         )
 

@@ -1,4 +1,4 @@
-"""Facility location: the clustering of the whole batch by its labels must beat every other clustering."""
+"""Facility location: the clustering of the batch by labels must score above every other clustering."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def facility_location_loss(
 
     F(S) is minus the summed distance of all images to their nearest medoid, NMI(S) the normalised mutual information of
     the clusters of S with the labels, F~ minus the summed distance to the best medoid of each class. The maximum is
-    looked for by adding medoids greedily, and then by swaps: each cluster in turn takes the medoid among its members
-    that raises the objective most. So it is a lower bound of the true maximum. The gradient passes through the distances
-    to the medoids found and to those of the classes only.
+    approximated by greedy insertion followed by swaps: each cluster in turn moves its medoid to the member that raises
+    the objective most. The result is a lower bound of the true maximum. The gradient passes only through the distances
+    to the selected medoids and to the class medoids.
 
-    Song, Jegelka, Rathod, Murphy: Deep Metric Learning via Facility Location, CVPR 2017. TensorFlow's swaps hold the
-    clusters fixed while they compare medoids; here images move to the nearest. ronekko's code takes squared distances.
+    Song, Jegelka, Rathod, Murphy: Deep Metric Learning via Facility Location, CVPR 2017. TensorFlow keeps clusters
+    fixed while comparing medoids; here images are reassigned to the nearest. ronekko's code uses squared distances.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts. A row without one takes no part.
+        embeddings: (B, D) float; L2-normalized internally. Zero-norm rows are ignored.
         labels: (B,) integers.
         gamma: weight of 1 - NMI, in units of summed distance, >= 0.
         distance: "l2", of unit vectors, in [0, 2], or "squared".
         nmi: mean of the entropies that divides the mutual information.
-        passes: over all clusters to look for swaps; 0: greedy only. It ends early where none is left.
+        passes: maximum number of swap passes over all clusters; 0: greedy only. Stops early when no swap improves.
 
     Returns:
-        () >= 0, not divided by B; a connected 0 with one class, or none of two images.
+        () >= 0, not divided by B; a differentiable 0 with one class, or none of two images.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit.
+        SizeError: incompatible shapes, dtypes or devices.
     """
     check_labelled(embeddings, labels)
     zero = connected_zero(embeddings)
@@ -80,18 +80,18 @@ def _to(rows: Tensor, medoids: Tensor, squared: bool) -> Tensor:
 def _first_of_best(values: Tensor, points: Tensor, slack: float) -> int:
     """The first image among those whose values are the largest up to rounding.
 
-    Either image of a pair is as good a medoid of it, and which one it is decides what can be added next: without this rule
-    the last bit of a distance would decide.
+    Both images of a pair are equally good medoids, and the choice affects later insertions. Without this rule it would
+    depend on the last bit of a distance.
     """
     return int(points[values >= values.max() - slack].min())
 
 
 class _Search:
-    """Looks for the set of medoids that maximises ``F + gamma (1 - NMI)``, from the empty set on.
+    """Greedy search and swaps for the medoids that maximise ``F + gamma (1 - NMI)``.
 
-    For each image it keeps the two nearest medoids, and for each possible medoid what F would be with it. When a medoid
-    comes or goes only the images that it concerns change these sums, so distances are made about log B times in all,
-    block by block, and dropped. NMI is computed only where a bound on it does not rule a medoid out.
+    Maintains the two nearest medoids of each image and the value of F for each candidate medoid. Adding or removing a
+    medoid updates these sums only for the affected images, so distances are computed about log B times in total, block
+    by block, and not stored. NMI is computed only where a bound does not rule the candidate out.
     """
 
     def __init__(self, rows: Tensor, codes: Tensor, gamma: float, *, squared: bool, geometric: bool) -> None:
@@ -113,7 +113,7 @@ class _Search:
         """1 - NMI now, and the objective."""
 
     def _pieces(self, points: Tensor, width: int | None = None) -> tuple[Tensor, ...]:
-        """Points in portions whose distances to ``width`` others, or to all, fit one block."""
+        """Chunks of points whose distances to ``width`` others, or to all, fit one block."""
         return torch.split(points, max(1, held_on(points.device) // max(width or len(self.rows), 1)))
 
     def distances(self, points: Tensor, others: Tensor | None = None) -> Tensor:
@@ -127,7 +127,7 @@ class _Search:
         return found.sum(dim=1), torch.where(self.codes[points, None] == self.codes, found, 0.0).sum(dim=1)
 
     def _best_of_classes(self, sums: Tensor) -> Tensor:
-        """(C,) index of the image of each class from which the rest of it is nearest in sum."""
+        """(C,) index of the medoid of each class."""
         order = sums.argsort(stable=True)
         order = order[self.codes[order].argsort(stable=True)]  # by class, and in it the best first
         return order[
@@ -135,7 +135,7 @@ class _Search:
         ]
 
     def add(self) -> None:
-        """One more medoid, the best."""
+        """Add the best medoid."""
         best = _first_of_best(-self.cost, self.everyone, self.slack)
         if len(self.medoids):
             ceiling = self.gamma * self._delta_at_most(self.reach + 1) - self.cost
@@ -143,7 +143,7 @@ class _Search:
             best, _ = self._best(ceiling, self.cost, self.nearest, self.owner, -math.inf)
         distances = self.distances(torch.tensor([best], device=self.rows.device))[0]
         closer = distances < self.nearest
-        closer[best] = True  # even where a duplicate of it is a medoid already
+        closer[best] = True  # even if a duplicate of it is already a medoid
         before = self.nearest.clone()
         runner_up = ~closer & (distances < self.second)
         self.second = torch.where(closer, self.nearest, torch.where(runner_up, distances, self.second))
@@ -155,7 +155,7 @@ class _Search:
         self._changed(before)
 
     def swap(self, passes: int) -> None:
-        """Let each cluster choose another of its members, until none wants to."""
+        """Swap the medoid of each cluster until no swap improves the objective."""
         for _ in range(passes):
             if not sum(self._swap_in(cluster) for cluster in range(len(self.medoids))):
                 return
@@ -182,14 +182,14 @@ class _Search:
         return True
 
     def _best(self, ceiling: Tensor, cost: Tensor, rest: Tensor, rest_owner: Tensor, least: float) -> tuple[int, float]:
-        """The point that as a medoid beside those of ``rest`` makes the most of the objective, if more than ``least``.
+        """The point that maximises the objective when added to the other medoids, if it exceeds ``least``.
 
         Args:
-            ceiling: (n,) what the objective can be at most; -inf for points that are no candidates.
+            ceiling: (n,) upper bound of the objective; -inf for points that are not candidates.
             cost: (n,) -F with this point.
             rest: (n,) distance of each point to its medoid without this one.
             rest_owner: (n,) index of that medoid.
-            least: what to surpass.
+            least: value to exceed.
         """
         tried: list[Tensor] = []
         found: list[Tensor] = []
@@ -223,7 +223,7 @@ class _Search:
         self._changed(before)
 
     def _changed(self, before: Tensor) -> None:
-        """Bring the sums up to date with :attr:`nearest`, which was ``before``."""
+        """Update the sums after :attr:`nearest` changed from ``before``."""
         for points in self._pieces((self.nearest != before).nonzero().squeeze(1)):
             found, new, old = self.distances(points), self.nearest[points, None], before[points, None]
             self.cost += (torch.minimum(found, new) - torch.minimum(found, old)).sum(dim=0, dtype=torch.float64)
@@ -234,10 +234,10 @@ class _Search:
         self.value = self.gamma * self.delta - float(self.nearest.sum(dtype=torch.float64))
 
     def _delta_at_most(self, moved: Tensor) -> Tensor:
-        """A bound on 1 - NMI once this many points (n,) have changed their cluster.
+        """Upper bound of 1 - NMI after this many points (n,) changed cluster.
 
-        Which points they are and where they go has no more entropy than ``slack``, and from that and the new clusters
-        the old ones follow, and the other way round.
+        The identity and destination of the moved points have entropy of at most ``slack``, and together with either
+        clustering they determine the other.
         """
         share = (moved.double() / len(self.rows)).clamp(max=1)
         slack = share * math.log(len(self.medoids) + 1) - torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
@@ -245,7 +245,7 @@ class _Search:
 
 
 class _Agreement:
-    """How well clusters agree with the classes."""
+    """Agreement of a clustering with the classes."""
 
     def __init__(self, codes: Tensor, *, geometric: bool) -> None:
         self.codes, self.geometric = codes, geometric
@@ -266,7 +266,7 @@ class _Agreement:
 
 
 class _Clusters:
-    """Entropies of clusters from which points move away to a new one."""
+    """Entropies of a clustering after points move to a new cluster."""
 
     def __init__(self, agreement: _Agreement, owner: Tensor) -> None:
         self.agreement, self.owner = agreement, owner
@@ -288,7 +288,7 @@ class _Clusters:
         return entropy, entropy + self.agreement.class_entropy - (math.log(count) - joint / count)
 
     def _left(self, sizes: Tensor, group: Tensor, alternative: Tensor, point: Tensor, alternatives: int) -> Tensor:
-        """(m,) sum of k log k over the groups that the points left, only those groups computed again."""
+        """(m,) sum of k log k over groups, recomputed only for the groups that points left."""
         logs = self.agreement.count_log
         places, gone = torch.unique(alternative * len(sizes) + group[point], return_counts=True)
         before = sizes[places % len(sizes)]
@@ -308,7 +308,7 @@ class _Clusters:
     traits=Traits(order="searched"),
 )
 class FacilityLocationLoss(Loss):
-    """The settings of :func:`facility_location_loss`.
+    """Module form of :func:`facility_location_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> FacilityLocationLoss()(points, torch.tensor([0, 0, 1, 1]))
@@ -334,7 +334,7 @@ class FacilityLocationLoss(Loss):
     def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) -> (); see :func:`facility_location_loss`.
 
-        ``indices_tuple`` is there so that pytorch-metric-learning's trainers can call this.
+        ``indices_tuple`` exists for compatibility with pytorch-metric-learning's trainers.
 
         Raises:
             SettingsError: pairs were given.

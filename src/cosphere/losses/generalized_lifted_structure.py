@@ -26,17 +26,17 @@ def generalized_lifted_structure_loss(
     Args:
         embeddings: (B, D) float.
         labels: (B,) integers.
-        margin: in units of d, the distance, not squared. pytorch-metric-learning's positive margin is the same as a
+        margin: in units of d, the distance, not squared. pytorch-metric-learning's positive margin is equivalent to a
             smaller margin.
-        normalize: compare directions; otherwise raw embeddings, and then lengths count.
+        normalize: L2-normalize the embeddings; otherwise use them as given.
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0, mean over the anchors that have a positive and a negative; a connected 0 when none has.
-        pytorch-metric-learning counts the others too, with 0 for the missing logarithm.
+        () >= 0, mean over the anchors that have a positive and a negative; a differentiable 0 when none has.
+        pytorch-metric-learning also counts the others, with 0 for the missing logarithm.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, unit=normalize, **compared)
     lengths = squared_lengths(pairs, unit=normalize)
@@ -48,9 +48,10 @@ def generalized_lifted_structure_loss(
             gaps = torch.where(block.negative, margin - distances, -torch.inf)
             pull, push = far.logsumexp(dim=1, keepdim=True), gaps.logsumexp(dim=1, keepdim=True)
             cost = pull + push
-            # Not without a positive or a negative, whose logarithm is -inf. NaN is to show: raw lengths may overflow.
+            # Skip anchors without a positive or a negative (log-sum -inf). Keep NaN visible: raw embeddings may
+            # overflow.
             costs = ~(cost <= 0)
-            # inf instead of -inf where nothing counts: e^(x - inf) is the 0 that is wanted, not NaN.
+            # inf instead of -inf for empty sums, so that e^(x - inf) is 0 and not NaN.
             slope = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
             slope.scatter_add_(1, block.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
             value = torch.where(costs, cost, 0.0).sum()
@@ -73,7 +74,7 @@ def generalized_lifted_structure_loss(
     forms=[{"normalize": False}],
 )
 class GeneralizedLiftedStructureLoss(PairLoss):
-    """The settings of :func:`generalized_lifted_structure_loss`.
+    """Module form of :func:`generalized_lifted_structure_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> GeneralizedLiftedStructureLoss()(points, torch.tensor([0, 0, 1, 1]))
@@ -88,5 +89,5 @@ class GeneralizedLiftedStructureLoss(PairLoss):
         self.normalize = check_switch("normalize", normalize)
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), uses_lengths=not self.normalize)

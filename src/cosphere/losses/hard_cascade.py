@@ -1,4 +1,4 @@
-"""Hard-aware deeply cascaded embedding: each head learns from the hardest share of all pairs of the batch."""
+"""Hard-aware deeply cascaded embedding: each head learns from the hardest fraction of all pairs of the batch."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ def hard_cascade_loss(
     margin: float = 1.0,
     **compared: Unpack[Compared],
 ) -> Tensor:
-    """Contrastive loss of squared distances over the hardest share of all pairs, for each head of a cascade.
+    """Contrastive loss of squared distances over the hardest fraction of all pairs, for each head of a cascade.
 
-    With d the squared distance of directions a positive pair costs d and a negative one ``[margin - d]_+``. Each head
-    ranks all P positive and all N negative pairs of the batch, keeps the ``int(P h)`` and ``int(N h)`` hardest, and
-    divides their sum by the number of those that have a loss above 0. The losses of the heads are added.
+    With d the squared distance of unit vectors, a positive pair costs d and a negative one ``[margin - d]_+``. Each
+    head ranks all P positive and all N negative pairs of the batch, keeps the ``int(P h)`` and ``int(N h)`` hardest,
+    and divides their sum by the number of pairs with a nonzero loss. The losses of the heads are summed.
 
-    Yuan, Yang, Zhang: Hard-Aware Deeply Cascaded Embedding, ICCV 2017, after the authors' Caffe layer: a negative pair
-    counts twice, once from either side, a positive pair once, and positives at distance 0 (identical images) not at
-    all; every head ranks all pairs. The paper's text has head k rank only what head k - 1 kept: "nested", so the shares
-    multiply, and a head of ratio 1 passes all pairs on. Of equally hard pairs the first in the batch are kept.
-    pytorch-metric-learning's ``HDCMiner`` rounds up and mixes both kinds.
+    Yuan, Yang, Zhang: Hard-Aware Deeply Cascaded Embedding, ICCV 2017, after the authors' Caffe layer: negative pairs
+    count twice (both orders), positive pairs once, and positives at distance 0 (identical images) are skipped; every
+    head ranks all pairs. The paper's text has head k rank only the pairs that head k - 1 kept ("nested"), so the ratios
+    multiply and a head of ratio 1 keeps all pairs. Ties are broken by batch order. pytorch-metric-learning's
+    ``HDCMiner`` rounds up and mixes both kinds.
 
     Args:
-        embeddings: (B, D) float, the heads side by side. Any length; only the direction of each head counts.
+        embeddings: (B, D) float, the concatenated heads. Any length; only the direction of each head counts.
         labels: (B,) integers.
-        hard_ratios: the share h of each head, in (0, 1]; as many as heads. The paper has three: (1, 0.5, 0.2).
-        head_dims: width of each head, D in all; None: all equally.
-        cascade: "independent" or "nested". Nested, a row without a direction in one head is left out of all.
+        hard_ratios: the fraction h of each head, in (0, 1]. The paper has three: (1, 0.5, 0.2).
+        head_dims: width of each head, D in all; None: equal widths.
+        cascade: "independent" or "nested". With "nested", a row with a zero-norm head is dropped from all heads.
         margin: squared distance, in (0, 4], beyond which negatives contribute nothing.
         compared: see :func:`cosphere.losses.compare`. Against references every pair counts once.
 
     Returns:
-        () >= 0 up to rounding; a connected 0 when no pair is kept.
+        () >= 0 up to rounding; a differentiable 0 when no pair is kept.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     nested = cascade == "nested"
     count = len(hard_ratios)
     heads = compare_groups(embeddings, labels, lambda dim: _widths(dim, head_dims, count), compared, same_rows=nested)
-    sieves: list[_Head] = []  # what the next head's pairs must have passed
+    sieves: list[_Head] = []  # filters that the next head's pairs must pass
     total = connected_zero(embeddings)
     for number, (pairs, ratio) in enumerate(zip(heads, hard_ratios, strict=True), start=1):
-        # Negatives that contribute nothing need no rank, unless another head comes after.
+        # Negatives of zero loss need no rank unless another head follows.
         low = -torch.inf if nested and number < len(heads) else 1 - margin / 2
         head = _cut(pairs, ratio, sieves, low)
         total = total + _loss_of(head, sieves, margin)
@@ -81,7 +81,7 @@ def _widths(dim: int, dims: Sequence[int] | None, count: int) -> Sequence[int]:
 
 @dataclass(eq=False)
 class _Head:
-    """A head's batch, and the cuts that its hardest pairs pass."""
+    """The batch of one head and the cuts that select its hardest pairs."""
 
     pairs: Pairs
     positives: Cut
@@ -91,10 +91,10 @@ class _Head:
 
 
 def _candidates(block: Block, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
-    """What a head ranks in a block: (b, P) hardness of positives, -inf where there is none; (b, R) bool, its negatives."""
+    """Candidates that a head ranks in a block: (b, P) hardness of positives, -inf where there is none; (b, R) bool, its negatives."""
     positives, negative = _positives(block), block.negative
     for head in sieves:
-        # Made again in each block: kept, the masks of all heads would be B x B.
+        # Recomputed per block: stored masks of all heads would take B x B.
         pairs, first = head.pairs, block.rows.start
         before = Block(pairs, block.rows, pairs.anchors.detach()[block.rows] @ pairs.columns.detach().T)
         positives = torch.where(head.positives.kept(_positives(before), first), positives, -torch.inf)
@@ -103,12 +103,12 @@ def _candidates(block: Block, sieves: Sequence[_Head]) -> tuple[Tensor, Tensor]:
 
 
 def _positives(block: Block) -> Tensor:
-    """(b, P) how hard the positives are, before any sieve."""
+    """(b, P) hardness of the positives, before any filter."""
     near = block.similarities.detach().gather(1, block.positive_columns)
     counted = block.positive_real & (near < 1 - SAME * torch.finfo(near.dtype).eps)
     if block.pairs.references is None:
         counted &= _first_of_two(block)
-    # 0 - x, as -x would make a negative zero, which is not the same number to the bit.
+    # 0 - x, because -x would give a negative zero, which has other bits.
     return torch.where(counted, 0 - near, -torch.inf)
 
 
@@ -122,7 +122,7 @@ def _first_of_two(block: Block) -> Tensor:
         all_listed = listed.positive_anchors * width + listed.positive_columns
         mirrored = columns * width + own
         place = torch.searchsorted(all_listed, mirrored).clamp(max=len(all_listed) - 1)
-        first |= all_listed[place] != mirrored  # a miner may have chosen one side only
+        first |= all_listed[place] != mirrored  # a miner may list only one order
     return first
 
 
@@ -146,7 +146,7 @@ def _loss_of(head: _Head, sieves: Sequence[_Head], margin: float) -> Tensor:
 
 
 def _cut(pairs: Pairs, ratio: float, sieves: Sequence[_Head], low: float) -> _Head:
-    """Find the cuts of one head in as many passes over the blocks as that takes; two as a rule, none at ratio 1."""
+    """Find the cuts of one head; usually takes two passes over the blocks, none at ratio 1."""
     count = sieves[-1].negatives_kept if sieves else int(pairs.negatives_per_anchor.sum())
     dtype = pairs.anchors.dtype
     most = len(pairs.anchors) * pairs.most_positives
@@ -177,7 +177,7 @@ def _cut(pairs: Pairs, ratio: float, sieves: Sequence[_Head], low: float) -> _He
     traits=Traits(terms="pairs", picks_one=True),
 )
 class HardCascadeLoss(PairLoss):
-    """The settings of :func:`hard_cascade_loss`.
+    """Module form of :func:`hard_cascade_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> HardCascadeLoss()(points, torch.tensor([0, 0, 1, 1]))

@@ -1,4 +1,4 @@
-"""Heated-up softmax: a cosine softmax that is sharp first and soft at the end of training."""
+"""Heated-up softmax: a cosine softmax whose temperature rises during training."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ def heated_up_softmax_loss(
 ) -> Tensor:
     """Cross-entropy over ``scale * cosine + bias``, or over ``scale / sqrt(D) * length * cosine + bias``.
 
-    The gradient on a direction is about ``scale * (1 - p)`` for the probability p of the own class: a large scale moves only
-    images at the border of their class, a small one (a hot softmax: the scale is one over the temperature) moves all.
+    The gradient with respect to the unit vector is about ``scale * (1 - p)``, p the probability of the target class. A
+    large scale (low temperature) updates only images near the class boundary, a small scale (high temperature) updates
+    all.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts, if ``normalize_features``.
+        embeddings: (B, D) float; L2-normalized internally, if ``normalize_features``.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
-        scale: alpha > 0, a number or a () tensor, which then gets its gradient.
-        bias: (C,) added to the logits; none by default.
-        normalize_features: False for rows that a batch norm has scaled instead, the official code's ``--bn``: their length is
-            about sqrt(D), by which alpha is divided (8 for its 64 dimensions).
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        class_weight: (C, D) float; L2-normalized internally.
+        scale: alpha > 0, a number or a differentiable () tensor.
+        bias: (C,) added to the logits. Default: no bias.
+        normalize_features: False if a batch norm scales the embeddings instead (``--bn`` in the official code): their
+            norm is then about sqrt(D), by which alpha is divided (8 for its 64 dimensions).
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> axes = torch.eye(2)
     >>> heated_up_softmax_loss(axes, torch.tensor([0, 1]), axes, scale=1.0, bias=torch.tensor([1.0, 0.0]))
@@ -59,7 +60,7 @@ def heated_up_softmax_loss(
     """
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
-        # The scale rides on the rows, and so gets its gradient like they do.
+        # Multiplying the rows by the scale lets autograd compute its gradient.
         rows = batch.unit if normalize_features else batch.raw / math.sqrt(batch.raw.shape[1])
         own, others, _ = against_classes(batch, rows=rows * scale, bias=bias, sampled=sampled)
         if bias is not None:
@@ -79,27 +80,29 @@ def heated_up_softmax_loss(
     forms=[{"normalize_features": False}],
 )
 class HeatedUpSoftmaxLoss(ClassLoss):
-    """The class directions and biases of :func:`heated_up_softmax_loss`, its mean, and the heating.
+    """Module form of :func:`heated_up_softmax_loss` with learned class weights, biases and the heating schedule.
 
-    The steps that the heating counts are calls in training mode. Their number is a buffer, so a saved run goes on where it
-    was; in evaluation mode it does not change.
+    The schedule counts calls in training mode. The count is a buffer, so resumed training continues the schedule; calls
+    in evaluation mode do not change it.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         scale: alpha at the start, > 0.
-        heat: what alpha is multiplied with in the end, > 0.
-        schedule: "step", at once at ``heat_from``; "geometric", by the same factor each step from there to the end;
-            "learned", alpha is a parameter (its logarithm, so that it stays above 0) and ``heat`` does nothing; "constant".
-        heat_from: when heating begins, as a share of ``total_steps``, in [0, 1].
-        total_steps: training steps in all. Give your own: the default is the official run on Cars196.
-        bias: whether each class has a learned bias, as in the official code.
+        heat: final multiplier of alpha, > 0.
+        schedule: "step", all at once at ``heat_from``; "geometric", by a constant factor per step from there to the
+            end; "learned", alpha is a parameter (stored as its logarithm, so it stays positive) and ``heat`` is
+            ignored; "constant".
+        heat_from: start of heating as a fraction of ``total_steps``, in [0, 1].
+        total_steps: total number of training steps. Set this: the default is that of the official Cars196 run.
+        bias: if True, learn a bias per class, as in the official code.
         normalize_features: False for a head that ends in a batch norm; see :func:`heated_up_softmax_loss`.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
-        sample_rule: Partial FC's by default.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
+        sample_rule: default: Partial FC's rule.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     steps: Tensor
@@ -137,7 +140,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def scale_now(self) -> float | Tensor:
-        """Alpha for the next step; the parameter's where it is learned."""
+        """Alpha for the next step, from the parameter if it is learned."""
         if self.log_scale is not None:
             return self.log_scale.exp()
         begin = self.heat_from * self.total_steps
@@ -165,5 +168,5 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         )
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), uses_lengths=not self.normalize_features)

@@ -1,4 +1,4 @@
-"""Hierarchical triplet loss: a triplet's margin grows with how far apart its two classes are in a tree of classes."""
+"""Hierarchical triplet loss: the margin of a triplet depends on the distance of its classes in a class tree."""
 
 from __future__ import annotations
 
@@ -32,25 +32,24 @@ def hierarchical_triplet_loss(
 ) -> Tensor:
     """Half the mean of ``[d_ap - d_an + margin + d_H(y_a, y_n) - s_(y_a)]_+`` over all triplets.
 
-    d is the squared distance of unit vectors; d_H the threshold at which the classes of anchor and negative merge in the tree;
-    s the scatter of the anchor's class. The margin can exceed what the sphere allows (d_H goes up to 4): such triplets never
-    reach 0.
+    d is the squared distance of unit vectors; d_H the threshold at which the classes of anchor and negative merge in
+    the tree; s the scatter of the anchor's class. The margin can exceed the largest distance on the sphere (d_H goes up
+    to 4); such triplets never reach 0.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        tree: of all classes that can come up; None, as in the first epoch, gives half the ordinary triplet loss.
+        tree: tree of all classes that can occur; None, as in the first epoch, gives half the ordinary triplet loss.
         margin: the paper's beta, in squared distance.
-        first_margin: of every triplet as long as there is no tree. The paper does not give it.
-        compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one; its pairs make all
-            triplets that their anchors join.
+        first_margin: margin used while there is no tree. The paper does not specify it.
+        compared: see :func:`cosphere.losses.compare`. Mined triplets are used as given; mined pairs are combined into
+            all triplets that share an anchor.
 
     Returns:
-        () >= 0 up to rounding; a connected 0 when there is no triplet.
+        () >= 0 up to rounding; a differentiable 0 when there is no triplet.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit, or a label that the tree does not know: a margin made
-            up for it would go unnoticed.
+        SizeError: incompatible shapes, dtypes, devices or indices, or a label that is not in the tree.
     """
     if tree is None:
         return triplet_loss(embeddings, labels, margin=first_margin, **compared) / 2
@@ -65,7 +64,7 @@ def hierarchical_triplet_loss(
         distances = chord(block.similarities, squared=True)
         with torch.no_grad():
             wanted = margins.of(block)
-            # The margin belongs to the negative's side, so that one limit for each positive counts its active triplets.
+            # Add the margin on the negative's side, so that one limit per positive counts its active triplets.
             far = torch.where(block.negative, distances - wanted, torch.inf)
             near = torch.where(block.positive_real, distances.gather(1, block.positive_columns), -torch.inf)
             of_positive, of_negative = count_active(far, near)
@@ -99,11 +98,11 @@ class _Margins:
         self, tree: ClassTree, labels: Tensor, reference_labels: Tensor | None, pairs: Pairs, margin: float
     ) -> None:
         self.tree, self.pairs = tree, pairs
-        # Every class of the batch once: codes are places in this list.
+        # Unique classes of the batch; codes index this list.
         names = [labels] if reference_labels is None else [labels, reference_labels]
         self.places = tree.places(torch.unique(torch.cat([as_int64(part) for part in names])))
         dtype = pairs.anchors.dtype
-        # Thresholds are evenly spaced, so the threshold of a level is one product.
+        # Thresholds are evenly spaced, so the threshold of a level is a single product.
         self.lowest = tree.thresholds[0].to(dtype)
         self.step = (tree.thresholds[-1] - tree.thresholds[0]).to(dtype) / tree.levels
         self.base = margin + self.lowest - tree.spreads[self.places].to(dtype)
@@ -133,17 +132,17 @@ class _Margins:
 class HierarchicalTripletLoss(PairLoss):
     """The settings and the class tree of :func:`hierarchical_triplet_loss`.
 
-    :meth:`after_epoch` rebuilds the tree from the embeddings of the whole training set; before the first time the loss is half
-    the ordinary triplet loss. The tree is saved in the state dict.
+    :meth:`after_epoch` rebuilds the tree from the embeddings of the whole training set; before the first rebuild the
+    loss is half the ordinary triplet loss. The tree is saved in the state dict.
 
     Args:
-        margin: on top of what the tree asks for, in squared distance.
+        margin: added to the margin from the tree, in squared distance.
         levels: of the tree.
         linkage: of the tree; see :meth:`ClassTree.build`.
-        first_margin: as long as there is no tree.
+        first_margin: margin used while there is no tree.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(hierarchical_triplet_loss)
@@ -171,14 +170,14 @@ class HierarchicalTripletLoss(PairLoss):
         """Rebuild the tree from the (N, D) embeddings and (N,) labels of the training set, on any device.
 
         Raises:
-            SizeError: shapes or types that do not fit, or no class has two images.
+            SizeError: incompatible shapes or dtypes, or no class has two images.
         """
         tree = ClassTree.build(embeddings, labels, levels=self.levels, linkage=self.linkage)
         for name in _PARTS:
             setattr(self, f"tree_{name}", getattr(tree, name).to(self.tree_classes.device))
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), uses_classes=self.tree is not None)
 
     def after_epoch(self, embed: EmbedTrainingSet) -> None:
@@ -186,11 +185,11 @@ class HierarchicalTripletLoss(PairLoss):
         self.rebuild(*embed())
 
     def settings(self) -> dict[str, Any]:
-        """What the function is called with beside the batch."""
+        """Extra keyword arguments for the functional form."""
         return {"tree": self.tree, "margin": self.margin, "first_margin": self.first_margin}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # A saved tree has its own number of classes; torch requires buffers of the same shape.
+        # The saved tree may have another number of classes; torch requires buffers of the same shape.
         for name in _PARTS:
             own, saved = getattr(self, f"tree_{name}"), state_dict.get(f"{prefix}tree_{name}")
             if saved is not None:

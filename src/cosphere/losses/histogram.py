@@ -1,4 +1,4 @@
-"""Histogram loss: how often a negative pair is more similar than a positive one, from two soft histograms."""
+"""Histogram loss: estimate from two soft histograms the probability that a negative pair is more similar than a positive one."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ __all__ = ["HistogramLoss", "histogram_loss"]
 
 
 def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared: Unpack[Compared]) -> Tensor:
-    """Sum over the nodes of ``negatives * cumulated positives``, the shares of the pairs at each node.
+    """Sum over the histogram nodes of ``negatives * cumulative positives``, both normalized.
 
-    The ``bins + 1`` nodes are spread over [-1, 1]; a cosine counts towards the two nodes beside it, the more the nearer.
-    A negative pair counts if either end has a positive, as in pytorch-metric-learning.
+    The ``bins + 1`` nodes are evenly spaced over [-1, 1]; a cosine is assigned to its two adjacent nodes by linear
+    interpolation. A negative pair counts if either image has a positive, as in pytorch-metric-learning.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        bins: >= 1, one less than the nodes; the more, the noisier.
-        compared: see :func:`cosphere.losses.compare`. The batch with itself counts each pair once; so it does if a miner
-            chose it with both ends as anchor. Mined anchors need a positive and a negative.
+        bins: >= 1, one less than the number of nodes; more bins give a noisier estimate.
+        compared: see :func:`cosphere.losses.compare`. Within a batch each pair counts once, also if it is mined in both
+            orders. Mined anchors need a positive and a negative.
 
     Returns:
-        () in [0, 1] up to rounding; a connected 0 without positive or without negative pairs.
+        () in [0, 1] up to rounding; a differentiable 0 without positive or without negative pairs.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **_each_once(embeddings, compared))
     counted = _Counted.of(pairs)
     near, far = (density / density.sum().clamp(min=1) for density in _densities(pairs, counted, bins))
     below, above = near.cumsum(0), far.flip(0).cumsum(0).flip(0)
-    # A cosine that moves on by one bin moves its whole weight from one node to the next. Pairs that do not count: 0.
+    # Moving a cosine by one bin moves its whole weight from one node to the next. Ignored pairs: 0.
     of_far = torch.cat([below.diff(), below.new_zeros(1)]) * (bins / 2) / counted.negatives.clamp(min=1)
     of_near = above.diff() * (bins / 2) / counted.positives.clamp(min=1)
     of_far, of_near = of_far.to(pairs.anchors.dtype), of_near.to(pairs.anchors.dtype)
@@ -57,7 +57,7 @@ def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared:
 
 
 def _each_once(embeddings: Tensor, compared: Compared) -> Compared:
-    """Without the mined pairs of anchors that have only positives or only negatives, and without those listed twice."""
+    """Drop mined pairs of anchors that have only positives or only negatives, and duplicates."""
     tuples, references = compared.get("tuples"), compared.get("references")
     if tuples is None:
         return compared
@@ -73,7 +73,7 @@ def _each_once(embeddings: Tensor, compared: Compared) -> Compared:
 
 
 class _Counted(NamedTuple):
-    """Which negative pairs count, and how many pairs of either kind there are."""
+    """Which negative pairs count, and the number of pairs of each kind."""
 
     anchors: Tensor | None
     """(A,) bool: has a positive; None when all have, or where a miner chose the pairs."""
@@ -110,7 +110,7 @@ class _Counted(NamedTuple):
 
 
 def _places(cosines: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Which bin each cosine is in, int32 in [0, bins), and how far it is on in it, in [0, 1]."""
+    """Bin of each cosine, int32 in [0, bins), and its position within the bin, in [0, 1]."""
     scaled = cosines.detach().add(1).mul_(bins / 2).clamp_(0, bins)
     places = scaled.to(torch.int32).clamp_(0, bins - 1)  # rounds down; a cosine of 1 ends the last bin
     return places, scaled.sub_(places)
@@ -147,7 +147,7 @@ def _count(density: Tensor, places: Tensor, rest: Tensor, real: Tensor) -> None:
     choose_when="no margin or scale to tune, and large batches",
 )
 class HistogramLoss(PairLoss):
-    """The settings of :func:`histogram_loss`.
+    """Module form of :func:`histogram_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> HistogramLoss()(points, torch.tensor([0, 0, 1, 1]))

@@ -29,7 +29,7 @@ def intra_pair_variance_loss(
     s are cosines, m_p and m_n their means over the ordered pairs of the batch. The gradient passes through the means.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
         positive_tolerance: share of the mean by which a positive may lie below it, >= 0.
         negative_tolerance: share of the mean by which a negative may lie above it, >= 0.
@@ -39,7 +39,7 @@ def intra_pair_variance_loss(
         () in [0, 8] up to rounding. A side without pairs counts 0.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     positives, negatives = pairs.positives_per_anchor.sum(), pairs.negatives_per_anchor.sum()
@@ -107,7 +107,7 @@ def _closed_sums(pairs: Pairs, anchors: Tensor, columns: Tensor) -> tuple[Tensor
     traits=Traits(terms="pairs"),
 )
 class IntraPairVarianceLoss(PairLoss):
-    """The settings of :func:`intra_pair_variance_loss`.
+    """Module form of :func:`intra_pair_variance_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> IntraPairVarianceLoss()(points, torch.tensor([0, 0, 1, 1]))

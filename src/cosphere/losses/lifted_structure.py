@@ -28,7 +28,7 @@ def lifted_structure_loss(
     Args:
         embeddings: (B, D) float.
         labels: (B,) integers.
-        margin: in units of d. pytorch-metric-learning's positive margin is the same as a smaller margin.
+        margin: in units of d. pytorch-metric-learning's positive margin is equivalent to a smaller margin.
         normalize: compare directions; the paper compares raw embeddings, and then lengths count: penalise them.
         compared: see :func:`cosphere.losses.compare`. The negatives of a reference j are the images of the batch of
             another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor; for a
@@ -36,10 +36,10 @@ def lifted_structure_loss(
             are anchors, ``positions`` says; references that equal the batch row by row are the batch.
 
     Returns:
-        () >= 0; a connected 0 when no positive pair has a negative. It grows with the square of the distances.
+        () >= 0; a differentiable 0 when no positive pair has a negative. It grows with the square of the distances.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, unit=normalize, **compared)
     lengths = squared_lengths(pairs, unit=normalize)
@@ -176,7 +176,7 @@ def _exponentials(gaps: Tensor, near: Tensor) -> Tensor:
     forms=[{"normalize": True}],
 )
 class LiftedStructureLoss(PairLoss):
-    """The settings of :func:`lifted_structure_loss`.
+    """Module form of :func:`lifted_structure_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> LiftedStructureLoss()(points, torch.tensor([0, 0, 1, 1]))
@@ -191,5 +191,5 @@ class LiftedStructureLoss(PairLoss):
         self.normalize = check_switch("normalize", normalize)
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), uses_lengths=not self.normalize)

@@ -1,4 +1,4 @@
-"""MagFace: the length of an embedding becomes its quality, by a margin and a reward that both grow with it."""
+"""MagFace: a margin and a regularizer that make the embedding norm a measure of image quality."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def magface_loss(
     Args:
         embeddings: (B, D) float. The length matters.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
+        class_weight: (C, D) float; L2-normalized internally.
         shortest: the paper's l_a, > 0: the length above which margin and reward change.
         longest: the paper's u_a, > shortest: the length up to which they do.
         smallest_margin: radians at the shortest length, in [0, pi].
         largest_margin: radians at the longest length, in [smallest_margin, pi].
-        scale: of the cosines, > 0.
+        scale: logit scale, > 0.
         length_weight: the paper's lambda_g, >= 0.
         easy_margin: no margin unless the cosine to the own class is above 0, as in the official code. Otherwise
             ``cos - m sin(m)`` past ``theta = pi - m``, where the margin would make the target rise again.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> axes = torch.eye(2)
     >>> magface_loss(axes, torch.tensor([0, 1]), axes, largest_margin=0.0, smallest_margin=0.0, scale=1.0, length_weight=0.0)
@@ -82,24 +82,25 @@ def magface_loss(
     traits=Traits(uses_lengths=True),
 )
 class MagFaceLoss(ClassLoss):
-    """The class directions of :func:`magface_loss`, and its mean over the rows that have a direction.
+    """Module form of :func:`magface_loss` with learned class weights; averages over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         shortest: the paper's l_a, > 0: the length above which margin and reward change.
         longest: the paper's u_a, > shortest: the length up to which they do.
         smallest_margin: radians at the shortest length, in [0, pi].
         largest_margin: radians at the longest length, in [smallest_margin, pi].
-        scale: of the cosines, > 0.
+        scale: logit scale, > 0.
         length_weight: the paper's lambda_g, >= 0. Lengths are sure to grow with quality from ``scale k u^2 l^2 / (u^2 -
             l^2)`` on, k the gradient of the margin; that is 22.6 with the other defaults.
         easy_margin: no margin unless the cosine to the own class is above 0; see :func:`magface_loss`.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(magface_loss)

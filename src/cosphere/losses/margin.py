@@ -40,7 +40,7 @@ def margin_loss(
     The mean is over the terms above zero, of which a triplet has up to two. Where the authors divide 0 by 0 it is 0.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers. With a boundary for each class in [0, C).
         boundary: (C,) the distance b (the paper's beta) that parts positives from negatives, one for the class of each anchor;
             or () one for all. Differentiable.
@@ -51,15 +51,15 @@ def margin_loss(
             :func:`cosphere.losses.distance_weighted_triplets` would draw, afresh at each call. "all": all triplets, exactly.
         cutoff: of the sampling.
         farthest: of the sampling; margin + boundary, from where a negative contributes nothing.
-        generator: source of the draws; torch's global one if None.
+        generator: random number generator; None uses torch's global generator.
         compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one, and nothing is drawn; of its
             pairs, the negatives are drawn among them or make all triplets.
 
     Returns:
-        () >= 0; a connected 0 when no term is above zero.
+        () >= 0; a differentiable 0 when no term is above zero.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit, or a label without a boundary.
+        SizeError: incompatible shapes, dtypes, devices or indices, or a label without a boundary.
         SettingsError: cutoff or farthest out of range.
     """
     check_cutoffs(cutoff, farthest)
@@ -176,7 +176,8 @@ class MarginLoss(PairLoss):
     to 0. They are in the state dict.
 
     Args:
-        num_classes: C, training classes, labelled 0 to C - 1. Not used, and may be None, with one boundary for all.
+        num_classes: C, number of training classes, labelled 0 to C - 1. Not used, and may be None, with one boundary
+            for all.
         margin: on either side of the boundary, in units of distance.
         boundary_start: where the boundaries begin, in (0, 2) for boundaries that can part anything.
         per_class: learn one boundary for each class; otherwise one for all, and any labels will do. For a fixed boundary,
@@ -187,7 +188,7 @@ class MarginLoss(PairLoss):
         farthest: likewise.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> MarginLoss(2, sampling="all")(points, torch.tensor([0, 0, 1, 1])).detach()
@@ -221,14 +222,14 @@ class MarginLoss(PairLoss):
         self.boundary = nn.Parameter(torch.full(shape, self.boundary_start))
 
     def settings(self) -> dict[str, Any]:
-        """What the function is called with beside the batch."""
+        """Extra keyword arguments for the functional form."""
         kept = {
             name: value for name, value in super().settings().items() if name not in ("boundary_start", "per_class")
         }
         return {**kept, "boundary": self.boundary}
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(
             super().traits(),
             draws=self.sampling == "distance_weighted",

@@ -40,7 +40,7 @@ class CrossBatchMemory(Loss):
     Args:
         loss: any loss that derives from PairLoss, so takes references; all pair losses but facility_location, which clusters
             the batch itself. Its parameters, if it has some, are this module's too.
-        embedding_dim: D, width of the embedding.
+        embedding_dim: D, embedding dimension.
         size: rows of the queue; at least one batch.
         start_after: steps during which the batch is compared with itself alone and nothing enters: at first embeddings
             move too fast for the queue to be true of them.

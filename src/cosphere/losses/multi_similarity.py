@@ -39,7 +39,7 @@ def multi_similarity_loss(
     pairs are mined, so the two differ only without mining or with a miner's tuples.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
         alpha: sharpness for positives, > 0.
         beta: sharpness for negatives, > 0.
@@ -50,10 +50,10 @@ def multi_similarity_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0; a connected 0 when every anchor is skipped.
+        () >= 0; a differentiable 0 when every anchor is skipped.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
 
@@ -94,7 +94,7 @@ def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
     forms=[{"mining": None, "divisor": "kept"}, {"mining": None, "anchors": "all"}],
 )
 class MultiSimilarityLoss(PairLoss):
-    """The settings of :func:`multi_similarity_loss`.
+    """Module form of :func:`multi_similarity_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> MultiSimilarityLoss()(points, torch.tensor([0, 0, 1, 1]))
@@ -124,7 +124,7 @@ class MultiSimilarityLoss(PairLoss):
         self.anchors = anchors
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         alone = self.anchors == "all" and self.mining is None
         return replace(
             super().traits(), divides_by_batch=self.divisor == "batch", terms="pairs" if alone else "triplets"

@@ -1,4 +1,4 @@
-"""N-pair loss on raw embeddings, whose lengths an L2 term holds down."""
+"""N-pair loss on raw embeddings with an L2 penalty on their norms."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ def n_pair_loss(
         labels: (B,) integers.
         l2_weight: of the L2 term, >= 0, per squared unit of length (or per unit).
         l2_form: what is averaged over the images used, "squared_length" or "length".
-        compared: see :func:`cosphere.losses.compare`. With references, the second image of a class is the first reference
-            that is not the anchor itself. Of a miner's tuple, the first anchor and positive of each class count.
+        compared: see :func:`cosphere.losses.compare`. With references, the second image of a class is the first
+            reference that is not the anchor itself. With a miner's tuple, the first anchor and positive of each class
+            are used.
 
     Returns:
-        () >= 0, mean over the N anchors; a connected 0, without L2 term, when there is no second class to tell from.
+        () >= 0, mean over the N anchors; a differentiable 0, without L2 term, when there is no second class to tell
+        from.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     chosen = compare_n_pairs(embeddings, labels, compared, unit=False)
     if len(chosen.anchors) < 2:
@@ -73,7 +75,7 @@ def _sizes(rows: Tensor, form: str) -> Tensor:
     traits=Traits(uses_classes=True, order="in_class", uses_lengths=True),
 )
 class NPairLoss(PairLoss):
-    """The settings of :func:`n_pair_loss`.
+    """Module form of :func:`n_pair_loss`.
 
     >>> points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> NPairLoss()(points, torch.tensor([0, 0, 1, 1]))

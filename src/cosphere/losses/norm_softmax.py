@@ -22,17 +22,17 @@ def norm_softmax_loss(
     """Cross-entropy over the cosines to one learned direction per class.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
+        class_weight: (C, D) float; L2-normalized internally.
         temperature: unitless, > 0. Smaller is sharper.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> import torch
     >>> axes = torch.eye(2)
@@ -56,17 +56,18 @@ def norm_softmax_loss(
     choose_when="classes are known, or bits are wanted: with a LayerNorm head its codes lose little",
 )
 class NormSoftmaxLoss(ClassLoss):
-    """The class directions of :func:`norm_softmax_loss`, and its mean over the rows that have a direction.
+    """Module form of :func:`norm_softmax_loss` with learned class weights; averages over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         temperature: unitless, > 0. Smaller is sharper.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
-        sample_rule: the paper's by default.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
+        sample_rule: default: the paper's rule.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(norm_softmax_loss)

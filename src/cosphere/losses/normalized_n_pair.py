@@ -1,4 +1,4 @@
-"""Normalised N-pair loss: pick the own positive out of one positive per class."""
+"""Normalised N-pair loss: softmax over one positive per class."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
     the batch with temperature 1 / scale. pytorch-metric-learning's ``NPairsLoss()`` is this with a scale of 1.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        scale: of the logits, > 0. The official code multiplies each unit vector by 5, which is 25 here.
-        compared: see :func:`cosphere.losses.compare`. With references, the second image of a class is the first reference
-            that is not the anchor itself. Of a miner's tuple, the first anchor and positive of each class count.
+        scale: logit scale, > 0. The official code multiplies each unit vector by 5, which is 25 here.
+        compared: see :func:`cosphere.losses.compare`. With references, the second image of a class is the first
+            reference that is not the anchor itself. With a miner's tuple, the first anchor and positive of each class
+            are used.
 
     Returns:
-        () >= 0, mean over the N anchors; a connected 0 when there is no second class to tell from.
+        () >= 0, mean over the N anchors; a differentiable 0 when there is no second class to tell from.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     chosen = compare_n_pairs(embeddings, labels, compared, unit=True)
     total = sum_over_rows(chosen.pairs, lambda block: each_positive_against_negatives(block, scale)).total
@@ -53,7 +54,7 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
     traits=Traits(uses_classes=True, order="in_class"),
 )
 class NormalizedNPairLoss(PairLoss):
-    """The settings of :func:`normalized_n_pair_loss`.
+    """Module form of :func:`normalized_n_pair_loss`.
 
     >>> import torch
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])

@@ -29,7 +29,7 @@ def nt_xent_loss(
     and its other positives are in no denominator, as in pytorch-metric-learning; :func:`sup_con_loss` has them there.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers; for two views, the index of the image.
         temperature: t, > 0, in units of cosine. SimCLR on CIFAR 0.5, pytorch-metric-learning 0.07.
         base_temperature: multiplies the loss by ``temperature / base_temperature``, as the SupContrast code does, and the
@@ -37,10 +37,10 @@ def nt_xent_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0, in nats; a connected 0 when there is no positive pair or no negative.
+        () >= 0, in nats; a differentiable 0 when there is no positive pair or no negative.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     total = sum_over_rows(pairs, lambda block: each_positive_against_negatives(block, 1 / temperature)).total
@@ -59,7 +59,7 @@ def nt_xent_loss(
     forms=[{"base_temperature": 0.07}],
 )
 class NTXentLoss(PairLoss):
-    """The settings of :func:`nt_xent_loss`.
+    """Module form of :func:`nt_xent_loss`.
 
     >>> import torch
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])

@@ -22,17 +22,17 @@ def proxy_anchor_loss(
     ``mean_{p present} log(1 + sum_{y = p} e^{-alpha (cos - margin)}) + mean_p log(1 + sum_{y != p} e^{alpha (cos + margin)})``
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float, the proxies. Any length; only the direction counts.
+        class_weight: (C, D) float, the proxies; L2-normalized internally.
         alpha: scale, > 0. Larger looks harder at hard images.
         margin: of the cosine, >= 0.
 
     Returns:
-        () loss, in nats. A connected 0 if no row has a direction; rows without one are left out.
+        () loss, in nats. A differentiable 0 if no row has a direction; rows without one are left out.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> axes = torch.eye(2)
     >>> proxy_anchor_loss(axes, torch.tensor([0, 1]), axes, alpha=1.0, margin=0.0)
@@ -99,13 +99,13 @@ class ProxyAnchorLoss(ClassLoss):
     """The proxies of :func:`proxy_anchor_loss`. Its terms are classes, all of them, so none can be left out by sampling.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         alpha: scale, > 0.
         margin: of the cosine, >= 0.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     def __init__(self, num_classes: int, embedding_dim: int, *, alpha: float = 32.0, margin: float = 0.1) -> None:

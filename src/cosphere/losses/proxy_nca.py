@@ -1,4 +1,4 @@
-"""Proxy-NCA: each image is drawn to the proxy of its class and away from all others, by distance."""
+"""Proxy-NCA: pull each image towards the proxy of its class and push it away from all others."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def proxy_nca_loss(
     ``softmax_scale`` s is ``embedding_scale = proxy_scale = sqrt(s)``.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float, the proxies. Any length; only the direction counts.
+        class_weight: (C, D) float, the proxies; L2-normalized internally.
         positive_in_denominator: whether the sum counts the image's own class.
         embedding_scale: length that every embedding is brought to, > 0.
         proxy_scale: length that every proxy is brought to, > 0.
         smoothing: in [0, 1), the share of the target that is spread evenly over the other classes. Above 0 it wants
             ``positive_in_denominator``.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction, and in the paper's form all rows if there is but one class,
-        give a connected 0.
+        (B,) loss per sample, in nats. Rows without a direction, and in the paper's form all rows if there is but one
+        class, give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
         SettingsError: smoothing of the paper's form.
 
     >>> axes = torch.eye(2)
@@ -92,19 +92,20 @@ def _check_smoothing(smoothing: float, positive_in_denominator: bool) -> None:
     traits=Traits(may_be_negative=True),
 )
 class ProxyNCALoss(ClassLoss):
-    """The proxies of :func:`proxy_nca_loss`, and its mean over the rows that have a direction.
+    """The proxies of :func:`proxy_nca_loss`, and its mean over the rows of nonzero norm.
 
     Proxies want a learning rate far above the network's. The recipe of dichotomies is ``positive_in_denominator=True,
     smoothing=0.1`` with both scales 3 (CUB, Cars), or 1 and 8 (Stanford Online Products).
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         positive_in_denominator: whether the sum counts the image's own class.
         embedding_scale: length that every embedding is brought to, > 0.
         proxy_scale: length that every proxy is brought to, > 0.
         smoothing: in [0, 1), the share of the target that is spread over the other classes.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:

@@ -31,17 +31,17 @@ def proxy_nca_plus_plus_loss(
     (global maximum pooling, balanced classes, layer norm, a fast rate for the proxies).
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float, the proxies. Any length; only the direction counts.
+        class_weight: (C, D) float, the proxies; L2-normalized internally.
         temperature: T, of squared distances; unitless, > 0. Smaller is sharper.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> import torch
     >>> axes = torch.eye(2)
@@ -65,17 +65,18 @@ def proxy_nca_plus_plus_loss(
     choose_when="proxies without margins are wanted; they need a learning rate far above the network's",
 )
 class ProxyNCAPlusPlusLoss(ClassLoss):
-    """The proxies of :func:`proxy_nca_plus_plus_loss`, and its mean over the rows that have a direction.
+    """The proxies of :func:`proxy_nca_plus_plus_loss`, and its mean over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         temperature: of squared distances; unitless, > 0. Smaller is sharper.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(proxy_nca_plus_plus_loss)

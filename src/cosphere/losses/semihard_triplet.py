@@ -42,20 +42,20 @@ def semihard_triplet_loss(
     ("semihard") lists them.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        margin: by how much farther a negative must be than a positive, in units of d.
+        margin: minimum gap between the negative and the positive distance, in units of d.
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
         variant: see above.
         reduction: "mean_all" divides by the number of positive pairs that have a negative ("facenet": of triplets in
             the window), "mean_nonzero" by that of terms above zero.
-        compared: see :func:`cosphere.losses.compare`. A miner's tuples say which pairs to choose among.
+        compared: see :func:`cosphere.losses.compare`. Mined tuples restrict the candidate pairs.
 
     Returns:
-        () >= 0 up to rounding; a connected 0 when there is nothing to compare.
+        () >= 0 up to rounding; a differentiable 0 when there is nothing to compare.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     if variant == "facenet":
@@ -118,7 +118,7 @@ def _window_mean(pairs: Pairs, margin: float, squared: bool, reduction: str) -> 
     traits=Traits(picks_one=True),
 )
 class SemihardTripletLoss(PairLoss):
-    """The settings of :func:`semihard_triplet_loss`.
+    """Module form of :func:`semihard_triplet_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> SemihardTripletLoss()(points, torch.tensor([0, 0, 1, 1]))

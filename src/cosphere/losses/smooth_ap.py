@@ -1,4 +1,4 @@
-"""Smooth-AP: average precision with a sigmoid in place of each comparison of ranks."""
+"""Smooth-AP: average precision with sigmoids in place of rank comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def smooth_ap_loss(
     ``sigmoid((s_k - s_j) / temperature)`` over the other positives and over the negatives k.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers. Classes may differ in size, and come in any order; the authors' code wants them equal, and
             sorted.
         temperature: in units of cosine, > 0. Smaller is nearer to the true average precision, with less gradient.
@@ -34,10 +34,10 @@ def smooth_ap_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () in [0, 1), mean over the anchors that have a positive and a negative; a connected 0 when none has.
+        () in [0, 1), mean over the anchors that have a positive and a negative; a differentiable 0 when none has.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
@@ -110,7 +110,7 @@ def _precision_lost(negatives: Tensor, candidates: Tensor, weight: Tensor) -> tu
     choose_when="to train for average precision itself, with large batches",
 )
 class SmoothAPLoss(PairLoss):
-    """The settings of :func:`smooth_ap_loss`.
+    """Module form of :func:`smooth_ap_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> SmoothAPLoss()(points, torch.tensor([0, 0, 1, 1]))

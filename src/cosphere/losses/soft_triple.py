@@ -1,4 +1,4 @@
-"""SoftTriple: several centres a class, softly chosen, and drawn together where fewer would do."""
+"""SoftTriple: several centres per class with soft assignment and a regularizer that merges them."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def soft_triple_loss(
     draws centres together is :func:`centre_distance`; pytorch-metric-learning has it as a regulariser of its own.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C * centres, D) float, class by class. Any length; only the direction counts.
+        class_weight: (C * centres, D) float, grouped by class; L2-normalized internally.
         centres: centres of each class.
         scale: the paper's lambda, > 0.
         gamma: temperature of the softmax over a class's centres, > 0. Smaller comes nearer to the largest cosine.
         margin: of the similarity to the own class, >= 0.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> weights = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> soft_triple_loss(torch.eye(2), torch.tensor([0, 1]), weights, centres=2, scale=1.0, margin=0.0)
@@ -175,23 +175,24 @@ def _distances(raw: Tensor, inverse: Tensor) -> Tensor:
     choose_when="classes hold several kinds of images and there are few classes",
 )
 class SoftTripleLoss(ClassLoss):
-    """The centres of :func:`soft_triple_loss`: its mean over the rows that have a direction, plus tau times their distance.
+    """The centres of :func:`soft_triple_loss`: its mean over the rows of nonzero norm, plus tau times their distance.
 
     The distance is over all classes in every step, whatever ``sample_rate``; a batch without any direction is a 0 altogether.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         centres: centres of each class.
         scale: the paper's lambda, > 0.
         gamma: temperature of the softmax over a class's centres, > 0.
         margin: of the similarity to the own class, >= 0.
         tau: weight of :func:`centre_distance`, >= 0.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     def __init__(

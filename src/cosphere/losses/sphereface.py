@@ -48,19 +48,19 @@ def sphereface_loss(
     Args:
         embeddings: (B, D) float. Their length counts, unless ``normalize_features``.
         labels: (B,) integers in [0, C).
-        class_weight: (C, D) float. Any length; only the direction counts.
+        class_weight: (C, D) float; L2-normalized internally.
         margin: m, a whole number >= 1; 1 is no margin.
         easing: lambda >= 0, how many parts of the plain cosine go with one part of psi. The bare psi, 0, hardly learns from
             a random start.
-        scale: of all logits, > 0; beside the length, or instead of it.
+        scale: logit scale, > 0; beside the length, or instead of it.
         normalize_features: leave the lengths out, so that ``scale`` alone sets the logits: a form made later.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> axes = torch.eye(2)
     >>> sphereface_loss(3 * axes, torch.tensor([0, 1]), axes, easing=0)  # angle 0: as without a margin
@@ -100,25 +100,26 @@ def _psi(cosines: Tensor, margin: int) -> Tensor:
     forms=[{"normalize_features": True}],
 )
 class SphereFaceLoss(ClassLoss):
-    """The class directions of :func:`sphereface_loss`, its mean over the rows that have a direction, and the annealing.
+    """The class directions of :func:`sphereface_loss`, its mean over the rows of nonzero norm, and the annealing.
 
     The steps that the annealing counts are calls in training mode. Their number is a buffer, so a saved run goes on where it
     was; in evaluation mode it does not change.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         margin: m, a whole number >= 1.
         annealing: how lambda comes down to ``easing``: "caffe" (official), 1000 / (1 + 0.12 t); "clcarwin",
             1500 / (1 + 0.1 t); "face_pytorch", 1000 / (1 + 0.0001 t)^2; None, it is ``easing`` from the start.
         easing: the least lambda, >= 0.
-        scale: of all logits, > 0.
+        scale: logit scale, > 0.
         normalize_features: leave the lengths of the embeddings out; ``scale`` then wants to be about 30.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
-        sample_rule: Partial FC's by default.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
+        sample_rule: default: Partial FC's rule.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     steps: Tensor
@@ -171,5 +172,5 @@ class SphereFaceLoss(ClassLoss):
         )
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), uses_lengths=not self.normalize_features)

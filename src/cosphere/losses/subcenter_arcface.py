@@ -1,4 +1,4 @@
-"""Sub-center ArcFace: several centres a class, the nearest counts, so that noisy images find a corner of their own."""
+"""Sub-center ArcFace: several centres per class, of which the nearest is used, for robustness to label noise."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def subcenter_arcface_loss(
     takes the margin in degrees.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
-        class_weight: (C * centres, D) float, class by class. Any length; only the direction counts.
+        class_weight: (C * centres, D) float, grouped by class; L2-normalized internally.
         centres: centres of each class. 1 is ArcFace.
         margin: radians, in [0, pi].
-        scale: of the cosines, > 0.
+        scale: logit scale, > 0.
         fallback: past ``theta = pi - margin``, where the target would rise again, take ``cos - margin sin(margin)``.
-        sampled: (S,) int64 ascending classes to run over, those of the batch among them; all by default.
+        sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
-        (B,) loss per sample, in nats. Rows without a direction give a connected 0.
+        (B,) loss per sample, in nats. Zero-norm rows give a differentiable 0.
 
     Raises:
-        SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+        SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
 
     >>> weights = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> subcenter_arcface_loss(-torch.eye(2), torch.tensor([0, 1]), weights, centres=2, margin=0.0, scale=1.0)
@@ -91,20 +91,21 @@ class _Largest:
     choose_when="labels are noisy: train with it, drop what is far from its class's main centre, train ArcFace on the rest",
 )
 class SubCenterArcFaceLoss(ClassLoss):
-    """The class centres of :func:`subcenter_arcface_loss`, and its mean over the rows that have a direction.
+    """The class centres of :func:`subcenter_arcface_loss`, and its mean over the rows of nonzero norm.
 
     Args:
-        num_classes: C, training classes.
-        embedding_dim: D, width of the embedding.
+        num_classes: C, number of training classes.
+        embedding_dim: D, embedding dimension.
         centres: centres of each class.
         margin: radians, in [0, pi].
-        scale: of the cosines, > 0.
+        scale: logit scale, > 0.
         fallback: see :func:`subcenter_arcface_loss`.
-        sample_rate: share of the classes in a training step's softmax; see :class:`cosphere.losses.ClassLoss`.
+        sample_rate: fraction of classes sampled for the softmax of each training step; see
+            :class:`cosphere.losses.ClassLoss`.
         sample_rule: "partial_fc" or "norm_softmax".
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     function = staticmethod(subcenter_arcface_loss)
@@ -137,7 +138,7 @@ class SubCenterArcFaceLoss(ClassLoss):
         more than 75 degrees from that are dropped. Rows without a direction are at pi / 2 from everything.
 
         Raises:
-            SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+            SizeError: incompatible shapes, dtypes or devices, or a label outside [0, C).
         """
         check_labelled(embeddings, labels)
         targets = check_class_labels(embeddings, as_int64(labels), self.class_weight, centres=self.centres)

@@ -29,7 +29,7 @@ def sup_con_loss(
     """``LSE_k(s_k / t) - mean_p s_p / t`` of each anchor: L_out of the paper, k over all others, positives included.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers. For two views of each image, give both the label of the image.
         temperature: t, > 0, in units of cosine.
         base_temperature: multiplies the loss by ``temperature / base_temperature``; the authors' code has 0.07. None: 1.
@@ -38,10 +38,10 @@ def sup_con_loss(
         compared: see :func:`cosphere.losses.compare`.
 
     Returns:
-        () >= 0, in nats; a connected 0 when there is no such anchor.
+        () >= 0, in nats; a differentiable 0 when there is no such anchor.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
     positives = pairs.positives_per_anchor
@@ -68,7 +68,7 @@ def sup_con_loss(
     forms=[{"reduction": "batch"}],
 )
 class SupConLoss(PairLoss):
-    """The settings of :func:`sup_con_loss`.
+    """Module form of :func:`sup_con_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> SupConLoss(temperature=0.5)(points, torch.tensor([0, 0, 1, 1]))
@@ -93,5 +93,5 @@ class SupConLoss(PairLoss):
         self.reduction = reduction
 
     def traits(self) -> Traits:
-        """How the loss behaves with the settings it has."""
+        """Traits of the loss under its current settings."""
         return replace(super().traits(), divides_by_batch=self.reduction == "batch")

@@ -62,14 +62,14 @@ def time_losses(
     Args:
         names: as in :func:`cosphere.losses.table`.
         batch: B, embeddings; a multiple of ``per_class``.
-        dim: D, width of the embedding.
+        dim: D, embedding dimension.
         per_class: embeddings of each class.
         device: where.
         repeats: at most this many measurements each.
         progress: called with the name of each loss before it is measured.
 
     Returns:
-        One timing a loss, fastest first.
+        One timing per loss, fastest first.
 
     Raises:
         SettingsError: an unknown loss, or a number out of range.

@@ -28,20 +28,20 @@ def triplet_loss(
     """``[margin + d_ap - d_an]_+`` over every anchor, positive and negative, without ever listing them.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        margin: by how much farther a negative must be than a positive, in units of d.
+        margin: minimum gap between the negative and the positive distance, in units of d.
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
         reduction: "mean_all" divides by the number of triplets, so the loss fades as they are solved; "mean_nonzero" by
             the number of those that still have a loss above 0.
-        compared: see :func:`cosphere.losses.compare`. A miner's triplets are taken one by one; its pairs make all
-            triplets that their anchors join.
+        compared: see :func:`cosphere.losses.compare`. Mined triplets are used as given; mined pairs are combined into
+            all triplets that share an anchor.
 
     Returns:
-        () >= 0 up to rounding; a connected 0 when there is no triplet.
+        () >= 0 up to rounding; a differentiable 0 when there is no triplet.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     if listed_triplets(compared):
         return _over_list(embeddings, labels, margin, squared, reduction, compared)
@@ -83,7 +83,7 @@ def _over_list(
     forms=[{"squared": False, "reduction": "mean_nonzero"}],
 )
 class TripletLoss(PairLoss):
-    """The settings of :func:`triplet_loss`.
+    """Module form of :func:`triplet_loss`.
 
     >>> import torch
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])

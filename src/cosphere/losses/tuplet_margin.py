@@ -35,9 +35,9 @@ def tuplet_margin_loss(
     The slack makes a positive look nearer than it is, so that hard ones pull less: the opposite of ArcFace's margin.
 
     Args:
-        embeddings: (B, D) float. Any length; only the direction counts.
+        embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers.
-        scale: of the cosines, > 0.
+        scale: logit scale, > 0.
         slack: radians, in [0, pi]. pytorch-metric-learning's 5.73 degrees are 0.1000074 of them.
         stop_at_zero: take ``max(t_p - slack, 0)``. As published, and by default, positives nearer than the slack are
             pushed apart again, until their angle is the slack.
@@ -45,10 +45,10 @@ def tuplet_margin_loss(
             other class.
 
     Returns:
-        () >= 0; a connected 0 when no anchor has both a positive and a negative.
+        () >= 0; a differentiable 0 when no anchor has both a positive and a negative.
 
     Raises:
-        SizeError: shapes, types, devices or indices that do not fit.
+        SizeError: incompatible shapes, dtypes, devices or indices.
     """
     pairs = compare(embeddings, labels, **compared)
 
@@ -93,7 +93,7 @@ def _eased(cosines: Tensor, slack: float, stop_at_zero: bool) -> tuple[Tensor, T
     choose_when="a softmax loss for batches with hard or wrongly labelled positives; often with half of intra_pair_variance",
 )
 class TupletMarginLoss(PairLoss):
-    """The settings of :func:`tuplet_margin_loss`.
+    """Module form of :func:`tuplet_margin_loss`.
 
     >>> points = torch.tensor([[2.0, 0.0], [1.2, 1.6], [0.0, 1.0], [-3.0, 0.0]])
     >>> TupletMarginLoss()(points, torch.tensor([0, 0, 1, 1]))

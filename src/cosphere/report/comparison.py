@@ -1,6 +1,6 @@
 """The picture of a comparison: a forest plot of the differences, and the gain of every class.
 
-Nothing is told by colour alone: gains lie right of zero and losses left of it, and marks differ in shape.
+No information is conveyed by colour alone: gains lie right of zero and losses left of it, and marks differ in shape.
 """
 
 from __future__ import annotations

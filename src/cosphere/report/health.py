@@ -17,7 +17,7 @@ SETTING = r"--\w+(\.\w+)*"
 
 
 def panel(data: ReportData) -> str:
-    """What looks wrong, a few numbers in plain words, and how they went during training."""
+    """Warnings, key measures with explanations, and their course during training."""
     numbers, svg = _numbers(data), curves.health_curves(data.metrics)
     shape = "" if svg is None else inline(svg, "health", "Effective rank and uniformity over steps")
     drawn = f'<div class="charts"><figure class="chart">{shape}</figure></div>' if shape else ""

@@ -1,4 +1,4 @@
-"""Small pictures for reports: read whatever can be read, and stand in for what cannot."""
+"""Thumbnails for reports, with placeholders for unreadable images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _checked(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def placeholder(side: int, note: str) -> Image.Image:
-    """A grey square that says why there is no picture."""
+    """A grey placeholder with the reason why the image is missing."""
     square = Image.new("RGB", (side, side), GREY)
     letters = font(max(8, side // 10))
     lines = wrapped(note, letters, side - 8)[:4]

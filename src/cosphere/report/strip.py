@@ -89,7 +89,7 @@ def neighbour_strip(
         query_box: crop of the query in pixels: left, top, right, bottom.
 
     Returns:
-        An RGB picture, wide as the neighbours need.
+        An RGB picture whose width depends on the number of neighbours.
 
     Raises:
         SettingsError: ``thumb`` is too small to write on.
