@@ -87,7 +87,7 @@ class Buckets(NamedTuple):
 
     @classmethod
     def of(cls, keys: Keys, device: torch.device) -> Buckets:
-        """Sort the gallery by key."""
+        """Build the index of the gallery by key."""
         queries, gallery = (torch.from_numpy(side).to(device) for side in keys)
         sizes = torch.bincount(gallery, minlength=int(max(side.max() for side in keys)) + 1)
         return cls(queries, gallery, gallery.argsort(stable=True), sizes.cumsum(0) - sizes, sizes)
@@ -167,7 +167,7 @@ class Candidates(NamedTuple):
 
 
 def lowest(similarities: Tensor) -> float | int:
-    """What ranks behind everything: minus infinity, or the least integer of the type."""
+    """The lowest value of the dtype: minus infinity, or the smallest integer."""
     kind = similarities.dtype
     return -float("inf") if kind.is_floating_point else torch.iinfo(kind).min
 

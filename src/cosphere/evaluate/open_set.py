@@ -126,8 +126,8 @@ def open_set(
 ) -> OpenSetScores:
     """Measure how well a threshold rejects unknown queries and identifies known ones.
 
-    A query is known if its class is in the gallery. Its answer is its nearest gallery image; at equal cosines of two classes
-    the answer counts as wrong, so that the order of the gallery does not matter. A threshold for a false accept rate of
+    A query is known if its class is in the gallery. Its prediction is its nearest gallery image; a tie between two
+    classes counts as wrong, so the result does not depend on gallery order. A threshold for a false accept rate of
     pairs raises far more alarms here: a query is compared with the whole gallery, and one impostor above it is enough.
 
     Args:
@@ -139,7 +139,7 @@ def open_set(
         gallery_labels: (G,), with the gallery.
         known_share: see :func:`open_set_split`.
         gallery_share: see there.
-        fpirs: target shares of unknown queries that raise an alarm, each in [0, 1].
+        fpirs: target fractions of unknown queries that raise an alarm, each in [0, 1].
         samples: resamples of classes behind the intervals, at least 1.
         level: of the intervals, in (0, 1).
         seed: of the split and the intervals.

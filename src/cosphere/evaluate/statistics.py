@@ -51,8 +51,8 @@ def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: in
 
     Args:
         values: (Q,) finite numbers, one per query.
-        samples: number of resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval within about a
-            tenth of its width.
+        samples: number of number of resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval
+            within about a tenth of its width.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -80,7 +80,7 @@ def bootstrap_classes(
     Args:
         values: (Q,) finite numbers, one per query.
         classes: (Q,) the class of each query: integers or names.
-        samples: number of resamples with replacement, at least 1.
+        samples: number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -112,7 +112,7 @@ def bootstrap_seeds(
     Args:
         values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
         classes: (Q,) the class of each query; None draws queries.
-        samples: number of resamples with replacement, at least 1.
+        samples: number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -139,7 +139,7 @@ def paired_bootstrap(
         first: (Q,) finite numbers, one per query.
         second: (Q,) finite numbers of the same queries in the same order.
         classes: (Q,) the class of each query; None draws queries. See :func:`bootstrap_classes`.
-        samples: number of resamples with replacement, at least 1.
+        samples: number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 

@@ -27,7 +27,7 @@ _STEP = 2**14
 
 
 class ThresholdRow(NamedTuple):
-    """One line of a threshold table. Rates are fractions."""
+    """One row of a threshold table. Rates are fractions."""
 
     wanted_far: float
     threshold: float

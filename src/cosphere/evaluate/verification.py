@@ -179,7 +179,7 @@ def roc(scores: Any, same: Any) -> Roc:
 
 
 def area_under(curve: Roc) -> float:
-    """AUC: the chance that a same pair scores above a different one, ties counting half."""
+    """AUC: the probability that a same pair scores above a different one, ties counting half."""
     return float(np.trapezoid(curve.tar, curve.far))
 
 
@@ -237,7 +237,7 @@ def _nearest_point(values: npt.NDArray[Any], truth: Flags, far: float) -> FarPoi
     from sklearn.metrics import roc_curve
 
     rates, hits, thresholds = (column[::-1] for column in roc_curve(truth, values))
-    place = int(np.argmin(np.abs(rates - far)))  # of equally near ones the first from above, as in that code
+    place = int(np.argmin(np.abs(rates - far)))  # ties: the first from above, as in that code
     below = np.nextafter(thresholds[place], -np.inf)  # scikit-learn accepts scores at the threshold, we those above
     return FarPoint(float(hits[place]), float(rates[place]), float(below))
 

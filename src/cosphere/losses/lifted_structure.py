@@ -29,7 +29,7 @@ def lifted_structure_loss(
         embeddings: (B, D) float.
         labels: (B,) integers.
         margin: in units of d. pytorch-metric-learning's positive margin is equivalent to a smaller margin.
-        normalize: compare directions; the paper compares raw embeddings, and then lengths count: penalise them.
+        normalize: L2-normalize the embeddings; the paper uses raw embeddings, whose norms then need a penalty.
         compared: see :func:`cosphere.losses.compare`. The negatives of a reference j are the images of the batch of
             another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor; for a
             reference that is no anchor, the images of the batch that it chose with j as their negative. Which references
@@ -100,7 +100,7 @@ def distances_of(block: Block, lengths: tuple[Tensor, ...]) -> Tensor:
 def slopes_of(
     block: Block, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Gradients with respect to similarities and squared lengths, from those to the distances. Overwrites both matrices.
+    """Gradients with respect to similarities and squared norms from those with respect to the distances, in place.
 
     At zero distance the gradient is taken as 0: the true one is infinite.
     """
@@ -127,7 +127,7 @@ def _nearness(pairs: Pairs, lengths: tuple[Tensor, ...], margin: float) -> tuple
 
 
 def _anchors_of_columns(pairs: Pairs) -> Tensor | None:
-    """(R,) the anchor that each column is, -1 for none, where a miner chose each anchor's negatives; None if it did not."""
+    """(R,) the anchor that each column is, -1 for none, for mined pairs; None otherwise."""
     if pairs.listed is None:
         return None
     anchors = torch.arange(len(pairs.anchors), device=pairs.anchors.device)

@@ -32,11 +32,11 @@ def magface_loss(
 ) -> Tensor:
     """ArcFace whose margin m(a) rises with the length a of the raw embedding, plus ``length_weight (a / u^2 + 1 / a)``.
 
-    Meng et al. (CVPR 2021) and the official code: a is clipped to [shortest, longest = u], beyond which it has no gradient,
+    Meng et al. (CVPR 2021) and the official code: a is clipped to [shortest, longest = u], with zero gradient outside,
     and m(a) is the straight line between the two margins. Within them the length does get a gradient, from both terms.
 
     Args:
-        embeddings: (B, D) float. The length matters.
+        embeddings: (B, D) float. The norm is used.
         labels: (B,) integers in [0, C).
         class_weight: (C, D) float; L2-normalized internally.
         shortest: the paper's l_a, > 0: the length above which margin and reward change.

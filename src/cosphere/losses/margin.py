@@ -42,8 +42,8 @@ def margin_loss(
     Args:
         embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers. With a boundary for each class in [0, C).
-        boundary: (C,) the distance b (the paper's beta) that parts positives from negatives, one for the class of each anchor;
-            or () one for all. Differentiable.
+        boundary: (C,) the distance b (the paper's beta) between positives and negatives, per class of the anchor, or ()
+            shared by all classes. Differentiable.
         margin: on either side of the boundary (the paper's alpha), in units of d.
         boundary_weight: the paper's nu: this times the sum of the triplets' boundaries is added before the division.
             (pytorch-metric-learning adds ``nu b`` after it where one boundary is shared.)
@@ -79,7 +79,7 @@ def margin_loss(
         return _hinges(terms, margin, boundary_weight)
 
     total, active = sum_over_rows(pairs, of_block, _of_anchors(boundary, labels, pairs))
-    # Boundaries alone are no loss: without an active term there is nothing to divide by.
+    # Without an active term there is no divisor, so the boundary penalty alone gives no loss.
     return mean_or_zero(torch.where(active.sum() > 0, total, 0.0), active.sum()) + pairs.zero
 
 
@@ -179,10 +179,10 @@ class MarginLoss(PairLoss):
         num_classes: C, number of training classes, labelled 0 to C - 1. Not used, and may be None, with one boundary
             for all.
         margin: on either side of the boundary, in units of distance.
-        boundary_start: where the boundaries begin, in (0, 2) for boundaries that can part anything.
+        boundary_start: initial value of the boundaries; useful values are in (0, 2).
         per_class: learn one boundary for each class; otherwise one for all, and any labels will do. For a fixed boundary,
             ``loss.boundary.requires_grad_(False)``.
-        boundary_weight: pull on the boundaries, towards smaller ones.
+        boundary_weight: weight of the penalty on large boundaries.
         sampling: see :func:`margin_loss`.
         cutoff: likewise.
         farthest: likewise.

@@ -42,15 +42,16 @@ class CrossBatchMemory(Loss):
             the batch itself. Its parameters, if it has some, are this module's too.
         embedding_dim: D, embedding dimension.
         size: rows of the queue; at least one batch.
-        start_after: steps during which the batch is compared with itself alone and nothing enters: at first embeddings
-            move too fast for the queue to be true of them.
+        start_after: steps during which the batch is compared with itself alone and nothing enters: early in training
+            embeddings change too fast for the queue to stay valid.
         max_age: in steps; older rows are not compared with. If even the latest row is older, the model has moved on
             without the memory, and a call raises. None: no limit but the size.
         batch_weight: weight of the batch's own loss, in which both sides of a pair get a gradient, added to the memory's.
 
-    The whole state is in ``state_dict``: ``embeddings`` (size, D) float32, ``labels`` and ``entered`` (size,) int64, and the
-    counts ``position`` (the next row to be written), ``fill`` (rows in use: the first ones) and ``step``. Training that
-    is resumed from it goes on bit for bit.
+        The full state is in ``state_dict``: ``embeddings`` (size, D) float32, ``labels`` and ``entered`` (size,) int64,
+            and the
+        counts ``position`` (the next row to be written), ``fill`` (rows in use: the first ones) and ``step``. Resumed
+            training is bit-for-bit identical.
 
     Raises:
         SettingsError: a setting out of range, or a loss that is no pair loss.
@@ -95,14 +96,14 @@ class CrossBatchMemory(Loss):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     def extra_repr(self) -> str:
-        """The settings, for ``print(memory)``."""
+        """Settings shown by ``print(memory)``."""
         return (
             f"embedding_dim={self.embeddings.shape[1]}, size={self.size}, start_after={self.start_after}, "
             f"max_age={self.max_age}, batch_weight={self.batch_weight}"
         )
 
     def traits(self) -> Traits:
-        """As for the wrapped loss."""
+        """Same as for the wrapped loss."""
         return self.loss.traits()
 
     def groups(self, dim: int) -> tuple[int, ...]:
@@ -203,7 +204,7 @@ class CrossBatchMemory(Loss):
             )
 
     def _check_fresh(self, position: int, fill: int, now: int) -> None:
-        """Raise if the model that made even the latest row is not the one of about now."""
+        """Raise if even the latest row is too old."""
         if not fill:
             return
         latest = int(self.entered[position - 1])

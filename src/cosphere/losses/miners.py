@@ -1,10 +1,10 @@
 """Miners: which pairs or triplets of a batch to learn from, as tuples of indices.
 
-Every miner is a plain function ``miner(embeddings, labels, *, references=, reference_labels=, positions=, settings)`` and
-returns int64 vectors: pairs as ``(anchors, positives, anchors, negatives)``, triplets as ``(anchors, positives,
+Every miner is a plain function ``miner(embeddings, labels, *, references=, reference_labels=, positions=, settings)``
+and returns int64 vectors: pairs as ``(anchors, positives, anchors, negatives)``, triplets as ``(anchors, positives,
 negatives)``. Anchors are rows of the batch; positives and negatives are rows of the references, or of the batch where
-there are none. Our losses take such a tuple as ``indices_tuple``, and so do pytorch-metric-learning's. Our losses need no
-miner to be fast: a list of all triplets takes B K (B - K) entries, the loss over all of them one block.
+there are none. Our losses take such a tuple as ``indices_tuple``, and so do pytorch-metric-learning's. The losses do
+not need a miner for speed: a list of all triplets takes B K (B - K) entries, the loss over all triplets one block.
 
 Rows are compared by direction, self is left out by index, and rows without a direction are never listed. Nothing here is
 differentiated. A miner holds its result and one block of similarities. Lists are sorted by anchor, then by positive,
@@ -34,7 +34,7 @@ TripletIndices = tuple[Tensor, Tensor, Tensor]
 
 
 class Against(TypedDict, total=False):
-    """What to mine in, beside the batch; see :func:`cosphere.losses.compare`."""
+    """Optional references to mine in; see :func:`cosphere.losses.compare`."""
 
     references: Tensor | None
     reference_labels: Tensor | None
@@ -101,10 +101,10 @@ def multi_similarity(
 
     def wanted(block: Block) -> tuple[Tensor, Tensor]:
         near, far = block.positives(torch.inf), block.negatives(-torch.inf)
-        # A column of filling more, or there may be none to take the least of.
+        # Add one column of padding, so that the minimum is defined.
         farthest_positive = functional.pad(near, (0, 1), value=torch.inf).amin(dim=1, keepdim=True)
         nearest_negative = far.amax(dim=1, keepdim=True)
-        # The fillings compare as infinite, so they are never kept.
+        # Padding compares as infinite and is never kept.
         return near - epsilon < nearest_negative, far + epsilon > farthest_positive
 
     return _Mine(embeddings, labels, against).pairs_where(wanted)
@@ -274,7 +274,7 @@ class _Hardest:
 
     def add(self, keys: Tensor, rows: Tensor, columns: Tensor) -> None:
         self.parts.append((keys, rows, columns))
-        # Sifting only when there is twice as much as wanted costs each pair a fixed number of looks.
+        # Selecting only at twice the capacity costs amortized constant time per pair.
         if sum(len(part[0]) for part in self.parts) > 2 * self.count:
             self.parts = [self._sifted()]
 

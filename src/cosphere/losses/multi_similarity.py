@@ -29,7 +29,7 @@ def multi_similarity_loss(
     anchors: Literal["both_sides", "all"] = "both_sides",
     **compared: Unpack[Compared],
 ) -> Tensor:
-    """Pull the positives and push the negatives of each anchor, the worst of them most.
+    """Soft maxima over the hard positives and negatives of each anchor.
 
     An anchor costs ``log(1 + sum_p exp(-alpha (s_p - base))) / alpha + log(1 + sum_n exp(beta (s_n - base))) / beta``
     with the cosines s_p of its positives and s_n of its negatives.
@@ -79,7 +79,7 @@ def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
     if not positives.shape[1]:
         return positives < 0, torch.zeros_like(block.negative)
     hardest_positive = positives.amin(dim=1, keepdim=True)
-    # The fillings pass neither test.
+    # Padding passes neither test.
     return positives - mining < hardest_negative, negatives + mining > hardest_positive
 
 

@@ -30,12 +30,12 @@ def n_pair_loss(
     ``mean_i [LSE_j(a_i . p_j) - a_i . p_i] + l2_weight * mean |f|^2`` with anchors a, the first images of the classes in
     batch order, and positives p, the second ones. Classes with fewer than two images, and further images, are not used.
 
-    The published L2 terms: Chainer's and pytorch-metric-learning's are the default form, the latter over all rows of the
-    batch. TensorFlow's has a weight of 0.002 * 0.25; Sohn's 0.02 is said to be quartered in his code (0.005). Roth et al.
-    take the mean length with 0.005. pytorch-metric-learning normalises first unless told not to.
+    The published L2 terms: Chainer's and pytorch-metric-learning's are the default form, the latter over all rows of
+    the batch. TensorFlow's has a weight of 0.002 * 0.25; Sohn's 0.02 is said to be quartered in his code (0.005). Roth
+    et al. take the mean length with 0.005. pytorch-metric-learning normalizes by default.
 
     Args:
-        embeddings: (B, D) float, raw: their lengths count.
+        embeddings: (B, D) float, raw; not normalized.
         labels: (B,) integers.
         l2_weight: of the L2 term, >= 0, per squared unit of length (or per unit).
         l2_form: what is averaged over the images used, "squared_length" or "length".
@@ -44,8 +44,7 @@ def n_pair_loss(
             are used.
 
     Returns:
-        () >= 0, mean over the N anchors; a differentiable 0, without L2 term, when there is no second class to tell
-        from.
+        () >= 0, mean over the N anchors; a differentiable 0, without L2 term, with fewer than two classes.
 
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.

@@ -32,7 +32,7 @@ def normalized_n_pair_loss(embeddings: Tensor, labels: Tensor, *, scale: float, 
             are used.
 
     Returns:
-        () >= 0, mean over the N anchors; a differentiable 0 when there is no second class to tell from.
+        () >= 0, mean over the N anchors; a differentiable 0 with fewer than two classes.
 
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.

@@ -25,8 +25,9 @@ def nt_xent_loss(
 ) -> Tensor:
     """``log(e^(s_p / t) + sum_n e^(s_n / t)) - s_p / t``, mean over all ordered positive pairs.
 
-    With two views of each image as its class this is SimCLR's loss. With more positives an anchor has one term for each,
-    and its other positives are in no denominator, as in pytorch-metric-learning; :func:`sup_con_loss` has them there.
+    With two views of each image as its class this is SimCLR's loss. With more positives an anchor has one term for
+    each, and other positives are excluded from the denominator, as in pytorch-metric-learning; :func:`sup_con_loss`
+    includes them.
 
     Args:
         embeddings: (B, D) float; L2-normalized internally.

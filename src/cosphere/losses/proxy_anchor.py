@@ -1,4 +1,4 @@
-"""Proxy-Anchor: each class's proxy is an anchor, and the whole batch are its positives and negatives."""
+"""Proxy-Anchor: each class proxy is an anchor, compared with the whole batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def proxy_anchor_loss(
         embeddings: (B, D) float; L2-normalized internally.
         labels: (B,) integers in [0, C).
         class_weight: (C, D) float, the proxies; L2-normalized internally.
-        alpha: scale, > 0. Larger looks harder at hard images.
+        alpha: scale, > 0. Larger values emphasize hard images.
         margin: of the cosine, >= 0.
 
     Returns:
@@ -74,7 +74,7 @@ class _Anchors:
         """(c,) top and mass of each class's other images, and in place of the cosines their e^(x - top); 0 for its own."""
         cosines.mul_(self.alpha).add_(self.alpha * self.margin)
         cosines[block.images, block.places] = -torch.inf
-        # log(1 + sum e^x) = top + log(e^-top + sum e^(x - top)), sound for any alpha.
+        # log(1 + sum e^x) = top + log(e^-top + sum e^(x - top)), stable for any alpha.
         top = cosines.amax(dim=0).clamp_(min=0) if len(cosines) else cosines.new_zeros(cosines.shape[1])
         cosines.sub_(top).exp_()
         return top, (-top).exp() + cosines.sum(dim=0)

@@ -40,10 +40,10 @@ def proxy_nca_loss(
         labels: (B,) integers in [0, C).
         class_weight: (C, D) float, the proxies; L2-normalized internally.
         positive_in_denominator: whether the sum counts the image's own class.
-        embedding_scale: length that every embedding is brought to, > 0.
-        proxy_scale: length that every proxy is brought to, > 0.
-        smoothing: in [0, 1), the share of the target that is spread evenly over the other classes. Above 0 it wants
-            ``positive_in_denominator``.
+        embedding_scale: norm to which embeddings are scaled, > 0.
+        proxy_scale: norm to which proxies are scaled, > 0.
+        smoothing: in [0, 1), the share of the target that is spread evenly over the other classes. Values above 0
+            require ``positive_in_denominator``.
         sampled: (S,) int64 ascending class indices to compute logits for, including those of the batch. Default: all.
 
     Returns:
@@ -94,8 +94,9 @@ def _check_smoothing(smoothing: float, positive_in_denominator: bool) -> None:
 class ProxyNCALoss(ClassLoss):
     """The proxies of :func:`proxy_nca_loss`, and its mean over the rows of nonzero norm.
 
-    Proxies want a learning rate far above the network's. The recipe of dichotomies is ``positive_in_denominator=True,
-    smoothing=0.1`` with both scales 3 (CUB, Cars), or 1 and 8 (Stanford Online Products).
+    Proxies need a much higher learning rate than the network. The recipe of dichotomies is
+    ``positive_in_denominator=True, smoothing=0.1`` with both scales 3 (CUB, Cars), or 1 and 8 (Stanford Online
+    Products).
 
     Args:
         num_classes: C, number of training classes.

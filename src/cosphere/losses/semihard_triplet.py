@@ -1,4 +1,4 @@
-"""Semihard triplet loss: for each positive pair one negative that is farther than the positive, but not much."""
+"""Semihard triplet loss: for each positive pair, a negative slightly farther than the positive."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def semihard_triplet_loss(
 def semihard_negatives(block: Block) -> Tensor:
     """For each positive pair the column of the closest negative that is farther, else of the farthest. (b, P) int64.
 
-    Columns of fillings and of anchors without a negative mean nothing.
+    Entries of padding and of anchors without a negative are arbitrary.
     """
     # Farther is a smaller cosine. Rounding may lift one above 1, where all of them are distance 0.
     near = block.positives(1.0).clamp(max=1)

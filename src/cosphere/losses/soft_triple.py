@@ -35,8 +35,9 @@ def soft_triple_loss(
 ) -> Tensor:
     """Cross-entropy over ``scale (S - margin [own class])``, S the mean of a class's cosines weighted by their softmax.
 
-    Equations 7 and 8 of Qian et al. (ICCV 2019) and the official code, which takes embeddings of unit length. The term that
-    draws centres together is :func:`centre_distance`; pytorch-metric-learning has it as a regulariser of its own.
+    Equations 7 and 8 of Qian et al. (ICCV 2019) and the official code, which takes embeddings of unit length. The
+    regularizer that merges centres is :func:`centre_distance`; pytorch-metric-learning has it as a regulariser of its
+    own.
 
     Args:
         embeddings: (B, D) float; L2-normalized internally.

@@ -1,4 +1,4 @@
-"""SphereFace: the angle to the image's own class is multiplied, and the images keep their lengths."""
+"""SphereFace: a multiplicative angular margin on embeddings that keep their norm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sphereface_loss(
     normalize_features: bool = False,
     sampled: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over ``length * cosine``, where the angle to the own class is first multiplied by ``margin``.
+    """Cross-entropy over ``length * cosine``, with the angle to the target class multiplied by ``margin``.
 
     The own class's cosine becomes ``(easing * cos(a) + psi(a)) / (easing + 1)`` with ``psi(a) = (-1)^k cos(margin * a) - 2k``
     for a between ``k pi / margin`` and ``(k + 1) pi / margin``: it falls from 1 at angle 0 to ``1 - 2 * margin`` at pi.
@@ -102,18 +102,18 @@ def _psi(cosines: Tensor, margin: int) -> Tensor:
 class SphereFaceLoss(ClassLoss):
     """The class directions of :func:`sphereface_loss`, its mean over the rows of nonzero norm, and the annealing.
 
-    The steps that the annealing counts are calls in training mode. Their number is a buffer, so a saved run goes on where it
-    was; in evaluation mode it does not change.
+    The schedule counts calls in training mode. The count is a buffer, so resumed training continues the schedule; calls
+    in evaluation mode do not change it.
 
     Args:
         num_classes: C, number of training classes.
         embedding_dim: D, embedding dimension.
         margin: m, a whole number >= 1.
-        annealing: how lambda comes down to ``easing``: "caffe" (official), 1000 / (1 + 0.12 t); "clcarwin",
-            1500 / (1 + 0.1 t); "face_pytorch", 1000 / (1 + 0.0001 t)^2; None, it is ``easing`` from the start.
+        annealing: decay of lambda to ``easing``: "caffe" (official), 1000 / (1 + 0.12 t); "clcarwin", 1500 / (1 + 0.1
+            t); "face_pytorch", 1000 / (1 + 0.0001 t)^2; None, it is ``easing`` from the start.
         easing: the least lambda, >= 0.
         scale: logit scale, > 0.
-        normalize_features: leave the lengths of the embeddings out; ``scale`` then wants to be about 30.
+        normalize_features: L2-normalize the embeddings; set ``scale`` to about 30 in this case.
         sample_rate: fraction of classes sampled for the softmax of each training step; see
             :class:`cosphere.losses.ClassLoss`.
         sample_rule: default: Partial FC's rule.

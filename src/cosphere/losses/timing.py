@@ -55,9 +55,9 @@ def time_losses(
 ) -> list[Timing]:
     """Measure forward and backward of losses with their default settings, in float32.
 
-    The batch is drawn around one centre a class. Losses with class weights get the batch's own classes,
-    ``batch / per_class`` of them: their time at many classes is another question. One call warms up; then loss and floor are
-    measured in turn until ``repeats`` are done or :data:`LONGEST` is spent.
+    The batch is drawn around one centre per class. Losses with class weights get the batch's own classes, ``batch /
+    per_class`` of them: timings with many classes differ. One call warms up; then loss and floor are measured in turn
+    until ``repeats`` are done or :data:`LONGEST` is spent.
 
     Args:
         names: as in :func:`cosphere.losses.table`.

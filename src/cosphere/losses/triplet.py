@@ -32,8 +32,8 @@ def triplet_loss(
         labels: (B,) integers.
         margin: minimum gap between the negative and the positive distance, in units of d.
         squared: d is the squared distance of unit vectors, in [0, 4]; otherwise the distance, in [0, 2].
-        reduction: "mean_all" divides by the number of triplets, so the loss fades as they are solved; "mean_nonzero" by
-            the number of those that still have a loss above 0.
+        reduction: "mean_all" divides by the number of triplets, so the loss vanishes as they are satisfied;
+            "mean_nonzero" by the number of those that still have a loss above 0.
         compared: see :func:`cosphere.losses.compare`. Mined triplets are used as given; mined pairs are combined into
             all triplets that share an anchor.
 
