@@ -18,7 +18,7 @@ GroupRule = Literal["same_class", "any_class"]
 
 
 def check_labels(labels: Any, count: int, name: str) -> Integers:
-    """Labels as (N,) int64 in numpy. Those of uint64 above 2^63 wrap to negative ones, and stay different.
+    """Labels as (N,) int64 in numpy. uint64 values above 2^63 wrap to distinct negative values.
 
     Raises:
         SizeError: not ``count`` integers.
@@ -27,7 +27,7 @@ def check_labels(labels: Any, count: int, name: str) -> Integers:
 
 
 def integer_column(values: Any, count: int, name: str) -> Column:
-    """One integer for each row, in the type that it came in.
+    """One integer per row, in its original dtype.
 
     Raises:
         SizeError: not ``count`` integers.
@@ -54,7 +54,7 @@ def numbered(queries: Column, gallery: Column | None) -> Keys:
 
 
 def joint(first: Keys, second: Keys) -> Keys:
-    """Keys that are equal where both are."""
+    """Combine two keys into one that is equal where both are equal."""
     width = int(max(side.max() for side in second)) + 1
     queries, gallery = (one * width + other for one, other in zip(first, second, strict=True))
     return numbered(queries, gallery)
@@ -188,7 +188,7 @@ def check_group_rule(rule: str) -> None:
 
 
 def candidates_of(classes: Keys, own: Tensor | None, excluded: Sequence[Keys], device: torch.device) -> Candidates:
-    """Count what is relevant to each query and what is hidden from it.
+    """Count the relevant and the excluded gallery rows of each query.
 
     Args:
         classes: class of each query and gallery row.

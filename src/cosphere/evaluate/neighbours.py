@@ -37,12 +37,12 @@ def ranked_images(
 ) -> RankedImages:
     """The first images of the rankings that :func:`score_embeddings` scores.
 
-    Images that a query does not meet (itself, those of its group) are left out, as they are in the scores.
+    Images excluded for a query (itself and its group) are omitted, as in the scores.
 
     Args:
         embeddings: N rows.
         queries: (Q,) rows of the embeddings; each must be a query of theirs.
-        k: images for each query, at least 1.
+        k: number of images per query, at least 1.
         settings: of these, ``bits``, ``group_rule`` and ``block_bytes`` are used.
 
     Raises:
@@ -71,7 +71,7 @@ def ranked_images(
 
 
 def _with_queries(sides: Sides, chosen: Integers) -> Sides:
-    """The same gallery for some of the queries."""
+    """Restrict to a subset of the queries."""
     positions = np.searchsorted(sides.query_rows, chosen).clip(max=len(sides.query_rows) - 1)
     strangers = chosen[sides.query_rows[positions] != chosen]
     if len(strangers):

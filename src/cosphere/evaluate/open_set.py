@@ -81,7 +81,7 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
         labels: (N,).
         known_share: of the classes with two images or more, in (0, 1); at least one. Classes of one image are unknown.
         gallery_share: of a known class's images, in (0, 1); at least one is in the gallery and at least one is a query.
-        seed: of both draws.
+        seed: random seed of both draws.
 
     Raises:
         SettingsError: a share out of range.
@@ -138,7 +138,7 @@ def open_set(
             :func:`open_set_split`.
         gallery_labels: (G,), with the gallery.
         known_share: see :func:`open_set_split`.
-        gallery_share: see there.
+        gallery_share: see :func:`open_set_split`.
         fpirs: target fractions of unknown queries that raise an alarm, each in [0, 1].
         samples: resamples of classes behind the intervals, at least 1.
         level: of the intervals, in (0, 1).

@@ -12,8 +12,8 @@ interval                     other queries of    other classes       other train
 :func:`bootstrap_seeds`      yes                 with ``classes``    yes
 ===========================  ==================  ==================  ==============
 
-None covers what all measurements share: the choice of the data set, settings chosen on the scored queries, mislabelled
-images. Tests and p-values are in :mod:`cosphere.evaluate.significance`.
+None covers sources common to all measurements: the choice of the data set, settings chosen on the scored queries,
+mislabelled images. Tests and p-values are in :mod:`cosphere.evaluate.significance`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: in
 
     Args:
         values: (Q,) finite numbers, one per query.
-        samples: number of number of resamples with replacement, at least 1. 1000 puts the ends of a 95 % interval
-            within about a tenth of its width.
+        samples: number of number of number of resamples with replacement, at least 1. 1000 puts the ends of a 95 %
+            interval within about a tenth of its width.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -70,17 +70,16 @@ def bootstrap_classes(
 ) -> Interval:
     """Percentile bootstrap of a mean over classes, each drawn with all its queries: the cluster bootstrap.
 
-    It covers other classes of the same kind, which is what a score on classes without training images is quoted for (Davison
-    and Hinkley 1997, section 3.8; Field and Welsh 2007). Queries
-    of a class share what makes the class easy or hard, so this interval is wider than that of :func:`bootstrap`. It does
-    not cover training seeds. Below about twenty classes it is too narrow: a bootstrap of n units has (n - 1) / n of the
-    variance, and few classes rarely include the occasional hard one. The gallery is not changed with the classes: the
-    value of a query stays as it was measured.
+    It covers other classes of the same kind, as required for scores on unseen classes (Davison and Hinkley 1997,
+    section 3.8; Field and Welsh 2007). Queries of a class share what makes the class easy or hard, so this interval is
+    wider than that of :func:`bootstrap`. It does not cover training seeds. Below about twenty classes it is too narrow:
+    a bootstrap of n units has (n - 1) / n of the variance, and few classes rarely include the occasional hard one. The
+    gallery is not resampled: the value of each query stays fixed.
 
     Args:
         values: (Q,) finite numbers, one per query.
         classes: (Q,) the class of each query: integers or names.
-        samples: number of number of resamples with replacement, at least 1.
+        samples: number of number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -112,7 +111,7 @@ def bootstrap_seeds(
     Args:
         values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
         classes: (Q,) the class of each query; None draws queries.
-        samples: number of number of resamples with replacement, at least 1.
+        samples: number of number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -132,14 +131,14 @@ def paired_bootstrap(
 ) -> Interval:
     """Bootstrap of the mean of ``first - second`` over queries, or over classes.
 
-    Both runs are scored on the same resamples, so what makes a query easy for both cancels. The interval is usually much
-    narrower than that of either run; whether those two overlap says nothing about it.
+    Both runs are scored on the same resamples, so what makes a query easy for both cancels. The interval is usually
+    much narrower than that of either run; overlap of the two separate intervals is not informative.
 
     Args:
         first: (Q,) finite numbers, one per query.
         second: (Q,) finite numbers of the same queries in the same order.
         classes: (Q,) the class of each query; None draws queries. See :func:`bootstrap_classes`.
-        samples: number of number of resamples with replacement, at least 1.
+        samples: number of number of number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -160,7 +159,7 @@ def bootstrap_all(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The bootstrap of several scores of the same queries, by the same resamples.
+    """Bootstrap several scores of the same queries with shared resamples.
 
     Takes each as (Q,) for :func:`bootstrap` or, with ``classes``, :func:`bootstrap_classes`, or as (S, Q) for
     :func:`bootstrap_seeds`. Working memory besides the values: 32 MiB, or 16 bytes per query if that is more.

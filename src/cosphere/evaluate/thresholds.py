@@ -102,7 +102,7 @@ def _row(values: Any, truth: Any, impostors: Any, far: float, level: float) -> T
         places = np.minimum(
             np.floor(count * beta.ppf(tails, false_accepts + 1, count - false_accepts)).astype(int), count - 1
         )
-        ends = impostors[places[::-1]].astype(np.float64)  # further down the list is lower
+        ends = impostors[places[::-1]].astype(np.float64)  # later in the list is lower
         rates = np.searchsorted(-impostors, -impostors[places], side="left") / count  # strictly above
     return ThresholdRow(
         float(far),

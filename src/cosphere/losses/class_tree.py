@@ -193,7 +193,7 @@ class AnchorNeighbourBatches(Sampler[list[int]]):
         labels: (N,) integers; row i of the training set has label i.
         tree: of the same classes.
         classes: the paper's l', at least 1.
-        neighbours: of each, at least 1; the paper's m counts the class itself too, so it is one more.
+        neighbours: nearest classes per class, at least 1; the paper's m also counts the class itself, so m is one more.
         images_per_class: the paper's t, at least 1.
         seed: of classes and images; the same seed gives the same epoch.
 

@@ -1,4 +1,4 @@
-"""Lifted structured loss: each positive pair against all negatives of both its ends."""
+"""Lifted structured loss: each positive pair against all negatives of both images."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def lifted_structure_loss(
             hinges, to_near, real = _hinges(block, distances, near, column_near)
             own = near[block.rows, None]
             to_own = to_near.sum(dim=1, keepdim=True)
-            if symmetric:  # each image is also the other end of the same pairs
+            if symmetric:  # each image is also the second image of the same pairs
                 to_own = 2 * to_own
             elif extra is not None:
                 to_own = to_own + extra[block.rows, None]

@@ -18,7 +18,7 @@ __all__ = ["CrossBatchMemory"]
 
 
 class _Queue(NamedTuple):
-    """Rows of the memory: embedding, label, and the step at which it entered."""
+    """Rows of the memory: embedding, label and insertion step."""
 
     embeddings: Tensor
     labels: Tensor

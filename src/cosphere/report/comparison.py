@@ -1,4 +1,4 @@
-"""The picture of a comparison: a forest plot of the differences, and the gain of every class.
+"""Figure of a comparison: a forest plot of the differences and the gain of every class.
 
 No information is conveyed by colour alone: gains lie right of zero and losses left of it, and marks differ in shape.
 """
@@ -81,7 +81,7 @@ def _title(part: SubFigure, text: str) -> None:
 
 
 def _forest(axes: Axes, found: Comparison) -> bool:
-    """One line a difference: dot and thick interval, and over seeds alone a thin one with a hollow square below.
+    """One row per difference: a dot with a thick interval, and below it a hollow square with a thin interval over seeds alone.
 
     Returns:
         Whether any interval over seeds was drawn.
@@ -160,7 +160,7 @@ def _every_class(axes: Axes, gains: Any) -> None:
 
 
 def _named_classes(axes: Axes, gains: Any, names: tuple[str, ...], score: str) -> None:
-    """The classes at both ends, by name."""
+    """Label the classes at both ends."""
     order = np.argsort(-gains, kind="stable")
     if len(order) > 2 * NAMED_CLASSES:
         order = np.concatenate([order[:NAMED_CLASSES], order[-NAMED_CLASSES:]])
@@ -177,7 +177,7 @@ def _named_classes(axes: Axes, gains: Any, names: tuple[str, ...], score: str) -
 
 
 def _around_zero(axes: Axes) -> None:
-    """Zero inside the axis, with some room, also where all is exactly zero."""
+    """Set axis limits that include zero with a margin, even if all values are exactly zero."""
     low, high = axes.get_xlim()
     low, high = min(low, 0.0), max(high, 0.0)
     room = 0.06 * (high - low)

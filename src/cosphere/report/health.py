@@ -1,4 +1,4 @@
-"""The part of the report that says whether the embedding uses its space, and what to do when it has collapsed."""
+"""Report section on embedding health: dimension usage, collapse and remedies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _shown(numbers: Mapping[str, Any], name: str, form: str, times: float = 1) -> str:
-    """A number for reading; nothing when it is none, as in a file of another version."""
+    """Format a number; empty if it is not a number, as in a file of another version."""
     value = numbers.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return ""
@@ -75,7 +75,7 @@ def _shown(numbers: Mapping[str, Any], name: str, form: str, times: float = 1) -
 
 
 def _note(numbers: Mapping[str, Any]) -> str:
-    """What a sample stands for."""
+    """What the sample represents."""
     compared, rows = _shown(numbers, "compared", "{:.0f}"), _shown(numbers, "rows", "{:.0f}")
     alive = (numbers.get("rows") or 0) - (numbers.get("zero_rows") or 0)
     if not compared or not rows or numbers["compared"] >= alive:

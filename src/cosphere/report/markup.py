@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Every text that comes from data passes :func:`safe` here, and nowhere else."""
+"""HTML helpers. All text from data is escaped here, by :func:`safe`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cosphere.report.drawing import clean
 
 
 def safe(text: object) -> str:
-    """Text for between tags or inside double-quoted attributes: one line, markup and control characters defused.
+    """Escape text for element content or double-quoted attributes: one line, without markup or control characters.
 
     >>> safe('<b title="x">')
     '&lt;b title=&quot;x&quot;&gt;'
@@ -20,7 +20,7 @@ def safe(text: object) -> str:
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A part of the page that can be jumped to. ``parts`` are HTML."""
+    """A page section with an anchor. ``parts`` are HTML."""
     body = "\n".join(part for part in parts if part)
     return f'<section id="{name}">\n<h2>{safe(title)}</h2>\n{body}\n</section>'
 
@@ -33,7 +33,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def missing(text: str) -> str:
-    """The friendly line in place of something that a run does not have."""
+    """A note in place of data that the run does not have."""
     return paragraph(text, "missing")
 
 
@@ -72,7 +72,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, ob
 
 
 def shown(value: object) -> str:
-    """A value for reading: numbers short, nothing as a dash.
+    """Format a value for display: short numbers, a dash for None.
 
     >>> [shown(value) for value in (None, True, 12345, 0.123456, 1e-5, [1, 2])]
     ['–', 'yes', '12 345', '0.1235', '1e-05', '1, 2']

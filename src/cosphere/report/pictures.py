@@ -25,7 +25,7 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def load(source: str | Path | npt.NDArray[np.uint8], side: int, box: Box | None = None) -> Image.Image:
-    """An image that fits into a square of ``side`` pixels, its shape kept; never enlarged.
+    """Load an image and shrink it to fit a square of ``side`` pixels, preserving the aspect ratio.
 
     Args:
         source: a file, or (H, W, 3) uint8 RGB.
@@ -66,7 +66,7 @@ def placeholder(side: int, note: str) -> Image.Image:
 
 
 def shortened(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
-    """``text`` in one line of at most ``width`` pixels; the middle is left out, because both ends tell names apart."""
+    """``text`` in one line of at most ``width`` pixels; elided in the middle, since both ends identify a name."""
     line = " ".join(text.split())
     if letters.getlength(line) <= width:
         return line
@@ -98,7 +98,7 @@ def jpeg_uri(picture: Image.Image, quality: int = 72) -> str:
 
 @dataclass
 class Thumbnails:
-    """Embeds each picture once, however often a page shows it.
+    """Embed each picture once per page, regardless of how often it is shown.
 
     A style rule holds the bytes, and elements name the rule.
     """

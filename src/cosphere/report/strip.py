@@ -1,4 +1,4 @@
-"""A query and its neighbours side by side, as one picture."""
+"""Image strip of a query and its neighbours."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def neighbour_strip(
     query_label: str | None = None,
     query_box: Box | None = None,
 ) -> Image.Image:
-    """Draw the query apart at the left, then its neighbours with rank, cosine and label.
+    """Draw the query on the left, followed by its neighbours with rank, cosine and label.
 
     A right neighbour has a green frame and a tick, a wrong one a red frame and a cross. A picture that cannot be read
     becomes a grey square with a note.
 
     Args:
         query: a file, or (H, W, 3) uint8 RGB.
-        neighbours: nearest first; none is allowed.
+        neighbours: nearest first; may be empty.
         thumb: side of a thumbnail, pixels, at least 32.
         query_label: shown under the query.
         query_box: crop of the query in pixels: left, top, right, bottom.
@@ -148,7 +148,7 @@ def _caption(strip: Image.Image, layout: Layout, place: int, heading: str, label
 def _glyph(
     strip: Image.Image, layout: Layout, place: int, shape: Literal["tick", "cross"], colour: tuple[int, int, int]
 ) -> None:
-    """A tick or a cross on a disc in the tile's top right corner, drawn so that it needs no font and no colour."""
+    """A tick or a cross on a disc in the tile's top right corner, independent of fonts and colour."""
     side = max(12, layout.thumb // 7)
     left, top = layout.left(place) + layout.tile - side, layout.gap
     draw = ImageDraw.Draw(strip)
