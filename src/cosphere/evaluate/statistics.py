@@ -51,7 +51,7 @@ def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: in
 
     Args:
         values: (Q,) finite numbers, one per query.
-        samples: number of number of number of resamples with replacement, at least 1. 1000 puts the ends of a 95 %
+        samples: number of resamples with replacement, at least 1. 1000 puts the ends of a 95 %
             interval within about a tenth of its width.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
@@ -79,7 +79,7 @@ def bootstrap_classes(
     Args:
         values: (Q,) finite numbers, one per query.
         classes: (Q,) the class of each query: integers or names.
-        samples: number of number of number of resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -111,7 +111,7 @@ def bootstrap_seeds(
     Args:
         values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
         classes: (Q,) the class of each query; None draws queries.
-        samples: number of number of number of resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
@@ -138,7 +138,7 @@ def paired_bootstrap(
         first: (Q,) finite numbers, one per query.
         second: (Q,) finite numbers of the same queries in the same order.
         classes: (Q,) the class of each query; None draws queries. See :func:`bootstrap_classes`.
-        samples: number of number of number of resamples with replacement, at least 1.
+        samples: number of resamples with replacement, at least 1.
         level: in (0, 1).
         seed: random seed; the interval is deterministic given the seed.
 
