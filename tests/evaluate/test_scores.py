@@ -348,3 +348,17 @@ def test_a_picture_never_meets_itself() -> None:
     )
     boxes = np.concatenate([np.full((40, 4), -1), np.tile([0, 0, 5, 5], (40, 1))])
     assert score_embeddings(dataclasses.replace(twice, files=files * 2, boxes=boxes), plain).value("recall@1") == 1.0
+
+
+def test_default_ks_that_do_not_fit_are_left_out_with_a_note() -> None:
+    few = Embeddings(
+        embeddings=np.eye(4, 3, dtype=np.float32) + 0.1,
+        labels=np.array([0, 0, 1, 1]),
+        paths=("a", "b", "c", "d"),
+        class_names=("x", "y"),
+    )
+    scores = score_embeddings(few, EvaluationSettings(clustering=False, bootstrap_samples=0))
+    assert [name for name in scores.values if name.startswith("recall@")] == ["recall@1", "recall@2"]
+    assert "Left out: Recall@4, Recall@8, because a query ranks fewer than 4 images." in scores.notes
+    with pytest.raises(SizeError, match="Recall@4 wants K to be from 1 to 3"):
+        score_embeddings(few, EvaluationSettings(ks=(1, 4), clustering=False))

@@ -188,6 +188,7 @@ def retrieval(
     categories: Any | None = None,
     metrics: Sequence[str] = (),
     ties: Ties | None = None,
+    fit_ks: bool = False,
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> RetrievalScores:
@@ -236,6 +237,7 @@ def retrieval(
         metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
         ties: the rule for equal similarities. None takes optimistic for floats and expected for bits; a query that has one
             similarity to everything it ranks (a zero row, a collapsed embedding) then counts at chance.
+        fit_ks: leave out the K that are larger than the number of images that a query ranks, instead of raising.
         block_bytes: bound of the working memory in bytes, beside the unit rows; blocks have at least 32 queries.
         progress: called with the number of queries that are done.
 
@@ -268,7 +270,10 @@ def retrieval(
     scored = candidates.relevant > 0
     if not bool(scored.any()):
         raise _nothing_to_find(candidates, groups is not None)
-    _check_reach(request.ks, sides.gallery - int(candidates.hidden[scored].max()))
+    available = sides.gallery - int(candidates.hidden[scored].max())
+    if fit_ks:
+        request = request._replace(ks=[k for k in request.ks if k <= available] or [available])
+    _check_reach(request.ks, available)
     result = rank_all(sides, candidates, request, block_bytes, progress)
     return _gathered(result, request, candidates, query_labels, query_categories)
 

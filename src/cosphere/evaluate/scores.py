@@ -271,6 +271,7 @@ def rank(
     sides = embeddings.sides()
     scores = retrieval(
         ks=settings.ks,
+        fit_ks=settings.ks == DEFAULTS.ks,
         categories=None
         if categories is None
         else RowColumns.of(len(embeddings), None, categories).at(sides.query_rows).categories,
@@ -319,6 +320,10 @@ def _notes(
     if ranking.skipped:
         queries = ranking.queries + ranking.skipped
         notes.append(f"Left out: {ranking.skipped} of {queries} queries, with no other image of their class to find.")
+    too_large = [k for k in settings.ks if f"recall@{k}" not in ranking.scores]
+    if too_large:
+        names = ", ".join(f"Recall@{k}" for k in too_large)
+        notes.append(f"Left out: {names}, because a query ranks fewer than {too_large[0]} images.")
     if grouped:
         notes.append("A query does not meet the images that its group (such as its sequence) leaves out.")
     if settings.bits:
