@@ -266,6 +266,7 @@ def test_published_scores_stand_beside_ours(
         (["train", "--resume", "{tmp}/none"], "there is no run at"),
         (["train", "--resume", "{run}", "--seed", "9"], "--resume goes on with a run as it was"),
         (["evaluate", "{run}", "--split", "tset"], "has no split 'tset'; it has train, test"),
+        (["report", "{run}", "--out", "{run}/scores.json"], "would replace a file of"),
         (["evaluate", "{run}", "--ks", "[100]"], "Recall@100 wants K to be from 1 to 23"),
         (["evaluate", "{tmp}"], "is not a run's folder"),
         (["search", "{run}", "{photos}", "{tmp}/none.jpg"], "none.jpg does not exist"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
+from cosphere.experiment.outputs import check_output
 from cosphere.report import write_report
 from cosphere.runs import RunFolder
 
@@ -28,6 +29,8 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write `report.html`."""
     given = parser().read(arguments)
+    if given.out:
+        check_output(given.out, model=given.run)
     page = write_report(
         RunFolder.open(given.run).path,
         Path(given.out) if given.out else None,

@@ -188,8 +188,16 @@ class Catalogue:
         return self.rows(np.flatnonzero(keep))
 
     def rows(self, rows: Sequence[int] | Integers) -> Catalogue:
-        """Return a catalogue of the given rows, in the given order."""
-        return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True))
+        """Return a catalogue of the given rows, in the given order.
+
+        Query and gallery flags are dropped where no row has either, as in the training rows of data with a query/gallery test:
+        these rows are then compared all with all.
+        """
+        table = self.table.iloc[list(rows)].reset_index(drop=True)
+        roles = [name for name in ("is_query", "is_gallery") if name in table]
+        if not table[roles].to_numpy(dtype=bool).any():
+            table = table.drop(columns=roles)
+        return replace(self, table=table)
 
     def relabelled(self, mapping: Mapping[str, str]) -> Catalogue:
         """Return the same rows under other labels, such as the random meta-classes that DREML trains on.

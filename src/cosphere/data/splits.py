@@ -54,15 +54,7 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
     chosen = np.random.default_rng([seed, len(counts)]).permutation(candidates)[:number]
     held = np.isin(catalogue.labels, chosen)
     val = catalogue.rows(np.flatnonzero(held))
-    return catalogue.rows(np.flatnonzero(~held)), _without_idle_roles(replace(val, table=val.table.assign(split="val")))
-
-
-def _without_idle_roles(catalogue: Catalogue) -> Catalogue:
-    """Drop the query and gallery flags where no row has either, as in training rows of data with a query/gallery test."""
-    roles = [name for name in ("is_query", "is_gallery") if name in catalogue.table]
-    if catalogue.table[roles].to_numpy(dtype=bool).any():
-        return catalogue
-    return replace(catalogue, table=catalogue.table.drop(columns=roles))
+    return catalogue.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val"))
 
 
 def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 0.0, seed: int = 0) -> Catalogue:
@@ -124,9 +116,7 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
     """
     train = catalogue.select(EVERYTHING if catalogue.split_names == [EVERYTHING] else "train")
     if "val" in catalogue.split_names:
-        return TrainingParts(
-            train, _without_idle_roles(catalogue.select("val")), "validation on the data's own val split"
-        )
+        return TrainingParts(train, catalogue.select("val"), "validation on the data's own val split")
     if val_share == 0:
         return TrainingParts(train, None, "no validation: no val split, and no classes held out")
     counts = np.bincount(train.labels)
