@@ -159,7 +159,9 @@ def test_a_score_needs_no_more_than_its_settings(
     found = settings_for(names)
     assert (found.ks, found.metrics, found.clustering, found.bootstrap_samples) == (ks, metrics, clustering, 0)
     data = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
-    rows = Embeddings(embeddings=data, labels=np.arange(24) % 2, paths=tuple("x" * 24), class_names=("a", "b"))
+    rows = Embeddings(
+        embeddings=data, labels=np.arange(24) % 2, paths=tuple("abcdefghijklmnopqrstuvwx"), class_names=("a", "b")
+    )
     values = score_embeddings(rows, found).values
     assert set(names) <= set(values)
 

@@ -334,7 +334,10 @@ def test_without_max_age_a_pause_is_allowed():
         ({"start_after": -1}, "start_after must be a whole number of steps >= 0; got -1"),
         ({"max_age": 0}, "max_age must be a whole number >= 1; got 0"),
         ({"batch_weight": -1}, "batch_weight must be a number >= 0"),
-        ({"loss": nn.Identity()}, "compares images with images, got Identity"),
+        (
+            {"loss": nn.Identity()},
+            "a memory wraps a pair loss, which can compare the batch with other images; got Identity",
+        ),
     ],
 )
 def test_wrong_settings_are_named(arguments, message):

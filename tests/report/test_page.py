@@ -160,7 +160,9 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
             "data": {bad: bad},
             "provenance": {"cosphere": bad, "time": bad},
         },
-        embeddings=replace(data.embeddings, class_names=(bad, bad, bad, bad), paths=(bad,) * 24),
+        embeddings=replace(
+            data.embeddings, class_names=(bad, bad, bad, bad), paths=tuple(f"{bad}{row}" for row in range(24))
+        ),
         skipped=(Skipped(bad, bad),),
     )
     text = page(hostile)
@@ -172,7 +174,7 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
     assert reader.tags("title") == [{}]
     titles = [one["title"] for one in reader.of_class("pic")]
     assert titles
-    assert set(titles) == {bad.replace("\x00", "").strip()}
+    assert all(title.startswith(bad.replace("\x00", "").strip()) for title in titles)
 
 
 def test_class_names_of_the_data_are_shown_as_they_are(data: ReportData, text: str) -> None:

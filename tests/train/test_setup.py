@@ -9,7 +9,7 @@ import torch
 
 from cosphere.data import Catalogue, training_parts
 from cosphere.train import TrainSettings, bfloat16_is_native
-from cosphere.train.loop import greeting
+from cosphere.train.journal import greeting
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_bfloat16_needs_instructions(
 def test_an_emulated_precision_is_said(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = training_parts(catalogue, val_share=0, seed=0)
     for native, precision, expected in ((False, "bf16", True), (True, "bf16", False), (False, "float32", False)):
-        monkeypatch.setattr("cosphere.train.loop.bfloat16_is_native", lambda native=native: native)
+        monkeypatch.setattr("cosphere.train.journal.bfloat16_is_native", lambda native=native: native)
         settings = TrainSettings().with_values({"precision": precision})
         lines = list(greeting(settings, parts, (), torch.device("cpu")))
         assert any("no bfloat16 instructions" in line for line in lines) == expected

@@ -178,8 +178,10 @@ def content() -> dict[str, Any]:
 
 def _command(parser: Any) -> dict[str, Any]:
     whole = parser.format_help()
-    named = {action: action.option_strings[-1][2:] for action in parser._actions if action.option_strings}
+    named = {action: _name(action.option_strings) for action in parser._actions if action.option_strings}
     kinds = {name: _kind(getattr(action, "_typehint", None)) for action, name in named.items() if name != "help"}
+    # jsonargparse has a second name for each list, such as --ks+, which appends to it.
+    kinds |= {word[2:]: "any" for action in named for word in action.option_strings if word.endswith("+")}
     shown = _basic(named.values())
     for action, name in named.items():
         if name not in shown:
@@ -188,6 +190,11 @@ def _command(parser: Any) -> dict[str, Any]:
     if short != whole:
         short = f"{short.rstrip()}\n\n`{parser.prog} --help-all` lists every setting.\n"
     return {"short": short, "all": whole, "options": kinds}
+
+
+def _name(words: Sequence[str]) -> str:
+    """The long name of an option, without its dashes."""
+    return next(word[2:] for word in reversed(words) if not word.endswith("+"))
 
 
 def _basic(names: Any) -> set[str]:
