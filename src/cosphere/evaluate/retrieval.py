@@ -271,9 +271,9 @@ def retrieval(
     if not bool(scored.any()):
         raise _nothing_to_find(candidates, groups is not None)
     available = sides.gallery - int(candidates.hidden[scored].max())
-    if fit_ks:
-        request = request._replace(ks=[k for k in request.ks if k <= available] or [available])
-    _check_reach(request.ks, available)
+    ks = [k for k in request.ks if k <= available or not fit_ks] or [available]
+    _check_reach(ks, available)
+    request = request._replace(ks=ks)
     result = rank_all(sides, candidates, request, block_bytes, progress)
     return _gathered(result, request, candidates, query_labels, query_categories)
 
@@ -370,10 +370,8 @@ def check_ks(ks: Any) -> list[int]:
 
 def _check_reach(ks: list[int], available: int) -> None:
     if ks[-1] > available:
-        raise SizeError(
-            f"Recall@{ks[-1]} wants K to be from 1 to {available}, the images that a query ranks. "
-            "Lower K or add images."
-        )
+        wanted = f"from 1 to {available}, the images that a query ranks"
+        raise SizeError(f"Recall@{ks[-1]} wants K to be {wanted}. Lower K or add images.")
 
 
 def _numbers(column: Any, of_gallery: Any | None, sides: Sides, name: str) -> Keys:
