@@ -13,7 +13,12 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m cosphere.losses.engine.document --check docs/losses.md
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
+
+docs: $(STAMP)
+	$(BIN)/python -m cosphere.losses.engine.document docs/losses.md
+	$(BIN)/python -m cosphere.cli.quick
 
 bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[bench]'
