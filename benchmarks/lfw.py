@@ -4,7 +4,7 @@
 
 EMBEDDINGS.npz holds `names` (N,) such as `Ann/Ann_0001.jpg` and `emb` (N, D), raw. LISTS is a folder with LFW's own
 `pairs.txt` (View 2: ten folds of 300 same and 300 different pairs) and, for the thresholds, `pairsDevTrain.txt`, `pairsDevTest.txt`
-and `peopleDevTrain.txt` (View 1). The scores say what the embeddings are worth, not what this library's losses are; what is
+and `peopleDevTrain.txt` (View 1). The scores measure the embeddings, not this library's losses; what is
 claimed here is that the protocol is computed as published.
 
 Views share people: View 1 is for choosing, and its people come again in View 2. Pairs share people and images too, which the
@@ -88,7 +88,7 @@ def view_2(scores: np.ndarray, same: np.ndarray, samples: int) -> dict[str, Any]
 
 
 def on_view_2(threshold: float, scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
-    """Rates of a threshold that knew nothing of these pairs; so each is binomial, but for the people that pairs share."""
+    """Rates of a threshold that knew nothing of these pairs; so each is binomial, except that pairs share people."""
     rates = rates_at(scores, same, threshold)
     found: dict[str, Any] = {}
     for name, rate, count in (("far", rates.far, int((~same).sum())), ("tar", rates.tar, int(same.sum()))):
@@ -132,7 +132,7 @@ def chosen_on_people(
 
 
 def used(faces: Faces, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each threshold is worth as an open set of all people, and how many differing bits are as strict."""
+    """Open-set rates of each threshold over all people, and how many differing bits are as strict."""
     people = np.unique([name.split("/")[0] for name in faces.rows], return_inverse=True)[1]
     rows = np.array(list(faces.rows.values()))
     unit, codes = faces.unit[rows].astype(np.float32), to_bits(faces.raw[rows])
@@ -164,7 +164,7 @@ def used(faces: Faces, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def within(codes: np.ndarray, people: np.ndarray, bits: float) -> float:
-    """The share of a million drawn pairs of two people that differ in fewer than so many bits."""
+    """The share of a million drawn pairs of two people that differ in fewer bits than this."""
     random = np.random.default_rng(0)
     left, right = random.integers(0, len(codes), (2, 2**20))
     two = people[left] != people[right]

@@ -23,7 +23,7 @@ def check_whole(name: str, value: object, *, least: int | None = None, most: int
         most: largest allowed value; None for no bound.
 
     Raises:
-        SettingsError: the value is no integer, or out of range.
+        SettingsError: the value is not an integer, or out of range.
 
     >>> check_whole("k", 3, least=1)
     3
@@ -60,7 +60,7 @@ def check_number(
         at_most: inclusive upper bound.
 
     Raises:
-        SettingsError: the value is no number, not finite, or out of range.
+        SettingsError: the value is not a number, not finite, or out of range.
 
     >>> check_number("margin", 1, above=0)
     1.0
@@ -93,7 +93,7 @@ def check_share(name: str, value: object) -> float:
     """Return ``value`` as a float above 0 and at most 1.
 
     Raises:
-        SettingsError: the value is no number, or out of range.
+        SettingsError: the value is not a number, or out of range.
     """
     share = check_number(name, value, above=0)
     if share > 1:

@@ -1,7 +1,7 @@
 """Codes: embeddings as packed bits, one bit a dimension.
 
 ``b = 1[z > 0]``, the binarisation of Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning" (2019):
-a zero is no bit. Their LayerNorm puts the mean of each embedding at zero, so about half the bits are set; without it a
+a zero gives bit 0. Their LayerNorm puts the mean of each embedding at zero, so about half the bits are set; without it a
 dimension that is always positive says nothing. The sign does not depend on the length of a row.
 
 Two codes are compared by their Hamming distance, the number of bits that differ. It equals the squared Euclidean
@@ -134,8 +134,8 @@ def code_bytes(codes: Any, name: str = "codes") -> Bytes:
         SizeError: not (N, bytes) uint8, or without a byte.
     """
     check_codes(codes, name)
-    found = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else codes
-    return np.ascontiguousarray(found)
+    array = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else codes
+    return np.ascontiguousarray(array)
 
 
 def check_codes(codes: Any, name: str = "codes") -> None:

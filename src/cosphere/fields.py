@@ -49,8 +49,8 @@ def metadata(**rule: Any) -> dict[str, Rule]:
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule:
     """The rule of a field; the default one for a plain dataclass field."""
-    found = field.metadata.get(_KEY)
-    return found if isinstance(found, Rule) else Rule()
+    rule = field.metadata.get(_KEY)
+    return rule if isinstance(rule, Rule) else Rule()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,9 +47,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as error:
         if not _is_disk_error(error):
             raise
-        kept = " The old file is untouched." if path.exists() else ""
+        untouched = " The old file is untouched." if path.exists() else ""
         raise RunError(
-            f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{kept}"
+            f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{untouched}"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -187,8 +187,8 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
             if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and advise how to load it anyway
                 raise ValueError("it is not an .npz, or it is cut off")
             file.seek(0)
-            found = np.load(file, allow_pickle=False)
-            return {name: found[name] for name in found.files}
+            archive = np.load(file, allow_pickle=False)
+            return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
     except MemoryError as error:

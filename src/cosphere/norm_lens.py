@@ -21,7 +21,7 @@ class GradientLens(NamedTuple):
     max_abs_cosine: float | None
     """Largest |cos| between a gradient and its embedding, in [0, 1]. 0 for a loss that sees directions only."""
     slope: float | None
-    """Slope of log |gradient| on log length. -1 for a loss that sees directions only and treats all rows alike."""
+    """Slope of log |gradient| on log length. -1 for a loss that sees directions only and treats all rows equally."""
     short_share: float | None
     """Share of the summed gradient lengths that the shortest tenth of the rows (rounded up) holds, in [0, 1]."""
 

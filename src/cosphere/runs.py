@@ -232,10 +232,10 @@ class RunFolder:
         if not folder.path.is_dir():
             raise RunError(f"there is no run at {folder.path}. Train one first: cosphere train DATA --name NAME.")
         marker = read_json(folder.marker, what="a run's folder")
-        found = marker.get("layout") if isinstance(marker, Mapping) else None
-        if found != LAYOUT_VERSION:
+        layout = marker.get("layout") if isinstance(marker, Mapping) else None
+        if layout != LAYOUT_VERSION:
             raise RunError(
-                f"{folder.path} has layout version {found!r}; this Cosphere reads version {LAYOUT_VERSION}. "
+                f"{folder.path} has layout version {layout!r}; this Cosphere reads version {LAYOUT_VERSION}. "
                 f"Use the Cosphere that made it ({marker.get('cosphere', 'unknown') if isinstance(marker, Mapping) else '?'})."
             )
         return folder
@@ -348,7 +348,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _without_folders(word: str) -> str:
-    """The last part of an absolute path: folders of one machine are private and of no use elsewhere."""
+    """The last part of an absolute path: folders of one machine are private, and useless elsewhere."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if value.startswith("/") else word
 

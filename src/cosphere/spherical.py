@@ -41,7 +41,7 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
 
     Raises:
         SizeError: ``embeddings`` is not (B, D) of a floating type, or the radius a tensor that is not ().
-        SettingsError: a radius that is no finite number >= 0, or ``scale_free`` with a radius of 0.
+        SettingsError: a radius that is not a finite number >= 0, or ``scale_free`` with a radius of 0.
 
     >>> spherical_penalty(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), radius=3.0)
     tensor(4.)

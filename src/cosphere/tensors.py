@@ -37,9 +37,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def outside_compile(function: Function) -> Function:
-    """Decorator: ``torch.compile`` runs the function as it is, and compiles what stands around it.
+    """Decorator: ``torch.compile`` runs the function uncompiled and compiles the code around it.
 
-    What walks blocks of data-dependent size, and takes gradients on the way, cannot be one graph.
+    Code that loops over blocks of data-dependent size and takes gradients inside cannot be one graph.
     """
     return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call,unused-ignore]
 
@@ -169,7 +169,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def _check_equal_shapes(rows: Tensor) -> None:
-    """Unequal shapes would hang or crash the other processes, so all are told."""
+    """Raise in every process if the shapes differ: a collective call would hang or crash otherwise."""
     shapes: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shapes, tuple(rows.shape))
     if len(set(shapes)) > 1:

@@ -68,7 +68,7 @@ def test_strays_are_left_out_and_counted(tmp_path: Path, draw) -> None:
     assert rows(found, "path") == [("a/1.jpg",), ("b/2.jpg",)]
     assert found.notes == (
         "4 hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out",
-        "3 files that are no images were left out: .txt 2, no suffix 1",
+        "3 files that are not images were left out: .txt 2, no suffix 1",
     )
 
 
@@ -122,7 +122,7 @@ def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no image in .*Put the images of each class in a folder of its own"):
         read_folder(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match=r"1 file that is no image was left out: \.txt 1"):
+    with pytest.raises(DataError, match=r"1 file that is not an image was left out: \.txt 1"):
         read_folder(tmp_path)
 
 

@@ -37,7 +37,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"there is no checkpoint at .*Start it anew"):
+    with pytest.raises(RunError, match=r"there is no checkpoint at .*Start it again"):
         load_checkpoint(tmp_path / "last.pt")
 
 

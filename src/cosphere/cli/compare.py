@@ -122,22 +122,22 @@ def show(compared: ComparedRuns) -> None:
         console.note(text)
 
 
-def _table(found: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
+def _table(comparison: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
     title = (
-        f"{matched.split}: {found.queries:,} queries, {len(found.class_names):,} "
-        f"class{'' if len(found.class_names) == 1 else 'es'}; "
-        f"differences to {found.baseline}"
+        f"{matched.split}: {comparison.queries:,} queries, {len(comparison.class_names):,} "
+        f"class{'' if len(comparison.class_names) == 1 else 'es'}; "
+        f"differences to {comparison.baseline}"
     )
-    several = [f"{arm} {count}" for arm, count in found.runs.items() if count > 1]
+    several = [f"{arm} {count}" for arm, count in comparison.runs.items() if count > 1]
     if several:
         title += f"\nruns that differ in the seed: {', '.join(several)}"
     table = Table(title=console.plain(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
     table.add_column("", overflow="fold")
-    for name in ("%", "points", f"{100 * found.level:g} % interval", "p", "p Holm", "classes won\ntied, lost"):
+    for name in ("%", "points", f"{100 * comparison.level:g} % interval", "p", "p Holm", "classes won\ntied, lost"):
         table.add_column(name, justify="right", no_wrap=True)
-    differences = {(one.score, one.arm): one for one in found.differences}
+    differences = {(one.score, one.arm): one for one in comparison.differences}
     before = None
-    for one in found.scores:
+    for one in comparison.scores:
         if one.score != before:
             table.add_row(*([""] if before else []))
             table.add_row(f"[bold]{one.score}[/bold]")
@@ -154,12 +154,12 @@ def _table(found: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
     return table
 
 
-def _cells(found: Difference) -> Iterator[str]:
-    yield f"{100 * found.value:+.2f}"
-    yield _span(found.interval)
-    yield _p(found.p)
-    yield _p(found.p_holm)
-    yield f"{found.won}, {found.tied}, {found.lost}"
+def _cells(difference: Difference) -> Iterator[str]:
+    yield f"{100 * difference.value:+.2f}"
+    yield _span(difference.interval)
+    yield _p(difference.p)
+    yield _p(difference.p_holm)
+    yield f"{difference.won}, {difference.tied}, {difference.lost}"
 
 
 def _span(ends: tuple[float, float], *, signed: bool = True) -> str:
@@ -173,15 +173,15 @@ def _p(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _classes(found: Comparison, arm: str, width: int) -> Table:
+def _classes(comparison: Comparison, arm: str, width: int) -> Table:
     """Side by side, the classes in which the arm gains most and loses most, by the first score."""
-    score = found.scores[0].score
-    gains = found.gains(arm, score)
+    score = comparison.scores[0].score
+    gains = comparison.gains(arm, score)
     order = np.argsort(-gains, kind="stable")
     up = [at for at in order if gains[at] > EQUAL][:SHOWN_CLASSES]
     down = [at for at in order[::-1] if gains[at] < -EQUAL][:SHOWN_CLASSES]
     table = Table(
-        title=console.plain(f"\n{score}, points by class: {arm} against {found.baseline}"),
+        title=console.plain(f"\n{score}, points by class: {arm} against {comparison.baseline}"),
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
@@ -195,6 +195,10 @@ def _classes(found: Comparison, arm: str, width: int) -> Table:
         row: list[str | Text] = []
         for side in (up, down):
             there = at < len(side)
-            row += [f"{100 * gains[side[at]]:+.1f}", console.plain(found.class_names[side[at]])] if there else ["", ""]
+            row += (
+                [f"{100 * gains[side[at]]:+.1f}", console.plain(comparison.class_names[side[at]])]
+                if there
+                else ["", ""]
+            )
         table.add_row(*row)
     return table

@@ -108,7 +108,7 @@ def _time(given: Namespace) -> None:
     names = [given.name] if given.name else [entry.name for entry in losses.table()]
     with _threads(given.threads), Progress(console=Console(stderr=True), transient=True) as bar:
         task, done = bar.add_task("losses", total=len(names)), count()
-        found = losses.time_losses(
+        timings = losses.time_losses(
             names,
             batch=given.batch,
             dim=given.dim,
@@ -119,31 +119,31 @@ def _time(given: Namespace) -> None:
         )
         threads = torch.get_num_threads()
     where = f"{device}, {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else device
-    _show_times(Console(), found, given, where=where)
+    _show_times(Console(), timings, given, where=where)
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def _threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    if wanted is not None:
-        if wanted < 1:
-            raise SettingsError(f"threads must be a whole number >= 1; got {wanted}.")
-        torch.set_num_threads(wanted)
+    if threads is not None:
+        if threads < 1:
+            raise SettingsError(f"threads must be a whole number >= 1; got {threads}.")
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _show_times(console: Console, found: list[losses.Timing], given: Namespace, *, where: str) -> None:
-    memory = any(timing.extra_bytes is not None for timing in found)
+def _show_times(console: Console, timings: list[losses.Timing], given: Namespace, *, where: str) -> None:
+    memory = any(timing.extra_bytes is not None for timing in timings)
     table = Table(
         title=f"forward and backward: {given.batch} x {given.dim}, {given.per_class} a class, float32, {where}"
     )
     table.add_column("name", no_wrap=True)
     for column in ("ms", "x floor", *(["extra MB at peak"] if memory else []), "runs"):
         table.add_column(column, justify="right")
-    for timing in found:
+    for timing in timings:
         extra = [f"{timing.extra_bytes / 1e6:.1f}"] if memory and timing.extra_bytes is not None else []
         table.add_row(
             timing.name + (f" ({timing.classes} classes)" if timing.classes else ""),

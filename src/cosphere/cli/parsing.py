@@ -50,8 +50,8 @@ class CommandParser(ArgumentParser):
         Raises:
             SettingsError: an unknown setting, a wrong type or a value out of range.
         """
-        found: Namespace = self.instantiate(self.parse_args(self._plain(arguments)))
-        return found
+        namespace: Namespace = self.instantiate(self.parse_args(self._plain(arguments)))
+        return namespace
 
     def _plain(self, arguments: list[str]) -> list[str]:
         """The arguments with names as they are declared, and switches with a value."""
@@ -85,10 +85,10 @@ class CommandParser(ArgumentParser):
         )
         if unknown:
             name = unknown.group(1).split("=")[0].lstrip("-")
-            known = [key for key in self._names() if key not in ("help", "print_config")]
+            names = [key for key in self._names() if key not in ("help", "print_config")]
             if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
                 return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
-            return f"there is no setting {name!r}. {nearest_name(name, known)}"
+            return f"there is no setting {name!r}. {nearest_name(name, names)}"
         inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
         if inside:
             return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {nearest_name('.'.join(inside.groups()), self._names())}"

@@ -113,12 +113,12 @@ def understood(command: str, arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _check(known: dict[str, Any], name: str, value: str | None) -> None:
-    kind = known.get(name)
+def _check(settings: dict[str, Any], name: str, value: str | None) -> None:
+    kind = settings.get(name)
     if kind is None:
-        if any(name.startswith(f"{one}.") for one, its in known.items() if its == "names"):
+        if any(name.startswith(f"{one}.") for one, its in settings.items() if its == "names"):
             return
-        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, known)}")
+        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, settings)}")
     if value is None:
         return
     if name == "loss.name" and value not in options()["losses"]:
@@ -131,23 +131,23 @@ def _check(known: dict[str, Any], name: str, value: str | None) -> None:
         raise SettingsError(f"{name} is {value!r}; wanted {'int' if kind == 'whole' else 'float'}.")
 
 
-def _check_recipe(known: dict[str, Any], path: Path) -> None:
+def _check_recipe(settings: dict[str, Any], path: Path) -> None:
     """Refuse a recipe that cannot be read, uses aliases or holds an unknown name, before the parser expands it."""
     from cosphere.files import read_yaml
 
     if not path.exists():
         raise SettingsError(f"there is no recipe {path}.")
-    _check_names(known, read_yaml(path, what="a recipe"), "")
+    _check_names(settings, read_yaml(path, what="a recipe"), "")
 
 
-def _check_names(known: dict[str, Any], content: dict[str, Any], section: str) -> None:
+def _check_names(settings: dict[str, Any], content: dict[str, Any], section: str) -> None:
     for key, value in content.items():
         name = f"{section}{key}"
-        is_section = any(one.startswith(f"{name}.") for one in known)
-        if isinstance(value, dict) and is_section and known.get(name) != "names":
-            _check_names(known, value, f"{name}.")
-        elif name not in known and not is_section:
-            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, known)}")
+        is_section = any(one.startswith(f"{name}.") for one in settings)
+        if isinstance(value, dict) and is_section and settings.get(name) != "names":
+            _check_names(settings, value, f"{name}.")
+        elif name not in settings and not is_section:
+            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, settings)}")
 
 
 def _is_number(value: str) -> bool:

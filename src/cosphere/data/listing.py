@@ -54,7 +54,7 @@ class Listing:
             notes.append(f"{self.loops} links that lead back to a folder around them were not followed")
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
-            what = "file that is no image was" if self.others.total() == 1 else "files that are no images were"
+            what = "file that is not an image was" if self.others.total() == 1 else "files that are not images were"
             notes.append(f"{self.others.total()} {what} left out: {kinds}")
         return notes
 
@@ -267,14 +267,14 @@ def matching_paths(root: Path, paths: list[str]) -> tuple[list[str], Flags, list
     """
     there = exists(root, paths)
     listings: dict[str, dict[str, str]] = {}
-    found = list(paths)
+    candidates = list(paths)
     slashes = forms = 0
     for row in np.flatnonzero(~there).tolist():
         path = posixpath.normpath(paths[row].replace("\\", "/")) if os.sep == "/" else paths[row]
         slashed = path != paths[row] and os.path.isfile(os.path.join(root, path))  # noqa: PTH113, PTH118
         real = path if slashed else _in_other_form(root, path, listings)
         if real is not None:
-            found[row], there[row] = real, True
+            candidates[row], there[row] = real, True
             slashes += "\\" in paths[row]
             forms += real != path
     notes = [f"{slashes} paths with backslashes were read with slashes"] if slashes else []
@@ -282,7 +282,7 @@ def matching_paths(root: Path, paths: list[str]) -> tuple[list[str], Flags, list
         notes.append(
             f"{forms} paths are written with other forms of accented characters than on the disk, and were matched"
         )
-    return found, there, notes
+    return candidates, there, notes
 
 
 def _in_other_form(root: Path, path: str, listings: dict[str, dict[str, str]]) -> str | None:

@@ -111,7 +111,7 @@ def image_keys(catalogue: Catalogue) -> list[bytes]:
 
 def _state(file: str) -> str:
     try:
-        found = os.stat(file)  # noqa: PTH116
+        status = os.stat(file)  # noqa: PTH116
     except (OSError, ValueError):
         return ""
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -214,7 +214,7 @@ class Embeddings:
         """(N,) int64 number of the picture that each row shows: one number for rows with the same file and box.
 
         Two rows of a table may name one file, directly or through a link. They are the same picture, so a query must not meet
-        the other one, and the two are no pair to compare.
+        the other one, and the two are not a pair to compare.
         """
         boxes = [WHOLE_IMAGE] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
         numbers: dict[Any, int] = {}

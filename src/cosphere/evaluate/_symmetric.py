@@ -33,7 +33,7 @@ _CHUNK_ROWS = 128
 _FIRST_COLUMNS = 64
 """Columns of a diagonal tile compared before floors first rise; each later part ends four times as far."""
 _CLASS_ROWS = 512
-"""Rows per product of whole classes, from which the similarities of relevant pairs are read."""
+"""Rows per product of whole classes, which holds the similarities of relevant pairs."""
 _PAIR_BYTES = 128
 """Working memory of a pair of one class or group: its rows, threshold, counts and place in a tile."""
 _SHALLOW = 32

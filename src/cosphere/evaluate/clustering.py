@@ -257,19 +257,19 @@ class _Task(NamedTuple):
 
 def _prepared(embeddings: Matrix, labels: Any, clusters: int | None) -> _Task:
     unit = unit_rows(embeddings)
-    known = check_labels(labels, unit.size, "labels")
-    wanted = len(np.unique(known)) if clusters is None else clusters
-    check_whole("clusters", wanted, least=1)
-    if wanted > unit.size:
-        raise SizeError(f"{wanted} clusters want at least as many rows, got {unit.size}. Lower clusters.")
-    return _Task(unit.rows.cpu().numpy(), known, int(wanted))
+    classes = check_labels(labels, unit.size, "labels")
+    count = len(np.unique(classes)) if clusters is None else clusters
+    check_whole("clusters", count, least=1)
+    if count > unit.size:
+        raise SizeError(f"{count} clusters want at least as many rows, got {unit.size}. Lower clusters.")
+    return _Task(unit.rows.cpu().numpy(), classes, int(count))
 
 
 def _score(
     task: _Task, chosen: ClusteringPreset, preset: str, seed: int, progress: Progress | None
 ) -> ClusteringScores:
     k_means = faiss_k_means if chosen.method == "faiss k-means" else scikit_k_means
-    found = k_means(
+    partition = k_means(
         task.rows,
         task.clusters,
         seed=seed,
@@ -278,14 +278,14 @@ def _score(
         progress=progress,
     )
     return ClusteringScores(
-        agreement=agreement(found.assignments, task.labels),
+        agreement=agreement(partition.assignments, task.labels),
         clusters=task.clusters,
         seed=seed,
         iterations=chosen.iterations,
         restarts=chosen.restarts,
         preset=preset,
         method=chosen.method,
-        iterations_run=found.iterations,
-        objective=found.objective,
-        assignments=found.assignments,
+        iterations_run=partition.iterations,
+        objective=partition.objective,
+        assignments=partition.assignments,
     )

@@ -223,8 +223,8 @@ def _check_shapes(arms: Mapping[str, Arm], classes: npt.NDArray[np.str_]) -> Non
     scores = set(next(iter(arms.values())).values)
     for name, arm in arms.items():
         if not scores or set(arm.values) != scores:
-            wanted, there = ", ".join(sorted(scores)) or "at least one", ", ".join(sorted(arm.values)) or "none"
-            raise SizeError(f"arm {name!r} has the scores {there}; wanted {wanted}. Give all arms the same.")
+            needed, there = ", ".join(sorted(scores)) or "at least one", ", ".join(sorted(arm.values)) or "none"
+            raise SizeError(f"arm {name!r} has the scores {there}; wanted {needed}. Give all arms the same.")
         for score, values in arm.values.items():
             if np.shape(values) != (len(arm.seeds), len(classes)) or not np.size(values):
                 raise SizeError(

@@ -51,7 +51,7 @@ def faiss_k_means(
         seed: of the first centres; restart r takes the rows that faiss would draw for it.
         iterations: of each restart, at most.
         restarts: the one with the smallest objective is kept, the first of equal ones.
-        progress: told after each iteration.
+        progress: called after each iteration.
 
     Raises:
         SettingsError: faiss cannot be imported.
@@ -59,17 +59,17 @@ def faiss_k_means(
     faiss = faiss_for("clustering")
 
     def run(restart: int) -> Partition:
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             if progress is not None:
                 progress(restart * iterations + done, restarts * iterations)
 
         means = _one_iteration(faiss, rows, clusters, seed + restart * _RESTART_STEP)
-        return _run_faiss(means, rows, iterations, told)
+        return _run_faiss(means, rows, iterations, report)
 
-    return min((run(restart) for restart in range(restarts)), key=lambda found: found.objective)
+    return min((run(restart) for restart in range(restarts)), key=lambda partition: partition.objective)
 
 
-def _run_faiss(means: Any, rows: Unit, iterations: int, told: Callable[[int], None]) -> Partition:
+def _run_faiss(means: Any, rows: Unit, iterations: int, report: Callable[[int], None]) -> Partition:
     centres: Unit | None = None
     used, settled = 0, False
     while used < iterations and not settled:
@@ -77,7 +77,7 @@ def _run_faiss(means: Any, rows: Unit, iterations: int, told: Callable[[int], No
         means.train(rows, init_centroids=before)
         centres = means.centroids.copy()
         settled = before is not None and np.array_equal(before, centres)
-        told(iterations if settled else used)
+        report(iterations if settled else used)
     _, nearest = means.index.search(rows, 1)
     assignments = nearest[:, 0].astype(np.int64)
     return Partition(assignments, _objective(rows, centres, assignments), used)
@@ -124,7 +124,7 @@ def scikit_k_means(
         seed: of the random stream.
         iterations: of each restart, at most; the default tolerance of 1e-4 of the variance ends it earlier.
         restarts: the one with the smallest objective is kept.
-        progress: told after each restart.
+        progress: called after each restart.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

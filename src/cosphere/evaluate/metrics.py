@@ -180,13 +180,13 @@ def check_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
 
 
 def find_metric(key: str) -> Metric | None:
-    """The metric that a score belongs to, such as that of ``ndcg@10``; None for a score that is no retrieval metric."""
+    """The metric that a score belongs to, such as that of ``ndcg@10``; None if it is not a retrieval score."""
     name, k = re.fullmatch(r"(.*?)(@\d+)?", key).groups("")  # type: ignore[union-attr]
     return next((metric for metric in METRICS if metric.name == name and metric.at_k == bool(k)), None)
 
 
 def metric_title(key: str) -> str | None:
-    """The title of a score, None for a score that is no retrieval metric.
+    """The title of a score, or None if it is not a retrieval score.
 
     >>> metric_title("ndcg@10"), metric_title("map@r"), metric_title("nmi")
     ('nDCG@10', 'MAP@R', None)

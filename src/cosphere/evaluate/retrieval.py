@@ -370,8 +370,8 @@ def check_ks(ks: Any) -> list[int]:
 
 def _check_reach(ks: list[int], available: int) -> None:
     if ks[-1] > available:
-        wanted = f"from 1 to {available}, the images that a query ranks"
-        raise SizeError(f"Recall@{ks[-1]} wants K to be {wanted}. Lower K or add images.")
+        range_of_k = f"from 1 to {available}, the images that a query ranks"
+        raise SizeError(f"Recall@{ks[-1]} wants K to be {range_of_k}. Lower K or add images.")
 
 
 def _numbers(column: Any, of_gallery: Any | None, sides: Sides, name: str) -> Keys:

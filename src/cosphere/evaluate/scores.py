@@ -84,7 +84,7 @@ class Scores:
     def values(self) -> dict[str, Value]:
         """Every score by name, as a fraction: ``recall@K``, ``map@r``, ``r_precision``, extra metrics, ``nmi``, ``f1``, ...
 
-        The median rank is no fraction: see ``retrieval.median_rank``.
+        The median rank is not a fraction: see ``retrieval.median_rank``.
         """
         means = {name: float(values.mean()) for name, values in self.per_query.items()}
         if self.clustering is not None:

@@ -75,7 +75,7 @@ def compare_runs(
         listener: receives progress.
 
     Raises:
-        RunError: a folder is no run, was never evaluated, or not on this split.
+        RunError: a folder is not a run, was never evaluated, or not on this split.
         DataError: the runs were scored on different images, or share none.
         SettingsError: fewer than two runs, two arms of one name, an unknown metric or baseline.
     """

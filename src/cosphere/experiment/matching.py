@@ -69,8 +69,8 @@ class _Run(NamedTuple):
     def fingerprint(self) -> str | None:
         """None if the split is not the one that was evaluated last."""
         data = self.content.get("data")
-        known = self.content.get("split") == self.split and isinstance(data, Mapping)
-        return data.get("fingerprint") if known and isinstance(data, Mapping) else None
+        belongs = self.content.get("split") == self.split and isinstance(data, Mapping)
+        return data.get("fingerprint") if belongs and isinstance(data, Mapping) else None
 
 
 def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
@@ -80,18 +80,18 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
     all runs are seeds of one arm, each is an arm of its own, since there would be nothing to compare otherwise.
 
     Raises:
-        RunError: a path is no run, or has no readable settings.
+        RunError: a path is not a run, or has no readable settings.
         SettingsError: one run is given twice.
     """
     folders = [Path(path) for path in paths]
     check_once(folders)
-    alike: dict[str, list[Path]] = {}
+    by_settings: dict[str, list[Path]] = {}
     for folder in folders:
         settings = TrainSettings.read(RunFolder.open(folder).config)
-        alike.setdefault(_without_seed(settings), []).append(folder)
-    if len(alike) == 1:
-        alike = {str(folder): [folder] for folder in folders}
-    groups = list(alike.values())
+        by_settings.setdefault(_without_seed(settings), []).append(folder)
+    if len(by_settings) == 1:
+        by_settings = {str(folder): [folder] for folder in folders}
+    groups = list(by_settings.values())
     names = [_arm_name([folder.resolve().name for folder in group]) for group in groups]
     named = {}
     for name, group in zip(names, groups, strict=True):
@@ -154,7 +154,7 @@ def read_arms(
         progress: called with the number of ranked runs.
 
     Raises:
-        RunError: a folder is no run, was never evaluated, or not on this split; the splits differ.
+        RunError: a folder is not a run, was never evaluated, or not on this split; the splits differ.
         DataError: the runs were scored on different images, or share none.
         SettingsError: unknown metric, or no arm.
     """
@@ -195,8 +195,8 @@ def _ks(metrics: Sequence[str]) -> list[int]:
     """The K after the @ in the names."""
     if not metrics:
         raise SettingsError("there is no metric to compare. Give at least one, such as recall@1.")
-    found = {int(match[1]) for name in metrics if (match := re.search(r"@(\d+)$", name))}
-    return sorted(found) or [1]
+    ks = {int(match[1]) for name in metrics if (match := re.search(r"@(\d+)$", name))}
+    return sorted(ks) or [1]
 
 
 def _open(path: str | Path, split: str | None) -> _Run:
@@ -209,9 +209,9 @@ def _open(path: str | Path, split: str | None) -> _Run:
     chosen = split or content["split"]
     if not folder.embeddings(chosen).exists():
         there = folder.splits()
-        known = f"it has {', '.join(there)}" if there else "it has none"
+        available = f"it has {', '.join(there)}" if there else "it has none"
         raise RunError(
-            f"{path} has no embeddings of split {chosen!r}; {known}. Run: cosphere evaluate {path} --split {chosen}."
+            f"{path} has no embeddings of split {chosen!r}; {available}. Run: cosphere evaluate {path} --split {chosen}."
         )
     return _Run(folder, chosen, content, TrainSettings.read(folder.config).seed)
 
@@ -227,14 +227,14 @@ def _check_same_split(runs: Sequence[_Run]) -> None:
 
 def _check_same_images(runs: Sequence[_Run], shared_only: bool) -> str:
     """The common fingerprint; empty if there are several and that is allowed."""
-    known = [run for run in runs if run.fingerprint]
-    other = next((run for run in known if run.fingerprint != known[0].fingerprint), None)
+    fingerprinted = [run for run in runs if run.fingerprint]
+    other = next((run for run in fingerprinted if run.fingerprint != fingerprinted[0].fingerprint), None)
     if other is None:
-        return known[0].fingerprint or "" if known else ""
+        return fingerprinted[0].fingerprint or "" if fingerprinted else ""
     if not shared_only:
         raise DataError(
-            f"{known[0].name} and {other.name} were scored on different images (fingerprints "
-            f"{str(known[0].fingerprint)[:12]} and {str(other.fingerprint)[:12]}). Evaluate both on the same, or compare "
+            f"{fingerprinted[0].name} and {other.name} were scored on different images (fingerprints "
+            f"{str(fingerprinted[0].fingerprint)[:12]} and {str(other.fingerprint)[:12]}). Evaluate both on the same, or compare "
             "the images that they share with --shared true."
         )
     return ""
@@ -283,12 +283,12 @@ def _shared_rows(images: Sequence[_Images], runs: Sequence[_Run]) -> tuple[list[
             )
     shared = reduce(np.intersect1d, whole)
     first = np.sort(np.flatnonzero(np.isin(whole[0], shared)))
-    wanted = whole[0][first]
-    found = []
+    first_rows = whole[0][first]
+    taken = []
     for keys in whole:
         order = np.argsort(keys)
-        found.append((order[np.searchsorted(keys, wanted, sorter=order)], len(keys)))
-    return found, notes
+        taken.append((order[np.searchsorted(keys, first_rows, sorter=order)], len(keys)))
+    return taken, notes
 
 
 def _keys(paths: Keys, rest: Keys) -> Keys:
@@ -322,15 +322,17 @@ def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]
     loaded = Embeddings.load(run.folder.embeddings(run.split)).rows(rows)
     named = {metric.name for name in metrics if (metric := find_metric(name)) is not None}
     try:
-        found = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(named))))
+        scores = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(named))))
     except (DataError, SizeError) as error:
         raise type(error)(f"{run.name}: {error}") from error
-    known = found.per_query()
+    values = scores.per_query()
     for name in metrics:
-        if name not in known:
-            raise SettingsError(f"there is no metric {name!r} with a value for each query. {did_you_mean(name, known)}")
+        if name not in values:
+            raise SettingsError(
+                f"there is no metric {name!r} with a value for each query. {did_you_mean(name, values)}"
+            )
     classes = np.array(loaded.class_names, dtype=np.str_)[loaded.labels]
-    return _Ranked({name: known[name] for name in metrics}, found.query_rows, classes)
+    return _Ranked({name: values[name] for name in metrics}, scores.query_rows, classes)
 
 
 def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
@@ -363,14 +365,14 @@ def _arms(
     runs: Sequence[_Run],
     values: Sequence[Mapping[str, Floats]],
 ) -> dict[str, Arm]:
-    found = {}
+    arms = {}
     for arm in groups:
         mine = [at for at, name in enumerate(names) if name == arm]
         if not mine:
             raise SettingsError(f"arm {arm!r} has no run. Give it at least one.")
         table = {name: np.stack([values[at][name] for at in mine]) for name in values[mine[0]]}
-        found[arm] = Arm(table, tuple(runs[at].seed for at in mine))
-    return found
+        arms[arm] = Arm(table, tuple(runs[at].seed for at in mine))
+    return arms
 
 
 def _left_out_note(left_out: Mapping[str, int]) -> list[str]:

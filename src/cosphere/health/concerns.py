@@ -59,7 +59,7 @@ class Health:
     hubness: float | None
     """Skewness of how often a row is among the k nearest of the others. 0 is even; above 5 a few images are neighbours of all."""
     orphans: float | None
-    """In [0, 1]: share of rows that are among the k nearest of no other row (anti-hubs)."""
+    """In [0, 1]: share of rows that are not among the k nearest of any other row (anti-hubs)."""
     largest_hub: float | None
     """Number of rows that have the largest hub among their k nearest; the mean over all rows is k."""
     margin: float | None

@@ -299,11 +299,11 @@ def _margins(
     means = unit_rows(sums, name="class means")
     step = min(rows_within(block_bytes, 4 * means.size + 32 * rows.width), len(asking))
     blocks = CosineBlocks(means, step)
-    found = []
+    margins = []
     for chosen in torch.split(asking, step):
         unit, own = rows.rows[chosen], classes[chosen]
         cosines = blocks.of(unit)
         hide_excluded(cosines, own)
         company = directions(sums[own] - unit.double()).unit
-        found.append(torch.linalg.vecdot(company, unit.double()) - cosines.amax(dim=1).double())
-    return torch.cat(found)
+        margins.append(torch.linalg.vecdot(company, unit.double()) - cosines.amax(dim=1).double())
+    return torch.cat(margins)

@@ -134,7 +134,7 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
 
 
 def _no_container(name: str) -> str:
-    """End of the error message where ``file#item`` names an existing file that is no container."""
+    """End of the error message where ``file#item`` names an existing file that is not a container."""
     file = name.rpartition("#")[0]
     if not file or not Path(file).is_file():
         return ""
@@ -251,7 +251,7 @@ def _orientation(picture: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 if there is none or the EXIF block is damaged."""
     try:
         value = picture.getexif().get(0x0112, 1)
-    except Exception:  # damaged metadata is no reason to reject intact pixels
+    except Exception:  # damaged metadata must not reject intact pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -21,10 +21,10 @@ MAX_IN_FLIGHT = 100_000_000
 Pillow holds a decoded image in 4 bytes per pixel, and the result has 3, so decoding takes 700 MB at most."""
 
 _BLOCK_PIXELS = 2**18
-"""Pixels that are converted at once."""
+"""Pixels converted at a time."""
 
 _SAMPLE = 2**18
-"""Values from which the range of an image without a known scale is taken."""
+"""Number of values sampled to find the range of an image without a known scale."""
 
 
 def to_rgb(picture: Image.Image) -> Pixels:

@@ -23,9 +23,9 @@ class Cut(NamedTuple):
         start = first_row * values.shape[1]
         if self.last < start:
             return values > self.value
-        kept = values >= self.value
-        kept.view(-1)[self.last + 1 - start :] &= values.view(-1)[self.last + 1 - start :] > self.value
-        return kept
+        mask = values >= self.value
+        mask.view(-1)[self.last + 1 - start :] &= values.view(-1)[self.last + 1 - start :] > self.value
+        return mask
 
 
 class Ranking:
@@ -121,15 +121,15 @@ class Ranking:
         inside = counts[1:-1]
         if self.count is None:
             self.count = sum(inside)
-        wanted = self.kept - self._above
-        if wanted < 1 or wanted > sum(inside):
-            self.cut = Cut(torch.inf if wanted < 1 else self.low)
+        missing = self.kept - self._above
+        if missing < 1 or missing > sum(inside):
+            self.cut = Cut(torch.inf if missing < 1 else self.low)
             return
         bin = len(inside) - 1
-        while inside[bin] < wanted:
-            wanted -= inside[bin]
+        while inside[bin] < missing:
+            missing -= inside[bin]
             bin -= 1
-        self._above, self._inside = self.kept - wanted, inside[bin]
+        self._above, self._inside = self.kept - missing, inside[bin]
         width = 1 << self._shift
         self._start = self._start + bin * width
         self._stop = min(self._stop, self._start + width)
@@ -140,12 +140,12 @@ class Ranking:
             return
         if self.count is None:
             self.count = len(values)
-        wanted = self.kept - self._above
-        if wanted < 1 or wanted > len(values):
-            self.cut = Cut(torch.inf if wanted < 1 else self.low)
+        missing = self.kept - self._above
+        if missing < 1 or missing > len(values):
+            self.cut = Cut(torch.inf if missing < 1 else self.low)
             return
         ordered, order = values.sort(descending=True, stable=True)
-        self.cut = Cut(float(ordered[wanted - 1]), int(places[order[wanted - 1]]))
+        self.cut = Cut(float(ordered[missing - 1]), int(places[order[missing - 1]]))
 
 
 def _order(value: float, dtype: torch.dtype) -> int:

@@ -112,11 +112,11 @@ def _over_classes(pairs: Pairs, square: float) -> Tensor:
     def of_block(block: Block) -> Tensor:
         with torch.no_grad():
             powers = _powers(block.similarities, block.negative, sharpness, wide)
-            slope = torch.zeros_like(powers)
+            to_cosine = torch.zeros_like(powers)
             value = powers.new_zeros(())
             for tile in _tiles(edges, block.rows):
-                value += _tile(ordered, block, powers, slope, tile, square)
-        return with_gradients(value, (block.similarities, slope.to(block.similarities.dtype)))
+                value += _tile(ordered, block, powers, to_cosine, tile, square)
+        return with_gradients(value, (block.similarities, to_cosine.to(block.similarities.dtype)))
 
     return sum_over_rows(ordered, of_block).total
 
@@ -145,11 +145,13 @@ def _powers(similarities: Tensor, negative: Tensor, sharpness: float, wide: torc
     return exponents.sub_(1).mul_(sharpness).exp_().mul_(negative)
 
 
-def _tile(pairs: Pairs, block: Block, powers: Tensor, slope: Tensor, tile: tuple[int, int], square: float) -> Tensor:
+def _tile(
+    pairs: Pairs, block: Block, powers: Tensor, to_cosine: Tensor, tile: tuple[int, int], square: float
+) -> Tensor:
     """Sum over the pairs of one tile whose anchors are in this block; fills in their rows of the gradient."""
     first, end = max(tile[0], block.rows.start), min(tile[1], block.rows.stop)
     local = slice(first - block.rows.start, end - block.rows.start)
-    mine, to_mine, names = powers[local], slope[local], pairs.class_ids[first:end, None]
+    mine, to_mine, names = powers[local], to_cosine[local], pairs.class_ids[first:end, None]
     itself = torch.arange(first, end, device=names.device)[:, None]
     value, to_near = powers.new_zeros(()), []
     for columns, others in _partners(pairs, block, powers, tile, 4 * square):

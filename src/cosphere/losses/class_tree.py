@@ -91,12 +91,12 @@ class ClassTree:
         Raises:
             SizeError: the tree does not know a label.
         """
-        wanted = as_int64(labels)
-        places = torch.searchsorted(self.classes, wanted).clamp(max=len(self.classes) - 1)
-        strange = self.classes[places] != wanted
+        numbers = as_int64(labels)
+        places = torch.searchsorted(self.classes, numbers).clamp(max=len(self.classes) - 1)
+        strange = self.classes[places] != numbers
         if strange.any():
             raise SizeError(
-                f"the class tree does not know the label {int(wanted[strange][0])}. Build it from images of all classes that "
+                f"the class tree does not know the label {int(numbers[strange][0])}. Build it from images of all classes that "
                 "the loss will see."
             )
         return places
@@ -123,13 +123,13 @@ class ClassTree:
             raise SizeError(
                 f"want between 1 and {len(self.classes) - 1} neighbours among {len(self.classes)} classes, got {count}."
             )
-        found = []
+        nearest = []
         for places in torch.split(self.places(labels), _ROWS):
             with outside_autocast(self.means):
                 closeness = self.means[places] @ self.means.T
             closeness[torch.arange(len(places), device=places.device), places] = -torch.inf
-            found.append(closeness.topk(count, dim=1).indices)
-        return self.classes[torch.cat(found)] if found else self.classes.new_empty(0, count)
+            nearest.append(closeness.topk(count, dim=1).indices)
+        return self.classes[torch.cat(nearest)] if nearest else self.classes.new_empty(0, count)
 
 
 def _class_means(unit: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

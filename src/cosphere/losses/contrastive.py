@@ -57,7 +57,7 @@ def contrastive_loss(
         def of_block(block: Block) -> Tensor:
             near, far = _sides(block, margin, positive_margin)
             value = near.hinges.sum() * shares[0] + far.hinges.sum() * shares[1]
-            return _with_side_slopes(
+            return _with_side_gradients(
                 block, value, near.costly * near.inverse * shares[0], far.costly * far.inverse * shares[1]
             )
 
@@ -67,7 +67,7 @@ def contrastive_loss(
         near, far = _sides(block, margin, positive_margin)
         count = pairs.zero.new_zeros(1) if everything else (near.costly.sum() + far.costly.sum())[None]
         value = near.hinges.square().sum() + torch.linalg.vecdot(far.hinges, far.hinges).sum()
-        total = _with_side_slopes(block, value, 2 * near.hinges * near.inverse, far.hinges.mul_(far.inverse).mul_(2))
+        total = _with_side_gradients(block, value, 2 * near.hinges * near.inverse, far.hinges.mul_(far.inverse).mul_(2))
         return total, count
 
     total, costly = sum_over_rows(pairs, squares_of_block)
@@ -94,10 +94,10 @@ def _sides(block: Block, margin: float, positive_margin: float) -> tuple[_Side, 
     near, near_inverse = _distances(block.positives(1.0))
     far, far_inverse = _distances(block.similarities)
     # Multiplying by a mask is several times faster than torch.where.
-    kept = block.negative.to(far.dtype)
+    mask = block.negative.to(far.dtype)
     return (
         _Side((near - positive_margin).clamp_(min=0).mul_(block.positive_real), near_inverse),
-        _Side((margin - far).clamp_(min=0).mul_(kept), far_inverse),
+        _Side((margin - far).clamp_(min=0).mul_(mask), far_inverse),
     )
 
 
@@ -109,11 +109,11 @@ def _distances(cosines: Tensor) -> tuple[Tensor, Tensor]:
     return distances, inverse.mul_(distances > 0)
 
 
-def _with_side_slopes(block: Block, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
+def _with_side_gradients(block: Block, value: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """() ``value`` whose gradients are minus ``near`` (b, P) on the positives and ``far`` (b, R) on the negatives."""
     with torch.no_grad():
-        slopes = far.scatter_add_(1, block.positive_columns, -near)
-    return with_gradients(value, (block.similarities, slopes))
+        to_cosines = far.scatter_add_(1, block.positive_columns, -near)
+    return with_gradients(value, (block.similarities, to_cosines))
 
 
 def _pair_counts(pairs: Pairs) -> tuple[Tensor, Tensor]:

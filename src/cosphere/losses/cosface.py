@@ -57,7 +57,7 @@ def cosface_loss(
     normalises="embeddings and class weights",
     defaults_source="paper: margin 0.35, scale 64 (InsightFace's code takes 0.40); weights N(0, 0.01) as InsightFace's",
     cost="O(B C D) time, O(B D + C D) memory and one block",
-    choose_when="many classes, and pairs of unseen classes to be told apart by one threshold; the plainest of the margins",
+    choose_when="many classes, and pairs of unseen classes separated by one threshold; the plainest of the margins",
 )
 class CosFaceLoss(ClassLoss):
     """Module form of :func:`cosface_loss` with learned class weights; averages over the rows of nonzero norm.

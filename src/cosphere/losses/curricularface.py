@@ -77,8 +77,8 @@ class _Harder:
 
     def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
         hard = space.take("hard", inputs)
-        slopes = torch.add(self.more, inputs, alpha=2, out=space.take("slopes", inputs)).mul_(hard)
-        return gradient.addcmul_(gradient, slopes)
+        rates = torch.add(self.more, inputs, alpha=2, out=space.take("rates", inputs)).mul_(hard)
+        return gradient.addcmul_(gradient, rates)
 
 
 @describe(

@@ -66,15 +66,15 @@ def distance_weighted_triplets(
         pairs = compare(
             embeddings, labels, references=references, reference_labels=reference_labels, positions=positions
         )
-    found = []
+    triplets = []
     for block in blocks(pairs):
         negatives = draw_negatives(block, cutoff=cutoff, farthest=farthest, generator=generator)
-        wanted = triplets_wanted(block)
-        anchors = torch.arange(block.rows.start, block.rows.stop, device=wanted.device)[:, None].expand_as(wanted)
-        found.append(torch.stack([anchors[wanted], block.positive_columns[wanted], negatives[wanted]]))
-    if not found:
-        found = [torch.empty(3, 0, dtype=torch.int64, device=embeddings.device)]
-    anchors, positives, chosen = torch.cat(found, dim=1)
+        mask = triplets_wanted(block)
+        anchors = torch.arange(block.rows.start, block.rows.stop, device=mask.device)[:, None].expand_as(mask)
+        triplets.append(torch.stack([anchors[mask], block.positive_columns[mask], negatives[mask]]))
+    if not triplets:
+        triplets = [torch.empty(3, 0, dtype=torch.int64, device=embeddings.device)]
+    anchors, positives, chosen = torch.cat(triplets, dim=1)
     kept, kept_columns = pairs.kept, pairs.kept
     if references is not None:
         kept_columns = directions(references.detach()).alive.nonzero().squeeze(1)
@@ -112,8 +112,8 @@ def draw_negatives(block: Block, *, cutoff: float, farthest: float, generator: t
     largest = logs.amax(dim=1, keepdim=True)
     # exp() is six times slower where it underflows, and a probability of e^-80 is negligible.
     weights = logs.sub_(largest).clamp_(min=-80).exp_().mul_(allowed).mul_(square.rsqrt_())
-    alike = (largest < -_NEVER / 2).squeeze(1).nonzero().squeeze(1)
-    weights[alike] = block.negative[alike].to(weights.dtype)
+    without_near = (largest < -_NEVER / 2).squeeze(1).nonzero().squeeze(1)
+    weights[without_near] = block.negative[without_near].to(weights.dtype)
     return _draw(weights, slots, generator)
 
 

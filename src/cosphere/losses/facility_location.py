@@ -66,9 +66,9 @@ def facility_location_loss(
             for _ in range(classes):
                 search.add()
             search.swap(passes)
-        found = _to(rows, search.medoids[search.owner], squared).sum()
+        cost = _to(rows, search.medoids[search.owner], squared).sum()
         oracle = _to(rows, search.class_medoids[codes], squared).sum()
-        return (gamma * search.delta - found + oracle).clamp(min=0) + zero
+        return (gamma * search.delta - cost + oracle).clamp(min=0) + zero
 
 
 def _to(rows: Tensor, medoids: Tensor, squared: bool) -> Tensor:
@@ -119,12 +119,12 @@ class _Search:
     def distances(self, points: Tensor, others: Tensor | None = None) -> Tensor:
         """(m,), (n,) -> (m, n), to all rows without ``others``; exactly 0 from a point to itself."""
         columns = self.rows if others is None else self.rows[others]
-        found = chord(self.rows[points] @ columns.T, squared=self.squared)
-        return found.masked_fill_(points[:, None] == (self.everyone if others is None else others), 0.0)
+        distances = chord(self.rows[points] @ columns.T, squared=self.squared)
+        return distances.masked_fill_(points[:, None] == (self.everyone if others is None else others), 0.0)
 
     def _sums(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.distances(points).double()
-        return found.sum(dim=1), torch.where(self.codes[points, None] == self.codes, found, 0.0).sum(dim=1)
+        distances = self.distances(points).double()
+        return distances.sum(dim=1), torch.where(self.codes[points, None] == self.codes, distances, 0.0).sum(dim=1)
 
     def _best_of_classes(self, sums: Tensor) -> Tensor:
         """(C,) index of the medoid of each class."""
@@ -166,8 +166,8 @@ class _Search:
         candidates = members[members != self.medoids[cluster]]
         cost = self.cost.clone()
         for points in self._pieces(candidates, len(members)):
-            found = self.distances(points, members)
-            change = torch.minimum(found, self.second[members]) - torch.minimum(found, self.nearest[members])
+            distances = self.distances(points, members)
+            change = torch.minimum(distances, self.second[members]) - torch.minimum(distances, self.nearest[members])
             cost[points] += change.double().sum(dim=1)
         ceiling = torch.full_like(cost, -torch.inf)
         bound = self._delta_at_most(self.reach[candidates] + len(members))
@@ -192,7 +192,7 @@ class _Search:
             least: value to exceed.
         """
         tried: list[Tensor] = []
-        found: list[Tensor] = []
+        objectives: list[Tensor] = []
         most = least
         clusters = None
         order = ceiling.argsort(descending=True, stable=True)
@@ -204,10 +204,10 @@ class _Search:
             for piece in self._pieces(points):
                 moved = (self.distances(piece) < rest).scatter_(1, piece[:, None], True)
                 values = self.gamma * self.agreement.delta(*clusters.after(moved)) - cost[piece]
-                tried, found, most = [*tried, piece], [*found, values], max(most, float(values.max()))
+                tried, objectives, most = [*tried, piece], [*objectives, values], max(most, float(values.max()))
         if most <= least:
             return -1, least
-        return _first_of_best(torch.cat(found), torch.cat(tried), self.slack), most
+        return _first_of_best(torch.cat(objectives), torch.cat(tried), self.slack), most
 
     def _replace(self, cluster: int, medoid: int) -> None:
         self.medoids[cluster] = medoid

@@ -13,7 +13,7 @@ from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
 from cosphere.losses.engine.rows import Block, sum_over_rows
-from cosphere.losses.lifted_structure import distances_of, slopes_of, squared_lengths
+from cosphere.losses.lifted_structure import distances_of, gradients_of, squared_lengths
 
 __all__ = ["GeneralizedLiftedStructureLoss", "generalized_lifted_structure_loss"]
 
@@ -52,11 +52,11 @@ def generalized_lifted_structure_loss(
             # overflow.
             costs = ~(cost <= 0)
             # inf instead of -inf for empty sums, so that e^(x - inf) is 0 and not NaN.
-            slope = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
-            slope.scatter_add_(1, block.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
+            gradient = gaps.sub_(torch.where(costs, push, torch.inf)).exp_().neg_()
+            gradient.scatter_add_(1, block.positive_columns, far.sub_(torch.where(costs, pull, torch.inf)).exp_())
             value = torch.where(costs, cost, 0.0).sum()
-            known = slopes_of(block, lengths, distances, slope)
-        return with_gradients(value, *known)
+            gradients = gradients_of(block, lengths, distances, gradient)
+        return with_gradients(value, *gradients)
 
     total = sum_over_rows(pairs, of_block, *lengths).total
     anchors = ((pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)).sum()

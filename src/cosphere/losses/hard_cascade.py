@@ -135,11 +135,11 @@ def _loss_of(head: _Head, sieves: Sequence[_Head], margin: float) -> Tensor:
             positives, negative = _candidates(block, sieves)
             near = head.positives.kept(positives, block.rows.start)
             far = costly.kept(block.similarities, block.rows.start) & negative
-            slope = far.to(positives.dtype).mul_(2)
-            slope.scatter_add_(1, block.positive_columns, near.to(slope.dtype).mul_(-2))
+            gradient = far.to(positives.dtype).mul_(2)
+            gradient.scatter_add_(1, block.positive_columns, near.to(gradient.dtype).mul_(-2))
             counts = torch.stack([near.sum(), far.sum()]).double()
             constant = 2 * counts[0] + (margin - 2) * counts[1]
-        return (slope * block.similarities).sum() + constant, counts.sum()[None]
+        return (gradient * block.similarities).sum() + constant, counts.sum()[None]
 
     total, counts = sum_over_rows(head.pairs, of_block)
     return mean_or_zero(total, counts.sum().to(total.dtype)) + head.pairs.zero

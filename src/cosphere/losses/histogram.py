@@ -47,10 +47,10 @@ def histogram_loss(embeddings: Tensor, labels: Tensor, *, bins: int, **compared:
     def of_block(block: Block) -> Tensor:
         with torch.no_grad():
             places, _ = _places(block.similarities, bins)
-            slope = of_far[torch.where(counted.mask(block), places, bins)]
+            gradient = of_far[torch.where(counted.mask(block), places, bins)]
             places = places.gather(1, block.positive_columns)
-            slope.scatter_add_(1, block.positive_columns, torch.where(block.positive_real, of_near[places], 0.0))
-        return with_gradients(slope.new_zeros(()), (block.similarities, slope))
+            gradient.scatter_add_(1, block.positive_columns, torch.where(block.positive_real, of_near[places], 0.0))
+        return with_gradients(gradient.new_zeros(()), (block.similarities, gradient))
 
     total = sum_over_rows(pairs, of_block).total
     return total + (far * below).sum().to(total.dtype) + pairs.zero
@@ -95,7 +95,7 @@ class _Counted(NamedTuple):
             itself = pairs.own_columns[pairs.own_columns >= 0]
             same.index_add_(0, itself, torch.full_like(itself, -1))
         columns = same > 0
-        # Two ends of one class without a positive are one and the same image, and that is no negative pair.
+        # Two ends of one class without a positive are the same image, which is not a negative pair.
         lonely = (~anchors).sum() * (~columns).sum()
         if pairs.own_columns is not None:
             own = pairs.own_columns.clamp(min=0)
@@ -130,9 +130,9 @@ def _densities(pairs: Pairs, counted: _Counted, bins: int) -> tuple[Tensor, Tens
 
 def _count(density: Tensor, places: Tensor, rest: Tensor, real: Tensor) -> None:
     bins = len(density) - 1
-    kept = torch.where(real, places, bins).flatten()  # the rest in a bin of their own
-    counts = torch.bincount(kept, minlength=bins + 1)[:bins]
-    ahead = torch.bincount(kept, weights=rest.flatten().double(), minlength=bins + 1)[:bins]
+    bins_or_rest = torch.where(real, places, bins).flatten()  # the rest in a bin of their own
+    counts = torch.bincount(bins_or_rest, minlength=bins + 1)[:bins]
+    ahead = torch.bincount(bins_or_rest, weights=rest.flatten().double(), minlength=bins + 1)[:bins]
     density[:-1] += counts - ahead
     density[1:] += ahead
 

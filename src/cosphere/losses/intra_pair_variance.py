@@ -50,13 +50,13 @@ def intra_pair_variance_loss(
     def of_block(block: Block, low: Tensor, high: Tensor) -> Tensor:
         with torch.no_grad():
             below = torch.where(block.positive_real, low - block.positives(0.0), 0.0).clamp_(min=0)
-            slope = torch.where(block.negative, block.similarities - high, 0.0).clamp_(min=0)
-            above = slope.flatten()
+            gradient = torch.where(block.negative, block.similarities - high, 0.0).clamp_(min=0)
+            above = gradient.flatten()
             value = mean_or_zero(below.square().sum(), positives) + mean_or_zero(above.dot(above), negatives)
-            to_positives, to_negatives = mean_or_zero(2 * below, positives), mean_or_zero(slope.mul_(2), negatives)
+            to_positives, to_negatives = mean_or_zero(2 * below, positives), mean_or_zero(gradient.mul_(2), negatives)
             to_low, to_high = to_positives.sum(), -to_negatives.sum()
-            slope = to_negatives.scatter_add_(1, block.positive_columns, -to_positives)
-        return with_gradients(value, (block.similarities, slope), (low, to_low), (high, to_high))
+            gradient = to_negatives.scatter_add_(1, block.positive_columns, -to_positives)
+        return with_gradients(value, (block.similarities, gradient), (low, to_low), (high, to_high))
 
     return sum_over_rows(pairs, of_block, low, high).total + pairs.zero
 

@@ -32,7 +32,7 @@ def lifted_structure_loss(
         normalize: L2-normalize the embeddings; the paper uses raw embeddings, whose norms then need a penalty.
         compared: see :func:`cosphere.losses.compare`. The negatives of a reference j are the images of the batch of
             another class. Where a miner chose pairs, those of j are the ones it chose with j as their anchor; for a
-            reference that is no anchor, the images of the batch that it chose with j as their negative. Which references
+            reference that is not an anchor, the images of the batch that it chose with j as their negative. Which references
             are anchors, ``positions`` says; references that equal the batch row by row are the batch.
 
     Returns:
@@ -68,13 +68,13 @@ def lifted_structure_loss(
             elif extra is not None:
                 to_own = to_own + extra[block.rows, None]
             gaps = torch.where(block.negative, margin - distances, -torch.inf)
-            slope = _exponentials(gaps, own).mul_(-to_own)
+            gradient = _exponentials(gaps, own).mul_(-to_own)
             if pairs.references is not None and to_columns is not None:
-                slope.addcmul_(_exponentials(gaps, column_near), to_columns, value=-1)
-            slope.scatter_add_(1, block.positive_columns, hinges)
+                gradient.addcmul_(_exponentials(gaps, column_near), to_columns, value=-1)
+            gradient.scatter_add_(1, block.positive_columns, hinges)
             value = hinges.square().sum() / 2
-            known = slopes_of(block, lengths, distances, slope)
-        return with_gradients(value, *known), real.sum()[None]
+            gradients = gradients_of(block, lengths, distances, gradient)
+        return with_gradients(value, *gradients), real.sum()[None]
 
     total, counts = sum_over_rows(pairs, of_block, *lengths)
     return mean_or_zero(total, counts.sum()) + pairs.zero
@@ -97,7 +97,7 @@ def distances_of(block: Block, lengths: tuple[Tensor, ...]) -> Tensor:
     return torch.sub(own, products, alpha=2).add_(lengths[-1].detach()).clamp_(min=0).sqrt_()
 
 
-def slopes_of(
+def gradients_of(
     block: Block, lengths: tuple[Tensor, ...], distances: Tensor, to_distances: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Gradients with respect to similarities and squared norms from those with respect to the distances, in place.
@@ -105,13 +105,13 @@ def slopes_of(
     At zero distance the gradient is taken as 0: the true one is infinite.
     """
     to_products = to_distances.div_(functional.threshold(distances, 0.0, -torch.inf, inplace=True)).neg_()
-    known = [(block.similarities, to_products)]
+    gradients = [(block.similarities, to_products)]
     if lengths:
         to_lengths = [torch.zeros_like(one) for one in lengths]
         to_lengths[0][block.rows] = to_products.sum(dim=1)
         to_lengths[-1] += to_products.sum(dim=0)
-        known += [(one, slope.mul_(-0.5)) for one, slope in zip(lengths, to_lengths, strict=True)]
-    return known
+        gradients += [(one, gradient.mul_(-0.5)) for one, gradient in zip(lengths, to_lengths, strict=True)]
+    return gradients
 
 
 def _nearness(pairs: Pairs, lengths: tuple[Tensor, ...], margin: float) -> tuple[Tensor, Tensor]:
@@ -153,11 +153,11 @@ def _hinges(block: Block, distances: Tensor, near: Tensor, column_near: Tensor) 
 
 def _slopes_of_columns(pairs: Pairs, lengths: tuple[Tensor, ...], near: Tensor, column_near: Tensor) -> Tensor:
     """(R,) gradient of the sum of half the squared hinges to ``column_near``: a second pass, as pairs have two ends."""
-    slopes = torch.zeros_like(column_near)
+    to_cosines = torch.zeros_like(column_near)
     for block in blocks(pairs):
         hinges, to_own, _ = _hinges(block, distances_of(block, lengths), near, column_near)
-        slopes.index_add_(0, block.positive_columns.flatten(), (hinges - to_own).flatten())
-    return slopes
+        to_cosines.index_add_(0, block.positive_columns.flatten(), (hinges - to_own).flatten())
+    return to_cosines
 
 
 def _exponentials(gaps: Tensor, near: Tensor) -> Tensor:

@@ -112,13 +112,13 @@ def _all_terms(block: Block, boundaries: Tensor) -> _Terms:
 
 
 def _drawn_terms(block: Block, boundaries: Tensor, drawn: Tensor) -> _Terms:
-    wanted = triplets_wanted(block)
+    mask = triplets_wanted(block)
     # One gather, as each costs a pass over the block in the gradient. What fills the slots is replaced after.
     both = block.similarities.gather(1, torch.cat([block.positive_columns, drawn], dim=1))
     near, far = chord(both, squared=False).tensor_split([drawn.shape[1]], dim=1)  # at 0 slots too
-    near, far = torch.where(wanted, near, -torch.inf), torch.where(wanted, far, torch.inf)
+    near, far = torch.where(mask, near, -torch.inf), torch.where(mask, far, torch.inf)
     once = near.new_ones(len(near))
-    return _Terms(near, far, boundaries[block.rows], once, once, wanted.sum(dim=1))
+    return _Terms(near, far, boundaries[block.rows], once, once, mask.sum(dim=1))
 
 
 def _listed_terms(block: Block, boundaries: Tensor, listed: ListedTriplets) -> _Terms:

@@ -54,7 +54,7 @@ class CrossBatchMemory(Loss):
             training is bit-for-bit identical.
 
     Raises:
-        SettingsError: a setting out of range, or a loss that is no pair loss.
+        SettingsError: a setting out of range, or a loss that is not a pair loss.
 
     >>> from cosphere.losses import TripletLoss
     >>> memory = CrossBatchMemory(TripletLoss(), embedding_dim=2, size=4)

@@ -210,8 +210,8 @@ def batch_hard(embeddings: Tensor, labels: Tensor, **against: Unpack[Against]) -
     mine = _Mine(embeddings, labels, against)
     pairs = mine.pairs
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
-    found = [hardest_columns(block) for block in blocks(pairs) if pairs.most_positives]
-    columns = torch.cat(found) if found else valid.new_zeros(len(valid), 2, dtype=torch.int64)
+    hardest = [hardest_columns(block) for block in blocks(pairs) if pairs.most_positives]
+    columns = torch.cat(hardest) if hardest else valid.new_zeros(len(valid), 2, dtype=torch.int64)
     anchors = valid.nonzero().squeeze(1)
     positives, negatives = columns[anchors].unbind(dim=1)
     return mine.rows[anchors], mine.columns[positives], mine.columns[negatives]
@@ -230,38 +230,38 @@ class _Mine:
     def numbered(self, first: Tensor, positive: Tensor, second: Tensor, negative: Tensor) -> PairIndices:
         return self.rows[first], self.columns[positive], self.rows[second], self.columns[negative]
 
-    def pairs_where(self, wanted: Callable[[Block], tuple[Tensor, Tensor]]) -> PairIndices:
+    def pairs_where(self, select: Callable[[Block], tuple[Tensor, Tensor]]) -> PairIndices:
         """Of each block: which of the positive slots (b, P) and which of all columns (b, R)."""
-        found = []
+        pairs = []
         for block in blocks(self.pairs):
-            of_slots, of_columns = wanted(block)
+            of_slots, of_columns = select(block)
             first, slot = of_slots.nonzero(as_tuple=True)
             second, negative = of_columns.nonzero(as_tuple=True)
             start = block.rows.start
-            found.append((first + start, block.positive_columns[first, slot], second + start, negative))
-        first, positive, second, negative = self._joined(found, 4)
+            pairs.append((first + start, block.positive_columns[first, slot], second + start, negative))
+        first, positive, second, negative = self._joined(pairs, 4)
         return self.numbered(first, positive, second, negative)
 
-    def triplets_where(self, wanted: Callable[[Tensor, Tensor], Tensor], *, squared: bool) -> TripletIndices:
+    def triplets_where(self, select: Callable[[Tensor, Tensor], Tensor], *, squared: bool) -> TripletIndices:
         """``wanted(near, far)``: (b, 1) distances of one positive of each anchor, (b, R) of all columns -> (b, R) bool."""
-        found = []
+        triplets = []
         for block in blocks(self.pairs):
             near, far = (chord(cosines, squared=squared) for cosines in (block.positives(1.0), block.similarities))
             here = []
             for slot in range(near.shape[1]):
-                mask = wanted(near[:, slot, None], far) & block.negative & block.positive_real[:, slot, None]
+                mask = select(near[:, slot, None], far) & block.negative & block.positive_real[:, slot, None]
                 row, negative = mask.nonzero(as_tuple=True)
                 here.append((row + block.rows.start, block.positive_columns[row, slot], negative))
             anchors, positives, negatives = self._joined(here, 3)
             order = anchors.argsort(stable=True)  # an anchor's slots are in the order of their columns already
-            found.append((anchors[order], positives[order], negatives[order]))
-        anchors, positives, negatives = self._joined(found, 3)
+            triplets.append((anchors[order], positives[order], negatives[order]))
+        anchors, positives, negatives = self._joined(triplets, 3)
         return self.rows[anchors], self.columns[positives], self.columns[negatives]
 
-    def _joined(self, found: Sequence[tuple[Tensor, ...]], width: int) -> list[Tensor]:
-        if not found:
+    def _joined(self, parts: Sequence[tuple[Tensor, ...]], width: int) -> list[Tensor]:
+        if not parts:
             return [self.rows.new_zeros(0)] * width
-        return [torch.cat(part) for part in zip(*found, strict=True)]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 class _Hardest:

@@ -60,15 +60,15 @@ def multi_similarity_loss(
     def of_block(block: Block) -> tuple[Tensor, Tensor]:
         positive, negative = (block.positive_real, block.negative) if mining is None else _mined(block, mining)
         near_any, far_any = positive.any(dim=1), negative.any(dim=1)
-        kept = near_any & far_any if anchors == "both_sides" else near_any | far_any
+        counted = near_any & far_any if anchors == "both_sides" else near_any | far_any
         near = block.similarities.gather(1, block.positive_columns)
         pull = log_sum_exp(torch.where(positive, near, torch.inf) * -alpha) + alpha * base
         push = log_sum_exp(torch.where(negative, block.similarities, -torch.inf) * beta) - beta * base
         costs = log_one_plus_exp(pull) / alpha + log_one_plus_exp(push) / beta
-        return torch.where(kept, costs, 0.0).sum(), kept.sum()[None]
+        return torch.where(counted, costs, 0.0).sum(), counted.sum()[None]
 
-    total, kept = sum_over_rows(pairs, of_block)
-    return mean_or_zero(total, kept.sum() if divisor == "kept" else pairs.size) + pairs.zero
+    total, counted = sum_over_rows(pairs, of_block)
+    return mean_or_zero(total, counted.sum() if divisor == "kept" else pairs.size) + pairs.zero
 
 
 @torch.no_grad()

@@ -58,13 +58,13 @@ class _Anchors:
         top, mass, _ = self._pulling(positive, block, cosines.shape[1])
         return pushes + self.pull * (top + mass.log()).sum()
 
-    def slopes(self, cosines: Tensor, block: ClassBlock) -> Tensor:
+    def cosine_gradients(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         positive = self._positive(cosines, block)
         _, mass = self._negative(cosines, block)
-        slopes = cosines.mul_(self.push * self.alpha / mass)
+        gradients = cosines.mul_(self.push * self.alpha / mass)
         _, mass, weights = self._pulling(positive, block, cosines.shape[1])
-        slopes[block.images, block.places] = -self.pull * self.alpha * weights / mass[block.places]
-        return slopes
+        gradients[block.images, block.places] = -self.pull * self.alpha * weights / mass[block.places]
+        return gradients
 
     def _positive(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(n,) exponents of the images that belong to these classes."""

@@ -67,9 +67,9 @@ def semihard_triplet_loss(
             block.similarities.gather(1, torch.cat([block.positive_columns, chosen], dim=1)), squared=squared
         )
         near, far = distances.tensor_split(2, dim=1)
-        wanted = block.positive_real & (pairs.negatives_per_anchor[block.rows, None] > 0)
-        terms = torch.where(wanted, (near - far + margin).relu(), 0.0)
-        return terms.sum(), torch.stack([wanted.sum(), (terms > 0).sum()])
+        valid = block.positive_real & (pairs.negatives_per_anchor[block.rows, None] > 0)
+        terms = torch.where(valid, (near - far + margin).relu(), 0.0)
+        return terms.sum(), torch.stack([valid.sum(), (terms > 0).sum()])
 
     total, counts = sum_over_rows(pairs, of_block)
     return mean_or_zero(total, counts[0 if reduction == "mean_all" else 1]) + pairs.zero if len(counts) else pairs.zero

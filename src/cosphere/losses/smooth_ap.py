@@ -48,11 +48,11 @@ def smooth_ap_loss(
             cosines, columns = _candidates(block, most, count_self)
             counts = (cosines > -torch.inf).sum(dim=1, keepdim=True)
             weight = torch.where(valid[block.rows, None], 1.0, 0.0).to(cosines) / counts.clamp(min=1)
-            value, slope, to_candidates = _precision_lost(
+            value, to_cosine, to_candidates = _precision_lost(
                 block.negatives(-torch.inf).div_(temperature), cosines / temperature, weight
             )
-            slope.scatter_add_(1, columns, to_candidates).div_(temperature)
-        return with_gradients(value, (block.similarities, slope))
+            to_cosine.scatter_add_(1, columns, to_candidates).div_(temperature)
+        return with_gradients(value, (block.similarities, to_cosine))
 
     total = sum_over_rows(pairs, of_block).total if most else pairs.zero
     return mean_or_zero(total, valid.sum()) + pairs.zero
@@ -80,7 +80,7 @@ def _precision_lost(negatives: Tensor, candidates: Tensor, weight: Tensor) -> tu
         weight: (b, 1).
     """
     value = negatives.new_zeros(())
-    slope, to_candidates = torch.zeros_like(negatives), torch.zeros_like(candidates)
+    to_cosine, to_candidates = torch.zeros_like(negatives), torch.zeros_like(candidates)
     above, bell = torch.empty_like(negatives), torch.empty_like(negatives)
     for slot in range(candidates.shape[1]):
         target = candidates[:, slot, None]
@@ -93,11 +93,11 @@ def _precision_lost(negatives: Tensor, candidates: Tensor, weight: Tensor) -> tu
         to_ahead = weight * rank / (rank + ahead).square()
         to_rank = -weight * ahead / (rank + ahead).square()
         torch.addcmul(above, above, above, value=-1, out=bell)
-        slope.addcmul_(bell, to_ahead)
+        to_cosine.addcmul_(bell, to_ahead)
         to_peers = (peers - peers.square()) * to_rank
         to_candidates += to_peers
         to_candidates[:, slot] -= to_peers.sum(dim=1) + bell.sum(dim=1) * to_ahead[:, 0]
-    return value, slope, to_candidates
+    return value, to_cosine, to_candidates
 
 
 @describe(

@@ -85,11 +85,9 @@ class _SoftLargest:
     def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
         # share / mass * (1 + (cosine - mean) / gamma), as a line in the cosine
         gradient = gradient / self.mass
-        slope, level = gradient / self.gamma, gradient * (1 - self.mean / self.gamma)
+        rate, level = gradient / self.gamma, gradient * (1 - self.mean / self.gamma)
         weighted = space.take("weighted", inputs)
-        return torch.addcmul(level[..., None], slope[..., None], inputs, out=weighted).mul_(
-            space.take("shares", inputs)
-        )
+        return torch.addcmul(level[..., None], rate[..., None], inputs, out=weighted).mul_(space.take("shares", inputs))
 
 
 def centre_distance(class_weight: Tensor, centres: int) -> Tensor:
@@ -141,10 +139,10 @@ class _WithCentreDistance(torch.autograd.Function):
             for rows, raw, inverse in _classes(class_weight, ctx.centres):
                 # d distance / d unit vector is minus the other one over the distance; what points along w is taken out.
                 pull = (other / _distances(raw, inverse)).mul_(inverse[:, None, :]).mul_(-share)
-                slope = pull @ raw
-                along = torch.linalg.vecdot(slope, raw) * inverse.square()
-                slope.addcmul_(raw, along[..., None], value=-1).mul_(inverse[..., None])
-                outcome[rows] += slope.flatten(0, 1).to(outcome.dtype)
+                to_raw = pull @ raw
+                along = torch.linalg.vecdot(to_raw, raw) * inverse.square()
+                to_raw.addcmul_(raw, along[..., None], value=-1).mul_(inverse[..., None])
+                outcome[rows] += to_raw.flatten(0, 1).to(outcome.dtype)
         return (OnlyOnce.apply(outcome, class_weight, to_mean) if again else outcome), None
 
 

@@ -72,13 +72,13 @@ class _Largest:
         return self.largest.clone()
 
     def pull_back(self, inputs: Tensor, gradient: Tensor, space: Workspace) -> Tensor:
-        slopes = space.take("slopes", inputs)
+        gradients = space.take("gradients", inputs)
         left = torch.ones_like(self.largest, dtype=torch.bool)
-        for centre, slope in zip(inputs.unbind(dim=2), slopes.unbind(dim=2), strict=True):
+        for centre, of_centre in zip(inputs.unbind(dim=2), gradients.unbind(dim=2), strict=True):
             first = (centre == self.largest).logical_and_(left)
-            torch.mul(gradient, first, out=slope)
+            torch.mul(gradient, first, out=of_centre)
             left.logical_xor_(first)
-        return slopes
+        return gradients
 
 
 @describe(

@@ -83,12 +83,12 @@ def time_losses(
         fits = max(1, batch // per_class) * per_class
         raise SettingsError(f"batch {batch} does not divide by per_class {per_class}; try {fits}.")
     embeddings, labels = _batch(batch, dim, per_class, torch.device(device))
-    found = []
+    timings = []
     for name in names:
         if progress is not None:
             progress(name)
-        found.append(_time_one(name, embeddings, labels, repeats))
-    return sorted(found, key=lambda timing: timing.seconds)
+        timings.append(_time_one(name, embeddings, labels, repeats))
+    return sorted(timings, key=lambda timing: timing.seconds)
 
 
 def _batch(count: int, dim: int, per_class: int, device: torch.device) -> tuple[Tensor, Tensor]:

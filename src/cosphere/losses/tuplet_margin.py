@@ -60,10 +60,10 @@ def tuplet_margin_loss(
             excess = torch.where(block.positive_real, push - scale * eased, -torch.inf)
             value = log_one_plus_exp(excess).sum()
             weight = excess.sigmoid().mul_(scale)
-            slope = logits.sub_(push.clamp(min=torch.finfo(push.dtype).min)).exp_()
-            slope.mul_(weight.sum(dim=1, keepdim=True))
-            slope.scatter_add_(1, block.positive_columns, -weight * easing)
-        return with_gradients(value, (block.similarities, slope))
+            to_cosine = logits.sub_(push.clamp(min=torch.finfo(push.dtype).min)).exp_()
+            to_cosine.mul_(weight.sum(dim=1, keepdim=True))
+            to_cosine.scatter_add_(1, block.positive_columns, -weight * easing)
+        return with_gradients(value, (block.similarities, to_cosine))
 
     total = sum_over_rows(pairs, of_block).total
     counted = torch.where(pairs.negatives_per_anchor > 0, pairs.positives_per_anchor, 0).sum()
@@ -75,12 +75,12 @@ def _eased(cosines: Tensor, slack: float, stop_at_zero: bool) -> tuple[Tensor, T
     inside = cosines.clamp(-NEAREST, NEAREST)
     sines = ((1 - inside) * (1 + inside)).sqrt()
     eased = inside * math.cos(slack) + sines * math.sin(slack)
-    slope = math.cos(slack) - inside / sines * math.sin(slack)
-    slope = torch.where(inside == cosines, slope, 0.0)
+    derivative = math.cos(slack) - inside / sines * math.sin(slack)
+    derivative = torch.where(inside == cosines, derivative, 0.0)
     if stop_at_zero:
         near = inside > math.cos(slack)
-        return torch.where(near, 1.0, eased), torch.where(near, 0.0, slope)
-    return eased, slope
+        return torch.where(near, 1.0, eased), torch.where(near, 0.0, derivative)
+    return eased, derivative
 
 
 @describe(

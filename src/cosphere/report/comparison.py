@@ -31,14 +31,14 @@ _LETTERS = 30
 """Of a name, before its middle is left out."""
 
 
-def write_comparison_figure(found: Comparison, folder: str | Path) -> list[Path]:
+def write_comparison_figure(comparison: Comparison, folder: str | Path) -> list[Path]:
     """Write `comparison.png` and `comparison.svg`.
 
     Raises:
         RunError: the folder cannot be written.
     """
     paths = [Path(folder) / f"comparison.{kind}" for kind in ("png", "svg")]
-    figure = comparison_figure(found)
+    figure = comparison_figure(comparison)
 
     def write_png(part: Path) -> None:
         figure.savefig(part, format="png", dpi=_DOTS)
@@ -53,26 +53,26 @@ def write_comparison_figure(found: Comparison, folder: str | Path) -> list[Path]
 
 
 @matplotlib.rc_context(_STYLE)
-def comparison_figure(found: Comparison) -> Figure:
+def comparison_figure(comparison: Comparison) -> Figure:
     """The forest plot on top, then a row for each arm: all classes in order of their gain, and the extreme ones by name."""
-    others = [arm for arm in found.arms if arm != found.baseline]
-    score = found.scores[0].score
-    forest = 1.1 + 0.34 * (len(found.differences) + len({one.score for one in found.differences}))
-    named = min(2 * NAMED_CLASSES, len(found.class_names))
+    others = [arm for arm in comparison.arms if arm != comparison.baseline]
+    score = comparison.scores[0].score
+    forest = 1.1 + 0.34 * (len(comparison.differences) + len({one.score for one in comparison.differences}))
+    named = min(2 * NAMED_CLASSES, len(comparison.class_names))
     row = max(2.9, 1.1 + 0.21 * named)
     layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
     figure = Figure(figsize=(_WIDTH, forest + row * len(others)), layout=layout)
     FigureCanvasAgg(figure)
     heights = [forest, *[row] * len(others)]
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights))).tolist()
-    seeds = _forest(parts[0].subplots(), found)
-    _title(parts[0], _forest_title(found, seeds))
+    seeds = _forest(parts[0].subplots(), comparison)
+    _title(parts[0], _forest_title(comparison, seeds))
     for part, arm in zip(parts[1:], others, strict=True):
         left, right = part.subplots(1, 2, width_ratios=[1, 1])
-        _title(part, f"{_short(arm)} against {_short(found.baseline)}: {score} by class")
-        gains = 100 * found.gains(arm, score)
+        _title(part, f"{_short(arm)} against {_short(comparison.baseline)}: {score} by class")
+        gains = 100 * comparison.gains(arm, score)
         _every_class(left, gains)
-        _named_classes(right, gains, found.class_names, score)
+        _named_classes(right, gains, comparison.class_names, score)
     return figure
 
 
@@ -80,7 +80,7 @@ def _title(part: SubFigure, text: str) -> None:
     part.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
 
 
-def _forest(axes: Axes, found: Comparison) -> bool:
+def _forest(axes: Axes, comparison: Comparison) -> bool:
     """One row per difference: a dot with a thick interval, and below it a hollow square with a thin interval over seeds alone.
 
     Returns:
@@ -89,7 +89,7 @@ def _forest(axes: Axes, found: Comparison) -> bool:
     place, ticks, names = 0.0, [], []
     seeds_shown = False
     before = None
-    for one in found.differences:
+    for one in comparison.differences:
         if one.score != before:
             place += 1.0
             ticks.append(place)
@@ -104,7 +104,7 @@ def _forest(axes: Axes, found: Comparison) -> bool:
         axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.axvline(0, color=COLOURS["ink"], linewidth=1)
     axes.set_yticks(ticks, names)
-    heads = {one.score for one in found.differences}
+    heads = {one.score for one in comparison.differences}
     for label in axes.get_yticklabels():
         if label.get_text() in heads:
             label.set_fontweight("bold")
@@ -113,7 +113,7 @@ def _forest(axes: Axes, found: Comparison) -> bool:
     axes.grid(axis="y", visible=False)
     axes.set_ylim(place + 0.7, 0.4)
     _around_zero(axes)
-    axes.set_xlabel(f"difference to {_short(found.baseline)}, percentage points (right of 0: better)")
+    axes.set_xlabel(f"difference to {_short(comparison.baseline)}, percentage points (right of 0: better)")
     return seeds_shown
 
 
@@ -131,11 +131,11 @@ def _one_difference(axes: Axes, one: Difference, place: float) -> bool:
     return True
 
 
-def _forest_title(found: Comparison, seeds: bool) -> str:
-    level = f"{100 * found.level:g} % intervals"
+def _forest_title(comparison: Comparison, seeds: bool) -> str:
+    level = f"{100 * comparison.level:g} % intervals"
     if not seeds:
-        return f"{level} over {found.over}; p corrected after Holm"
-    return f"{level}: thick over seeds and {found.over}, thin over seeds alone; p corrected after Holm"
+        return f"{level} over {comparison.over}; p corrected after Holm"
+    return f"{level}: thick over seeds and {comparison.over}, thin over seeds alone; p corrected after Holm"
 
 
 def _every_class(axes: Axes, gains: Any) -> None:

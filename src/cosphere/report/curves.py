@@ -43,12 +43,12 @@ def training_curves(metrics: Log) -> str | None:
         ("train/loss_metric", "metric loss", "blue", "--"),
         ("train/loss_sec", "SEC, unweighted", "orange", "-."),
     ]
-    found = [(curve(metrics, key), name, colour, dash) for key, name, colour, dash in terms]
-    found = [one for one in found if len(one[0].steps)]
-    if not found:
+    curves = [(curve(metrics, key), name, colour, dash) for key, name, colour, dash in terms]
+    curves = [one for one in curves if len(one[0].steps)]
+    if not curves:
         return None
     with drawing() as (_, (axes,), svg):
-        for line, name, colour, dash in found:
+        for line, name, colour, dash in curves:
             axes.plot(
                 line.steps,
                 line.values,
@@ -58,7 +58,7 @@ def training_curves(metrics: Log) -> str | None:
                 gid=gid_of(name),
                 marker=_dot(line),
             )
-        _scaled(axes, [line.values for line, *_ in found])
+        _scaled(axes, [line.values for line, *_ in curves])
         axes.set(title="Loss", xlabel="step", ylabel="loss")
         legend(axes)
     return svg[0]

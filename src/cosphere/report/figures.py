@@ -108,13 +108,13 @@ class Recall(NamedTuple):
 
 def recalls(scores: Mapping[str, Any]) -> list[Recall]:
     """Each Recall@K among scores, smallest K first; the value stands in for a missing bound."""
-    found = []
+    shares = []
     for name, score in read_scores(scores).items():
         kind, _, k = name.partition("@")
         if kind == "recall" and k.isdigit():
             low, high = (score.value if bound is None else bound for bound in (score.low, score.high))
-            found.append(Recall(int(k), score.value, low, high))
-    return sorted(found)
+            shares.append(Recall(int(k), score.value, low, high))
+    return sorted(shares)
 
 
 def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequence[int]) -> str | None:

@@ -28,8 +28,8 @@ def panel(data: ReportData) -> str:
         "A healthy embedding spreads its images over many directions, keeps those of one class close, and lets no image be "
         "everybody's neighbour. When it collapses, all crowd into one place or a few directions, with no room for new classes."
     )
-    told = numbers.get("warnings")
-    warned = [str(one) for one in told] if isinstance(told, (list, tuple)) else []
+    warnings = numbers.get("warnings")
+    warned = [str(one) for one in warnings] if isinstance(warnings, (list, tuple)) else []
     verdict = "".join(_warning(one) for one in warned) or paragraph("Nothing here looks like a collapse.")
     words = f"{table(['measure', 'here', 'meaning'], _rows(numbers), kind='health')}{_note(numbers)}"
     body = f'<div class="beside"><div>{words}</div>{drawn}</div>' if drawn else words

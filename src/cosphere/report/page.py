@@ -55,7 +55,7 @@ def write_report(
         The file.
 
     Raises:
-        RunError: the folder is no run, a file in it is broken, or the page cannot be written.
+        RunError: the folder is not a run, a file in it is broken, or the page cannot be written.
         SettingsError: a number is out of range, or data was given without ``target``.
     """
     _check(queries, neighbours, thumbnail)

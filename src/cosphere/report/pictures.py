@@ -33,7 +33,7 @@ def load(source: str | Path | npt.NDArray[np.uint8], side: int, box: Box | None 
         box: crop of the source in pixels, left, top, right, bottom; None: all of it.
 
     Raises:
-        DataError: the file cannot be read, or the array is no picture.
+        DataError: the file cannot be read, or the array is not a picture.
     """
     if isinstance(source, np.ndarray):
         pixels = _checked(source)
@@ -70,8 +70,8 @@ def shortened(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
     line = " ".join(text.split())
     if letters.getlength(line) <= width:
         return line
-    for kept in range(len(line) - 1, 0, -1):
-        candidate = line[: (kept + 1) // 2].rstrip() + "…" + line[len(line) - kept // 2 :].lstrip()
+    for length in range(len(line) - 1, 0, -1):
+        candidate = line[: (length + 1) // 2].rstrip() + "…" + line[len(line) - length // 2 :].lstrip()
         if letters.getlength(candidate) <= width:
             return candidate
     return "…"

@@ -112,8 +112,8 @@ def scores(data: ReportData) -> str:
     shapes = _figures([("recall", drawn, "Recall at K with its interval")])
     note = "The interval covers other queries of the same kind, not other training seeds."
     remarks = data.scores.get("notes")
-    told = "".join(paragraph(str(one)) for one in remarks) if isinstance(remarks, list) else ""
-    words = paragraph(counts.capitalize() + "." if counts else "") + told + paragraph(note, "note")
+    paragraphs = "".join(paragraph(str(one)) for one in remarks) if isinstance(remarks, list) else ""
+    words = paragraph(counts.capitalize() + "." if counts else "") + paragraphs + paragraph(note, "note")
     return section(
         "scores", "Scores", f'<div class="beside"><div>{table(head, rows, kind="numbers")}{words}</div>{shapes}</div>'
     )
@@ -173,8 +173,8 @@ LENS = {
 
 SLOPES = ("gradient_slope", "angle_slope")
 LEAST_VARIATION = 0.05
-"""CV of the lengths below which a slope on their logarithm says nothing: over 120 images, gradients that vary by half of their size
-give it a standard error of 0.5 / (0.05 * sqrt(120)), about 1."""
+"""CV of the lengths below which a slope over their logarithm is not meaningful: over 120 images, gradients that vary by half
+of their size give it a standard error of 0.5 / (0.05 * sqrt(120)), about 1."""
 
 
 def lengths(data: ReportData) -> str:
@@ -205,13 +205,13 @@ def _length_table(norms: Float32s) -> str:
 def _lens_table(data: ReportData) -> str:
     """The last logged value of each part of the lens."""
     variation = curves.curve(data.metrics, "train/norm_cv", limit=10**9).values
-    alike = len(variation) > 0 and variation[-1] < LEAST_VARIATION
+    nearly_equal = len(variation) > 0 and variation[-1] < LEAST_VARIATION
     rows = []
     for key, (name, free, meaning) in LENS.items():
         values = curves.curve(data.metrics, f"lens/{key}", limit=10**9).values
         if len(values):
-            told = "lengths differ too little to tell" if alike and key in SLOPES else f"{values[-1]:.2f}"
-            rows.append([name, told, free, meaning])
+            shown = "lengths differ too little to tell" if nearly_equal and key in SLOPES else f"{values[-1]:.2f}"
+            rows.append([name, shown, free, meaning])
     if not rows:
         return missing("The norm lens was not logged, so its slopes are unknown.")
     note = paragraph(

@@ -183,11 +183,11 @@ def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) ->
     """One sentence about the hits above the threshold, with what its rate means for a gallery of this size."""
     above = int(calibration.same(np.asarray(scores)).sum())
     low, high = calibration.far_interval
-    rate, known = calibration.tested_far, "measured on test images"
+    rate, basis = calibration.tested_far, "measured on test images"
     if rate is None:
-        rate, known = calibration.far, f"{_percent(low)} to {_percent(high)} % with other classes"
+        rate, basis = calibration.far, f"{_percent(low)} to {_percent(high)} % with other classes"
     rule = (
-        f"cosine {calibration.threshold:.3f}, a false accept rate of {_percent(rate)} % of pairs, {known}: about "
+        f"cosine {calibration.threshold:.3f}, a false accept rate of {_percent(rate)} % of pairs, {basis}: about "
         f"{rate * gallery:.2g} wrong images for each query among {gallery:,}"
     )
     if not above:

@@ -196,11 +196,11 @@ class Index:
         return self._checked(rows, queries, k, count, wanted, seed)
 
     def _checked(
-        self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted: float | None, seed: int
+        self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted_recall: float | None, seed: int
     ) -> SelfCheck:
         most = min(k, self.shortlist) if self.kind == "rerank" else k
         check = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
-        return check if wanted is None else check.require(wanted, f"an index of kind {self.kind!r}")
+        return check if wanted_recall is None else check.require(wanted_recall, f"an index of kind {self.kind!r}")
 
     def save(self, path: str | Path) -> None:
         """Write one .npz file atomically: rows, kind, check and format version.

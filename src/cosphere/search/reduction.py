@@ -37,21 +37,21 @@ class Reduction:
         return unit_rows(torch.cat(parts)).rows
 
 
-def first_dimensions(dim: int, wanted: int) -> Reduction:
-    """Keep the first ``wanted`` of D dimensions, re-normalised. A fair comparison only for embeddings trained for it."""
-    check_whole("wanted", wanted, least=1, most=dim)
-    return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :wanted])
+def first_dimensions(dim: int, size: int) -> Reduction:
+    """Keep the first ``size`` of D dimensions, re-normalised. A fair comparison only for embeddings trained for it."""
+    check_whole("size", size, least=1, most=dim)
+    return Reduction(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)[:, :size])
 
 
-def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
-    """Keep the ``wanted`` principal components of the centred unit rows, re-normalised; no whitening.
+def principal_dimensions(rows: Matrix, size: int) -> Reduction:
+    """Keep the ``size`` principal components of the centred unit rows, re-normalised; no whitening.
 
     Args:
         rows: (N, D) float, to learn from; O(D^2) memory.
-        wanted: d, from 1 to D. If the rows span fewer dimensions, the rest hold rounding noise only.
+        size: d, from 1 to D. If the rows span fewer dimensions, the rest hold rounding noise only.
     """
     unit = unit_rows(rows, name="training rows")
-    check_whole("wanted", wanted, least=1, most=unit.width)
+    check_whole("size", size, least=1, most=unit.width)
     mean = torch.zeros(unit.width, dtype=torch.float64)
     for part in torch.split(unit.rows, _CHUNK_ROWS):
         mean += part.cpu().double().sum(dim=0)
@@ -61,4 +61,4 @@ def principal_dimensions(rows: Matrix, wanted: int) -> Reduction:
         centred = part.cpu().double() - mean
         scatter += centred.T @ centred
     vectors = torch.linalg.eigh(scatter).eigenvectors
-    return Reduction(mean, vectors.flip(1)[:, :wanted].contiguous())
+    return Reduction(mean, vectors.flip(1)[:, :size].contiguous())

@@ -58,10 +58,10 @@ class SelfCheck:
         return self
 
 
-def check_wanted_recall(wanted: float | None) -> None:
+def check_wanted_recall(recall: float | None) -> None:
     """Raise unless it is in [0, 1] or None."""
-    if wanted is not None:
-        check_number("wanted_recall", wanted, at_least=0, at_most=1)
+    if recall is not None:
+        check_number("wanted_recall", recall, at_least=0, at_most=1)
 
 
 @torch.no_grad()

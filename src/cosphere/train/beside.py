@@ -18,7 +18,7 @@ def read_beside(path: str | Path, block: str) -> dict[str, Any]:
 
     Raises:
         RunError: the file is missing, unreadable or not YAML.
-        SettingsError: the block is no mapping.
+        SettingsError: the block is not a mapping.
     """
     content = read_yaml(Path(path), what="settings").get(block) or {}
     if not isinstance(content, Mapping):

@@ -33,28 +33,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What torch warns about is rejected below.
+            warnings.simplefilter("ignore")  # Whatever torch warns about is rejected below.
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(
-            f"there is no checkpoint at {path}, so the run cannot go on. Start it anew under another --name."
+            f"there is no checkpoint at {path}, so the run cannot go on. Start it again under another --name."
         ) from None
-    except Exception as error:  # What a damaged file makes of torch's reader is no closed list.
+    except Exception as error:  # torch's reader can raise almost anything on a damaged file.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights only" in reason.lower():  # torch's own words name the switch that would run the code
             reason = "it holds more than plain values, which could run code"
         raise RunError(
-            f"{path} is not a checkpoint that can be read ({reason}). Start the run anew under another --name."
+            f"{path} is not a checkpoint that can be read ({reason}). Start the run again under another --name."
         ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
+    version = state.get("format") if isinstance(state, dict) else None
+    if version != FORMAT:
         raise RunError(
-            f"{path} is a checkpoint of format {found!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it."
+            f"{path} is a checkpoint of format {version!r}; this Cosphere reads format {FORMAT}. Use the Cosphere that wrote it."
         )
     content = {key: value for key, value in state.items() if key != "digest"}
     if state.get("digest") != digest(content):
         raise RunError(
-            f"{path} is damaged: its contents do not match the digest that was stored with them. Start the run anew under "
+            f"{path} is damaged: its contents do not match the digest that was stored with them. Start the run again under "
             "another --name."
         )
     return content

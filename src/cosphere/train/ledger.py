@@ -105,8 +105,8 @@ class Ledger:
         metric, constraint = values["train/loss_metric"], values["train/loss_sec"]
         if not sec_weight:
             values["train/loss_sec"] = None
-        known = sec_weight and metric and constraint is not None
-        values["train/sec_share"] = sec_weight * constraint / metric if known else None  # type: ignore[operator]
+        has_sec = sec_weight and metric and constraint is not None
+        values["train/sec_share"] = sec_weight * constraint / metric if has_sec else None  # type: ignore[operator]
         values["train/images_per_second"] = self._images * processes / max(time.monotonic() - self._began, 1e-9)
         self.restart()
         return values

@@ -40,7 +40,7 @@ def measure_lens(
         values by their `lens/...` keys of metrics.jsonl; those that cannot be measured, because there is no gradient, are left out.
     """
     modules = (embedder, loss, constraint)
-    kept = [copy.deepcopy(module.state_dict()) for module in modules]
+    states = [copy.deepcopy(module.state_dict()) for module in modules]
     kept_optimizer = copy.deepcopy(optimizer.state_dict())
     devices = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -55,7 +55,7 @@ def measure_lens(
         finally:
             optimizer.zero_grad(set_to_none=True)
             optimizer.load_state_dict(kept_optimizer)
-            for module, state in zip(modules, kept, strict=True):
+            for module, state in zip(modules, states, strict=True):
                 module.load_state_dict(state)
     of_gradient, of_step = gradient_lens(before, gradient), step_lens(before, after)
     values = {

@@ -327,8 +327,8 @@ class Training:
         self.state.seconds += time.monotonic() - began
         if scores or lens:
             self.journal.write({**validation.logged(), **lens})
-        rank, kept = self.validator.rank(validation), self.state.best["rank"]
-        better = not rank or kept is None or rank > tuple(kept)
+        rank, best_rank = self.validator.rank(validation), self.state.best["rank"]
+        better = not rank or best_rank is None or rank > tuple(best_rank)
         # A collapsed model is kept only until there is another.
         best = better and not validation.collapsed
         self.state.stale = 0 if best else self.state.stale + 1

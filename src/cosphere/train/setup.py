@@ -135,8 +135,8 @@ def labels_are_images(batch: BatchSettings, loss: LossFunction | None) -> bool:
         batch: how batches are drawn.
         loss: what it asks for decides where the settings leave it to the loss; a function that says nothing gets images.
     """
-    asked = batch.view_labels if batch.view_labels != "loss" else getattr(loss, "labels_from", "image")
-    return batch.sampler == "views" and asked == "image"
+    labels_from = batch.view_labels if batch.view_labels != "loss" else getattr(loss, "labels_from", "image")
+    return batch.sampler == "views" and labels_from == "image"
 
 
 def labelled_by_image(images: Catalogue) -> Catalogue:

@@ -64,7 +64,7 @@ class ColumnsByAutograd:
         own[block.images, block.places] = True
         return self.function(cosines, own)
 
-    def slopes(self, cosines, block):
+    def cosine_gradients(self, cosines, block):
         with torch.enable_grad():
             leaf = cosines.clone().requires_grad_()
             return torch.autograd.grad(self.value(leaf, block), leaf)[0]

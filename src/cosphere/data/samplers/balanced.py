@@ -99,13 +99,13 @@ class ClassBalancedBatches(EpochBatches):
 
     def _check_fit(self) -> None:
         each, classes, largest = self.images_per_class, len(self._count), int(self._count.max())
-        wanted = self._global_classes
-        if wanted > classes:
+        needed = self._global_classes
+        if needed > classes:
             most = classes // self.world_size
             ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
             advice = f"Lower batch_size to {most * each} or raise images_per_class." if most else "Use fewer ranks."
             raise SettingsError(
-                f"batch_size {self.batch_size} with {each} images per class{ranks} wants {wanted} classes, and there "
+                f"batch_size {self.batch_size} with {each} images per class{ranks} wants {needed} classes, and there "
                 f"are {classes}. {advice}"
             )
         if each > largest and self.replacement == "when_short":
@@ -260,8 +260,8 @@ def _distinct(rng: np.random.Generator, below: Integers, number: int) -> Integer
     return chosen
 
 
-def _rounding(asked: int, used: int, each: int) -> tuple[str, ...]:
+def _rounding(size: int, used: int, each: int) -> tuple[str, ...]:
     """A note when the batch size does not divide by K."""
-    if asked == used:
+    if size == used:
         return ()
-    return (f"batch size {asked} is rounded down to {used}: {used // each} classes x {each} images",)
+    return (f"batch size {size} is rounded down to {used}: {used // each} classes x {each} images",)

@@ -100,7 +100,7 @@ class NeighbourBatches(ClassBalancedBatches):
         from cosphere.losses import AnchorNeighbourBatches, ClassTree  # slow to import, and only this sampler needs it
 
         classes, zeros = torch.arange(len(self._means)), torch.zeros(len(self._means))
-        # Neighbours follow from the means alone: a tree of no levels is enough.
+        # Neighbours follow from the means alone: a tree without levels is enough.
         tree = ClassTree(
             classes=classes, nodes=zeros.int()[None], thresholds=zeros[:1], spreads=zeros, means=self._means
         )

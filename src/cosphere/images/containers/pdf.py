@@ -28,7 +28,7 @@ def pages(path: Path) -> list[str]:
     """The page numbers, from 1.
 
     Raises:
-        DataError: the file is no PDF, is damaged or needs a password.
+        DataError: the file is not a PDF, is damaged or needs a password.
         MissingExtraError: pypdfium2 is not installed.
     """
     with _document(path) as document:

@@ -153,15 +153,15 @@ def _index_of(path: Path) -> _Index:
 def _read_index(path: Path, mtime_ns: int, size: int) -> _Index:
     """The index; time and size are part of the key, so that a changed file is read again."""
     del mtime_ns
-    wanted = f"{path} should hold a line 'key<TAB>offset' for each record"
+    format_hint = f"{path} should hold a line 'key<TAB>offset' for each record"
     if not size:
-        raise DataError(f"{wanted}, and it is empty. Copy it again.")
+        raise DataError(f"{format_hint}, and it is empty. Copy it again.")
     try:
         table = np.loadtxt(path, dtype=np.int64, delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
-        raise DataError(f"{wanted}: {error}. Copy it again.") from error
+        raise DataError(f"{format_hint}: {error}. Copy it again.") from error
     if table.size == 0 or table.shape[1] != 2 or int(table.min()) < 0:
-        raise DataError(f"{wanted}. Copy it again.")
+        raise DataError(f"{format_hint}. Copy it again.")
     table = table[np.argsort(table[:, 0], kind="stable")]
     table.flags.writeable = False  # shared by every later call
     return _Index(table[:, 0], table[:, 1])

@@ -24,11 +24,11 @@ _lock = ForkSafeLock()
 def members(path: Path) -> list[str]:
     """Names of the files in the archive, in its order, each once.
 
-    A name that is absolute, climbs out of its folder or is not in normal form is left out: it could not be told from
+    A name that is absolute, climbs out of its folder or is not in normal form is left out: it could not be distinguished from
     another one.
 
     Raises:
-        DataError: the file is no zip archive, is damaged or cannot be read.
+        DataError: the file is not a zip archive, is damaged or cannot be read.
     """
     names = dict.fromkeys(info.filename for info in _archive(path).infolist() if not info.is_dir())
     return [name for name in names if posixpath.normpath(name) == name and not name.startswith(("/", "../"))]

@@ -228,9 +228,9 @@ class UnitWeights(NamedTuple):
 
     def cosines(self, rows: Tensor, factor: float, space: Workspace) -> Tensor:
         """(A, k) ``factor`` times the cosines of unit rows."""
-        found = space.take("cosines", rows, (len(rows), len(self.raw)))
+        cosines = space.take("cosines", rows, (len(rows), len(self.raw)))
         # Scaling the product saves a normalised copy of the (C, D) weights.
-        return torch.mm(rows, self.raw.T, out=found).mul_(self.inverse * factor)
+        return torch.mm(rows, self.raw.T, out=cosines).mul_(self.inverse * factor)
 
 
 class Workspace:
@@ -242,11 +242,11 @@ class Workspace:
     def take(self, name: str, like: Tensor, shape: tuple[int, ...] | torch.Size | None = None) -> Tensor:
         """Return an uninitialised tensor of that shape, or of the shape of ``like``."""
         # The buffers are flat, so that a smaller last block reuses the memory of a larger one.
-        wanted = like.shape if shape is None else shape
-        count = math.prod(wanted)
+        size = like.shape if shape is None else shape
+        count = math.prod(size)
         if name not in self._kept or len(self._kept[name]) < count:
             self._kept[name] = torch.empty(count, dtype=like.dtype, device=like.device)
-        return self._kept[name][:count].view(wanted)
+        return self._kept[name][:count].view(size)
 
 
 class Gradients:
@@ -258,24 +258,24 @@ class Gradients:
         wanted: whether rows and class weights require a gradient.
     """
 
-    def __init__(self, rows: Tensor, class_weight: Tensor, wanted: tuple[bool, ...]) -> None:
+    def __init__(self, rows: Tensor, class_weight: Tensor, needed: tuple[bool, ...]) -> None:
         self._left = rows.detach()
-        self._rows = torch.zeros_like(self._left) if wanted[0] else None
+        self._rows = torch.zeros_like(self._left) if needed[0] else None
         shape, device = class_weight.shape, class_weight.device
         # Classes that were not sampled keep these zeros.
-        self._weights = torch.zeros(shape, dtype=self._left.dtype, device=device) if wanted[1] else None
+        self._weights = torch.zeros(shape, dtype=self._left.dtype, device=device) if needed[1] else None
 
-    def add(self, which: slice | Tensor, weights: UnitWeights, slopes: Tensor) -> None:
-        """``slopes`` (A, k) d loss / d cosine of this block; it is overwritten."""
-        slopes.mul_(weights.inverse)
+    def add(self, which: slice | Tensor, weights: UnitWeights, to_cosines: Tensor) -> None:
+        """``to_cosines`` (A, k) d loss / d cosine of this block; it is overwritten."""
+        to_cosines.mul_(weights.inverse)
         if self._rows is not None:
-            self._rows.addmm_(slopes, weights.raw)
+            self._rows.addmm_(to_cosines, weights.raw)
         if self._weights is None:
             return
         # d cosine / d w = (u - cosine * w / |w|) / |w|, so the component along w is removed.
         # Blocks are disjoint, so each row of the gradient is written once.
         to_weights = self._weights[which] if isinstance(which, slice) else torch.empty_like(weights.raw)
-        torch.mm(slopes.T, self._left, out=to_weights)
+        torch.mm(to_cosines.T, self._left, out=to_weights)
         along = torch.linalg.vecdot(to_weights, weights.raw) * weights.inverse.square()
         to_weights.addcmul_(weights.raw, along[:, None], value=-1)
         if not isinstance(which, slice):

@@ -25,7 +25,7 @@ class Columns(Protocol):
     def value(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(A, c) cosines, which may be overwritten -> () total of these classes."""
 
-    def slopes(self, cosines: Tensor, block: ClassBlock) -> Tensor:
+    def cosine_gradients(self, cosines: Tensor, block: ClassBlock) -> Tensor:
         """(A, c) cosines, which may be overwritten -> (A, c) derivative of :meth:`value`."""
 
 
@@ -66,6 +66,6 @@ class _SumOverClasses(torch.autograd.Function):
             gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[2:]), Workspace()
             for block in ctx.blocks:
                 weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
-                slopes = ctx.columns.slopes(weights.cosines(rows.detach(), 1.0, space), block)
-                gradients.add(block.weights, weights, slopes.mul_(to_total))
+                to_cosines = ctx.columns.cosine_gradients(weights.cosines(rows.detach(), 1.0, space), block)
+                gradients.add(block.weights, weights, to_cosines.mul_(to_total))
         return None, None, *only_once(gradients.outcome(class_weight.dtype), rows, class_weight, to_total)

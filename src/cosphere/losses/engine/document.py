@@ -46,9 +46,9 @@ def with_table(page: str) -> str:
     Raises:
         DataError: the page does not have both markers, once each and in order.
     """
-    before, found, rest = page.partition(BEGIN)
+    before, marker, rest = page.partition(BEGIN)
     _, closed, after = rest.partition(END)
-    if not found or not closed or BEGIN in rest or END in before + after:
+    if not marker or not closed or BEGIN in rest or END in before + after:
         raise DataError(f"want one {BEGIN} and after it one {END} in the page.")
     return f"{before}{BEGIN}\n\n{loss_table_markdown()}\n\n{END}{after}"
 

@@ -162,8 +162,8 @@ def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
     >>> x.grad
     tensor([6.])
     """
-    inputs, slopes = zip(*known, strict=True)
-    given: Tensor = _WithGradients.apply(value, len(inputs), *inputs, *slopes)
+    inputs, gradients = zip(*known, strict=True)
+    given: Tensor = _WithGradients.apply(value, len(inputs), *inputs, *gradients)
     return given
 
 
@@ -176,10 +176,10 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2 : 2 + len(slopes)]
-        scaled = [slope * grad if wants else None for slope, wants in zip(slopes, wanted, strict=True)]
-        return None, None, *scaled, *(None for _ in slopes)
+        gradients = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2 : 2 + len(gradients)]
+        scaled = [gradient * grad if wants else None for gradient, wants in zip(gradients, needed, strict=True)]
+        return None, None, *scaled, *(None for _ in gradients)
 
 
 def add_angle(cosine: Tensor, angle: float | Tensor, fallback: bool = True) -> Tensor:

@@ -48,14 +48,14 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
     >>> build("triplet", num_classes=100, dim=512, margin=0.2)
     TripletLoss(margin=0.2, squared=True, reduction='mean_all')
     """
-    found = kind(name)
-    known = found.about.defaults
+    loss_class = kind(name)
+    defaults = loss_class.about.defaults
     for setting in settings:
-        if setting not in known:
-            raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, known)}")
+        if setting not in defaults:
+            raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, defaults)}")
     known_here = {"num_classes": num_classes, "embedding_dim": dim}
-    wanted = inspect.signature(found.__init__).parameters
-    loss = found(**{name: value for name, value in known_here.items() if name in wanted}, **settings)
+    parameters = inspect.signature(loss_class.__init__).parameters
+    loss = loss_class(**{name: value for name, value in known_here.items() if name in parameters}, **settings)
     loss.groups(dim)  # fail here, not at the first batch
     return loss
 

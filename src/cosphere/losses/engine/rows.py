@@ -81,11 +81,11 @@ def blocks(pairs: Pairs) -> Iterator[Block]:
     Gradients and autocast are off until the iteration ends, so do not interleave two batches.
     """
     with torch.no_grad(), outside_autocast(pairs.anchors):
-        for rows, products in _walk(pairs):
+        for rows, products in _products(pairs):
             yield Block(pairs, rows, products)
 
 
-def _walk(pairs: Pairs) -> Iterator[tuple[slice, Tensor]]:
+def _products(pairs: Pairs) -> Iterator[tuple[slice, Tensor]]:
     """The products (b, R) of each block of anchors with all references."""
     anchors, columns = pairs.anchors.detach(), pairs.columns.detach()
     count = len(anchors)
@@ -142,16 +142,16 @@ class _SumOverRows(torch.autograd.Function):
     def forward(
         ctx: Any, pairs: Pairs, value: RowFunction, anchors: Tensor, references: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        walk = _Walk(pairs, value, parameters, ctx.needs_input_grad[2:])
-        for rows, products in _walk(pairs):
-            walk.add(rows, products)
+        sums = _Pass(pairs, value, parameters, ctx.needs_input_grad[2:])
+        for rows, products in _products(pairs):
+            sums.add(rows, products)
         # Free the matrix: only the gradients are needed from here on.
         pairs.products = None
-        gradients = walk.gradients()
+        gradients = sums.gradients()
         ctx.held = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(anchors, references, *(gradient for gradient in gradients if gradient is not None))
-        total = walk.total.to(anchors.dtype)
-        counts = anchors.new_zeros(0) if walk.counts is None else walk.counts
+        total = sums.total.to(anchors.dtype)
+        counts = anchors.new_zeros(0) if sums.counts is None else sums.counts
         ctx.mark_non_differentiable(counts)
         return total, counts
 
@@ -163,15 +163,15 @@ class _SumOverRows(torch.autograd.Function):
         # Under create_graph autograd would silently treat the stored gradients as constants.
         if torch.is_grad_enabled():
             inputs = (anchors, grad_total) if references is None else (anchors, references, grad_total)
-            scaled = [None if slope is None else OnlyOnce.apply(slope, *inputs) for slope in scaled]
+            scaled = [None if gradient is None else OnlyOnce.apply(gradient, *inputs) for gradient in scaled]
         return None, None, *scaled
 
 
-class _Walk:
+class _Pass:
     """Sums of value and gradients over the blocks."""
 
     def __init__(
-        self, pairs: Pairs, value: RowFunction, parameters: tuple[Tensor, ...], wanted: tuple[bool, ...]
+        self, pairs: Pairs, value: RowFunction, parameters: tuple[Tensor, ...], needed: tuple[bool, ...]
     ) -> None:
         self.pairs, self.value = pairs, value
         self.anchors, self.columns = pairs.anchors.detach(), pairs.columns.detach()
@@ -179,13 +179,13 @@ class _Walk:
         self.total = torch.zeros((), dtype=torch.float64, device=self.anchors.device)
         self.counts: Tensor | None = None
         own = pairs.references is None
-        self.to_anchors = torch.zeros_like(self.anchors) if wanted[0] else None
+        self.to_anchors = torch.zeros_like(self.anchors) if needed[0] else None
         # Both sides of a pair are rows of the same batch, so they share one gradient.
-        wants_columns = wanted[0] if own else wanted[1]
+        wants_columns = needed[0] if own else needed[1]
         self.to_columns = self.to_anchors if own else torch.zeros_like(self.columns) if wants_columns else None
-        self.leaves = [p.detach().requires_grad_(needs) for p, needs in zip(parameters, wanted[2:], strict=True)]
+        self.leaves = [p.detach().requires_grad_(needs) for p, needs in zip(parameters, needed[2:], strict=True)]
         self.to_leaves = [
-            torch.zeros_like(p) if needs else None for p, needs in zip(parameters, wanted[2:], strict=True)
+            torch.zeros_like(p) if needs else None for p, needs in zip(parameters, needed[2:], strict=True)
         ]
 
     def add(self, rows: slice, products: Tensor) -> None:
@@ -202,25 +202,25 @@ class _Walk:
         if not total.requires_grad:
             return
         inputs = [similarities, *leaves] if wants_products else leaves
-        slopes = list(torch.autograd.grad(total, inputs, allow_unused=True))
+        gradients = list(torch.autograd.grad(total, inputs, allow_unused=True))
         if wants_products:
-            self._add_products(rows, slopes.pop(0))
-        for kept, slope in zip((kept for kept in self.to_leaves if kept is not None), slopes, strict=True):
-            if slope is not None:
-                kept += slope
+            self._add_products(rows, gradients.pop(0))
+        for to_leaf, gradient in zip((leaf for leaf in self.to_leaves if leaf is not None), gradients, strict=True):
+            if gradient is not None:
+                to_leaf += gradient
 
-    def _add_products(self, rows: slice, slope: Tensor | None) -> None:
-        if slope is None:
+    def _add_products(self, rows: slice, to_products: Tensor | None) -> None:
+        if to_products is None:
             return
         # A block of the whole batch: its rows and columns are the same tensor, so both terms share a factor.
-        if self.pairs.references is None and len(slope) == len(self.columns):
+        if self.pairs.references is None and len(to_products) == len(self.columns):
             assert self.to_anchors is not None
-            self.to_anchors.addmm_(slope + slope.T, self.columns)  # one matrix product instead of two
+            self.to_anchors.addmm_(to_products + to_products.T, self.columns)  # one matrix product instead of two
             return
         if self.to_anchors is not None:
-            self.to_anchors[rows].addmm_(slope, self.columns)
+            self.to_anchors[rows].addmm_(to_products, self.columns)
         if self.to_columns is not None:
-            self.to_columns.addmm_(slope.T, self.anchors[rows])
+            self.to_columns.addmm_(to_products.T, self.anchors[rows])
 
     def gradients(self) -> list[Tensor | None]:
         own = self.pairs.references is None

@@ -158,14 +158,14 @@ class _Against(torch.autograd.Function):
             highest, mass = _add_exponentials(logits, highest, mass, scale)
         others = highest + mass.log()
         # Keep a single block, so that backward need not recompute it. Plain cosines have become exponentials by now.
-        kept = cosines if len(plan.blocks) == 1 and any(ctx.needs_input_grad) else None
+        exponentials = cosines if len(plan.blocks) == 1 and any(ctx.needs_input_grad) else None
         ctx.plan = plan
-        ctx.save_for_backward(rows, class_weight, bias, others, highest, kept)
+        ctx.save_for_backward(rows, class_weight, bias, others, highest, exponentials)
         return target, others, total
 
     @staticmethod
     def backward(ctx: Any, to_target: Tensor, to_others: Tensor, to_total: Tensor) -> tuple[Tensor | None, ...]:
-        rows, class_weight, bias, others, highest, kept = ctx.saved_tensors
+        rows, class_weight, bias, others, highest, exponentials = ctx.saved_tensors
         plan: _Plan = ctx.plan
         with torch.no_grad(), outside_autocast(rows):
             gradients, space = Gradients(rows, class_weight, ctx.needs_input_grad[1:3]), Workspace()
@@ -176,16 +176,16 @@ class _Against(torch.autograd.Function):
             for block in plan.blocks:
                 weights = UnitWeights.of(class_weight, block.weights, rows.dtype)
                 to_shift = None
-                if plan.plain and kept is not None:
-                    slopes, to_shift = _kept_slopes(plan, block, kept, highest, incoming)
+                if plan.plain and exponentials is not None:
+                    to_cosines, to_shift = _kept_gradients(plan, block, exponentials, highest, incoming)
                 elif plan.plain:
                     cosines = weights.cosines(rows.detach(), plan.scale, space)
                     shift = None if bias is None else bias.detach()[block.classes]
-                    slopes, to_shift = _plain_slopes(plan, block, cosines, shift, incoming)
+                    to_cosines, to_shift = _plain_gradients(plan, block, cosines, shift, incoming)
                 else:
-                    cosines = weights.cosines(rows.detach(), 1.0, space) if kept is None else kept
-                    slopes = _staged_slopes(plan, block, cosines, incoming, space)
-                gradients.add(block.weights, weights, slopes)
+                    cosines = weights.cosines(rows.detach(), 1.0, space) if exponentials is None else exponentials
+                    to_cosines = _staged_gradients(plan, block, cosines, incoming, space)
+                gradients.add(block.weights, weights, to_cosines)
                 if to_bias is not None and to_shift is not None:
                     to_bias[block.classes] = to_shift.to(to_bias.dtype)
         return None, *only_once(
@@ -220,45 +220,45 @@ def _exponentials(logits: Tensor, scale: float, factor: float, incoming: _Incomi
     return logits.mul_(steepness.sign()[:, None]) if bool((steepness < 0).any()) else logits
 
 
-def _plain_slopes(
-    plan: _Plan, block: ClassBlock, slopes: Tensor, bias: Tensor | None, incoming: _Incoming
+def _plain_gradients(
+    plan: _Plan, block: ClassBlock, to_cosines: Tensor, bias: Tensor | None, incoming: _Incoming
 ) -> tuple[Tensor, Tensor | None]:
     """(A, c) d loss / d cosine and (c,) d loss / d bias, from scaled cosines, in place."""
     if bias is not None:
-        slopes += bias
-    _exponentials(slopes, 1.0, plan.scale, incoming)
+        to_cosines += bias
+    _exponentials(to_cosines, 1.0, plan.scale, incoming)
     to_bias = None
     if bias is not None:
-        slopes[block.images, block.places] = 0.0
-        to_bias = slopes.sum(dim=0) / plan.scale
-    slopes[block.images, block.places] = incoming.to_target[block.images]
-    return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
+        to_cosines[block.images, block.places] = 0.0
+        to_bias = to_cosines.sum(dim=0) / plan.scale
+    to_cosines[block.images, block.places] = incoming.to_target[block.images]
+    return to_cosines.add_(incoming.to_total[:, None]) if plan.with_total else to_cosines, to_bias
 
 
-def _kept_slopes(
+def _kept_gradients(
     plan: _Plan, block: ClassBlock, exponentials: Tensor, highest: Tensor, incoming: _Incoming
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_plain_slopes`, from the (A, c) exp(logit - highest) of the only block; 0 at each image's own class."""
+    """As :func:`_plain_gradients`, from the (A, c) exp(logit - highest) of the only block; 0 at each image's own class."""
     # Not in place, because backward may run again under retain_graph and needs the kept exponentials.
     factor = torch.where(highest == -torch.inf, 0.0, (highest - incoming.level).exp())
-    slopes = exponentials * (factor * incoming.to_others * plan.scale)[:, None]
-    to_bias = slopes.sum(dim=0) / plan.scale
-    slopes[block.images, block.places] = incoming.to_target[block.images]
-    return slopes.add_(incoming.to_total[:, None]) if plan.with_total else slopes, to_bias
+    to_cosines = exponentials * (factor * incoming.to_others * plan.scale)[:, None]
+    to_bias = to_cosines.sum(dim=0) / plan.scale
+    to_cosines[block.images, block.places] = incoming.to_target[block.images]
+    return to_cosines.add_(incoming.to_total[:, None]) if plan.with_total else to_cosines, to_bias
 
 
-def _staged_slopes(plan: _Plan, block: ClassBlock, cosines: Tensor, incoming: _Incoming, space: Workspace) -> Tensor:
+def _staged_gradients(plan: _Plan, block: ClassBlock, cosines: Tensor, incoming: _Incoming, space: Workspace) -> Tensor:
     """(A, c * centres) d loss / d cosine, back through the plan's stages."""
     similarities = plan.similarities(cosines, space)
     # Stages do not modify their inputs, so the exponentials may overwrite the output of the last one.
     logits = similarities if plan.logits is None else plan.logits.values(similarities, space)
-    slopes = _exponentials(logits, plan.scale, plan.scale, incoming)
-    slopes[block.images, block.places] = 0.0
+    to_cosines = _exponentials(logits, plan.scale, plan.scale, incoming)
+    to_cosines[block.images, block.places] = 0.0
     if plan.logits is not None:
-        slopes = plan.logits.pull_back(similarities, slopes, space)
-    slopes[block.images, block.places] += incoming.to_target[block.images]
+        to_cosines = plan.logits.pull_back(similarities, to_cosines, space)
+    to_cosines[block.images, block.places] += incoming.to_target[block.images]
     if plan.with_total:
-        slopes += incoming.to_total[:, None]
+        to_cosines += incoming.to_total[:, None]
     if plan.similarity is not None:
-        slopes = plan.similarity.pull_back(plan.by_class(cosines), slopes, space)
-    return slopes.view_as(cosines)
+        to_cosines = plan.similarity.pull_back(plan.by_class(cosines), to_cosines, space)
+    return to_cosines.view_as(cosines)
