@@ -19,7 +19,7 @@ LEVELS = [
     {"health"},
     {"train", "evaluate"},
     {"experiment"},
-    {"report"},
+    {"report", "studies"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

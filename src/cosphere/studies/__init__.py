@@ -1,0 +1,1 @@
+"""Studies: questions about training methods, asked as data and answered with intervals and a verdict."""
