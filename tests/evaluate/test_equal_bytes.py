@@ -9,6 +9,7 @@ import torch
 from cosphere.codes import to_bits
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate import Embeddings, bootstrap_all, retrieval
+from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 
 
@@ -119,11 +120,20 @@ def test_query_and_gallery_flags_are_kept() -> None:
         assert one.values == other.values
 
 
-def test_groups_that_do_not_count_are_told() -> None:
+@pytest.mark.parametrize("rule", ["any_class", "same_class"])
+def test_every_form_leaves_out_the_groups(rule: GroupRule) -> None:
+    """Also the re-ranked list, whose shortlist is the whole gallery here."""
     rows, labels = clouds(8, 6, 32)
-    found = equal_bytes(embeddings(rows, labels, groups=np.arange(48) % 2), bootstrap_samples=0)
-    assert found.form("float32").values == equal_bytes(rows, labels, bootstrap_samples=0).form("float32").values
-    assert found.notes[-1].startswith("Images of a query's class and group (such as its sequence) count here")
+    groups = np.arange(48) // 3 % 5
+    found = equal_bytes(embeddings(rows, labels, groups=groups), group_rule=rule, bootstrap_samples=0)
+    want = retrieval(rows, labels, (1,), groups=groups, group_rule=rule).per_query()
+    for name in ("float32", "bits + re-rank"):
+        for score in ("recall@1", "map@r"):
+            np.testing.assert_allclose(found.form(name).per_query[score], want[score], err_msg=name)
+    bits = retrieval(to_bits(rows), labels, (1,), groups=groups, group_rule=rule).per_query()
+    np.testing.assert_allclose(found.form("bits").per_query["map@r"], bits["map@r"])
+    plain = equal_bytes(rows, labels, bootstrap_samples=0).form("float32").values
+    assert found.form("float32").values["map@r"] != plain["map@r"]
 
 
 def test_classes_of_one_image_are_left_out_of_every_form() -> None:
@@ -137,8 +147,8 @@ def test_classes_of_one_image_are_left_out_of_every_form() -> None:
 
 def test_collapsed_rows_have_scores() -> None:
     found = equal_bytes(np.ones((12, 32), dtype=np.float32), np.repeat([0, 1, 2], 4), bootstrap_samples=0)
-    bits = found.form("bits").values["recall@1"]
-    assert bits == pytest.approx(3 / 11)  # ties at their expected value
+    for form in found.forms:  # a query that ties with everything counts at chance
+        assert form.values["recall@1"] == pytest.approx(3 / 11), form.name
 
 
 def test_the_table_is_plain_numbers_and_progress_is_told() -> None:

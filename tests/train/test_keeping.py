@@ -21,7 +21,10 @@ from cosphere.train.state import RunState
 class Bundle(nn.Linear):
     """Stands for an embedder that is saved."""
 
-    provenance: dict[str, Any]
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.provenance: dict[str, Any] = {"weights": "imagenet"}
+
     saved_at: Path | None = None
 
     def save(self, path: Path) -> None:
@@ -51,6 +54,12 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(other.parameters(), model.parameters(), strict=True))
     assert torch.equal(torch.rand(3), expected)
     assert [row["step"] for row in first.folder.read_metrics()] == [1, 3]  # later steps will be written again
+
+
+def test_a_bundle_says_what_training_began_with(tmp_path: Path) -> None:
+    keep, model = keeper(tmp_path / "run")
+    keep.save_bundle(cast(Embedder, model), {"data": "here"})
+    assert (model.provenance["weights"], model.provenance["data"], model.provenance["step"]) == ("imagenet", "here", 3)
 
 
 def test_one_process_writes(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from cosphere.images.containers import Container
 
 STRAY_NAMES = {
     *("thumbs.db", "desktop.ini", "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler"),
-    *("@eadir", "@recycle", "#recycle", "#snapshot", "@tmp"),
+    *("@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "@__thumb", "@recently-snapshot", "@transcode"),
+    *("recycled", "found.000", "lost.dir", "network trash folder", "temporary items", "icon\r"),
 }
 """Files and folders that operating systems create, in lower case; hidden names and ``._name`` are stray as well."""
 

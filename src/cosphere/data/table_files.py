@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,13 @@ from cosphere.errors import DataError
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# The mark of UTF-32 begins with that of UTF-16, so it comes first.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+}
+_EXCEL_SEPARATOR = re.compile(r'\s*"?sep=(.)"?[,;]* *', re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +136,11 @@ def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
     notes: list[str] = []
     text = _decoded(content, notes, whole=rows is None)
     lines = text.splitlines()
-    separator, skip = None, 0
-    if lines and lines[0].strip().strip('"').lower().startswith("sep=") and len(lines[0].strip().strip('"')) == 5:
-        separator, skip = lines[0].strip().strip('"')[4], 1  # Excel's own line; the next one is the header
+    separator = None
+    skip = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
+    own = _EXCEL_SEPARATOR.fullmatch(lines[skip]) if skip < len(lines) else None
+    if own is not None:
+        separator, skip = own[1], skip + 1  # Excel's own line; the next one is the header
     if len(lines) <= skip or not lines[skip].strip():
         raise ValueError("it has no header")
     separator = separator or max("\t;,", key=lines[skip].count)

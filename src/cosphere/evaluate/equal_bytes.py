@@ -22,7 +22,7 @@ from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, is_codes, to_bits
 from cosphere.embeddings import Embeddings, Sides
 from cosphere.errors import SettingsError, SizeError
-from cosphere.evaluate._relevance import check_labels
+from cosphere.evaluate._relevance import GroupRule, check_labels
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all
@@ -123,6 +123,7 @@ def equal_bytes(
     labels: Any | None = None,
     *,
     shortlist: int = SHORTLIST,
+    group_rule: GroupRule = "any_class",
     bootstrap_samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -138,14 +139,16 @@ def equal_bytes(
 
     Every form is scored by :func:`cosphere.evaluate.retrieval`: bits by distance, the others by the cosine between float queries
     and the decoded gallery. Equal similarities count at their expected value where codes are compared (bits and PQ) and
-    optimistically for float and int8 rows, so that ``float32`` equals the score of every other table. Only re-ranked lists
-    are scored as lists: what follows the shortlist stays in the order of the bits.
+    optimistically for float and int8 rows (but at chance where a query ties with everything), so that ``float32`` equals the
+    score of every other table. Only re-ranked lists are scored as lists: what follows the shortlist stays in the order of the
+    bits.
 
     Args:
-        embeddings: what :meth:`Embeddings.load` gives, with its query and gallery flags; or (N, D) float rows, any length, each a
-            query of all others.
+        embeddings: what :meth:`Embeddings.load` gives, with its query and gallery flags and its groups; or (N, D) float rows, any
+            length, each a query of all others.
         labels: (N,) integers, with rows.
         shortlist: codes that are re-ranked.
+        group_rule: which images of its group a query does not rank; see :func:`retrieval`.
         bootstrap_samples: resamples behind each interval; 0 makes none.
         level: of the intervals, in (0, 1).
         seed: of intervals, PQ and self-checks.
@@ -160,13 +163,9 @@ def equal_bytes(
     check_whole("bootstrap_samples", bootstrap_samples, least=0)
     check_whole("shortlist", shortlist, least=1)
     check_whole("seed", seed, least=0)
-    sets = _sets(embeddings, labels)
-    floats = _ranked(sets, sets.queries, sets.gallery, "optimistic", block_bytes)
+    sets = _sets(embeddings, labels, group_rule)
+    floats = _ranked(sets, sets.queries, sets.gallery, None, block_bytes)
     plans, notes = _plans(sets, shortlist, seed)
-    if isinstance(embeddings, Embeddings) and embeddings.groups is not None:
-        notes.append(
-            "Images of a query's class and group (such as its sequence) count here; other tables leave them out."
-        )
     forms = []
     for done, plan in enumerate(plans, 1):
         gallery = plan.make()
@@ -190,23 +189,42 @@ def equal_bytes(
 
 
 class _Sets(NamedTuple):
+    """Q queries and the G gallery rows that they rank."""
+
     queries: Matrix
-    """(Q, D)"""
     labels: Integers
-    """(Q,)"""
     gallery: Matrix
-    """(G, D)"""
     gallery_labels: Integers
-    """(G,)"""
     exclude: Integers
     """(Q,) the gallery row that is the query, -1 where there is none."""
     identities: Integers | None
     """(Q,) the picture of each query; None if all rows show different pictures."""
     gallery_identities: Integers | None
-    """(G,)"""
+    groups: Integers | None
+    """(Q,) group of each query; None without groups."""
+    gallery_groups: Integers | None
+    group_rule: GroupRule
+
+    def left_out(self, query_rows: Integers, ids: Integers) -> npt.NDArray[np.bool_]:
+        """(q,) queries, (q, k) gallery rows -> (q, k) the rows that the query does not rank: of its picture or its group."""
+        out = np.zeros(ids.shape, dtype=bool)
+        if self.identities is not None and self.gallery_identities is not None:
+            out |= self.gallery_identities[ids] == self.identities[query_rows, None]
+        if self.groups is not None and self.gallery_groups is not None:
+            same = self.gallery_groups[ids] == self.groups[query_rows, None]
+            if self.group_rule == "same_class":
+                same &= self.gallery_labels[ids] == self.labels[query_rows, None]
+            out |= same
+        return out
+
+    @property
+    def most_left_out(self) -> int:
+        """At least as many gallery rows as any query leaves out, besides its own row."""
+        columns = (self.gallery_identities, self.gallery_groups)
+        return sum(int(np.unique(column, return_counts=True)[1].max()) for column in columns if column is not None)
 
 
-def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
+def _sets(embeddings: Embeddings | Matrix, labels: Any | None, group_rule: GroupRule) -> _Sets:
     rows: Matrix
     if isinstance(embeddings, Embeddings):
         if labels is not None:
@@ -219,11 +237,11 @@ def _sets(embeddings: Embeddings | Matrix, labels: Any | None) -> _Sets:
         classes = check_labels(labels, len(embeddings), "labels")
     if is_codes(rows):
         raise SizeError("embeddings are uint8, packed bits already. Give the floats that they were made from.")
-    pictures = sides.query_identities, sides.gallery_identities
+    columns = sides.query_identities, sides.gallery_identities, sides.query_groups, sides.gallery_groups
     if sides.is_whole:
-        return _Sets(rows, classes, rows, classes, sides.exclude, *pictures)
+        return _Sets(rows, classes, rows, classes, sides.exclude, *columns, group_rule)
     queries, gallery = sides.query_rows, sides.gallery_rows
-    return _Sets(rows[queries], classes[queries], rows[gallery], classes[gallery], sides.exclude, *pictures)
+    return _Sets(rows[queries], classes[queries], rows[gallery], classes[gallery], sides.exclude, *columns, group_rule)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,9 +299,16 @@ def _plans(sets: _Sets, shortlist: int, seed: int) -> tuple[list[_Plan], list[st
     return plans, notes
 
 
-def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_bytes: int) -> RetrievalScores:
+def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties | None, block_bytes: int) -> RetrievalScores:
+    common: dict[str, Any] = {
+        "groups": sets.groups,
+        "group_rule": sets.group_rule,
+        "identities": sets.identities,
+        "ties": ties,
+        "block_bytes": block_bytes,
+    }
     if queries is gallery:  # the whole set: one unit copy instead of two
-        return retrieval(queries, sets.labels, (1,), identities=sets.identities, ties=ties, block_bytes=block_bytes)
+        return retrieval(queries, sets.labels, (1,), **common)
     return retrieval(
         queries,
         sets.labels,
@@ -291,10 +316,9 @@ def _ranked(sets: _Sets, queries: Matrix, gallery: Matrix, ties: Ties, block_byt
         gallery=gallery,
         gallery_labels=sets.gallery_labels,
         exclude=sets.exclude,
-        identities=sets.identities,
+        gallery_groups=sets.gallery_groups,
         gallery_identities=sets.gallery_identities,
-        ties=ties,
-        block_bytes=block_bytes,
+        **common,
     )
 
 
@@ -312,7 +336,7 @@ def _scores(gallery: _Gallery, sets: _Sets, floats: RetrievalScores, block_bytes
         return {name: floats.per_query()[name] for name in SCORES}
     else:
         queries, rows = sets.queries, index.rows()
-    ties: Ties = "expected" if index.kind in ("bits", "asymmetric", "pq") else "optimistic"
+    ties: Ties | None = "expected" if index.kind in ("bits", "asymmetric", "pq") else None
     per_query = _ranked(sets, queries, rows, ties, block_bytes).per_query()
     return {name: per_query[name] for name in SCORES}
 
@@ -322,29 +346,32 @@ def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_byt
     queries, gallery = unit_rows(sets.queries), unit_rows(sets.gallery)
     query_codes, codes = bit_rows(to_bits(queries.rows)), bit_rows(to_bits(gallery.rows))
     reach = len(sets.gallery) - 1 if (sets.exclude >= 0).any() else len(sets.gallery)
-    # Other rows of a query's own picture are dropped afterwards, so look for that many more.
-    copies = 0 if sets.gallery_identities is None else int(np.bincount(sets.gallery_identities).max())
-    listed, depth = max(1, min(shortlist, reach - copies)), int(floats.relevant.max())
+    listed, depth = min(shortlist, reach), int(floats.relevant.max())
+    # Rows that a query leaves out are moved to the end afterwards, so look for that many more.
+    wide = min(max(listed, depth) + sets.most_left_out, reach)
     recalls, precisions = [], []
     for start in range(0, floats.queries, _LISTED_QUERIES):
         here = floats.query_rows[start : start + _LISTED_QUERIES]
         some = torch.from_numpy(here)
         part = UnitRows(queries.rows[some.to(queries.device)], len(here))
         coded = BitRows(query_codes.rows[some.to(query_codes.device)], len(here))
-        wide = min(max(listed, depth) + copies, reach)
         ids = search_bits(coded, codes, wide, sets.exclude[here], block_bytes=block_bytes).ids
-        if sets.identities is not None and sets.gallery_identities is not None:
-            own = sets.gallery_identities[ids.numpy()] == sets.identities[here, None]
-            order = np.argsort(own, axis=1, kind="stable")[:, : max(listed, depth)]
-            ids = ids.gather(1, torch.from_numpy(order))
+        order = np.argsort(sets.left_out(here, ids.numpy()), axis=1, kind="stable")[:, : max(listed, depth)]
+        ids = ids.gather(1, torch.from_numpy(order))
         reranked = rerank(part, gallery, ids[:, :listed], block_bytes=block_bytes)
         ids[:, :listed] = reranked.ids
-        right = sets.gallery_labels[ids.numpy()] == sets.labels[here, None]
+        out, scores = sets.left_out(here, ids.numpy()), reranked.scores.numpy()
+        right = (sets.gallery_labels[ids.numpy()] == sets.labels[here, None]) & ~out
         # Optimistic ties, as for floats: of equal cosines the relevant ones come first.
-        order = np.lexsort((~right[:, :listed], -reranked.scores.numpy()))
+        order = np.lexsort((~right[:, :listed], -scores, out[:, :listed]))
         right[:, :listed] = np.take_along_axis(right[:, :listed], order, axis=1)
-        recalls.append(right[:, 0].astype(np.float64))
-        precisions.append(_average_precision(right, floats.relevant[start : start + _LISTED_QUERIES]))
+        recall = right[:, 0].astype(np.float64)
+        precision = _average_precision(right, floats.relevant[start : start + _LISTED_QUERIES])
+        # A query that ties with its whole shortlist is not put in order: it scores what the floats score.
+        rows = slice(start, start + len(here))
+        tied = scores.max(axis=1) == scores.min(axis=1)
+        recalls.append(np.where(tied, floats.per_query()["recall@1"][rows], recall))
+        precisions.append(np.where(tied, floats.per_query()["map@r"][rows], precision))
     return {"recall@1": np.concatenate(recalls), "map@r": np.concatenate(precisions)}
 
 

@@ -16,7 +16,7 @@ from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, Precision, Sides, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
-from cosphere.evaluate.clustering import ClusteringScores
+from cosphere.evaluate.clustering import CLUSTERING_PRESETS, ClusteringScores
 from cosphere.evaluate.clustering import clustering as cluster
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.settings import EvaluationSettings, IntervalOver
@@ -330,6 +330,11 @@ def _notes(
         notes.append("Ranked by one bit a dimension and Hamming distance, not by the floats.")
     if settings.clustering and is_codes(embeddings.embeddings):
         notes.append("NMI and F1 are left out: k-means wants floats, not packed bits.")
+    elif settings.clustering and CLUSTERING_PRESETS[settings.clustering_preset].restarts == 1:
+        notes.append(
+            "NMI and F1 come from one k-means start from random rows, lower than the papers' best of ten, above all with few images "
+            "per class: compare with theirs by --clustering_preset sec or norm_softmax."
+        )
     return tuple(notes)
 
 

@@ -136,9 +136,7 @@ def evaluate_run(
         untrained=untrained,
         published={} if untrained else published_scores(run_folder, catalogue, chosen.split, bits=settings.bits),
         tables=None if untrained else save_class_tables(run_folder, scores),
-        codes=save_codes(
-            run_folder, scores.embeddings, chosen.split, seed=settings.seed, untrained=untrained, listener=listener
-        )
+        codes=save_codes(run_folder, scores.embeddings, chosen.split, settings, untrained=untrained, listener=listener)
         if codes
         else None,
     )
@@ -215,8 +213,8 @@ def save_codes(
     folder: RunFolder,
     embeddings: Embeddings,
     split: str,
+    settings: EvaluationSettings,
     *,
-    seed: int,
     untrained: bool = False,
     listener: Listener = SILENT,
 ) -> EqualBytes:
@@ -226,7 +224,7 @@ def save_codes(
         RunError: the file cannot be written.
     """
     with listener.progress("smaller forms") as progress:
-        table = equal_bytes(embeddings, seed=seed, progress=progress)
+        table = equal_bytes(embeddings, group_rule=settings.group_rule, seed=settings.seed, progress=progress)
     path = folder.path / (CODES_UNTRAINED if untrained else CODES)
     write_json(path, {"split": split, "level": 0.95, **table.as_dict(), "provenance": provenance()})
     return table

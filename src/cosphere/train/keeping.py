@@ -60,7 +60,9 @@ class Keeper:
         """
         self.check_weights()
         if self.writes:
+            own = embedder.provenance
             embedder.provenance = {
+                **({"weights": own["weights"]} if "weights" in own else {}),  # where training began
                 **provenance(),
                 "step": self.state.step,
                 "validation": self.state.best["scores"],

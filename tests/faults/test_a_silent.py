@@ -1,0 +1,487 @@
+"""Section A: input that once gave a wrong number, wrong pixels or a wrong set without a word. One row for each input."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import MeanColour
+from faults.making import Searching, class_folders, flat, on_a_circle
+from PIL import Image
+
+from cosphere.data import Catalogue, check, read_catalogue
+from cosphere.data.listing import list_images
+from cosphere.embeddings import Embeddings, embed, number_classes
+from cosphere.errors import DataError
+from cosphere.evaluate import (
+    EvaluationSettings,
+    calibrate,
+    clustering,
+    evaluate,
+    likely_mislabelled,
+    retrieval,
+    score_embeddings,
+)
+from cosphere.evaluate.equal_bytes import equal_bytes
+from cosphere.experiment.training import settings_for
+from cosphere.images import read_image
+from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
+from cosphere.search.answer import answer
+
+ONLY_RECALL = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
+Made = Callable[[Path], Any]
+
+
+# Rows of noise: no neighbour has the query's class, so only a picture that meets itself scores.
+
+
+def noise(root: Path) -> pd.DataFrame:
+    """Eight pictures on a circle, two in each class, none beside the other of its class."""
+    on_a_circle(root)
+    return pd.DataFrame({"path": [f"{i}.png" for i in range(8)], "label": [f"class{i % 4}" for i in range(8)]})
+
+
+def table(root: Path, frame: pd.DataFrame) -> Catalogue:
+    frame.to_csv(root / "table.csv", index=False)
+    return read_catalogue(root / "table.csv")
+
+
+def listed_twice(root: Path) -> Catalogue:
+    frame = noise(root)
+    return table(root, pd.concat([frame, frame]))
+
+
+def written_twice(root: Path) -> Catalogue:
+    frame = noise(root)
+    whole = frame.assign(path=[str(root / path) for path in frame["path"]])
+    return table(root, pd.concat([frame, whole]))
+
+
+def linked(make: Callable[[Path, Path], None]) -> Callable[[Path], Catalogue]:
+    def build(root: Path) -> Catalogue:
+        frame = noise(root)
+        for path in frame["path"]:
+            make(root / f"again{path}", root / path)
+        return table(root, pd.concat([frame, frame.assign(path=[f"again{path}" for path in frame["path"]])]))
+
+    return build
+
+
+def query_and_gallery(root: Path) -> Catalogue:
+    frame = noise(root).assign(split="test")
+    queries, gallery = frame.assign(is_query=1, is_gallery=0), frame.assign(is_query=0, is_gallery=1)
+    return table(root, pd.concat([queries, gallery]))
+
+
+def with_boxes(root: Path) -> Catalogue:
+    frame = noise(root).assign(x_1=0, y_1=0, x_2=12, y_2=10)
+    return table(root, pd.concat([frame, frame]))
+
+
+SOURCES: dict[str, Callable[[Path], Catalogue]] = {
+    "listed twice": listed_twice,
+    "written twice": written_twice,
+    "linked": linked(lambda link, file: link.symlink_to(file)),
+    "hard link": linked(lambda link, file: os.link(file, link)),
+    "query and gallery": query_and_gallery,
+    "boxes listed twice": with_boxes,
+}
+"""Every source shows each of its pictures in two rows."""
+
+
+def recall(source: Callable[[Path], Catalogue], settings: EvaluationSettings = ONLY_RECALL) -> Made:
+    return lambda root: evaluate(MeanColour(), source(root), settings).value("recall@1")
+
+
+def said(root: Path) -> bool:
+    return any(
+        "rows repeat the picture" in text for text in evaluate(MeanColour(), listed_twice(root), ONLY_RECALL).notes
+    )
+
+
+def smaller_forms(root: Path) -> list[float]:
+    forms = equal_bytes(embed(MeanColour(), listed_twice(root)), bootstrap_samples=0).forms
+    return [float(form.values["recall@1"]) for form in forms if form.name in ("float32", "float16")]
+
+
+def met_by_search(source: Callable[[Path], Catalogue]) -> Made:
+    def measure(root: Path) -> list[str]:
+        gallery = embed(MeanColour(), source(root))
+        hits = answer([root / "0.png"], Searching(), gallery, k=2)[0].hits  # type: ignore[arg-type]
+        return [hit.path for hit in hits if Path(hit.path).samefile(root / "0.png")]
+
+    return measure
+
+
+def suspects_of_a_picture_with_two_labels(_: Path) -> list[int]:
+    """Rows 2 and 3 show one picture of the first class; only the row with the wrong label is suspected."""
+    angles = np.array([0.0, 0.1, 0.25, 0.25, 2.0, 2.1])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = likely_mislabelled(rows, [0, 0, 0, 1, 1, 1], identities=[0, 1, 2, 2, 3, 4], neighbours=1)
+    return [int(row) for row in found.rows]
+
+
+REPEATS = [
+    *(pytest.param(recall(make), 0.0, id=f"A1 {name}") for name, make in SOURCES.items()),
+    *(pytest.param(met_by_search(make), [], id=f"A1 search, {name}") for name, make in SOURCES.items()),
+    pytest.param(recall(listed_twice, settings_for(("recall@1",))), 0.0, id="A1 validation"),
+    pytest.param(recall(listed_twice, EvaluationSettings(ks=(1,), bits=True, clustering=False)), 0.0, id="A1 bits"),
+    pytest.param(smaller_forms, [0.0, 0.0], id="A1 smaller forms"),
+    pytest.param(said, True, id="F7 said in scores.json"),
+]
+
+
+# Groups, ties, floats.
+
+
+def six(rule: str) -> Made:
+    """Six images of two classes, sequences 7 7 7 7 8 9."""
+    angles = np.array([0.0, 0.1, 0.2, 0.45, 0.3, 0.7])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    images = Embeddings(
+        embeddings=rows,
+        labels=np.array([0, 0, 1, 1, 0, 1]),
+        paths=tuple(f"/{i}" for i in range(6)),
+        class_names=("a", "b"),
+        groups=np.array([7, 7, 7, 7, 8, 9]),
+    )
+
+    def measure(_: Path) -> list[float]:
+        chosen = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0, group_rule=rule)  # type: ignore[arg-type]
+        forms = equal_bytes(images, bootstrap_samples=0, group_rule=rule).forms  # type: ignore[arg-type]
+        table = next(form.values["recall@1"] for form in forms if form.name == "float32")
+        return [score_embeddings(images, chosen).value("recall@1"), float(table)]
+
+    return measure
+
+
+def by_loops(rule: str) -> list[float]:
+    """The same six images, counted by hand; the scores and the table of smaller forms agree."""
+    angles, labels, groups = [0.0, 0.1, 0.2, 0.45, 0.3, 0.7], [0, 0, 1, 1, 0, 1], [7, 7, 7, 7, 8, 9]
+    hits = []
+    for i in range(6):
+        out = [j for j in range(6) if groups[j] == groups[i] and (rule == "any_class" or labels[j] == labels[i])]
+        near = min((j for j in range(6) if j != i and j not in out), key=lambda j: abs(angles[j] - angles[i]))
+        hits.append(labels[near] == labels[i])
+    return [pytest.approx(np.mean(hits))] * 2
+
+
+def recall_of(rows: Any, labels: Any, **more: Any) -> Made:
+    return lambda _: retrieval(rows, labels, ks=(1,), **more).recall[1]
+
+
+PAIRS = np.arange(100) // 2
+RANDOM = np.random.default_rng(0).integers(0, 2, 2000)
+ARC = np.linspace(0, 0.2, 2000)
+"""Radians: neighbours are 1e-4 apart, so their cosines differ by 5e-9."""
+
+
+def on_the_arc(_: Path) -> bool:
+    rows = np.stack([np.cos(ARC), np.sin(ARC)], axis=1)
+    labels = np.random.default_rng(0).integers(0, 10, 2000)
+    score = retrieval(rows, labels, ks=(1,)).recall[1]
+    left, right = np.r_[-1, labels[:-1]] == labels, np.r_[labels[1:], -1] == labels
+    return bool(max(0.0, (left & right).mean()) <= score <= (left | right).mean())
+
+
+def two_names_for_each(_: Path) -> tuple[bool, float]:
+    """40 pictures under two labels: the largest cosine of two classes is exactly 1."""
+    rows = np.random.default_rng(1).normal(size=(40, 5)).astype(np.float32)
+    labels = np.arange(80) % 40 + 40 * (np.arange(80) >= 40)
+    result = calibrate(np.concatenate([rows, rows]), labels // 2, far=0.01)
+    return result.threshold <= 1.0, 1.0
+
+
+def perfect(each: int, classes: int = 100) -> Made:
+    rows = np.eye(classes).repeat(each, axis=0) + 1e-3 * np.random.default_rng(0).normal(size=(classes * each, classes))
+    return lambda _: len(likely_mislabelled(rows, np.arange(classes).repeat(each)))
+
+
+def mixed_sizes(_: Path) -> int:
+    labels = np.arange(60).repeat(np.arange(60) % 7 + 1)
+    rows = np.eye(60)[labels] + 1e-3 * np.random.default_rng(0).normal(size=(len(labels), 60))
+    return len(likely_mislabelled(rows, labels))
+
+
+def tree_behind_a_memory(_: Path) -> bool:
+    loss = CrossBatchMemory(HierarchicalTripletLoss(), 4, size=24)
+    rows, labels = torch.randn(24, 4), torch.arange(24) // 4
+    loss.after_epoch(lambda: (rows, labels))
+    return loss.loss.tree is not None  # type: ignore[attr-defined]
+
+
+def lifted_with_and_without(_: Path) -> float:
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(12, 4, generator=generator), torch.arange(12) // 3
+    every = torch.cartesian_prod(torch.arange(12), torch.arange(12)).T
+    same = labels[every[0]] == labels[every[1]]
+    positive, negative = every[:, same & (every[0] != every[1])], every[:, ~same]
+    tuples = (*positive[:, ::2], *negative[:, ::3])
+    loss = LiftedStructureLoss()
+    references = {"references": rows, "reference_labels": labels, "positions": torch.arange(12)}
+    return float(loss(rows, labels, tuples) - loss(rows, labels, tuples, **references))
+
+
+NUMBERS = [
+    *(pytest.param(six(rule), by_loops(rule), id=f"A4 {rule}") for rule in ("any_class", "same_class")),
+    pytest.param(recall_of(np.ones((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 constant"),
+    pytest.param(recall_of(np.zeros((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 zero rows"),
+    pytest.param(recall_of(np.full((100, 4), 1e-30), PAIRS), pytest.approx(1 / 99), id="A5 shorter than a direction"),
+    pytest.param(recall_of(np.zeros((100, 2), dtype=np.uint8), PAIRS), pytest.approx(1 / 99), id="A5 bits"),
+    pytest.param(
+        lambda _: float(settings_for(("recall@1",)).ties == "expected"), 1.0, id="A5 validation takes expected ties"
+    ),
+    *(pytest.param(perfect(each), 0, id=f"A9 classes of {each}") for each in (2, 3, 5)),
+    pytest.param(mixed_sizes, 0, id="A9 classes of 1 to 7"),
+    pytest.param(suspects_of_a_picture_with_two_labels, [3], id="A1 suspects"),
+    pytest.param(two_names_for_each, (True, 1.0), id="A18"),
+    pytest.param(on_the_arc, True, id="A19"),
+    pytest.param(tree_behind_a_memory, True, id="A3"),
+    pytest.param(lifted_with_and_without, pytest.approx(0, abs=1e-6), id="A20"),
+]
+
+
+# Boxes.
+
+
+def boxed(*box: float, columns: str = "x_1,y_1,x_2,y_2") -> Made:
+    """What a box of a picture of 12 x 10 pixels becomes, and whether the check calls it clean."""
+
+    def measure(root: Path) -> Any:
+        flat(root / "a" / "0.png")
+        cells = ",".join("" if edge is None else str(edge) for edge in box)
+        (root / "table.csv").write_text(f"path,label,{columns}\na/0.png,a,{cells}\n")
+        try:
+            catalogue = read_catalogue(root / "table.csv")
+        except DataError:
+            return "refused"
+        report = check(catalogue)
+        if report.unreadable:
+            return "refused by the check"
+        height, width, _ = read_image(catalogue.paths[0], box=catalogue.box(0)).shape
+        return width, height
+
+    return measure
+
+
+INF, NAN = "inf", None
+BOXES = [
+    pytest.param(boxed(2, 3, 8, 9), (6, 6), id="A6 inside"),
+    *(
+        pytest.param(boxed(*box), size, id=f"A6 one over {side}")
+        for side, box, size in (
+            ("left", (-1, 0, 6, 5), (6, 5)),
+            ("top", (0, -1, 6, 5), (6, 5)),
+            ("right", (6, 5, 13, 10), (6, 5)),
+            ("bottom", (6, 5, 12, 11), (6, 5)),
+        )
+    ),
+    *(
+        pytest.param(boxed(*box), "refused", id=f"A6 far over {side}")
+        for side, box in (("left", (-20, 0, 6, 5)), ("top", (0, -20, 6, 5)))
+    ),
+    *(
+        pytest.param(boxed(*box), "refused by the check", id=f"A8 far over {side}")
+        for side, box in (("right", (6, 5, 40, 10)), ("bottom", (6, 5, 12, 40)), ("all", (60, 50, 70, 60)))
+    ),
+    pytest.param(boxed(0.05, 0.1, 0.95, 0.9), "refused", id="A7 shares"),
+    pytest.param(boxed(0, 0, 1, 1), "refused", id="A7 the whole as shares"),
+    pytest.param(boxed(0.4, 0.4, 0.3, 0.2, columns="x,y,w,h"), "refused", id="A7 shares with a size"),
+    pytest.param(boxed(8, 3, 2, 9), "refused", id="F5 reversed"),
+    pytest.param(boxed(2, 3, 2, 9), "refused", id="F5 empty"),
+    pytest.param(boxed(2, 3, 8, INF), "refused", id="F5 infinite"),
+    pytest.param(boxed(2, 3, 8, NAN), "refused", id="F5 missing edge"),
+    pytest.param(boxed(NAN, NAN, NAN, NAN), (12, 10), id="F5 no box"),
+    pytest.param(boxed(2, 3, 8, 9, columns="xmin,ymin,xmax,ymax"), (6, 6), id="E8 corners"),
+    pytest.param(boxed(2, 3, 6, 6, columns="x,y,w,h"), (6, 6), id="E8 size"),
+]
+
+
+# Folders, names and tables.
+
+
+def splits_linked(*names: str) -> Made:
+    def measure(root: Path) -> dict[str, int]:
+        class_folders(root / "train", ["a", "b"])
+        class_folders(root / "data", ["c", "d"])
+        for name in names:
+            (root / name).symlink_to(root / "data")
+        images = list_images(root).images
+        return {name: sum(path.startswith(f"{name}/") for path in images) for name in names}
+
+    return measure
+
+
+def loop(root: Path) -> int:
+    class_folders(root, ["a", "b"])
+    (root / "a" / "up").symlink_to(root)
+    return len(read_catalogue(root))
+
+
+def beside_classes(name: str) -> Made:
+    """The classes when a system's folder lies at every depth."""
+
+    def measure(root: Path) -> list[str]:
+        class_folders(root, ["a", "b"])
+        for folder in (root, root / "a", root / "a" / "deep"):
+            flat(folder / name / "thumbnail.jpg")
+        catalogue = read_catalogue(root)
+        return [*catalogue.label_names, str(len(catalogue))]
+
+    return measure
+
+
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def forms(where: str) -> Made:
+    def measure(root: Path) -> list[str]:
+        one, other = CAFE, unicodedata.normalize("NFD", CAFE)
+        class_folders(root / "train", [one, "a"])
+        class_folders(root / "test", [other, "b"])
+        if where == "folders":
+            return [str(len(read_catalogue(root).label_names)), check(root).protocol]
+        frame = pd.DataFrame({"path": [f"train/{one}/0.png", f"test/{other}/0.png"], "label": [one, other]})
+        return [str(len(read_catalogue(frame, root=root).label_names)), "mixed"]
+
+    return measure
+
+
+def alike(one: str, other: str) -> Made:
+    def measure(root: Path) -> bool:
+        class_folders(root / "train", [one])
+        class_folders(root / "test", [other])
+        return any("differ only in capitals" in note for note in read_catalogue(root).notes)
+
+    return measure
+
+
+def nested(choice: Any) -> Made:
+    def measure(root: Path) -> tuple[int, bool]:
+        for path in ("Fruit/Apple/Granny", "Fruit/Apple/Pink", "Fruit/Pear", "Packages/Milk/Skim", "Vegetables/Leek"):
+            class_folders(root / "train" / path, ["."])
+        catalogue = read_catalogue(root, classes=choice)
+        return len(catalogue.label_names), any("class folders contain folders" in note for note in catalogue.notes)
+
+    return measure
+
+
+def with_table(name: str, rows: int, *, labels: tuple[str, ...] = ("a", "b")) -> Made:
+    """How many images are read where a table beside two class folders of 3 images names some of them."""
+
+    def measure(root: Path) -> int:
+        class_folders(root, ["a", "b"], images=3)
+        paths = [f"{label}/{image}.png" for label in ("a", "b") for image in range(3)][:rows]
+        lines = [f"{path},{labels[place % len(labels)]}" for place, path in enumerate(paths)]
+        (root / name).write_text("\n".join(["path,label", *lines]) + "\n")
+        return len(read_catalogue(root))
+
+    return measure
+
+
+def numbers_of_splits(root: Path) -> bool:
+    """A class has one number in the files of two splits."""
+    class_folders(root / "train", ["a", "b", "c"])
+    class_folders(root / "test", ["b", "c", "d"])
+    whole = read_catalogue(root)
+    numbers = []
+    for split in ("train", "test"):
+        part = whole.select(split)
+        table = number_classes(embed(MeanColour(), part), part, whole)
+        numbers.append(dict(zip(part.table["label"], table.labels.tolist(), strict=True)))
+    return all(numbers[0][name] == numbers[1][name] for name in ("b", "c"))
+
+
+SETS = [
+    pytest.param(splits_linked("val", "test"), {"val": 4, "test": 4}, id="A10 val and test"),
+    pytest.param(splits_linked("query", "gallery"), {"query": 4, "gallery": 4}, id="A10 query and gallery"),
+    pytest.param(loop, 4, id="A10 a link to an ancestor"),
+    *(
+        pytest.param(beside_classes(name), ["a", "b", "4"], id=f"A11 {name}")
+        for name in (
+            *("@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", ".Trashes", "@__thumb"),
+            *("#recycle", "LOST.DIR", "Network Trash Folder", "found.000"),
+        )
+    ),
+    pytest.param(forms("folders"), ["3", "mixed"], id="A12 folders"),
+    pytest.param(forms("table"), ["1", "mixed"], id="A12 table"),
+    *(
+        pytest.param(alike(*names), True, id=f"A12 {names}")
+        for names in (("Mug", "mug"), ("tea cup", "tea_cup"), ("\N{FULLWIDTH DIGIT ONE}", "1"))
+    ),
+    pytest.param(nested("top"), (3, True), id="A13 top"),
+    pytest.param(nested("leaf"), (5, True), id="A13 leaf"),
+    pytest.param(with_table("suspects.csv", 2), 6, id="A14 suspects.csv"),
+    pytest.param(with_table("classes.csv", 6), 6, id="A14 classes.csv"),
+    pytest.param(with_table("some.csv", 4), 6, id="A14 a part"),
+    pytest.param(with_table("some.csv", 1, labels=("z",)), 6, id="A14 one row"),
+    pytest.param(with_table("all.csv", 6), 6, id="A14 all"),
+    pytest.param(numbers_of_splits, True, id="A15"),
+]
+
+
+# Pixels.
+
+
+def jpeg_called(name: str) -> Made:
+    def measure(root: Path) -> tuple[int, int]:
+        class_folders(root, ["a", "b"])
+        Image.new("RGB", (12, 10)).save(root / "x", "JPEG")
+        (root / "x").rename(root / "a" / name)
+        return len(read_catalogue(root)), len(check(root).unreadable)
+
+    return measure
+
+
+def gray(values: Any) -> Made:
+    """The smallest and largest level of a TIFF of these values."""
+
+    def measure(root: Path) -> tuple[int, int]:
+        Image.fromarray(np.asarray(values)).save(root / "x.tif")
+        pixels = read_image(root / "x.tif")
+        return int(pixels.min()), int(pixels.max())
+
+    return measure
+
+
+RAMP = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+PIXELS = [
+    pytest.param(jpeg_called("photo.HEIC"), (5, 0), id="A16 a JPEG called HEIC"),
+    pytest.param(jpeg_called("photo.heif"), (5, 0), id="A16 a JPEG called heif"),
+    pytest.param(gray(RAMP), (0, 255), id="A17 shares"),
+    pytest.param(gray(np.where(RAMP == 1, np.float32(1.001), RAMP)), (0, 255), id="A17 one value over"),
+    pytest.param(gray(np.where(RAMP == 0, np.float32(-0.001), RAMP)), (0, 255), id="A17 one value under"),
+    pytest.param(gray(np.full((9, 9), 0.5, np.float32)), (128, 128), id="A17 uniform"),
+    pytest.param(gray(np.zeros((9, 9), np.int32)), (0, 0), id="A17 uniform whole numbers"),
+    pytest.param(gray(np.full((9, 9), -3e9, np.float32)), (0, 0), id="A17 uniform, no known scale"),
+]
+
+
+@pytest.mark.parametrize(("measure", "right"), [*REPEATS, *NUMBERS, *BOXES, *SETS, *PIXELS])
+def test_no_silent_fault(measure: Made, right: Any, tmp_path: Path) -> None:
+    assert measure(tmp_path) == right
+
+
+def test_the_default_clustering_says_what_it_costs() -> None:
+    """A21: one start from random rows finds worse clusters than the papers' ten, and the scores say so."""
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(200, 8)) + 0.6 * draw.normal(size=(40, 8)).repeat(5, axis=0)
+    images = Embeddings(
+        embeddings=rows.astype(np.float32),
+        labels=np.arange(40).repeat(5),
+        paths=tuple(f"/{i}" for i in range(200)),
+        class_names=tuple(f"c{i}" for i in range(40)),
+    )
+    scores = score_embeddings(images, EvaluationSettings(bootstrap_samples=0))
+    assert any("one k-means start from random rows" in note for note in scores.notes)
+    assert clustering(rows, np.arange(40).repeat(5), restarts=10).objective <= scores.clustering.objective  # type: ignore[union-attr]
+    for settings in (EvaluationSettings(clustering_preset="norm_softmax"), EvaluationSettings(clustering=False)):
+        notes = score_embeddings(images, EvaluationSettings(**{**vars(settings), "bootstrap_samples": 0})).notes
+        assert not any("k-means start" in note for note in notes)

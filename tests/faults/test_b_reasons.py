@@ -1,0 +1,118 @@
+"""Section B: input that once ended in a crash or a false reason. One row for each input, with words of the right reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from faults.making import class_folders, flat
+
+from cosphere.cli import main
+from cosphere.data import check, read_catalogue
+from cosphere.embeddings import Embeddings
+from cosphere.errors import CosphereError
+from cosphere.evaluate import EvaluationSettings, score_embeddings
+from cosphere.images import read_image
+from cosphere.losses import ContrastiveLoss, CrossBatchMemory, FacilityLocationLoss, NormSoftmaxLoss, TripletLoss
+
+Act = Callable[[Path], object]
+
+
+def not_utf8(root: Path, name: bytes = b"caf\xe9", *, file: bool = False) -> Path:
+    class_folders(root, ["a", "b"])
+    where = os.path.join(os.fsencode(root / "a" if file else root), name)  # noqa: PTH118
+    if file:
+        os.link(root / "a" / "0.png", where + b".png")
+    else:
+        os.mkdir(where)  # noqa: PTH102
+        os.link(root / "a" / "0.png", os.path.join(where, b"0.png"))  # noqa: PTH118
+    return root
+
+
+def one_sequence(root: Path) -> object:
+    images = Embeddings(
+        embeddings=np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32),
+        labels=np.arange(12) // 3,
+        paths=tuple(f"/{i}" for i in range(12)),
+        class_names=tuple("abcd"),
+        groups=np.zeros(12, dtype=np.int64),
+    )
+    return score_embeddings(images, EvaluationSettings(ks=(1,), clustering=False))
+
+
+def sequences_of_a_class(root: Path) -> object:
+    """Each class has one sequence, so a query leaves out all that it could find."""
+    class_folders(root, "ab")
+    frame = pd.DataFrame(
+        {"path": [f"{c}/{i}.png" for c in "ab" for i in (0, 1)], "label": list("aabb"), "sequence": list("1122")}
+    )
+    catalogue = read_catalogue(frame, root=root)
+    images = Embeddings(
+        embeddings=np.eye(4, dtype=np.float32),
+        labels=catalogue.labels,
+        paths=tuple(catalogue.paths),
+        class_names=("a", "b"),
+        groups=np.array([1, 1, 2, 2]),
+    )
+    return score_embeddings(images, EvaluationSettings(ks=(1,), clustering=False))
+
+
+def command(*words: str) -> Act:
+    return lambda root: main([word.replace("ROOT", os.fsdecode(os.fsencode(root))) for word in words])
+
+
+REASONS = [
+    pytest.param(lambda root: read_catalogue(not_utf8(root)), "are not UTF-8, first .*caf", id="B1 folder"),
+    pytest.param(lambda root: read_catalogue(not_utf8(root, file=True)), "are not UTF-8, first .*caf", id="B1 file"),
+    pytest.param(lambda root: check(not_utf8(root, b"\xff\xfe")), "are not UTF-8", id="B1 check"),
+    pytest.param(
+        lambda root: read_catalogue(os.fsdecode(os.fsencode(root) + b"/caf\xe9")),
+        "does not exist|not UTF-8",
+        id="B1 source",
+    ),
+    pytest.param(one_sequence, "The groups of a table are its column sequence", id="B2 equal everywhere"),
+    pytest.param(sequences_of_a_class, "column sequence", id="B2 one for each class"),
+    pytest.param(
+        lambda _: CrossBatchMemory(FacilityLocationLoss(), 8),
+        "FacilityLocationLoss. This one takes no references",
+        id="B3",
+    ),
+    pytest.param(
+        lambda _: CrossBatchMemory(NormSoftmaxLoss(4, 8), 8), "class weights see all classes", id="B3 class weights"
+    ),
+    pytest.param(
+        lambda root: read_image(flat(root / "x.png").parent), "is a folder, not an image", id="B1 a folder as a picture"
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), REASONS)
+def test_the_true_reason(act: Act, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CosphereError, match=words):
+        act(tmp_path)
+
+
+@pytest.mark.parametrize("verb", [["train"], ["data", "check"], ["embed"], ["search"]])
+def test_no_command_has_a_traceback_for_odd_names(
+    verb: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(not_utf8(tmp_path / "photos"))
+    words = {"embed": [str(run), source, "--out", str(tmp_path / "x.npz")], "search": [str(run), source, "x.png"]}
+    assert main([*verb, *words.get(verb[-1], [source])]) == 2
+    shown = capsys.readouterr().err
+    assert "are not UTF-8" in shown
+    assert len(shown.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("loss", [TripletLoss(), ContrastiveLoss()])
+def test_labels_are_not_needed_with_tuples(loss: torch.nn.Module) -> None:
+    """B4: as in pytorch-metric-learning, ``loss(embeddings, indices_tuple=t)``."""
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    tuples = (torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([4, 4]))
+    assert loss(rows, indices_tuple=tuples) == loss(rows, labels, indices_tuple=tuples)

@@ -1,0 +1,183 @@
+"""Section C: input whose meaning is plain and that was once refused. One row for each input, with what is made of it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from faults.making import class_folders, flat
+
+from cosphere.data import make_batches, read_catalogue, training_parts
+from cosphere.embeddings import Embeddings
+from cosphere.evaluate import EvaluationSettings, score_embeddings
+
+Made = Callable[[Path], Any]
+PATHS = ["img/a.png", "img/b.png"]
+PLAIN = "path,label\r\nimg/a.png,x\r\nimg/b.png,y\r\n"
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def written(content: str | bytes, *, name: str = "list.csv", form: str = "NFC") -> Made:
+    """The labels of a table as a program left it, of two pictures that exist; a third has an accent in its name."""
+
+    def measure(root: Path) -> list[str]:
+        for path in (*PATHS, f"img/{unicodedata.normalize(form, CAFE)}.png"):
+            flat(root / path)
+        (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        catalogue = read_catalogue(root / name)
+        assert all(os.path.isfile(path) for path in catalogue.paths)  # noqa: PTH113
+        return catalogue.table["label"].tolist()
+
+    return measure
+
+
+def accented(form: str) -> str:
+    return f"path,label\nimg/a.png,x\nimg/{unicodedata.normalize(form, CAFE)}.png,y\n"
+
+
+TABLES = {
+    "as it should be": PLAIN,
+    "backslashes": PLAIN.replace("img/", "img\\"),
+    "backslashes and a dot": PLAIN.replace("img/", ".\\img\\"),
+    "a comma at the end": PLAIN.replace("\r\n", ",\r\n"),
+    "commas at the end of the rows": "path,label\nimg/a.png,x,\nimg/b.png,y,\n",
+    "two commas at the end of the rows": "path,label\nimg/a.png,x,,\nimg/b.png,y,,\n",
+    "quotes after a space": 'path, label\nimg/a.png, "x"\nimg/b.png, "y"\n',
+    "quoted paths after a space": 'label, path\nx, "img/a.png"\ny, "img/b.png"\n',
+    "semicolons": PLAIN.replace(",", ";"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "sep=;": "sep=;\r\n" + PLAIN.replace(",", ";"),
+    "sep=,": "sep=,\r\n" + PLAIN,
+    "sep=tab": "sep=\t\r\n" + PLAIN.replace(",", "\t"),
+    "quoted sep=;": '"sep=;"\r\n' + PLAIN.replace(",", ";"),
+    "UTF-8 with a mark": codecs.BOM_UTF8 + PLAIN.encode(),
+    "a mark and sep=;": codecs.BOM_UTF8 + ("sep=;\r\n" + PLAIN.replace(",", ";")).encode(),
+    "UTF-16 little end first": codecs.BOM_UTF16_LE + PLAIN.encode("utf-16-le"),
+    "UTF-16 big end first": codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"),
+    "UTF-16 without a mark": PLAIN.encode("utf-16-le"),
+    "UTF-16 with tabs, as Excel's Unicode text": codecs.BOM_UTF16_LE + PLAIN.replace(",", "\t").encode("utf-16-le"),
+    "UTF-32": codecs.BOM_UTF32_LE + PLAIN.encode("utf-32-le"),
+    "old Macintosh lines": PLAIN.replace("\r\n", "\r"),
+    "empty lines": "\n\n" + PLAIN.replace("\r\n", "\n\n"),
+    "empty cells between": PLAIN + ",\n,\n",
+    "capitals": PLAIN.replace("path,label", "Path, LABEL"),
+}
+
+
+def flat_photos(names: list[str]) -> Made:
+    def measure(root: Path) -> list[str]:
+        for name in names:
+            flat(root / name)
+        return read_catalogue(root, labels="optional").label_names
+
+    return measure
+
+
+def table_of_paths(root: Path) -> list[str]:
+    flat(root / "a.png")
+    (root / "list.csv").write_text("path\na.png\n")
+    return read_catalogue(root / "list.csv", labels="optional").label_names
+
+
+def scored(each: int, classes: int = 2) -> Made:
+    """Default K that a small set cannot reach: the scores that remain, and the note."""
+
+    def measure(_: Path) -> tuple[list[str], bool]:
+        count = each * classes
+        images = Embeddings(
+            embeddings=np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32),
+            labels=np.arange(count) // each,
+            paths=tuple(f"/{i}" for i in range(count)),
+            class_names=tuple(f"c{i}" for i in range(classes)),
+        )
+        scores = score_embeddings(images, EvaluationSettings(clustering=False, bootstrap_samples=0))
+        return [name for name in scores.values if name.startswith("recall")], any(
+            "Left out: Recall@" in n for n in scores.notes
+        )
+
+    return measure
+
+
+def batch(classes: int, each: int, size: int, images_per_class: int, **more: Any) -> Made:
+    """Rows and classes of the first batch."""
+
+    def measure(_: Path) -> tuple[int, int]:
+        labels = np.repeat(np.arange(classes), each)
+        sampler = make_batches("balanced", labels, size, images_per_class=images_per_class, **more)
+        rows = [draw.row for draw in next(iter(sampler))]
+        return len(rows), len(np.unique(labels[rows]))
+
+    return measure
+
+
+def shuffled(_: Path) -> int:
+    labels = np.repeat(np.arange(3), [1, 5, 20])
+    return len({draw.row for one in make_batches("shuffled", labels, 13) for draw in one})
+
+
+def held_out(classes: int) -> Made:
+    """Classes that are trained on and held out by default."""
+
+    def measure(root: Path) -> tuple[int, int]:
+        parts = training_parts(
+            read_catalogue(class_folders(root, [f"c{i}" for i in range(classes)])), val_share=0.15, seed=0
+        )
+        return len(parts.train.label_names), 0 if parts.val is None else len(parts.val.label_names)
+
+    return measure
+
+
+READ = [
+    *(pytest.param(written(content), ["x", "y"], id=f"C4 {name}") for name, content in TABLES.items()),
+    *(
+        pytest.param(written(accented(one), form=other), ["x", "y"], id=f"C4 {one} for {other}")
+        for one, other in (("NFC", "NFD"), ("NFD", "NFC"))
+    ),
+    pytest.param(
+        written(accented("NFC").replace(",y", ",th\u00e9").encode("cp1252")), ["x", "th\u00e9"], id="C4 Windows-1252"
+    ),
+    pytest.param(flat_photos(["a.png", "b.png"]), [""], id="C2 no folders"),
+    pytest.param(flat_photos(["a.png"]), [""], id="C2 one photo"),
+    pytest.param(flat_photos(["query/a.png", "gallery/b.png"]), [""], id="C2 query and gallery"),
+    pytest.param(flat_photos(["album/a.png", "album/b.png"]), ["album"], id="C2 one album"),
+    pytest.param(table_of_paths, [""], id="C2 a table of paths"),
+    pytest.param(scored(2), (["recall@1", "recall@2"], True), id="C3 four images"),
+    pytest.param(scored(4), (["recall@1", "recall@2", "recall@4"], True), id="C3 eight images"),
+    pytest.param(scored(5), (["recall@1", "recall@2", "recall@4", "recall@8"], False), id="C3 ten images"),
+    pytest.param(batch(2, 2, 120, 3), (4, 2), id="C1 two classes of two"),
+    pytest.param(batch(5, 12, 120, 3), (15, 5), id="C1 five classes"),
+    pytest.param(batch(46, 3, 120, 3), (120, 40), id="C1 46 classes"),
+    pytest.param(batch(40, 40, 75, 12), (72, 6), id="C5 75 with 12 a class"),
+    pytest.param(batch(40, 40, 75, 37), (74, 2), id="C5 75 with 37 a class"),
+    pytest.param(shuffled, 26, id="C5 shuffled"),
+    pytest.param(held_out(2), (2, 0), id="C1 nothing is held out of two classes"),
+    pytest.param(held_out(10), (8, 2), id="C1 ten classes"),
+]
+
+
+@pytest.mark.parametrize(("measure", "right"), READ)
+def test_plain_meaning(measure: Made, right: Any, tmp_path: Path) -> None:
+    assert measure(tmp_path) == right
+
+
+def test_a_table_of_roles_in_the_test_rows_validates(tmp_path: Path) -> None:
+    """F2: held-out training rows have no roles, so they are compared all with all."""
+    class_folders(tmp_path, "abcdefghij")
+    rows = [{"path": f"{c}/{i}.png", "label": c, "split": "train"} for c in "abcdefg" for i in (0, 1)]
+    rows += [
+        {"path": f"{c}/{i}.png", "label": c, "split": "test", "is_query": not i, "is_gallery": i}
+        for c in "hij"
+        for i in (0, 1)
+    ]
+    catalogue = read_catalogue(pd.DataFrame(rows), root=tmp_path)
+    parts = training_parts(catalogue, val_share=0.3, seed=0)
+    assert parts.val is not None
+    assert "is_query" not in parts.val.table
+    assert "is_query" in catalogue.select("test").table
