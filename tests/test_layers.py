@@ -63,7 +63,7 @@ def test_every_room_of_the_rule_exists() -> None:
     assert sorted(LEVEL) == sorted(
         {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name != "__pycache__"}
         - DOORS
-        - {"py.typed"}
+        - {"py.typed", "recipes"}
     )
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
         "cosphere.cli.calibrate",
         "choose a match threshold for a target false-accept rate and store it in the model",
     ),
+    "reproduce": ("cosphere.cli.reproduce", "train and score a published row, and say whether its scores were reached"),
     "compare": ("cosphere.cli.compare", "compare runs: differences with intervals and p-values, and who wins where"),
     "embed": ("cosphere.cli.embed", "write the embeddings of images to a file"),
     "search": ("cosphere.cli.search", "find the images nearest to one image"),

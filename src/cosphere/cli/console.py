@@ -76,12 +76,19 @@ class ConsoleListener(Listener):
 
     folder: RunFolder | None = None
 
+    def __init__(self) -> None:
+        self._shown: set[tuple[object, ...]] = set()
+
     def began(self, folder: RunFolder) -> None:
         """Remember it."""
         self.folder = folder
 
     def listed(self, catalogue: Catalogue) -> None:
-        """Print what was noticed while the images were listed."""
+        """Print what was noticed while the images were listed; once for the same images."""
+        noticed = (catalogue.root, catalogue.notes, catalogue.differences)
+        if noticed in self._shown:
+            return
+        self._shown.add(noticed)
         for text in catalogue.notes:
             note(text)
         if catalogue.differences:

@@ -27,17 +27,10 @@ from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.statistics import Interval, bootstrap_all
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, unit_rows
-from cosphere.search import (
-    Index,
-    Neighbours,
-    Reduction,
-    SelfCheck,
-    check_search,
-    first_dimensions,
-    principal_dimensions,
-)
+from cosphere.search import Index, Neighbours, Reduction, SelfCheck, check_search
 from cosphere.search.asymmetric import SHORTLIST, rerank
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
+from cosphere.search.reduction import first_dimensions, principal_dimensions
 from cosphere.search.self_check import NEIGHBOURS
 from cosphere.search.storage import FEWEST_ROWS
 

@@ -15,6 +15,11 @@ from cosphere.experiment.matching import group_runs as group_runs
 from cosphere.experiment.matching import read_arms as read_arms
 from cosphere.experiment.models import choose_device as choose_device
 from cosphere.experiment.models import load_model as load_model
+from cosphere.experiment.recipes import Recipe as Recipe
+from cosphere.experiment.recipes import find_recipe as find_recipe
+from cosphere.experiment.recipes import published_recipes as published_recipes
+from cosphere.experiment.reproducing import Reproduction as Reproduction
+from cosphere.experiment.reproducing import reproduce as reproduce
 from cosphere.experiment.searching import Searched as Searched
 from cosphere.experiment.searching import search_images as search_images
 from cosphere.experiment.training import resume_run as resume_run

@@ -1,0 +1,118 @@
+"""Reproducing a published row on a small stand-in, and its verdicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.evaluate import Interval
+from cosphere.evaluate.scores import Value
+from cosphere.experiment import find_recipe, reproduce
+from cosphere.experiment.reproducing import changed_numbers, reproduced_score, what_to_place
+
+SMALL = {
+    "steps": 2,
+    "model.backbone": "test_resnet",
+    "model.weights": "none",
+    "images.size": 32,
+    "batch.size": 8,
+    "batch.images_per_class": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training and two test classes in the layout of CUB-200-2011."""
+    root = tmp_path_factory.mktemp("cub")
+    rng = np.random.default_rng(0)
+    for label in (1, 2, 3, 4, 101, 102):
+        folder = root / "images" / f"{label:03d}.Bird"
+        folder.mkdir(parents=True)
+        for image in range(4):
+            Image.fromarray(rng.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(folder / f"{image}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("values", "interval", "published", "low", "high", "verdict"),
+    [
+        ([0.60], (0.57, 0.63), 0.61, 0.57, 0.63, "inside"),
+        ([0.60], (0.57, 0.63), 0.64, 0.57, 0.63, "below"),
+        ([0.60], (0.57, 0.63), 0.56, 0.57, 0.63, "above"),
+        # t(0.975, 2 degrees of freedom) = 4.3027, sd 0.01: 4.3027 * 0.01 / sqrt(3) = 0.02484
+        ([0.59, 0.60, 0.61], (0.0, 1.0), 0.62, 0.57516, 0.62484, "inside"),
+        ([0.59, 0.60, 0.61], (0.0, 1.0), 0.63, 0.57516, 0.62484, "below"),
+        ([0.59, 0.60, 0.61], None, 0.57, 0.57516, 0.62484, "above"),
+    ],
+)
+def test_the_verdict_is_where_the_published_value_lies(
+    values: list[float],
+    interval: tuple[float, float] | None,
+    published: float,
+    low: float,
+    high: float,
+    verdict: str,
+) -> None:
+    row = reproduced_score("nmi", published, [_evaluation(value, interval) for value in values])
+    assert row.verdict == verdict
+    assert row.interval == pytest.approx((low, high), abs=1e-5)
+    assert row.value == pytest.approx(np.mean(values))
+
+
+def test_without_an_interval_or_the_published_data_there_is_no_verdict() -> None:
+    assert reproduced_score("nmi", 0.5, [_evaluation(0.6, None)]).verdict is None
+    assert reproduced_score("nmi", 0.5, [_evaluation(0.6, (0.55, 0.65))], comparable=False).verdict is None
+
+
+def _evaluation(value: float, interval: tuple[float, float] | None) -> Any:
+    score = Value(value, None if interval is None else Interval(*interval))
+    return SimpleNamespace(scores=SimpleNamespace(values={"nmi": score}, value=lambda name: value))
+
+
+def test_a_row_runs_from_the_published_layout_to_a_comparison(birds: Path, tmp_path: Path) -> None:
+    result = reproduce("sec/cub/triplet+sec", birds, seeds=(0, 1), runs=tmp_path, values=SMALL)
+    assert [score.name for score in result.scores] == ["nmi", "f1", "recall@1", "recall@2", "recall@4"]
+    assert not result.comparable
+    assert all(score.verdict is None for score in result.scores)
+    assert "not CUB-200-2011 as published" in result.notes[0]
+    assert "settings differ from the recipe (batch.images_per_class, batch.size" in result.notes[1]
+    assert result.notes[2].endswith("too few for it: recall@8")
+    scores = [json.loads((run / "scores.json").read_text())["scores"]["recall@1"]["value"] for run in result.runs]
+    assert next(score.value for score in result.scores if score.name == "recall@1") == pytest.approx(np.mean(scores))
+    content = json.loads(result.path.read_text())
+    assert content["recipe"] == "sec/cub/triplet+sec"
+    assert content["provenance"]
+    weights = [(run / "model" / "model.safetensors").read_bytes() for run in result.runs]
+    assert weights[0] != weights[1]
+
+    again = reproduce("sec/cub/triplet+sec", birds, seeds=(0, 1), runs=tmp_path, values=SMALL)
+    assert [score.value for score in again.scores] == [score.value for score in result.scores]
+    assert [(run / "model" / "model.safetensors").read_bytes() for run in again.runs] == weights
+    with pytest.raises(RunError, match="holds a run with other settings"):
+        reproduce("sec/cub/triplet+sec", birds, runs=tmp_path, values={**SMALL, "images.size": 36})
+
+
+def test_without_the_data_it_says_what_to_place_where(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"needs Stanford Online Products: .*train 59,551 images of 11,318 classes"):
+        reproduce("sec/sop/triplet", tmp_path / "sop")
+    assert "cosphere reproduce normsoftmax/cub --data ROOT" in what_to_place(find_recipe("normsoftmax/cub"), tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1)])
+def test_seeds_are_different_and_not_none(seeds: tuple[int, ...], birds: Path) -> None:
+    with pytest.raises(SettingsError, match="wanted at least one, each different"):
+        reproduce("sec/cub/triplet", birds, seeds=seeds)
+
+
+def test_only_what_a_number_depends_on_counts_as_a_change() -> None:
+    frozen = find_recipe("sec/cub/triplet").settings
+    moved = frozen.with_values({"data.root": "x", "seed": 3, "data.workers": 2, "model.weights": "file.pth"})
+    assert changed_numbers(frozen, moved) == []
+    assert changed_numbers(frozen, frozen.with_values({"sec.weight": 0.5, "steps": 9})) == ["sec.weight", "steps"]
