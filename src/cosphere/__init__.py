@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cosphere._lazy import lazily
 from cosphere._version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _HOME = {
     "read_catalogue": "cosphere.data",
     "spherical_penalty": "cosphere.spherical",
 }
+_load = lazily(__name__, _HOME)
 _ROOMS = ("codes", "data", "evaluate", "health", "losses", "models", "search")
 
 __all__ = [
@@ -49,11 +51,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
     if name in _ROOMS:
         return importlib.import_module(f"cosphere.{name}")
-    raise AttributeError(f"module 'cosphere' has no attribute {name!r}")
+    return _load(name)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress as Bar
@@ -13,9 +14,11 @@ from rich.text import Text
 
 from cosphere._types import Progress
 from cosphere.cli.data_tables import differences_table
-from cosphere.data import Catalogue
-from cosphere.experiment import Listener
+from cosphere.experiment.listener import Listener
 from cosphere.runs import RunFolder
+
+if TYPE_CHECKING:
+    from cosphere.data import Catalogue
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

@@ -9,14 +9,15 @@ from jsonargparse import Namespace
 from cosphere.cli.parsing import CommandParser
 
 
-def add_source(parser: CommandParser, *, optional: str = "") -> None:
+def add_source(parser: CommandParser, *, optional: str = "", also: str = "") -> None:
     """The images: a positional word, ``--layout`` and ``--classes``.
 
     Args:
         parser: of the command.
         optional: what happens without it; empty where it is required.
+        also: what else it may be; empty for nothing.
     """
-    what = "image folder, table or benchmark root"
+    what = "image folder, table or benchmark root" + (f", or {also}" if also else "")
     if optional:
         parser.add_argument("source", nargs="?", type=str, help=f"{what}; {optional}")
     else:
@@ -51,11 +52,17 @@ def add_embedding(parser: CommandParser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument(
+        "--max_unreadable",
+        type=float | None,
+        default=None,
+        help="tolerated share of unreadable images, 0 to 1; by default that of the run's data.max_unreadable",
+    )
 
 
 def embedding_options(given: Namespace) -> dict[str, Any]:
     """What :func:`add_embedding` declared, as arguments of the library."""
-    return {name: given[name] for name in ("device", "batch_size", "workers")}
+    return {name: given[name] for name in ("device", "batch_size", "workers", "max_unreadable")}
 
 
 def add_seed(parser: CommandParser, what: str) -> None:

@@ -24,6 +24,7 @@ from cosphere.search.answer import Answer, Hit
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
     "cosphere search runs/first photos/ query.jpg --k 12 --out found.png",
+    "cosphere search runs/first photos.npz query.jpg",
     "cosphere search runs/first photos/ one.jpg two.jpg --json",
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
 ]
@@ -36,7 +37,7 @@ def parser() -> CommandParser:
         "search", "Find the images nearest to one image: by cosine, exactly or from smaller rows.", _EXAMPLES
     )
     made.add_argument("model", type=str, help="a run's folder or a model bundle")
-    add_source(made)
+    add_source(made, also="an .npz file of `cosphere embed` or a saved index")
     made.add_argument("query", nargs="+", type=str, help="the images to search with")
     made.add_argument("--k", type=int, default=8, help="number of images to find")
     made.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")

@@ -216,5 +216,5 @@ class UnreadableLog:
             raise DataError(
                 f"{len(self)} of {self.total} images cannot be read, more than the {self.max_share:.1%} that are "
                 f"forgiven: {first}. "
-                "Run `cosphere data check` and mend or remove them, or raise the share."
+                "Run `cosphere data check` and mend or remove them, or raise max_unreadable."
             )

@@ -1,27 +1,93 @@
 """The library behind the commands: whatever a command does, a program does with one of these functions. None prints."""
 
-from cosphere.experiment.calibrating import CalibratedRun as CalibratedRun
-from cosphere.experiment.calibrating import calibrate_run as calibrate_run
-from cosphere.experiment.comparing import ComparedRuns as ComparedRuns
-from cosphere.experiment.comparing import compare_runs as compare_runs
-from cosphere.experiment.embedding import embed_images as embed_images
-from cosphere.experiment.evaluation import Evaluation as Evaluation
-from cosphere.experiment.evaluation import evaluate_run as evaluate_run
-from cosphere.experiment.images import choose_images as choose_images
-from cosphere.experiment.images import take_split as take_split
-from cosphere.experiment.listener import Listener as Listener
-from cosphere.experiment.matching import MatchedRuns as MatchedRuns
-from cosphere.experiment.matching import group_runs as group_runs
-from cosphere.experiment.matching import read_arms as read_arms
-from cosphere.experiment.models import choose_device as choose_device
-from cosphere.experiment.models import load_model as load_model
-from cosphere.experiment.recipes import Recipe as Recipe
-from cosphere.experiment.recipes import find_recipe as find_recipe
-from cosphere.experiment.recipes import published_recipes as published_recipes
-from cosphere.experiment.reproducing import Reproduction as Reproduction
-from cosphere.experiment.reproducing import reproduce as reproduce
-from cosphere.experiment.searching import Searched as Searched
-from cosphere.experiment.searching import search_images as search_images
-from cosphere.experiment.training import resume_run as resume_run
-from cosphere.experiment.training import run as run
-from cosphere.experiment.training import validation_scores as validation_scores
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosphere._lazy import lazily
+
+if TYPE_CHECKING:
+    from cosphere.experiment.calibrating import CalibratedRun as CalibratedRun
+    from cosphere.experiment.calibrating import calibrate_run as calibrate_run
+    from cosphere.experiment.comparing import ComparedRuns as ComparedRuns
+    from cosphere.experiment.comparing import compare_runs as compare_runs
+    from cosphere.experiment.embedding import embed_images as embed_images
+    from cosphere.experiment.evaluation import Evaluation as Evaluation
+    from cosphere.experiment.evaluation import evaluate_run as evaluate_run
+    from cosphere.experiment.images import choose_images as choose_images
+    from cosphere.experiment.images import take_split as take_split
+    from cosphere.experiment.listener import Listener as Listener
+    from cosphere.experiment.matching import MatchedRuns as MatchedRuns
+    from cosphere.experiment.matching import group_runs as group_runs
+    from cosphere.experiment.matching import read_arms as read_arms
+    from cosphere.experiment.models import choose_device as choose_device
+    from cosphere.experiment.models import load_model as load_model
+    from cosphere.experiment.recipes import Recipe as Recipe
+    from cosphere.experiment.recipes import find_recipe as find_recipe
+    from cosphere.experiment.recipes import published_recipes as published_recipes
+    from cosphere.experiment.reproducing import Reproduction as Reproduction
+    from cosphere.experiment.reproducing import reproduce as reproduce
+    from cosphere.experiment.searching import Searched as Searched
+    from cosphere.experiment.searching import search_images as search_images
+    from cosphere.experiment.training import resume_run as resume_run
+    from cosphere.experiment.training import run as run
+    from cosphere.experiment.training import validation_scores as validation_scores
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "CalibratedRun": "cosphere.experiment.calibrating",
+            "calibrate_run": "cosphere.experiment.calibrating",
+            "ComparedRuns": "cosphere.experiment.comparing",
+            "compare_runs": "cosphere.experiment.comparing",
+            "embed_images": "cosphere.experiment.embedding",
+            "Evaluation": "cosphere.experiment.evaluation",
+            "evaluate_run": "cosphere.experiment.evaluation",
+            "choose_images": "cosphere.experiment.images",
+            "take_split": "cosphere.experiment.images",
+            "Listener": "cosphere.experiment.listener",
+            "MatchedRuns": "cosphere.experiment.matching",
+            "group_runs": "cosphere.experiment.matching",
+            "read_arms": "cosphere.experiment.matching",
+            "choose_device": "cosphere.experiment.models",
+            "load_model": "cosphere.experiment.models",
+            "Recipe": "cosphere.experiment.recipes",
+            "find_recipe": "cosphere.experiment.recipes",
+            "published_recipes": "cosphere.experiment.recipes",
+            "Reproduction": "cosphere.experiment.reproducing",
+            "reproduce": "cosphere.experiment.reproducing",
+            "Searched": "cosphere.experiment.searching",
+            "search_images": "cosphere.experiment.searching",
+            "resume_run": "cosphere.experiment.training",
+            "run": "cosphere.experiment.training",
+            "validation_scores": "cosphere.experiment.training",
+        },
+    )
+
+__all__ = [
+    "CalibratedRun",
+    "ComparedRuns",
+    "Evaluation",
+    "Listener",
+    "MatchedRuns",
+    "Recipe",
+    "Reproduction",
+    "Searched",
+    "calibrate_run",
+    "choose_device",
+    "choose_images",
+    "compare_runs",
+    "embed_images",
+    "evaluate_run",
+    "find_recipe",
+    "group_runs",
+    "load_model",
+    "published_recipes",
+    "read_arms",
+    "reproduce",
+    "resume_run",
+    "run",
+    "search_images",
+    "take_split",
+    "validation_scores",
+]

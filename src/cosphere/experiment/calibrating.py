@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
@@ -11,7 +12,7 @@ from cosphere.errors import DataError
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.comparison import FEW_CLASSES
-from cosphere.experiment.embedding import store_of
+from cosphere.experiment.embedding import store_of, tolerated
 from cosphere.experiment.images import (
     ALL,
     OTHER_IMAGES,
@@ -69,6 +70,7 @@ def calibrate_run(
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    max_unreadable: float | None = None,
     listener: Listener = SILENT,
 ) -> CalibratedRun:
     """Choose the cosine above which two images match, for a target false-accept rate, and store it in the run's model.
@@ -85,6 +87,7 @@ def calibrate_run(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
+        max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with.
         listener: receives notes of the data, and progress.
 
     Raises:
@@ -100,9 +103,15 @@ def calibrate_run(
     )
     listener.listed(catalogue)
     chosen = validation_images(catalogue, split, trained_with)
-    embedder, store = Embedder.load(run_folder.model, device), store_of(run_folder.path)
+    embedder = Embedder.load(run_folder.model, device)
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "workers": workers,
+        "max_unreadable": tolerated(max_unreadable, trained_with),
+        "store": store_of(run_folder.path),
+    }
     with listener.progress("embedding") as progress:
-        table = embed(embedder, chosen.images, batch_size=batch_size, workers=workers, store=store, progress=progress)
+        table = embed(embedder, chosen.images, **how, progress=progress)
     images, notes = _distinct(table, chosen.split)
     with listener.progress("comparing all pairs") as progress:
         calibration = calibrate(
@@ -116,9 +125,7 @@ def calibrate_run(
     tested = None
     if test and chosen.split not in (TEST, ALL) and TEST in catalogue.split_names:
         with listener.progress("embedding the test images") as progress:
-            table = embed(
-                embedder, catalogue.select(TEST), batch_size=batch_size, workers=workers, store=store, progress=progress
-            )
+            table = embed(embedder, catalogue.select(TEST), **how, progress=progress)
         unseen, more = _distinct(table, TEST)
         notes += more
         try:

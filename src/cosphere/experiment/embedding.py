@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cosphere.checks import check_number
 from cosphere.data import Classes, read_catalogue
+from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
+from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -23,6 +26,7 @@ def embed_images(
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    max_unreadable: float | None = None,
     listener: Listener = SILENT,
 ) -> Embeddings:
     """The raw embeddings of images.
@@ -36,6 +40,8 @@ def embed_images(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
+        max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, for a bundle
+            0.01.
         listener: receives notes of the data, and progress.
 
     Raises:
@@ -43,22 +49,57 @@ def embed_images(
         DataError: there is no such split, or too many images cannot be read.
         SettingsError: a setting is out of range.
     """
+    return embed_source(
+        load_model(model, device),
+        model,
+        source,
+        split=split,
+        layout=layout,
+        classes=classes,
+        batch_size=batch_size,
+        workers=workers,
+        max_unreadable=max_unreadable,
+        listener=listener,
+    )
+
+
+def embed_source(
+    embedder: Embedder,
+    model: str | Path,
+    source: str | Path,
+    *,
+    split: str,
+    layout: str,
+    classes: Classes | None,
+    batch_size: int,
+    workers: int,
+    max_unreadable: float | None,
+    listener: Listener,
+) -> Embeddings:
+    """:func:`embed_images` with the model of ``model`` loaded already."""
     settings = settings_of_model(model)
     own = "top" if settings is None else settings.data.classes
     catalogue = read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
     listener.listed(catalogue)
     chosen = take_split(catalogue, split, settings)
-    embedder = load_model(model, device)
     with listener.progress("embedding") as progress:
         table = embed(
             embedder,
             chosen.images,
             batch_size=batch_size,
             workers=workers,
+            max_unreadable=tolerated(max_unreadable, settings),
             store=store_of(model),
             progress=progress,
         )
     return number_classes(table, chosen.images, catalogue)
+
+
+def tolerated(max_unreadable: float | None, settings: TrainSettings | None) -> float:
+    """The share of unreadable images to tolerate: as given, or else what the run was trained with, or the default."""
+    if max_unreadable is not None:
+        return check_number("max_unreadable", max_unreadable, at_least=0, at_most=1)
+    return MAX_UNREADABLE if settings is None else settings.data.max_unreadable
 
 
 def store_of(model: str | Path) -> EmbeddingStore | None:

@@ -14,7 +14,7 @@ from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
-from cosphere.experiment.embedding import store_of
+from cosphere.experiment.embedding import store_of, tolerated
 from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, trained_classes_note
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
@@ -75,6 +75,7 @@ def evaluate_run(
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    max_unreadable: float | None = None,
     listener: Listener = SILENT,
 ) -> Evaluation:
     """Score a run's model and write the scores, embeddings and class tables into its folder.
@@ -92,6 +93,7 @@ def evaluate_run(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
+        max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with.
         listener: receives notes and progress.
 
     Raises:
@@ -124,6 +126,7 @@ def evaluate_run(
             settings,
             batch_size=batch_size,
             workers=workers,
+            max_unreadable=tolerated(max_unreadable, trained_with),
             store=store_of(run_folder.path),
             progress=progress,
         )

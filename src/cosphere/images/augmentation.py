@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError, did_you_mean
@@ -112,6 +111,12 @@ class Augmentation(PlainSettings):
         return resize(pixels[:, top : top + tall, left : left + wide], size, size)
 
     def _recoloured(self, pixels: Tensor, draw: random.Random) -> Tensor:
+        if not self.color_jitter and not self.grayscale:
+            return pixels
+        from torchvision.transforms.v2 import (
+            functional as T,
+        )  # here, because it loads slowly and only training needs it
+
         if self.color_jitter:
             for change in (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation):
                 pixels = change(pixels, draw.uniform(1 - self.color_jitter, 1 + self.color_jitter))
@@ -184,6 +189,8 @@ def _turned(pixels: Tensor, degrees: float) -> Tensor:
 
     Rotates the difference from the mean, because torchvision blends the border of the corners with black.
     """
+    from torchvision.transforms.v2 import functional as T
+
     mean = pixels.float().mean(dim=(1, 2), keepdim=True)
     turned: Tensor = T.rotate(pixels.float() - mean, degrees, interpolation=T.InterpolationMode.BILINEAR)
     return (turned + mean).round_().clamp_(0, 255).to(torch.uint8)

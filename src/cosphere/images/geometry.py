@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
+from torch.nn.functional import interpolate
 
 from cosphere.errors import SizeError
 from cosphere.images.modes import Pixels
@@ -28,9 +30,29 @@ def planes(image: Pixels) -> Tensor:
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resize with bilinear interpolation and antialiasing; unchanged if the size is already right."""
-    resized: Tensor = T.resize(pixels, [height, width], interpolation=T.InterpolationMode.BILINEAR, antialias=True)
-    return resized
+    """Resize with bilinear interpolation and antialiasing; unchanged if the size is already right.
+
+    Bit for bit torchvision's ``resize``, without torchvision: importing it takes longer than a search.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        height: wanted, in pixels.
+        width: wanted, in pixels.
+    """
+    count, *old = pixels.shape
+    if old == [height, width]:
+        return pixels
+    batch = pixels[None]
+    if pixels.permute(1, 2, 0).is_contiguous():
+        # With this stride torch knows the batch of one as channels last, and keeps that layout in the result.
+        batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
+    native = pixels.device.type == "cpu" and (
+        torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or platform.machine() in ("aarch64", "arm64")
+    )
+    resized = interpolate(
+        batch if native else batch.float(), size=[height, width], mode="bilinear", align_corners=False, antialias=True
+    )
+    return (resized if native else resized.round_().to(pixels.dtype)).reshape(count, height, width)
 
 
 def centre(pixels: Tensor, height: int, width: int) -> Tensor:

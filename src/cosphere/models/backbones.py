@@ -22,6 +22,7 @@ from cosphere.models import bundle
 from cosphere.models.heads import LAST, Features, LevelShape
 from cosphere.models.inference import evaluation_mode
 from cosphere.models.published import source_of, unreachable
+from cosphere.models.timm_part import TimmPart, timm_part
 from cosphere.models.weights import (
     fit_weights,
     fit_weights_in_order,
@@ -225,7 +226,7 @@ def input_scale(name: str, weights: str = "imagenet") -> InputScale:
         with stored.explained():
             seen = Preprocessing.from_dict(stored.content["preprocessing"])
         return InputScale(mean=seen.mean, std=seen.std, channels=seen.channels, scale=seen.scale)
-    facts: Any = _timm().models.get_pretrained_cfg(name)
+    facts: Any = _timm_for(name).get_pretrained_cfg(name)
     if facts is None:  # timm knows no weights for it
         return InputScale(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return InputScale(
@@ -259,14 +260,16 @@ def default_preprocessing(
 
 def check_backbone(name: str) -> None:
     """Raise SettingsError, with the nearest names, unless ``name`` is a backbone."""
-    timm = _timm()
-    if not timm.is_model(name):
+    part = _timm_for(name)
+    if not part.is_model(name):
+        timm = _timm()
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() lists them all."
         raise SettingsError(f"unknown backbone {name!r}. {hint}")
     try:
-        timm.models.get_pretrained_cfg(name)
+        part.get_pretrained_cfg(name)
     except RuntimeError as error:
+        timm = _timm()
         network, _, tag = name.partition(".")
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{network}.*")]
         raise SettingsError(f"{network!r} has no weights called {tag!r}. {did_you_mean(tag, tags)}") from error
@@ -282,12 +285,19 @@ def _check_same_backbone(stored: bundle.Bundle, name: str, weights: str) -> None
 
 
 def _timm() -> Any:
-    """timm, with our own networks registered in it. Imported late, because that takes a second."""
+    """timm, with our own networks registered in it. Imported late, because that takes seconds: see :func:`_timm_for`."""
     import timm
 
     from cosphere.models import networks  # noqa: F401  # registers them
 
     return timm
+
+
+def _timm_for(name: str) -> TimmPart:
+    """What of timm makes this network, or one of our own."""
+    if name.startswith("bn_inception"):
+        _timm()
+    return timm_part(name)
 
 
 def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
@@ -297,7 +307,7 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         net = _network(name, image_size)
         fit_weights_in_order(net, read_weights(file), source=file.name, name=name)
         return net, file.name
-    source = source_of(_timm().models.get_pretrained_cfg(name))
+    source = source_of(_timm_for(name).get_pretrained_cfg(name))
     reason = None if source is None or source.file else unreachable(source.address)
     try:
         if reason is not None:
@@ -330,8 +340,8 @@ def _network(name: str, image_size: int) -> nn.Module:
 
 def _timm_network(name: str, image_size: int, *, pretrained: bool, file: Path | None = None) -> nn.Module:
     """The network without classifier; pretrained weights come from ``file`` where given, without asking the network."""
-    timm = _timm()
-    facts = timm.models.get_pretrained_cfg(name)
+    timm = _timm_for(name)
+    facts = timm.get_pretrained_cfg(name)
     # Networks of one size learn a vector for each position: they are built for the size, and timm resamples the weights.
     other_size = facts is not None and facts.fixed_input_size and facts.input_size[-1] != image_size
     options: dict[str, Any] = {"img_size": image_size} if other_size else {}

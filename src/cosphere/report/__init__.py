@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from cosphere.report.data import ReportData, report_data_from_run
-from cosphere.report.page import write_report
-from cosphere.report.strip import StripItem, neighbour_strip
+from typing import TYPE_CHECKING
 
-__all__ = ["ReportData", "StripItem", "neighbour_strip", "report_data_from_run", "write_report"]
+from cosphere._lazy import lazily
+
+if TYPE_CHECKING:
+    from cosphere.report.data import ReportData as ReportData
+    from cosphere.report.data import report_data_from_run as report_data_from_run
+    from cosphere.report.page import write_report as write_report
+    from cosphere.report.strip import StripItem as StripItem
+    from cosphere.report.strip import neighbour_strip as neighbour_strip
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "ReportData": "cosphere.report.data",
+            "report_data_from_run": "cosphere.report.data",
+            "write_report": "cosphere.report.page",
+            "StripItem": "cosphere.report.strip",
+            "neighbour_strip": "cosphere.report.strip",
+        },
+    )
+
+__all__ = [
+    "ReportData",
+    "StripItem",
+    "neighbour_strip",
+    "report_data_from_run",
+    "write_report",
+]

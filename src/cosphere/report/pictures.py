@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
+import importlib.util
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -21,7 +22,15 @@ GREY = (128, 128, 128)
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as bundled with matplotlib, so that pictures look the same on every machine. ``size`` in pixels."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    return ImageFont.truetype(str(_fonts() / name), size)
+
+
+@functools.cache
+def _fonts() -> Path:
+    """Matplotlib's fonts, without importing it, which would slow a search down."""
+    spec = importlib.util.find_spec("matplotlib")
+    (folder,) = (spec.submodule_search_locations if spec else None) or [""]
+    return Path(folder) / "mpl-data" / "fonts" / "ttf"
 
 
 def load(source: str | Path | npt.NDArray[np.uint8], side: int, box: Box | None = None) -> Image.Image:

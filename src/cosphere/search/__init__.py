@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cosphere.search.asymmetric import asymmetric_search, reranked_search
 from cosphere.search.exact import Neighbours, search
+from cosphere.search.gallery import Gallery, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
 from cosphere.search.index import KINDS, Index
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
@@ -12,6 +13,7 @@ from cosphere.search.storage import ProductQuantiser
 
 __all__ = [
     "KINDS",
+    "Gallery",
     "Index",
     "Neighbours",
     "ProductQuantiser",
@@ -21,7 +23,9 @@ __all__ = [
     "check_search",
     "first_dimensions",
     "hamming_search",
+    "load_gallery",
     "principal_dimensions",
     "reranked_search",
+    "save_gallery",
     "search",
 ]

@@ -95,7 +95,7 @@ def answer(
     check_whole("k", k, least=1)
     check_kind(kind)
     check_wanted_recall(wanted_recall)
-    own = [_own_rows(query, gallery) for query in queries]
+    own = [own_rows(query, gallery) for query in queries]
     most = max((len(rows) for rows in own), default=0)
     _check_reach(k, len(gallery), most)
     rows = embedder.encode(queries, batch_size=batch_size)
@@ -112,8 +112,8 @@ def answer(
     ]
 
 
-def _own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
-    """Gallery rows that show the query's file."""
+def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
+    """Rows of a gallery that show the query's file; none for a picture that is not a path."""
     if not isinstance(query, str | Path):
         return ()
     (own,) = file_keys([os.path.abspath(query)])  # noqa: PTH100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,8 @@ class Index:
         self.shortlist = shortlist
         self.check = check
         """Comparison with exact search that :meth:`build` made; None without a check."""
+        self.model_id = ""
+        """:attr:`Embedder.id` of the model that made the embeddings; empty where unknown. Saved with the index."""
         self._rows = rows
         self._stored = stored
 
@@ -202,13 +205,19 @@ class Index:
         check = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
         return check if wanted_recall is None else check.require(wanted_recall, f"an index of kind {self.kind!r}")
 
-    def save(self, path: str | Path) -> None:
-        """Write one .npz file atomically: rows, kind, check and format version.
+    def save(self, path: str | Path, *, images: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+        """Write one .npz file atomically: rows, kind, check, model and format version.
+
+        Args:
+            path: the file.
+            images: further arrays that describe the rows, under names of their own; see
+                :func:`cosphere.search.gallery.save_gallery`. :meth:`load` does not read them.
 
         Raises:
             RunError: it cannot be written.
         """
         arrays: dict[str, npt.NDArray[Any]] = {
+            **(images or {}),
             "format": np.array(FORMAT),
             "kind": np.array(self.kind),
             "dim": np.array(self.dim),
@@ -222,6 +231,8 @@ class Index:
                 arrays["words"] = self._stored.storage.words
         if self.check is not None:
             arrays["check"] = np.array([self.check.recall, self.check.k, self.check.queries], dtype=np.float64)
+        if self.model_id:
+            arrays["model_id"] = np.array(self.model_id)
         write_arrays(Path(path), arrays)
 
     @classmethod
@@ -232,7 +243,11 @@ class Index:
             RunError: the file is missing, is not an index, or has another format version.
         """
         path = Path(path)
-        arrays = read_arrays(path, what="an index")
+        return cls.from_arrays(read_arrays(path, what="an index"), path, device)
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]], path: Path, device: str | torch.device = "cpu") -> Index:
+        """The index in the arrays of a file of :meth:`save`; ``path`` is named in errors. Raises as :meth:`load` does."""
         if not arrays.keys() >= {"format", "kind"}:
             raise RunError(f"{path} is not an index: it holds {', '.join(arrays) or 'nothing'}. Build it again.")
         try:
@@ -243,7 +258,9 @@ class Index:
             rows, stored = _read(kind, arrays, device)
             check = arrays.get("check")
             self_check = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
-            return cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=self_check)
+            index = cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=self_check)
+            index.model_id = str(arrays.get("model_id", ""))
+            return index
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None

@@ -1,0 +1,128 @@
+"""timm with only the file that defines one network.
+
+``import timm`` loads every network that it has, and through torchvision torch's compiler: two thirds of the CPU time of a
+search. A search and an embedding need one network. What is left out here is loaded as soon as anybody uses it, so ``timm``
+and ``torchvision`` are complete for every other user in the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+_PACKAGES = ("timm", "timm.models", "timm.data")
+_ITS_TORCHVISION = ("torchvision", "torchvision.ops", "torchvision.models")
+"""Packages of which timm's networks need one module each."""
+
+
+class TimmPart(NamedTuple):
+    """The functions of timm that make one network, with their names there."""
+
+    is_model: Any
+    get_pretrained_cfg: Any
+    create_model: Any
+
+
+def timm_part(name: str) -> TimmPart:
+    """Functions of timm that know at least the network ``name``, if there is one of that name.
+
+    Args:
+        name: of a network, with or without the tag of its weights.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # a timm of another structure: load all of it
+        folder = _prepared()
+        if folder is not None and _load_file_of(name.partition(".")[0], folder):
+            registry = importlib.import_module("timm.models._registry")
+            factory = importlib.import_module("timm.models._factory")
+            return TimmPart(registry.is_model, registry.get_pretrained_cfg, factory.create_model)
+    import timm
+
+    return TimmPart(timm.is_model, timm.models.get_pretrained_cfg, timm.create_model)
+
+
+def _load_file_of(network: str, folder: Path) -> bool:
+    """Import the file that defines a network; False where there is none."""
+    defines = re.compile(rf"^def {re.escape(network)}\(".encode(), re.MULTILINE)
+    for file in sorted(folder.glob("*.py")):
+        if defines.search(file.read_bytes()):
+            importlib.import_module(f"timm.models.{file.stem}")
+            return True
+    return False
+
+
+@functools.cache
+def _prepared() -> Path | None:
+    """The folder of timm's networks, after its packages were prepared; None where timm is loaded already or not there."""
+    if "timm" in sys.modules or not _prepare(_PACKAGES):
+        return None
+    timm, models, data = (sys.modules[name] for name in _PACKAGES)
+    vars(timm)["__version__"] = importlib.import_module("timm.version").__version__
+    constants = vars(importlib.import_module("timm.data.constants"))
+    vars(data).update({name: value for name, value in constants.items() if name.isupper()})
+    with _torchvision_in_part():
+        importlib.import_module("timm.layers")
+    return Path(models.__path__[0])
+
+
+@contextlib.contextmanager
+def _torchvision_in_part() -> Iterator[None]:
+    """Inside the block, ``import torchvision`` loads nothing but the modules that are asked for; afterwards it is as it was."""
+    if "torchvision" in sys.modules or not _prepare(_ITS_TORCHVISION):
+        yield
+        return
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+
+
+def _prepare(packages: tuple[str, ...]) -> bool:
+    """Make packages that load themselves when they are used; the first holds the others. False where one is not there."""
+    path, specs = None, []
+    for name in packages:
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or not spec.submodule_search_locations:
+            return False
+        path = path or list(spec.submodule_search_locations)
+        specs.append(spec)
+    for spec in specs:
+        module = sys.modules[spec.name] = _Later(spec)
+        parent, _, own = spec.name.rpartition(".")
+        if parent:
+            vars(sys.modules[parent])[own] = module
+    return True
+
+
+class _Later(ModuleType):
+    """A package whose ``__init__`` runs when one of its own names is first used. Its modules can be imported before that."""
+
+    _lock = threading.RLock()
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        super().__init__(spec.name)
+        self.__spec__, self.__loader__, self.__file__ = spec, spec.loader, spec.origin
+        self.__path__ = list(spec.submodule_search_locations or ())
+        self.__package__ = spec.name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # asked for by the import system
+            raise AttributeError(name)
+        with self._lock:
+            loader = None if self.__spec__ is None else self.__spec__.loader
+            if name not in vars(self) and not vars(self).get("_begun") and loader is not None:
+                vars(self)["_begun"] = True
+                loader.exec_module(self)
+        try:
+            return vars(self)[name]
+        except KeyError:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}") from None

@@ -1,0 +1,74 @@
+"""Galleries on disk: what is written with an index comes back, and files of embeddings are read too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosphere.embeddings import Embeddings
+from cosphere.errors import RunError, SizeError
+from cosphere.search import Index, load_gallery, save_gallery
+
+
+@pytest.fixture
+def images() -> Embeddings:
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    return Embeddings(
+        embeddings=rows,
+        labels=np.array([0, 1, 0, 1, 1]),
+        paths=tuple(f"/photos/{name}.jpg" for name in "abcde"),
+        class_names=("mug", "vase"),
+        files=tuple("abcde"),
+        boxes=np.array([[0, 0, 4, 4]] * 5),
+        model_id="a model",
+    )
+
+
+@pytest.mark.parametrize("kind", ["exact", "int8", "bits"])
+def test_an_index_comes_back_with_the_images_that_it_shows(kind: str, images: Embeddings, tmp_path: Path) -> None:
+    index = Index.build(images.embeddings, kind, check_queries=0)
+    save_gallery(tmp_path / "gallery.npz", index, images)
+    gallery = load_gallery(tmp_path / "gallery.npz")
+    assert gallery.index is not None
+    assert gallery.named
+    assert gallery.index.kind == kind
+    assert gallery.images.model_id == gallery.index.model_id == "a model"
+    assert (gallery.images.paths, gallery.images.files) == (images.paths, images.files)
+    assert gallery.images.class_names == images.class_names
+    assert gallery.images.labels.tolist() == [0, 1, 0, 1, 1]
+    assert gallery.images.boxes is not None
+    assert gallery.images.boxes.tolist() == [[0, 0, 4, 4]] * 5
+    queries = images.embeddings[:2]
+    assert np.array_equal(gallery.index.search(queries, 3).ids, index.search(queries, 3).ids)
+    assert Index.load(tmp_path / "gallery.npz").model_id == "a model"
+
+
+def test_an_index_saved_by_itself_has_row_numbers_and_no_model(images: Embeddings, tmp_path: Path) -> None:
+    Index.build(images.embeddings, check_queries=0).save(tmp_path / "index.npz")
+    gallery = load_gallery(tmp_path / "index.npz")
+    assert not gallery.named
+    assert gallery.images.model_id == ""
+    assert gallery.images.paths == ("row 0", "row 1", "row 2", "row 3", "row 4")
+    unit = images.embeddings / np.linalg.norm(images.embeddings, axis=1, keepdims=True)
+    assert np.allclose(gallery.images.embeddings, unit, atol=1e-6)
+
+
+def test_embeddings_are_a_gallery_without_index(images: Embeddings, tmp_path: Path) -> None:
+    images.save(tmp_path / "images.npz")
+    gallery = load_gallery(tmp_path / "images.npz")
+    assert gallery.index is None
+    assert np.array_equal(gallery.images.embeddings, images.embeddings)
+
+
+def test_what_does_not_fit_is_refused(images: Embeddings, tmp_path: Path) -> None:
+    index = Index.build(images.embeddings, check_queries=0)
+    with pytest.raises(SizeError, match=r"the index has 5 rows of 8 dimensions, got 4 of 8\. Give the images"):
+        save_gallery(tmp_path / "index.npz", index, images.rows([0, 1, 2, 3]))
+    with pytest.raises(RunError, match="does not exist, so this is not a file of embeddings or an index"):
+        load_gallery(tmp_path / "index.npz")
+    replace(images, embeddings=np.zeros((5, 1), dtype=np.uint8)).save(tmp_path / "bits.npz")
+    with pytest.raises(RunError, match="holds packed bits; wanted embeddings in floating point"):
+        load_gallery(tmp_path / "bits.npz")
