@@ -3,6 +3,9 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +176,29 @@ def test_pickled_objects_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
     with pytest.raises(RunError, match=r"is not an index: it holds pickled objects, which could run code\."):
         read_arrays(tmp_path / "objects.npz", what="an index")
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_and_a_living_writers_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from cosphere.files import write_atomic\n"
+        "def write(part):\n"
+        "    part.write_text('half')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "write_atomic(Path(sys.argv[1]), write)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        write_text(path, "first")
+        assert len(list(tmp_path.glob(".rows.npz.*.part"))) == 1  # still being written
+        process.kill()
+        process.wait()
+    other = tmp_path / ".rows.npz.notes.part"  # no name of ours
+    other.write_text("")
+    write_text(path, "second")
+    assert sorted(tmp_path.iterdir()) == [other, path]
+    assert path.read_text() == "second"

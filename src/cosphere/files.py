@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from cosphere.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: files that a killed process left stay there
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside ``path``, flush it to disk, then rename it to ``path``.
+
+    A temporary file of ``path`` that a killed process left is removed.
 
     Args:
         path: the file to create or replace. Its folder is created if missing.
@@ -31,12 +39,14 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if path.exists() and not path.is_file():  # a rename would replace a device by a file
             raise RunError(f"cannot write {path}: it is no file, but a folder or a device. Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_parts(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with contextlib.suppress(OSError):  # a file system without locks
+            _lock(handle)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write."
         ) from error
-    os.close(handle)
     part = Path(name)
     try:
         write(part)
@@ -52,8 +62,31 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {_reason(error)}. Free some space or choose another folder.{untouched}"
         ) from error
     finally:
+        os.close(handle)
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_left_parts(path: Path) -> None:
+    """Remove temporary files of ``path`` that no process writes to any more. A living writer holds a lock on its own."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part") if fcntl is not None else ():
+        with contextlib.suppress(OSError):
+            handle = os.open(part, os.O_RDWR)
+            try:
+                _lock(handle)
+                part.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file until it is closed or the process ends.
+
+    Raises:
+        OSError: another process has locked it.
+    """
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_disk_error(error: BaseException) -> bool:

@@ -74,6 +74,11 @@ def test_what_changed_is_embedded_again(
     passed.clear()
     embed(embedder, boxed, store=store)
     assert sum(passed) == len(images)
+    passed.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cosphere.embeddings.store.DECODING", 10**6)  # pixels that another version decodes
+        embed(embedder, images, store=store)
+    assert sum(passed) == len(images)
     torch.manual_seed(1)
     other = build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=8), image_size=32)
     passed.clear()

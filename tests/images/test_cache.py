@@ -108,6 +108,16 @@ def test_file_rule_and_box_are_the_key(tmp_path: Path, sources: list[Path], make
     assert make.calls == 4
 
 
+def test_pixels_of_an_older_decoding_are_made_again(
+    tmp_path: Path, sources: list[Path], make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = PixelCache(tmp_path / "cache", rule="r", keep_free=0)
+    kept.get(sources[0], make(0))
+    monkeypatch.setattr(cache, "DECODING", cache.DECODING + 1)
+    assert np.array_equal(kept.get(sources[0], make(1)), picture(1))
+    assert make.calls == 2
+
+
 def test_a_relative_path_is_the_same_file(
     tmp_path: Path, sources: list[Path], make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

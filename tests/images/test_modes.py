@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cosphere.errors import ImageError
-from cosphere.images import modes, read_image
+from cosphere.images import decode, modes, read_image
 
 
 def tiff(values: np.ndarray, **options: object) -> bytes:
@@ -101,14 +101,14 @@ def test_conversion_takes_little_more_than_its_result(kind: str) -> None:
     assert peak < 3 * 2000 * 2000 + 24 * 2**20  # the result, and a few blocks of rows
 
 
-def test_pixels_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modes, "MAX_IN_FLIGHT", 100)
     most, now, lock = 0, 0, threading.Lock()
 
     def decode(count: int) -> None:
         nonlocal most, now
         for _ in range(20):
-            with modes.pixels_in_flight(count):
+            with modes.bytes_in_flight(count):
                 with lock:
                     now += count
                     most = max(most, now if now != 250 else 0)
@@ -122,3 +122,24 @@ def test_pixels_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.join(timeout=60)
         assert not thread.is_alive()
     assert 60 <= most <= 100
+
+
+def test_what_an_image_takes_counts_by_its_mode_and_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    real = modes.bytes_in_flight
+    monkeypatch.setattr(decode, "bytes_in_flight", lambda count: counted.append(count) or real(count))
+    rgb = np.zeros((10, 10, 3), np.uint8)
+    for mode, name, options in (
+        ("RGB", "PNG", {}),
+        ("L", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("F", "TIFF", {}),
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("RGB", "WEBP", {}),
+    ):
+        content = io.BytesIO()
+        picture = Image.fromarray(rgb).convert("L").convert(mode) if mode != "RGB" else Image.fromarray(rgb)
+        picture.save(content, name, **options)
+        read_image(content.getvalue())
+    assert counted == [700, 400, 500, 700, 700, 1000, 1600]

@@ -13,6 +13,7 @@ import numpy as np
 from cosphere._types import Flags, Float32s
 from cosphere.data import Catalogue
 from cosphere.errors import RunError
+from cosphere.images.decode import DECODING
 from cosphere.files import read_arrays, write_arrays
 from cosphere.models import Embedder
 
@@ -95,7 +96,7 @@ _KEY_BYTES = 16
 
 
 def image_keys(catalogue: Catalogue) -> list[bytes]:
-    """For each image a digest of its path, its file's size and time of change, and its box; empty where there is no file."""
+    """For each image a digest of its path, its file's size and time of change, the version of the decoding, and its box; empty where there is no file."""
     boxes = None if catalogue.boxes is None else catalogue.boxes.tolist()
     states: dict[str, str] = {}
     keys = []
@@ -103,7 +104,7 @@ def image_keys(catalogue: Catalogue) -> list[bytes]:
         file = path if os.path.exists(path) else path.rpartition("#")[0]  # noqa: PTH110  # `file#item` of a container
         if file not in states:
             states[file] = _state(file)
-        text = f"{os.path.abspath(path)}\n{states[file]}\n{None if boxes is None else boxes[row]}"  # noqa: PTH100
+        text = f"{os.path.abspath(path)}\n{states[file]}\n{DECODING}\n{None if boxes is None else boxes[row]}"  # noqa: PTH100
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
         keys.append(digest if states[file] else b"")
     return keys

@@ -24,7 +24,7 @@ import numpy as np
 
 from cosphere.errors import SizeError
 from cosphere.images.containers import find_item
-from cosphere.images.decode import Box
+from cosphere.images.decode import DECODING, Box
 from cosphere.images.modes import Pixels
 
 try:
@@ -51,7 +51,8 @@ class _Place(NamedTuple):
 
 
 class PixelCache:
-    """Cache of uint8 images of any size, keyed by file, modification time, file size, box and preprocessing rule.
+    """Cache of uint8 images of any size, keyed by file, modification time, file size, box, preprocessing rule and
+    version of the decoding.
 
     A changed file has a new key. The cache never stops a run: if it cannot be read or written, it logs one warning and
     images are decoded again. It can be passed to worker processes, forked or spawned, and is safe to use from threads.
@@ -115,14 +116,14 @@ class PixelCache:
         return pixels
 
     def _key(self, path: str | Path, box: Box | None) -> bytes | None:
-        """16-byte digest of the file's identity, the rule and the box; None if the file does not exist."""
+        """16-byte digest of the file's identity, the rule, the version of the decoding and the box; None if the file does not exist."""
         item = find_item(path)
         try:
             status = (item.file if item else Path(path)).stat()
         except (OSError, ValueError):
             return None
         edges = None if box is None else tuple(int(edge) for edge in box)
-        words = (str(Path(path).absolute()), status.st_mtime_ns, status.st_size, self.rule, edges)
+        words = (str(Path(path).absolute()), status.st_mtime_ns, status.st_size, self.rule, DECODING, edges)
         return hashlib.blake2b(repr(words).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def _find(self, key: bytes) -> Pixels | None:

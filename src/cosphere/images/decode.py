@@ -21,13 +21,19 @@ from PIL import Image
 from cosphere.checks import check_whole
 from cosphere.errors import ImageError
 from cosphere.images.containers import CONTAINERS, find_item
-from cosphere.images.modes import Pixels, pixels_in_flight, to_rgb
+from cosphere.images.modes import Pixels, bytes_in_flight, bytes_per_pixel, to_rgb
 
 Box = tuple[int, int, int, int]
 """(x_1, y_1, x_2, y_2) in pixels of the full upright image; x_2 and y_2 are exclusive."""
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels than this are refused before decoding (300 MB of RGB)."""
+
+DECODING = 2
+"""Version of what :func:`read_image` makes of a file. Raised when pixels change, so that caches of older ones are not used.
+
+2: float and 32-bit images keep their scale when a few values lie outside it.
+"""
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -96,7 +102,7 @@ def read_image(
 def picture_to_rgb(picture: Image.Image) -> Pixels:
     """Convert an image opened by Pillow as :func:`read_image` converts its file. Returns (H, W, 3) uint8."""
     with _quiet_pillow():
-        return np.ascontiguousarray(_turned(to_rgb(picture), _orientation(picture)))
+        return _upright(picture, _orientation(picture))
 
 
 def _name(source: str | Path | bytes) -> str:
@@ -148,7 +154,7 @@ def _decode(
     """Return the upright pixels, possibly at reduced scale, and the full (width, height)."""
     picture = _header(file, name, max_pixels)
     width, height = picture.size
-    with pixels_in_flight(width * height):
+    with bytes_in_flight(width * height * bytes_per_pixel(picture)):
         return _decoded(picture, name, box, target)
 
 
@@ -159,12 +165,12 @@ def _decoded(picture: Image.Image, name: str, box: Box | None, target: int | Non
             _reduce_scale(picture, box, target)
         picture.load()
         orientation = _orientation(picture)
-        pixels = to_rgb(picture)
+        pixels = _upright(picture, orientation)
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise ImageError(f"{name} is damaged: {_reason(error)}. Copy or download it again, or remove it.") from error
     if orientation >= 5:  # these four orientations swap rows and columns
         width, height = height, width
-    return _turned(pixels, orientation), (width, height)
+    return pixels, (width, height)
 
 
 def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -256,15 +262,19 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn stored pixels upright: the eight cases of EXIF tag 0x0112."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+def _upright(picture: Image.Image, orientation: int) -> Pixels:
+    """Convert to RGB and turn upright, by the eight cases of EXIF tag 0x0112, in the memory of the result alone."""
+    width, height = picture.size
+    if orientation >= 5:  # these four swap rows and columns
+        width, height = height, width
+    upright = np.empty((height, width, 3), dtype=np.uint8)
+    stored = upright  # a view of it, as the rows lie in the file
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+        stored = stored[::-1]
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+        stored = stored[:, ::-1]
+    to_rgb(picture, into=stored.transpose(1, 0, 2) if orientation >= 5 else stored)
+    return upright
 
 
 def _cut(shown: Pixels, box: Box | None, full_size: tuple[int, int], name: str) -> Pixels:

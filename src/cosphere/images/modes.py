@@ -15,10 +15,17 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB, upright."""
 
-MAX_IN_FLIGHT = 100_000_000
-"""Pixels that the threads of a process decode at the same time; a larger image waits until it is alone.
+MAX_IN_FLIGHT = 400_000_000
+"""Bytes that the threads of a process decode into at the same time: 4 for each of 100 million pixels.
 
-Pillow holds a decoded image in 4 bytes per pixel, and the result has 3, so decoding takes 700 MB at most."""
+An image that takes more by itself waits until it is alone: RGB takes 7 bytes per pixel, because Pillow holds it in 4 and the
+result has 3."""
+
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+"""Bytes per pixel in which Pillow holds an image; 4 in other modes."""
+
+_DECODERS = {"WEBP": 12, "AVIF": 12, "HEIF": 8}
+"""Bytes per pixel that a decoder holds beside Pillow's image, until that is complete."""
 
 _BLOCK_PIXELS = 2**18
 """Pixels converted at a time."""
@@ -27,7 +34,15 @@ _SAMPLE = 2**18
 """Number of values sampled to find the range of an image without a known scale."""
 
 
-def to_rgb(picture: Image.Image) -> Pixels:
+def bytes_per_pixel(picture: Image.Image) -> int:
+    """The most memory that decoding an opened image and :func:`to_rgb` take, in bytes per pixel."""
+    decoder = _DECODERS.get(picture.format or "", 0)
+    if "progressive" in picture.info:  # the decoder keeps the coefficients, 2 bytes for each of up to 3 channels
+        decoder = 6
+    return _STORED.get(picture.mode, 4) + max(3, decoder)
+
+
+def to_rgb(picture: Image.Image, into: Pixels | None = None) -> Pixels:
     """Convert an image in any mode to (H, W, 3) uint8.
 
     Transparency is composited over white and 16-bit gray is scaled. Integers of 32 bits in 0..65535 are 16-bit gray;
@@ -35,11 +50,15 @@ def to_rgb(picture: Image.Image) -> Pixels:
     becomes black and the brightest white. Up to one value in a thousand may lie outside a range without changing the
     scale of the others; NaN and infinity are black.
 
+    Args:
+        picture: the image.
+        into: (H, W, 3) uint8 to write to, of any strides; None makes a new array.
+
     Raises:
         ValueError: no value is finite.
     """
     width, height = picture.size
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    pixels = np.empty((height, width, 3), dtype=np.uint8) if into is None else into
     rows = max(1, _BLOCK_PIXELS // max(1, width))
     wide = picture.mode in ("I", "F")
     low, scale = _scale(picture, rows) if wide else (0.0, 1.0)
@@ -112,7 +131,7 @@ def _tolerated(count: int) -> int:
 
 
 class _Budget:
-    """The pixels that are being decoded in this process."""
+    """The bytes that images are being decoded into in this process."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -123,8 +142,8 @@ _budget = _Budget()
 
 
 @contextlib.contextmanager
-def pixels_in_flight(count: int) -> Iterator[None]:
-    """Wait until ``count`` more pixels may be decoded; an image beyond :data:`MAX_IN_FLIGHT` waits until it is alone."""
+def bytes_in_flight(count: int) -> Iterator[None]:
+    """Wait until ``count`` more bytes may be taken; an image beyond :data:`MAX_IN_FLIGHT` waits until it is alone."""
     budget = _budget
     with budget.freed:
         budget.freed.wait_for(lambda: not budget.used or budget.used + count <= MAX_IN_FLIGHT)
