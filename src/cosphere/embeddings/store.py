@@ -13,8 +13,8 @@ import numpy as np
 from cosphere._types import Flags, Float32s
 from cosphere.data import Catalogue
 from cosphere.errors import RunError
-from cosphere.images.decode import DECODING
 from cosphere.files import read_arrays, write_arrays
+from cosphere.images.decode import DECODING
 from cosphere.models import Embedder
 
 MOST_BYTES = 2 * 2**30
@@ -96,7 +96,7 @@ _KEY_BYTES = 16
 
 
 def image_keys(catalogue: Catalogue) -> list[bytes]:
-    """For each image a digest of its path, its file's size and time of change, the version of the decoding, and its box; empty where there is no file."""
+    """For each image a digest of its path, its file's size and time, the decoding version and its box; empty without a file."""
     boxes = None if catalogue.boxes is None else catalogue.boxes.tolist()
     states: dict[str, str] = {}
     keys = []

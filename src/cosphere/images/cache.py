@@ -51,8 +51,7 @@ class _Place(NamedTuple):
 
 
 class PixelCache:
-    """Cache of uint8 images of any size, keyed by file, modification time, file size, box, preprocessing rule and
-    version of the decoding.
+    """Cache of uint8 images of any size, keyed by file, its time and size, box, preprocessing rule and decoding version.
 
     A changed file has a new key. The cache never stops a run: if it cannot be read or written, it logs one warning and
     images are decoded again. It can be passed to worker processes, forked or spawned, and is safe to use from threads.
@@ -116,7 +115,7 @@ class PixelCache:
         return pixels
 
     def _key(self, path: str | Path, box: Box | None) -> bytes | None:
-        """16-byte digest of the file's identity, the rule, the version of the decoding and the box; None if the file does not exist."""
+        """16-byte digest of the file's identity, rule, decoding version and box; None if the file does not exist."""
         item = find_item(path)
         try:
             status = (item.file if item else Path(path)).stat()

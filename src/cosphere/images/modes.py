@@ -113,7 +113,7 @@ def _scale(picture: Image.Image, rows: int) -> tuple[float, float]:
         count += len(values)
         for place, (low, high) in enumerate(ranges):
             outside[place] += int(((values < low) | (values > high)).sum())
-        sample.append(values[::every])
+        sample.append(values[::every].copy())  # a view would keep all values in memory
     if not count:
         raise ValueError("none of its values is a number")
     for (low, high), odd in zip(ranges, outside, strict=True):
