@@ -164,6 +164,21 @@ def dotted_names(kind: Any, keep: Callable[[Rule], bool] = lambda _: True) -> li
     return names
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, in order; an empty mapping stays a value.
+
+    >>> flatten({"sec": {"weight": 0.1}, "seed": 0})
+    {'sec.weight': 0.1, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown setting: the nearest dotted name, which its last part alone also finds.
 

@@ -174,7 +174,7 @@ class RunFolder:
             RunError: another process holds it, or the folder cannot be written.
         """
         try:
-            handle = self._open_lock()
+            handle = open_lock(self.lock)
         except BlockingIOError:
             raise RunError(
                 f"another process is training in {self.path}. Wait for it to end, or choose another name with --name."
@@ -188,28 +188,13 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def _open_lock(self) -> int:
-        while True:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A process that removed its folder took the file away while this one waited for it: look again.
-                if self.lock.exists() and os.path.samestat(os.fstat(handle), self.lock.stat()):
-                    return handle
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)
-
     @property
     def is_claimed(self) -> bool:
         """Whether a process trains there now."""
         if not self.lock.exists():
             return False
         try:
-            os.close(self._open_lock())
+            os.close(open_lock(self.lock))
         except BlockingIOError:
             return True
         except OSError:
@@ -264,6 +249,31 @@ class RunFolder:
         """Drop the lines after ``step``, which a resumed run writes again."""
         rows = [row for row in self.read_metrics() if isinstance(row.get("step"), int) and row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def open_lock(file: Path) -> int:
+    """Lock a file for this process, and make it and its folder if missing. A lock ends when the handle is closed or its process dies.
+
+    Returns:
+        the handle.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be written.
+    """
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A process that removed its folder took the file away while this one waited for it: look again.
+            if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 def unused_folder(path: Path) -> Path:

@@ -15,6 +15,10 @@ COMMANDS = {
     "compare": ("cosphere.cli.compare", "compare runs: differences with intervals and p-values, and who wins where"),
     "embed": ("cosphere.cli.embed", "write the embeddings of images to a file"),
     "search": ("cosphere.cli.search", "find the images nearest to one image"),
+    "study": (
+        "cosphere.cli.study",
+        "answer a question about methods: equal tuning, paired seeds, a verdict with intervals",
+    ),
     "report": ("cosphere.cli.report", "write one page with curves, lengths and a gallery of right and wrong answers"),
     "losses": ("cosphere.cli.losses", "list the losses, what they need and when to choose which"),
 }

@@ -64,7 +64,7 @@ class Evaluation:
 
 def evaluate_run(
     folder: str | Path,
-    source: str | Path | None = None,
+    source: str | Path | Catalogue | None = None,
     *,
     split: str | None = None,
     layout: str = "auto",
@@ -82,7 +82,7 @@ def evaluate_run(
 
     Args:
         folder: of the run.
-        source: the images; None takes those that the run was trained from.
+        source: the images, listed already or not; None takes those that the run was trained from.
         split: see :func:`cosphere.experiment.choose_images`.
         layout: how the source is laid out.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
@@ -104,10 +104,13 @@ def evaluate_run(
     run_folder = RunFolder.open(folder)
     settings = own_settings(run_folder) if settings is None else settings
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
-    catalogue = read_catalogue(
-        source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
-    )
-    listener.listed(catalogue)
+    if isinstance(source, Catalogue):
+        catalogue = source
+    else:
+        catalogue = read_catalogue(
+            source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
+        )
+        listener.listed(catalogue)
     chosen = choose_images(catalogue, split, trained_with)
     for note in chosen.notes:
         listener.note(note)

@@ -38,6 +38,7 @@ def run(
     evaluation: Mapping[str, Any] | None = None,
     resume: bool = False,
     numbered: bool = False,
+    catalogue: Catalogue | None = None,
     reporter: Reporter | None = None,
     listener: Listener = SILENT,
 ) -> TrainResult:
@@ -51,6 +52,7 @@ def run(
             run unless others are given.
         resume: go on from the last checkpoint of the run in ``folder``; see :func:`resume_run`, which takes its settings too.
         numbered: where the folder exists, take the first of ``folder-2``, ``folder-3``, ... that does not.
+        catalogue: the images, where they are listed already, as several runs on one data set have them; None lists them.
         reporter: notified of every step, validation and warning.
         listener: receives the folder of the run, and what was noticed while the images were listed.
 
@@ -66,8 +68,9 @@ def run(
     settings = settings.with_absolute_paths()
     evaluate_model = validation_scores(settings)
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
-    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
-    listener.listed(catalogue)
+    if catalogue is None:
+        catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+        listener.listed(catalogue)
     path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:
         listener.began(run_folder)

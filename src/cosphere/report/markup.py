@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from cosphere.report.drawing import clean
 
@@ -54,21 +53,6 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Names with values, as a description list."""
     lines = [f"<div><dt>{safe(name)}</dt><dd>{safe(shown(value))}</dd></div>" for name, value in pairs]
     return '<dl class="facts">\n' + "\n".join(lines) + "\n</dl>"
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested settings as dotted names, in order.
-
-    >>> flattened({"sec": {"weight": 0.1}, "seed": 0})
-    [('sec.weight', 0.1), ('seed', 0)]
-    """
-    pairs: list[tuple[str, object]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            pairs += flattened(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", value))
-    return pairs
 
 
 def shown(value: object) -> str:

@@ -12,10 +12,11 @@ from cosphere._types import Float32s
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate.agreement import worth_printing
 from cosphere.evaluate.metrics import metric_title
+from cosphere.fields import flatten
 from cosphere.report import curves, figures
 from cosphere.report.data import ReportData, Score, read_scores
 from cosphere.report.drawing import inline
-from cosphere.report.markup import facts, flattened, missing, paragraph, percent, safe, section, shown, table
+from cosphere.report.markup import facts, missing, paragraph, percent, safe, section, shown, table
 from cosphere.spherical import length_statistics
 
 SCORE_NAMES = {
@@ -241,11 +242,11 @@ def skipped(data: ReportData, unreadable: Mapping[str, str]) -> str:
 
 def about(data: ReportData) -> str:
     """Settings, data and provenance: enough to make it again."""
-    settings = flattened(data.config)
-    origin = flattened(part(data.scores, "provenance"))
+    settings = list(flatten(data.config).items())
+    origin = list(flatten(part(data.scores, "provenance")).items())
     rules = {name: data.scores[name] for name in ("settings", "ties", "clustering") if data.scores.get(name)}
-    changed = [pair for pair in flattened(part(rules, "settings")) if pair not in settings]
-    evaluation = changed + flattened({k: v for k, v in rules.items() if k != "settings"})
+    changed = [pair for pair in flatten(part(rules, "settings")).items() if pair not in settings]
+    evaluation = [*changed, *flatten({k: v for k, v in rules.items() if k != "settings"}).items()]
     parts = [
         ("Data", _data_facts(data), "No information about the data yet."),
         ("Training settings", settings, "This run has no settings."),
@@ -264,7 +265,7 @@ def about(data: ReportData) -> str:
 
 def _data_facts(data: ReportData) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("split", data.scores["split"])] if data.scores.get("split") else []
-    pairs += flattened(part(data.scores, "data"))
+    pairs += flatten(part(data.scores, "data")).items()
     if data.embeddings is None:
         return pairs
     embeddings = data.embeddings

@@ -1,0 +1,138 @@
+"""How long runs take: an estimate before the first one, what is left while they run, and whether another fits the budget."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from cosphere.errors import SettingsError
+from cosphere.experiment import run
+from cosphere.experiment.listener import SilentReporter
+from cosphere.studies.jobs import Context, Phase
+from cosphere.train import TrainSettings
+
+PROBE_STEPS = 8
+"""Steps of the run that is timed before a study begins."""
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as ``30m``, ``1h30m`` or ``90s``.
+
+    Raises:
+        SettingsError: it is none, or it is 0.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text.strip().lower())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip().lower():
+        raise SettingsError(f"the budget is {text!r}; wanted a duration such as 30m, 2h or 1h30m.")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds:
+        raise SettingsError(
+            f"the budget is {text!r}, in which nothing can run. Give at least a minute, or leave it out."
+        )
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Clock:
+    """Keeps how long the runs of each phase take.
+
+    Args:
+        budget: seconds after which no run is started that would not end in time; None for no budget.
+        jobs: runs that are done at once.
+    """
+
+    def __init__(self, budget: float | None, jobs: int) -> None:
+        self.budget, self.jobs = budget, jobs
+        self._began = time.monotonic()
+        self._seconds: dict[Phase, list[float]] = {"tune": [], "final": []}
+        self._guess: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the study was started or resumed."""
+        return time.monotonic() - self._began
+
+    def guess(self, seconds: float) -> None:
+        """What a run is thought to take before any has ended."""
+        self._guess = seconds
+
+    def add(self, phase: Phase, seconds: float) -> None:
+        """A run ended."""
+        self._seconds[phase].append(seconds)
+
+    def estimate(self, phase: Phase) -> float | None:
+        """Seconds of a run of this phase; None if nothing is known."""
+        for known in (self._seconds[phase], *self._seconds.values()):
+            if known:
+                return sum(known) / len(known)
+        return self._guess
+
+    def left(self, runs: Mapping[Phase, int]) -> float | None:
+        """Seconds that these runs will take; None if nothing is known."""
+        estimates = [(self.estimate(phase), count) for phase, count in runs.items() if count]
+        if any(estimate is None for estimate, _ in estimates):
+            return None
+        return sum((estimate or 0.0) * count for estimate, count in estimates) / self.jobs
+
+    def fits(self, phase: Phase) -> bool:
+        """Whether a run that starts now would probably end within the budget."""
+        return self.budget is None or self.elapsed + (self.estimate(phase) or 0.0) <= self.budget
+
+
+class _Stopwatch(SilentReporter):
+    """Notes when a run began and when each step was done."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.built = self.started
+        self.steps: list[float] = []
+
+    def began(self, step: int) -> None:
+        """All is built."""
+        self.built = time.monotonic()
+
+    def stepped(self, step: int) -> None:
+        """A step is done."""
+        self.steps.append(time.monotonic())
+
+
+def probe(settings: TrainSettings, context: Context) -> float:
+    """Seconds that a run with these settings will take, from a few of its steps.
+
+    Raises:
+        CosphereError: the run cannot be done, which is good to know before the study begins.
+    """
+    path = Path(context.folder) / ".probe"
+    shutil.rmtree(path, ignore_errors=True)
+    steps = min(PROBE_STEPS, settings.steps)
+    short = {"steps": steps, "validation.every": 0, "validation.before": False, "checkpoint_every": 0}
+    watch = _Stopwatch()
+    try:
+        run(settings.with_values(short), path, catalogue=context.training, reporter=watch)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+    ended = time.monotonic()
+    marks = watch.steps[len(watch.steps) // 2 :]  # The first steps allocate, and are slower.
+    gaps = [later - earlier for earlier, later in pairwise(marks)] or [watch.steps[-1] - watch.built]
+    every = settings.validation.every
+    passes = (settings.steps // every if every else 1) + settings.validation.before
+    return watch.built - watch.started + settings.steps * median(gaps) + passes * (ended - watch.steps[-1])

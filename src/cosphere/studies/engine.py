@@ -1,0 +1,344 @@
+"""Running a study: candidates on validation classes, then the choice, then the final runs, which alone see the test classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cosphere.checks import check_number, check_whole
+from cosphere.data import Catalogue, read_catalogue, with_class_splits
+from cosphere.data.catalogue import EVERYTHING
+from cosphere.errors import DataError, SettingsError
+from cosphere.experiment import Listener, choose_device
+from cosphere.experiment.images import TEST, VAL
+from cosphere.files import read_json, write_atomic, write_json
+from cosphere.runs import provenance
+from cosphere.studies.budget import Clock, duration, probe
+from cosphere.studies.definition import Study, check_study
+from cosphere.studies.folder import StudyFolder
+from cosphere.studies.jobs import Context, Finished, Job, Phase
+from cosphere.studies.pool import execute
+from cosphere.studies.results import StudyResult, arm_results, compared
+from cosphere.studies.search import Search
+from cosphere.train import TrainSettings
+
+TEST_SHARE = 0.3
+"""Share of the classes that is kept for the test in data without splits."""
+
+
+class StudyListener(Listener):
+    """Receives notes, progress and each finished run of a study. This one ignores them."""
+
+    def ended(self, record: Mapping[str, Any], done: int, total: int, left: float | None) -> None:
+        """A run ended: its record, how many of all runs are done, and the seconds that the rest will take, if known."""
+
+
+SILENT = StudyListener()
+
+
+def run(
+    study: Study,
+    source: str | Path | Catalogue,
+    folder: str | Path,
+    *,
+    budget: float | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    keep_models: bool = False,
+    listener: StudyListener = SILENT,
+) -> StudyResult:
+    """Run a study, or go on with it, and leave its table and verdicts in a folder.
+
+    Whatever is done is kept: a study that is killed at any moment, or stopped by its budget, goes on when it is called again with the
+    same arguments, and ends with the same table as an unbroken one. More seeds may be asked for later.
+
+    Args:
+        study: see :func:`cosphere.studies.read_study`.
+        source: the images, with a train and a test split; of data without splits, 30 % of the classes are kept for the test.
+        folder: of the study; made if missing.
+        budget: seconds after which no run is started that would not end in time; None for no limit.
+        jobs: runs at once, each in a process of its own.
+        device: "auto", "cpu", "cuda" or "mps".
+        keep_models: keep the models of the final runs; by default their embeddings and scores stay.
+        listener: receives notes, progress and finished runs.
+
+    Returns:
+        The result so far: its ``complete`` says whether all runs are done.
+
+    Raises:
+        SettingsError: a setting of any arm is wrong; nothing has run then.
+        DataError: there is no test split, or too few classes.
+        RunError: another process works on the folder, or it holds another study.
+    """
+    check_study(study)
+    check_whole("jobs", jobs, least=1, most=1024)
+    if budget is not None:
+        check_number("budget", budget, above=0)
+    catalogue, root = _listed(study, source, listener)
+    whole, training = _parts(catalogue, listener)
+    place = StudyFolder(Path(folder))
+    rules = {"settings, arms or candidates": study.identity(), "images": whole.fingerprint()}
+    with place.claim(rules):
+        fixed = {"data.root": root, "device": choose_device(device)}
+        context = Context(
+            folder=place.path.absolute(),
+            training=training,
+            whole=whole,
+            data={"training": training.fingerprint(), "whole": whole.fingerprint()},
+            scores=study.scores,
+            keep=("embeddings", "model") if keep_models else ("embeddings",),
+        )
+        work = Work(study, place, context, fixed, Clock(budget, jobs), listener)
+        return work.run()
+
+
+def _listed(study: Study, source: str | Path | Catalogue, listener: Listener) -> tuple[Catalogue, str]:
+    """The images, and what to name as their source."""
+    if isinstance(source, Catalogue):
+        return source, str(source.root)
+    data = (
+        TrainSettings()
+        .with_values({name: value for name, value in study.base.items() if name in ("data.layout", "data.classes")})
+        .data
+    )
+    catalogue = read_catalogue(source, layout=data.layout, classes=data.classes)
+    listener.listed(catalogue)
+    return catalogue, str(Path(source).absolute())
+
+
+def _parts(catalogue: Catalogue, listener: Listener) -> tuple[Catalogue, Catalogue]:
+    """All images, and those that may be read before the last choice.
+
+    Raises:
+        DataError: there is no test split.
+    """
+    if catalogue.split_names == [EVERYTHING]:
+        catalogue = with_class_splits(catalogue, val=0.0, test=TEST_SHARE)
+        listener.note(
+            f"the data has no splits, so {len(catalogue.select(TEST).label_names)} of its {len(catalogue.label_names)} classes, "
+            "drawn with seed 0, are kept for the test"
+        )
+    if TEST not in catalogue.split_names:
+        raise DataError(
+            f"{catalogue.root} has the splits {', '.join(catalogue.split_names)}; a study wants train and test. Add a test split."
+        )
+    return catalogue, catalogue.rows(np.flatnonzero(np.isin(catalogue.splits, ["train", VAL])))
+
+
+class Work:
+    """What is done of a study, and what is next."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        context: Context,
+        fixed: Mapping[str, Any],
+        clock: Clock,
+        listener: StudyListener,
+    ) -> None:
+        self.study, self.folder, self.context, self.fixed = study, folder, context, fixed
+        self.clock, self.listener = clock, listener
+        self.records = {(one["arm"], one["run"]): one for one in folder.records()}
+        self.before = len(self.records)
+        self.spent = 0.0
+        self.taken: set[tuple[str, str]] = set(self.records)
+        self.choices: dict[str, Any] = {}
+        for record in self.records.values():
+            self.clock.add(record["phase"], record["seconds"])
+            folder.prune(record, keep=context.keep if record["phase"] == "final" else ())
+
+    def run(self) -> StudyResult:
+        """Do what is left, phase by phase, and write the results."""
+        self.search = Search(self.study, self.folder.journal)
+        self._prepare()
+        if self.folder.choices.exists():
+            self.choices = read_json(self.folder.choices, what="the choices of a study")["arms"]
+        else:
+            self._execute("tune")
+            if self.count("tune") == self.study.tuning_runs:
+                self._choose()
+        if self.choices:
+            self._execute("final")
+        return self._conclude()
+
+    def count(self, phase: Phase) -> int:
+        """Finished runs of a phase that belong to the study as it is now."""
+        return sum(record["phase"] == phase for record in self.own_records())
+
+    def own_records(self) -> list[dict[str, Any]]:
+        """Records of the study's seeds; a folder may hold more seeds than this call asks for."""
+        return [
+            record for record in self.records.values() if record["phase"] == "tune" or record["seed"] < self.study.seeds
+        ]
+
+    def missing(self) -> dict[Phase, int]:
+        """Runs that are left."""
+        arms = [name for name in self.study.arms if not self.choices or self.choices[name] is not None]
+        final = len(arms) * self.study.seeds - self.count("final")
+        return {"tune": self.study.tuning_runs - self.count("tune"), "final": final}
+
+    def _prepare(self) -> None:
+        """Before the first run: cached features, if the study uses them, and how long it will take."""
+        if not any(self.missing().values()):
+            return
+        first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
+        features = getattr(first, "features", None)
+        if features is not None and features.copies and not self.records:
+            from cosphere.experiment import prepare_features
+
+            prepare_features(first, self.folder.run("any", "any"), listener=self.listener)
+        if not self.records:
+            self.clock.guess(probe(first, self.context))
+        left = self.clock.left(self.missing())
+        runs = sum(self.missing().values())
+        done = f", {len(self.records)} are done" if self.records else ""
+        time_left = "" if left is None else f", about {duration(left)}"
+        self.listener.note(f"{runs} runs to do{time_left}{done}")
+
+    def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
+        settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)
+        if getattr(getattr(settings, "features", None), "copies", 0):
+            settings = settings.with_values({"features.folder": str(self.context.folder / "features")})
+        return settings.with_absolute_paths()
+
+    def _execute(self, phase: Phase) -> None:
+        """Do the runs of a phase, as far as the budget allows."""
+        left = self.missing()[phase]
+        if left:
+            execute(lambda: self._take(phase), self._done, self.context, jobs=min(self.clock.jobs, left))
+
+    def _take(self, phase: Phase) -> Job | None:
+        """The next run of a phase; None if none may start now."""
+        if not self.clock.fits(phase):
+            return None
+        for job in self._tuning() if phase == "tune" else self._final():
+            self.taken.add((job.arm, job.name))
+            return job
+        return None
+
+    def _tuning(self) -> Iterator[Job]:
+        """Candidates that nobody has taken, all arms side by side."""
+        for number in range(self.study.candidates):
+            for name, arm in self.study.arms.items():
+                names = [(name, f"tune-{number:03d}-seed{seed}") for seed in self.study.tuning_seeds]
+                waits = self.study.sampler == "tpe" and number and not self._scored(name, number - 1)
+                if not arm.tune or waits or all(key in self.taken for key in names):
+                    continue
+                values = self.search.candidate(name, number)
+                for key, seed in zip(names, self.study.tuning_seeds, strict=True):
+                    if key not in self.taken:
+                        yield Job(name, "tune", number, seed, values, self._settings(name, values, seed))
+
+    def _final(self) -> Iterator[Job]:
+        """Final runs that nobody has taken, seed by seed: a budget then leaves whole pairs."""
+        for seed in range(self.study.seeds):
+            for name in self.study.arms:
+                choice = self.choices[name]
+                if choice is None or (name, f"final-seed{seed}") in self.taken:
+                    continue
+                values = choice["values"]
+                settings = self._settings(name, values, seed, final=True)
+                yield Job(name, "final", choice["candidate"], seed, values, settings)
+
+    def _done(self, finished: Finished) -> None:
+        """Take in a finished run."""
+        record = finished.record
+        self.records[record["arm"], record["run"]] = record
+        self.clock.add(record["phase"], finished.seconds)
+        self.spent += finished.seconds
+        if record["phase"] == "tune":
+            self._tell(record["arm"], record["candidate"])
+        left = self.missing()
+        done = self.study.runs - sum(left.values())
+        self.listener.ended(record, done, self.study.runs, self.clock.left(left))
+
+    def _scored(self, arm: str, number: int) -> list[dict[str, Any]]:
+        """The records of a candidate once all its seeds are done; else empty."""
+        keys = [(arm, f"tune-{number:03d}-seed{seed}") for seed in self.study.tuning_seeds]
+        return [self.records[key] for key in keys] if all(key in self.records for key in keys) else []
+
+    def _tell(self, arm: str, number: int) -> None:
+        """Tell the search the score of a candidate whose seeds are all done."""
+        records = self._scored(arm, number)
+        if records:
+            self.search.tell(arm, number, records[0]["values"], self._score(records))
+
+    def _score(self, records: list[dict[str, Any]]) -> float | None:
+        """Mean validation score of a candidate; None if one of its runs failed."""
+        if any(record["status"] != "ok" for record in records):
+            return None
+        scores = [record["scores"].get(self.study.metric, math.nan) for record in records]
+        if not all(math.isfinite(score) for score in scores):
+            raise SettingsError(
+                "no classes are held out of training, so there is nothing to choose candidates by. Set data.validation_share "
+                "in the study's base, or give the data a val split."
+            )
+        return float(np.mean(scores))
+
+    def _choose(self) -> None:
+        """Choose the best candidate of each arm, the earlier of equals, and write all choices: the last choice of the study."""
+        chosen: dict[str, Any] = {}
+        for name, arm in self.study.arms.items():
+            if not arm.tune:
+                chosen[name] = {"candidate": 0, "values": {}, "score": None}
+                continue
+            scored = [(number, self._scored(name, number)) for number in range(self.study.candidates)]
+            scores = [(score, -number) for number, records in scored if (score := self._score(records)) is not None]
+            best = max(scores, default=None)
+            if best is None:
+                chosen[name] = None
+                self.listener.note(f"every candidate of {name} diverged, so it has no final run and counts as chance")
+                continue
+            values = scored[-best[1]][1][0]["values"]
+            chosen[name] = {"candidate": -best[1], "values": values, "score": best[0]}
+        write_json(self.folder.choices, {"arms": chosen, **provenance()})
+        self.choices = chosen
+
+    def _conclude(self) -> StudyResult:
+        """Verdicts on what is done, and the files of the study."""
+        records = self.own_records()
+        missing = self.missing()
+        result = StudyResult(
+            study=self.study,
+            folder=self.folder,
+            records=tuple(records),
+            arms=tuple(arm_results(self.study, records, self.choices)),
+            comparisons=tuple(compared(self.study, self.folder, records, self.choices)),
+            notes=tuple(self._notes(missing)),
+            seconds=self.clock.elapsed,
+            overhead=self.clock.elapsed - self.spent / self.clock.jobs,
+            missing=missing,
+        )
+        write_results(result)
+        return result
+
+    def _notes(self, missing: Mapping[Phase, int]) -> Iterator[str]:
+        if missing["tune"]:
+            yield (
+                f"{missing['tune']} candidates are not tried yet, so nothing is chosen, no test image was read, and every "
+                "question is open. The same command goes on."
+            )
+        elif missing["final"]:
+            yield f"{missing['final']} of {len(self.study.arms) * self.study.seeds} final runs are left. The same command goes on."
+        own = [name for name, arm in self.study.arms.items() if not arm.tune]
+        if own and len(own) < len(self.study.arms):
+            yield f"Nothing is tuned for {', '.join(own)}; the other arms had {self.study.candidates} candidates each."
+
+
+def write_results(result: StudyResult) -> None:
+    """Write `table.parquet`, `table.json` and `results.json`.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    folder, table = result.folder, result.table
+    write_atomic(folder.table, lambda part: table.to_parquet(part, index=False))
+    rows = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
+    write_json(folder.table.with_suffix(".json"), rows)
+    write_json(folder.results, result.as_dict())

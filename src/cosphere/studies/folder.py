@@ -1,0 +1,180 @@
+"""The folder of a study: one record for each finished run, written whole, so that a study can be killed at any moment.
+
+runs/<name>/
+    study.json        what made this folder, the data and the rules that its records follow
+    search.journal    candidates of each arm, in Optuna's journal format
+    choices.json      the chosen candidate of each arm; from then on the test images may be read
+    arms/<arm>/<run>/ the runs, each with its record.json and, after a final run, queries.npz
+    features/         cached features, in laptop mode
+    table.parquet     one row for each run; the same in table.json
+    results.json      comparisons and verdicts
+    report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import RunError
+from cosphere.files import read_arrays, read_json, write_arrays, write_json
+from cosphere.runs import open_lock, provenance
+
+LAYOUT_VERSION = 1
+"""Incremented when folders written by an older Cosphere can no longer be read."""
+_OUTGROWN = ("checkpoints", "model", "embeddings", ".lock")
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Paths and files of one study."""
+
+    path: Path
+
+    @property
+    def marker(self) -> Path:
+        """What made this folder."""
+        return self.path / "study.json"
+
+    @property
+    def choices(self) -> Path:
+        """The chosen candidate of each arm."""
+        return self.path / "choices.json"
+
+    @property
+    def journal(self) -> Path:
+        """The state of the search."""
+        return self.path / "search.journal"
+
+    @property
+    def features(self) -> Path:
+        """Cached features of all runs."""
+        return self.path / "features"
+
+    @property
+    def results(self) -> Path:
+        """Comparisons and verdicts."""
+        return self.path / "results.json"
+
+    @property
+    def table(self) -> Path:
+        """One row for each run, Parquet."""
+        return self.path / "table.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The report, one page."""
+        return self.path / "report.html"
+
+    def run(self, arm: str, name: str) -> Path:
+        """The folder of one run."""
+        return self.path / "arms" / arm / name
+
+    @contextlib.contextmanager
+    def claim(self, rules: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the study for this process, and make its folder if it is not there. The lock of a killed process is released.
+
+        Args:
+            rules: what the records of this folder depend on, by name, as plain values: arms, candidates, data.
+
+        Raises:
+            RunError: another process works on it, it holds something else or other rules, or it cannot be written.
+        """
+        if self.path.is_file() or (self.path.is_dir() and not self.marker.exists() and self._is_foreign()):
+            raise RunError(f"{self.path} exists and is not a study. Choose another name with --name.")
+        try:
+            handle = open_lock(self.path / ".lock")
+        except BlockingIOError:
+            raise RunError(
+                f"another process works on the study in {self.path}. Wait for it to end, or choose another name with --name."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror or error}. Choose a folder that you may write."
+            ) from error
+        try:
+            self._check(rules)
+            for part in self.path.rglob(".*.part"):  # What a kill inside a write left.
+                part.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)
+
+    def _is_foreign(self) -> bool:
+        return any(file.name != ".lock" and not file.name.endswith(".part") for file in self.path.iterdir())
+
+    def _check(self, rules: Mapping[str, Any]) -> None:
+        """Write the marker, or raise unless the one that is there has the same rules."""
+        if not self.marker.exists():
+            write_json(self.marker, {"layout": LAYOUT_VERSION, **provenance(), "rules": dict(rules)})
+            return
+        content = read_json(self.marker, what="a study's folder")
+        if content.get("layout") != LAYOUT_VERSION:
+            raise RunError(
+                f"{self.path} has layout version {content.get('layout')!r}; this Cosphere reads version {LAYOUT_VERSION}. "
+                "Choose another name with --name."
+            )
+        for name, value in rules.items():
+            if content["rules"].get(name) != value:
+                raise RunError(
+                    f"{self.path} holds a study with other {name}; its runs cannot be compared with new ones. "
+                    "Choose another name with --name."
+                )
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all finished runs, in the order of their folders.
+
+        Raises:
+            RunError: one cannot be read.
+        """
+        files = sorted((self.path / "arms").glob("*/*/record.json"))
+        return [read_json(file, what="a record of a study") for file in files]
+
+    def save(self, record: Mapping[str, Any], queries: Mapping[str, npt.NDArray[Any]] | None) -> None:
+        """Keep the record of a finished run, and of a final run the values of each query.
+
+        The record comes last: where it is, everything is.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        run = self.run(record["arm"], record["run"])
+        if queries is not None:
+            write_arrays(run / "queries.npz", queries)
+        write_json(run / "record.json", record)
+
+    def queries(self, record: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """What :meth:`save` kept of each query: ``classes`` (Q,) and each score (Q,).
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        return read_arrays(self.run(record["arm"], record["run"]) / "queries.npz", what="the queries of a final run")
+
+    def prune(self, record: Mapping[str, Any], *, keep: tuple[str, ...] = ()) -> None:
+        """Remove what a recorded run no longer needs: a checkpoint is as large as three models, and a study has many runs."""
+        run = self.run(record["arm"], record["run"])
+        for name in _OUTGROWN:
+            if name not in keep:
+                target = run / name
+                if target.is_dir():
+                    shutil.rmtree(target, ignore_errors=True)
+                else:
+                    target.unlink(missing_ok=True)
+
+    def discard(self, arm: str, name: str) -> None:
+        """Remove a run that cannot be resumed; it has no record."""
+        shutil.rmtree(self.run(arm, name), ignore_errors=True)
+
+
+def text_column(values: Any) -> npt.NDArray[np.str_]:
+    """Names as an array that can be saved without pickling."""
+    return np.asarray(values, dtype=np.str_)

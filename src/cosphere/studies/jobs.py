@@ -1,0 +1,197 @@
+"""One run of a study, from its settings to its record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.data import Catalogue
+from cosphere.errors import DivergenceError, RunError
+from cosphere.experiment import Evaluation, evaluate_run, run
+from cosphere.experiment.images import TEST, VAL
+from cosphere.experiment.training import settings_for
+from cosphere.runs import RunFolder, provenance
+from cosphere.studies.folder import StudyFolder, text_column
+from cosphere.train import TrainResult, TrainSettings, Validation
+
+Phase = Literal["tune", "final"]
+PATIENCE = 10.0
+"""Seconds to wait for a run that the worker of a killed study still holds: workers end within a second of their study."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to do."""
+
+    arm: str
+    phase: Phase
+    candidate: int
+    """Number of the candidate that its tuned settings are of."""
+    seed: int
+    values: Mapping[str, Any]
+    """Of the tuned settings."""
+    settings: TrainSettings
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"final-seed{self.seed}" if self.phase == "final" else f"tune-{self.candidate:03d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all runs of a study share. It is sent to each worker once."""
+
+    folder: Path
+    training: Catalogue
+    """Training and validation images: all that exists before the last choice."""
+    whole: Catalogue
+    """All images, with the test split; only final runs look at it."""
+    data: Mapping[str, str]
+    """Fingerprints of both."""
+    scores: tuple[str, ...]
+    """To measure on the test images."""
+    keep: tuple[str, ...] = field(default=("embeddings",))
+    """Folders of a final run that stay: ``embeddings``, ``model``."""
+
+
+class Finished(NamedTuple):
+    """A finished run."""
+
+    record: dict[str, Any]
+    seconds: float
+    """Wall time of the run itself."""
+
+
+def perform(job: Job, context: Context) -> Finished:
+    """Do one run, or go on with it where a kill left it, and keep its record.
+
+    A run that diverges has a record too.
+
+    Raises:
+        CosphereError: the run cannot be done at all, for example because an image cannot be read.
+    """
+    folder = StudyFolder(context.folder)
+    began, resumed = time.monotonic(), (folder.run(job.arm, job.name) / "metrics.jsonl").exists()
+    record: dict[str, Any] = {
+        "arm": job.arm,
+        "run": job.name,
+        "phase": job.phase,
+        "candidate": job.candidate,
+        "seed": job.seed,
+        "split": TEST if job.phase == "final" else VAL,
+        "values": dict(job.values),
+        "status": "ok",
+        "reason": "",
+        "scores": {},
+        "norms": {},
+    }
+    queries = None
+    try:
+        result = _train(job, context)
+        record |= {"steps": result.steps, "best_step": result.best_step, "training_seconds": result.seconds}
+        record["scores"] = dict(result.best_scores)
+        if job.phase == "final":
+            evaluation = _score(job, context)
+            record |= _measured(evaluation, context.scores)
+            queries = _queries(evaluation, context.scores)
+    except DivergenceError as error:
+        record |= {"status": "diverged", "reason": str(error)}
+    record["norms"] = record["norms"] or _last_norms(folder.run(job.arm, job.name))
+    seconds = time.monotonic() - began
+    record |= {"seconds": seconds, "resumed": resumed, **_origin(job, context)}
+    folder.save(record, queries)
+    folder.prune(record, keep=context.keep if job.phase == "final" else ())
+    return Finished(record, seconds)
+
+
+def _train(job: Job, context: Context) -> TrainResult:
+    """Train, from the last checkpoint if there is one."""
+    path = StudyFolder(context.folder).run(job.arm, job.name)
+    begun = RunFolder(path)
+    until = time.monotonic() + PATIENCE
+    while begun.is_claimed and time.monotonic() < until:
+        time.sleep(0.1)
+    if begun.marker.exists() and begun.has_begun:
+        try:
+            return run(job.settings, path, resume=True, catalogue=context.training)
+        except RunError:
+            if begun.is_claimed:
+                raise
+            StudyFolder(context.folder).discard(job.arm, job.name)  # Killed inside a write: it starts again.
+    return run(job.settings, path, catalogue=context.training)
+
+
+def _score(job: Job, context: Context) -> Evaluation:
+    """Score the run's model on the test images."""
+    return evaluate_run(
+        StudyFolder(context.folder).run(job.arm, job.name),
+        context.whole,
+        split=TEST,
+        settings=settings_for(context.scores),
+        device=job.settings.device,
+    )
+
+
+def _measured(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
+    """Scores, lengths and health of a final run."""
+    scores = evaluation.scores
+    values = {name: scores.value(name) for name in names}
+    collapsed = Validation(values, scores.health).collapsed
+    return {
+        "scores": values,
+        "norms": scores.norms._asdict(),
+        "status": "collapsed" if collapsed else "ok",
+        "reason": "all embeddings are zero or point in nearly the same direction" if collapsed else "",
+    }
+
+
+def _queries(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """The class and the scores of each query, where a score has a value for each."""
+    scores = evaluation.scores
+    if scores.retrieval is None:
+        return {}
+    classes = np.asarray(scores.embeddings.class_names)[scores.embeddings.labels[scores.retrieval.query_rows]]
+    known = scores.per_query
+    return {"classes": text_column(classes), **{name: known[name] for name in names if name in known}}
+
+
+def _last_norms(path: Path) -> dict[str, float | None]:
+    """Lengths of the last logged training batches."""
+    rows = [row for row in RunFolder(path).read_metrics() if "train/norm_mean" in row]
+    if not rows:
+        return {}
+    return {
+        name: rows[-1].get(f"train/norm_{key}") for name, key in (("mean", "mean"), ("variance", "var"), ("cv", "cv"))
+    }
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    """Commit and machine, asked once in a process."""
+    origin = provenance()
+    del origin["time"]
+    return origin
+
+
+def _origin(job: Job, context: Context) -> dict[str, Any]:
+    """Where the numbers come from: identity of the run, settings, data, commit, machine and time."""
+    identity = job.settings.identity()
+    del identity["data"]["root"]  # The images are identified by their fingerprint, wherever they lie.
+    text = json.dumps([identity, context.data["training"]], sort_keys=True, default=str)
+    return {
+        "identity": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "settings": identity,
+        "data": dict(context.data),
+        "provenance": {**_machine(), "time": datetime.now(UTC).isoformat(timespec="seconds")},
+    }

@@ -1,0 +1,111 @@
+"""Doing the runs of a study: in this process, or in several that stay until the study ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from cosphere.errors import CosphereError, RunError
+from cosphere.studies.jobs import Context, Finished, Job, perform
+
+Take = Callable[[], Job | None]
+"""The next run to do, or None if there is none now."""
+Done = Callable[[Finished], None]
+"""Called with each finished run."""
+
+
+def execute(take: Take, done: Done, context: Context, *, jobs: int = 1) -> None:
+    """Do runs until none is left.
+
+    Args:
+        take: called whenever a run may start.
+        done: called in this process with each finished run.
+        context: what all runs share.
+        jobs: runs at once; with more than one, each in a process of its own, on one GPU of those that there are.
+
+    Raises:
+        CosphereError: a run cannot be done; the error names it.
+        RunError: a process was ended from outside, for example for lack of memory.
+    """
+    if jobs == 1:
+        while (job := take()) is not None:
+            done(_named(job, context))
+        return
+    processes = multiprocessing.get_context("spawn")  # A fork would copy torch's threads in the middle of their work.
+    started = processes.Value("i", 0)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=processes, initializer=_begin, initargs=(context, jobs, started, os.getpid())
+    )
+    try:
+        _spread(take, done, pool, jobs)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer --jobs."
+        ) from error
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _spread(take: Take, done: Done, pool: ProcessPoolExecutor, jobs: int) -> None:
+    """Keep ``jobs`` runs going."""
+    running: set[Future[Finished]] = set()
+    while True:
+        while len(running) < jobs and (job := take()) is not None:
+            running.add(pool.submit(_work, job))
+        if not running:
+            return
+        ended, running = wait(running, return_when=FIRST_COMPLETED)
+        for one in ended:
+            done(one.result())
+
+
+_SHARED: list[Context] = []
+"""In a worker: what :func:`_begin` was given."""
+
+
+def _begin(context: Context, jobs: int, started: Any, parent: int) -> None:
+    """Set up a worker: its share of the cores, its GPU, and an end with the process that leads the study."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The leading process ends the workers.
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with started.get_lock():
+        place = started.value
+        started.value += 1
+    import torch
+
+    devices = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    count = len(devices) or torch.cuda.device_count()
+    if count:
+        torch.cuda.set_device(place % count)
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    _SHARED[:] = [context]
+
+
+def _end_with(parent: int) -> None:
+    """End this process as soon as its parent is gone: a run that nobody waits for would hold its folder."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _work(job: Job) -> Finished:
+    return _named(job, _SHARED[0])
+
+
+def _named(job: Job, context: Context) -> Finished:
+    """Do one run; an error names it."""
+    try:
+        return perform(job, context)
+    except CosphereError as error:
+        text = f"arm {job.arm}, {job.name}: {error}"
+        raise type(error)(text) from error

@@ -1,0 +1,229 @@
+"""Study files: find one by name, read its YAML, expand grids into arms and questions into comparisons."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cosphere.errors import SettingsError, did_you_mean
+from cosphere.fields import convert, flatten
+from cosphere.files import read_yaml
+from cosphere.studies.definition import Arm, Comparison, Sampler, Study, check_study
+from cosphere.studies.spaces import read_space
+
+_NAMES: dict[str, Any] = {
+    **dict.fromkeys(("title", "about", "mode"), str),
+    **dict.fromkeys(("base", "final", "tune", "modes", "arms", "search"), dict[str, Any]),
+    **dict.fromkeys(("grids", "questions"), list[dict[str, Any]]),
+    **dict.fromkeys(("candidates", "seeds"), int),
+    **dict.fromkeys(("smallest", "level"), float),
+    "scores": list[str],
+}
+_SEARCH: dict[str, Any] = {"sampler": Sampler, "seed": int, "seeds": list[int], "metric": str}
+_QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score"), str)
+_MODE = ("base", "final", "tune", "candidates", "seeds", "search")
+_ARM = {"settings", "tune"}
+_ARM_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that come with the package: name -> file."""
+    folder = Path(str(resources.files("cosphere.studies").joinpath("shipped")))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_study(name: str | Path) -> Path:
+    """The file of a study: a path that ends in `.yaml`, or the name of a shipped study.
+
+    Raises:
+        SettingsError: there is neither; the error names the nearest study.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise SettingsError(f"there is no study file {name}. Check the path, or name one of ours: cosphere study.")
+        return Path(name)
+    known = shipped_studies()
+    if str(name) not in known:
+        raise SettingsError(f"there is no study {str(name)!r}. {did_you_mean(str(name), known)} Or give a .yaml file.")
+    return known[str(name)]
+
+
+def read_study(name: str | Path, *, mode: str | None = None, changes: Mapping[str, Any] | None = None) -> Study:
+    """Read and check a study: every setting of every arm is known and allowed before anything runs.
+
+    Args:
+        name: of a shipped study, or a file.
+        mode: one of the file's modes; None takes the one that the file names.
+        changes: settings of the base to replace, by dotted name.
+
+    Raises:
+        SettingsError: no such study or mode, or a mistake in it; the error names the arm and the nearest name.
+        RunError: the file cannot be read.
+    """
+    path = find_study(name)
+    try:
+        return study_of(path.stem, read_yaml(path, what="a study"), mode=mode, changes=changes)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def study_of(
+    name: str, content: Mapping[str, Any], *, mode: str | None = None, changes: Mapping[str, Any] | None = None
+) -> Study:
+    """The study that a file's content describes. See :func:`read_study`."""
+    values = _typed(content, _NAMES, "a study")
+    mode, chosen = _mode(values, mode)
+    search = {
+        **_typed(values.get("search", {}), _SEARCH, "search"),
+        **_typed(chosen.get("search", {}), _SEARCH, "search"),
+    }
+    tune = {**flat_tune(values.get("tune", {})), **flat_tune(chosen.get("tune", {}))}
+    arms = {arm.name: arm for arm in _arms(values, tune)}
+    scores = tuple(values.get("scores", Study.scores))
+    numbers = {key: chosen.get(key, values.get(key)) for key in ("candidates", "seeds")}
+    numbers |= {key: values.get(key) for key in ("smallest", "level")}
+    study = Study(
+        name=name,
+        title=values.get("title", name),
+        about=" ".join(values.get("about", "").split()),
+        mode=mode,
+        base={**flatten(values.get("base", {})), **flatten(chosen.get("base", {})), **(changes or {})},
+        final={**flatten(values.get("final", {})), **flatten(chosen.get("final", {}))},
+        arms=arms,
+        comparisons=tuple(_comparisons(values.get("questions", []), arms, scores)),
+        sampler=search.get("sampler", Study.sampler),
+        search_seed=search.get("seed", Study.search_seed),
+        tuning_seeds=tuple(search.get("seeds", Study.tuning_seeds)),
+        metric=search.get("metric", Study.metric),
+        scores=scores,
+        **{key: value for key, value in numbers.items() if value is not None},
+    )
+    check_study(study)
+    return study
+
+
+def _typed(content: Mapping[str, Any], known: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values by name, each of its type.
+
+    Raises:
+        SettingsError: an unknown name (the nearest is given) or a value of another type.
+    """
+    for key in content:
+        if key not in known:
+            raise SettingsError(f"{what} has no {str(key)!r}. {did_you_mean(str(key), known)}")
+    return {key: convert(key, known[key], value) for key, value in content.items()}
+
+
+def _mode(values: Mapping[str, Any], mode: str | None) -> tuple[str, dict[str, Any]]:
+    """The name and the content of a mode; both empty for a file without modes."""
+    modes = values.get("modes", {})
+    chosen = mode or values.get("mode", "")
+    if not chosen:
+        if modes:
+            raise SettingsError(f"the study has the modes {', '.join(modes)}, and none is chosen. Add `mode: NAME`.")
+        return "", {}
+    if chosen not in modes:
+        known = did_you_mean(chosen, modes) if modes else "The study has no modes."
+        raise SettingsError(f"there is no mode {chosen!r}. {known}")
+    content = convert(f"modes.{chosen}", dict[str, Any], modes[chosen])
+    return chosen, _typed(content, {key: _NAMES[key] for key in _MODE}, f"mode {chosen}")
+
+
+def flat_tune(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What is tuned, by dotted name: sections may be nested, a range or list of choices ends a name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        ends = not isinstance(value, Mapping) or not value or set(value) & {"from", "to", "choices"}
+        flat |= {f"{prefix}{name}": value} if ends else flat_tune(value, f"{prefix}{name}.")
+    return flat
+
+
+def _arms(values: Mapping[str, Any], tune: Mapping[str, Any]) -> Iterator[Arm]:
+    """The arms of the grids, then those that are listed.
+
+    Raises:
+        SettingsError: two have one name, or one cannot be read.
+    """
+    names: set[str] = set()
+    for arm in itertools.chain(
+        itertools.chain.from_iterable(_grid(grid, tune) for grid in values.get("grids", [])),
+        (_arm(name, [entry], tune) for name, entry in values.get("arms", {}).items()),
+    ):
+        if arm.name in names:
+            raise SettingsError(f"two arms are called {arm.name!r}. Give each arm one name.")
+        names.add(arm.name)
+        yield arm
+
+
+def _grid(grid: Mapping[str, Any], tune: Mapping[str, Any]) -> Iterator[Arm]:
+    """Every combination of the values of some axes; its name joins theirs with ``+``."""
+    axes = {axis: convert(f"the axis {axis}", dict[str, Any], values) for axis, values in grid.items()}
+    for combination in itertools.product(*(values.items() for values in axes.values())):
+        name = "+".join(value for value, _ in combination)
+        chosen = dict(zip(axes, (value for value, _ in combination), strict=True))
+        yield _arm(name, [entry for _, entry in combination], tune, chosen)
+
+
+def _arm(name: str, entries: Sequence[Any], tune: Mapping[str, Any], values: Mapping[str, str] | None = None) -> Arm:
+    """One arm from what each axis says of it; what is tuned for all arms comes first."""
+    if not _ARM_NAME.fullmatch(name):
+        raise SettingsError(f"an arm is called {name!r}; wanted letters, digits and . _ + -, as it names a folder.")
+    settings: dict[str, Any] = {}
+    tuned = dict(tune)
+    for entry in entries:
+        content = convert(f"the arm {name}", dict[str, Any], {} if entry is None else entry)
+        if content and set(content) <= _ARM:
+            settings |= flatten(convert(f"settings of the arm {name}", dict[str, Any], content.get("settings", {})))
+            tuned |= flat_tune(convert(f"tune of the arm {name}", dict[str, Any], content.get("tune", {})))
+        else:
+            settings |= flatten(content)
+    # A setting that the arm fixes is not tuned for it, whoever asked for that.
+    spaces = {key: read_space(key, value) for key, value in tuned.items() if key not in settings}
+    return Arm(name, settings, spaces, dict(values or {}))
+
+
+def _comparisons(
+    questions: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm], scores: Sequence[str]
+) -> Iterator[Comparison]:
+    """One comparison for each question, or with ``along`` one for each combination of the other axes.
+
+    Raises:
+        SettingsError: a question lacks something, or is about an axis or a value that no arm has.
+    """
+    for entry in questions:
+        asked = _typed(entry, _QUESTION, "a question")
+        missing = [key for key in ("ask", "arm", "against") if key not in asked]
+        if missing:
+            raise SettingsError(f"a question has no {missing[0]!r}; wanted ask, arm and against. Add it.")
+        score = asked.get("score", scores[0])
+        if "along" not in asked:
+            yield Comparison(asked["ask"], asked["arm"], asked["against"], score)
+            continue
+        pairs = list(_pairs(asked, arms))
+        if not pairs:
+            axes = sorted({f"{axis}: {value}" for arm in arms.values() for axis, value in arm.values.items()})
+            raise SettingsError(
+                f"the question {asked['ask']!r} finds no pair {asked['arm']} and {asked['against']} along "
+                f"{asked['along']}. The grids have {', '.join(axes) or 'no axes'}."
+            )
+        for arm, other in pairs:
+            try:
+                text = asked["ask"].format(**arm.values)
+            except (KeyError, IndexError, ValueError) as error:
+                raise SettingsError(
+                    f"the question {asked['ask']!r} names {error}, which is no axis. Use {{{'} or {'.join(arm.values)}}}."
+                ) from error
+            yield Comparison(text, arm.name, other.name, score)
+
+
+def _pairs(asked: Mapping[str, str], arms: Mapping[str, Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """Arms that differ along one axis alone, in the two values that the question compares."""
+    axis = asked["along"]
+    for arm in arms.values():
+        if arm.values.get(axis) == asked["arm"]:
+            other = {**arm.values, axis: asked["against"]}
+            yield from ((arm, match) for match in arms.values() if match.values == other)

@@ -1,0 +1,343 @@
+"""What the runs of a study say: the table of runs, the arms' scores, and a verdict for each comparison."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cosphere._types import Floats, Integers
+from cosphere.evaluate.comparison import Arm, Difference, compare
+from cosphere.evaluate.statistics import Summary, seeds_summary
+from cosphere.runs import provenance
+from cosphere.studies.definition import Comparison, Study
+from cosphere.studies.folder import StudyFolder
+from cosphere.studies.verdicts import Verdict, decide, evidence_of
+
+Record = Mapping[str, Any]
+SAMPLES = 2000
+"""Resamples behind the intervals over classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One comparison and its answer."""
+
+    comparison: Comparison
+    seeds: tuple[int, ...]
+    """Seeds that both arms have finished."""
+    changes: tuple[float, ...]
+    """Arm minus the other, for each seed; a diverged run counts as chance."""
+    verdict: Verdict | None
+    """None while no seed is finished in both arms."""
+    difference: Difference | None
+    """Over classes; None where the score has no value for each query."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """yes, no or not decided."""
+        return "not decided" if self.verdict is None else self.verdict.answer
+
+    @property
+    def reason(self) -> str:
+        """One sentence."""
+        if self.verdict is None:
+            return "no seed is finished in both arms at this budget."
+        return " ".join((self.verdict.reason, *self.notes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **asdict(self.comparison),
+            "seeds": list(self.seeds),
+            "changes": list(self.changes),
+            "answer": self.answer,
+            "reason": self.reason,
+            "verdict": None if self.verdict is None else _plain(self.verdict),
+            "classes": None if self.difference is None else _plain(self.difference),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """One arm: what was chosen for it, and its final scores."""
+
+    name: str
+    chosen: Mapping[str, Any] | None
+    """Values of the tuned settings; None while nothing is chosen, or if every candidate failed."""
+    scores: Mapping[str, Summary]
+    """Over the final runs that did not diverge; empty without one."""
+    diverged: int
+    """Final runs whose loss or weights were no longer finite."""
+    collapsed: int
+    """Final runs whose embeddings all point in nearly the same direction; their measured scores count."""
+    failed_candidates: int
+    """Candidates that diverged."""
+    norms: Mapping[str, float]
+    """Mean over the final runs: mean length, variance and CV of the test embeddings."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """The outcome of a study, whole or so far."""
+
+    study: Study
+    folder: StudyFolder
+    records: tuple[Record, ...]
+    arms: tuple[ArmResult, ...]
+    comparisons: tuple[Compared, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """Wall time of this call."""
+    overhead: float = 0.0
+    """Seconds of it that were not spent in runs."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Runs that are left: by phase."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is done."""
+        return not any(self.missing.values())
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row for each run; see :func:`table_of`."""
+        return table_of(self.study, self.records)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for `results.json`."""
+        study = self.study
+        return {
+            "study": study.name,
+            "title": study.title,
+            "about": study.about,
+            "mode": study.mode,
+            "complete": self.complete,
+            "missing": dict(self.missing),
+            "rules": {
+                "candidates": study.candidates,
+                "sampler": study.sampler,
+                "tuning_seeds": list(study.tuning_seeds),
+                "metric": study.metric,
+                "seeds": study.seeds,
+                "smallest": study.smallest,
+                "level": study.level,
+            },
+            "comparisons": [one.as_dict() for one in self.comparisons],
+            "arms": [
+                {
+                    "name": arm.name,
+                    "values": dict(study.arms[arm.name].values),
+                    "chosen": None if arm.chosen is None else dict(arm.chosen),
+                    "scores": {name: one._asdict() for name, one in arm.scores.items()},
+                    "diverged": arm.diverged,
+                    "collapsed": arm.collapsed,
+                    "failed_candidates": arm.failed_candidates,
+                    "norms": dict(arm.norms),
+                }
+                for arm in self.arms
+            ],
+            "notes": list(self.notes),
+            "provenance": provenance(),
+        }
+
+
+def _plain(row: Any) -> Any:
+    """Named tuples within named tuples as dictionaries."""
+    return {key: _plain(value) for key, value in row._asdict().items()} if hasattr(row, "_asdict") else row
+
+
+def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
+    """The tidy table: one row for each run with its scores, tuned values and full provenance.
+
+    Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*``,
+    ``value.*`` (tuned settings), steps, best_step, seconds, identity, commit, machine, time, data, settings (JSON).
+    """
+    rows = []
+    for one in sorted(records, key=lambda one: (one["arm"], one["phase"] == "final", one["candidate"], one["seed"])):
+        origin = one["provenance"]
+        rows.append(
+            {
+                "study": study.name,
+                "mode": study.mode,
+                "arm": one["arm"],
+                **{f"axis.{axis}": value for axis, value in study.arms[one["arm"]].values.items()},
+                **{key: one[key] for key in ("phase", "candidate", "seed", "split", "status", "reason")},
+                **{f"score.{name}": value for name, value in one["scores"].items()},
+                **{f"norm.{name}": value for name, value in one["norms"].items()},
+                **{f"value.{name}": _cell(value) for name, value in one["values"].items()},
+                **{key: one.get(key) for key in ("steps", "best_step", "seconds", "identity")},
+                "commit": origin["commit"],
+                "machine": json.dumps(origin["machine"], sort_keys=True),
+                "time": origin["time"],
+                "data": one["data"]["whole"],
+                "settings": json.dumps(one["settings"], sort_keys=True),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _cell(value: Any) -> Any:
+    """A tuned value as a number or, so that a column has one type, as text."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, Any]) -> list[ArmResult]:
+    """What each arm reached."""
+    results = []
+    for name in study.arms:
+        own = [one for one in records if one["arm"] == name]
+        final = [one for one in own if one["phase"] == "final"]
+        good = [one for one in final if one["status"] != "diverged"]
+        choice = choices.get(name)
+        results.append(
+            ArmResult(
+                name=name,
+                chosen=None if choice is None else choice["values"],
+                scores={
+                    score: seeds_summary([one["scores"][score] for one in good], level=study.level)
+                    for score in (study.scores if good else ())
+                },
+                diverged=len(final) - len(good),
+                collapsed=sum(one["status"] == "collapsed" for one in final),
+                failed_candidates=sum(one["phase"] == "tune" and one["status"] != "ok" for one in own),
+                norms={
+                    key: float(np.mean([one["norms"][key] for one in good]))
+                    for key in (good[0]["norms"] if good else ())
+                },
+            )
+        )
+    return results
+
+
+def compared(
+    study: Study, folder: StudyFolder, records: Sequence[Record], choices: Mapping[str, Any]
+) -> list[Compared]:
+    """Every comparison of the study with its verdict, corrected for their number."""
+    values = _Values(study, folder, records, choices)
+    drafts = [_draft(one, values, study) for one in study.comparisons]
+    known = [at for at, one in enumerate(drafts) if one.changes]
+    evidence = [
+        evidence_of(
+            drafts[at].changes,
+            smallest=study.smallest,
+            level=study.level,
+            classes=None if (difference := drafts[at].difference) is None else difference.interval,
+            p_classes=None if difference is None else difference.p,
+        )
+        for at in known
+    ]
+    verdicts = decide(evidence, smallest=study.smallest, level=study.level)
+    for at, verdict in zip(known, verdicts, strict=True):
+        one = drafts[at]
+        drafts[at] = Compared(one.comparison, one.seeds, one.changes, verdict, one.difference, one.notes)
+    return drafts
+
+
+def _draft(comparison: Comparison, values: _Values, study: Study) -> Compared:
+    """A comparison before its verdict."""
+    first, second = values.of(comparison.arm, comparison.score), values.of(comparison.against, comparison.score)
+    seeds = tuple(sorted(set(first) & set(second)))
+    if not seeds:
+        return Compared(comparison, (), (), None, None)
+    ours, theirs = np.stack([first[seed] for seed in seeds]), np.stack([second[seed] for seed in seeds])
+    difference = None
+    if values.classes is not None and ours.shape[1] == theirs.shape[1] == len(values.classes):
+        arms = {
+            comparison.arm: Arm({comparison.score: ours}, seeds),
+            comparison.against: Arm({comparison.score: theirs}, seeds),
+        }
+        several = len(np.unique(values.classes)) > 1
+        (difference,) = compare(
+            arms,
+            values.classes,
+            baseline=comparison.against,
+            over="classes" if several else "queries",
+            samples=SAMPLES,
+            level=study.level,
+        ).differences
+    changes = (ours.mean(axis=1) - theirs.mean(axis=1)).tolist()
+    notes = [note for arm in (comparison.arm, comparison.against) if (note := values.failure(arm, seeds))]
+    return Compared(comparison, seeds, tuple(changes), None, difference, tuple(notes))
+
+
+class _Values:
+    """The values of each query of each final run, with those of diverged runs at chance."""
+
+    def __init__(
+        self, study: Study, folder: StudyFolder, records: Sequence[Record], choices: Mapping[str, Any]
+    ) -> None:
+        self.study, self.folder = study, folder
+        self.final = {(one["arm"], one["seed"]): one for one in records if one["phase"] == "final"}
+        self.hopeless = {name for name, choice in choices.items() if choice is None}
+        good = [one for one in self.final.values() if one["status"] != "diverged"]
+        self.queries = {(one["arm"], one["seed"]): folder.queries(one) for one in good}
+        first = next(iter(self.queries.values()), {})
+        self.classes = first.get("classes")
+
+    def of(self, arm: str, score: str) -> dict[int, Floats]:
+        """Seed -> (Q,) values, or (1,) for a score without a value for each query."""
+        if arm in self.hopeless:
+            return {seed: self._chance(score) for seed in range(self.study.seeds)}
+        found = {}
+        for (name, seed), record in self.final.items():
+            if name == arm and record["status"] == "diverged":
+                found[seed] = self._chance(score)
+            elif name == arm:
+                queries = self.queries[name, seed]
+                found[seed] = np.asarray(queries.get(score, [record["scores"][score]]), dtype=np.float64)
+        return found
+
+    def _chance(self, score: str) -> Floats:
+        by_query = any(score in queries for queries in self.queries.values())
+        if self.classes is None or not by_query:
+            return np.zeros(1)
+        return chance(score, np.unique(self.classes, return_inverse=True)[1])
+
+    def failure(self, arm: str, seeds: Sequence[int]) -> str:
+        """A sentence about the runs that failed; empty if none did."""
+        if arm in self.hopeless:
+            return f"Every candidate of {arm} diverged; it counts as chance."
+        status = [self.final[arm, seed]["status"] for seed in seeds]
+        parts = [
+            f"{status.count(kind)} of {len(seeds)} runs of {arm} {kind}{how}."
+            for kind, how in (("diverged", " and count as chance"), ("collapsed", "; their measured scores count"))
+            if kind in status
+        ]
+        return " ".join(parts)
+
+
+def chance(score: str, labels: Integers) -> Floats:
+    """Expected score of each query under a random order of all others; 0 for scores whose chance is not worked out here.
+
+    Args:
+        score: such as ``recall@1``, ``map@r``, ``r_precision`` or ``precision@5``.
+        labels: (Q,) class of each query, every query being in the gallery of all others.
+
+    Returns:
+        (Q,) fractions.
+    """
+    others = len(labels) - 1
+    relevant = (np.bincount(labels)[labels] - 1).astype(np.float64)
+    share = relevant / max(others, 1)
+    name, _, k = score.partition("@")
+    if name == "recall" and re.fullmatch(r"\d+", k):
+        missed = np.ones(len(labels))
+        for rank in range(min(int(k), others)):
+            missed *= np.clip(1 - relevant / (others - rank), 0, 1)
+        return np.asarray(1 - missed)
+    if score == "map@r":
+        next_one = np.clip(relevant - 1, 0, None) / max(others - 1, 1)
+        harmonic = np.array([np.sum(1 / np.arange(1, int(r) + 1)) for r in relevant])
+        # P(k) counts rank k itself, and k - 1 others that are relevant with probability next_one.
+        safe = np.maximum(relevant, 1)
+        return np.asarray(share / safe * (harmonic + next_one * (relevant - harmonic)))
+    return share if name in ("r_precision", "precision") else np.zeros(len(labels))

@@ -1,0 +1,36 @@
+"""A study so small that its runs take a fraction of a second, on the made-up photographs of all tests."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+TINY: dict[str, Any] = {
+    "title": "Does SEC help?",
+    "base": {
+        "images": {"size": 32},
+        "model": {"backbone": "test_resnet", "weights": "none", "dim": 8},
+        "batch": {"size": 8, "images_per_class": 2},
+        "steps": 2,
+        "checkpoint_every": 1,
+        "validation": {"before": False, "lens": False, "every": 0},
+        "data": {"validation_share": 0.3},
+        "device": "cpu",
+    },
+    "arms": {
+        "plain": {"sec.weight": 0},
+        "sec": {"tune": {"sec.weight": {"from": 1e-3, "to": 1}}},
+    },
+    "tune": {"optimizer.head_rate": {"from": 1e-4, "to": 1e-2}},
+    "candidates": 2,
+    "seeds": 2,
+    "questions": [{"ask": "Does SEC raise Recall@1?", "arm": "sec", "against": "plain"}],
+}
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """The content of the file of a tiny study."""
+    return copy.deepcopy(TINY)

@@ -1,0 +1,30 @@
+"""Chance scores against random rankings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cosphere.evaluate.retrieval import retrieval
+from cosphere.studies.results import chance
+
+
+def test_chance_is_the_mean_score_of_random_embeddings() -> None:
+    labels = np.repeat([0, 1, 2], [3, 5, 8])
+    rng = np.random.default_rng(0)
+    drawn = [
+        retrieval(embeddings=rng.normal(size=(16, 12)).astype(np.float32), labels=labels, ks=(1, 4)).per_query()
+        for _ in range(500)
+    ]
+    for score in ("recall@1", "recall@4", "map@r", "r_precision"):
+        # Random directions are not quite a random order (near ones are near to many), hence the width.
+        assert chance(score, labels).mean() == pytest.approx(np.mean([one[score] for one in drawn]), abs=0.012), score
+
+
+def test_chance_of_recall_at_1_is_the_share_of_the_class() -> None:
+    assert chance("recall@1", np.array([0, 0, 0, 1, 1])).tolist() == pytest.approx([2 / 4] * 3 + [1 / 4] * 2)
+    assert chance("recall@4", np.array([0, 0, 0, 1, 1])).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_a_score_without_a_known_chance_counts_as_zero() -> None:
+    assert chance("mrr", np.array([0, 0, 1, 1])).tolist() == [0.0] * 4
