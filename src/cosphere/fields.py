@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cosphere.checks import check_number, check_whole
 from cosphere.errors import SettingsError, did_you_mean
 
 T = TypeVar("T")
+_hints = functools.cache(get_type_hints)
+"""The types of a class's fields by name. Python compiles each annotation again at every call, which took a second of a study's start."""
 _KEY = "cosphere"
 
 
@@ -65,7 +68,7 @@ class Settings:
     """Put before each name in errors, such as ``"data."``."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             name = f"{self.SECTION}{field.name}"
             value = convert(name, hints[field.name], getattr(self, field.name))
@@ -92,7 +95,7 @@ def build(kind: type[T], values: Mapping[str, Any], *, section: str = "") -> T:
     Raises:
         SettingsError: an unknown name (the nearest is given), a value of another type or out of bounds.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
@@ -121,7 +124,7 @@ def override(settings: T, values: Mapping[str, Any]) -> T:
 def _put(plain: dict[str, Any], kind: Any, path: list[str], value: Any, name: str, top: Any) -> None:
     """Set one value of nested dictionaries, following the dataclasses that describe them."""
     head, *rest = path
-    hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {head: dict[str, Any]}
+    hints = _hints(kind) if dataclasses.is_dataclass(kind) else {head: dict[str, Any]}
     if head not in hints or (rest and _is_leaf(hints[head])):
         raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, dotted_names(top))}")
     if rest:
@@ -155,7 +158,7 @@ def dotted_names(kind: Any, keep: Callable[[Rule], bool] = lambda _: True) -> li
         kind: a dataclass.
         keep: which of them, by their rule.
     """
-    hints, names = get_type_hints(kind), []
+    hints, names = _hints(kind), []
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
             names += [f"{field.name}.{name}" for name in dotted_names(hints[field.name], keep)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,8 +173,6 @@ def test_more_seeds_may_be_asked_for_later_and_other_arms_may_not(
 
 
 def test_a_second_study_in_the_folder_is_refused(study: Study, images: Catalogue, tmp_path: Path) -> None:
-    import os
-
     handle = open_lock(tmp_path / "study" / ".lock")
     try:
         with pytest.raises(RunError, match="another process works on the study"):
@@ -293,6 +294,18 @@ def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
     same(run(study, images, tmp_path / "broken").table, unbroken.table)
     tuned = unbroken.table[unbroken.table["phase"] == "tune"]
     assert tuned.loc[tuned["arm"] == "sec", "value.sec.weight"].nunique() == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its forks")
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_unbroken_one(
+    kills: int, photos: Path, whole: StudyResult, tmp_path: Path
+) -> None:
+    words = [str(photos), str(tmp_path / "study"), str(kills), "0"]
+    script = Path(__file__).with_name("killed.py")
+    ended = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
+    assert ended.stdout.count("killed") == kills  # and none ended by itself before its turn
+    same(pd.read_parquet(tmp_path / "study" / "table.parquet"), whole.table)
 
 
 @pytest.mark.slow
