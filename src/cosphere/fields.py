@@ -18,9 +18,13 @@ from cosphere.checks import check_number, check_whole
 from cosphere.errors import SettingsError, did_you_mean
 
 T = TypeVar("T")
-_hints = functools.cache(get_type_hints)
-"""The types of a class's fields by name. Python compiles each annotation again at every call, which took a second of a study's start."""
 _KEY = "cosphere"
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a class's fields by name. Python compiles each annotation again whenever it is asked."""
+    return get_type_hints(kind)
 
 
 class Rule(NamedTuple):

@@ -184,15 +184,10 @@ class Work:
         return {"tune": self.study.tuning_runs - self.count("tune"), "final": final}
 
     def _prepare(self) -> None:
-        """Before the first run: cached features, if the study uses them, and how long it will take."""
+        """Before the first run: say how long it will take."""
         if not any(self.missing().values()):
             return
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
-        features = getattr(first, "features", None)
-        if features is not None and features.copies and not self.records:
-            from cosphere.experiment import prepare_features
-
-            prepare_features(first, self.folder.run("any", "any"), listener=self.listener)
         if not self.records:
             self.clock.guess(probe(first, self.context))
         left = self.clock.left(self.missing())
@@ -203,8 +198,6 @@ class Work:
 
     def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
         settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)
-        if getattr(getattr(settings, "features", None), "copies", 0):
-            settings = settings.with_values({"features.folder": str(self.context.folder / "features")})
         return settings.with_absolute_paths()
 
     def _execute(self, phase: Phase) -> None:

@@ -18,6 +18,7 @@ from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.runs import provenance
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
+from cosphere.studies.jobs import Phase
 from cosphere.studies.verdicts import Verdict, decide, evidence_of
 
 Record = Mapping[str, Any]
@@ -99,7 +100,7 @@ class StudyResult:
     """Wall time of this call."""
     overhead: float = 0.0
     """Seconds of it that were not spent in runs."""
-    missing: Mapping[str, int] = field(default_factory=dict)
+    missing: Mapping[Phase, int] = field(default_factory=dict)
     """Runs that are left: by phase."""
 
     @property

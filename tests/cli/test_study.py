@@ -1,0 +1,73 @@
+"""`cosphere study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from studies.conftest import TINY
+
+from cosphere.cli import main
+from cosphere.studies import shipped_studies
+
+
+def wrong(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(["study", *words]) == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def test_without_a_name_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in shipped_studies())
+
+
+def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
+    file: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    words = ["study", str(file), "--data", str(photos), "--runs", str(tmp_path), "--candidates", "1", "--seeds", "2"]
+    assert main([*words, "--budget", "0.001s"]) == 0
+    stopped = capsys.readouterr()
+    assert "6 runs to do, about" in stopped.err
+    assert "2 candidates are not tried yet" in stopped.err
+    assert "not decided" in stopped.out
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "6/6  sec final-seed1" in shown.err
+    assert "Does SEC raise Recall@1?" in shown.out
+    assert {"table.parquet", "table.json", "results.json"} <= {path.name for path in (tmp_path / "tiny").iterdir()}
+    assert main([*words[:-1], "3"]) == 0
+    assert "2 runs to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["sec"], "what should be studied? Give images: cosphere study sec --data photos/"),
+        (["sce", "--data", "x"], "there is no study 'sce'. Did you mean 'sec'?"),
+        (["FILE", "--data", "x", "--set", "steps"], "--set 'steps' gives no value"),
+        (["FILE", "--data", "x", "--set", "stepps=3"], "there is no setting 'stepps'. Did you mean 'steps'?"),
+        (["FILE", "--data", "x", "--mode", "long"], "there is no mode 'long'. The study has no modes."),
+        (["FILE", "--data", "PHOTOS", "--budget", "soon"], "the budget is 'soon'; wanted a duration such as 30m"),
+        (["FILE", "--data", "PHOTOS", "--jobs", "0"], "jobs must be a whole number from 1 to 1024"),
+        (["FILE", "--data", "x", "--sedes", "3"], "there is no setting 'sedes'. Did you mean 'seeds'?"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], answer: str, file: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"FILE": str(file), "PHOTOS": str(photos)}
+    shown = wrong(capsys, *(names.get(word, word) for word in words), "--runs", str(tmp_path))
+    assert answer in shown
+    assert len(shown.splitlines()) == 1
