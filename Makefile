@@ -14,7 +14,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m cosphere.losses.engine.document --check docs/losses.md
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 docs: $(STAMP)
 	$(BIN)/python -m cosphere.losses.engine.document docs/losses.md

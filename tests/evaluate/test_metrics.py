@@ -47,6 +47,17 @@ def test_three():
     assert evaluated.as_dict()["scores"]["three"]["value"] == 1 / 3
 """
 
+TEST_AND_WRITE = """
+import runpy, sys
+import pytest
+
+code = pytest.main(["-q", "-p", "no:cacheprovider", "test_three.py"])
+sys.argv = ["quick"]
+code or runpy.run_module("cosphere.cli.quick", run_name="__main__")  # writes the help again, as after any change of a setting
+sys.exit(code)
+"""
+"""One process for both, because importing everything takes seconds."""
+
 
 @pytest.mark.slow
 def test_a_metric_is_its_function_its_entry_and_its_test(tmp_path: Path) -> None:
@@ -60,13 +71,13 @@ def test_a_metric_is_its_function_its_entry_and_its_test(tmp_path: Path) -> None
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", *words], env=environment, cwd=tmp_path, text=True, capture_output=True, check=False
+            [sys.executable, *words], env=environment, cwd=tmp_path, text=True, capture_output=True, check=False
         )
 
-    tested = run("pytest", "-q", "-p", "no:cacheprovider", "test_three.py")
-    assert tested.returncode == 0, tested.stdout
-    assert run("cosphere.cli.quick").returncode == 0  # writes the help again, as after any change of a setting
-    assert "three" in run("cosphere", "evaluate", "--help-all").stdout
+    tested = run("-c", TEST_AND_WRITE)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "1 passed" in tested.stdout
+    assert "three" in run("-m", "cosphere", "evaluate", "--help-all").stdout
 
 
 def test_every_metric_is_on_the_page() -> None:

@@ -226,8 +226,13 @@ def test_a_data_file_cut_short_while_open_is_noticed(tmp_path: Path, sources: li
 PROGRAM = """
 import sys
 from pathlib import Path
+from types import ModuleType
 import numpy as np
-from cosphere.images import PixelCache
+
+# The cache without the rest of the room: importing torch and torchvision takes seconds.
+room = sys.modules["cosphere.images"] = ModuleType("cosphere.images")
+room.__path__ = [sys.argv[6]]
+from cosphere.images.cache import PixelCache
 
 folder, first, last, side = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 exec(sys.argv[5])
@@ -251,7 +256,17 @@ print("made", made, flush=True)
 
 
 def program(folder: Path, first: int, last: int, side: int, before: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(first), str(last), str(side), before]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(folder),
+        str(first),
+        str(last),
+        str(side),
+        before,
+        str(Path(cache.__file__).parent),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
