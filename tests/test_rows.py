@@ -136,7 +136,7 @@ def test_block_rows_keep_within_the_bytes() -> None:
     assert rows_within(10_000, 100) == 96
     assert rows_within(3_200, 100) == 32
     assert rows_within(1, 100) == 32
-    with pytest.raises(SettingsError, match="block_bytes must be above 0, got 0"):
+    with pytest.raises(SettingsError, match=r"block_bytes must be above 0 and at most 2\^40, got 0"):
         check_block_bytes(0)
 
 

@@ -12,6 +12,26 @@ import numpy as np
 
 from cosphere.errors import SettingsError, did_you_mean
 
+MOST_SAMPLES = 10**6
+"""Most resamples behind an interval."""
+MOST_DIM = 2**16
+"""Widest layer and embedding."""
+MOST_IMAGES = 10**6
+"""Most images in a batch."""
+MOST_WORKERS = 256
+"""Most processes that decode."""
+_LARGEST_SEED = 2**63 - 1
+"""The largest that torch takes."""
+
+
+def check_seed(seed: object, name: str = "seed") -> int:
+    """Return ``seed`` as an int.
+
+    Raises:
+        SettingsError: it is no integer from 0 to 2^63 - 1.
+    """
+    return check_whole(name, seed, least=0, most=_LARGEST_SEED)
+
 
 def check_whole(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
     """Return ``value`` as an int.

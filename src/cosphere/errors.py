@@ -18,7 +18,10 @@ with status 2; anything else that escapes is a bug.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class CosphereError(Exception):
@@ -79,3 +82,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(names)}."
+
+
+def escaped(value: object) -> str:
+    r"""Text of others for a terminal: control characters become escapes, so that a name cannot move the cursor.
+
+    >>> escaped("\x1b[31mred")
+    '\\x1b[31mred'
+    """
+    text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a name that are not UTF-8
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -149,9 +149,11 @@ def check_widths(queries: int, gallery: int, unit: str = "dimensions") -> None:
 
 
 def check_block_bytes(block_bytes: int) -> None:
-    """Raise unless the setting is a positive number of bytes."""
-    if block_bytes < 1:
-        raise SettingsError(f"block_bytes must be above 0, got {block_bytes}. Leave it out for {BLOCK_BYTES}.")
+    """Raise unless the setting is a number of bytes, of a terabyte at most."""
+    if not 1 <= block_bytes <= 2**40:
+        raise SettingsError(
+            f"block_bytes must be above 0 and at most 2^40, got {block_bytes}. Leave it out for {BLOCK_BYTES}."
+        )
 
 
 def rows_within(block_bytes: int, bytes_per_row: int) -> int:

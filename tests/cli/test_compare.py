@@ -178,7 +178,10 @@ def test_the_same_call_gives_the_same_numbers(runs: Path, tmp_path: Path, capsys
         (["plain-seed0", "sec-seed0", "--split", "val"], "has no embeddings of split 'val'; it has test."),
         (["plain-seed0", "sec-seed0", "--baseline", "sec-sed0"], "Did you mean 'sec-seed0'?"),
         (["plain-seed0", "sec-seed0", "--level", "95"], "level must be a number above 0 and below 1, finite; got 95.0"),
-        (["plain-seed0", "sec-seed0", "--seed", "-1"], "seed must be a whole number >= 0; got -1"),
+        (
+            ["plain-seed0", "sec-seed0", "--seed", "-1"],
+            "seed must be a whole number from 0 to 9223372036854775807; got -1",
+        ),
         (["plain-seed0", "sec-seed0", "--metrik", "map@r"], "there is no setting 'metrik'. Did you mean 'metric'?"),
         (["--arm", "sec"], "--arm 'sec' names no folders; wanted NAME=FOLDERS"),
         (["--arm", "sec=nowhere/*"], "--arm sec: no folder is called nowhere/*"),

@@ -140,5 +140,5 @@ def test_a_seed_is_not_negative() -> None:
         lambda data: hold_out_classes(data, share=0.3, seed=-1),
         lambda data: with_class_splits(data, seed=-1),
     ):
-        with pytest.raises(SettingsError, match="seed must be a whole number >= 0; got -1"):
+        with pytest.raises(SettingsError, match="seed must be a whole number from 0 to 9223372036854775807; got -1"):
             divide(catalogue([2] * 9))

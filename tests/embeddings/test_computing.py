@@ -103,8 +103,8 @@ def test_nothing_readable_is_an_error(embedder: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number >= 1; got 0"),
-        ({"workers": -1}, "workers must be a whole number >= 0; got -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1000000; got 0"),
+        ({"workers": -1}, "workers must be a whole number from 0 to 256; got -1"),
         ({"precision": "bf61"}, "precision must be 'float32' or 'bf16'; got 'bf61'"),
     ],
 )

@@ -174,7 +174,7 @@ def test_progress_reaches_the_end_and_the_seed_decides():
     [
         ({"far": 0}, SettingsError, "far must be a number above 0 and below 1, finite; got 0"),
         ({"far": math.nan}, SettingsError, "far must be a number above 0 and below 1, finite; got nan"),
-        ({"samples": 0}, SettingsError, "samples must be a whole number >= 1"),
+        ({"samples": 0}, SettingsError, "samples must be a whole number from 1 to 1000000"),
         ({"level": 1}, SettingsError, r"level must be a number above 0"),
         ({"block_bytes": 0}, SettingsError, "block_bytes must be above 0"),
         ({"labels": [0, 0, 0]}, DataError, "all 3 images are of one class"),

@@ -168,7 +168,7 @@ def test_as_dict_is_plain(pair: Comparison) -> None:
         (
             lambda: compare({"a": arm(0), "b": arm(1)}, CLASSES, samples=0),
             SettingsError,
-            "samples must be a whole number >= 1",
+            "samples must be a whole number from 1 to 1000000",
         ),
     ],
 )

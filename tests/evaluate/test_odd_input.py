@@ -76,5 +76,5 @@ def test_bfloat16_scores_and_values():
     ],
 )
 def test_a_seed_below_zero_is_refused(measure):
-    with pytest.raises(SettingsError, match="seed must be a whole number >= 0; got -1"):
+    with pytest.raises(SettingsError, match="seed must be a whole number from 0 to 9223372036854775807; got -1"):
         measure(np.eye(4), -1)

@@ -134,7 +134,7 @@ def test_intervals_take_classes_whole():
     [
         ({"threshold": math.nan}, SettingsError, "threshold must be a number, finite; got nan"),
         ({"fpirs": [2]}, SettingsError, r"fpir must be a number >= 0 and at most 1, finite; got 2"),
-        ({"samples": 0}, SettingsError, "samples must be a whole number >= 1"),
+        ({"samples": 0}, SettingsError, "samples must be a whole number from 1 to 1000000"),
         ({"gallery": np.eye(2)}, SettingsError, "gallery and gallery_labels together"),
         ({"labels": [0, 0, 1]}, SizeError, r"want labels \(4,\)"),
         ({"labels": [0, 0, 0, 0]}, DataError, "got 1 classes"),

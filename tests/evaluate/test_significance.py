@@ -130,8 +130,16 @@ def test_holm_agrees_with_a_printed_example() -> None:
         (lambda: mcnemar_test([1], [0, 1]), SizeError, "want pairs, got 1 and 2 values"),
         (lambda: sign_flip_test([]), SizeError, "at least one number"),
         (lambda: sign_flip_test([np.nan]), DataError, "1 of 1 differences are NaN"),
-        (lambda: sign_flip_test([1.0], samples=0), SettingsError, "samples must be a whole number >= 1; got 0"),
-        (lambda: sign_flip_test([1.0], seed=-1), SettingsError, "seed must be a whole number >= 0; got -1"),
+        (
+            lambda: sign_flip_test([1.0], samples=0),
+            SettingsError,
+            "samples must be a whole number from 1 to 1000000; got 0",
+        ),
+        (
+            lambda: sign_flip_test([1.0], seed=-1),
+            SettingsError,
+            "seed must be a whole number from 0 to 9223372036854775807; got -1",
+        ),
         (lambda: sign_flip_test([1.0, 2.0], classes=[0, 0]), DataError, "all 2 queries are of one class"),
         (lambda: holm([0.5, 1.5]), SettingsError, "p-values lie from 0 to 1, got 0.5 to 1.5"),
         (lambda: holm([np.nan]), DataError, "NaN"),

@@ -207,14 +207,22 @@ def test_strided_and_narrow_values_are_taken() -> None:
         (lambda: bootstrap([]), SizeError, "at least one number, got shape (0,)"),
         (lambda: bootstrap([[1.0]]), SizeError, "got shape (1, 1)"),
         (lambda: bootstrap([1.0, np.nan]), DataError, "1 of 2 values are NaN or infinite"),
-        (lambda: bootstrap([1.0], samples=0), SettingsError, "samples must be a whole number >= 1; got 0"),
+        (lambda: bootstrap([1.0], samples=0), SettingsError, "samples must be a whole number from 1 to 1000000; got 0"),
         (
             lambda: bootstrap([1.0], level=1.0),
             SettingsError,
             "level must be a number above 0 and below 1, finite; got 1.0",
         ),
-        (lambda: bootstrap([1.0], seed=-1), SettingsError, "seed must be a whole number >= 0; got -1"),
-        (lambda: bootstrap([1.0], seed=1.5), SettingsError, "seed must be a whole number >= 0; got 1.5"),  # type: ignore[arg-type]
+        (
+            lambda: bootstrap([1.0], seed=-1),
+            SettingsError,
+            "seed must be a whole number from 0 to 9223372036854775807; got -1",
+        ),
+        (
+            lambda: bootstrap([1.0], seed=1.5),
+            SettingsError,
+            "seed must be a whole number from 0 to 9223372036854775807; got 1.5",
+        ),  # type: ignore[arg-type]
         (lambda: bootstrap_all({"a": [1], "b": [1, 2]}), SizeError, "b has 2 values, others 1"),
         (lambda: bootstrap_classes([1, 0], [1]), SizeError, "want classes (2,), one for each row, got (1,)"),
         (lambda: bootstrap_classes([1, 0], ["a", "a"]), DataError, "all 2 queries are of one class"),

@@ -375,7 +375,7 @@ def test_a_tree_wants_a_class_with_two_images():
     [
         ({"margin": -1}, "margin must be a number >= 0"),
         ({"first_margin": -1}, "first_margin must be a number >= 0"),
-        ({"levels": 0}, "levels must be a whole number >= 1"),
+        ({"levels": 0}, "levels must be a whole number from 1 to 1000"),
         ({"linkage": "ward"}, "linkage must be 'average' or 'single'"),
     ],
 )

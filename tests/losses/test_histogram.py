@@ -138,7 +138,7 @@ def test_an_infinite_row_gives_nan_and_not_an_index_error():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(SettingsError, match="bins must be a whole number >= 1; got 0"):
+    with pytest.raises(SettingsError, match="bins must be a whole number from 1 to 1000000; got 0"):
         HistogramLoss(bins=0)
-    with pytest.raises(SettingsError, match=r"bins must be a whole number >= 1; got 10\.0"):
+    with pytest.raises(SettingsError, match=r"bins must be a whole number from 1 to 1000000; got 10\.0"):
         HistogramLoss(bins=10.0)

@@ -264,8 +264,8 @@ def test_labels_without_a_boundary_are_named(h6):
         ({"per_class": 1}, "per_class must be true or false"),
         ({"sampling": "hard"}, "sampling must be 'distance_weighted' or 'all'"),
         ({"cutoff": 1.5}, r"cutoff must lie below farthest and below 2"),
-        ({"num_classes": None}, "num_classes must be a whole number >= 1"),
-        ({"num_classes": 0}, "num_classes must be a whole number >= 1"),
+        ({"num_classes": None}, "num_classes must be a whole number from 1 to 100000000"),
+        ({"num_classes": 0}, "num_classes must be a whole number from 1 to 100000000"),
     ],
 )
 def test_settings_out_of_range(settings, text):

@@ -329,8 +329,8 @@ def test_without_max_age_a_pause_is_allowed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "size must be a whole number >= 1; got 0"),
-        ({"embedding_dim": 2.0}, r"embedding_dim must be a whole number >= 1; got 2\.0"),
+        ({"size": 0}, "size must be a whole number from 1 to 100000000; got 0"),
+        ({"embedding_dim": 2.0}, r"embedding_dim must be a whole number from 1 to 65536; got 2\.0"),
         ({"start_after": -1}, "start_after must be a whole number of steps >= 0; got -1"),
         ({"max_age": 0}, "max_age must be a whole number >= 1; got 0"),
         ({"batch_weight": -1}, "batch_weight must be a number >= 0"),

@@ -115,8 +115,8 @@ def test_another_device_is_named(h6):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 0, "embedding_dim": 2}, "num_classes must be a whole number >= 1; got 0"),
-        ({"num_classes": 2, "embedding_dim": 2.0}, "embedding_dim must be a whole number >= 1; got 2.0"),
+        ({"num_classes": 0, "embedding_dim": 2}, "num_classes must be a whole number from 1 to 100000000; got 0"),
+        ({"num_classes": 2, "embedding_dim": 2.0}, "embedding_dim must be a whole number from 1 to 65536; got 2.0"),
         ({"num_classes": 2, "embedding_dim": 2, "temperature": 0}, "temperature must be a number above 0"),
     ],
 )

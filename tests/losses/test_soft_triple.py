@@ -193,7 +193,7 @@ def test_centres_start_as_the_official_code_has_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"centres": 0}, "centres must be a whole number >= 1"),
+        ({"centres": 0}, "centres must be a whole number from 1 to 1000"),
         ({"scale": 0}, "scale must be a number above 0"),
         ({"gamma": 0}, "gamma must be a number above 0"),
         ({"margin": -1}, "margin must be a number >= 0"),

@@ -138,7 +138,7 @@ def test_sampled_classes_are_the_loss_over_just_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"centres": 0}, "centres must be a whole number >= 1"),
+        ({"centres": 0}, "centres must be a whole number from 1 to 1000"),
         ({"margin": 28.6}, "margin is in radians, at most pi"),
         ({"scale": 0}, "scale must be a number above 0"),
         ({"fallback": 1}, "fallback must be true or false"),

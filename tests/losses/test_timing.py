@@ -54,10 +54,10 @@ def test_a_slow_loss_is_measured_less_often(monkeypatch):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"batch": 0}, "batch must be a whole number >= 1; got 0"),
-        ({"dim": -1}, "dim must be a whole number >= 1; got -1"),
-        ({"per_class": 0}, "per_class must be a whole number >= 1; got 0"),
-        ({"repeats": 0}, "repeats must be a whole number >= 1; got 0"),
+        ({"batch": 0}, "batch must be a whole number from 1 to 65536; got 0"),
+        ({"dim": -1}, "dim must be a whole number from 1 to 65536; got -1"),
+        ({"per_class": 0}, "per_class must be a whole number from 1 to 65536; got 0"),
+        ({"repeats": 0}, "repeats must be a whole number from 1 to 65536; got 0"),
         ({"batch": 10}, "batch 10 does not divide by per_class 4; try 8"),
         ({"batch": 3}, "batch 3 does not divide by per_class 4; try 4"),
     ],

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from cosphere.cli.commands import COMMANDS
-from cosphere.errors import CosphereError, did_you_mean
+from cosphere.errors import CosphereError, did_you_mean, escaped
 
 _EXAMPLES = """examples:
   cosphere demo
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(given)
     except CosphereError as error:
-        print(f"cosphere: {error}", file=sys.stderr)
+        print(f"cosphere: {escaped(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cosphere: interrupted", file=sys.stderr)
@@ -41,9 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it flushes
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            text = "cannot write the output: no space left. Free some space."
+        elif error.filename is not None:  # no rights, too long a name, a disk that fails
+            text = f"{os.fspath(error.filename)} cannot be used: {error.strerror}. Check the path and its rights."
+        else:
             raise
-        print("cosphere: cannot write the output: no space left. Free some space.", file=sys.stderr)
+        print(f"cosphere: {escaped(text)}", file=sys.stderr)
         return 2
 
 

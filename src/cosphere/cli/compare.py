@@ -17,6 +17,7 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
 from cosphere.experiment import ComparedRuns, MatchedRuns, compare_runs
+from cosphere.experiment.outputs import check_output_folder
 from cosphere.files import write_json
 from cosphere.report.comparison import write_comparison_figure
 
@@ -25,6 +26,8 @@ _EXAMPLES = [
     "cosphere compare runs/plain-seed* runs/sec-seed* --metric recall@1,map@r,r_precision",
     "cosphere compare --arm 'plain=runs/plain-*' --arm 'sec=runs/sec-*' --baseline plain",
 ]
+WRITTEN = ("comparison.json", "comparison.png", "comparison.svg")
+"""Files of a comparison, in the folder of ``--out``."""
 SHOWN_CLASSES = 5
 """Number of largest gains and losses to print."""
 
@@ -32,6 +35,7 @@ SHOWN_CLASSES = 5
 def run(arguments: list[str]) -> int:
     """Print the table and write `comparison.json` and the picture."""
     given = parser().read(arguments)
+    check_output_folder(given.out, WRITTEN)
     compared = compare_runs(
         given.runs,
         arms=_arms(given.arm or []),

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from cosphere._types import Progress
 from cosphere.cli.data_tables import differences_table
+from cosphere.errors import escaped
 from cosphere.experiment.listener import Listener
 from cosphere.runs import RunFolder
 
 if TYPE_CHECKING:
     from cosphere.data import Catalogue
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 
 def plain(value: object) -> Text:
     """A cell or line as it is: brackets are no markup, and control characters are shown as escapes."""
-    return Text(_CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value)))
+    return Text(escaped(value))
 
 
 def line(text: str) -> None:
@@ -48,8 +46,8 @@ def aside(text: str) -> None:
     Console(stderr=True).print(plain(text), highlight=False, soft_wrap=True)
 
 
-def show(table: Table) -> None:
-    """A table of the result."""
+def show(table: RenderableType) -> None:
+    """A table of the result; its cells of others' text are :func:`plain`."""
     Console().print(table)
 
 

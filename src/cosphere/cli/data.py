@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from cosphere.cli import console
 from cosphere.cli.data_tables import render
 from cosphere.cli.options import add_source
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import check
 from cosphere.errors import SettingsError, did_you_mean
+from cosphere.experiment.outputs import check_output
 from cosphere.files import write_json
 
 _EXAMPLES = [
@@ -43,9 +42,11 @@ def run(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     given = parser().read(arguments)
+    if given.json:
+        check_output(given.json, source=given.source, option="--json")
     with console.progress_bar("reading images") as progress:
         report = check(given.source, layout=given.layout, classes=given.classes or "top", progress=progress)
-    Console().print(render(report))
+    console.show(render(report))
     if given.json:
         write_json(Path(given.json), json.loads(json.dumps(report.as_dict())))
     return 0

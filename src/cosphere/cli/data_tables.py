@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosphere.data import Catalogue, DataReport
+from cosphere.errors import escaped
 
 _SHOWN = 5
 """Lines of a list that :func:`render` prints before it says how many more there are."""
@@ -18,7 +19,7 @@ _SHOWN = 5
 def render(report: DataReport) -> RenderableType:
     """The report as tables for a terminal; prints well at 80 columns."""
     head = Text(f"{report.images} images, {report.classes} classes", style="bold")
-    kind = Text(f"layout {report.layout}; {_PROTOCOLS[report.protocol]}")
+    kind = Text(escaped(f"layout {report.layout}; {_PROTOCOLS[report.protocol]}"))
     size = Text(
         f"width {report.widths}, height {report.heights} pixels (min / median / max)" if report.widths else "no sizes"
     )
@@ -26,7 +27,7 @@ def render(report: DataReport) -> RenderableType:
     parts: list[RenderableType] = [head, kind, size, Text(), *tables]
     if report.checks:
         parts.append(differences_table(report))
-    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    parts += [Text(escaped(f"note: {note}"), style="dim") for note in report.notes]
     return Group(*parts)
 
 
@@ -40,7 +41,7 @@ _PROTOCOLS = {
 
 
 def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
@@ -52,7 +53,7 @@ def _splits_table(report: DataReport) -> Table:
     for split in report.splits:
         roles = "" if split.queries is None else f"{split.queries} / {split.gallery}"
         numbers = [str(number) for number in (split.images, split.classes, split.per_class, split.one_image)]
-        table.add_row(Text(split.name), *numbers, roles)
+        table.add_row(Text(escaped(split.name)), *numbers, roles)
     return table
 
 
@@ -81,7 +82,9 @@ def _findings_table(report: DataReport) -> Table:
     for what, found in rows:
         number = sum(pair.classes for pair in report.shared_classes) if what == "classes in two splits" else len(found)
         lines = list(found[:_SHOWN]) + ([f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
-        table.add_row(what, Text(str(number), style="yellow" if number else "green"), Text("\n".join(lines)))
+        table.add_row(
+            what, Text(str(number), style="yellow" if number else "green"), Text("\n".join(map(escaped, lines)))
+        )
     return table
 
 
@@ -91,5 +94,6 @@ def differences_table(data: Catalogue | DataReport) -> Table:
     title = f"Against the published {data.layout}: " + (f"{wrong} differences" if wrong else "all as published")
     table = _table(title, "what", "expected", "found", "", right=("expected", "found"))
     for line in data.checks:
-        table.add_row(line.what, line.expected, line.found, "" if line.agrees else "[yellow]differs[/yellow]")
+        cells = [Text(escaped(cell)) for cell in (line.what, line.expected, line.found)]
+        table.add_row(*cells, "" if line.agrees else "[yellow]differs[/yellow]")
     return table

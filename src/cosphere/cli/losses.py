@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cosphere import losses
+from cosphere.checks import check_whole
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.document import GROUPS, loss_table_markdown
@@ -126,9 +127,7 @@ def _time(given: Namespace) -> None:
 def _threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if threads is not None:
-        if threads < 1:
-            raise SettingsError(f"threads must be a whole number >= 1; got {threads}.")
-        torch.set_num_threads(threads)
+        torch.set_num_threads(check_whole("threads", threads, least=1, most=1024))
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import check_number, check_seed
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.errors import DataError, SettingsError
 
@@ -40,7 +40,7 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
         SettingsError: ``share`` is not in (0, 1), or ``seed`` is negative.
         DataError: there are too few classes.
     """
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     check_number("the share of classes to hold out", share, above=0, below=1)
     counts = np.bincount(catalogue.labels)
     candidates = np.flatnonzero(counts >= 2)
@@ -73,7 +73,7 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
         SettingsError: a share is out of range, or ``seed`` is negative.
         DataError: the data already has splits, or has too few classes.
     """
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     if catalogue.split_names != [EVERYTHING]:
         raise DataError(
             f"this data has splits already: {', '.join(catalogue.split_names)}. Use them, or set all to {EVERYTHING!r}."

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cosphere._types import Flags, Float32s, Integers, Progress
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.data.listing import file_keys
@@ -60,8 +60,8 @@ def embed(
         DataError: too many images, or all, are unreadable.
         SettingsError: a setting is out of range.
     """
-    check_whole("batch_size", batch_size, least=1)
-    check_whole("workers", workers, least=0)
+    check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
+    check_whole("workers", workers, least=0, most=MOST_WORKERS)
     check_choice("precision", precision, get_args(Precision))
     if device is not None:
         embedder.to(device)

@@ -131,6 +131,8 @@ class Embeddings:
         optional: dict[str, Any] = {name: arrays.get(name) for name in _OPTIONAL}
         optional |= {name: tuple(arrays[name].tolist()) for name in ("group_names", "files") if name in arrays}
         optional |= {name: str(arrays[name]) for name in ("model_id", "fingerprint") if name in arrays}
+        if rows.dtype.kind not in "fui" or rows.ndim != 2:
+            raise RunError(f"{path} holds no rows of numbers. Embed again.")
         if not len(rows) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
             raise RunError(f"{path} holds no image, or a label without a class name. Embed again.")
         return cls(

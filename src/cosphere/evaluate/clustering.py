@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosphere._types import Integers, Progress
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import check_choice, check_seed, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.evaluate._relevance import check_labels
 from cosphere.evaluate.agreement import Agreement, agreement
@@ -166,7 +166,7 @@ def clustering(
         SettingsError: a setting is out of range, or faiss cannot be imported.
     """
     chosen = _chosen(preset, iterations, restarts)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     return _score(_prepared(embeddings, labels, clusters), chosen, preset, int(seed), progress)
 
 
@@ -204,7 +204,7 @@ def clustering_over_seeds(
     if not numbers or len(set(numbers)) < len(numbers):
         raise SettingsError(f"want at least one seed and no seed twice, got {numbers}. Usual: range(5).")
     for seed in numbers:
-        check_whole("seed", seed, least=0)
+        check_seed(seed)
     task = _prepared(embeddings, labels, clusters)
     parts = _parts(progress, len(numbers))
     return ClusteringSeeds(
@@ -239,7 +239,7 @@ def _chosen(preset: str, iterations: int | None, restarts: int | None) -> Cluste
         )
     for name, value in (("iterations", iterations), ("restarts", restarts)):
         if value is not None:
-            check_whole(name, value, least=1)
+            check_whole(name, value, least=1, most=10**6)
     return ClusteringPreset(
         method=settings.method,
         iterations=int(settings.iterations if iterations is None else iterations),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Floats, Integers, Progress
-from cosphere.checks import check_whole
+from cosphere.checks import MOST_SAMPLES, check_seed, check_whole
 from cosphere.codes import bytes_of, is_codes, to_bits
 from cosphere.embeddings import Embeddings, Sides
 from cosphere.errors import SettingsError, SizeError
@@ -153,9 +153,9 @@ def equal_bytes(
         DataError: a row holds NaN or infinity, or no query has anything to find.
         SettingsError: a setting is out of range.
     """
-    check_whole("bootstrap_samples", bootstrap_samples, least=0)
+    check_whole("bootstrap_samples", bootstrap_samples, least=0, most=MOST_SAMPLES)
     check_whole("shortlist", shortlist, least=1)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     sets = _sets(embeddings, labels, group_rule)
     floats = _ranked(sets, sets.queries, sets.gallery, None, block_bytes)
     plans, notes = _plans(sets, shortlist, seed)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Floats, Integers, Progress
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import check_number, check_seed
 from cosphere.errors import DataError, SettingsError
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
@@ -88,7 +88,7 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
         DataError: no class can be known, or no class remains unknown.
     """
     names = class_column(labels, len(labels))
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     check_number("known_share", known_share, above=0, below=1)
     check_number("gallery_share", gallery_share, above=0, below=1)
     _, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)

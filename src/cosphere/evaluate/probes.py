@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere._types import Integers
-from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.checks import MOST_IMAGES, check_choice, check_number, check_seed, check_whole
 from cosphere.errors import DataError, DivergenceError, SizeError
 from cosphere.rows import Matrix, as_array, check_rows, widened
 from cosphere.search import search
@@ -127,9 +127,9 @@ def linear_probe(
         DivergenceError: "sgd" diverged at this rate.
     """
     check_choice("recipe", recipe, ("lbfgs", "sgd"))
-    check_whole("epochs", epochs, least=1)
-    check_whole("seed", seed, least=0)
-    check_whole("batch_size", batch_size, least=1)
+    check_whole("epochs", epochs, least=1, most=10**6)
+    check_seed(seed)
+    check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
     check_number("rate", rate, above=0)
     check_number("decay", decay, at_least=0)
     features, queries = _features(train, "train"), _features(test, "test")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_whole
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.clustering import check_preset
@@ -67,8 +67,8 @@ class EvaluationSettings:
         check_choice("interval_over", self.interval_over, get_args(IntervalOver))
         check_choice("group_rule", self.group_rule, get_args(GroupRule))
         check_level(self.level)
-        check_whole("seed", self.seed, least=0)
-        check_whole("bootstrap_samples", self.bootstrap_samples, least=0)
+        check_seed(self.seed)
+        check_whole("bootstrap_samples", self.bootstrap_samples, least=0, most=MOST_SAMPLES)
         check_block_bytes(self.block_bytes)
 
 

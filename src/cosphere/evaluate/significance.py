@@ -15,7 +15,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from cosphere._types import Floats
-from cosphere.checks import check_whole
+from cosphere.checks import MOST_SAMPLES, check_seed, check_whole
 from cosphere.codes import bytes_of
 from cosphere.errors import SettingsError
 from cosphere.evaluate.statistics import check_values, class_sums, differences
@@ -89,8 +89,8 @@ def sign_flip_test(change: Any, *, classes: Any | None = None, samples: int = 10
     >>> sign_flip_test([0.1, 0.2, 0.3])  # only +++ and --- of 8 patterns go as far
     0.25
     """
-    check_whole("samples", samples, least=1)
-    check_whole("seed", seed, least=0)
+    check_whole("samples", samples, least=1, most=MOST_SAMPLES)
+    check_seed(seed)
     sums = class_sums(check_values(change, "differences")[None], classes)[0][0]
     size = np.abs(sums).sum() / 2  # Half, because a pattern is identified by the sum of the parts that keep their sign.
     parts = sums[np.abs(sums) > _ROUNDING * size]

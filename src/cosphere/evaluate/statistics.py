@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from cosphere._types import Floats
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import MOST_SAMPLES, check_number, check_seed, check_whole
 from cosphere.errors import DataError, SizeError
 from cosphere.evaluate._names import class_column
 from cosphere.rows import as_array
@@ -331,6 +331,6 @@ def check_level(level: float) -> None:
 
 def check_resampling(samples: int, level: float, seed: int) -> None:
     """Raise unless there is at least one resample, a level in (0, 1) and a seed that NumPy takes."""
-    check_whole("samples", samples, least=1)
+    check_whole("samples", samples, least=1, most=MOST_SAMPLES)
     check_level(level)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)

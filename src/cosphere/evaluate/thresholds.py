@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
-from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.checks import check_choice, check_number, check_seed, check_whole
 from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._allowed import allowed
@@ -238,7 +238,7 @@ def matched_hamming(
         raise SizeError(f"got {len(rows)} embeddings and {len(packed)} codes. Make the codes from these rows.")
     check_whole("pairs", pairs, least=1)
     check_number("threshold", threshold)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     left, right = _drawn_pairs(len(rows), labels, pairs, seed)
     counts = np.zeros(8 * packed.shape[1] + 1, dtype=np.int64)
     accepted = 0

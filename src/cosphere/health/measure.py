@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_whole
+from cosphere.checks import check_seed, check_whole
 from cosphere.errors import SizeError
 from cosphere.health.concerns import Health
 from cosphere.rows import (
@@ -83,7 +83,7 @@ def embedding_health(
     check_block_bytes(block_bytes)
     check_whole("k", k, least=1)
     check_whole("most", most, least=2)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     rows = unit_rows(embeddings)
     classes = None if labels is None else _numbered(labels, rows)
     norm_cv, count = _length_cv(embeddings), rows.size

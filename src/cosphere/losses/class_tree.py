@@ -62,7 +62,7 @@ class ClassTree:
             SizeError: incompatible shapes or dtypes, or no class has two images, so the scatter is undefined.
             SettingsError: a value is out of range.
         """
-        check_whole("levels", levels, least=1)
+        check_whole("levels", levels, least=1, most=1000)
         check_choice("linkage", linkage, ["average", "single"])
         check_labelled(embeddings, labels)
         with torch.no_grad(), outside_autocast(embeddings):

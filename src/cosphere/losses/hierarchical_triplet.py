@@ -152,7 +152,7 @@ class HierarchicalTripletLoss(PairLoss):
     ) -> None:
         super().__init__()
         self.margin = check_number("margin", margin, at_least=0)
-        self.levels = check_whole("levels", levels, least=1)
+        self.levels = check_whole("levels", levels, least=1, most=1000)
         check_choice("linkage", linkage, ["average", "single"])
         self.linkage = linkage
         self.first_margin = check_number("first_margin", first_margin, at_least=0)

@@ -158,4 +158,4 @@ class HistogramLoss(PairLoss):
 
     def __init__(self, *, bins: int = 100) -> None:
         super().__init__()
-        self.bins = check_whole("bins", bins, least=1)
+        self.bins = check_whole("bins", bins, least=1, most=10**6)

@@ -218,7 +218,7 @@ class MarginLoss(PairLoss):
         self.sampling = sampling
         check_cutoffs(cutoff, farthest)
         self.cutoff, self.farthest = float(cutoff), float(farthest)
-        shape = (check_whole("num_classes", num_classes, least=1),) if per_class else ()
+        shape = (check_whole("num_classes", num_classes, least=1, most=10**8),) if per_class else ()
         self.boundary = nn.Parameter(torch.full(shape, self.boundary_start))
 
     def settings(self) -> dict[str, Any]:

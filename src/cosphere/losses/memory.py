@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import MOST_DIM, check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits
 from cosphere.losses.engine.maths import as_int64
@@ -85,11 +85,13 @@ class CrossBatchMemory(Loss):
             raise SettingsError(_why_not(loss))
         self.loss = loss
         self.about, self.gathers, self.labels_from = loss.about, loss.gathers, loss.labels_from
-        self.size = check_whole("size", size, least=1)
+        self.size = check_whole("size", size, least=1, most=10**8)
         self.start_after = _check_step("start_after", start_after)
         self.max_age = None if max_age is None else check_whole("max_age", max_age, least=1)
         self.batch_weight = check_number("batch_weight", batch_weight, at_least=0)
-        self.register_buffer("embeddings", torch.zeros(size, check_whole("embedding_dim", embedding_dim, least=1)))
+        self.register_buffer(
+            "embeddings", torch.zeros(size, check_whole("embedding_dim", embedding_dim, least=1, most=MOST_DIM))
+        )
         for name in ("labels", "entered"):
             self.register_buffer(name, torch.zeros(size, dtype=torch.int64))
         for name in ("position", "fill", "step"):

@@ -207,7 +207,7 @@ class SoftTripleLoss(ClassLoss):
         sample_rate: float = 1.0,
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
-        count = check_whole("centres", centres, least=1)
+        count = check_whole("centres", centres, least=1, most=1000)
         super().__init__(num_classes, embedding_dim, centres=count, sample_rate=sample_rate, sample_rule=sample_rule)
         self.centres = count
         self.scale = check_number("scale", scale, above=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_whole
+from cosphere.checks import MOST_DIM, check_whole
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Loss
 from cosphere.losses.engine.registry import about, build
@@ -78,7 +78,7 @@ def time_losses(
     for name in names:
         about(name)
     for setting, value in (("batch", batch), ("dim", dim), ("per_class", per_class), ("repeats", repeats)):
-        check_whole(setting, value, least=1)
+        check_whole(setting, value, least=1, most=MOST_DIM)
     if batch % per_class:
         fits = max(1, batch // per_class) * per_class
         raise SettingsError(f"batch {batch} does not divide by per_class {per_class}; try {fits}.")

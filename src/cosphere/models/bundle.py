@@ -111,9 +111,13 @@ def read(path: Path) -> Bundle:
     Raises:
         RunError: there is no bundle, it is damaged, or its format is newer than this Cosphere.
     """
-    if not (path / DESCRIPTION).exists() and (path / "model" / DESCRIPTION).exists():
-        path = path / "model"
-    if not path.is_dir():
+    try:
+        if not (path / DESCRIPTION).exists() and (path / "model" / DESCRIPTION).exists():
+            path = path / "model"
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:  # too long a name, or a folder around it that may not be read
+        raise RunError(f"cannot read a model bundle from {path}: {error}. Check the path.") from error
+    if not is_folder:
         raise RunError(f"there is no model bundle at {path}: want a folder with {DESCRIPTION} and {WEIGHTS}.")
     content = read_json(path / DESCRIPTION, what="a model bundle")
     if not (path / WEIGHTS).is_file():

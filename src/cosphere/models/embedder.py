@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_switch, check_whole
+from cosphere.checks import MOST_DIM, MOST_IMAGES, check_choice, check_switch, check_whole
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
 from cosphere.images import Preprocessing
@@ -63,7 +63,7 @@ class EmbedderSettings:
         object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
         check_choice("model.pooling", self.pooling, get_args(PoolingName))
         check_choice("model.norm", self.norm, get_args(NormName))
-        check_whole("model.dim", self.dim, least=0)
+        check_whole("model.dim", self.dim, least=0, most=MOST_DIM)
         check_switch("model.bias", self.bias)
         check_head(self.head, self.head_settings)
 
@@ -193,7 +193,7 @@ class Embedder(nn.Module):
             SizeError: an array or tensor of another shape.
         """
         check_choice("precision", precision, get_args(Precision))
-        check_whole("batch_size", batch_size, least=1)
+        check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
         device = next(self.parameters()).device
         batches = input_batches(images_or_paths, batch_size, self.preprocessing, device, progress=progress)
         with evaluation_mode(self):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import check_choice, check_seed, check_whole
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.files import read_arrays, write_arrays
@@ -99,7 +99,7 @@ class Index:
         check_wanted_recall(wanted_recall)
         check_whole("shortlist", shortlist, least=1)
         check_whole("check_queries", check_queries, least=0)
-        check_whole("seed", seed, least=0)
+        check_seed(seed)
         if wanted_recall is not None and not check_queries:
             raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
         rows = unit_rows(embeddings, name="gallery")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import check_number, check_seed, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.rows import Matrix, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
@@ -93,7 +93,7 @@ def check_search(
     """
     check_whole("k", k, least=1)
     check_whole("count", count, least=1)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     rows = gallery if isinstance(gallery, UnitRows) else unit_rows(gallery, name="gallery")
     rows = UnitRows(rows.padded.cpu(), rows.size)
     exclude = None

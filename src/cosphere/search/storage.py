@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_whole
+from cosphere.checks import check_seed, check_whole
 from cosphere.codes import bytes_of, from_bits, to_bits
 from cosphere.errors import SizeError
 from cosphere.rows import BLOCK_BYTES, CosineBlocks, Matrix, UnitRows, check_widths, rounded_up, unit_rows
@@ -138,7 +138,7 @@ class ProductQuantiser:
                 "Train it on more images, or keep them another way."
             )
         check_whole("parts", parts, least=1, most=unit.width)
-        check_whole("seed", seed, least=0)
+        check_seed(seed)
         wide = _lengthened(unit.rows.cpu(), parts).numpy()
         quantiser = faiss_for("product quantisation").ProductQuantizer(wide.shape[1], parts, 8)
         quantiser.cp.seed = seed

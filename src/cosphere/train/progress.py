@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cosphere.errors import escaped
+
 
 class Reporter(Protocol):
     """Receives the events of a training run. Any of the methods may do nothing."""
@@ -113,7 +115,7 @@ class LiveReporter:
 
     def said(self, text: str) -> None:
         """One line above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(escaped(text), markup=False, highlight=False)
 
 
 class PlainReporter:
@@ -154,7 +156,7 @@ class PlainReporter:
         self._line(text)
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(escaped(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def reporter(steps: int, *, console: Console | None = None) -> Reporter:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cosphere._types import Integers
-from cosphere.checks import check_whole
+from cosphere.checks import MOST_IMAGES, check_whole
 from cosphere.data.samplers.epochs import EpochBatches
 from cosphere.errors import SettingsError
 
@@ -46,7 +46,7 @@ class ShuffledBatches(EpochBatches):
         world_size: int = 1,
     ) -> None:
         super().__init__(labels, seed=seed, rank=rank, world_size=world_size)
-        self.batch_size = check_whole("batch_size", batch_size, least=2)
+        self.batch_size = check_whole("batch_size", batch_size, least=2, most=MOST_IMAGES)
         images, whole = len(self._codes), self.batch_size * world_size
         share = images % whole // world_size
         self._last = share * world_size if share >= 2 else 0
@@ -105,7 +105,7 @@ class ViewBatches(EpochBatches):
     ) -> None:
         super().__init__(labels, seed=seed, rank=rank, world_size=world_size)
         self.views = check_whole("views", views, least=2)
-        check_whole("batch_size", batch_size, least=1)
+        check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
         images = min(batch_size // views, len(self._codes) // world_size)
         if images < 2:
             raise SettingsError(

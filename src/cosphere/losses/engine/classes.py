@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_share, check_whole
+from cosphere.checks import MOST_DIM, check_choice, check_share, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.losses.engine.base import Loss, Traits
 from cosphere.losses.engine.maths import OnlyOnce, as_int64, block_length, connected_zero
@@ -330,8 +330,8 @@ class ClassLoss(Loss):
         sample_rule: SampleRule = "partial_fc",
     ) -> None:
         super().__init__()
-        self.num_classes = check_whole("num_classes", num_classes, least=1)
-        self.embedding_dim = check_whole("embedding_dim", embedding_dim, least=1)
+        self.num_classes = check_whole("num_classes", num_classes, least=1, most=10**8)
+        self.embedding_dim = check_whole("embedding_dim", embedding_dim, least=1, most=MOST_DIM)
         self.sample_rate = check_share("sample_rate", sample_rate)
         check_choice("sample_rule", sample_rule, ["partial_fc", "norm_softmax"])
         self.sample_rule: SampleRule = sample_rule

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import MOST_DIM, check_choice, check_whole
 from cosphere.models.heads.base import LAST, Features, Head, HeadSettings, ShapeOf, register_head
 from cosphere.models.heads.layers import Pooling, make_linear, make_norm
 
@@ -44,7 +44,7 @@ class MLPHead(Head):
             SettingsError: a value out of range.
         """
         check_choice("model.head_settings.output", output, get_args(Output))
-        check_whole("model.head_settings.hidden", hidden, least=0)
+        check_whole("model.head_settings.hidden", hidden, least=0, most=MOST_DIM)
         check_whole("model.dim with head 'mlp'", settings.dim, least=1)
         shape = shape_of(LAST)
         pool = Pooling(settings.pooling, prefix_tokens=shape.prefix_tokens, class_token=shape.class_token)

@@ -1,0 +1,398 @@
+"""Section F: hostile and careless input, and machines that die. One row for each input, with words of the answer."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faults.making import class_folders, flat
+from PIL import Image
+
+from cosphere.cli import main
+from cosphere.data import check, read_catalogue
+from cosphere.embeddings import Embeddings
+from cosphere.errors import CosphereError
+from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
+from cosphere.evaluate.probes import linear_probe
+from cosphere.experiment.class_tables import as_csv
+from cosphere.experiment.outputs import check_output
+from cosphere.files import read_arrays, read_json, read_yaml
+from cosphere.images import read_image
+from cosphere.losses import CrossBatchMemory, TripletLoss
+from cosphere.losses.timing import time_losses
+from cosphere.models import Embedder, EmbedderSettings
+from cosphere.runs import RunFolder
+from cosphere.search import Index
+from cosphere.train import TrainSettings
+
+Act = Callable[[Path], object]
+ROWS, LABELS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), np.arange(12) // 3
+HUGE = 10**30
+
+
+def setting(**values: Any) -> Act:
+    return lambda _: TrainSettings().with_values({name.replace("__", "."): value for name, value in values.items()})
+
+
+def file_of(content: str | bytes, read: Callable[[Path], object], name: str = "x.yaml") -> Act:
+    def act(root: Path) -> object:
+        (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return read(root / name)
+
+    return act
+
+
+def arrays(**content: Any) -> Act:
+    def act(root: Path) -> object:
+        np.savez(root / "x.npz", **content)
+        return Embeddings.load(root / "x.npz")
+
+    return act
+
+
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)
+)
+SIZES = {
+    **dict.fromkeys(("model__dim", "data__workers", "batch__accumulate", "batch__views", "batch__neighbours"), 10**9),
+    **dict.fromkeys(("images__size", "images__resize", "batch__size", "loss__memory", "steps", "log_every"), 10**12),
+    "seed": 10**12,
+}
+NUMBERS = {
+    "resamples": lambda: EvaluationSettings(bootstrap_samples=10**12),
+    "working memory": lambda: EvaluationSettings(block_bytes=10**20),
+    "seed of an evaluation": lambda: EvaluationSettings(seed=HUGE),
+    "K": lambda: retrieval(ROWS, LABELS, ks=(HUGE,)),
+    "resamples of a threshold": lambda: calibrate(ROWS, LABELS, 0.1, samples=HUGE),
+    "neighbours that vote": lambda: likely_mislabelled(ROWS, LABELS, top=0),
+    "epochs of a probe": lambda: linear_probe(ROWS, LABELS, ROWS, LABELS, epochs=HUGE),
+    "rows of a memory": lambda: CrossBatchMemory(TripletLoss(), 4, size=10**15),
+    "width of a model": lambda: EmbedderSettings(dim=HUGE),
+    "width of a timed batch": lambda: time_losses(["triplet"], batch=10**9),
+    "neighbours of an index": lambda: Index.build(ROWS).search(ROWS, k=-1),
+    "no neighbours": lambda: Index.build(ROWS, "rerank").search(ROWS, k=0),
+    "more neighbours than rows": lambda: Index.build(ROWS, "rerank").search(ROWS, k=HUGE),
+}
+LEFT_EMPTY = (
+    "freeze_norm",
+    "optimizer__decay_bias",
+    "channels_last",
+    "model__bias",
+    "log_every",
+    "images",
+    "seed",
+    "loss__name",
+)
+SETTINGS = [
+    *(pytest.param(setting(**{name: None}), "is left empty", id=f"F4 {name}") for name in LEFT_EMPTY),
+    *(pytest.param(setting(**{name: value}), "whole number from", id=f"F13 {name}") for name, value in SIZES.items()),
+    *(pytest.param(setting(**{name: HUGE}), "whole number from", id=f"F13 {name}, 10^30") for name in SIZES),
+    *(pytest.param(lambda _, act=act: act(), ".", id=f"F13 {name}") for name, act in NUMBERS.items()),
+    *(
+        pytest.param(setting(**{name: value}), "finite|whole|above|wanted", id=f"F17 {name} {value}")
+        for name in ("schedule__gamma", "optimizer__backbone_rate", "sec__weight", "optimizer__clip_norm")
+        for value in (-1, float("nan"), float("inf"), ".nan", 10**400)
+    ),
+    pytest.param(setting(seed=-1), "seed must be a whole number from 0", id="low seed -1"),
+]
+
+
+def linked_to_itself(root: Path) -> Path:
+    class_folders(root, "ab")
+    (root / "a" / "loop.png").symlink_to(root / "a" / "loop.png")
+    return root
+
+
+def odd_weights(root: Path, run: Path) -> Embedder:
+    model = Embedder.load(run)
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(float("nan"))
+    return model
+
+
+FILES = [
+    pytest.param(file_of(ALIASES, lambda p: read_yaml(p, what="settings")), "aliases", id="F13 nested aliases"),
+    pytest.param(
+        file_of("a: caf\xe9".encode("latin-1"), lambda p: read_yaml(p, what="settings")),
+        "cannot read",
+        id="F13 Latin-1",
+    ),
+    pytest.param(file_of("steps: " + "9" * 5000, TrainSettings.read), "cannot read|whole number", id="F13 5000 digits"),
+    pytest.param(file_of("steps: 1e999", TrainSettings.read), "steps is", id="F13 1e999"),
+    pytest.param(file_of("[" * 5000, lambda p: read_yaml(p, what="settings")), "cannot read", id="F13 deep lists"),
+    pytest.param(file_of("- a\n- b\n", lambda p: read_yaml(p, what="settings")), "holds a list", id="F13 a list"),
+    pytest.param(
+        file_of("a: 1\n...\n--- !!python/object/apply:os.system [ls]", TrainSettings.read), "cannot read", id="F13 code"
+    ),
+    pytest.param(file_of("\0\0", lambda p: read_json(p, what="a bundle")), "is not a bundle", id="F19 no JSON"),
+    pytest.param(
+        file_of("[" * 100_000, lambda p: read_json(p, what="a bundle")), "is not a bundle", id="F19 deep JSON"
+    ),
+    pytest.param(
+        file_of(b"PK\3\4 cut off", lambda p: read_arrays(p, what="an index")), "is not an index", id="F19 cut off"
+    ),
+    pytest.param(arrays(embeddings=np.array([{}])), "pickled objects", id="F19 pickled"),
+    pytest.param(arrays(embeddings=ROWS), "has no labels", id="F19 parts are missing"),
+    pytest.param(
+        arrays(embeddings=ROWS, labels=LABELS + 9, paths=LABELS.astype(str), class_names=["a"]),
+        "label",
+        id="F19 labels",
+    ),
+    pytest.param(
+        arrays(embeddings=ROWS[:0], labels=LABELS[:0], paths=np.array([], str), class_names=np.array([], str)),
+        "holds no image",
+        id="F19 no image",
+    ),
+    pytest.param(
+        arrays(embeddings=ROWS[0], labels=LABELS, paths=LABELS.astype(str), class_names=list("abcd")),
+        ".",
+        id="F19 one row",
+    ),
+    pytest.param(
+        arrays(embeddings=ROWS.astype(str), labels=LABELS, paths=LABELS.astype(str), class_names=list("abcd")),
+        ".",
+        id="F19 text for numbers",
+    ),
+    pytest.param(
+        arrays(embeddings=ROWS, labels=LABELS[:3], paths=LABELS.astype(str), class_names=list("abcd")),
+        ".",
+        id="F19 short labels",
+    ),
+]
+
+
+def long_name(root: Path) -> Path:
+    return root / ("x" * 300)
+
+
+PLACES = [
+    pytest.param(
+        lambda root: read_image(linked_to_itself(root) / "a" / "loop.png"),
+        "cannot be opened",
+        id="F10 a link to itself",
+    ),
+    pytest.param(lambda root: read_image(long_name(root)), "cannot be opened", id="F10 a long name"),
+    pytest.param(lambda root: read_catalogue(long_name(root)), "cannot be read", id="F10 a long source"),
+    pytest.param(lambda root: read_catalogue(root / "a\0b"), ".", id="F10 a zero byte"),
+    pytest.param(lambda root: RunFolder.open(long_name(root)), ".", id="F10 a long run"),
+    pytest.param(lambda root: RunFolder.create(long_name(root)), "cannot write", id="F10 a long new run"),
+    pytest.param(lambda root: Embedder.load(long_name(root)), ".", id="F10 a long model"),
+    pytest.param(lambda root: TrainSettings.read(long_name(root)), "cannot read", id="F10 a long recipe"),
+    pytest.param(lambda root: check_output(root), "is a folder", id="F16 a folder"),
+    pytest.param(lambda root: check_output(flat(root / "q.png"), inputs=[root / "q.png"]), "is read", id="F16 a query"),
+    pytest.param(
+        lambda root: check_output(flat(root / "in" / "q.png"), source=root / "in"),
+        "among the images",
+        id="F16 an image",
+    ),
+    pytest.param(
+        lambda root: check_output(
+            (root / "l.png", (root / "l.png").symlink_to(flat(root / "q.png")))[0], inputs=[root / "q.png"]
+        ),
+        "is read",
+        id="F16 a link to a query",
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *PLACES])
+def test_one_sentence(act: Act, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CosphereError, match=words) as caught:
+        act(tmp_path)
+    assert "weights_only" not in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_a_link_to_itself_is_a_counted_skip(tmp_path: Path) -> None:
+    """F10: one picture that cannot be read stops neither the list nor the check."""
+    report = check(linked_to_itself(tmp_path))
+    assert report.images == 5
+    assert [path for path, _ in report.unreadable] == ["a/loop.png"]
+
+
+# Through the command line: rc 2, one line, nothing written outside and nothing replaced.
+
+RUN_FILES = ("model/model.safetensors", "model/bundle.json", "run.json", "config.yaml", "metrics.jsonl", ".lock")
+
+
+def of_a_run(name: str) -> list[Any]:
+    return [
+        pytest.param(["embed", "RUN", "DATA", "--out", f"RUN/{name}"], "would replace", id=f"F16 embed {name}"),
+        pytest.param(["report", "RUN", "--out", f"RUN/{name}"], "would replace", id=f"F16 report {name}"),
+        pytest.param(["data", "check", "DATA", "--json", f"RUN/{name}"], "would replace", id=f"F16 check {name}"),
+    ]
+
+
+COMMANDS = [
+    *(row for name in RUN_FILES for row in of_a_run(name)),
+    pytest.param(
+        ["data", "check", "DATA", "--json", "DATA/train/a/0.png"], "among the images", id="F16 check an image"
+    ),
+    pytest.param(
+        ["data", "check", "TMP/list.csv", "--json", "TMP/list.csv"], "among the images", id="F16 check its table"
+    ),
+    pytest.param(["embed", "RUN", "DATA", "--out", "DATA/train/a/0.png"], "among the images", id="F16 embed an image"),
+    pytest.param(["compare", "RUN", "RUN2", "--out", "RUN"], "is a run", id="F16 compare into a run"),
+    pytest.param(["compare", "RUN", "RUN2", "--out", "RUN/model"], "would replace", id="F16 compare into a model"),
+    pytest.param(["compare", "RUN", "RUN2", "--out", "TMP/list.csv"], "is a file", id="F16 compare into a file"),
+    pytest.param(["train", "DATA", "--config", "TMP/aliases.yaml"], "aliases", id="F13 aliases in a recipe"),
+    pytest.param(["train", "DATA", "--config", "TMP/latin.yaml"], "cannot read", id="F13 a Latin-1 recipe"),
+    pytest.param(["train", "DATA", "--config", "TMP/digits.yaml"], ".", id="F13 a recipe of digits"),
+    pytest.param(["train", "DATA", "--steps", "9" * 5000], ".", id="F13 5000 digits"),
+    pytest.param(["train", "DATA", "--model.dim", "9" * 30], "from 0 to 65536", id="F13 a wide model"),
+    pytest.param(["evaluate", "RUN", "--ks", f"[{'9' * 30}]"], ".", id="F13 a large K"),
+    pytest.param(["evaluate", "RUN", "--bootstrap_samples", "9" * 12], "from 0 to 1000000", id="F13 many resamples"),
+    pytest.param(["evaluate", "RUN", "--workers", "9" * 9], "from 0 to 256", id="F13 many workers"),
+    pytest.param(["evaluate", "RUN", "--batch_size", "9" * 12], "from 1 to 1000000", id="F13 a large batch"),
+    pytest.param(["losses", "--time", "--batch", "9" * 9], "from 1 to 65536", id="F13 a timed batch"),
+    pytest.param(["losses", "--time", "--threads", "9" * 9], "from 1 to 1024", id="F13 many threads"),
+    pytest.param(["demo", "--steps", "-1"], "steps", id="F13 a demo of no steps"),
+    pytest.param(["train", "DATA", "--schedule.gamma", "-1"], "schedule.gamma", id="F17"),
+    pytest.param(["train", "DATA", "--seed", "-1"], "seed must be", id="low seed -1"),
+    pytest.param(
+        ["train", "DATA", "--runs", "TMP/x[/b]", "--loss.name", "tripplet"], "no loss is called", id="F14 a runs folder"
+    ),
+    pytest.param(
+        ["search", "RUN", "DATA", "DATA/train/a/0.png", "--kind", "rerank", "--k", "-1"], "k must be", id="F6 -1"
+    ),
+    pytest.param(
+        ["search", "RUN", "DATA", "DATA/train/a/0.png", "--kind", "rerank", "--k", "0"], "k must be", id="F6 0"
+    ),
+    pytest.param(["evaluate", "RUN", "--split", "../../evil"], "has no split", id="F16 a split that is a path"),
+]
+
+
+@pytest.mark.parametrize(("words", "answer"), COMMANDS)
+def test_one_line_from_a_command(
+    words: list[str], answer: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\n{data}/train/a/0.png,a\n")
+    (tmp_path / "aliases.yaml").write_text(ALIASES)
+    (tmp_path / "latin.yaml").write_bytes("about: {paper: caf\xe9}".encode("latin-1"))
+    (tmp_path / "digits.yaml").write_text("steps: " + "9" * 5000)
+    places = {"RUN2": str(run), "RUN": str(run), "DATA": str(data), "TMP": str(tmp_path)}
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    before = {
+        path: path.read_bytes()
+        for root in (run, data, tmp_path)
+        for path in root.rglob("*")
+        if path.is_file() and "cache" not in path.parts
+    }
+    capsys.readouterr()
+    assert main(words) == 2
+    shown = capsys.readouterr().err.strip()
+    assert answer in shown
+    assert len([line for line in shown.splitlines() if line.startswith("cosphere: ")]) == 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_whose_blocks_are_empty(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F13: ``about:`` and ``evaluation:`` left empty are blocks without content."""
+    (tmp_path / "r.yaml").write_text("about:\nevaluation: null\nloss: {name: tripplet}\n")
+    assert main(["train", str(data), "--config", str(tmp_path / "r.yaml"), "--runs", str(tmp_path / "runs")]) == 2
+    assert "no loss is called 'tripplet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["[/x]", "a[/b]", "[bold red]", "\x1b[31mred", "\x9b31m", "a\x07b", "\x1b]0;title\x07"]
+)
+def test_names_are_shown_and_never_run(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F14: markup and control characters of folders, splits and classes reach neither rich nor the terminal."""
+    mark = name.replace("/", "")
+    for label in (mark, "other"):
+        for image in (0, 1):
+            flat(tmp_path / "photos" / label / f"{image}{mark}.png", (image * 90, len(label), 9))
+    (tmp_path / "photos" / mark / f"bad{mark}.png").write_bytes(b"no picture")
+    source, query = str(tmp_path / "photos"), str(tmp_path / "photos" / "other" / f"0{mark}.png")
+    for words in (
+        ["data", "check", source],
+        ["search", str(run), source, query, "--out", str(tmp_path / "x.png"), "--k", "2"],
+    ):
+        main(words)
+        shown = "".join(capsys.readouterr())
+        assert not set(shown) & {"\x1b", "\x9b", "\x07"}
+        assert mark.replace("\x1b", "\\x1b").replace("\x9b", "\\x9b").replace("\x07", "\\x07")[:5] in shown
+    assert main(["evaluate", str(run), source, "--split", name]) == 2
+    assert main([name]) == 2
+    assert main(["train", str(tmp_path / name)]) == 2
+    assert not set("".join(capsys.readouterr())) & {"\x1b", "\x9b", "\x07"}
+
+
+class FullDisk(io.StringIO):
+    """A standard output on a full disk: nothing can be flushed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class ClosedPipe(io.StringIO):
+    """A standard output whose reader went away."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@pytest.mark.parametrize("words", [["losses"], ["--help"], ["data", "check", "DATA"], ["losses", "triplet"]])
+def test_a_full_output_is_one_line(
+    words: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    assert main([word.replace("DATA", str(data)) for word in words]) == 2
+    assert capsys.readouterr().err == "cosphere: cannot write the output: no space left. Free some space.\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux only")
+def test_pixels_that_were_never_numbers_are_no_black_image(tmp_path: Path) -> None:
+    """F18."""
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(CosphereError, match="none of its values is a number"):
+        read_image(tmp_path / "x.tif")
+
+
+def test_a_broken_model_says_so(run: Path, tmp_path: Path) -> None:
+    """F3."""
+    model = odd_weights(tmp_path, run)
+    with pytest.raises(CosphereError, match=r"not finite|NaN|infinite"):
+        model.encode([np.zeros((8, 8, 3), np.uint8)])
+    with pytest.raises(CosphereError, match="NaN or infinity"):
+        Index.build(ROWS * np.float32("nan"))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 3), (9, 7, 4)])
+def test_one_array_is_one_picture(shape: tuple[int, ...], run: Path) -> None:
+    """F15."""
+    assert Embedder.load(run).encode(np.zeros(shape, np.uint8)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "@sum", "+1", "-1", "\t=1", "\r=1"])
+def test_no_cell_is_a_formula(cell: str) -> None:
+    import pandas as pd
+
+    assert as_csv(pd.DataFrame({"class": [cell]})).splitlines()[1].lstrip('"').startswith("'")
+
+
+@pytest.mark.parametrize("line", [b"[1]\n", b"\xff\xfe\n", b'{"step": "x"}\n', b"3\n", b"null\n"])
+def test_an_odd_line_of_the_metrics_is_skipped(line: bytes, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.metrics.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n')
+    folder.cut_metrics_after(2)
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("labels", [[0.5] * 6 + [1.5] * 6, [float("nan")] * 12])
+def test_labels_that_are_no_numbers_of_classes(labels: list[float]) -> None:
+    for score in (retrieval, likely_mislabelled, lambda rows, names: calibrate(rows, names, 0.1)):
+        with pytest.raises(CosphereError):
+            score(ROWS, labels)
