@@ -209,4 +209,6 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     words = [str(runs / "plain-seed0"), str(runs / "sec-seed0"), "--samples", "9"]
     assert main(["compare", *words, "--out", str(tmp_path / "file")]) == 2
+    assert "is a file; wanted a folder" in capsys.readouterr().err
+    assert main(["compare", *words, "--out", str(tmp_path / "file" / "inside")]) == 2
     assert "cannot write" in capsys.readouterr().err

@@ -88,9 +88,9 @@ def test_one_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("losses --time --batch 0", "batch must be a whole number >= 1; got 0."),
+        ("losses --time --batch 0", "batch must be a whole number from 1 to 65536; got 0."),
         ("losses --time --batch 10", "batch 10 does not divide by per_class 4; try 8."),
-        ("losses --time --dim -3", "dim must be a whole number >= 1; got -3."),
+        ("losses --time --dim -3", "dim must be a whole number from 1 to 65536; got -3."),
         ("losses --time --threads 0", "threads must be a whole number from 1 to 1024; got 0."),
         ("losses --time --repeats many", "repeats is 'many'; wanted"),
         ("losses --time --device tpu", "there is no device 'tpu' here; there is"),

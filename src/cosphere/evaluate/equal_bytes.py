@@ -132,9 +132,8 @@ def equal_bytes(
 
     Every form is scored by :func:`cosphere.evaluate.retrieval`: bits by distance, the others by the cosine between float queries
     and the decoded gallery. Equal similarities count at their expected value where codes are compared (bits and PQ) and
-    optimistically for float and int8 rows (but at chance where a query ties with everything), so that ``float32`` equals the
-    score of every other table. Only re-ranked lists are scored as lists: what follows the shortlist stays in the order of the
-    bits.
+    optimistically for float and int8 rows (at chance where a query ties with everything), as in every other table. Only
+    re-ranked lists are scored as lists: what follows the shortlist stays in the order of the bits.
 
     Args:
         embeddings: what :meth:`Embeddings.load` gives, with its query and gallery flags and its groups; or (N, D) float rows, any
@@ -182,8 +181,6 @@ def equal_bytes(
 
 
 class _Sets(NamedTuple):
-    """Q queries and the G gallery rows that they rank."""
-
     queries: Matrix
     labels: Integers
     gallery: Matrix
