@@ -1,4 +1,4 @@
-"""Small pictures, and a made-up embedder whose embeddings follow from the pictures by hand, that several rooms' tests share."""
+"""Small pictures, and a made-up embedder, that several rooms' tests share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPEN
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from cosphere.data import Catalogue, read_catalogue
-from cosphere.images import Preprocessing
+# What imports torch is imported where it is used: the process that only hands out the tests loads this file, and the others
+# wait for it.
+if TYPE_CHECKING:
+    from mean_colour import MeanColour
+
+    from cosphere.data import Catalogue
 
 
 def draw_classes(folder: Path, *, classes: int, images: int, first: int = 0, size: int = 40, seed: int = 0) -> Path:
@@ -54,34 +57,10 @@ COLOURS = {
 }
 
 
-class MeanColour(nn.Module):
-    """Embeds a picture as twice its mean colour, through a layer in which training would change what comes out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.preprocessing = Preprocessing(size=8, resize=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        self.dim = self.output_dim = 3
-        self.drop = nn.Dropout(0.9)
-        self.linear = nn.Linear(3, 3, bias=False)
-        nn.init.eye_(self.linear.weight)
-        self.seen: list[torch.dtype] = []
-
-    @property
-    def id(self) -> str:
-        return f"mean colour {self.linear.weight.sum().item():.3f}"
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        embeddings: Tensor = self.linear(self.drop(inputs.mean(dim=(2, 3)) * 2))
-        self.seen.append(embeddings.dtype)
-        return embeddings
-
-    def embed_inputs(self, inputs: Tensor) -> Tensor:
-        embeddings: Tensor = self(inputs)
-        return embeddings
-
-
 @pytest.fixture
 def embedder() -> MeanColour:
+    from mean_colour import MeanColour
+
     return MeanColour().train()
 
 
@@ -97,4 +76,6 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def catalogue(folder: Path) -> Catalogue:
+    from cosphere.data import read_catalogue
+
     return read_catalogue(folder)
