@@ -46,7 +46,9 @@ def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
     shown = capsys.readouterr()
     assert "6/6  sec final-seed1" in shown.err
     assert "Does SEC raise Recall@1?" in shown.out
-    assert {"table.parquet", "table.json", "results.json"} <= {path.name for path in (tmp_path / "tiny").iterdir()}
+    assert {"table.parquet", "table.json", "results.json", "report.html", "figures"} <= {
+        path.name for path in (tmp_path / "tiny").iterdir()
+    }
     assert main([*words[:-1], "3"]) == 0
     assert "2 runs to do" in capsys.readouterr().err
 

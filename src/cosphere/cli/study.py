@@ -11,6 +11,7 @@ from rich.table import Table
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
+from cosphere.report import write_study_report
 from cosphere.studies import (
     StudyListener,
     StudyResult,
@@ -51,7 +52,9 @@ def run(arguments: list[str]) -> int:
         keep_models=given.keep_models,
         listener=ConsoleStudyListener(),
     )
+    page = write_study_report(result.folder.path)
     show(result)
+    console.line(f"open {page}")
     return 0
 
 

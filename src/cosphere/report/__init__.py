@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cosphere.report.page import write_report as write_report
     from cosphere.report.strip import StripItem as StripItem
     from cosphere.report.strip import neighbour_strip as neighbour_strip
+    from cosphere.report.study import write_study_report as write_study_report
 else:
     __getattr__ = lazily(
         __name__,
@@ -21,6 +22,7 @@ else:
             "write_report": "cosphere.report.page",
             "StripItem": "cosphere.report.strip",
             "neighbour_strip": "cosphere.report.strip",
+            "write_study_report": "cosphere.report.study",
         },
     )
 
@@ -30,4 +32,5 @@ __all__ = [
     "neighbour_strip",
     "report_data_from_run",
     "write_report",
+    "write_study_report",
 ]

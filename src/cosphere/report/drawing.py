@@ -67,11 +67,13 @@ Numbers = npt.NDArray[np.floating[Any]]
 
 
 @contextmanager
-def drawing(height: float = HEIGHT, panels: int = 1) -> Iterator[tuple[Figure, list[Axes], list[str]]]:
+def drawing(
+    height: float = HEIGHT, panels: int = 1, width: float = WIDTH
+) -> Iterator[tuple[Figure, list[Axes], list[str]]]:
     """A styled figure with panels above each other; the SVG is the one item of the list afterwards."""
     svg: list[str] = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=72, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         axes = np.atleast_1d(figure.subplots(panels, 1, sharex=True)).tolist()
         yield figure, axes, svg

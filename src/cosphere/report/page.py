@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from cosphere.errors import SettingsError
 from cosphere.files import write_text
 from cosphere.report import gallery, health, sections
 from cosphere.report.data import ReportData, report_data_from_run
-from cosphere.report.markup import safe
+from cosphere.report.document import document
 from cosphere.report.pictures import Thumbnails
 
 LINKS = {
@@ -23,9 +22,6 @@ LINKS = {
     "about": "Settings",
 }
 """Sections in the order of the page."""
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""The browser itself then refuses every request and every script, whatever a class may be called."""
 
 
 def write_report(
@@ -94,35 +90,11 @@ def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail:
         sections.skipped(data, pictures.unreadable),
         sections.about(data),
     ]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in LINKS.items())
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            *_head(data.name, pictures),
-            "<body>",
-            sections.header(data),
-            f'<nav aria-label="Parts of this page">{links}</nav>',
-            "<main>",
-            *body,
-            "</main>",
-            sections.footer(data),
-            "</body>",
-            "</html>",
-            "",
-        ]
+    return document(
+        data.name,
+        header=sections.header(data),
+        links=LINKS,
+        body=body,
+        footer=sections.footer(data),
+        css=pictures.css(),
     )
-
-
-def _head(name: str, pictures: Thumbnails) -> list[str]:
-    style = resources.files("cosphere.report").joinpath("page.css").read_text(encoding="utf-8")
-    return [
-        "<head>",
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        f"<title>{safe(name)} · Cosphere report</title>",
-        f"<style>\n{style}\n{pictures.css()}\n</style>",
-        "</head>",
-    ]

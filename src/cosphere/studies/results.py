@@ -72,6 +72,8 @@ class ArmResult:
     """One arm: what was chosen for it, and its final scores."""
 
     name: str
+    candidate: int | None
+    """Number of the chosen candidate."""
     chosen: Mapping[str, Any] | None
     """Values of the tuned settings; None while nothing is chosen, or if every candidate failed."""
     scores: Mapping[str, Summary]
@@ -137,6 +139,7 @@ class StudyResult:
                 {
                     "name": arm.name,
                     "values": dict(study.arms[arm.name].values),
+                    "candidate": arm.candidate,
                     "chosen": None if arm.chosen is None else dict(arm.chosen),
                     "scores": {name: one._asdict() for name, one in arm.scores.items()},
                     "diverged": arm.diverged,
@@ -202,6 +205,7 @@ def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, A
         results.append(
             ArmResult(
                 name=name,
+                candidate=None if choice is None else choice["candidate"],
                 chosen=None if choice is None else choice["values"],
                 scores={
                     score: seeds_summary([one["scores"][score] for one in good], level=study.level)

@@ -1,0 +1,212 @@
+"""The page of a study: its verdicts, differences, scores, candidates, rules and origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cosphere.errors import RunError
+from cosphere.fields import flatten
+from cosphere.files import read_json, write_text
+from cosphere.report.document import document
+from cosphere.report.drawing import inline
+from cosphere.report.markup import facts, missing, paragraph, safe, section, shown, table
+from cosphere.report.sections import score_name
+from cosphere.report.study_figures import Drawn, figures
+
+Row = Mapping[str, Any]
+LINKS = {
+    "verdicts": "Verdicts",
+    "differences": "Differences",
+    "scores": "Scores",
+    "candidates": "Candidates",
+    "rules": "Rules",
+    "runs": "Runs",
+    "about": "Origin",
+}
+_KINDS = {"yes": "answer-yes", "no": "answer-no", "not decided": "answer-open"}
+
+
+def write_study_report(folder: str | Path, target: str | Path | None = None) -> Path:
+    """Write the report of a study as one HTML file, and its figures as SVG and PNG into `figures/`.
+
+    Args:
+        folder: of the study, with `results.json` and `table.json`.
+        target: the file; None writes `report.html` into the folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: the folder holds no results, they are broken, or a file cannot be written.
+    """
+    place = Path(folder)
+    results = read_json(place / "results.json", what="the results of a study")
+    rows = read_json(place / "table.json", what="the table of a study")
+    try:
+        text = study_page(results, rows, figures(results, rows, place / "figures"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{place / 'results.json'} is damaged or of another version ({error!r}). Run the study's command again."
+        ) from error
+    path = place / "report.html" if target is None else Path(target)
+    write_text(path, text)
+    return path
+
+
+def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str:
+    """The page as text.
+
+    Args:
+        results: content of `results.json`.
+        rows: of `table.json`.
+        drawn: its figures.
+    """
+    charts = {one.name: one for one in drawn}
+    body = [
+        section("verdicts", "Verdicts", _verdicts(results), *[paragraph(note, "warning") for note in results["notes"]]),
+        section("differences", "Differences", _chart(charts.get("differences")), _differences(results)),
+        section("scores", "Scores", _chart(charts.get("scores")), _scores(results)),
+        section("candidates", "Candidates", _chart(charts.get("candidates")), _chosen(results)),
+        section("rules", "Rules", _rules(results)),
+        section("runs", "Runs", _runs(rows)),
+        section("about", "Origin", facts(flatten(results["provenance"]).items())),
+    ]
+    return document(results["title"], header=_header(results, rows), links=LINKS, body=body, css="")
+
+
+def _header(results: Row, rows: Sequence[Row]) -> str:
+    answers = [one["answer"] for one in results["comparisons"]]
+    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in _KINDS if answer in answers)
+    state = "" if results["complete"] else " so far"
+    lead = f"{len(rows)} runs{state}; {len(answers)} comparisons: {counts or 'none'}."
+    mode = f" · {results['mode']}" if results["mode"] else ""
+    return (
+        f'<header>\n<p class="eyebrow">Cosphere study{safe(mode)}</p>\n<h1>{safe(results["title"])}</h1>\n'
+        f'<p class="lead">{safe(lead)}</p>\n{paragraph(results["about"])}</header>'
+    )
+
+
+def _chart(drawn: Drawn | None) -> str:
+    if drawn is None:
+        return missing("Nothing to draw yet.")
+    return f'<figure class="chart wide">{inline(drawn.svg, f"{drawn.name}-", safe(drawn.description))}</figure>'
+
+
+def _verdicts(results: Row) -> str:
+    """Question, answer and reason."""
+    if not results["comparisons"]:
+        return missing("The study asks no question.")
+    lines = [
+        f'<tr><th scope="row">{safe(one["question"])}</th>'
+        f'<td class="{_KINDS[one["answer"]]}">{safe(one["answer"])}</td><td>{safe(one["reason"])}</td></tr>'
+        for one in results["comparisons"]
+    ]
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("question", "answer", "why"))
+    return f'<div class="scroll"><table class="words">\n<thead><tr>{head}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _differences(results: Row) -> str:
+    """The numbers behind the verdicts."""
+    head = ["arm − other", "score", "points", "over seeds", "over seeds and classes", "d", "p", "p Holm", "seeds"]
+    return table(head, map(_difference, results["comparisons"]), kind="numbers")
+
+
+def _difference(one: Row) -> list[object]:
+    pair = f"{one['arm']} − {one['against']}"
+    if one["verdict"] is None:
+        return [pair, score_name(one["score"]), *["–"] * 6, 0]
+    evidence = one["verdict"]["evidence"]
+    seeds, classes = evidence["seeds"], evidence["classes"]
+    return [
+        pair,
+        score_name(one["score"]),
+        f"{100 * seeds['mean']:+.2f}",
+        _span(seeds["low"], seeds["high"]),
+        "–" if classes is None else _span(classes["low"], classes["high"]),
+        "–" if evidence["d"] is None else f"{evidence['d']:.2f}",
+        _p(evidence["p"]),
+        _p(one["verdict"]["p_holm"]),
+        len(one["seeds"]),
+    ]
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _scores(results: Row) -> str:
+    """Final scores of each arm in percent, and what became of its runs."""
+    names = list(dict.fromkeys(name for arm in results["arms"] for name in arm["scores"]))
+    rows = []
+    for arm in results["arms"]:
+        cells = [_mean(arm["scores"].get(name)) for name in names]
+        count = max((one["n"] for one in arm["scores"].values()), default=0)
+        cv = arm["norms"].get("cv")
+        lost = ", ".join(f"{arm[kind]} {kind}" for kind in ("diverged", "collapsed") if arm[kind])
+        rows.append([arm["name"], *cells, "–" if cv is None else f"{cv:.3f}", count, lost or "–"])
+    head = ["arm", *(f"{score_name(name)}, %" for name in names), "length CV", "seeds", "failed"]
+    return table(head, rows, kind="numbers")
+
+
+def _mean(score: Row | None) -> str:
+    if score is None:
+        return "–"
+    return f"{100 * score['mean']:.2f}" + ("" if score["sd"] is None else f" ± {100 * score['sd']:.2f}")
+
+
+def _chosen(results: Row) -> str:
+    """What was chosen for each arm."""
+    rows = []
+    for arm in results["arms"]:
+        values = "not chosen" if arm["chosen"] is None else _values(arm["chosen"].items())
+        rows.append([arm["name"], values, arm["failed_candidates"]])
+    return table(["arm", "chosen settings", "diverged candidates"], rows, kind="words")
+
+
+def _values(pairs: Iterable[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name} {shown(value)}" for name, value in pairs) or "nothing was tuned"
+
+
+def _rules(results: Row) -> str:
+    rules = results["rules"]
+    text = (
+        "Every arm had the same number of candidates, chosen on classes held out of training; settings that arms share took the same "
+        "values in all. The test classes were read after the last choice, once for each arm and seed. Runs of one seed share "
+        "batches and first weights. A diverged run counts as chance."
+    )
+    names = {
+        "candidates": "candidates for each arm",
+        "sampler": "sampler",
+        "tuning_seeds": "seeds of the candidates",
+        "metric": "chosen by (validation)",
+        "seeds": "final seeds",
+        "smallest": "smallest gain that matters, a fraction",
+        "level": "level",
+    }
+    return paragraph(text) + facts((title, rules[name]) for name, title in names.items())
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    """Every run, folded away."""
+    names = list(dict.fromkeys(key for row in rows for key in row if key.startswith("score.")))
+    head = ["arm", "phase", "candidate", "seed", "status", *(name.removeprefix("score.") for name in names), "seconds"]
+    lines = [
+        [
+            *(row[key] for key in ("arm", "phase", "candidate", "seed", "status")),
+            *("–" if row.get(name) is None else f"{100 * row[name]:.2f}" for name in names),
+            shown(row["seconds"]),
+        ]
+        for row in rows
+    ]
+    note = paragraph(
+        "Every setting, the commit and the machine of each run are in table.parquet and table.json.", "note"
+    )
+    return (
+        f'<details class="more"><summary>{len(rows)} runs</summary>{table(head, lines, kind="numbers")}</details>{note}'
+    )

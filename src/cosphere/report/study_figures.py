@@ -1,0 +1,158 @@
+"""Figures of a study: differences with intervals, scores of each seed, validation scores of each candidate.
+
+No information is conveyed by colour alone: marks differ in shape, and what lies right of zero is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cosphere.files import write_atomic, write_text
+from cosphere.report.drawing import COLOURS, clean, drawing, legend
+
+Row = Mapping[str, Any]
+MARKS = {"yes": ("o", "blue"), "no": ("s", "orange"), "not decided": ("D", "faint")}
+"""Mark and colour of each answer."""
+_WIDTH = 8.2
+_ROW = 0.3
+"""Inches of a line."""
+_DOTS = 200
+"""Dots an inch of a PNG."""
+
+
+class Drawn(NamedTuple):
+    """A figure of the page."""
+
+    name: str
+    svg: str
+    description: str
+
+
+def figures(results: Row, table: Sequence[Row], folder: Path) -> list[Drawn]:
+    """Draw all figures, and write each as `NAME.svg` and `NAME.png`.
+
+    Args:
+        results: content of `results.json`.
+        table: rows of `table.json`.
+        folder: to write into.
+
+    Returns:
+        those for which there is anything to show.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    drawn = []
+    compared = [one for one in results["comparisons"] if one["verdict"] is not None]
+    if compared:
+        drawn.append(_forest(compared, results["rules"]["level"], folder))
+    scores = [name for name in ("recall@1", "map@r") if any(f"score.{name}" in row for row in table)][:1]
+    for name in scores:
+        final = [row for row in table if row["phase"] == "final" and row.get(f"score.{name}") is not None]
+        if final:
+            drawn.append(_seeds(final, results, name, folder))
+    metric = results["rules"]["metric"]
+    tuned = [row for row in table if row["phase"] == "tune" and row.get(f"score.{metric}") is not None]
+    if tuned:
+        drawn.append(_candidates(tuned, results, metric, folder))
+    return drawn
+
+
+@contextmanager
+def _rows(count: int, name: str, folder: Path, parts: list[str]) -> Iterator[Axes]:
+    """Axes with ``count`` lines; afterwards the SVG is in ``parts``, and both files are written."""
+    with drawing(1.0 + _ROW * count, width=_WIDTH) as (figure, (axes,), svg):
+        axes.set_ylim(count - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        yield axes
+        _write_png(figure, folder / f"{name}.png")
+    write_text(folder / f"{name}.svg", svg[0])
+    parts.append(svg[0])
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    def write(part: Path) -> None:
+        figure.savefig(part, format="png", dpi=_DOTS, facecolor="white")
+
+    write_atomic(path, write)
+
+
+def _forest(compared: Sequence[Row], level: float, folder: Path) -> Drawn:
+    """One line for each comparison: a thick interval over seeds and classes, a thin one over seeds alone."""
+    parts: list[str] = []
+    with _rows(len(compared), "differences", folder, parts) as axes:
+        for place, one in enumerate(compared):
+            mark, colour = MARKS[one["answer"]]
+            seeds, classes = one["verdict"]["evidence"]["seeds"], one["classes"]
+            if seeds["low"] is not None:
+                ends = [100 * seeds["low"], 100 * seeds["high"]]
+                axes.plot(ends, [place, place], color=COLOURS[colour], linewidth=1, marker="|", markersize=7)
+            if classes is not None:
+                ends = [100 * end for end in (classes["interval"]["low"], classes["interval"]["high"])]
+                axes.plot(ends, [place, place], color=COLOURS[colour], linewidth=3.4, alpha=0.5, solid_capstyle="butt")
+            axes.plot(100 * seeds["mean"], place, marker=mark, markersize=6.5, color=COLOURS[colour])
+        axes.axvline(0, color=COLOURS["ink"], linewidth=1)
+        axes.set_yticks(range(len(compared)), [_pair(one) for one in compared])
+        for answer, (mark, colour) in MARKS.items():
+            axes.plot([], [], marker=mark, linestyle="none", color=COLOURS[colour], label=answer)
+        legend(axes)
+        axes.set(title=f"Differences, with {100 * level:g} % intervals")
+        axes.set_xlabel("percentage points (right of 0: better); thick: over seeds and classes, thin: over seeds")
+    text = "; ".join(
+        f"{_pair(one)}: {100 * one['verdict']['evidence']['seeds']['mean']:+.1f} points" for one in compared
+    )
+    return Drawn("differences", parts[0], f"Differences between arms: {text}")
+
+
+def _pair(one: Row) -> str:
+    return _name(f"{one['arm']} − {one['against']} ({one['score']})")
+
+
+def _name(text: str) -> str:
+    """A name on an axis; dollars start no formula."""
+    return clean(text).replace("$", r"\$")
+
+
+def _seeds(final: Sequence[Row], results: Row, score: str, folder: Path) -> Drawn:
+    """Test score of each final run, one line for each arm, and their mean."""
+    arms = [arm["name"] for arm in results["arms"]]
+    parts: list[str] = []
+    means = []
+    with _rows(len(arms), "scores", folder, parts) as axes:
+        for place, arm in enumerate(arms):
+            values = np.array([100 * row[f"score.{score}"] for row in final if row["arm"] == arm])
+            if len(values):
+                axes.plot(values, np.full(len(values), place), "o", markersize=4.5, color=COLOURS["blue"], alpha=0.55)
+                axes.plot(values.mean(), place, "|", markersize=15, markeredgewidth=2, color=COLOURS["ink"])
+                means.append(f"{arm} {values.mean():.1f}")
+        axes.set_yticks(range(len(arms)), [_name(arm) for arm in arms])
+        axes.set(title="Test scores", xlabel=f"{score}, % (dots: seeds; line: their mean)")
+    return Drawn("scores", parts[0], f"Test {score} in percent, mean over seeds: {'; '.join(means)}")
+
+
+def _candidates(tuned: Sequence[Row], results: Row, metric: str, folder: Path) -> Drawn:
+    """Validation score of each candidate, and which was chosen: the mean over its seeds."""
+    chosen = {arm["name"]: arm.get("candidate") for arm in results["arms"]}
+    parts: list[str] = []
+    with _rows(len(chosen), "candidates", folder, parts) as axes:
+        for place, (arm, winner) in enumerate(chosen.items()):
+            values: dict[int, list[float]] = {}
+            for row in tuned:
+                if row["arm"] == arm:
+                    values.setdefault(row["candidate"], []).append(100 * row[f"score.{metric}"])
+            means = {number: float(np.mean(scores)) for number, scores in values.items()}
+            rest = [mean for number, mean in means.items() if number != winner]
+            axes.plot(rest, np.full(len(rest), place), "x", markersize=5, color=COLOURS["faint"])
+            if winner in means:
+                axes.plot(means[winner], place, "o", markersize=7, color=COLOURS["green"])
+        axes.set_yticks(range(len(chosen)), [_name(arm) for arm in chosen])
+        axes.set(title="Validation scores of the candidates", xlabel=f"{metric}, % (dot: chosen)")
+    return Drawn("candidates", parts[0], f"Validation {metric} of each candidate, by arm")

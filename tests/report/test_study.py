@@ -1,0 +1,188 @@
+"""The page of a study: what it shows, what it does with hostile names, and that it needs nothing from outside."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from report.test_page import HOSTILE, Reader
+
+from cosphere.errors import RunError
+from cosphere.report import write_study_report
+from cosphere.report.study import LINKS
+
+
+def comparison(arm: str, answer: str, mean: float) -> dict[str, Any]:
+    seeds = {"mean": mean, "sd": 0.01, "low": mean - 0.02, "high": mean + 0.02, "n": 3}
+    evidence = {
+        "seeds": seeds,
+        "d": mean / 0.01,
+        "p": 0.04,
+        "p_seeds": 0.03,
+        "p_smallest": 0.5,
+        "classes": {"low": mean - 0.03, "high": mean + 0.03},
+    }
+    return {
+        "question": f"Is {arm} better?",
+        "arm": arm,
+        "against": "plain",
+        "score": "recall@1",
+        "seeds": [0, 1, 2],
+        "changes": [mean] * 3,
+        "answer": answer,
+        "reason": f"because of {arm}.",
+        "verdict": {"answer": answer, "evidence": evidence, "p_holm": 0.0004, "seeds_needed": None},
+        "classes": {"interval": {"low": mean - 0.03, "high": mean + 0.03}},
+        "notes": [],
+    }
+
+
+def arm(name: str, chosen: dict[str, Any] | None, mean: float) -> dict[str, Any]:
+    score = {"mean": mean, "sd": 0.01, "low": mean - 0.02, "high": mean + 0.02, "n": 3}
+    return {
+        "name": name,
+        "values": {},
+        "candidate": None if chosen is None else 1,
+        "chosen": chosen,
+        "scores": {"recall@1": score} if chosen is not None else {},
+        "diverged": 0 if chosen is not None else 3,
+        "collapsed": 0,
+        "failed_candidates": 0 if chosen is not None else 2,
+        "norms": {"cv": 0.123},
+    }
+
+
+RESULTS: dict[str, Any] = {
+    "study": "x",
+    "title": "Does it help?",
+    "about": "A question.",
+    "mode": "laptop",
+    "complete": False,
+    "missing": {"tune": 0, "final": 2},
+    "rules": {
+        "candidates": 2,
+        "sampler": "qmc",
+        "tuning_seeds": [1000],
+        "metric": "map@r",
+        "seeds": 3,
+        "smallest": 0.005,
+        "level": 0.95,
+    },
+    "comparisons": [
+        comparison("sec", "yes", 0.031),
+        comparison("wild", "no", -0.4),
+        comparison("l2", "not decided", 0.002),
+    ],
+    "arms": [
+        arm("plain", {"rate": 0.01}, 0.5),
+        arm("sec", {"rate": 0.02, "weight": 0.5}, 0.531),
+        arm("wild", None, 0.0),
+    ],
+    "notes": ["2 of 9 final runs are left."],
+    "provenance": {"commit": "abc", "machine": {"cores": 2}},
+}
+TABLE: list[dict[str, Any]] = [
+    {
+        "arm": name,
+        "phase": phase,
+        "candidate": number,
+        "seed": seed,
+        "status": "ok",
+        "seconds": 1.5,
+        "score.recall@1": 0.5 + 0.01 * number,
+        "score.map@r": 0.1 + 0.01 * number,
+    }
+    for name in ("plain", "sec")
+    for phase, number, seed in [("tune", 0, 1000), ("tune", 1, 1000), ("final", 1, 0), ("final", 1, 1)]
+]
+
+
+def written(folder: Path, results: dict[str, Any], table: list[dict[str, Any]]) -> Reader:
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "table.json").write_text(json.dumps(table))
+    return Reader(write_study_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> None:
+    page = written(tmp_path, RESULTS, TABLE)
+    assert [one["id"] for one in page.tags("section")] == list(LINKS)
+    text = page.text
+    for words in (
+        "Does it help?",
+        "8 runs so far; 3 comparisons: 1 yes, 1 no, 1 not decided.",
+        "Is sec better?",
+        "because of wild.",
+        "+3.10",
+        "+1.10 to +5.10",  # over seeds
+        "+0.10 to +6.10",  # over seeds and classes
+        "<0.001",
+        "53.10 ± 1.00",
+        "3 diverged",
+        "rate 0.02, weight 0.5",
+        "not chosen",
+        "2 of 9 final runs are left.",
+        "candidates for each arm",
+        "machine.cores",
+    ):
+        assert words in text, words
+    assert len(page.of_class("answer-yes")) == len(page.of_class("answer-no")) == len(page.of_class("answer-open")) == 1
+    assert len(page.tags("svg")) == 3
+
+
+def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
+    page = written(tmp_path, RESULTS, TABLE)
+    assert not page.tags("script")
+    assert any("default-src 'none'" in str(one.get("content")) for one in page.tags("meta"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
+    written(tmp_path, RESULTS, TABLE)
+    figures = tmp_path / "figures"
+    assert sorted(file.name for file in figures.iterdir()) == [
+        f"{name}.{kind}" for name in ("candidates", "differences", "scores") for kind in ("png", "svg")
+    ]
+    with Image.open(figures / "differences.png") as picture:
+        assert picture.width > 1200
+    svg = (figures / "differences.svg").read_text(encoding="utf-8")
+    assert "sec − plain (recall@1)" in svg
+    assert "not decided" in svg  # the legend, as answers are no matter of colour alone
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    results, table = copy.deepcopy((RESULTS, TABLE))
+    results["title"] = results["comparisons"][0]["question"] = results["arms"][1]["name"] = HOSTILE
+    results["comparisons"][0]["arm"] = HOSTILE
+    table[4]["arm"] = HOSTILE
+    page = written(tmp_path, results, table)
+    assert not page.tags("script")
+    assert HOSTILE in page.text
+
+
+def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
+    results = copy.deepcopy(RESULTS)
+    for one in results["comparisons"]:
+        one |= {"verdict": None, "classes": None, "seeds": [], "changes": [], "answer": "not decided"}
+    page = written(tmp_path, results, TABLE[:2])
+    assert "Nothing to draw yet." in page.text
+    assert len(page.tags("svg")) == 1
+
+
+def test_a_study_without_questions_has_a_page(tmp_path: Path) -> None:
+    page = written(tmp_path, {**RESULTS, "comparisons": []}, TABLE)
+    assert "The study asks no question." in page.text
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not the results of a study"):
+        write_study_report(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "table.json").write_text("[]")
+    with pytest.raises(RunError, match=r"damaged or of another version .*Run the study's command again"):
+        write_study_report(tmp_path)
