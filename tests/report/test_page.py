@@ -407,8 +407,9 @@ def test_a_run_is_written_into_its_folder(small: Embeddings, tmp_path: Path) -> 
 
 
 def test_the_same_data_gives_the_same_page(bare: ReportData) -> None:
-    assert page(bare, queries=5, seed=1) == page(bare, queries=5, seed=1)
-    assert page(bare, queries=5, seed=1) != page(bare, queries=5, seed=2)
+    first = page(bare, queries=5, seed=1)
+    assert first == page(bare, queries=5, seed=1)
+    assert first != page(bare, queries=5, seed=2)
 
 
 def test_wrong_calls_say_what_to_do(data: ReportData, tmp_path: Path) -> None:
@@ -424,7 +425,7 @@ def test_wrong_calls_say_what_to_do(data: ReportData, tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
-        write_report(data, tmp_path / "file" / "x.html")
+        write_report(replace(data, metrics=(), embeddings=None), tmp_path / "file" / "x.html")  # quick to draw
     assert not list(tmp_path.glob("*.html"))
 
 
