@@ -104,8 +104,8 @@ def test_the_threshold_marks_hits_of_whole_embeddings_only(gallery: Embeddings) 
     (found,) = answer([gallery.paths[0]], model, gallery, 2)
     assert [hit.same for hit in found.hits] == [True, False]
     rule = (
-        "cosine 0.900, a false accept rate of 0.1 % of pairs, 0 to 100 % with other classes: about 0.004 wrong images for each "
-        "query among 4"
+        "cosine 0.900, a false accept rate of 0.1 % of pairs, 0 to 100 % with other classes: about 0.004 (0 to 4) wrong images for "
+        "each query among 4"
     )
     assert found.notes[0] == f"1 of 2 above the threshold ({rule}); hits below it are marked as unknown"
     (none,) = answer([gallery.paths[2]], model, gallery, 2)

@@ -13,7 +13,7 @@ from PIL import Image
 from cosphere.data import read_catalogue
 from cosphere.errors import RunError
 from cosphere.train import SecSettings, TrainSettings
-from cosphere.train.state import RunState, check_same_run, fingerprints
+from cosphere.train.state import SAMPLES, RunState, check_same_run, fingerprints
 
 SETTINGS = TrainSettings(sec=SecSettings(weight=0.1))
 DATA = {"paths, labels or boxes": "1" * 64, "file contents": "2" * 64}
@@ -76,6 +76,13 @@ def test_other_images_are_named(what: str) -> None:
         check(SETTINGS, ["a", "b"], {**DATA, what: "3" * 64})
 
 
+def test_a_checkpoint_without_the_ends_of_files_is_resumed_and_others_are_compared() -> None:
+    check_same_run(SAVED, SETTINGS.step_identity(), ["a", "b"], {**DATA, SAMPLES: "3" * 64}, config="config.yaml")
+    saved = {**SAVED, "data": {**DATA, SAMPLES: "4" * 64}}
+    with pytest.raises(RunError, match=r"trained on images with other bytes in their files: their fingerprint was 444"):
+        check_same_run(saved, SETTINGS.step_identity(), ["a", "b"], {**DATA, SAMPLES: "3" * 64}, config="config.yaml")
+
+
 def test_fingerprints_follow_the_files_and_not_their_folder(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "copy")
     first, moved = (read_catalogue(folder).select("train") for folder in (photos, tmp_path / "copy"))
@@ -84,6 +91,13 @@ def test_fingerprints_follow_the_files_and_not_their_folder(photos: Path, tmp_pa
     changed = fingerprints(moved)
     assert changed["file contents"] != fingerprints(first)["file contents"]
     assert changed["paths, labels or boxes"] == fingerprints(first)["paths, labels or boxes"]
+    file = Path(moved.paths[1])
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1  # another content of the same size
+    file.write_bytes(content)
+    replaced = fingerprints(moved)
+    assert replaced["file contents"] == changed["file contents"]
+    assert replaced[SAMPLES] != changed[SAMPLES]
     Path(moved.paths[0]).rename(tmp_path / "copy" / "train" / "class00" / "renamed.png")
     renamed = read_catalogue(tmp_path / "copy").select("train")
     assert fingerprints(renamed)["paths, labels or boxes"] != changed["paths, labels or boxes"]

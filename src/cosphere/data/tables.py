@@ -115,7 +115,12 @@ def _several_labels(table: pd.DataFrame) -> list[str]:
     several = [label for label in table["label"].unique() if any(mark in label.strip(";|") for mark in ";|")]
     if not several:
         return []
-    return [f"{len(several)} labels look like several in one cell and are one class each, such as {several[0]!r}"]
+    words = (
+        "1 label looks like several in one cell and is one class"
+        if len(several) == 1
+        else (f"{len(several)} labels look like several in one cell and are one class each")
+    )
+    return [f"{words}, such as {several[0]!r}"]
 
 
 def _boxes(file: TableFile) -> pd.DataFrame | None:

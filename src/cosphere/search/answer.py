@@ -183,12 +183,13 @@ def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) ->
     """One sentence about the hits above the threshold, with what its rate means for a gallery of this size."""
     above = int(calibration.same(np.asarray(scores)).sum())
     low, high = calibration.far_interval
-    rate, basis = calibration.tested_far, "measured on test images"
+    rate, basis, ends = calibration.tested_far, "measured on test images", ""
     if rate is None:
         rate, basis = calibration.far, f"{_percent(low)} to {_percent(high)} % with other classes"
+        ends = f" ({low * gallery:.2g} to {high * gallery:.2g})"
     rule = (
         f"cosine {calibration.threshold:.3f}, a false accept rate of {_percent(rate)} % of pairs, {basis}: about "
-        f"{rate * gallery:.2g} wrong images for each query among {gallery:,}"
+        f"{rate * gallery:.2g}{ends} wrong images for each query among {gallery:,}"
     )
     if not above:
         return f"none is above the threshold ({rule}): no known class matches the query"
