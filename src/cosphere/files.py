@@ -7,7 +7,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,11 @@ except ImportError:  # Windows has no flock: files that a killed process left st
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -110,6 +115,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def exclusive(descriptor: int) -> Iterator[None]:
+    """Exclusive lock of an open file across processes; released automatically if the process dies. No lock on Windows."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,6 +36,7 @@ from cosphere.train import (
     loop,
     train,
 )
+from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint
 from cosphere.train.objective import LossFunction
 from cosphere.train.setup import labelled_by_image, labels_are_images
@@ -123,8 +124,8 @@ def test_looking_after_an_epoch_changes_nothing_and_is_lazy(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    real = loop.BatchStream.embed
-    monkeypatch.setattr(loop.BatchStream, "embed", lambda self, model: (calls.append(1), real(self, model))[1])
+    real = BatchStream.embed
+    monkeypatch.setattr(BatchStream, "embed", lambda self, model: (calls.append(1), real(self, model))[1])
     settings = replace(SETTINGS, steps=7)
     run(photos, tmp_path / "watched", settings, Watching())
     assert len(calls) == 2  # once an epoch, although it was asked for twice

@@ -38,6 +38,7 @@ SYNONYMS = {
     "dim": ["model.dim"],
     "embedding_dim": ["model.dim"],
     "workers": ["data.workers"],
+    "cache_features": ["features.copies"],
     "optimizer": ["optimizer.name"],
 }
 """Names that people type first, and the settings of `cosphere train` that they mean."""

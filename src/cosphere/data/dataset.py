@@ -102,6 +102,7 @@ class ImageRows(Dataset[Item]):
         count = np.bincount(self.labels)
         self._first = np.cumsum(count) - count
         self._count = count
+        self._last: tuple[int, Pixels] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -118,7 +119,7 @@ class ImageRows(Dataset[Item]):
             return self._plain(int(draw))
         label = int(self.labels[draw.row])
         skipped: list[Skipped] = []
-        for row in self._candidates(draw.row):
+        for row in self.candidates(draw.row):
             pixels = self._read(row, skipped)
             if pixels is not None:
                 return Item(self._view(pixels, draw.seed), label, row, tuple(skipped))
@@ -133,7 +134,7 @@ class ImageRows(Dataset[Item]):
         pixels = self._read(row, skipped)
         return Item(None if pixels is None else self._view(pixels, 0), int(self.labels[row]), row, tuple(skipped))
 
-    def _candidates(self, row: int) -> list[int]:
+    def candidates(self, row: int) -> list[int]:
         """The row itself, followed by the rows that may replace it: the next ones of its class, cyclically."""
         if not self.stand_ins:
             return [row]
@@ -144,16 +145,20 @@ class ImageRows(Dataset[Item]):
 
     def _read(self, row: int, skipped: list[Skipped]) -> Pixels | None:
         """Read and resize an image; append to ``skipped`` and return None if it is unreadable."""
+        if self._last is not None and self._last[0] == row:  # several views of one image in a row
+            return self._last[1]
         path, box = self.paths[row], self._box(row)
 
         def make() -> Pixels:
             return self.preprocessing.resized(read_image(path, box=box, target=self.preprocessing.sufficient_side))
 
         try:
-            return make() if self.cache is None else self.cache.get(path, make, box=box)
+            pixels = make() if self.cache is None else self.cache.get(path, make, box=box)
         except ImageError as error:
             skipped.append(Skipped(path, str(error)))
             return None
+        self._last = row, pixels
+        return pixels
 
     def _box(self, row: int) -> tuple[int, int, int, int] | None:
         if self._boxes is None or self._boxes[row, 0] == NO_BOX:

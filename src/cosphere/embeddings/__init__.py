@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from cosphere.embeddings.computing import Precision, embed, number_classes
+from cosphere.embeddings.features import PLAIN, FeatureCache, FeatureTable, Views
 from cosphere.embeddings.store import EmbeddingStore
 from cosphere.embeddings.table import Embeddings, Sides
 
 embed_catalogue = embed
 """The name of :func:`embed` in :mod:`cosphere.evaluate`."""
 
-__all__ = ["EmbeddingStore", "Embeddings", "Precision", "Sides", "embed", "embed_catalogue", "number_classes"]
+__all__ = [
+    "PLAIN",
+    "EmbeddingStore",
+    "Embeddings",
+    "FeatureCache",
+    "FeatureTable",
+    "Precision",
+    "Sides",
+    "Views",
+    "embed",
+    "embed_catalogue",
+    "number_classes",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.data.listing import file_keys
+from cosphere.embeddings.features import FeatureCache, FeatureTable
 from cosphere.embeddings.store import EmbeddingStore, Stored
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import DataError
@@ -24,6 +26,9 @@ from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer
 
 Precision = Literal["float32", "bf16"]
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
+_BLOCK = 4096
+"""Rows of features in one pass through a head."""
 
 
 def embed(
@@ -37,6 +42,7 @@ def embed(
     cache: PixelCache | None = None,
     max_unreadable: float = MAX_UNREADABLE,
     store: EmbeddingStore | None = None,
+    features: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every image of a catalogue, in its order, with raw length.
@@ -54,6 +60,7 @@ def embed(
         cache: of decoded pixels.
         max_unreadable: share of unreadable images above which to stop, in [0, 1].
         store: rows that this model computed before; only the other images are embedded, and added to it. float32 only.
+        features: of the model's backbone; only the head runs on images that are there, and the others are added.
         progress: called with the number of embedded images.
 
     Raises:
@@ -65,30 +72,27 @@ def embed(
     check_choice("precision", precision, get_args(Precision))
     if device is not None:
         embedder.to(device)
-    where = next(embedder.parameters()).device
     if store is None or precision != "float32":
         rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
         read = np.zeros(len(catalogue), dtype=bool)
     else:
         rows, read = store.find(embedder, catalogue)
     missing = np.flatnonzero(~read)
-    loader = DataLoader(
-        ImageRows(catalogue, embedder.preprocessing, cache=cache),
-        batch_size=batch_size,
-        sampler=missing.tolist(),
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
-    )
     unreadable = UnreadableLog(len(catalogue), max_unreadable)
+    source: Iterator[_Computed]
+    if features is None or not len(missing):
+        images = ImageRows(catalogue, embedder.preprocessing, cache=cache)
+        source = _of_images(embedder, images, missing, batch_size, workers, precision)
+    else:
+        part = catalogue if len(missing) == len(catalogue) else catalogue.rows(missing)
+        table = features.table(embedder, part, workers=workers, cache=cache, max_unreadable=max_unreadable)
+        source = _of_features(embedder, table, missing, precision)
     done = len(catalogue) - len(missing)
     with evaluation_mode(embedder):
-        for batch in loader:
+        for batch in source:
             unreadable.add(batch.skipped)
-            if len(batch.rows):
-                rows[batch.rows.numpy()] = _forward(embedder, batch, where, precision)
-                read[batch.rows.numpy()] = True
-            done = min(done + batch_size, len(catalogue))
+            rows[batch.rows], read[batch.rows] = batch.values, True
+            done += batch.asked
             if progress is not None:
                 progress(done, len(catalogue))
     if store is not None and precision == "float32" and len(missing):
@@ -100,10 +104,56 @@ def embed(
     return _table(catalogue, embeddings, read, model_id=embedder.id, skipped=skipped)
 
 
+class _Computed(NamedTuple):
+    """Embeddings of some images."""
+
+    rows: Integers
+    """(b,) of the catalogue."""
+    values: Float32s
+    """(b, D')"""
+    asked: int
+    """Number of images that were tried; larger than b where some cannot be read."""
+    skipped: tuple[Skipped, ...]
+
+
+def _of_images(
+    embedder: Embedder, images: ImageRows, missing: Integers, batch_size: int, workers: int, precision: Precision
+) -> Iterator[_Computed]:
+    """Through the whole network."""
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        sampler=missing.tolist(),
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
+    )
+    device = next(embedder.parameters()).device
+    for number, batch in enumerate(loader):
+        nothing = np.zeros((0, embedder.output_dim), dtype=np.float32)
+        values = _forward(embedder, batch, device, precision) if len(batch.rows) else nothing
+        asked = min(batch_size, len(missing) - number * batch_size)
+        yield _Computed(batch.rows.numpy(), values, asked, batch.skipped)
+
+
+def _of_features(
+    embedder: Embedder, table: FeatureTable, missing: Integers, precision: Precision
+) -> Iterator[_Computed]:
+    """Through the head alone, from features of the missing images."""
+    device = next(embedder.parameters()).device
+    readable = np.flatnonzero(table.readable)
+    for start in range(0, len(readable), _BLOCK):
+        some = readable[start : start + _BLOCK]
+        values = infer(embedder, table.take(some).to(device), autocast=_AUTOCAST[precision]).numpy()
+        yield _Computed(missing[some], values, len(some), ())
+    left_out = len(table) - len(readable)
+    yield _Computed(missing[:0], np.zeros((0, embedder.output_dim), dtype=np.float32), left_out, table.skipped)
+
+
 @torch.inference_mode()
 def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: Precision) -> Float32s:
     inputs = embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))
-    rows: Float32s = infer(embedder, inputs, autocast=torch.bfloat16 if precision == "bf16" else None).numpy()
+    rows: Float32s = infer(embedder, inputs, autocast=_AUTOCAST[precision]).numpy()
     return rows
 
 

@@ -62,7 +62,7 @@ class EmbeddingStore:
             others = {}
         rows = np.concatenate([saved[list(others.values())], stored.rows[list(fresh.values())]])
         with contextlib.suppress(RunError, OSError):
-            content = np.frombuffer(b"".join([*others, *fresh]), dtype=np.uint8).reshape(-1, _KEY_BYTES)
+            content = np.frombuffer(b"".join([*others, *fresh]), dtype=np.uint8).reshape(-1, KEY_BYTES)
             write_arrays(self._file(embedder), {"keys": content, "rows": rows})
             files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns)
             for file in files[:-MOST_MODELS]:
@@ -82,17 +82,13 @@ class EmbeddingStore:
             keys, rows = arrays["keys"], arrays["rows"]
         except (RunError, KeyError):
             return nothing
-        if (
-            keys.shape != (len(rows), _KEY_BYTES)
-            or rows.shape[1:] != (embedder.output_dim,)
-            or rows.dtype != np.float32
-        ):
+        if keys.shape != (len(rows), KEY_BYTES) or rows.shape[1:] != (embedder.output_dim,) or rows.dtype != np.float32:
             return nothing
         packed = keys.tobytes()
-        return {packed[at : at + _KEY_BYTES]: at // _KEY_BYTES for at in range(0, len(packed), _KEY_BYTES)}, rows
+        return {packed[at : at + KEY_BYTES]: at // KEY_BYTES for at in range(0, len(packed), KEY_BYTES)}, rows
 
 
-_KEY_BYTES = 16
+KEY_BYTES = 16
 
 
 def image_keys(catalogue: Catalogue) -> list[bytes]:
@@ -105,7 +101,7 @@ def image_keys(catalogue: Catalogue) -> list[bytes]:
         if file not in states:
             states[file] = _state(file)
         text = f"{os.path.abspath(path)}\n{states[file]}\n{DECODING}\n{None if boxes is None else boxes[row]}"  # noqa: PTH100
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
         keys.append(digest if states[file] else b"")
     return keys
 

@@ -13,7 +13,7 @@ from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, EmbeddingStore, Precision, Sides, embed
+from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, Precision, Sides, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
 from cosphere.evaluate.clustering import CLUSTERING_PRESETS, ClusteringScores
@@ -138,6 +138,7 @@ def evaluate(
     cache: PixelCache | None = None,
     max_unreadable: float = MAX_UNREADABLE,
     store: EmbeddingStore | None = None,
+    features: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Embed the images of a catalogue and score the embeddings.
@@ -155,6 +156,7 @@ def evaluate(
         cache: of decoded pixels.
         max_unreadable: share of unreadable images above which to stop, in [0, 1].
         store: of rows that this model computed before.
+        features: of the model's backbone, see :func:`embed_catalogue`.
         progress: called with the number of embedded images.
 
     Raises:
@@ -171,6 +173,7 @@ def evaluate(
         cache=cache,
         max_unreadable=max_unreadable,
         store=store,
+        features=features,
         progress=progress,
     )
     categories = catalogue_categories(embeddings, catalogue)

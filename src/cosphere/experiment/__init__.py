@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cosphere.experiment.reproducing import reproduce as reproduce
     from cosphere.experiment.searching import Searched as Searched
     from cosphere.experiment.searching import search_images as search_images
+    from cosphere.experiment.training import prepare_features as prepare_features
     from cosphere.experiment.training import resume_run as resume_run
     from cosphere.experiment.training import run as run
     from cosphere.experiment.training import validation_scores as validation_scores
@@ -58,6 +59,7 @@ else:
             "reproduce": "cosphere.experiment.reproducing",
             "Searched": "cosphere.experiment.searching",
             "search_images": "cosphere.experiment.searching",
+            "prepare_features": "cosphere.experiment.training",
             "resume_run": "cosphere.experiment.training",
             "run": "cosphere.experiment.training",
             "validation_scores": "cosphere.experiment.training",
@@ -82,6 +84,7 @@ __all__ = [
     "find_recipe",
     "group_runs",
     "load_model",
+    "prepare_features",
     "published_recipes",
     "read_arms",
     "reproduce",

@@ -27,6 +27,7 @@ from cosphere.experiment.models import ready
 from cosphere.models import Calibration, Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
+from cosphere.train.features import feature_cache
 
 ENOUGH = 30
 """False accepts at which a rate is known to within about a third of itself, were pairs independent."""
@@ -109,6 +110,7 @@ def calibrate_run(
         "workers": workers,
         "max_unreadable": tolerated(max_unreadable, trained_with),
         "store": store_of(run_folder.path),
+        "features": feature_cache(trained_with, run_folder.path),
     }
     with listener.progress("embedding") as progress:
         table = embed(embedder, chosen.images, **how, progress=progress)

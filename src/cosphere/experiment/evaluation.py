@@ -23,6 +23,7 @@ from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import TrainSettings, untrained_model
 from cosphere.train.beside import read_beside
+from cosphere.train.features import feature_cache
 
 UNTRAINED = "scores-untrained.json"
 """The scores of the untrained backbone, in a run's folder."""
@@ -131,6 +132,7 @@ def evaluate_run(
             workers=workers,
             max_unreadable=tolerated(max_unreadable, trained_with),
             store=store_of(run_folder.path),
+            features=feature_cache(trained_with, run_folder.path),
             progress=progress,
         )
     path = save_scores(run_folder, scores, chosen.split, untrained=untrained)

@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cosphere import fields
 from cosphere.data import Catalogue, read_catalogue
+from cosphere.embeddings import FeatureCache
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate import EvaluationSettings, evaluate
 from cosphere.evaluate.clustering import SCORES as CLUSTERING_SCORES
 from cosphere.evaluate.metrics import METRICS, find_metric
+from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
-from cosphere.images import PixelCache
+from cosphere.experiment.models import ready
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
 from cosphere.train import (
@@ -23,11 +27,15 @@ from cosphere.train import (
     TrainResult,
     TrainSettings,
     Validation,
+    build_model,
     decoding_workers,
     scoring_precision,
     train,
 )
+from cosphere.train.batches import pixel_cache
 from cosphere.train.beside import read_beside
+from cosphere.train.features import feature_cache, training_features
+from cosphere.train.progress import Spoken
 
 
 def run(
@@ -66,7 +74,7 @@ def run(
             "what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/"
         )
     settings = settings.with_absolute_paths()
-    evaluate_model = validation_scores(settings)
+    validation_scores(settings)  # Reject an unknown score before the images are listed.
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
     if catalogue is None:
         catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
@@ -84,8 +92,51 @@ def run(
             catalogue,
             run_folder,
             reporter=reporter or SilentReporter(),
-            evaluate=evaluate_model,
+            evaluate=validation_scores(settings, features=feature_cache(settings, path)),
             resume=resume,
+        )
+
+
+def prepare_features(
+    settings: TrainSettings, folder: str | Path, *, reporter: Reporter | None = None, listener: Listener = SILENT
+) -> None:
+    """Compute the cached features that a run with these settings trains and validates on, so that several runs find them there.
+
+    Runs that start together need no preparation: the first one computes, the others wait for it. The test images are not read.
+    Features that are there already cost nothing.
+
+    Args:
+        settings: of the run, with ``features.copies`` of at least 1.
+        folder: of the run; the features lie beside it unless ``features.folder`` is given. It is not made.
+        reporter: told how far the features are.
+        listener: receives what was noticed while the images were listed.
+
+    Raises:
+        DataError, SettingsError, WeightsError: a run could not start with these settings.
+        DivergenceError: a feature is NaN or infinite.
+    """
+    settings = settings.with_absolute_paths()
+    cache = feature_cache(settings, Path(folder))
+    if cache is None:
+        raise SettingsError("features.copies is 0, so there are no features to prepare. Set it to at least 1.")
+    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+    listener.listed(catalogue)
+    images = parts_of_training(catalogue, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # Random backbone weights are those of the run.
+        embedder, augmentation = build_model(settings)
+    embedder.to(ready(settings.device))
+    say = (reporter or SilentReporter()).said
+    training_features(settings, embedder, images.train, augmentation, cache, Spoken("features", say))
+    if images.val is not None:
+        workers = decoding_workers(settings, next(embedder.parameters()).device)
+        cache.table(
+            embedder,
+            images.val,
+            workers=workers,
+            cache=pixel_cache(settings, embedder.preprocessing),
+            max_unreadable=settings.data.max_unreadable,
+            progress=Spoken("features of the validation images", say),
         )
 
 
@@ -106,8 +157,12 @@ def resume_run(
     return run(settings, folder, resume=True, reporter=reporter, listener=listener)
 
 
-def validation_scores(settings: TrainSettings) -> Evaluate:
+def validation_scores(settings: TrainSettings, *, features: FeatureCache | None = None) -> Evaluate:
     """What the training loop calls to score a model: Recall@1, MAP@R, R-precision and ``validation.metric``, no intervals.
+
+    Args:
+        settings: of the run.
+        features: of the run's frozen backbone; None embeds the images each time.
 
     Raises:
         SettingsError: there is no score of the name ``validation.metric``.
@@ -117,15 +172,15 @@ def validation_scores(settings: TrainSettings) -> Evaluate:
     measured = settings_for(names)
 
     def score(embedder: Embedder, catalogue: Catalogue) -> Validation:
-        cache = PixelCache(settings.data.cache, rule=embedder.preprocessing.rule) if settings.data.cache else None
         scores = evaluate(
             embedder,
             catalogue,
             measured,
             workers=decoding_workers(settings, next(embedder.parameters()).device),
             precision=scoring_precision(settings),
-            cache=cache,
+            cache=pixel_cache(settings, embedder.preprocessing),
             max_unreadable=settings.data.max_unreadable,
+            features=features,
         )
         return Validation({name: scores.value(name) for name in names}, scores.health)
 

@@ -16,13 +16,14 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosphere.errors import SizeError
+from cosphere.files import exclusive
 from cosphere.images.containers import find_item
 from cosphere.images.decode import DECODING, Box
 from cosphere.images.modes import Pixels
@@ -188,7 +189,7 @@ class PixelCache:
             if free - pixels.nbytes < self.keep_free:
                 raise OSError(f"the disk has {free / 1e9:.1f} GB left, and {self.keep_free / 1e9:.1f} GB are kept free")
             data, index = self._files
-            with _exclusive(index):
+            with exclusive(index):
                 self._read_new_entries(index)
                 if key not in self._places:
                     _append(data, index, key, pixels)
@@ -224,16 +225,6 @@ class PixelCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
-
-
-@contextlib.contextmanager
-def _exclusive(index: int) -> Iterator[None]:
-    """Exclusive write lock across processes; released automatically if the process dies."""
-    fcntl.flock(index, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(index, fcntl.LOCK_UN)
 
 
 def _append(data: int, index: int, key: bytes, pixels: Pixels) -> None:

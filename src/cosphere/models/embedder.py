@@ -20,10 +20,10 @@ from cosphere.checks import MOST_DIM, MOST_IMAGES, check_choice, check_switch, c
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
 from cosphere.images import Preprocessing
-from cosphere.models import bundle, fingerprint
+from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
-from cosphere.models.heads import HeadSettings, NormName, PoolingName, build_head, check_head
+from cosphere.models.heads import Features, HeadSettings, NormName, PoolingName, build_head, check_head
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.reading import input_batches
 from cosphere.models.weights import fit_weights
@@ -101,7 +101,7 @@ class Embedder(nn.Module):
         self.provenance: dict[str, Any] = {"weights": backbone.weights_source}
         self.calibration: Calibration | None = None
         self._backbone_trains = self._backbone_norm_trains = True
-        self._weights_digest = fingerprint.CachedDigest()
+        self._weights_digest, self._backbone_digest = fingerprint.CachedDigest(), fingerprint.CachedDigest()
 
     @property
     def dim(self) -> int:
@@ -130,22 +130,73 @@ class Embedder(nn.Module):
             }
         )
 
+    @property
+    def feature_width(self) -> int:
+        """W, the width of what :meth:`pooled` gives.
+
+        Raises:
+            SettingsError: as for :meth:`pooled`.
+        """
+        return sum(feature_rows.widths(self.backbone, self.head))
+
+    @property
+    def feature_id(self) -> str:
+        """Fingerprint of everything that :meth:`pooled` depends on, as :attr:`id`; the head's layers are no part of it.
+
+        Raises:
+            SettingsError: as for :meth:`pooled`.
+        """
+        feature_rows.poolings(self.head)
+        return fingerprint.of_content(
+            {
+                "backbone": self.settings.backbone,
+                "pooling": self.settings.pooling,
+                "levels": list(self.head.wants),
+                "preprocessing": fingerprint.non_default(self.preprocessing),
+                "weights": self._backbone_digest(self.backbone.state_dict(keep_vars=True)),
+            }
+        )
+
     def forward(self, inputs: Tensor) -> Tensor:
-        """Embeddings of raw length, for losses. (B, 3, H, W) float, already normalised -> (B, D).
+        """Embeddings of raw length, for losses.
+
+        Args:
+            inputs: (B, 3, H, W) float, already normalised; or (B, W) float, what :meth:`pooled` gave for such images.
+
+        Returns:
+            (B, D).
 
         Raises:
             SizeError: another shape or type, another size than a transformer was built for, or a training batch of one
                 image, which has no variance for batch norm.
         """
-        self._check(inputs)
-        embeddings: Tensor = self.head(self.backbone.features(inputs, self.head.wants))
+        embeddings: Tensor = self.head(self._features(inputs))
         return embeddings
+
+    def pooled(self, inputs: Tensor) -> Tensor:
+        """The pooled features of images, which :meth:`forward` and :meth:`embed_inputs` take in place of the images.
+
+        They are what the backbone gives after pooling and before the head's normalisation and linear layers, for each level
+        that the head uses.
+
+        Args:
+            inputs: (B, 3, H, W) float, already normalised.
+
+        Returns:
+            (B, W).
+
+        Raises:
+            SettingsError: the head's pooling is trained ("gem"), or it pools by itself.
+            SizeError: as for :meth:`forward`.
+        """
+        self._check(inputs)
+        return feature_rows.pooled(self.backbone, self.head, inputs)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
         """Embeddings as they are stored and compared: :meth:`forward` with the parts of the head combined.
 
         Args:
-            inputs: (B, 3, H, W) of any floating type, already normalised; converted to the type of the model.
+            inputs: as for :meth:`forward`, of any floating type; converted to the type of the model.
 
         Returns:
             (B, D'), of raw length where the head does not normalise.
@@ -153,9 +204,7 @@ class Embedder(nn.Module):
         Raises:
             SizeError: as for :meth:`forward`.
         """
-        self._check(inputs)
-        inputs = inputs.to(next(self.parameters()).dtype)
-        return self.head.embed(self.backbone.features(inputs, self.head.wants))
+        return self.head.embed(self._features(inputs, next(self.parameters()).dtype))
 
     def encode(
         self,
@@ -268,6 +317,14 @@ class Embedder(nn.Module):
                 layer.eval()
         return self
 
+    def _features(self, inputs: Tensor, dtype: torch.dtype | None = None) -> list[Features]:
+        """What the head takes, of images or of their pooled features; these are converted to ``dtype`` first."""
+        if inputs.ndim == 2 and inputs.is_floating_point():
+            self._check_variance(inputs)
+            return feature_rows.as_levels(inputs.to(dtype or inputs.dtype), self.backbone, self.head)
+        self._check(inputs)
+        return self.backbone.features(inputs.to(dtype or inputs.dtype), self.head.wants)
+
     def _check(self, inputs: Tensor) -> None:
         if inputs.ndim != 4 or inputs.shape[1] != 3 or not inputs.is_floating_point():
             raise SizeError(
@@ -282,6 +339,9 @@ class Embedder(nn.Module):
                 f"{self.backbone.name!r} was built for {self.backbone.fixed_size} px, got {tuple(inputs.shape[2:])}. "
                 "Resize the pictures, or build it for that size."
             )
+        self._check_variance(inputs)
+
+    def _check_variance(self, inputs: Tensor) -> None:
         if self.training and len(inputs) == 1 and self.settings.norm == "batch":
             raise SizeError(
                 "a training batch of 1 image has no variance for batch norm. Use at least 2, or norm='layer'."

@@ -19,6 +19,13 @@ class EmbedsInputs(Protocol):
         """See :meth:`cosphere.models.Embedder.embed_inputs`."""
 
 
+class PoolsInputs(Protocol):
+    """An embedder, as far as :func:`infer_features` needs it."""
+
+    def pooled(self, inputs: Tensor) -> Tensor:
+        """See :meth:`cosphere.models.Embedder.pooled`."""
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Put models in evaluation mode for the block. On exit each module returns to its own mode: frozen batch norms stay frozen."""
@@ -38,7 +45,7 @@ def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None =
 
     Args:
         model: in evaluation mode, see :func:`evaluation_mode`.
-        inputs: (B, 3, H, W) network input on the model's device.
+        inputs: (B, 3, H, W) network input, or (B, W) pooled features, on the model's device.
         autocast: compute in this type, such as ``torch.bfloat16``; None keeps float32.
 
     Returns:
@@ -49,16 +56,37 @@ def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None =
     """
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
         embeddings = model.embed_inputs(inputs)
-    rows = embeddings.float().cpu()
+    return _finite(model, inputs, embeddings, "embeddings")
+
+
+@torch.inference_mode()
+def infer_features(model: PoolsInputs, inputs: Tensor) -> Tensor:
+    """Pooled features of a batch as they are stored: float32, on the CPU.
+
+    Args:
+        model: in evaluation mode, see :func:`evaluation_mode`.
+        inputs: (B, 3, H, W) network input on the model's device.
+
+    Returns:
+        (B, W) float32 on the CPU.
+
+    Raises:
+        DivergenceError: a feature is NaN or infinite.
+    """
+    return _finite(model, inputs, model.pooled(inputs), "rows of features")
+
+
+def _finite(model: object, inputs: Tensor, values: Tensor, what: str) -> Tensor:
+    rows = values.float().cpu()
     if not bool(rows.isfinite().all()):
-        raise DivergenceError(_reason(model, inputs, rows))
+        raise DivergenceError(_reason(model, inputs, rows, what))
     return rows
 
 
-def _reason(model: EmbedsInputs, inputs: Tensor, rows: Tensor) -> str:
-    """What made embeddings NaN or infinite, and what to do."""
+def _reason(model: object, inputs: Tensor, rows: Tensor, what: str) -> str:
+    """What made rows NaN or infinite, and what to do."""
     count = int((~rows.isfinite()).any(dim=1).sum())
-    start = f"{count} of {len(rows)} embeddings are not finite"
+    start = f"{count} of {len(rows)} {what} are not finite"
     if not bool(inputs.isfinite().all()):
         return f"{start}, because the input holds NaN or infinity. Check what produced it."
     state = model.state_dict() if isinstance(model, nn.Module) else {}

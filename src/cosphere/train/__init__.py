@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cosphere.train.progress import reporter as reporter
     from cosphere.train.settings import BatchSettings as BatchSettings
     from cosphere.train.settings import DataSettings as DataSettings
+    from cosphere.train.settings import FeatureSettings as FeatureSettings
     from cosphere.train.settings import ImageSettings as ImageSettings
     from cosphere.train.settings import LossSettings as LossSettings
     from cosphere.train.settings import OptimizerSettings as OptimizerSettings
@@ -43,6 +44,7 @@ else:
             "reporter": "cosphere.train.progress",
             "BatchSettings": "cosphere.train.settings",
             "DataSettings": "cosphere.train.settings",
+            "FeatureSettings": "cosphere.train.settings",
             "ImageSettings": "cosphere.train.settings",
             "LossSettings": "cosphere.train.settings",
             "OptimizerSettings": "cosphere.train.settings",
@@ -62,6 +64,7 @@ __all__ = [
     "BatchSettings",
     "DataSettings",
     "Evaluate",
+    "FeatureSettings",
     "ImageSettings",
     "LiveReporter",
     "LossSettings",

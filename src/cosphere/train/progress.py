@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -157,6 +157,29 @@ class PlainReporter:
 
     def _line(self, text: str) -> None:
         self._console.print(escaped(text), markup=False, highlight=False, soft_wrap=True)
+
+
+class Spoken:
+    """Progress of a task before the first step as a sentence now and then.
+
+    Args:
+        task: what is counted, in words.
+        say: receives each sentence.
+        every: seconds between two sentences.
+    """
+
+    def __init__(self, task: str, say: Callable[[str], None], *, every: float = 10.0) -> None:
+        self._task, self._say, self._every = task, say, every
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell how many of ``total`` are done, and at the end how long it took."""
+        now = time.monotonic()
+        if done == total:
+            self._say(f"{self._task}: {total:,} computed in {now - self._began:.0f} s")
+        elif now - self._last > self._every:
+            self._last = now
+            self._say(f"{self._task}: {done:,} of {total:,}")
 
 
 def reporter(steps: int, *, console: Console | None = None) -> Reporter:

@@ -11,89 +11,12 @@ from cosphere import fields
 from cosphere.errors import SettingsError
 from cosphere.fields import Settings, metadata, setting
 from cosphere.files import read_yaml, write_yaml
-from cosphere.images import Augmentation
 from cosphere.models import EmbedderSettings
 from cosphere.train.beside import BESIDE
-
-_LARGEST_SEED = 2**31 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
-    """Data.
-
-    Args:
-        root: image folder, table (CSV, Parquet) or root of a known benchmark.
-        layout: layout of `root`; "auto" detects it.
-        classes: which of nested class folders is the class of an image: "top", or "leaf", the folder that contains it.
-        validation_share: share of the training classes, 0 to 0.5, held out as validation classes when the data has no `val` split.
-            With 0, every class is used for training and the last model is kept.
-        validation_seed: seed of the choice of validation classes.
-        max_unreadable: share of unreadable images, 0 to 1, above which the run stops.
-        cache: folder for decoded, resized images (memory-mapped); null decodes images each time.
-        workers: processes that decode images; -1 uses one fewer than the cores, at most 8, none on two cores or with a cache on a CPU.
-    """
-
-    SECTION: ClassVar[str] = "data."
-
-    root: str = ""
-    layout: str = "auto"
-    classes: Literal["top", "leaf"] = "top"
-    validation_share: float = setting(0.15, at_least=0, at_most=0.5)
-    validation_seed: int = setting(0, at_least=0, at_most=_LARGEST_SEED)
-    max_unreadable: float = setting(0.01, at_least=0, at_most=1, changes_numbers=False)
-    cache: str | None = setting(None, changes_numbers=False)
-    workers: int = setting(-1, at_least=-1, at_most=256, changes_numbers=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings(Settings):
-    """Input images and augmentation.
-
-    Args:
-        size: side of the square input, in pixels.
-        preset: geometry of both papers: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip)
-            or "none".
-        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, or 256 to 224).
-        decoding: "exact" decodes every pixel, as the official code of both papers does; "reduced" decodes large JPEG files at 1/2, 1/4
-            or 1/8 scale, several times faster.
-        smallest_crop: smallest share of the image area in a random crop, preset "sec" only; null uses 0.16.
-        flip: probability of a horizontal flip; null uses 0.5. Set 0 for images whose mirror image means something else (text, stamps).
-        rotation: maximum rotation in degrees, in either direction.
-        color_jitter: maximum relative change of brightness, contrast and saturation, below 1.
-        grayscale: probability of converting to grayscale.
-    """
-
-    SECTION: ClassVar[str] = "images."
-
-    size: int = setting(224, at_least=16, at_most=4096, basic=True)
-    preset: Literal["sec", "normsoftmax", "none"] = setting("sec", basic=True)
-    resize: int | None = setting(None, at_least=16, at_most=8192)
-    decoding: Literal["exact", "reduced"] = "exact"
-    smallest_crop: float | None = setting(None, above=0, at_most=1)
-    flip: float | None = setting(None, at_least=0, at_most=1)
-    rotation: float = setting(0.0, at_least=0, at_most=180)
-    color_jitter: float = setting(0.0, at_least=0, below=1)
-    grayscale: float = setting(0.0, at_least=0, at_most=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resize is not None and self.resize < self.size:
-            raise SettingsError(
-                f"images.resize {self.resize} is smaller than images.size {self.size}; give at least {self.size}, or null."
-            )
-
-    def augmentation(self) -> Augmentation:
-        """The random augmentation of training images."""
-        chosen: dict[str, Any] = {"preset": self.preset}
-        if self.smallest_crop is not None:
-            chosen["crop_scale"] = (self.smallest_crop, 1.0)
-        if self.flip is not None:
-            chosen["flip"] = self.flip
-        for name in ("rotation", "color_jitter", "grayscale"):
-            if getattr(self, name):
-                chosen[name] = getattr(self, name)
-        return Augmentation(**chosen)
+from cosphere.train.input_settings import LARGEST_SEED
+from cosphere.train.input_settings import DataSettings as DataSettings
+from cosphere.train.input_settings import FeatureSettings as FeatureSettings
+from cosphere.train.input_settings import ImageSettings as ImageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +202,7 @@ class TrainSettings(Settings):
         checkpoint_every: steps between two checkpoints; 0 writes one at the end.
         data: data.
         images: input images and augmentation.
+        features: cached features of a frozen backbone.
         model: backbone and head.
         batch: batches.
         loss: the metric loss.
@@ -289,7 +213,7 @@ class TrainSettings(Settings):
     """
 
     steps: int = setting(1000, at_least=1, at_most=10**9, fixed=False, basic=True)
-    seed: int = setting(0, at_least=0, at_most=_LARGEST_SEED, basic=True)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED, basic=True)
     precision: Literal["float32", "bf16", "fp16"] = setting("float32", basic=True)
     device: str = setting("auto", changes_numbers=False, fixed=False, basic=True)
     channels_last: bool = True
@@ -298,6 +222,7 @@ class TrainSettings(Settings):
     checkpoint_every: int = setting(100, at_least=0, at_most=10**9, changes_numbers=False, fixed=False)
     data: DataSettings = field(default_factory=DataSettings, metadata=metadata(fixed=False))
     images: ImageSettings = field(default_factory=ImageSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     model: EmbedderSettings = field(default_factory=EmbedderSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -311,6 +236,21 @@ class TrainSettings(Settings):
         if self.schedule.new_layers_steps >= self.steps:
             raise SettingsError(
                 f"schedule.new_layers_steps {self.schedule.new_layers_steps} leaves none of the {self.steps} steps for the backbone."
+            )
+        if self.features.copies:
+            self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        """Reject settings of a run on cached features that would train something below the head's layers."""
+        if self.schedule.new_layers_steps:
+            raise SettingsError(
+                f"schedule.new_layers_steps {self.schedule.new_layers_steps} trains the backbone afterwards, and features.copies "
+                f"{self.features.copies} freezes it. Leave one of them out."
+            )
+        if self.model.pooling == "gem":
+            raise SettingsError(
+                f"model.pooling 'gem' is trained, and features.copies {self.features.copies} computes pooled features once. Use "
+                "another pooling, such as 'avg', or features.copies 0."
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -372,7 +312,7 @@ class TrainSettings(Settings):
 
     def with_absolute_paths(self) -> TrainSettings:
         """The same files, whatever the working folder is."""
-        paths = {"data.root": self.data.root, "data.cache": self.data.cache}
+        paths = {"data.root": self.data.root, "data.cache": self.data.cache, "features.folder": self.features.folder}
         if self.model.weights not in ("imagenet", "none") and Path(self.model.weights).exists():
             paths["model.weights"] = self.model.weights
         return self.with_values({name: str(Path(path).absolute()) for name, path in paths.items() if path})

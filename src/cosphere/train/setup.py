@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +17,12 @@ from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError
 from cosphere.images import Augmentation, preset
 from cosphere.models import Embedder, build_embedder, input_scale
+from cosphere.train.batches import BatchStream
+from cosphere.train.features import FeatureStream, feature_cache
 from cosphere.train.objective import LossFunction
+from cosphere.train.progress import Spoken
 from cosphere.train.settings import BatchSettings, ScheduleSettings, TrainSettings
+from cosphere.train.stream import Stream
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
@@ -68,7 +75,9 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     )
     preprocessing = replace(preprocessing, resize=images.resize or preprocessing.resize, decoding=images.decoding)
     embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)
-    embedder.set_trainable(backbone_norm=not settings.freeze_norm)
+    embedder.set_trainable(
+        backbone=not settings.features.copies, backbone_norm=not settings.freeze_norm and not settings.features.copies
+    )
     if settings.channels_last:
         embedder = embedder.to(memory_format=torch.channels_last)
     return embedder, images.augmentation()
@@ -119,6 +128,38 @@ class _Function(nn.Module):
         hook = getattr(self.function, "after_epoch", None)
         if hook is not None:
             hook(embed)
+
+
+def build_stream(
+    settings: TrainSettings,
+    targets: Catalogue,
+    embedder: Embedder,
+    augmentation: Augmentation,
+    accelerator: Accelerator,
+    *,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Stream[Any]:
+    """The batches of a run: images, or cached features where the settings ask for them.
+
+    Args:
+        settings: of the run.
+        targets: the training images, under the labels that the loss sees.
+        embedder: the model, on its device.
+        augmentation: random changes of an image.
+        accelerator: of the run.
+        folder: of the run.
+        say: receives how far the features are.
+
+    Raises:
+        DataError, DivergenceError, SettingsError: features cannot be computed.
+    """
+    share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    cache = feature_cache(settings, folder)
+    if cache is None:
+        device = accelerator.device
+        return BatchStream(targets, settings, embedder.preprocessing, augmentation, device=device, **share)
+    return FeatureStream(targets, settings, embedder, augmentation, cache, progress=Spoken("features", say), **share)
 
 
 def untrained_model(settings: TrainSettings) -> Embedder:

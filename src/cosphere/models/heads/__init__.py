@@ -14,6 +14,7 @@ from cosphere.models.heads.base import check_head as check_head
 from cosphere.models.heads.base import head_names as head_names
 from cosphere.models.heads.base import register_head as register_head
 from cosphere.models.heads.layers import NormName as NormName
+from cosphere.models.heads.layers import Pooled as Pooled
 from cosphere.models.heads.layers import Pooling as Pooling
 from cosphere.models.heads.layers import PoolingName as PoolingName
 from cosphere.models.heads.layers import make_linear as make_linear

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.models.heads.layers import NormName, PoolingName
+from cosphere.models.heads.layers import NormName, Pooled, PoolingName
 
 LAST = -1
 """The level of a backbone's final features."""
@@ -20,8 +20,8 @@ LAST = -1
 class Features(NamedTuple):
     """The features of one level of a backbone for a batch of images."""
 
-    values: Tensor
-    """(B, C, H, W), or (B, N, C) from a network of tokens."""
+    values: Tensor | Pooled
+    """(B, C, H, W), or (B, N, C) from a network of tokens; or what is pooled already, with nothing to finish."""
     finish: Callable[[Tensor], Tensor]
     """The backbone's own layers between pooling and classifier. (B, C) -> (B, width); the identity below the last level."""
 

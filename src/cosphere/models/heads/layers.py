@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,13 @@ from cosphere.errors import SettingsError, SizeError
 
 PoolingName = Literal["avg", "max", "avg+max", "concat", "gem", "token"]
 NormName = Literal["batch", "layer", "none"]
+
+
+class Pooled(NamedTuple):
+    """Features that are pooled already, which :class:`Pooling` passes on."""
+
+    rows: Tensor
+    """(B, parts C)"""
 
 
 class Pooling(nn.Module):
@@ -50,8 +57,10 @@ class Pooling(nn.Module):
         if kind == "gem":
             self.power = nn.Parameter(torch.tensor(3.0))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, N, C) float -> (B, ``parts`` C)."""
+    def forward(self, features: Tensor | Pooled) -> Tensor:
+        """(B, C, H, W) or (B, N, C) float, or what is pooled already -> (B, ``parts`` C)."""
+        if isinstance(features, Pooled):
+            return features.rows
         if features.ndim not in (3, 4):
             raise SizeError(f"want a feature map (B, C, H, W) or tokens (B, N, C), got {tuple(features.shape)}.")
         if self.kind == "token":
