@@ -27,6 +27,19 @@ except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path exists.
+
+    Raises:
+        RunError: it cannot be looked at: its name is too long, or a folder around it may not be read.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be read or written: {reason}. Choose another path.") from error
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside ``path``, flush it to disk, then rename it to ``path``.
 

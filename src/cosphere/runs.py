@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 from cosphere._version import __version__
 from cosphere.errors import RunError
-from cosphere.files import read_json, write_json, write_text
+from cosphere.files import is_there, read_json, write_json, write_text
 
 try:
     import fcntl
@@ -148,7 +148,7 @@ class RunFolder:
 
     def _check_free(self) -> None:
         """Raise unless a run can be made here."""
-        if _there(self.marker) and self.has_begun:
+        if is_there(self.marker) and self.has_begun:
             raise RunError(
                 f"{self.path} already holds a run. Choose another name with --name, or go on with it: "
                 f"cosphere train --resume {self.path}."
@@ -214,7 +214,7 @@ class RunFolder:
             RunError: there is none, or it is of another layout version.
         """
         folder = cls(Path(path))
-        if not _there(folder.path) or not folder.path.is_dir():
+        if not is_there(folder.path) or not folder.path.is_dir():
             raise RunError(f"there is no run at {folder.path}. Train one first: cosphere train DATA --name NAME.")
         marker = read_json(folder.marker, what="a run's folder")
         layout = marker.get("layout") if isinstance(marker, Mapping) else None
@@ -274,15 +274,6 @@ def open_lock(file: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
-
-
-def _there(path: Path) -> bool:
-    """Whether a path exists; a RunError where it cannot be looked at, as with too long a name."""
-    try:
-        return path.exists()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot write or read {path}: {reason}. Choose another folder.") from error
 
 
 def unused_folder(path: Path) -> Path:

@@ -109,7 +109,7 @@ def test_seeds_are_paired_by_their_number_not_by_their_place() -> None:
     )
     twin = one(again, "b", "map@r")
     assert (twin.value, twin.p, twin.p_seeds) == pytest.approx((row.value, row.p, row.p_seeds))
-    assert not found.notes
+    assert not [note for note in found.notes if "believe p Holm" not in note]
 
 
 def test_other_seeds_are_not_paired_and_that_is_said() -> None:
@@ -176,3 +176,25 @@ def test_wrong_input_is_named(call: Any, error: type[Exception], words: str) -> 
     with pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_where_interval_and_p_disagree_one_sentence_says_what_to_believe() -> None:
+    draw = np.random.default_rng(2)
+    words = {}
+    for shift in (0.0, 0.35, 3.0):
+        base = draw.normal(size=(1, 40))
+        arms = {"a": Arm({"s": base}, (0,)), "b": Arm({"s": base + shift + draw.normal(size=(1, 40))}, (0,))}
+        found = compare(arms, [str(i // 2) for i in range(40)], samples=200)
+        (one,) = found.differences
+        odd = (one.interval.low > 0 or one.interval.high < 0) != (one.p_holm <= 0.05)
+        words[shift] = any("believe p Holm" in note for note in found.notes)
+        assert words[shift] == odd
+    assert not words[3.0]
+
+
+def test_an_interval_above_zero_beside_a_large_p(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosphere.evaluate.comparison.holm", lambda values: [0.08 for _ in values])
+    rows = np.random.default_rng(0).normal(size=(1, 40))
+    arms = {"a": Arm({"s": rows}, (0,)), "b": Arm({"s": rows + 1 + 0.1 * rows[:, ::-1]}, (0,))}
+    notes = compare(arms, [str(i // 2) for i in range(40)], samples=200).notes
+    assert "Interval and p disagree for b in s: believe p Holm" in notes[-1]

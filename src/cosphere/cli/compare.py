@@ -16,7 +16,7 @@ from cosphere.cli.options import add_seed
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
-from cosphere.experiment import ComparedRuns, MatchedRuns, compare_runs
+from cosphere.experiment import ComparedRuns, compare_runs
 from cosphere.experiment.outputs import check_output_folder
 from cosphere.files import write_json
 from cosphere.report.comparison import write_comparison_figure
@@ -118,7 +118,7 @@ def _metrics(names: str | None, ks: Sequence[int]) -> list[str]:
 def show(compared: ComparedRuns) -> None:
     """The table, the classes that gain and lose most, and the notes."""
     comparison, width = compared.comparison, Console().width
-    Console().print(_table(comparison, compared.matched, gap=2 if width >= 100 else 1), highlight=False)
+    Console().print(_table(compared, gap=2 if width >= 100 else 1), highlight=False)
     for arm in comparison.arms:
         if arm != comparison.baseline:
             Console().print(_classes(comparison, arm, width), highlight=False)
@@ -126,13 +126,14 @@ def show(compared: ComparedRuns) -> None:
         console.note(text)
 
 
-def _table(comparison: Comparison, matched: MatchedRuns, *, gap: int) -> Table:
+def _table(compared: ComparedRuns, *, gap: int) -> Table:
+    comparison, matched = compared.comparison, compared.matched
     title = (
         f"{matched.split}: {comparison.queries:,} queries, {len(comparison.class_names):,} "
         f"class{'' if len(comparison.class_names) == 1 else 'es'}; "
         f"differences to {comparison.baseline}"
     )
-    several = [f"{arm} {count}" for arm, count in comparison.runs.items() if count > 1]
+    several = [f"{arm} {count}" for arm, count in comparison.runs.items() if count > 1 and arm not in compared.mixed]
     if several:
         title += f"\nruns that differ in the seed: {', '.join(several)}"
     table = Table(title=console.plain(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)

@@ -185,6 +185,9 @@ def compare(
         )
         for (score, arm), change in changes.items()
     ]
+    differences = tuple(
+        one._replace(p_holm=p) for one, p in zip(uncorrected, holm([one.p for one in uncorrected]), strict=True)
+    )
     return Comparison(
         arms=tuple(arms),
         baseline=chosen,
@@ -196,13 +199,11 @@ def compare(
             _arm_score(arm, score, arms[arm].values[score], intervals[f"value {score} {arm}"], level)
             for score, arm in pairs
         ),
-        differences=tuple(
-            one._replace(p_holm=p) for one, p in zip(uncorrected, holm([one.p for one in uncorrected]), strict=True)
-        ),
+        differences=differences,
         class_names=tuple(class_names.tolist()),
         class_queries=sizes.astype(np.int64),
         class_scores=by_class,
-        notes=_notes(arms, chosen, over, len(class_names)),
+        notes=(*_notes(arms, chosen, over, len(class_names)), *_what_to_believe(differences, level)),
     )
 
 
@@ -317,3 +318,18 @@ def _notes(arms: Mapping[str, Arm], baseline: str, over: Over, classes: int) -> 
     if [name for name in unpaired if name not in several]:
         notes.append("Where an arm is one run, the interval does not cover another training seed.")
     return tuple(notes)
+
+
+def _what_to_believe(differences: Sequence[Difference], level: float) -> list[str]:
+    """One sentence where an interval and its p-value disagree."""
+    odd = [
+        f"{one.arm} in {one.score}"
+        for one in differences
+        if (one.interval.low > 0 or one.interval.high < 0) != (one.p_holm <= 1 - level)
+    ]
+    if not odd:
+        return []
+    return [
+        f"Interval and p disagree for {', '.join(odd)}: believe p Holm, which tests whether there is a difference and is corrected "
+        "for the number of differences; the interval shows how large it may be."
+    ]

@@ -11,6 +11,7 @@ from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate.comparison import Comparison, compare
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.matching import METRICS, MatchedRuns, group_runs, read_arms
+from cosphere.experiment.setting_differences import setting_notes
 from cosphere.runs import provenance
 
 
@@ -20,11 +21,15 @@ class ComparedRuns:
 
     matched: MatchedRuns
     comparison: Comparison
+    setting_notes: tuple[str, ...] = ()
+    """The settings in which the arms differ, one sentence each."""
+    mixed: frozenset[str] = frozenset()
+    """Arms whose runs differ in more than the seed."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the differences should know, one sentence each."""
-        return (*self.matched.notes, *self.comparison.notes)
+        return (*self.setting_notes, *self.matched.notes, *self.comparison.notes)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `comparison.json`: what was compared, scores, differences and provenance."""
@@ -41,6 +46,7 @@ class ComparedRuns:
                 for arm, names in matched.runs.items()
             },
             **self.comparison.as_dict(),
+            "settings": list(self.setting_notes),
             "provenance": provenance(),
         }
 
@@ -94,7 +100,8 @@ def compare_runs(
     comparison = compare(
         matched.arms, matched.classes, baseline=chosen, over=over, samples=samples, level=level, seed=seed
     )
-    return ComparedRuns(matched=matched, comparison=comparison)
+    notes, mixed = setting_notes(groups, comparison.baseline)
+    return ComparedRuns(matched=matched, comparison=comparison, setting_notes=tuple(notes), mixed=frozenset(mixed))
 
 
 def baseline_arm(name: str | None, groups: Mapping[str, Sequence[Path]]) -> str | None:

@@ -22,6 +22,7 @@ from cosphere.evaluate.comparison import Arm
 from cosphere.evaluate.metrics import find_metric
 from cosphere.evaluate.scores import rank
 from cosphere.evaluate.settings import EvaluationSettings
+from cosphere.experiment.setting_differences import without_seed
 from cosphere.files import read_json
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
@@ -88,7 +89,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
     by_settings: dict[str, list[Path]] = {}
     for folder in folders:
         settings = TrainSettings.read(RunFolder.open(folder).config)
-        by_settings.setdefault(_without_seed(settings), []).append(folder)
+        by_settings.setdefault(yaml.safe_dump(without_seed(settings), sort_keys=True), []).append(folder)
     if len(by_settings) == 1:
         by_settings = {str(folder): [folder] for folder in folders}
     groups = list(by_settings.values())
@@ -107,13 +108,6 @@ def check_once(folders: Sequence[Path]) -> None:
     twice = [str(folder) for at, folder in enumerate(folders) if places[at] in places[:at]]
     if twice:
         raise SettingsError(f"{twice[0]} is given twice. Give each run once.")
-
-
-def _without_seed(settings: TrainSettings) -> str:
-    """What tells two arms apart, as text."""
-    identity = settings.identity()
-    del identity["seed"]
-    return yaml.safe_dump(identity, sort_keys=True)
 
 
 def _arm_name(names: list[str]) -> str:

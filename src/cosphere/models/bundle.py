@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
-from cosphere.files import read_json, write_atomic, write_json
+from cosphere.files import is_there, read_json, write_atomic, write_json
 from cosphere.models.fingerprint import of_tensors
 from cosphere.models.weights import fit_weights
 
@@ -111,13 +111,9 @@ def read(path: Path) -> Bundle:
     Raises:
         RunError: there is no bundle, it is damaged, or its format is newer than this Cosphere.
     """
-    try:
-        if not (path / DESCRIPTION).exists() and (path / "model" / DESCRIPTION).exists():
-            path = path / "model"
-        is_folder = path.is_dir()
-    except (OSError, ValueError) as error:  # too long a name, or a folder around it that may not be read
-        raise RunError(f"cannot read a model bundle from {path}: {error}. Check the path.") from error
-    if not is_folder:
+    if not is_there(path / DESCRIPTION) and is_there(path / "model" / DESCRIPTION):
+        path = path / "model"
+    if not path.is_dir():
         raise RunError(f"there is no model bundle at {path}: want a folder with {DESCRIPTION} and {WEIGHTS}.")
     content = read_json(path / DESCRIPTION, what="a model bundle")
     if not (path / WEIGHTS).is_file():
