@@ -87,12 +87,16 @@ def test_raw_lengths_count_and_have_a_gradient(ragged):
     loss = GeneralizedLiftedStructureLoss(normalize=False)
     assert float(loss(points, labels)) != pytest.approx(float(loss(2 * points, labels)), rel=0.1)
     references, names = ragged(4, 12)[0], labels.roll(3)
-    for held in (40, 2**20):
-        with similarities_held(held):
-            assert torch.autograd.gradcheck(
-                lambda x, y: loss(x, labels, references=y, reference_labels=names),
-                (points.clone().requires_grad_(), references.clone().requires_grad_()),
-            )
+
+    def among(x, y):
+        return loss(x, labels, references=y, reference_labels=names)
+
+    leaves = (points.clone().requires_grad_(), references.clone().requires_grad_())
+    with similarities_held(2**20):
+        assert torch.autograd.gradcheck(among, leaves)
+        whole = torch.autograd.grad(among(*leaves), leaves)
+    with similarities_held(40):
+        torch.testing.assert_close(torch.autograd.grad(among(*leaves), leaves), whole, rtol=1e-9, atol=1e-12)
 
 
 def test_wrong_settings_are_named():

@@ -184,12 +184,16 @@ def test_references(ragged, gradient, unit):
         unit=unit,
     )
     assert float(got) == pytest.approx(want, rel=1e-9)
-    for held in (60, 2**20):
-        with similarities_held(held):
-            assert torch.autograd.gradcheck(
-                lambda x, y: loss(x, labels[:10], references=y, reference_labels=labels[10:]),
-                (points[:10].clone().requires_grad_(), points[10:].clone().requires_grad_()),
-            )
+
+    def among(x, y):
+        return loss(x, labels[:10], references=y, reference_labels=labels[10:])
+
+    leaves = (points[:10].clone().requires_grad_(), points[10:].clone().requires_grad_())
+    with similarities_held(2**20):
+        assert torch.autograd.gradcheck(among, leaves)
+        whole = torch.autograd.grad(among(*leaves), leaves)
+    with similarities_held(60):
+        torch.testing.assert_close(torch.autograd.grad(among(*leaves), leaves), whole, rtol=1e-9, atol=1e-12)
 
     def as_references(x, y):
         return loss(x, y, references=x, reference_labels=y, positions=torch.arange(30))
