@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from cosphere.cli import quick
 from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError, DataError, SettingsError
-from cosphere.experiment import Listener, embed_images, search_images
+from cosphere.experiment import Listener, calibrate_run, embed_images, evaluate_run, search_images
+from cosphere.experiment.embedding import tolerated
 from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.search import Index, save_gallery
+from cosphere.train import TrainSettings
 
 
 class Notes(Listener):
@@ -120,3 +125,21 @@ def test_unreadable_images_are_tolerated_up_to_max_unreadable(bundle: Path, phot
         SettingsError, match=r"max_unreadable must be a number >= 0 and <= 1; got 2|max_unreadable must be"
     ):
         embed_images(bundle, tmp_path, max_unreadable=2)
+
+
+def test_the_runs_own_share_of_unreadable_images_is_the_default() -> None:
+    trained_with = TrainSettings().with_values({"data.max_unreadable": 0.3})
+    assert tolerated(None, trained_with) == 0.3
+    assert tolerated(0.5, trained_with) == 0.5
+    assert tolerated(0.0, trained_with) == 0.0
+    assert tolerated(None, None) == 0.01
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate", "search", "calibrate"])
+def test_every_command_that_embeds_has_the_option(command: str) -> None:
+    assert "max_unreadable" in quick.options()["commands"][command]["options"]
+
+
+@pytest.mark.parametrize("function", [embed_images, evaluate_run, search_images, calibrate_run])
+def test_every_function_that_embeds_has_the_argument(function: Callable[..., object]) -> None:
+    assert inspect.signature(function).parameters["max_unreadable"].default is None

@@ -101,7 +101,10 @@ def answer(
     rows = embedder.encode(queries, batch_size=batch_size)
     if index is None:
         wide = max(k, SHORTLIST) if shortlist is None else shortlist
-        index = Index.build(gallery.embeddings, kind, shortlist=wide + most, wanted_recall=wanted_recall)
+        checked = (
+            {} if kind != "exact" or wanted_recall is not None else {"check_queries": 0}
+        )  # exact is what it is compared with
+        index = Index.build(gallery.embeddings, kind, shortlist=wide + most, wanted_recall=wanted_recall, **checked)
     # Own rows are dropped afterwards, so look for that many more.
     neighbours = index.search(rows, k + most)
     return [
