@@ -47,9 +47,9 @@ def gradient_by_autograd(x, dims, costly, margin):
     total = 0
     for head, (near, far) in zip(leaf.split(dims, dim=1), costly, strict=True):
         unit = head / head.norm(dim=1, keepdim=True)
-        costs = [(unit[i] - unit[j]).square().sum() for i, j in near]
-        costs += [margin - (unit[i] - unit[j]).square().sum() for i, j in far]
-        total = total + sum(costs) / len(costs)
+        (a, p), (b, n) = (torch.tensor(pairs).T for pairs in (near, far))
+        costs = (unit[a] - unit[p]).square().sum() + (margin - (unit[b] - unit[n]).square().sum(dim=1)).sum()
+        total = total + costs / (len(near) + len(far))
     total.backward()
     return leaf.grad
 
@@ -69,10 +69,9 @@ def test_hand_example(e4):
     assert float(HardCascadeLoss(hard_ratios=(0.1,))(*e4)) == 0  # no pair at all
 
 
-@pytest.mark.parametrize("held", [None, 50])
 @pytest.mark.parametrize("margin", [0.6, 1.0, 2.7])
 @pytest.mark.parametrize("cascade", ["independent", "nested"])
-def test_agrees_with_loops(ragged, gradient, cascade, margin, held):
+def test_agrees_with_loops(ragged, gradient, cascade, margin):
     ratios, dims = (0.9, 0.6, 0.3), (2, 3, 4)
     for seed in range(4):
         x, labels = ragged(seed, size=24, dim=9)
@@ -81,10 +80,11 @@ def test_agrees_with_loops(ragged, gradient, cascade, margin, held):
         want, costly = by_hand(heads, all_pairs(labels.tolist()), ratios, margin, nested=cascade == "nested")
         assert all(near and far for near, far in costly)
         loss = HardCascadeLoss(hard_ratios=ratios, head_dims=dims, cascade=cascade, margin=margin)
-        with similarities_held(held or 2**20):
-            assert float(loss(x, labels)) == pytest.approx(want, rel=1e-9)
-            slope = gradient(loss, x, labels)
-        torch.testing.assert_close(slope, gradient_by_autograd(x, dims, costly, margin), rtol=1e-7, atol=1e-9)
+        slope = gradient_by_autograd(x, dims, costly, margin)
+        for held in (50, 2**20):
+            with similarities_held(held):
+                assert float(loss(x, labels)) == pytest.approx(want, rel=1e-9)
+                torch.testing.assert_close(gradient(loss, x, labels), slope, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("cascade", ["independent", "nested"])
