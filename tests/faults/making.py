@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from conftest import MeanColour
+from mean_colour import MeanColour
 from PIL import Image
 
 from cosphere.images import read_image

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MeanColour
 from faults.making import Searching, class_folders, flat, on_a_circle
+from mean_colour import MeanColour
 from PIL import Image
 
 from cosphere.data import Catalogue, check, read_catalogue

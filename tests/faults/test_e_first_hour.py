@@ -1,0 +1,147 @@
+"""Section E: what stopped or misled a new user in the first hour. One row for each thing that was typed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults.making import class_folders, flat
+from PIL import Image
+
+from cosphere.cli import main, quick
+from cosphere.data import read_catalogue
+from cosphere.errors import DataError, SettingsError
+from cosphere.models import Embedder
+from cosphere.search.answer import MEASURES
+
+TYPED = [
+    pytest.param(["--loss", "triplet"], ["--loss.name", "triplet"], id="E10 loss"),
+    pytest.param(["--sec", "0.02"], ["--sec.weight", "0.02"], id="E10 sec"),
+    pytest.param(["--sec=0.02"], ["--sec.weight", "0.02"], id="E10 sec with ="),
+    pytest.param(
+        ["--lr", "0.001"], ["--optimizer.backbone_rate", "0.001", "--optimizer.head_rate", "0.001"], id="E10 lr"
+    ),
+    pytest.param(["--batch-size", "8"], ["--batch.size", "8"], id="E10 batch size"),
+    pytest.param(["--weights", "none"], ["--model.weights", "none"], id="E10 weights"),
+]
+NAMED = [
+    pytest.param(["--epochs", "3"], "training counts steps, not epochs", id="E10 epochs"),
+    pytest.param(["--margin", "0.1"], "--loss.settings.margin", id="E10 margin"),
+    pytest.param(["--output", "x"], "--runs FOLDER", id="E10 output"),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), TYPED)
+def test_what_people_type_first_is_understood(typed: list[str], meant: list[str]) -> None:
+    assert quick.understood("train", typed) == meant
+
+
+@pytest.mark.parametrize(("typed", "words"), NAMED)
+def test_what_has_no_counterpart_names_the_right_setting(typed: list[str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        quick.understood("train", typed)
+
+
+def source_of(text: str) -> Callable[[Path], Any]:
+    def act(root: Path) -> Any:
+        flat(root / "a" / "0.png")
+        (root / "list.csv").write_text(text)
+        return read_catalogue(root / "list.csv")
+
+    return act
+
+
+ANSWERS = [
+    pytest.param(source_of("a/0.png,red\na/1.png,red\n"), "has no header", id="E14 no header"),
+    pytest.param(
+        source_of("path,label\nb/0.png,red\n"), "folder that its paths start from", id="E14 advice that exists"
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), ANSWERS)
+def test_advice_can_be_followed(act: Callable[[Path], Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words):
+        act(tmp_path)
+
+
+NOTES = [
+    pytest.param("path,label\na/0.png,red;apple\n", "like several in one cell", id="E14 red;apple"),
+    pytest.param("path,label,xmin,ymin,xmax,ymax\na/0.png,red,1,1,9,9\n", "were read as the box", id="E8 corners"),
+    pytest.param("path,label,xmin,ymin\na/0.png,red,1,1\n", "look like boxes and were not read", id="E8 half a box"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), NOTES)
+def test_what_was_assumed_is_said(text: str, words: str, tmp_path: Path) -> None:
+    assert any(words in note for note in source_of(text)(tmp_path).notes)
+
+
+def photo() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("form", ["path", "text", "bytes", "file", "picture", "array"])
+def test_one_picture_one_embedding(form: str, run: Path, tmp_path: Path) -> None:
+    """E12: however a large JPEG arrives."""
+    photo().save(tmp_path / "x.jpg", quality=90)
+    path = tmp_path / "x.jpg"
+    content = path.read_bytes()
+    given: dict[str, Callable[[], Any]] = {
+        "path": lambda: path,
+        "text": lambda: str(path),
+        "bytes": lambda: content,
+        "file": lambda: io.BytesIO(content),
+        "picture": lambda: Image.open(io.BytesIO(content)),
+        "array": lambda: np.asarray(Image.open(io.BytesIO(content))),
+    }
+    model = Embedder.load(run)
+    np.testing.assert_array_equal(model.encode([given[form]()]), model.encode([path]))
+
+
+def test_no_score_of_bits_is_called_a_cosine() -> None:
+    assert [kind for kind, words in MEASURES.items() if words == "cosine"] == ["exact", "rerank"]
+
+
+def test_a_failed_start_leaves_no_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """E14, F12."""
+    for words in (["--loss.settings.margn", "1"], ["--validation.metric", "recal@1"]):
+        assert (
+            main(
+                ["train", str(data), "--name", "x", "--runs", str(tmp_path / "runs"), "--model.weights", "none", *words]
+            )
+            == 2
+        )
+    assert not (tmp_path / "runs" / "x").exists()
+    capsys.readouterr()
+
+
+def test_a_run_of_ones_own_is_where_training_begins(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E11 through the command line: fine-tuning from a run, then going on to more steps; and F2 on train, query and gallery folders."""
+    images = class_folders(tmp_path / "photos" / "train", "abcdefgh")
+    for role in ("query", "gallery"):
+        class_folders(images.parent / role, "xy")
+    words = [
+        "--model.backbone",
+        "test_resnet",
+        "--model.dim",
+        "8",
+        "--images.size",
+        "32",
+        "--device",
+        "cpu",
+        "--batch.size",
+        "6",
+    ]
+    words += ["--steps", "1", "--runs", str(tmp_path), "--name", "tuned", "--validation.lens", "false"]
+    assert main(["train", str(images.parent), "--model.weights", str(run), *words]) == 0
+    assert main(["train", "--resume", str(tmp_path / "tuned"), "--steps", "2"]) == 0
+    assert Embedder.load(tmp_path / "tuned").provenance["step"] in (0, 1, 2)
+    assert str(run) in Embedder.load(tmp_path / "tuned").provenance["weights"]
+    assert "Traceback" not in capsys.readouterr().err
