@@ -5,6 +5,7 @@ from __future__ import annotations
 COMMANDS = {
     "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
     "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
+    "plan": ("cosphere.cli.plan", "propose runs for your images, with time and memory on this machine; can race them"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
     "evaluate": ("cosphere.cli.evaluate", "score a run: Recall@K, MAP@R, NMI and F1 with intervals"),
     "calibrate": (

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from cosphere.experiment.matching import read_arms as read_arms
     from cosphere.experiment.models import choose_device as choose_device
     from cosphere.experiment.models import load_model as load_model
+    from cosphere.experiment.planning import Choice as Choice
+    from cosphere.experiment.planning import Plan as Plan
+    from cosphere.experiment.planning import plan as plan
+    from cosphere.experiment.racing import Race as Race
+    from cosphere.experiment.racing import race as race
     from cosphere.experiment.recipes import Recipe as Recipe
     from cosphere.experiment.recipes import find_recipe as find_recipe
     from cosphere.experiment.recipes import published_recipes as published_recipes
@@ -52,6 +57,11 @@ else:
             "read_arms": "cosphere.experiment.matching",
             "choose_device": "cosphere.experiment.models",
             "load_model": "cosphere.experiment.models",
+            "Choice": "cosphere.experiment.planning",
+            "Plan": "cosphere.experiment.planning",
+            "plan": "cosphere.experiment.planning",
+            "Race": "cosphere.experiment.racing",
+            "race": "cosphere.experiment.racing",
             "Recipe": "cosphere.experiment.recipes",
             "find_recipe": "cosphere.experiment.recipes",
             "published_recipes": "cosphere.experiment.recipes",

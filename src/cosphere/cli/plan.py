@@ -1,0 +1,98 @@
+"""`cosphere plan`: what the data is, what each choice costs on this machine, and three runs to start with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cosphere.cli import console
+from cosphere.cli.parsing import CommandParser
+from cosphere.experiment import Choice, Plan, Race, plan, race
+from cosphere.studies.budget import duration
+from cosphere.train import reporter
+
+_EXAMPLES = [
+    "cosphere plan photos/",
+    "cosphere plan photos/ --race true --runs runs",
+    "cosphere plan CUB_200_2011 --measure false",
+]
+
+
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
+        "plan",
+        "Propose three training runs for these images, with the time and memory that each takes on this machine.",
+        _EXAMPLES,
+    )
+    made.add_argument("source", type=str, help="image folder, table or benchmark root")
+    made.add_argument("--layout", type=str, default="auto", help="layout of the source")
+    made.add_argument(
+        "--classes",
+        type=Literal["top", "leaf"],
+        default="top",
+        help="class of an image in nested folders: top, or leaf",
+    )
+    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument(
+        "--measure", type=bool, default=True, help="time a few steps of each; false only lists the settings"
+    )
+    made.add_argument("--race", type=bool, default=False, help="also train them, dropping the worse half each round")
+    made.add_argument("--runs", type=str, default="runs", help="folder for the runs of a race")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Print the plan, and with ``--race`` who won."""
+    given = parser().read(arguments)
+    listener = console.ConsoleListener()
+    made = plan(
+        given.source,
+        layout=given.layout,
+        classes=given.classes,
+        device=given.device,
+        measure=given.measure,
+        listener=listener,
+    )
+    show(made)
+    if given.race:
+        show_race(race(made, given.runs, reporter=lambda settings: reporter(settings.steps), listener=listener))
+    return 0
+
+
+def show(made: Plan) -> None:
+    """The data in one line, a table of costs, and the reason and command of each choice."""
+    least, median, most = made.summary.per_class
+    console.line(
+        f"{made.summary.train_images:,} training images of {made.summary.classes:,} classes ({least} to {most} each, median "
+        f"{median}), {made.summary.val_images:,} validation images, shorter side {made.summary.side} px"
+    )
+    if any(choice.cost is not None for choice in made.choices):
+        table = console.table_of("on this machine", "run", "time", "memory", "ms a step", "images/s")
+        for choice in made.choices:
+            table.add_row(*_costs(choice))
+        console.show(table)
+    for choice in made.choices:
+        console.line(f"{choice.name}: {choice.reason}")
+        console.line(f"  {choice.command(made.source)}")
+
+
+def _costs(choice: Choice) -> tuple[str, ...]:
+    cost = choice.cost
+    if cost is None or choice.seconds is None:
+        return (choice.name, "", "", "", "")
+    memory = f"{cost.memory / 1e9:.1f} GB"
+    if cost.device_memory:
+        memory += f" + {cost.device_memory / 1e9:.1f} GB GPU"
+    return (choice.name, duration(choice.seconds), memory, f"{1000 * cost.step:.0f}", f"{cost.embedded:.0f}")
+
+
+def show_race(raced: Race) -> None:
+    """Each lap, and the winner's folder."""
+    table = console.table_of("race on the validation classes", "run", "round", "steps", f"{raced.metric}, %", "")
+    for lap in raced.laps:
+        table.add_row(
+            lap.name, str(lap.round), str(lap.steps), f"{100 * lap.score:.1f}", "goes on" if lap.kept else "out"
+        )
+    console.show(table)
+    console.line(f"winner: {raced.winner.name}, in {raced.folder}")
+    console.line(f"next: cosphere evaluate {raced.folder}")

@@ -1,0 +1,55 @@
+"""`cosphere plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosphere.cli import main
+from cosphere.cli.plan import show, show_race
+from cosphere.experiment import Choice, Plan, Race
+from cosphere.experiment.planning import DataSummary
+from cosphere.experiment.racing import Lap
+from cosphere.experiment.trial import Cost
+from cosphere.train import TrainSettings
+
+FACTS = DataSummary(train_images=1200, val_images=80, classes=40, per_class=(9, 30, 61), side=300)
+COST = Cost(start=1, step=0.25, lens=0, embedded=55.4, features=0, memory=2_400_000_000, device_memory=900_000_000)
+
+
+def test_it_shows_the_data_and_three_commands(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(photos), "--measure", "false"]) == 0
+    out = capsys.readouterr().out
+    assert "shorter side 40 px" in out
+    for name in ("quick", "standard", "large"):
+        assert f"--name {name}" in out
+    assert "--features.copies 4" in out
+    assert "on this machine" not in out
+
+
+def test_costs_stand_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    choice = Choice(name="standard", changes={}, settings=TrainSettings(), reason="because", cost=COST, seconds=780.0)
+    show(Plan(source="photos", summary=FACTS, choices=(choice,)))
+    out = capsys.readouterr().out
+    assert "1,200 training images of 40 classes (9 to 61 each, median 30)" in out
+    for part in ("13 min", "2.4 GB + 0.9 GB GPU", "250", "standard: because"):
+        assert part in out
+
+
+def test_a_race_names_its_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    choice = Choice(name="quick", changes={}, settings=TrainSettings(), reason="", cost=None, seconds=None)
+    laps = (
+        Lap(round=1, name="quick", steps=10, score=0.5, kept=True),
+        Lap(round=1, name="large", steps=10, score=0.4, kept=False),
+    )
+    show_race(Race(laps=laps, metric="recall@1", winner=choice, folder=Path("runs/quick")))
+    out = capsys.readouterr().out
+    assert "50.0" in out
+    assert "goes on" in out
+    assert "winner: quick, in runs/quick" in out
+
+
+def test_a_folder_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "nowhere"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
