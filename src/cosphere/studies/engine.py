@@ -14,7 +14,7 @@ from cosphere.checks import check_number, check_whole
 from cosphere.data import Catalogue, read_catalogue, with_class_splits
 from cosphere.data.catalogue import EVERYTHING
 from cosphere.errors import DataError, SettingsError
-from cosphere.experiment import Listener, choose_device
+from cosphere.experiment import Listener, choose_device, prepare_features
 from cosphere.experiment.images import TEST, VAL
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
@@ -184,10 +184,12 @@ class Work:
         return {"tune": self.study.tuning_runs - self.count("tune"), "final": final}
 
     def _prepare(self) -> None:
-        """Before the first run: say how long it will take."""
+        """Before the first run: compute cached features, if the study uses them, and say how long it will take."""
         if not any(self.missing().values()):
             return
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
+        if first.features.copies and not self.records:
+            prepare_features(first, self.context.folder / "any", catalogue=self.context.training, listener=self.listener)
         if not self.records:
             self.clock.guess(probe(first, self.context))
         left = self.clock.left(self.missing())
@@ -198,6 +200,8 @@ class Work:
 
     def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
         settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)
+        if settings.features.copies and settings.features.folder is None:
+            settings = settings.with_values({"features.folder": str(self.context.folder / "features")})
         return settings.with_absolute_paths()
 
     def _execute(self, phase: Phase) -> None:
