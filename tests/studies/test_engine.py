@@ -125,10 +125,14 @@ def test_arms_of_one_seed_begin_with_the_same_weights_and_batches(images: Catalo
     assert first["plain", 0] != first["plain", 1]
 
 
+@pytest.mark.parametrize("copies", [0, 1])
 def test_no_test_image_is_read_before_the_last_choice(
-    study: Study, photos: Path, whole: StudyResult, tmp_path: Path
+    copies: int, content: dict[str, Any], photos: Path, whole: StudyResult, tmp_path: Path
 ) -> None:
     """The test images are taken away: every candidate is tried without them, and the first final run misses them."""
+    if copies:
+        content["base"]["features"] = {"copies": copies, "seed": 0}
+    study = study_of("tiny", content)
     copy = shutil.copytree(photos, tmp_path / "photos")
     listed = read_catalogue(copy)
     shutil.move(copy / "test", tmp_path / "away")
@@ -139,7 +143,13 @@ def test_no_test_image_is_read_before_the_last_choice(
     assert StudyFolder(tmp_path / "study").choices.exists()
     shutil.move(tmp_path / "away", copy / "test")
     result = run(study, listed, tmp_path / "study")
-    same(result.table, whole.table)
+    assert result.complete
+    if copies:
+        features = tmp_path / "study" / "features"
+        assert features.is_dir()
+        assert len(list(features.iterdir())) == 1  # all runs share one set
+    else:
+        same(result.table, whole.table)
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])

@@ -98,7 +98,12 @@ def run(
 
 
 def prepare_features(
-    settings: TrainSettings, folder: str | Path, *, reporter: Reporter | None = None, listener: Listener = SILENT
+    settings: TrainSettings,
+    folder: str | Path,
+    *,
+    catalogue: Catalogue | None = None,
+    reporter: Reporter | None = None,
+    listener: Listener = SILENT,
 ) -> None:
     """Compute the cached features that a run with these settings trains and validates on, so that several runs find them there.
 
@@ -108,6 +113,7 @@ def prepare_features(
     Args:
         settings: of the run, with ``features.copies`` of at least 1.
         folder: of the run; the features lie beside it unless ``features.folder`` is given. It is not made.
+        catalogue: the images, where they are listed already; None lists them.
         reporter: told how far the features are.
         listener: receives what was noticed while the images were listed.
 
@@ -119,8 +125,9 @@ def prepare_features(
     cache = feature_cache(settings, Path(folder))
     if cache is None:
         raise SettingsError("features.copies is 0, so there are no features to prepare. Set it to at least 1.")
-    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
-    listener.listed(catalogue)
+    if catalogue is None:
+        catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+        listener.listed(catalogue)
     images = parts_of_training(catalogue, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # Random backbone weights are those of the run.
