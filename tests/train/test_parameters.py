@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,3 +105,25 @@ def test_each_group_keeps_its_own_rate_times_the_factor(name: str, kind: type) -
         "head.bias": pytest.approx(0.02),
         "head.norm": pytest.approx(0.02),
     }
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_fused_steps_are_those_of_the_formula(name: str) -> None:
+    """Against the update rule in float64 numpy: coupled decay for Adam, decoupled for AdamW."""
+    settings = OptimizerSettings(name=name, weight_decay=0.1)  # type: ignore[arg-type]
+    weight = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+    optimizer = build_optimizer(
+        [{"params": [weight], "lr": 1e-2, "weight_decay": 0.1, "name": "head.weight"}], settings
+    )
+    assert optimizer.defaults["fused"]
+    want = weight.detach().double().numpy().copy()
+    mean, square = np.zeros_like(want), np.zeros_like(want)
+    for step in range(1, 6):
+        gradient = torch.randn(3, 4, generator=torch.Generator().manual_seed(step))
+        weight.grad = gradient.clone()
+        optimizer.step()
+        slope = gradient.double().numpy() + (0.1 * want if name == "adam" else 0)
+        want *= 1 if name == "adam" else 1 - 1e-2 * 0.1
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        want -= 1e-2 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(weight.detach().numpy(), want, rtol=1e-5, atol=1e-6)
