@@ -163,8 +163,8 @@ def proposals(summary: DataSummary) -> list[tuple[str, dict[str, Any], str]]:
         (
             "large",
             {"images.size": large, "steps": 2000, **shared},
-            f"{large} px before a bigger backbone: more pixels help similar-looking classes most, for about "
-            f"{(large / small) ** 2:.1f} times the time of a step",
+            f"{large} px before a bigger backbone: on car photos the frozen backbone's Recall@1 rises from 40.2 % at 160 px to 44.6 % at "
+            f"224 px (docs/evidence.md), for about {(large / small) ** 2:.1f} times the time of a step",
         ),
     ]
 
