@@ -23,6 +23,7 @@ docs: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[bench]'
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/laptop.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/losses.py
 

@@ -178,8 +178,8 @@ class Training:
         self.objective = Objective(criterion, self.constraint, sec, steps=settings.steps)
         groups = parameter_groups(self.embedder, self.loss, self.constraint, settings.optimizer)
         self.model, optimizer = accelerator.prepare(self.embedder, build_optimizer(groups, settings.optimizer))
-        # Only a gradient scaler needs accelerate's wrappers. They look for installed packages in every step, which takes half as
-        # long as a step on cached features.
+        # Only a gradient scaler needs accelerate's wrappers, which look for installed packages in every step: that is slow beside a
+        # step on cached features.
         direct = accelerator.scaler is None
         self.optimizer = raw_optimizer(optimizer) if direct else optimizer
         self.backward = Tensor.backward if direct else accelerator.backward
@@ -243,7 +243,7 @@ class Training:
         """One optimiser step over one or more batches."""
         step = self.state.step
         set_rates(raw_optimizer(self.optimizer), rate_factor(step, self.settings.steps, self.settings.schedule))
-        if not self.model.training:  # Walking all modules takes longer than a step on cached features.
+        if not self.model.training:  # It walks all modules, which is slow beside a step on cached features.
             self.model.train()
         numbers = []
         for batch in batches:
