@@ -14,6 +14,7 @@ from cosphere.spherical import (
     SphericalConstraint,
     length_statistics,
     ramped_weight,
+    scale_gradients,
     spherical_penalty,
 )
 
@@ -466,3 +467,30 @@ def test_sec_contracts_the_variance_at_the_predicted_rate():
     got = length_statistics(table).variance / start
     assert got == pytest.approx((1 - 2 * rate * eta / 120) ** 400, rel=1e-9)
     assert got == pytest.approx(0.0352, abs=5e-5)
+
+
+def test_scaled_gradients_leave_values_and_multiply_each_row_by_its_relative_length() -> None:
+    rows = torch.tensor([[3.0, 4.0], [0.0, 10.0], [0.0, 0.0]], requires_grad=True)
+    scaled = scale_gradients(rows, 2.0)
+    assert torch.equal(scaled, rows)
+    scaled.sum().backward()
+    mean = 15 / 3
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad, torch.tensor([[1.0] * 2, [(10 / mean) ** 2] * 2, [0.0] * 2]))
+    assert scale_gradients(rows, 0.0) is rows
+
+
+def test_with_power_two_every_free_embedding_turns_equally_far_for_an_equal_pull() -> None:
+    """Prop. 2: dtheta ~ |gradient| / length, and the gradient of a loss on directions carries 1 / length."""
+    directions = torch.nn.functional.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)))
+    target = torch.nn.functional.normalize(torch.ones(5), dim=0)
+    rows = (directions * torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])[:, None]).requires_grad_()
+
+    def turned(power: float) -> torch.Tensor:
+        unit = torch.nn.functional.normalize(scale_gradients(rows, power))
+        (gradient,) = torch.autograd.grad((unit @ target).sum(), rows)
+        pull = (1 - (directions @ target) ** 2).sqrt()  # of each direction, whatever its length
+        return gradient.norm(dim=1) / rows.norm(dim=1) / pull
+
+    assert turned(2.0).std() / turned(2.0).mean() < 1e-5
+    assert turned(0.0).std() / turned(0.0).mean() > 1

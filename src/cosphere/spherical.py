@@ -12,7 +12,7 @@ Source: Zhang, Li and Zhang, "Deep Metric Learning with Spherical Embedding", Ne
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -207,6 +207,44 @@ def _mean_length(norms: Tensor, *, everywhere: bool) -> tuple[Tensor, Tensor | i
         total, count = sums.unbind()
         return total / count.clamp(min=1), count
     return norms.sum() / max(len(norms), 1), len(norms)
+
+
+def scale_gradients(embeddings: Tensor, power: float) -> Tensor:
+    """The same embeddings, whose gradient is multiplied row by row by ``(length / mean length) ** power``.
+
+    Under SGD a free embedding turns by its gradient over its length, and the gradient of a loss on directions carries another
+    1 / length: with power 2 all turn equally far, whatever their lengths. It is the control for SEC, which makes lengths equal instead,
+    and GradScale of Draganov et al. 2025 up to a constant.
+
+    Args:
+        embeddings: (B, D) float.
+        power: 0 changes nothing.
+
+    Returns:
+        (B, D) of equal values.
+
+    Raises:
+        SizeError: ``embeddings`` is not (B, D) of a floating type.
+    """
+    check_embeddings(embeddings)
+    if not power:
+        return embeddings
+    norms = lengths(embeddings.detach())
+    factor = (norms / norms.mean().clamp(min=SHORTEST)).pow(power)[:, None].to(embeddings.dtype)
+    scaled: Tensor = _ScaledGradient.apply(embeddings, factor)
+    return scaled
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return embeddings.view_as(embeddings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return gradient * factor, None
 
 
 def ramped_weight(

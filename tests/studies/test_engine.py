@@ -147,7 +147,9 @@ def test_no_test_image_is_read_before_the_last_choice(
     if copies:
         features = tmp_path / "study" / "features"
         assert features.is_dir()
-        assert len(list(features.iterdir())) == 3  # One for each random backbone, that is for each seed; both arms share it.
+        assert (
+            len(list(features.iterdir())) == 3
+        )  # One for each random backbone, that is for each seed; both arms share it.
     else:
         same(result.table, whole.table)
 

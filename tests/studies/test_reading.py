@@ -41,6 +41,22 @@ def test_a_grid_gives_every_combination_and_a_question_along_an_axis_every_pair(
     assert study.runs == 4 * 8 + 4 * 5
 
 
+def test_a_star_stands_for_every_other_arm() -> None:
+    star = {"ask": "Is {arm} better?", "arm": "*", "against": "ms+none"}
+    study = study_of("x", {**GRID, "questions": [star]})
+    assert [(one.question, one.arm) for one in study.comparisons] == [
+        (f"Is {arm} better?", arm) for arm in ("triplet+none", "triplet+sec", "ms+sec")
+    ]
+    along = {"ask": "{loss}?", "arm": "*", "against": "triplet", "along": "loss"}
+    study = study_of("x", {**GRID, "questions": [along]})
+    assert [(one.arm, one.against) for one in study.comparisons] == [
+        ("ms+none", "triplet+none"),
+        ("ms+sec", "triplet+sec"),
+    ]
+    with pytest.raises(SettingsError, match=r"finds no pair \* and nobody\. .*the arms are triplet\+none"):
+        study_of("x", {**GRID, "questions": [{**star, "against": "nobody"}]})
+
+
 def test_settings_are_base_then_arm_then_candidate_then_final() -> None:
     study = study_of("x", {**GRID, "base": {"steps": 10, "sec.weight": 0.5}, "final": {"steps": 20}})
     tuned = study.settings("triplet+sec", {"sec.weight": 0.25}, 7)

@@ -40,8 +40,8 @@ class EmbedderSettings:
         backbone: a timm model, or "bn_inception".
         weights: "imagenet", "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle to
             fine-tune: its backbone is taken, and its head too if that has the same settings.
-        head: "linear" (SEC and NormSoftmax), "mlp" (a hidden layer, for contrastive self-supervision), "groups" (parts that
-            are trained as embeddings of their own, as HDC and A-BIER do).
+        head: "linear" (SEC and NormSoftmax; its settings `after`, `weight_norm` and `cut` change the linear layer), "mlp" (a hidden
+            layer, for contrastive self-supervision), "groups" (parts that are trained as embeddings of their own, as HDC and A-BIER do).
         head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
         pooling: how positions become one vector: "avg", "max", "avg+max" (their sum), "concat" (both, twice as wide), "gem", or
             a transformer's class "token".

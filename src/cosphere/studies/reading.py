@@ -27,6 +27,8 @@ _SEARCH: dict[str, Any] = {"sampler": Sampler, "seed": int, "seeds": list[int], 
 _QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score"), str)
 _MODE = ("base", "final", "tune", "candidates", "seeds", "search")
 _ARM = {"settings", "tune"}
+EVERY = "*"
+"""In a question: every arm, or every value of the axis, but the one that is compared with."""
 _ARM_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
 
 
@@ -200,30 +202,36 @@ def _comparisons(
         if missing:
             raise SettingsError(f"a question has no {missing[0]!r}; wanted ask, arm and against. Add it.")
         score = asked.get("score", scores[0])
-        if "along" not in asked:
+        if "along" not in asked and asked["arm"] != EVERY:
             yield Comparison(asked["ask"], asked["arm"], asked["against"], score)
             continue
         pairs = list(_pairs(asked, arms))
         if not pairs:
             axes = sorted({f"{axis}: {value}" for arm in arms.values() for axis, value in arm.values.items()})
+            where = f" along {asked['along']}" if "along" in asked else ""
             raise SettingsError(
-                f"the question {asked['ask']!r} finds no pair {asked['arm']} and {asked['against']} along "
-                f"{asked['along']}. The grids have {', '.join(axes) or 'no axes'}."
+                f"the question {asked['ask']!r} finds no pair {asked['arm']} and {asked['against']}{where}. "
+                f"The grids have {', '.join(axes) or 'no axes'}; the arms are {', '.join(arms)}."
             )
         for arm, other in pairs:
             try:
-                text = asked["ask"].format(**arm.values)
+                text = asked["ask"].format(**arm.values, arm=arm.name)
             except (KeyError, IndexError, ValueError) as error:
                 raise SettingsError(
-                    f"the question {asked['ask']!r} names {error}, which is no axis. Use {{{'} or {'.join(arm.values)}}}."
+                    f"the question {asked['ask']!r} names {error}, which is no axis. Use {{{'} or {'.join(('arm', *arm.values))}}}."
                 ) from error
             yield Comparison(text, arm.name, other.name, score)
 
 
 def _pairs(asked: Mapping[str, str], arms: Mapping[str, Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Arms that differ along one axis alone, in the two values that the question compares."""
+    """Arms that differ along one axis alone, in the two values that the question compares; or every other arm and one."""
+    if "along" not in asked:
+        other = arms.get(asked["against"])
+        yield from ((arm, other) for arm in arms.values() if other is not None and arm is not other)
+        return
     axis = asked["along"]
     for arm in arms.values():
-        if arm.values.get(axis) == asked["arm"]:
-            other = {**arm.values, axis: asked["against"]}
-            yield from ((arm, match) for match in arms.values() if match.values == other)
+        value = arm.values.get(axis)
+        if value is not None and asked["arm"] in (value, EVERY) and value != asked["against"]:
+            other_values = {**arm.values, axis: asked["against"]}
+            yield from ((arm, match) for match in arms.values() if match.values == other_values)

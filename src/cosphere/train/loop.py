@@ -175,7 +175,9 @@ class Training:
         )
         shared = accelerator.num_processes > 1 and any(True for _ in self.loss.parameters())
         criterion = accelerator.prepare_model(self.loss) if shared else self.loss
-        self.objective = Objective(criterion, self.constraint, sec, steps=settings.steps)
+        self.objective = Objective(
+            criterion, self.constraint, sec, steps=settings.steps, gradient_power=settings.loss.gradient_power
+        )
         groups = parameter_groups(self.embedder, self.loss, self.constraint, settings.optimizer)
         self.model, optimizer = accelerator.prepare(self.embedder, build_optimizer(groups, settings.optimizer))
         # Only a gradient scaler needs accelerate's wrappers, which look for installed packages in every step: that is slow beside a

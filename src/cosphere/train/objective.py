@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cosphere.spherical import ramped_weight
+from cosphere.spherical import ramped_weight, scale_gradients
 from cosphere.tensors import gather_rows
 from cosphere.train.settings import SecSettings
 
@@ -58,10 +58,14 @@ class Objective:
         constraint: called with raw embeddings; not called when ``sec.weight`` is 0.
         sec: weight and ramp.
         steps: optimiser steps of the whole run, which a ramp spans.
+        gradient_power: see :func:`cosphere.spherical.scale_gradients`; of the metric loss alone.
     """
 
-    def __init__(self, loss: LossFunction, constraint: nn.Module, sec: SecSettings, *, steps: int) -> None:
+    def __init__(
+        self, loss: LossFunction, constraint: nn.Module, sec: SecSettings, *, steps: int, gradient_power: float = 0.0
+    ) -> None:
         self.loss, self.constraint, self.sec, self.steps = loss, constraint, sec, steps
+        self.gradient_power = gradient_power
 
     def weight(self, step: int) -> float:
         """The weight of SEC at one step, counted from 0."""
@@ -69,6 +73,7 @@ class Objective:
 
     def __call__(self, embeddings: Tensor, labels: Tensor, *, step: int) -> Terms:
         """(B, D) raw embeddings, (B,) labels -> the terms at step ``step``, counted from 0."""
-        metric = across_processes(self.loss, embeddings, labels)
+        rows = scale_gradients(embeddings, self.gradient_power) if self.gradient_power else embeddings
+        metric = across_processes(self.loss, rows, labels)
         constraint = self.constraint(embeddings) if self.sec.weight else metric.new_zeros(())
         return Terms(metric + self.weight(step) * constraint, metric, constraint)

@@ -71,6 +71,8 @@ class LossSettings(Settings):
         settings: settings of the loss, such as `margin: 0.2`; the others keep their defaults.
         memory: size of the cross-batch memory: past embeddings that a pair loss also compares with, at least one batch; 0 turns it off.
         memory_after: steps before the memory is used, while embeddings still change quickly.
+        gradient_power: multiply the loss's gradient of each embedding by its length over the mean length, to this power; with 2, SGD
+            turns short and long embeddings equally far (a control for SEC).
     """
 
     SECTION: ClassVar[str] = "loss."
@@ -79,6 +81,7 @@ class LossSettings(Settings):
     settings: dict[str, Any] = field(default_factory=dict, metadata=metadata(basic=True))
     memory: int = setting(0, at_least=0, at_most=10**8)
     memory_after: int = setting(0, at_least=0, at_most=10**9)
+    gradient_power: float = setting(0.0, at_least=0, at_most=4)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cosphere.checks import check_choice
 from cosphere.errors import SettingsError, SizeError
+from cosphere.tensors import SHORTEST, directions, lengths
 
 PoolingName = Literal["avg", "max", "avg+max", "concat", "gem", "token"]
 NormName = Literal["batch", "layer", "none"]
+OutputName = Literal["none", "batch", "layer", "unit", "fixed"]
 
 
 class Pooled(NamedTuple):
@@ -110,3 +112,40 @@ def make_norm(kind: NormName, width: int) -> nn.Module:
 def make_linear(width: int, dim: int, *, bias: bool) -> nn.Module:
     """Create the last layer, (B, width) -> (B, dim), with torch's default initialisation; ``dim`` 0 gives the identity."""
     return nn.Linear(width, dim, bias=bias) if dim else nn.Identity()
+
+
+class UnitLength(nn.Module):
+    """Scales every embedding to length 1; a zero row stays zero. Its gradient still carries 1 / length."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, D) -> (B, D) of at least float32."""
+        return directions(embedding).unit
+
+
+class FixedLength(nn.Module):
+    """Scales every embedding to the mean length of its batch, by a factor that passes no gradient; as it is outside of training."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        if not self.training:
+            return embedding
+        norms = lengths(embedding.detach())
+        factor = torch.where(norms > SHORTEST, norms.mean() / norms.clamp(min=SHORTEST), 1.0)
+        return embedding * factor[:, None].to(embedding.dtype)
+
+
+def make_output(kind: OutputName, dim: int) -> nn.Module:
+    """Create what stands after the linear layer. (B, dim) -> (B, dim).
+
+    Args:
+        kind: ``none`` is SEC's and NormSoftmax's: nothing. ``batch`` and ``layer`` normalise as :func:`make_norm`; ``unit`` scales to
+            length 1; ``fixed`` scales to the batch's mean length while training.
+        dim: width of the embedding.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    check_choice("model.head_settings.after", kind, get_args(OutputName))
+    if kind in ("batch", "layer"):
+        return make_norm(cast(NormName, kind), dim)
+    return {"unit": UnitLength, "fixed": FixedLength}.get(kind, nn.Identity)()
