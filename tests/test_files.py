@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cosphere.errors import RunError
-from cosphere.files import read_arrays, read_json, write_arrays, write_atomic, write_json, write_text
+from cosphere.files import check_writable, read_arrays, read_json, write_arrays, write_atomic, write_json, write_text
 
 
 def test_writes_makes_folders_and_replaces(tmp_path):
@@ -202,3 +202,29 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_and_a_living_write
     write_text(path, "second")
     assert sorted(tmp_path.iterdir()) == [other, path]
     assert path.read_text() == "second"
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path):
+    (tmp_path / "old").write_text("old")
+    for path in (tmp_path / "old", tmp_path / "new", tmp_path / "a" / "b" / "new"):
+        check_writable(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, words in (
+        (tmp_path, "it is no file, but a folder or a device"),
+        (tmp_path / "file" / "x", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(RunError, match=words):
+            check_writable(path)
+
+    def refused(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(RunError, match=r"Read-only file system\. Choose a folder that you may write"):
+        check_writable(tmp_path / "new" / "x")

@@ -40,6 +40,33 @@ def is_there(path: Path) -> bool:
         raise RunError(f"{path} cannot be read or written: {reason}. Choose another path.") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise if a file cannot be written, before the work whose result it will hold. Nothing is made there.
+
+    Args:
+        path: the file; its folder may not exist yet.
+
+    Raises:
+        RunError: its folder cannot be written or made, or ``path`` is not a regular file, such as a folder or a device.
+    """
+    try:
+        _check_regular(path)
+        folder = next(one for one in path.absolute().parents if one.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a rename would replace a device by a file
+        raise RunError(f"cannot write {path}: it is no file, but a folder or a device. Choose another name.")
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write.")
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside ``path``, flush it to disk, then rename it to ``path``.
 
@@ -54,17 +81,14 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             device. What was there is untouched.
     """
     try:
-        if path.exists() and not path.is_file():  # a rename would replace a device by a file
-            raise RunError(f"cannot write {path}: it is no file, but a folder or a device. Choose another name.")
+        _check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_parts(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with contextlib.suppress(OSError):  # a file system without locks
             _lock(handle)
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}. Choose a folder that you may write."
-        ) from error
+        raise _unwritable(path, error) from error
     part = Path(name)
     try:
         write(part)

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from mean_colour import MeanColour
+from PIL import Image
 
 from cosphere.codes import to_bits
 from cosphere.data import Catalogue, read_catalogue
@@ -363,5 +366,34 @@ def test_default_ks_that_do_not_fit_are_left_out_with_a_note() -> None:
     scores = score_embeddings(few, EvaluationSettings(clustering=False, bootstrap_samples=0))
     assert [name for name in scores.values if name.startswith("recall@")] == ["recall@1", "recall@2"]
     assert "Left out: Recall@4, Recall@8, because a query ranks fewer than 4 images." in scores.notes
+    assert scores.as_dict()["evaluation"]["ks"] == (1, 2, 4, 8)
     with pytest.raises(SizeError, match="Recall@4 wants K to be from 1 to 3"):
         score_embeddings(few, EvaluationSettings(ks=(1, 4), clustering=False))
+    with pytest.raises(SizeError, match="Recall@8 wants K to be from 1 to 3"):
+        score_embeddings(few, EvaluationSettings(ks=(1, 2, 4, 8), clustering=False))
+
+
+@pytest.mark.parametrize(
+    ("columns", "most"),
+    [
+        ({}, 5),
+        ({"is_query": [1, 0, 0, 1, 0, 0], "is_gallery": [0, 1, 1, 1, 1, 1]}, 4),
+        ({"sequence": [0, 0, 1, 2, 2, 2]}, 4),
+    ],
+)
+def test_a_typed_k_that_does_not_fit_is_refused_before_embedding(
+    columns: dict[str, list[int]], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sequence of the second class leaves nothing to find, so its queries do not count."""
+    for name in range(6):
+        Image.new("RGB", (8, 8), (40 * name, 9, 9)).save(tmp_path / f"{name}.png")
+    table = pd.DataFrame({"path": [f"{name}.png" for name in range(6)], "label": list("aaabbb"), **columns})
+    for name in ("is_query", "is_gallery"):
+        if name in table:
+            table[name] = table[name].astype(bool)
+    catalogue = read_catalogue(table, root=tmp_path)
+    embedded: list[int] = []
+    monkeypatch.setattr("cosphere.evaluate.scores.embed", lambda *_, **__: embedded.append(1))
+    with pytest.raises(SizeError, match=f"Recall@8 wants K to be from 1 to {most}, the images that a query ranks"):
+        evaluate(MeanColour(), catalogue, EvaluationSettings(ks=(1, 2, 4, 8)))
+    assert embedded == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,23 @@ def embeddings(seed: int, root: str = "/data/photos") -> Embeddings:
 
 
 def make_run(
-    path: Path, content: Embeddings, *, seed: int = 0, split: str = "test", fingerprint: str = "f", **settings: Any
+    path: Path,
+    content: Embeddings,
+    *,
+    seed: int = 0,
+    split: str = "test",
+    fingerprint: str = "f",
+    evaluation: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Path:
     """A run's folder as training and evaluation leave it."""
     folder = RunFolder.create(path)
     folder.config.write_text(yaml.safe_dump({"steps": 10, **settings, "seed": seed}))
     content.save(folder.embeddings(split))
     scores = score_embeddings(
-        content, EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0), fingerprint=fingerprint
+        content,
+        EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0, **(evaluation or {})),
+        fingerprint=fingerprint,
     )
     folder.scores.write_text(json.dumps({"split": split, **scores.as_dict()}))
     return path
@@ -167,6 +177,41 @@ def test_runs_that_differ_in_the_seed_are_one_arm(tmp_path: Path) -> None:
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / str(n) / "run", embeddings(n), steps=n + 1) for n in range(2)]
     assert list(group_runs(paths)) == [str(path) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("group_rule", "same_class"), ("bits", True), ("ties", "pessimistic"), ("ties", "expected")]
+)
+def test_runs_are_ranked_as_they_were_evaluated(name: str, value: Any, tmp_path: Path) -> None:
+    """Groups hold images of several classes, and rounded rows tie."""
+    groups = np.arange(30) % 7
+    content = [replace(embeddings(seed), groups=groups) for seed in (0, 1)]
+    content = [replace(one, embeddings=np.round(one.embeddings) + np.float32(0.25)) for one in content]
+    own = {name: value}
+    first, second = (make_run(tmp_path / str(seed), content[seed], evaluation=own) for seed in (0, 1))
+    matched = read_arms({"a": [first], "b": [second]}, ["recall@1", "map@r"])
+    want = score_embeddings(content[1], EvaluationSettings(ks=(1,), clustering=False, **own)).per_query
+    plain = score_embeddings(content[1], EvaluationSettings(ks=(1,), clustering=False)).per_query
+    for score in ("recall@1", "map@r"):
+        np.testing.assert_array_equal(matched.arms["b"].values[score][0], want[score])
+    assert any((want[score] != plain[score]).any() for score in ("recall@1", "map@r"))
+    assert matched.ranking == {"bits": False, "ties": None, "group_rule": "any_class"} | own
+    assert matched.notes[0] == f"Ranked as the runs were evaluated: {name} {'true' if value is True else value}."
+
+
+def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", embeddings(0), evaluation={"group_rule": "same_class"})
+    second = make_run(tmp_path / "b", embeddings(1))
+    words = (
+        f"{first} was evaluated with group_rule same_class, {second} with any_class, so their scores cannot be compared. "
+        f"Evaluate one of them again: cosphere evaluate {second} --group_rule same_class."
+    )
+    with pytest.raises(RunError, match=re.escape(words)):
+        read_arms({"a": [first], "b": [second]})
+    scores = json.loads((second / "scores.json").read_text())
+    (second / "scores.json").write_text(json.dumps({**scores, "evaluation": {"ties": "odd"}}))
+    with pytest.raises(RunError, match=f"^{re.escape(str(second))}: the scores hold settings that cannot be used"):
+        read_arms({"a": [first], "b": [second]})
 
 
 def test_a_stale_score_is_noticed(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cosphere.embeddings.computing import Precision, embed, number_classes
+from cosphere.embeddings.computing import Precision, columns_of, embed, number_classes
 from cosphere.embeddings.features import PLAIN, FeatureCache, FeatureTable, Views
 from cosphere.embeddings.store import EmbeddingStore
 from cosphere.embeddings.table import Embeddings, Sides
@@ -19,6 +19,7 @@ __all__ = [
     "Precision",
     "Sides",
     "Views",
+    "columns_of",
     "embed",
     "embed_catalogue",
     "number_classes",

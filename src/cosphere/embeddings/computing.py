@@ -185,6 +185,12 @@ def _table(
     )
 
 
+def columns_of(catalogue: Catalogue) -> Embeddings:
+    """The labels, paths, roles and groups that the embeddings of a catalogue will have, with one constant for each row."""
+    rows = np.ones((len(catalogue), 1), dtype=np.float32)
+    return _table(catalogue, rows, np.ones(len(catalogue), dtype=bool), model_id="", skipped=())
+
+
 def number_classes(table: Embeddings, part: Catalogue, whole: Catalogue) -> Embeddings:
     """Number the classes of a part as in the whole catalogue, so that one number is one class in all its splits.
 

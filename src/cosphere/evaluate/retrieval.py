@@ -14,7 +14,7 @@ evaluation of IR techniques" (2002).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -24,6 +24,7 @@ import torch
 from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.evaluate._depths import check_ks, check_reach
 from cosphere.evaluate._pass import PassResult, Request, rank_all
 from cosphere.evaluate._relevance import (
     Candidates,
@@ -270,9 +271,9 @@ def retrieval(
     scored = candidates.relevant > 0
     if not bool(scored.any()):
         raise _nothing_to_find(candidates, groups is not None)
-    available = sides.gallery - int(candidates.hidden[scored].max())
+    available = images_to_rank(sides, candidates)
     ks = [k for k in request.ks if k <= available or not fit_ks] or [available]
-    _check_reach(ks, available)
+    check_reach(ks, available)
     request = request._replace(ks=ks)
     result = rank_all(sides, candidates, request, block_bytes, progress)
     return _gathered(result, request, candidates, query_labels, query_categories)
@@ -317,6 +318,12 @@ def compared(
     return sides, candidates_of(classes, own, excluded, sides.device), query_labels
 
 
+def images_to_rank(sides: Sides, candidates: Candidates) -> int:
+    """The fewest images that a query with anything to find ranks; all gallery images where there is no such query."""
+    scored = candidates.relevant > 0
+    return sides.gallery - int(candidates.hidden[scored].max()) if bool(scored.any()) else sides.gallery
+
+
 def _nothing_to_find(candidates: Candidates, grouped: bool) -> DataError:
     """The error for scores without a single query, naming what leaves all relevant images out."""
     count = len(candidates.relevant)
@@ -353,25 +360,6 @@ def check_ties(ties: Ties | None) -> Ties | None:
 def _check_several(available: int) -> None:
     if available < 1:
         raise SizeError("one image alone has nothing to be compared with. Give at least two, or a gallery.")
-
-
-def check_ks(ks: Any) -> list[int]:
-    """Each K once, ascending. Raise unless all are whole numbers from 1 on."""
-    if not isinstance(ks, Iterable):
-        raise SizeError(f"want ks as a list of whole numbers, got {ks!r}. Write ks=({ks},).")
-    depths = list(ks)
-    if not depths:
-        raise SizeError("ks is empty. Give at least one K, such as ks=(1,).")
-    for k in depths:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise SizeError(f"Recall@{k} wants K to be a whole number from 1 on. Usual: 1, 2, 4, 8.")
-    return sorted({int(k) for k in depths})
-
-
-def _check_reach(ks: list[int], available: int) -> None:
-    if ks[-1] > available:
-        range_of_k = f"from 1 to {available}, the images that a query ranks"
-        raise SizeError(f"Recall@{ks[-1]} wants K to be {range_of_k}. Lower K or add images.")
 
 
 def _numbers(column: Any, of_gallery: Any | None, sides: Sides, name: str) -> Keys:

@@ -13,12 +13,13 @@ from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, Precision, Sides, embed
+from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, Precision, Sides, columns_of, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
+from cosphere.evaluate._depths import check_reach
 from cosphere.evaluate.clustering import CLUSTERING_PRESETS, ClusteringScores
 from cosphere.evaluate.clustering import clustering as cluster
-from cosphere.evaluate.retrieval import RetrievalScores, retrieval
+from cosphere.evaluate.retrieval import RetrievalScores, compared, images_to_rank, retrieval
 from cosphere.evaluate.settings import EvaluationSettings, IntervalOver
 from cosphere.evaluate.statistics import Interval, bootstrap_all
 from cosphere.health import Health, embedding_health
@@ -110,7 +111,11 @@ class Scores:
             "data": {"fingerprint": self.fingerprint, "images": self.images, "classes": self.classes},
             "norms": {"mean": self.norms.mean, "variance": self.norms.variance, "cv": self.norms.cv},
             "interval_over": self.interval_over,
-            "evaluation": {name: value for name, value in asdict(self.settings).items() if name != "block_bytes"},
+            "evaluation": {
+                name: value
+                for name, value in (asdict(self.settings) | {"ks": self.settings.depths}).items()
+                if name != "block_bytes"
+            },
             "notes": list(self.notes),
             "skipped_images": [{"path": path, "reason": reason} for path, reason in self.embeddings.skipped],
         }
@@ -163,6 +168,7 @@ def evaluate(
         DataError: too many images cannot be read, or no query has anything to find.
         SizeError: a K is larger than the number of images that a query ranks.
     """
+    _check_ks_fit(catalogue, settings)
     embeddings = embed(
         embedder,
         catalogue,
@@ -227,6 +233,14 @@ def score_embeddings(
     )
 
 
+def _check_ks_fit(catalogue: Catalogue, settings: EvaluationSettings) -> None:
+    """Raise before anything is embedded if a K that was asked for is larger than what a query ranks."""
+    if settings.ks is not None:
+        columns = columns_of(catalogue)
+        sides, candidates, _ = compared(**ranking_arguments(columns, columns.sides(), settings))
+        check_reach(settings.ks, images_to_rank(sides, candidates))
+
+
 def _intervals(ranking: RetrievalScores, settings: EvaluationSettings) -> dict[str, Interval]:
     if not settings.bootstrap_samples:
         return {}
@@ -273,8 +287,8 @@ def rank(
     """
     sides = embeddings.sides()
     scores = retrieval(
-        ks=settings.ks,
-        fit_ks=settings.ks == DEFAULTS.ks,
+        ks=settings.depths,
+        fit_ks=settings.ks is None,
         categories=None
         if categories is None
         else RowColumns.of(len(embeddings), None, categories).at(sides.query_rows).categories,
@@ -323,7 +337,7 @@ def _notes(
     if ranking.skipped:
         queries = ranking.queries + ranking.skipped
         notes.append(f"Left out: {ranking.skipped} of {queries} queries, with no other image of their class to find.")
-    too_large = [k for k in settings.ks if f"recall@{k}" not in ranking.scores]
+    too_large = [k for k in settings.depths if f"recall@{k}" not in ranking.scores]
     if too_large:
         names = ", ".join(f"Recall@{k}" for k in too_large)
         notes.append(f"Left out: {names}, because a query ranks fewer than {too_large[0]} images.")

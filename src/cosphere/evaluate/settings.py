@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_whole
+from cosphere.errors import CosphereError, RunError
+from cosphere.evaluate._depths import check_ks
 from cosphere.evaluate._relevance import GroupRule
 from cosphere.evaluate._ties import Ties
 from cosphere.evaluate.clustering import check_preset
 from cosphere.evaluate.metrics import check_metrics, metrics_help
-from cosphere.evaluate.retrieval import check_ks, check_ties
+from cosphere.evaluate.retrieval import check_ties
 from cosphere.evaluate.statistics import check_level
 from cosphere.rows import BLOCK_BYTES, check_block_bytes
 
 IntervalOver = Literal["queries", "classes"]
 """What an interval resamples: single queries, or classes with all their queries."""
+DEFAULT_KS = (1, 2, 4, 8)
+"""The K that are scored where none are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,8 @@ class EvaluationSettings:
     """What to measure and how.
 
     Args:
-        ks: the K of Recall@K and of the other metrics at K.
+        ks: the K of Recall@K and of the other metrics at K, each at most the number of images that a query ranks. None takes 1, 2,
+            4 and 8, and leaves out those that are larger.
         clustering: also cluster the embeddings: NMI and F1. k-means takes longer than all the rest.
         clustering_preset: whose k-means: default, sec or norm_softmax. The default is one start from random rows, which finds
             worse clusters than the papers' ten: take their preset to compare with their NMI and F1.
@@ -45,7 +51,7 @@ class EvaluationSettings:
         SizeError: a K is not a whole number from 1 on.
     """
 
-    ks: tuple[int, ...] = (1, 2, 4, 8)
+    ks: tuple[int, ...] | None = None
     clustering: bool = True
     clustering_preset: str = "default"
     metrics: tuple[str, ...] = ()
@@ -60,7 +66,8 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics)
-        object.__setattr__(self, "ks", tuple(check_ks(self.ks)))
+        if self.ks is not None:
+            object.__setattr__(self, "ks", tuple(check_ks(self.ks)))
         object.__setattr__(self, "metrics", tuple(self.metrics))
         check_ties(self.ties)
         check_preset(self.clustering_preset)
@@ -70,6 +77,35 @@ class EvaluationSettings:
         check_seed(self.seed)
         check_whole("bootstrap_samples", self.bootstrap_samples, least=0, most=MOST_SAMPLES)
         check_block_bytes(self.block_bytes)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The K to score: ``ks``, or the default ones."""
+        return DEFAULT_KS if self.ks is None else self.ks
+
+
+def stored_settings(scores: Mapping[str, Any]) -> EvaluationSettings:
+    """How embeddings were scored, as their `scores.json` says; the defaults where it says nothing.
+
+    The default K are stored as numbers; they are read as the default, so that other images may have fewer to rank.
+
+    Args:
+        scores: the content of `scores.json`.
+
+    Raises:
+        RunError: the scores hold settings that are none.
+    """
+    stored = scores.get("evaluation")
+    values = stored if isinstance(stored, Mapping) else {}
+    names = {one.name for one in fields(EvaluationSettings)} & values.keys()
+    # JSON has no tuples.
+    given = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
+    if given.get("ks") == DEFAULT_KS:
+        given["ks"] = None
+    try:
+        return EvaluationSettings(**given)
+    except (CosphereError, TypeError) as error:
+        raise RunError(f"the scores hold settings that cannot be used: {error} Evaluate the run again.") from error
 
 
 # Help follows from the table of metrics, and jsonargparse takes help from the docstring.

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cosphere.checks import check_seed
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import DataError
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.comparison import FEW_CLASSES
-from cosphere.experiment.embedding import store_of, tolerated
+from cosphere.experiment.embedding import check_embedding, store_of, tolerated
 from cosphere.experiment.images import (
     ALL,
     OTHER_IMAGES,
@@ -24,6 +25,7 @@ from cosphere.experiment.images import (
 )
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
+from cosphere.files import check_writable
 from cosphere.models import Calibration, Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
@@ -97,7 +99,10 @@ def calibrate_run(
         SettingsError: ``far`` is out of range, or another setting.
     """
     check_far(far)  # before minutes of embedding
+    check_seed(seed)
+    check_embedding(batch_size, workers, max_unreadable)
     run_folder = RunFolder.open(folder)
+    check_writable(run_folder.model / "bundle.json")
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
     catalogue = read_catalogue(
         source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes

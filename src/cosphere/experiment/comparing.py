@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_whole
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.evaluate.comparison import Comparison, compare
+from cosphere.evaluate.comparison import Comparison, Over, compare
+from cosphere.evaluate.statistics import check_level
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.matching import METRICS, MatchedRuns, group_runs, read_arms
 from cosphere.experiment.setting_differences import setting_notes
@@ -45,6 +47,7 @@ class ComparedRuns:
                 arm: [{"run": run, "seed": seed} for run, seed in zip(names, matched.arms[arm].seeds, strict=True)]
                 for arm, names in matched.runs.items()
             },
+            "ranking": dict(matched.ranking),
             **self.comparison.as_dict(),
             "settings": list(self.setting_notes),
             "provenance": provenance(),
@@ -83,8 +86,12 @@ def compare_runs(
     Raises:
         RunError: a folder is not a run, was never evaluated, or not on this split.
         DataError: the runs were scored on different images, or share none.
-        SettingsError: fewer than two runs, two arms of one name, an unknown metric or baseline.
+        SettingsError: fewer than two runs, two arms of one name, an unknown metric or baseline, or a number out of range.
     """
+    check_choice("over", over, get_args(Over))
+    check_level(level)
+    check_whole("samples", samples, least=1, most=MOST_SAMPLES)
+    check_seed(seed)
     groups = {name: [Path(path) for path in paths] for name, paths in (arms or {}).items()}
     for name, paths in group_runs(runs).items() if runs else ():
         if name in groups:

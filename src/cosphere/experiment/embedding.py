@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosphere.checks import check_number
+from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_whole
 from cosphere.data import Classes, read_catalogue
 from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
@@ -49,6 +49,7 @@ def embed_images(
         DataError: there is no such split, or too many images cannot be read.
         SettingsError: a setting is out of range.
     """
+    check_embedding(batch_size, workers, max_unreadable)
     return embed_source(
         load_model(model, device),
         model,
@@ -93,6 +94,17 @@ def embed_source(
             progress=progress,
         )
     return number_classes(table, chosen.images, catalogue)
+
+
+def check_embedding(batch_size: int, workers: int, max_unreadable: float | None) -> None:
+    """Raise unless images can be embedded so. Call it before a model is loaded and images are listed.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+    check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
+    check_whole("workers", workers, least=0, most=MOST_WORKERS)
+    tolerated(max_unreadable, None)
 
 
 def tolerated(max_unreadable: float | None, settings: TrainSettings | None) -> float:

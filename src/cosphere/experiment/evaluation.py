@@ -14,11 +14,11 @@ from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
-from cosphere.experiment.embedding import store_of, tolerated
+from cosphere.experiment.embedding import check_embedding, store_of, tolerated
 from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, trained_classes_note
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
-from cosphere.files import read_json, write_json, write_text
+from cosphere.files import check_writable, read_json, write_json, write_text
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import TrainSettings, untrained_model
@@ -102,7 +102,10 @@ def evaluate_run(
         DataError: there is no such split, too many images cannot be read, or no query has anything to find.
         SettingsError, SizeError: a setting is unknown, or a K is larger than what a query ranks.
     """
+    check_embedding(batch_size, workers, max_unreadable)
     run_folder = RunFolder.open(folder)
+    for written in (run_folder.scores, run_folder.embeddings(split or VAL)):
+        check_writable(written)
     settings = own_settings(run_folder) if settings is None else settings
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
     if isinstance(source, Catalogue):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
 from pathlib import Path
@@ -17,13 +17,19 @@ import yaml
 
 from cosphere._types import Floats, Integers, Progress
 from cosphere.embeddings import Embeddings
-from cosphere.errors import DataError, RunError, SettingsError, SizeError, did_you_mean
+from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.comparison import Arm
 from cosphere.evaluate.metrics import find_metric
 from cosphere.evaluate.scores import rank
-from cosphere.evaluate.settings import EvaluationSettings
+from cosphere.experiment.evaluated_runs import (
+    EvaluatedRun,
+    check_same_images,
+    check_same_ranking,
+    check_same_split,
+    open_evaluated,
+    ranking_note,
+)
 from cosphere.experiment.setting_differences import without_seed
-from cosphere.files import read_json
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -51,27 +57,8 @@ class MatchedRuns:
     left_out: Mapping[str, int]
     """Images of each run, by its folder, that another run lacks; runs without any are left out."""
     notes: tuple[str, ...]
-
-
-class _Run(NamedTuple):
-    """An evaluated run, before its embeddings are loaded."""
-
-    folder: RunFolder
-    split: str
-    content: Mapping[str, Any]
-    """scores.json"""
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return str(self.folder.path)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """None if the split is not the one that was evaluated last."""
-        data = self.content.get("data")
-        belongs = self.content.get("split") == self.split and isinstance(data, Mapping)
-        return data.get("fingerprint") if belongs and isinstance(data, Mapping) else None
+    ranking: Mapping[str, Any]
+    """How all runs were evaluated, and are ranked here: ``bits``, ``ties`` and ``group_rule``."""
 
 
 def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
@@ -148,18 +135,19 @@ def read_arms(
         progress: called with the number of ranked runs.
 
     Raises:
-        RunError: a folder is not a run, was never evaluated, or not on this split; the splits differ.
+        RunError: a folder is not a run, was never evaluated, or not on this split; the splits, or the rules of the ranking, differ.
         DataError: the runs were scored on different images, or share none.
         SettingsError: unknown metric, or no arm.
     """
     ks = _ks(metrics)
     flat = [(arm, path) for arm, paths in groups.items() for path in paths]
     check_once([Path(path) for _, path in flat])
-    runs = [_open(path, split) for _, path in flat]
+    runs = [open_evaluated(path, split) for _, path in flat]
     if not runs:
         raise SettingsError("there is no run to compare. Give at least two.")
-    _check_same_split(runs)
-    fingerprint = _check_same_images(runs, shared_only)
+    check_same_split(runs)
+    check_same_ranking(runs)
+    fingerprint = check_same_images(runs, shared_only)
     rows, notes = _shared_rows([_images(run) for run in runs], runs)
     left_out = {run.name: total - len(kept) for run, (kept, total) in zip(runs, rows, strict=True) if len(kept) < total}
     ranked = []
@@ -181,7 +169,8 @@ def read_arms(
         fingerprint=fingerprint,
         images=len(rows[0][0]),
         left_out=left_out,
-        notes=(*_left_out_note(left_out), *dict.fromkeys(notes)),
+        notes=(*ranking_note(runs[0].ranking), *_left_out_note(left_out), *dict.fromkeys(notes)),
+        ranking=runs[0].ranking,
     )
 
 
@@ -191,47 +180,6 @@ def _ks(metrics: Sequence[str]) -> list[int]:
         raise SettingsError("there is no metric to compare. Give at least one, such as recall@1.")
     ks = {int(match[1]) for name in metrics if (match := re.search(r"@(\d+)$", name))}
     return sorted(ks) or [1]
-
-
-def _open(path: str | Path, split: str | None) -> _Run:
-    folder = RunFolder.open(path)
-    if not folder.scores.exists():
-        raise RunError(f"{path} was never evaluated. Run: cosphere evaluate {path}.")
-    content = read_json(folder.scores, what="a run's scores")
-    if not isinstance(content, Mapping) or not isinstance(content.get("split"), str):
-        raise RunError(f"{folder.scores} names no split. Run: cosphere evaluate {path}.")
-    chosen = split or content["split"]
-    if not folder.embeddings(chosen).exists():
-        there = folder.splits()
-        available = f"it has {', '.join(there)}" if there else "it has none"
-        raise RunError(
-            f"{path} has no embeddings of split {chosen!r}; {available}. Run: cosphere evaluate {path} --split {chosen}."
-        )
-    return _Run(folder, chosen, content, TrainSettings.read(folder.config).seed)
-
-
-def _check_same_split(runs: Sequence[_Run]) -> None:
-    other = next((run for run in runs if run.split != runs[0].split), None)
-    if other is not None:
-        raise RunError(
-            f"{runs[0].name} was evaluated on split {runs[0].split!r}, {other.name} on {other.split!r}. "
-            f"Name one that both have with --split, or run: cosphere evaluate {other.name} --split {runs[0].split}."
-        )
-
-
-def _check_same_images(runs: Sequence[_Run], shared_only: bool) -> str:
-    """The common fingerprint; empty if there are several and that is allowed."""
-    fingerprinted = [run for run in runs if run.fingerprint]
-    other = next((run for run in fingerprinted if run.fingerprint != fingerprinted[0].fingerprint), None)
-    if other is None:
-        return fingerprinted[0].fingerprint or "" if fingerprinted else ""
-    if not shared_only:
-        raise DataError(
-            f"{fingerprinted[0].name} and {other.name} were scored on different images (fingerprints "
-            f"{str(fingerprinted[0].fingerprint)[:12]} and {str(other.fingerprint)[:12]}). Evaluate both on the same, or compare "
-            "the images that they share with --shared true."
-        )
-    return ""
 
 
 class _Images(NamedTuple):
@@ -246,7 +194,7 @@ class _Images(NamedTuple):
     """Class and box."""
 
 
-def _images(run: _Run) -> _Images:
+def _images(run: EvaluatedRun) -> _Images:
     loaded = Embeddings.load(run.folder.embeddings(run.split))
     paths = np.array(loaded.paths, dtype=np.str_)
     root = os.path.commonpath([os.path.dirname(path) for path in loaded.paths])  # noqa: PTH120
@@ -259,7 +207,9 @@ def _images(run: _Run) -> _Images:
     return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest)
 
 
-def _shared_rows(images: Sequence[_Images], runs: Sequence[_Run]) -> tuple[list[tuple[Integers, int]], list[str]]:
+def _shared_rows(
+    images: Sequence[_Images], runs: Sequence[EvaluatedRun]
+) -> tuple[list[tuple[Integers, int]], list[str]]:
     """For each run, the rows of the shared images in the order of the first run and its number of images; and notes."""
     notes = []
     whole = [_keys(one.paths, one.rest) for one in images]
@@ -312,11 +262,11 @@ class _Ranked(NamedTuple):
         return {name: values[place] for name, values in self.values.items()}
 
 
-def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
+def _ranked(run: EvaluatedRun, rows: Integers, metrics: Sequence[str], ks: Sequence[int]) -> _Ranked:
     loaded = Embeddings.load(run.folder.embeddings(run.split)).rows(rows)
     named = {metric.name for name in metrics if (metric := find_metric(name)) is not None}
     try:
-        scores = rank(loaded, EvaluationSettings(ks=tuple(ks), metrics=tuple(sorted(named))))
+        scores = rank(loaded, replace(run.settings, ks=tuple(ks), metrics=tuple(sorted(named))))
     except (DataError, SizeError) as error:
         raise type(error)(f"{run.name}: {error}") from error
     values = scores.per_query()
@@ -329,9 +279,9 @@ def _ranked(run: _Run, rows: Integers, metrics: Sequence[str], ks: Sequence[int]
     return _Ranked({name: values[name] for name in metrics}, scores.query_rows, classes)
 
 
-def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
+def _check_reported(run: EvaluatedRun, found: Mapping[str, Floats]) -> list[str]:
     """A note if scores.json disagrees: files of two evaluations were mixed."""
-    if run.content.get("split") != run.split or run.content.get("ties") != "optimistic":
+    if run.content.get("split") != run.split:
         return []
     reported = run.content.get("scores")
     if not isinstance(reported, Mapping):
@@ -346,7 +296,7 @@ def _check_reported(run: _Run, found: Mapping[str, Floats]) -> list[str]:
     return []
 
 
-def _warned(run: _Run) -> list[str]:
+def _warned(run: EvaluatedRun) -> list[str]:
     """The warnings of its evaluation: a collapsed embedding scores well where ties count as hits."""
     health = run.content.get("health")
     warnings = health.get("warnings") if isinstance(health, Mapping) and run.content.get("split") == run.split else None
@@ -356,7 +306,7 @@ def _warned(run: _Run) -> list[str]:
 def _arms(
     groups: Mapping[str, Sequence[str | Path]],
     names: Sequence[str],
-    runs: Sequence[_Run],
+    runs: Sequence[EvaluatedRun],
     values: Sequence[Mapping[str, Floats]],
 ) -> dict[str, Arm]:
     arms = {}

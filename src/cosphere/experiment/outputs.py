@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cosphere.errors import SettingsError
+from cosphere.files import check_writable
 from cosphere.runs import RunFolder
 
 _NEEDED = (
@@ -34,6 +35,7 @@ def check_output(
 
     Raises:
         SettingsError: the path is one of these, or a folder.
+        RunError: it cannot be written.
     """
     out = _resolved(path, option)
     taken = "is read by this command"
@@ -50,6 +52,7 @@ def check_output(
     folder = _resolved(model, "the model") if str(model) else None
     if folder is not None and out.is_relative_to(folder) and not RunFolder(folder).marker.exists():
         raise SettingsError(f"{option} {path} would replace a file of {model}. Choose a name outside of it.")
+    check_writable(out)
 
 
 def check_output_folder(path: str | Path, names: Iterable[str], *, option: str = "--out") -> None:
@@ -57,6 +60,7 @@ def check_output_folder(path: str | Path, names: Iterable[str], *, option: str =
 
     Raises:
         SettingsError: the path is a file or a run, or a file would be replaced.
+        RunError: the folder cannot be written.
     """
     folder = _resolved(path, option)
     if folder.exists() and not folder.is_dir():

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosphere.checks import check_whole
 from cosphere.data import Classes
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError
-from cosphere.experiment.embedding import embed_source
+from cosphere.experiment.embedding import check_embedding, embed_source
 from cosphere.experiment.images import ALL
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
@@ -74,6 +75,8 @@ def search_images(
     """
     check_kind(kind)  # before minutes of embedding
     check_wanted_recall(wanted_recall)
+    check_whole("k", k, least=1)
+    check_embedding(batch_size, workers, max_unreadable)
     embedder = load_model(model, device)
     if is_gallery_file(source):
         images, index = _read_gallery(Path(source), embedder, split, kind, wanted_recall, listener)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosphere.data import Skipped
 from cosphere.embeddings import Embeddings
-from cosphere.errors import CosphereError, DataError, RunError, SizeError
+from cosphere.errors import DataError, RunError, SizeError
 from cosphere.evaluate import EvaluationSettings, RetrievalScores, score_embeddings
 from cosphere.evaluate.scores import rank
+from cosphere.evaluate.settings import stored_settings
 from cosphere.files import read_json, read_yaml
 from cosphere.runs import RunFolder
 
@@ -47,11 +48,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _tuple(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything a report can show. Only the name is required; the page says what is missing."""
@@ -79,13 +75,7 @@ class ReportData:
         Raises:
             RunError: the scores hold settings that are none.
         """
-        stored = self.scores.get("evaluation")
-        values = stored if isinstance(stored, Mapping) else {}
-        names = {one.name for one in fields(EvaluationSettings)} & values.keys()
-        try:
-            return EvaluationSettings(**{name: _tuple(values[name]) for name in names})
-        except (CosphereError, TypeError) as error:
-            raise RunError(f"the scores hold settings that cannot be used: {error} Evaluate the run again.") from error
+        return stored_settings(self.scores)
 
     @cached_property
     def ranking(self) -> RetrievalScores | None:

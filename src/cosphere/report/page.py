@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosphere.errors import SettingsError
-from cosphere.files import write_text
+from cosphere.files import check_writable, write_text
 from cosphere.report import gallery, health, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.document import document
 from cosphere.report.pictures import Thumbnails
+from cosphere.runs import RunFolder
 
 LINKS = {
     "scores": "Scores",
@@ -59,9 +60,11 @@ def write_report(
         if target is None:
             raise SettingsError("a report from data needs a file to go to. Give target='report.html'.")
         data, path = source, Path(target)
+        check_writable(path)
     else:
+        path = RunFolder.open(source).report if target is None else Path(target)
+        check_writable(path)
         data = report_data_from_run(source, split=split, image_root=image_root)
-        path = Path(source) / "report.html" if target is None else Path(target)
     write_text(path, page(data, queries=queries, neighbours=neighbours, thumbnail=thumbnail, seed=seed))
     return path
 
