@@ -99,7 +99,9 @@ def stored_settings(scores: Mapping[str, Any]) -> EvaluationSettings:
     values = stored if isinstance(stored, Mapping) else {}
     names = {one.name for one in fields(EvaluationSettings)} & values.keys()
     # JSON has no tuples.
-    given = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
+    given: dict[str, Any] = {
+        name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names
+    }
     if given.get("ks") == DEFAULT_KS:
         given["ks"] = None
     try:
