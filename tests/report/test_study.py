@@ -77,6 +77,15 @@ RESULTS: dict[str, Any] = {
         comparison("wild", "no", -0.4),
         comparison("l2", "not decided", 0.002),
     ],
+    "variance": {
+        "score": "recall@1",
+        "points": [
+            {"arm": "sec", "against": "plain", "seed": seed, "reduction": 0.5 + seed / 10, "gain": 0.01 * seed}
+            for seed in range(5)
+        ],
+        "spearman": 1.0,
+        "interval": None,
+    },
     "arms": [
         arm("plain", {"rate": 0.01}, 0.5),
         arm("sec", {"rate": 0.02, "weight": 0.5}, 0.531),
@@ -126,11 +135,12 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
         "not chosen",
         "2 of 9 final runs are left.",
         "candidates for each arm",
+        "gain in Recall@1: +1.00, over 5 pairs of final runs.",
         "machine.cores",
     ):
         assert words in text, words
     assert len(page.of_class("answer-yes")) == len(page.of_class("answer-no")) == len(page.of_class("answer-open")) == 1
-    assert len(page.tags("svg")) == 3
+    assert len(page.tags("svg")) == 4
 
 
 def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
     written(tmp_path, RESULTS, TABLE)
     figures = tmp_path / "figures"
     assert sorted(file.name for file in figures.iterdir()) == [
-        f"{name}.{kind}" for name in ("candidates", "differences", "scores") for kind in ("png", "svg")
+        f"{name}.{kind}" for name in ("candidates", "differences", "scores", "variance") for kind in ("png", "svg")
     ]
     with Image.open(figures / "differences.png") as picture:
         assert picture.width > 1200
@@ -169,6 +179,7 @@ def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     results = copy.deepcopy(RESULTS)
     for one in results["comparisons"]:
         one |= {"verdict": None, "classes": None, "seeds": [], "changes": [], "answer": "not decided"}
+    results["variance"] = None
     page = written(tmp_path, results, TABLE[:2])
     assert "Nothing to draw yet." in page.text
     assert len(page.tags("svg")) == 1

@@ -21,6 +21,7 @@ LINKS = {
     "differences": "Differences",
     "scores": "Scores",
     "candidates": "Candidates",
+    "variance": "Variance",
     "rules": "Rules",
     "runs": "Runs",
     "about": "Origin",
@@ -69,6 +70,7 @@ def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str
         section("differences", "Differences", _chart(charts.get("differences")), _differences(results)),
         section("scores", "Scores", _chart(charts.get("scores")), _scores(results)),
         section("candidates", "Candidates", _chart(charts.get("candidates")), _chosen(results)),
+        section("variance", "Is it the variance?", _chart(charts.get("variance")), _variance(results)),
         section("rules", "Rules", _rules(results)),
         section("runs", "Runs", _runs(rows)),
         section("about", "Origin", facts(flatten(results["provenance"]).items())),
@@ -171,6 +173,19 @@ def _chosen(results: Row) -> str:
 
 def _values(pairs: Iterable[tuple[str, Any]]) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in pairs) or "nothing was tuned"
+
+
+def _variance(results: Row) -> str:
+    """The correlation in words."""
+    variance = results.get("variance")
+    if not variance or variance["spearman"] is None:
+        return paragraph("A correlation wants at least five pairs of final runs that differ in SEC.", "note")
+    ends = variance["interval"]
+    span = "" if ends is None else f" (95 % interval over pairs of arms {ends['low']:+.2f} to {ends['high']:+.2f})"
+    return paragraph(
+        f"Rank correlation of the fall of the relative variance of lengths with the gain in {score_name(variance['score'])}: "
+        f"{variance['spearman']:+.2f}{span}, over {len(variance['points'])} pairs of final runs."
+    )
 
 
 def _rules(results: Row) -> str:

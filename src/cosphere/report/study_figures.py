@@ -20,6 +20,8 @@ from cosphere.report.drawing import COLOURS, clean, drawing, legend
 Row = Mapping[str, Any]
 MARKS = {"yes": ("o", "blue"), "no": ("s", "orange"), "not decided": ("D", "faint")}
 """Mark and colour of each answer."""
+_SHAPES = "osD^vP*X"
+_HUES = ("blue", "orange", "green", "purple")
 _WIDTH = 8.2
 _ROW = 0.3
 """Inches of a line."""
@@ -62,6 +64,9 @@ def figures(results: Row, table: Sequence[Row], folder: Path) -> list[Drawn]:
     tuned = [row for row in table if row["phase"] == "tune" and row.get(f"score.{metric}") is not None]
     if tuned:
         drawn.append(_candidates(tuned, results, metric, folder))
+    variance = results.get("variance")
+    if variance and len(variance["points"]) > 1:
+        drawn.append(_variance(variance, folder))
     return drawn
 
 
@@ -156,3 +161,28 @@ def _candidates(tuned: Sequence[Row], results: Row, metric: str, folder: Path) -
         axes.set_yticks(range(len(chosen)), [_name(arm) for arm in chosen])
         axes.set(title="Validation scores of the candidates", xlabel=f"{metric}, % (dot: chosen)")
     return Drawn("candidates", parts[0], f"Validation {metric} of each candidate, by arm")
+
+
+def _variance(variance: Row, folder: Path) -> Drawn:
+    """One mark for each pair of runs: how much evener lengths became, and what was gained."""
+    pairs = list(dict.fromkeys((one["arm"], one["against"]) for one in variance["points"]))
+    with drawing(3.6, width=_WIDTH) as (figure, (axes,), svg):
+        for at, (arm, against) in enumerate(pairs):
+            own = [one for one in variance["points"] if (one["arm"], one["against"]) == (arm, against)]
+            axes.plot(
+                [100 * one["reduction"] for one in own],
+                [100 * one["gain"] for one in own],
+                linestyle="none",
+                marker=_SHAPES[at % len(_SHAPES)],
+                color=COLOURS[_HUES[at // len(_SHAPES) % len(_HUES)]],
+                label=_name(f"{arm} − {against}"),
+            )
+        axes.axhline(0, color=COLOURS["ink"], linewidth=1)
+        axes.set(title="Evener lengths and gains", xlabel="fall of the relative variance of lengths, %")
+        axes.set_ylabel(f"gain in {variance['score']}, points")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.2)
+        _write_png(figure, folder / "variance.png")
+    write_text(folder / "variance.svg", svg[0])
+    rank = variance["spearman"]
+    text = "unknown" if rank is None else f"{rank:.2f}"
+    return Drawn("variance", svg[0], f"Fall of the variance of lengths against gain; rank correlation {text}")

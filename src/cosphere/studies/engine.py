@@ -25,6 +25,7 @@ from cosphere.studies.jobs import Context, Finished, Job, Phase
 from cosphere.studies.pool import execute
 from cosphere.studies.results import StudyResult, arm_results, compared
 from cosphere.studies.search import Search
+from cosphere.studies.variance import variance_against_gain
 from cosphere.train import TrainSettings
 
 TEST_SHARE = 0.3
@@ -309,6 +310,7 @@ class Work:
             records=tuple(records),
             arms=tuple(arm_results(self.study, records, self.choices)),
             comparisons=tuple(compared(self.study, self.folder, records, self.choices)),
+            variance=variance_against_gain(self.study, records),
             notes=tuple(self._notes(missing)),
             seconds=self.clock.elapsed,
             overhead=self.clock.elapsed - self.spent / self.clock.jobs,

@@ -19,6 +19,7 @@ from cosphere.runs import provenance
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Phase
+from cosphere.studies.variance import Variance
 from cosphere.studies.verdicts import Verdict, decide, evidence_of
 
 Record = Mapping[str, Any]
@@ -97,6 +98,8 @@ class StudyResult:
     records: tuple[Record, ...]
     arms: tuple[ArmResult, ...]
     comparisons: tuple[Compared, ...]
+    variance: Variance | None = None
+    """How much SEC evens out lengths, against what it gains; None where no comparison is about SEC."""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     """Wall time of this call."""
@@ -135,6 +138,7 @@ class StudyResult:
                 "level": study.level,
             },
             "comparisons": [one.as_dict() for one in self.comparisons],
+            "variance": None if self.variance is None else self.variance.as_dict(),
             "arms": [
                 {
                     "name": arm.name,

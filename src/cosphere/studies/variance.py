@@ -1,0 +1,110 @@
+"""Is it the variance? How much SEC evens out lengths, against what it gains.
+
+A point is one pair of final runs of one seed that differ in SEC: the share by which the relative variance of the test embeddings'
+lengths (squared coefficient of variation) falls, and the gain in a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from cosphere.evaluate.statistics import Interval
+from cosphere.studies.definition import Study
+
+FEWEST = 5
+"""Points from which on a correlation is worked out."""
+FEWEST_PAIRS = 3
+"""Pairs of arms from which on it has an interval: pairs are resampled, as points of one pair depend on each other."""
+_SAMPLES = 2000
+
+
+class Point(NamedTuple):
+    """One pair of final runs."""
+
+    arm: str
+    against: str
+    seed: int
+    reduction: float
+    """1 minus the ratio of the squared CVs of the lengths; negative where lengths became more uneven."""
+    gain: float
+    """Of the score, a fraction."""
+
+
+class Variance(NamedTuple):
+    """Correlation of variance reduction with gain."""
+
+    score: str
+    points: tuple[Point, ...]
+    spearman: float | None
+    """Rank correlation over all points; None with fewer than :data:`FEWEST`, or without any variation."""
+    interval: Interval | None
+    """Bootstrap over pairs of arms, 95 %; None with fewer than :data:`FEWEST_PAIRS`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "score": self.score,
+            "points": [point._asdict() for point in self.points],
+            "spearman": self.spearman,
+            "interval": None if self.interval is None else self.interval._asdict(),
+        }
+
+
+def variance_against_gain(study: Study, records: Sequence[Mapping[str, Any]]) -> Variance | None:
+    """The points and their correlation, for the first score of the study; None if no comparison is about SEC.
+
+    Args:
+        study: its comparisons name the pairs of arms; those that differ in a setting of ``sec`` count, each once.
+        records: of its runs; final runs that did not fail count.
+    """
+    score = study.scores[0]
+    final = {(one["arm"], one["seed"]): one for one in records if one["phase"] == "final" and one["status"] == "ok"}
+    pairs = dict.fromkeys(
+        (one.arm, one.against) for one in study.comparisons if _about_sec(study, one.arm, one.against)
+    )
+    if not pairs:
+        return None
+    points = []
+    for arm, against in pairs:
+        for seed in range(study.seeds):
+            ours, theirs = final.get((arm, seed)), final.get((against, seed))
+            if ours and theirs and ours["norms"].get("cv") is not None and theirs["norms"].get("cv"):
+                reduction = 1 - (ours["norms"]["cv"] / theirs["norms"]["cv"]) ** 2
+                points.append(Point(arm, against, seed, reduction, ours["scores"][score] - theirs["scores"][score]))
+    return Variance(score, tuple(points), _correlation(points), _interval(points))
+
+
+def _about_sec(study: Study, arm: str, against: str) -> bool:
+    def sec(name: str) -> dict[str, Any]:
+        one = study.arms[name]
+        return {key: value for key, value in {**one.settings, **one.tune}.items() if key.startswith("sec.")}
+
+    return sec(arm) != sec(against)
+
+
+def _correlation(points: Sequence[Point]) -> float | None:
+    reductions, gains = ([getattr(point, name) for point in points] for name in ("reduction", "gain"))
+    if len(points) < FEWEST or np.ptp(reductions) == 0 or np.ptp(gains) == 0:
+        return None
+    return float(spearmanr(reductions, gains).statistic)
+
+
+def _interval(points: Sequence[Point]) -> Interval | None:
+    """Bootstrap over pairs of arms, each with all its seeds."""
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.arm, point.against), []).append(point)
+    if len(groups) < FEWEST_PAIRS or _correlation(points) is None:
+        return None
+    pairs, generator = list(groups.values()), np.random.default_rng(0)
+    drawn = (
+        _correlation([point for at in generator.integers(0, len(pairs), len(pairs)) for point in pairs[at]])
+        for _ in range(_SAMPLES)
+    )
+    known = [one for one in drawn if one is not None]
+    low, high = np.quantile(known, [0.025, 0.975])
+    return Interval(float(low), float(high))
