@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test slow docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/cosphere demo
@@ -14,7 +15,10 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m cosphere.losses.engine.document --check docs/losses.md
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
+	$(PYTEST)
+
+slow: $(STAMP)
+	$(PYTEST) --slow -m slow
 
 docs: $(STAMP)
 	$(BIN)/python -m cosphere.losses.engine.document docs/losses.md

@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from cosphere.data import Catalogue
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--slow``: run the tests marked slow too."""
+    parser.addoption("--slow", action="store_true", help="also run tests of more than ten seconds, as CI does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests without ``--slow``; a quick test checks the same thing in a smaller way."""
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="takes more than ten seconds: run `make slow`, or pytest --slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
 def draw_classes(folder: Path, *, classes: int, images: int, first: int = 0, size: int = 40, seed: int = 0) -> Path:
     """Class folders of noisy coloured stripes: each class has its own colours and stripe width, so that it can be learnt."""
     rng = np.random.default_rng(seed)

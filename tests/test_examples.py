@@ -44,6 +44,7 @@ def shown(photos: Path, query: Path, tmp_path_factory: pytest.TempPathFactory) -
     return dict(zip(calls, output.split("END\n"), strict=False))
 
 
+@pytest.mark.slow
 def test_every_example_is_run(shown: dict[str, str]) -> None:
     assert set(shown) == {file.name for file in EXAMPLES.glob("*.py")}
 

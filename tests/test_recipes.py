@@ -190,7 +190,13 @@ def test_smaller_embeddings_of_normsoftmax_have_no_bias() -> None:
         assert model["dim"] == 0 or model["bias"] is False
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def quick_or_slow(file: Path) -> Any:
+    """Every recipe trains in the slow tests; the arms without SEC differ from the others in one weight, so only SEC's are quick."""
+    marks = [pytest.mark.slow] if file.stem.endswith(("-none", "-l2")) else []
+    return pytest.param(file, marks=marks, id=f"{file.parent.name}/{file.stem}")
+
+
+@pytest.mark.parametrize("file", [quick_or_slow(file) for file in FILES])
 def test_it_trains_and_scores_in_the_published_layout(file: Path, stand_ins: dict[str, Path], tmp_path: Path) -> None:
     recipe = read(file)
     each = min(recipe["batch"]["images_per_class"], EACH)

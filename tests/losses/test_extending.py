@@ -60,6 +60,7 @@ def test_all_tests_of_losses_run_on_it_and_pass(copy):
     assert passed > 60  # the guide's own two, and what every loss must hold
 
 
+@pytest.mark.slow
 def test_the_command_and_the_page_know_it(copy):
     root, _ = copy
     page = root / "docs" / "written.md"

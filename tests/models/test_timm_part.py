@@ -51,6 +51,7 @@ print(torchvision.ops.nms.__name__, torch.ops.torchvision.nms.default.name())
     ]
 
 
+@pytest.mark.slow
 def test_without_such_a_network_all_of_timm_answers() -> None:
     shown = run(
         """

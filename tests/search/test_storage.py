@@ -73,7 +73,7 @@ def test_first_dimensions_are_cut_and_made_unit_again() -> None:
     x[3, :2] = 0.0
     want = x[:, :2] / x[:, :2].norm(dim=1, keepdim=True).clamp_min(1e-12)
     torch.testing.assert_close(first_dimensions(6, 2)(x * 4), want)
-    with pytest.raises(SettingsError, match="wanted must be a whole number from 1 to 6; got 7"):
+    with pytest.raises(SettingsError, match="size must be a whole number from 1 to 6; got 7"):
         first_dimensions(6, 7)
     with pytest.raises(SizeError, match="queries have 5 dimensions, the gallery 6"):
         first_dimensions(6, 2)(x[:, :5])
@@ -88,5 +88,5 @@ def test_principal_dimensions_agree_with_scikit_learn() -> None:
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     ours = principal_dimensions(x, 4)(x).numpy()
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-5)  # signs of directions do not count
-    with pytest.raises(SettingsError, match="wanted must be a whole number from 1 to 9; got 0"):
+    with pytest.raises(SettingsError, match="size must be a whole number from 1 to 9; got 0"):
         principal_dimensions(x, 0)

@@ -1,15 +1,17 @@
-"""Run a tiny study that is killed again and again, each time in the middle of something: python killed.py PHOTOS FOLDER KILLS SEED."""
+"""Run a tiny study that is killed again and again, each time in the middle of something.
+
+python killed.py PHOTOS FOLDER KILLS SEED STUDY, where STUDY is the content of the study as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
 import time
 from pathlib import Path
-
-from conftest import TINY  # the study of the tests beside this file
 
 from cosphere.data import read_catalogue
 from cosphere.studies import run, study_of
@@ -27,7 +29,7 @@ def changes(folder: Path) -> tuple[int, int]:
 def main() -> None:
     photos, folder = Path(sys.argv[1]), Path(sys.argv[2])
     kills, draw = int(sys.argv[3]), random.Random(int(sys.argv[4]))
-    study, images = study_of("tiny", TINY), read_catalogue(photos)
+    study, images = study_of("tiny", json.loads(sys.argv[5])), read_catalogue(photos)
     for _ in range(kills):
         child = os.fork()
         if not child:

@@ -292,6 +292,7 @@ def test_nothing_to_choose_by_is_said(content: dict[str, Any], images: Catalogue
         run(study_of("tiny", content), images, tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
     content: dict[str, Any], images: Catalogue, tmp_path: Path
 ) -> None:
@@ -309,11 +310,12 @@ def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its forks")
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 10])
 def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_unbroken_one(
-    kills: int, photos: Path, whole: StudyResult, tmp_path: Path
+    kills: int, content: dict[str, Any], photos: Path, whole: StudyResult, tmp_path: Path
 ) -> None:
-    words = [str(photos), str(tmp_path / "study"), str(kills), "0"]
+    words = [str(photos), str(tmp_path / "study"), str(kills), "0", json.dumps(content)]
     script = Path(__file__).with_name("killed.py")
     ended = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
     assert ended.stdout.count("killed") == kills  # and none ended by itself before its turn

@@ -105,7 +105,7 @@ def test_what_cannot_be_cut_says_why() -> None:
         ViewBatches([0] * 9, 3)
     with pytest.raises(SettingsError, match="views must be a whole number >= 2; got 1"):
         ViewBatches([0] * 9, 4, views=1)
-    with pytest.raises(SettingsError, match="batch_size must be a whole number >= 2; got 1"):
+    with pytest.raises(SettingsError, match="batch_size must be a whole number from 2 to 1000000; got 1"):
         ShuffledBatches([0] * 9, 1)
     with pytest.raises(SettingsError, match="3 images do not fill a batch on 2 ranks"):
         ShuffledBatches([0] * 3, 8, world_size=2)

@@ -228,6 +228,7 @@ def test_a_compiled_step_gives_the_same(ragged, kind):
     torch.testing.assert_close(torch.autograd.grad(got, linear.weight), slopes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of the process from /proc")
 def test_memory_is_a_block_and_not_the_matrix():
     """6000 x 6000 similarities would be 144 MB each; a block here is 1 MB."""

@@ -503,6 +503,7 @@ print(step(60_000))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a Linux process")
 def test_logits_are_never_held():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

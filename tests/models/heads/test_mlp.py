@@ -42,7 +42,7 @@ def test_the_projection_is_dropped_at_test_time_unless_asked_for():
 def test_wrong_settings_are_explained():
     with pytest.raises(SettingsError, match="output must be 'features' or 'projection'; got 'x'"):
         build(output="x")
-    with pytest.raises(SettingsError, match=r"hidden must be a whole number >= 0; got -1"):
+    with pytest.raises(SettingsError, match=r"hidden must be a whole number from 0 to 65536; got -1"):
         build(hidden=-1)
     with pytest.raises(SettingsError, match=r"model\.dim with head 'mlp' must be a whole number >= 1; got 0"):
         build(dim=0)
