@@ -46,6 +46,8 @@ def arm(name: str, chosen: dict[str, Any] | None, mean: float) -> dict[str, Any]
     return {
         "name": name,
         "values": {},
+        "settings": {"sec.radius": "batch"},
+        "tune": {"rate": {"from": 0.001, "to": 1.0, "scale": "log"}, "k": {"choices": [3, 5]}},
         "candidate": None if chosen is None else 1,
         "chosen": chosen,
         "scores": {"recall@1": score} if chosen is not None else {},
@@ -62,6 +64,8 @@ RESULTS: dict[str, Any] = {
     "about": "A question.",
     "mode": "laptop",
     "complete": False,
+    "base": {"images.size": 128},
+    "final": {},
     "missing": {"tune": 0, "final": 2},
     "rules": {
         "candidates": 2,
@@ -133,6 +137,9 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
         "3 diverged",
         "rate 0.02, weight 0.5",
         "not chosen",
+        "rate: 0.001 to 1 (log); k: 3, 5",
+        "sec.radius batch",
+        "images.size",
         "2 of 9 final runs are left.",
         "candidates for each arm",
         "gain in Recall@1: +1.00, over 5 pairs of final runs.",

@@ -20,7 +20,7 @@ from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.runs import open_lock
 from cosphere.studies import Study, StudyFolder, StudyListener, StudyResult, run, study_of
 
-UNEQUAL = ["seconds", "time"]
+UNEQUAL = ["seconds", "training_seconds", "time"]
 """Columns in which two equal studies differ."""
 
 
@@ -88,6 +88,8 @@ def test_every_run_is_a_row_with_its_provenance(whole: StudyResult) -> None:
     content = json.loads(folder.results.read_text())
     assert content["comparisons"][0]["question"] == "Does SEC raise Recall@1?"
     assert content["complete"] is True
+    assert content["base"]["batch.size"] == 8
+    assert content["arms"][1]["tune"]["sec.weight"] == {"from": 0.001, "to": 1.0, "scale": "log"}
 
 
 def test_arms_share_the_candidates_of_the_settings_that_both_tune(whole: StudyResult) -> None:
@@ -111,10 +113,14 @@ def test_arms_of_one_seed_begin_with_the_same_weights_and_batches(images: Catalo
     """The metric loss of the first step follows from both: equal between arms, different between seeds."""
     from studies.conftest import TINY
 
-    content = {**TINY, "base": {**TINY["base"], "log_every": 1}}
+    base = {**TINY["base"], "log_every": 1, "validation": {**TINY["base"]["validation"], "lens": True}}
+    content = {**TINY, "base": base}
     del content["tune"]
     content["arms"] = {"plain": {"sec.weight": 0}, "sec": {"sec.weight": 0.1}}
-    run(study_of("tiny", content), images, tmp_path / "study")
+    result = run(study_of("tiny", content), images, tmp_path / "study")
+    assert any(
+        name.startswith("lens.") for name in result.table
+    )  # the norm lens of each run is in the table, where it is measured
     first: dict[tuple[str, int], float] = {}
     for arm in ("plain", "sec"):
         for seed in (0, 1):

@@ -167,12 +167,25 @@ def _chosen(results: Row) -> str:
     rows = []
     for arm in results["arms"]:
         values = "not chosen" if arm["chosen"] is None else _values(arm["chosen"].items())
-        rows.append([arm["name"], values, arm["failed_candidates"]])
-    return table(["arm", "chosen settings", "diverged candidates"], rows, kind="words")
+        rows.append(
+            [arm["name"], _values(arm["settings"].items()), _tuned(arm["tune"]), values, arm["failed_candidates"]]
+        )
+    return table(["arm", "settings", "tuned", "chosen", "diverged candidates"], rows, kind="words")
+
+
+def _tuned(spaces: Row) -> str:
+    """The ranges and choices of an arm."""
+    parts = [
+        f"{name}: {shown(space['choices'])}"
+        if "choices" in space
+        else f"{name}: {space['from']:g} to {space['to']:g} ({space['scale']})"
+        for name, space in spaces.items()
+    ]
+    return "; ".join(parts) or "–"
 
 
 def _values(pairs: Iterable[tuple[str, Any]]) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in pairs) or "nothing was tuned"
+    return ", ".join(f"{name} {shown(value)}" for name, value in pairs) or "–"
 
 
 def _variance(results: Row) -> str:
@@ -204,7 +217,14 @@ def _rules(results: Row) -> str:
         "smallest": "smallest gain that matters, a fraction",
         "level": "level",
     }
-    return paragraph(text) + facts((title, rules[name]) for name, title in names.items())
+    settings = [
+        *results.get("base", {}).items(),
+        *((f"final: {key}", value) for key, value in results.get("final", {}).items()),
+    ]
+    every = (
+        f'<details class="more"><summary>Settings of every run</summary>{facts(settings)}</details>' if settings else ""
+    )
+    return paragraph(text) + facts((title, rules[name]) for name, title in names.items()) + every
 
 
 def _runs(rows: Sequence[Row]) -> str:

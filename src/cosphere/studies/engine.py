@@ -16,6 +16,7 @@ from cosphere.data.catalogue import EVERYTHING
 from cosphere.errors import DataError, SettingsError
 from cosphere.experiment import Listener, choose_device, prepare_features
 from cosphere.experiment.images import TEST, VAL
+from cosphere.experiment.listener import SilentReporter
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
 from cosphere.studies.budget import Clock, duration, probe
@@ -129,6 +130,17 @@ def _parts(catalogue: Catalogue, listener: Listener) -> tuple[Catalogue, Catalog
             f"{catalogue.root} has the splits {', '.join(catalogue.split_names)}; a study wants train and test. Add a test split."
         )
     return catalogue, catalogue.rows(np.flatnonzero(np.isin(catalogue.splits, ["train", VAL])))
+
+
+class _Spoken(SilentReporter):
+    """Passes on what is said while features are computed, which takes minutes."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+
+    def said(self, text: str) -> None:
+        """As a note."""
+        self.listener.note(text)
 
 
 class Work:

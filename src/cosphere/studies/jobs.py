@@ -95,6 +95,7 @@ def perform(job: Job, context: Context) -> Finished:
         "reason": "",
         "scores": {},
         "norms": {},
+        "lens": {},
     }
     queries = None
     try:
@@ -107,7 +108,9 @@ def perform(job: Job, context: Context) -> Finished:
             queries = _queries(evaluation, context.scores)
     except DivergenceError as error:
         record |= {"status": "diverged", "reason": str(error)}
-    record["norms"] = record["norms"] or _last_norms(folder.run(job.arm, job.name))
+    logged = RunFolder(folder.run(job.arm, job.name)).read_metrics()
+    record["norms"] = record["norms"] or _last_norms(logged)
+    record["lens"] = _last_lens(logged)
     seconds = time.monotonic() - began
     record |= {"seconds": seconds, "resumed": resumed, **_origin(job, context)}
     folder.save(record, queries)
@@ -166,14 +169,20 @@ def _queries(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, npt.ND
     return {"classes": text_column(classes), **{name: known[name] for name in names if name in known}}
 
 
-def _last_norms(path: Path) -> dict[str, float | None]:
+def _last_norms(logged: list[dict[str, Any]]) -> dict[str, float | None]:
     """Lengths of the last logged training batches."""
-    rows = [row for row in RunFolder(path).read_metrics() if "train/norm_mean" in row]
+    rows = [row for row in logged if "train/norm_mean" in row]
     if not rows:
         return {}
     return {
         name: rows[-1].get(f"train/norm_{key}") for name, key in (("mean", "mean"), ("variance", "var"), ("cv", "cv"))
     }
+
+
+def _last_lens(logged: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The last norm lens, if the run measured it."""
+    rows = [own for row in logged if (own := {key: value for key, value in row.items() if key.startswith("lens/")})]
+    return {key.removeprefix("lens/"): value for key, value in rows[-1].items()} if rows else {}
 
 
 @cache

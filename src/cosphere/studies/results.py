@@ -137,12 +137,16 @@ class StudyResult:
                 "smallest": study.smallest,
                 "level": study.level,
             },
+            "base": dict(study.base),
+            "final": dict(study.final),
             "comparisons": [one.as_dict() for one in self.comparisons],
             "variance": None if self.variance is None else self.variance.as_dict(),
             "arms": [
                 {
                     "name": arm.name,
                     "values": dict(study.arms[arm.name].values),
+                    "settings": dict(study.arms[arm.name].settings),
+                    "tune": {name: space.as_dict() for name, space in study.arms[arm.name].tune.items()},
                     "candidate": arm.candidate,
                     "chosen": None if arm.chosen is None else dict(arm.chosen),
                     "scores": {name: one._asdict() for name, one in arm.scores.items()},
@@ -166,8 +170,9 @@ def _plain(row: Any) -> Any:
 def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
     """The tidy table: one row for each run with its scores, tuned values and full provenance.
 
-    Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*``,
-    ``value.*`` (tuned settings), steps, best_step, seconds, identity, commit, machine, time, data, settings (JSON).
+    Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*`` (lengths),
+    ``lens.*`` (where the norm lens was measured), ``value.*`` (tuned settings), steps, best_step, seconds, training_seconds, identity,
+    commit, machine, time, data, settings (JSON).
     """
     rows = []
     for one in sorted(records, key=lambda one: (one["arm"], one["phase"] == "final", one["candidate"], one["seed"])):
@@ -181,8 +186,9 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                 **{key: one[key] for key in ("phase", "candidate", "seed", "split", "status", "reason")},
                 **{f"score.{name}": value for name, value in one["scores"].items()},
                 **{f"norm.{name}": value for name, value in one["norms"].items()},
+                **{f"lens.{name}": value for name, value in one["lens"].items()},
                 **{f"value.{name}": _cell(value) for name, value in one["values"].items()},
-                **{key: one.get(key) for key in ("steps", "best_step", "seconds", "identity")},
+                **{key: one.get(key) for key in ("steps", "best_step", "seconds", "training_seconds", "identity")},
                 "commit": origin["commit"],
                 "machine": json.dumps(origin["machine"], sort_keys=True),
                 "time": origin["time"],
