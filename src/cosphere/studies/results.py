@@ -186,7 +186,7 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                 **{key: one[key] for key in ("phase", "candidate", "seed", "split", "status", "reason")},
                 **{f"score.{name}": value for name, value in one["scores"].items()},
                 **{f"norm.{name}": value for name, value in one["norms"].items()},
-                **{f"lens.{name}": value for name, value in one["lens"].items()},
+                **{f"lens.{name}": value for name, value in one.get("lens", {}).items()},
                 **{f"value.{name}": _cell(value) for name, value in one["values"].items()},
                 **{key: one.get(key) for key in ("steps", "best_step", "seconds", "training_seconds", "identity")},
                 "commit": origin["commit"],
