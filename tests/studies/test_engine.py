@@ -151,7 +151,7 @@ def test_no_test_image_is_read_before_the_last_choice(
     result = run(study, listed, tmp_path / "study")
     assert result.complete
     if copies:
-        features = tmp_path / "study" / "features"
+        features = tmp_path / ".features"  # beside the study, so that other studies find them
         assert features.is_dir()
         assert (
             len(list(features.iterdir())) == 3

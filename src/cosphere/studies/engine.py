@@ -216,7 +216,8 @@ class Work:
     def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
         settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)
         if settings.features.copies and settings.features.folder is None:
-            settings = settings.with_values({"features.folder": str(self.context.folder / "features")})
+            own, shared = self.folder.features, self.folder.path.parent / ".features"
+            settings = settings.with_values({"features.folder": str(own if own.is_dir() else shared)})
         return settings.with_absolute_paths()
 
     def _execute(self, phase: Phase) -> None:

@@ -5,7 +5,6 @@ runs/<name>/
     search.journal    candidates of each arm, in Optuna's journal format
     choices.json      the chosen candidate of each arm; from then on the test images may be read
     arms/<arm>/<run>/ the runs, each with its record.json and, after a final run, queries.npz
-    features/         cached features, in laptop mode
     table.parquet     one row for each run; the same in table.json
     results.json      comparisons and verdicts
     report.html
@@ -56,7 +55,7 @@ class StudyFolder:
 
     @property
     def features(self) -> Path:
-        """Cached features of all runs."""
+        """Cached features of this study alone, if it was given any; else they lie in `.features` beside it, for all studies."""
         return self.path / "features"
 
     @property

@@ -158,6 +158,7 @@ class StudyResult:
                 for arm in self.arms
             ],
             "notes": list(self.notes),
+            "last_call": {"seconds": self.seconds, "outside_runs": self.overhead},
             "provenance": provenance(),
         }
 
