@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from cosphere.errors import CosphereError, RunError
+from cosphere.errors import CosphereError, MissingExtraError, RunError
 from cosphere.studies.jobs import Context, Finished, Job, perform
 
 Take = Callable[[], Job | None]
@@ -107,5 +107,6 @@ def _named(job: Job, context: Context) -> Finished:
     try:
         return perform(job, context)
     except CosphereError as error:
-        text = f"arm {job.arm}, {job.name}: {error}"
-        raise type(error)(text) from error
+        # An error that is not made from its message alone could not be sent back from a worker.
+        kind = CosphereError if isinstance(error, MissingExtraError) else type(error)
+        raise kind(f"arm {job.arm}, {job.name}: {error}") from error
