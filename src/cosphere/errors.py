@@ -92,3 +92,14 @@ def escaped(value: object) -> str:
     """
     text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a name that are not UTF-8
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural unless it is one; plurals are regular.
+
+    >>> counted(1, "image"), counted(1200, "class"), counted(0, "query")
+    ('1 image', '1,200 classes', '0 queries')
+    """
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun}"

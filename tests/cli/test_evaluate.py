@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosphere.cli.evaluate import show
+from cosphere.cli.evaluate import show, suspects_line
 from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
 from cosphere.experiment import Evaluation
 from cosphere.experiment.evaluation import save_class_tables
@@ -49,4 +49,26 @@ def test_published_scores_and_the_weakest_classes_stand_beside(
     assert any("recall@1" in line and "61.23" in line for line in shown.splitlines())
     assert "weakest classes by map@r: " in shown
     assert "a [b] (" in shown
-    assert "of 12 images have most of their neighbours in one other class: wrong labels" in shown
+    suspects = int((tables.suspects["agreement"] > 0.5).sum())
+    assert suspects_line(suspects, 12) in shown
+
+
+@pytest.mark.parametrize(
+    ("suspects", "words"),
+    [
+        (
+            0,
+            "0 of 32 images have most of their neighbours in one other class: wrong labels, or errors of the model; they come",
+        ),
+        (
+            1,
+            "1 of 32 images has most of its neighbours in one other class: wrong label, or an error of the model; it comes",
+        ),
+        (
+            2,
+            "2 of 32 images have most of their neighbours in one other class: wrong labels, or errors of the model; they come",
+        ),
+    ],
+)
+def test_the_line_of_suspects_counts_in_grammar(suspects: int, words: str) -> None:
+    assert suspects_line(suspects, 32) == f"{words} first in"

@@ -84,7 +84,7 @@ def test_an_unlabelled_test_folder_is_left_out(tmp_path: Path, draw) -> None:
     found = read_folder(tmp_path)
     assert rows(found, "label", "split") == [("a", "train"), ("b", "train")]
     assert found.notes == (
-        "1 images that lie in a split folder but in no class folder were left out: train/lost.jpg",
+        "left out: 1 image in a split folder but in no class folder, train/lost.jpg",
         "folders beside the splits were left out: test",
     )
 
@@ -93,7 +93,7 @@ def test_loose_images_are_left_out(tmp_path: Path, draw) -> None:
     draw(tmp_path, ["a/1.jpg", "b/2.jpg", "cover.jpg"])
     found = read_folder(tmp_path)
     assert len(found) == 2
-    assert found.notes == ("1 images that lie in no class folder were left out: cover.jpg",)
+    assert found.notes == ("left out: 1 image in no class folder, cover.jpg",)
 
 
 @pytest.mark.parametrize("inner", ["a/1.jpg b/2.jpg", "train/a/1.jpg test/b/2.jpg"])

@@ -235,7 +235,7 @@ def test_absolute_paths_and_another_root(photos: Path, tmp_path_factory) -> None
 
 def test_repeated_rows_are_noted_and_boxes_of_one_image_are_not_repeats(photos: Path) -> None:
     twice = read_table(write(photos, "path,label\na/1.jpg,x\na/1.jpg,x\n"))
-    assert twice.notes == ("1 rows repeat an image that the table already has",)
+    assert twice.notes == ("1 row repeats an image that the table already has",)
     boxes = "path,label,x_1,y_1,x_2,y_2\na/1.jpg,x,0,0,2,2\na/1.jpg,y,2,2,4,4\n"
     assert read_table(write(photos, boxes)).notes == ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -330,6 +331,9 @@ def test_names_are_shown_and_never_run(
     assert not set("".join(capsys.readouterr())) & {"\x1b", "\x9b", "\x07"}
 
 
+FULL = "cosphere: cannot write the output: no space left. Free some space.\n"
+
+
 class FullDisk(io.StringIO):
     """A standard output on a full disk: nothing can be flushed."""
 
@@ -350,7 +354,27 @@ def test_a_full_output_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", FullDisk())
     assert main([word.replace("DATA", str(data)) for word in words]) == 2
-    assert capsys.readouterr().err == "cosphere: cannot write the output: no space left. Free some space.\n"
+    assert capsys.readouterr().err == FULL
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_is_told_once() -> None:
+    """A short text fails only when it is flushed, and Python would complain again at its end."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cosphere", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (2, FULL)
+
+
+@pytest.mark.parametrize("words", [["losses"], ["--help"]])
+def test_a_reader_that_went_away_is_no_fault(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``cosphere losses | head -1``."""
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux only")

@@ -181,7 +181,7 @@ def test_a_second_run_computes_nothing(photos: Path, tmp_path: Path, computed: l
     assert sum(computed) == 180
     assert any(line.startswith("features: 180 computed in") for line in lines)
     note = next(line for line in lines if "the backbone is frozen" in line)
-    assert "3 cached view(s) of each image" in note
+    assert "3 cached views of each image" in note
     assert str(tmp_path / "runs" / ".features") in note
     assert "optimizer.backbone_rate and freeze_norm have no effect" in note
     computed.clear()

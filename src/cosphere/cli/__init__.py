@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(given)
+        code = _dispatch(given)
+        sys.stdout.flush()  # a full disk is told here rather than by Python at its end
+        return code
     except CosphereError as error:
         print(f"cosphere: {escaped(error)}", file=sys.stderr)
         return 2
@@ -38,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("cosphere: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it flushes
+        _discard_output()
         return 0
     except OSError as error:
         if error.errno == errno.ENOSPC:
+            _discard_output()
             text = "cannot write the output: no space left. Free some space."
         elif error.filename is not None:  # no rights, too long a name, a disk that fails
             text = f"{os.fspath(error.filename)} cannot be used: {error.strerror}. Check the path and its rights."
@@ -49,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"cosphere: {escaped(text)}", file=sys.stderr)
         return 2
+
+
+def _discard_output() -> None:
+    """Send what is left in the buffer nowhere; else Python complains again when it flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(given: list[str]) -> int:

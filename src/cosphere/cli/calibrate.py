@@ -5,6 +5,7 @@ from __future__ import annotations
 from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_seed, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
+from cosphere.errors import counted
 from cosphere.evaluate import OpenSetScores, convert_threshold
 from cosphere.evaluate.thresholds import Measure
 from cosphere.experiment import calibrate_run
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int:
 def show(calibration: Calibration, split: str) -> None:
     """The table of the threshold and its rates."""
     table = console.table_of(
-        f"threshold from {split}: {calibration.images:,} images, {calibration.classes:,} classes",
+        f"threshold from {split}: {counted(calibration.images, 'image')}, {counted(calibration.classes, 'class')}",
         "",
         "value",
         f"{100 * calibration.level:g} % interval",

@@ -20,7 +20,7 @@ def show(evaluation: Evaluation, table: EqualBytes) -> None:
 
 def show_codes(table: EqualBytes, title: str, out: Console | None = None) -> None:
     """Print the table; it fits 80 columns."""
-    out = out or Console()
+    out = out or console.Output()
     shown = Table(
         title=console.plain(title),
         box=box.SIMPLE,

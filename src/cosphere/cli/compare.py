@@ -7,14 +7,13 @@ from glob import glob
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cosphere.cli import console
 from cosphere.cli.options import add_seed
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
 from cosphere.experiment import ComparedRuns, compare_runs
 from cosphere.experiment.outputs import check_output_folder
@@ -117,11 +116,11 @@ def _metrics(names: str | None, ks: Sequence[int]) -> list[str]:
 
 def show(compared: ComparedRuns) -> None:
     """The table, the classes that gain and lose most, and the notes."""
-    comparison, width = compared.comparison, Console().width
-    Console().print(_table(compared, gap=2 if width >= 100 else 1), highlight=False)
+    comparison, width = compared.comparison, console.Output().width
+    console.Output().print(_table(compared, gap=2 if width >= 100 else 1), highlight=False)
     for arm in comparison.arms:
         if arm != comparison.baseline:
-            Console().print(_classes(comparison, arm, width), highlight=False)
+            console.Output().print(_classes(comparison, arm, width), highlight=False)
     for text in compared.notes:
         console.note(text)
 
@@ -129,8 +128,7 @@ def show(compared: ComparedRuns) -> None:
 def _table(compared: ComparedRuns, *, gap: int) -> Table:
     comparison, matched = compared.comparison, compared.matched
     title = (
-        f"{matched.split}: {comparison.queries:,} queries, {len(comparison.class_names):,} "
-        f"class{'' if len(comparison.class_names) == 1 else 'es'}; "
+        f"{matched.split}: {counted(comparison.queries, 'query')}, {counted(len(comparison.class_names), 'class')}; "
         f"differences to {comparison.baseline}"
     )
     several = [f"{arm} {count}" for arm, count in comparison.runs.items() if count > 1 and arm not in compared.mixed]

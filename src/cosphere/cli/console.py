@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from cosphere.data import Catalogue
 
 
+class Output(Console):
+    """Standard output. A reader that goes away, as in ``cosphere losses | head``, is left to :func:`cosphere.cli.main`."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is handled; rich would end the process with 1."""
+        raise BrokenPipeError
+
+
 def plain(value: object) -> Text:
     """A cell or line as it is: brackets are no markup, and control characters are shown as escapes."""
     return Text(escaped(value))
@@ -28,7 +36,7 @@ def plain(value: object) -> Text:
 
 def line(text: str) -> None:
     """One line of the result."""
-    Console().print(plain(text), highlight=False, soft_wrap=True)
+    Output().print(plain(text), highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -48,7 +56,7 @@ def aside(text: str) -> None:
 
 def show(table: RenderableType) -> None:
     """A table of the result; its cells of others' text are :func:`plain`."""
-    Console().print(table)
+    Output().print(table)
 
 
 def table_of(title: str, *columns: str) -> Table:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosphere.data import Catalogue, DataReport
-from cosphere.errors import escaped
+from cosphere.errors import counted, escaped
 
 _SHOWN = 5
 """Lines of a list that :func:`render` prints before it says how many more there are."""
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 def render(report: DataReport) -> RenderableType:
     """The report as tables for a terminal; prints well at 80 columns."""
-    head = Text(f"{report.images} images, {report.classes} classes", style="bold")
+    head = Text(f"{counted(report.images, 'image')}, {counted(report.classes, 'class')}", style="bold")
     kind = Text(escaped(f"layout {report.layout}; {_PROTOCOLS[report.protocol]}"))
     size = Text(
         f"width {report.widths}, height {report.heights} pixels (min / median / max)" if report.widths else "no sizes"

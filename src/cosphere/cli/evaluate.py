@@ -7,6 +7,7 @@ import dataclasses
 from cosphere.cli import codes_table, console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser, settings_of
+from cosphere.errors import counted
 from cosphere.evaluate import EvaluationSettings
 from cosphere.evaluate.agreement import worth_printing
 from cosphere.experiment import Evaluation, evaluate_run
@@ -76,10 +77,9 @@ def show(evaluation: Evaluation) -> None:
 def show_scores(evaluation: Evaluation) -> None:
     """Value, interval and, for a recipe of a published row, the published score."""
     scores, published = evaluation.scores, evaluation.published
-    plural = "" if scores.classes == 1 else "es"
     over = "" if scores.interval_over == "queries" else f" over {scores.interval_over}"
     table = console.table_of(
-        f"{evaluation.name}, {evaluation.split}: {scores.images:,} images, {scores.classes:,} class{plural}",
+        f"{evaluation.name}, {evaluation.split}: {counted(scores.images, 'image')}, {counted(scores.classes, 'class')}",
         "score",
         "%",
         f"95 % interval{over}",
@@ -100,19 +100,23 @@ def show_scores(evaluation: Evaluation) -> None:
     console.line(f"written to {evaluation.path}")
 
 
-def _queries(count: int) -> str:
-    return f"{count:,} quer{'y' if count == 1 else 'ies'}"
-
-
 def show_class_tables(evaluation: Evaluation, tables: ClassTables) -> None:
     """Name the weakest classes and count the suspicious images."""
     weakest = ", ".join(
-        f"{row['class']} ({100 * row[BY]:.1f} %, {_queries(row['queries'])})"
+        f"{row['class']} ({100 * row[BY]:.1f} %, {counted(row['queries'], 'query')})"
         for row in tables.classes.head(WEAKEST).to_dict("records")
     )
     folder = evaluation.folder.path
     console.line(f"weakest classes by {BY}: {weakest}; all in {folder / CLASSES}")
-    console.line(
-        f"{int((tables.suspects['agreement'] > 0.5).sum()):,} of {evaluation.scores.images:,} images have most of their "
-        f"neighbours in one other class: wrong labels, or errors of the model; they come first in {folder / SUSPECTS}"
+    suspects = int((tables.suspects["agreement"] > 0.5).sum())
+    console.line(f"{suspects_line(suspects, evaluation.scores.images)} {folder / SUSPECTS}")
+
+
+def suspects_line(suspects: int, images: int) -> str:
+    """How many images are suspicious, and where they stand in the file that is named next."""
+    one = suspects == 1
+    return (
+        f"{suspects:,} of {counted(images, 'image')} {'has' if one else 'have'} most of {'its' if one else 'their'} neighbours "
+        f"in one other class: wrong {'label' if one else 'labels'}, or {'an error' if one else 'errors'} of the model; "
+        f"{'it comes' if one else 'they come'} first in"
     )

@@ -9,14 +9,13 @@ from itertools import count
 
 import torch
 from jsonargparse import Namespace
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from cosphere import losses
 from cosphere.checks import check_whole
+from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 from cosphere.losses.engine.document import GROUPS, loss_table_markdown
 
 _EXAMPLES = [
@@ -59,9 +58,9 @@ def run(arguments: list[str]) -> int:
     elif given.markdown:
         print(loss_table_markdown())
     elif given.name:
-        _show_one(Console(), losses.about(given.name))
+        _show_one(losses.about(given.name))
     else:
-        _show_all(Console(), losses.table())
+        _show_all(losses.table())
     return 0
 
 
@@ -73,7 +72,7 @@ def _check_together(given: Namespace, defaults: Namespace) -> None:
         raise SettingsError(f"--{alone[0].replace('_', '-')} says how to measure; add --time.")
 
 
-def _show_all(console: Console, entries: list[losses.About]) -> None:
+def _show_all(entries: list[losses.About]) -> None:
     for weights, title in GROUPS.items():
         table = Table(title=title.lower(), title_justify="left", show_lines=True, expand=True)
         table.add_column("name", no_wrap=True)
@@ -82,18 +81,19 @@ def _show_all(console: Console, entries: list[losses.About]) -> None:
         table.add_column("when to choose it", overflow="fold", ratio=5)
         for entry in entries:
             if entry.uses_class_weights is weights:
-                table.add_row(entry.name, entry.batch, entry.normalises, entry.choose_when)
-        console.print(table)
-    console.print("cosphere losses NAME shows one in full; --time measures them here.", highlight=False)
+                cells = (entry.name, entry.batch, entry.normalises, entry.choose_when)
+                table.add_row(*map(console.plain, cells))
+        console.show(table)
+    console.line("cosphere losses NAME shows one in full; --time measures them here.")
 
 
-def _show_one(console: Console, entry: losses.About) -> None:
-    table = Table(title=entry.title, show_header=False)
+def _show_one(entry: losses.About) -> None:
+    table = Table(title=console.plain(entry.title), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for field in dataclasses.fields(entry):
-        table.add_row(field.name.replace("_", " "), _as_text(getattr(entry, field.name)))
-    console.print(table)
+        table.add_row(field.name.replace("_", " "), console.plain(_as_text(getattr(entry, field.name))))
+    console.show(table)
 
 
 def _as_text(value: object) -> str:
@@ -107,8 +107,8 @@ def _time(given: Namespace) -> None:
 
     device = choose_device(given.device)
     names = [given.name] if given.name else [entry.name for entry in losses.table()]
-    with _threads(given.threads), Progress(console=Console(stderr=True), transient=True) as bar:
-        task, done = bar.add_task("losses", total=len(names)), count()
+    with _threads(given.threads), console.progress_bar("losses") as move:
+        done = count()
         timings = losses.time_losses(
             names,
             batch=given.batch,
@@ -116,11 +116,11 @@ def _time(given: Namespace) -> None:
             per_class=given.per_class,
             device=device,
             repeats=given.repeats,
-            progress=lambda name: bar.update(task, description=name, completed=next(done)),
+            progress=lambda _: move(next(done), len(names)),
         )
         threads = torch.get_num_threads()
     where = f"{device}, {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else device
-    _show_times(Console(), timings, given, where=where)
+    _show_times(timings, given, where=where)
 
 
 @contextmanager
@@ -134,26 +134,24 @@ def _threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _show_times(console: Console, timings: list[losses.Timing], given: Namespace, *, where: str) -> None:
+def _show_times(timings: list[losses.Timing], given: Namespace, *, where: str) -> None:
     memory = any(timing.extra_bytes is not None for timing in timings)
-    table = Table(
-        title=f"forward and backward: {given.batch} x {given.dim}, {given.per_class} a class, float32, {where}"
+    table = console.table_of(
+        f"forward and backward: {given.batch} x {given.dim}, {given.per_class} a class, float32, {where}",
+        *("name", "ms", "x floor", *(["extra MB at peak"] if memory else []), "runs"),
     )
-    table.add_column("name", no_wrap=True)
-    for column in ("ms", "x floor", *(["extra MB at peak"] if memory else []), "runs"):
-        table.add_column(column, justify="right")
+    table.columns[0].no_wrap = True
     for timing in timings:
         extra = [f"{timing.extra_bytes / 1e6:.1f}"] if memory and timing.extra_bytes is not None else []
         table.add_row(
-            timing.name + (f" ({timing.classes} classes)" if timing.classes else ""),
+            console.plain(timing.name + (f" ({counted(timing.classes, 'class')})" if timing.classes else "")),
             f"{timing.seconds * 1e3:.2f}",
             f"{timing.times_floor:.2f}",
             *extra,
             str(timing.repeats),
         )
-    console.print(table)
-    console.print(
+    console.show(table)
+    console.line(
         "The floor is forward and backward of (x @ x.T).sum(), measured in turn with each loss; times are medians. "
-        "Losses with class weights have the batch's own classes.",
-        highlight=False,
+        "Losses with class weights have the batch's own classes."
     )

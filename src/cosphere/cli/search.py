@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_images
 from cosphere.experiment.outputs import check_output
 from cosphere.files import write_atomic
@@ -100,7 +99,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
 def show(answer: Answer, images: int) -> None:
     """Print the hits and what to know about them."""
-    table = Table(title=console.plain(f"nearest to {Path(answer.query).name} among {images:,} images"))
+    table = Table(title=console.plain(f"nearest to {Path(answer.query).name} among {counted(images, 'image')}"))
     for column, justify in (("rank", "right"), (answer.measure, "right"), ("label", "left"), ("image", "left")):
         table.add_column(column, justify=justify, no_wrap=column in ("rank", "image"))  # type: ignore[arg-type]
     root = common_folder([hit.path for hit in answer.hits])
@@ -108,7 +107,8 @@ def show(answer: Answer, images: int) -> None:
         shown = os.path.relpath(hit.path, root) if root else hit.path
         table.add_row(str(rank), f"{hit.score:.3f}", console.plain(_label(hit)), console.plain(shown))
     # Wider than the terminal rather than paths broken in the middle, which nobody can copy.
-    Console(width=max(Console().width, Console(width=10_000).measure(table).maximum)).print(table)
+    widest = console.Output(width=10_000).measure(table).maximum
+    console.Output(width=max(console.Output().width, widest)).print(table)
     if root:
         console.line(f"images lie in {root}")
     for text in answer.notes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser, settings_of
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment import resume_run
 from cosphere.experiment import run as run_experiment
 from cosphere.runs import RunFolder
@@ -105,7 +105,7 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
         )
         console.show(table)
     if result.unreadable:
-        console.line(f"{len(result.unreadable)} unreadable image(s) left out, first: {result.unreadable[0]}")
+        console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
     console.line(f"{result.steps} steps in {result.seconds:.0f} s; the model is in {folder.model}")
     root = Path(settings.data.root).absolute()
     console.line(f"next: cosphere evaluate {folder.path} {root}    cosphere search {folder.path} {root} QUERY.jpg")

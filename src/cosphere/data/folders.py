@@ -12,7 +12,7 @@ from cosphere.checks import check_choice
 from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
 from cosphere.data.listing import Listing, list_images, list_members
 from cosphere.data.names import named_in_nfc
-from cosphere.errors import DataError
+from cosphere.errors import DataError, counted
 from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
@@ -93,7 +93,7 @@ def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tu
     if len(loose) == len(images):
         raise DataError(f"{root} holds {len(images)} images but no class folders. {_ADVICE}")
     if loose:
-        notes.append(f"{len(loose)} images that lie in no class folder were left out: {_first(loose)}")
+        notes.append(f"left out: {counted(len(loose), 'image')} in no class folder, {_first(loose)}")
     parts = [path.split("/", 2) for path in images if "/" in path]
     splits = _split_folders(root, parts)
     if splits:
@@ -141,7 +141,7 @@ def _inside_splits(parts: list[list[str]], splits: set[str], notes: list[str]) -
     other = sorted({part[0] for part in parts if part[0] not in splits})
     if loose:
         notes.append(
-            f"{len(loose)} images that lie in a split folder but in no class folder were left out: {_first(loose)}"
+            f"left out: {counted(len(loose), 'image')} in a split folder but in no class folder, {_first(loose)}"
         )
     if other:
         notes.append(f"folders beside the splits were left out: {_first(other)}")

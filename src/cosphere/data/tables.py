@@ -15,7 +15,7 @@ from cosphere.data.folders import Labels, query_and_gallery
 from cosphere.data.listing import drop_missing, is_image, matching_paths
 from cosphere.data.names import named_in_nfc
 from cosphere.data.table_files import TableFile, load_table, texts
-from cosphere.errors import DataError, did_you_mean
+from cosphere.errors import DataError, counted, did_you_mean
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -105,7 +105,7 @@ def read_table(
     table = table[there].reset_index(drop=True)
     repeated = int(table.duplicated(["path", *(column for column in BOX if column in table.columns)]).sum())
     if repeated:
-        notes.append(f"{repeated} rows repeat an image that the table already has")
+        notes.append(f"{counted(repeated, 'row')} repeat{'s' * (repeated == 1)} an image that the table already has")
     notes += [*respelled, *lost, *_several_labels(table)]
     return Catalogue(table=table, root=base, layout="table", notes=tuple(notes), skipped=skipped)
 

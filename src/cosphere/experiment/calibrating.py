@@ -9,7 +9,7 @@ from typing import Any
 from cosphere.checks import check_seed
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
-from cosphere.errors import DataError
+from cosphere.errors import DataError, counted
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.comparison import FEW_CLASSES
@@ -155,7 +155,7 @@ def _distinct(table: Embeddings, split: str) -> tuple[Embeddings, list[str]]:
     if not left_out:
         return pictures, []
     return pictures, [
-        f"{left_out} rows of split {split} are left out: they repeat the picture of another row, or it has two labels"
+        f"left out: {counted(left_out, 'row')} of split {split} whose picture is that of another row, or has two labels"
     ]
 
 

@@ -34,6 +34,9 @@ def facility_location_loss(
     the objective most. The result is a lower bound of the true maximum. The gradient passes only through the distances
     to the selected medoids and to the class medoids.
 
+    A bound of NMI rules most candidates out while images lie apart. Where rows coincide, as in a collapsed batch, all candidates
+    are equally good and each is tried for each medoid: about O(B^3) instead of O(B^2 D log B).
+
     Song, Jegelka, Rathod, Murphy: Deep Metric Learning via Facility Location, CVPR 2017. TensorFlow keeps clusters
     fixed while comparing medoids; here images are reassigned to the nearest. ronekko's code uses squared distances.
 
@@ -302,7 +305,7 @@ class _Clusters:
     batch="at least 2 classes, and more images than classes",
     normalises="embeddings",
     defaults_source="TensorFlow's cluster loss: gamma 1, five passes of swaps; distances as in the paper",
-    cost="about O(B^2 D log B) time, a search that no bound holds for; O(B D) memory and one block",
+    cost="about O(B^2 D log B) time, about O(B^3) where rows coincide, as in a collapsed batch; O(B D) memory and one block",
     choose_when="the clusters themselves are what is wanted, and batches are small; slow",
     forms=[{"distance": "squared", "passes": 0}, {"nmi": "arithmetic", "distance": "squared"}],
     traits=Traits(order="searched"),

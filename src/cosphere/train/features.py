@@ -13,6 +13,7 @@ from torch import Tensor
 from cosphere._types import Progress
 from cosphere.data import Catalogue, Draw, ImageRows, Skipped
 from cosphere.embeddings import FeatureCache, FeatureTable, Views, embed
+from cosphere.errors import counted
 from cosphere.images import Augmentation
 from cosphere.models import Embedder
 from cosphere.train.batches import decoding_workers, pixel_cache, scoring_precision
@@ -116,7 +117,7 @@ class FeatureStream(Stream[FeatureBatch]):
         size = f"{self.table.nbytes / 1e6:,.1f} MB in {self._cache.folder}"
         return (
             *self.sampler.notes,
-            f"the backbone is frozen: {self.table.copies} cached view(s) of each image, {size}; optimizer.backbone_rate and "
+            f"the backbone is frozen: {counted(self.table.copies, 'cached view')} of each image, {size}; optimizer.backbone_rate and "
             "freeze_norm have no effect",
         )
 

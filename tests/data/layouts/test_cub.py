@@ -66,7 +66,7 @@ def test_strays_and_images_of_no_list_are_noted(cub: Path, draw) -> None:
     assert len(found) == 5
     assert found.notes == (
         "1 hidden or stray files (such as ._name) lie among the images and were left out",
-        "1 images that the lists do not name were left out: images/001.Black_footed_Albatross/copy.jpg",
+        "left out: 1 image not named by the lists, images/001.Black_footed_Albatross/copy.jpg",
     )
 
 

@@ -34,7 +34,7 @@ def test_a_shuffled_epoch_holds_every_image_once(images: int, size: int, lengths
     loader = torch.utils.data.DataLoader(range(images), batch_size=size, shuffle=True, drop_last=False)  # type: ignore[arg-type]
     assert [len(batch) for batch in loader if len(batch) > 1] == lengths
     assert batches.notes == (
-        ("1 images are left out of each epoch: they make no batch of equal shares",) if images == 9 else ()
+        ("1 image left out of each epoch, to make batches of equal shares",) if images == 9 else ()
     )
 
 

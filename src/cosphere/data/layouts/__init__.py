@@ -14,7 +14,7 @@ from cosphere.data.layouts.in_shop import LAYOUT as IN_SHOP
 from cosphere.data.layouts.published import Contents, Layout, Part, compare
 from cosphere.data.layouts.sop import LAYOUT as SOP
 from cosphere.data.listing import drop_missing, is_folder, is_stray, list_images, scan
-from cosphere.errors import DataError
+from cosphere.errors import DataError, counted
 
 __all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
 
@@ -113,5 +113,5 @@ def _left_over(contents: Contents) -> list[str]:
     notes = [f"{stray} hidden or stray files (such as ._name) lie among the images and were left out"] if stray else []
     if extra:
         first = ", ".join(extra[:3]) + (", ..." if len(extra) > 3 else "")
-        notes.append(f"{len(extra)} images that the lists do not name were left out: {first}")
+        notes.append(f"left out: {counted(len(extra), 'image')} not named by the lists, {first}")
     return notes

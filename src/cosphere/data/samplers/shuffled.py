@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from cosphere._types import Integers
 from cosphere.checks import MOST_IMAGES, check_whole
 from cosphere.data.samplers.epochs import EpochBatches
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 
 
 class ShuffledBatches(EpochBatches):
@@ -55,7 +55,7 @@ class ShuffledBatches(EpochBatches):
             raise SettingsError(f"{images} images do not fill a batch on {world_size} ranks. Use fewer ranks.")
         left_out = images % whole - self._last
         if left_out:
-            self.notes = (f"{left_out} images are left out of each epoch: they make no batch of equal shares",)
+            self.notes = (f"{counted(left_out, 'image')} left out of each epoch, to make batches of equal shares",)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
