@@ -302,17 +302,17 @@ def test_nothing_to_choose_by_is_said(content: dict[str, Any], images: Catalogue
 def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
     content: dict[str, Any], images: Catalogue, tmp_path: Path
 ) -> None:
-    content |= {"candidates": 6, "seeds": 1, "search": {"sampler": "tpe"}}
+    content |= {"candidates": 3, "seeds": 1, "search": {"sampler": "tpe"}}
     content["base"]["steps"] = 1
     study = study_of("tiny", content)
     unbroken = run(study, images, tmp_path / "whole")
     with pytest.raises(Stop):
-        run(study, images, tmp_path / "broken", listener=Stopping(11))
+        run(study, images, tmp_path / "broken", listener=Stopping(4))
     with pytest.raises(Stop):
         run(study, images, tmp_path / "broken", listener=Stopping(1))
     same(run(study, images, tmp_path / "broken").table, unbroken.table)
     tuned = unbroken.table[unbroken.table["phase"] == "tune"]
-    assert tuned.loc[tuned["arm"] == "sec", "value.sec.weight"].nunique() == 6
+    assert tuned.loc[tuned["arm"] == "sec", "value.sec.weight"].nunique() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its forks")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cosphere.evaluate.retrieval import retrieval
-from cosphere.studies.results import chance
+from cosphere.studies.results import _p_smallest, chance
 
 
 def test_chance_is_the_mean_score_of_random_embeddings() -> None:
@@ -19,6 +19,16 @@ def test_chance_is_the_mean_score_of_random_embeddings() -> None:
     for score in ("recall@1", "recall@4", "map@r", "r_precision"):
         # Random directions are not quite a random order (near ones are near to many), hence the width.
         assert chance(score, labels).mean() == pytest.approx(np.mean([one[score] for one in drawn]), abs=0.012), score
+
+
+def test_a_gain_over_classes_is_ruled_out_by_how_many_of_them_lie_below_it() -> None:
+    classes = np.repeat(np.arange(8), 3)
+    below = np.repeat([0.0, 0.001, -0.002, 0.003, -0.001, 0.0005, 0.0, -0.003], 3)
+    assert _p_smallest(below, classes, 0.005) == pytest.approx(
+        1 / 2**8
+    )  # all eight lie below: one pattern of 256 goes as far
+    assert _p_smallest(below + 0.1, classes, 0.005) == pytest.approx(1 - 1 / 2**8)
+    assert _p_smallest(below + 0.1, None, 0.005) > 0.99
 
 
 def test_chance_of_recall_at_1_is_the_share_of_the_class() -> None:

@@ -90,6 +90,12 @@ def test_classes_that_disagree_leave_a_question_open_and_no_number_of_seeds_is_p
     assert "more test classes" in verdict.reason
 
 
+def test_a_no_too_holds_for_other_classes_or_is_none() -> None:
+    change = [0.0, 0.0005, -0.0005, 0.0002]
+    assert decide([evidence_of(change, p_classes=0.8)])[0].answer == "no"
+    assert decide([evidence_of(change, p_classes=0.8, p_smallest_classes=0.2)])[0].answer == "not decided"
+
+
 def test_one_seed_decides_nothing() -> None:
     (verdict,) = decide([evidence_of([0.3])])
     assert (verdict.answer, verdict.seeds_needed) == ("not decided", 3)

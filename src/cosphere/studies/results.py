@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from cosphere._types import Floats, Integers
 from cosphere.evaluate.comparison import Arm, Difference, compare
+from cosphere.evaluate.significance import sign_flip_test
 from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.runs import provenance
 from cosphere.studies.definition import Comparison, Study
@@ -40,6 +41,8 @@ class Compared:
     """None while no seed is finished in both arms."""
     difference: Difference | None
     """Over classes; None where the score has no value for each query."""
+    p_smallest: float | None = None
+    """Over classes, of a gain of at least the smallest that matters, one-sided."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -248,13 +251,14 @@ def compared(
             level=study.level,
             classes=None if (difference := drafts[at].difference) is None else difference.interval,
             p_classes=None if difference is None else difference.p,
+            p_smallest_classes=drafts[at].p_smallest,
         )
         for at in known
     ]
     verdicts = decide(evidence, smallest=study.smallest, level=study.level)
     for at, verdict in zip(known, verdicts, strict=True):
         one = drafts[at]
-        drafts[at] = Compared(one.comparison, one.seeds, one.changes, verdict, one.difference, one.notes)
+        drafts[at] = replace(one, verdict=verdict)
     return drafts
 
 
@@ -265,7 +269,7 @@ def _draft(comparison: Comparison, values: _Values, study: Study) -> Compared:
     if not seeds:
         return Compared(comparison, (), (), None, None)
     ours, theirs = np.stack([first[seed] for seed in seeds]), np.stack([second[seed] for seed in seeds])
-    difference = None
+    difference, p_smallest = None, None
     if values.classes is not None and ours.shape[1] == theirs.shape[1] == len(values.classes):
         arms = {
             comparison.arm: Arm({comparison.score: ours}, seeds),
@@ -280,9 +284,17 @@ def _draft(comparison: Comparison, values: _Values, study: Study) -> Compared:
             samples=SAMPLES,
             level=study.level,
         ).differences
+        p_smallest = _p_smallest((ours - theirs).mean(axis=0), values.classes if several else None, study.smallest)
     changes = (ours.mean(axis=1) - theirs.mean(axis=1)).tolist()
     notes = [note for arm in (comparison.arm, comparison.against) if (note := values.failure(arm, seeds))]
-    return Compared(comparison, seeds, tuple(changes), None, difference, tuple(notes))
+    return Compared(comparison, seeds, tuple(changes), None, difference, p_smallest, tuple(notes))
+
+
+def _p_smallest(change: Floats, classes: Any, smallest: float) -> float:
+    """One-sided p-value over classes of a gain of at least ``smallest``, by sign flips around it."""
+    below = change - smallest
+    two_sided = sign_flip_test(below, classes=classes)
+    return two_sided / 2 if below.mean() < 0 else 1 - two_sided / 2
 
 
 class _Values:

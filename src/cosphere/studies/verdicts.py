@@ -41,7 +41,8 @@ class Evidence(NamedTuple):
     p_seeds: float | None
     """Of no difference, over seeds alone."""
     p_smallest: float
-    """Of a gain of at least the smallest one that matters, one-sided, over seeds; 1 for one seed."""
+    """Of a gain of at least the smallest one that matters, one-sided: the larger of those over seeds and over classes; 1 for one
+    seed."""
     classes: Interval | None = None
     """Interval over seeds and classes."""
 
@@ -68,6 +69,7 @@ def evidence_of(
     level: float = 0.95,
     classes: Interval | None = None,
     p_classes: float | None = None,
+    p_smallest_classes: float | None = None,
 ) -> Evidence:
     """The evidence of paired differences.
 
@@ -76,7 +78,8 @@ def evidence_of(
         smallest: smallest gain that matters, a fraction, >= 0.
         level: of the interval, in (0, 1).
         classes: interval over seeds and classes, where there is one.
-        p_classes: p-value over classes, where there is one.
+        p_classes: p-value of no difference over classes, where there is one.
+        p_smallest_classes: p-value over classes of a gain of at least ``smallest``, where there is one.
 
     Raises:
         SizeError, DataError: not (S,) finite numbers.
@@ -94,6 +97,7 @@ def evidence_of(
     else:
         p_smallest = 0.0 if summary.mean < smallest else 1.0
     d = summary.mean / summary.sd if varies else None
+    p_smallest = max(p_smallest, p_smallest_classes or 0.0)
     return Evidence(summary, d, max(p_seeds, p_classes or 0.0), p_seeds, p_smallest, classes)
 
 
@@ -151,7 +155,7 @@ def _undecided(one: Evidence, needed: int | None, alpha: float) -> str:
     if needed is None:
         return f"more than {MOST_SEEDS} seeds would be needed: the difference is small beside its variation over seeds."
     if needed <= one.seeds.n:
-        return f"about {one.seeds.n + 1} seeds would be needed: these {one.seeds.n} had bad luck or share their p with many."
+        return "it is close: more test classes or a few more seeds would be needed."
     return f"about {needed} seeds would be needed; there are {one.seeds.n}."
 
 
