@@ -110,7 +110,7 @@ def _forest(compared: Sequence[Row], level: float, folder: Path) -> Drawn:
             axes.plot([], [], marker=mark, linestyle="none", color=COLOURS[colour], label=answer)
         legend(axes)
         axes.set(title=f"Differences, with {100 * level:g} % intervals")
-        axes.set_xlabel("percentage points (right of 0: better); thick: over seeds and classes, thin: over seeds")
+        axes.set_xlabel("percentage points (right of 0: better)\nthick: over seeds and classes, thin: over seeds")
     text = "; ".join(
         f"{_pair(one)}: {100 * one['verdict']['evidence']['seeds']['mean']:+.1f} points" for one in compared
     )
