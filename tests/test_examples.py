@@ -49,11 +49,13 @@ def test_every_example_is_run(shown: dict[str, str]) -> None:
     assert set(shown) == {file.name for file in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.slow
 def test_own_training_loop(shown: dict[str, str]) -> None:
     without, with_sec = (float(cv) for cv in re.findall(r"variation ([\d.]+)", shown["own_training_loop.py"]))
     assert with_sec < 0.8 * without
 
 
+@pytest.mark.slow
 def test_search_in_python(shown: dict[str, str], query: Path) -> None:
     lines = shown["search_in_python.py"].splitlines()
     assert len(lines) == 5

@@ -495,6 +495,7 @@ def test_a_setting_of_the_wrong_type_is_named():
         losses.build("triplet", num_classes=2, dim=2, margin="1.0")
 
 
+@pytest.mark.slow
 def test_importing_the_losses_imports_nothing_heavy():
     heavy = "{'timm', 'pandas', 'torchvision', 'sklearn', 'faiss', 'accelerate', 'matplotlib', 'PIL'}"
     code = f"import sys, cosphere.losses, cosphere.spherical; print(sorted({heavy} & set(sys.modules)))"

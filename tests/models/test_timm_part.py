@@ -16,6 +16,7 @@ def run(code: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_network_is_timms_and_timm_is_whole_afterwards() -> None:
     shown = run(
         """
