@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from PIL import Image
 from cosphere.cli import main, quick
 from cosphere.data import read_catalogue
 from cosphere.errors import DataError, SettingsError
+from cosphere.experiment import calibrate_run, embed_images, evaluate_run, search_images
+from cosphere.experiment.training import run as train_run
 from cosphere.models import Embedder
+from cosphere.search import Index, save_gallery
 from cosphere.search.answer import MEASURES
+from cosphere.train import TrainSettings
 
 TYPED = [
     pytest.param(["--loss", "triplet"], ["--loss.name", "triplet"], id="E10 loss"),
@@ -107,40 +113,72 @@ def test_no_score_of_bits_is_called_a_cosine() -> None:
     assert [kind for kind, words in MEASURES.items() if words == "cosine"] == ["exact", "rerank"]
 
 
-def test_a_failed_start_leaves_no_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """E14, F12."""
-    for words in (["--loss.settings.margn", "1"], ["--validation.metric", "recal@1"]):
-        assert (
-            main(
-                ["train", str(data), "--name", "x", "--runs", str(tmp_path / "runs"), "--model.weights", "none", *words]
-            )
-            == 2
-        )
+@pytest.mark.parametrize("values", [{"loss.settings.margn": 1}, {"validation.metric": "recal@1"}])
+def test_a_failed_start_leaves_no_folder(values: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    """E14, F12: of a setting that is known to be wrong only once the images are read."""
+    common = {"data.root": str(data), "model.backbone": "test_resnet", "model.weights": "none", "images.size": 32}
+    with pytest.raises(SettingsError):
+        train_run(TrainSettings().with_values({**common, "device": "cpu", **values}), tmp_path / "runs" / "x")
     assert not (tmp_path / "runs" / "x").exists()
-    capsys.readouterr()
+
+
+def unreadable(root: Path) -> Path:
+    """Two classes of three images, of which two cannot be read."""
+    for name in "xy":
+        for image in range(3):
+            flat(root / "test" / name / f"{image}.png", (90 * image, 9, ord(name)))
+    for image in (1, 2):
+        (root / "test" / "y" / f"{image}.png").write_bytes(b"no picture")
+    return root
+
+
+@pytest.mark.parametrize("act", [evaluate_run, calibrate_run])
+def test_unreadable_images_are_tolerated_as_asked(act: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    """E14: two of six images are 33 %."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    more: dict[str, Any] = {"split": "test"} | ({"far": 0.3} if act is calibrate_run else {})
+    with pytest.raises(DataError, match=r"2 of 6 images cannot be read, more than the 20\.0%"):
+        act(own, unreadable(tmp_path / "photos"), max_unreadable=0.2, **more)
+    done = act(own, tmp_path / "photos", max_unreadable=0.4, **more)
+    assert (done.scores.images if act is evaluate_run else done.calibration.images) == 4
+
+
+def test_saved_rows_answer_without_reading_an_image(run: Path, data: Path, tmp_path: Path) -> None:
+    """E1: an .npz and a saved index give the answer of the images; those of another model are refused."""
+    query = data / "test" / "u" / "0.png"
+    table = embed_images(run, data, split="test")
+    table.save(tmp_path / "rows.npz")
+    save_gallery(tmp_path / "index.npz", Index.build(table.embeddings), table)
+    sources: list[tuple[Path, dict[str, Any]]] = [
+        (data, {"split": "test"}),
+        (tmp_path / "rows.npz", {}),
+        (tmp_path / "index.npz", {}),
+    ]
+    answers = [search_images(run, source, [query], k=3, **more).answers[0] for source, more in sources]
+    hits = [[(hit.path, hit.label, hit.score) for hit in answer.hits] for answer in answers]
+    assert len(hits[0]) == 3
+    assert hits[1] == hits[0]
+    assert hits[2] == hits[0]
+    replace(table, model_id="f" * 64).save(tmp_path / "other.npz")
+    with pytest.raises(DataError, match="was made by model ffffffffffff; the queries would be encoded by"):
+        search_images(run, tmp_path / "other.npz", [query], k=3)
 
 
 def test_a_run_of_ones_own_is_where_training_begins(
     data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """E11 through the command line: fine-tuning from a run, then going on to more steps; and F2 on train, query and gallery folders."""
+    """E11: fine-tuning from a run, then going on to more steps through the command line; and F2 on train, query and gallery folders."""
     images = class_folders(tmp_path / "photos" / "train", "abcdefgh")
     for role in ("query", "gallery"):
         class_folders(images.parent / role, "xy")
-    words = [
-        "--model.backbone",
-        "test_resnet",
-        "--model.dim",
-        "8",
-        "--images.size",
-        "32",
-        "--device",
-        "cpu",
-        "--batch.size",
-        "6",
-    ]
-    words += ["--steps", "1", "--runs", str(tmp_path), "--name", "tuned", "--validation.lens", "false"]
-    assert main(["train", str(images.parent), "--model.weights", str(run), *words]) == 0
+    values = {
+        "data.root": str(images.parent),
+        "model.backbone": "test_resnet",
+        "model.weights": str(run),
+        "model.dim": 8,
+    }
+    values |= {"images.size": 32, "device": "cpu", "batch.size": 6, "steps": 1, "validation.lens": False}
+    train_run(TrainSettings().with_values(values), tmp_path / "tuned")
     assert main(["train", "--resume", str(tmp_path / "tuned"), "--steps", "2"]) == 0
     assert Embedder.load(tmp_path / "tuned").provenance["step"] in (0, 1, 2)
     assert str(run) in Embedder.load(tmp_path / "tuned").provenance["weights"]

@@ -128,7 +128,7 @@ FILES = [
     ),
     pytest.param(file_of("steps: " + "9" * 5000, TrainSettings.read), "cannot read|whole number", id="F13 5000 digits"),
     pytest.param(file_of("steps: 1e999", TrainSettings.read), "steps is", id="F13 1e999"),
-    pytest.param(file_of("[" * 5000, lambda p: read_yaml(p, what="settings")), "cannot read", id="F13 deep lists"),
+    pytest.param(file_of("[" * 2000, lambda p: read_yaml(p, what="settings")), "cannot read", id="F13 deep lists"),
     pytest.param(file_of("- a\n- b\n", lambda p: read_yaml(p, what="settings")), "holds a list", id="F13 a list"),
     pytest.param(
         file_of("a: 1\n...\n--- !!python/object/apply:os.system [ls]", TrainSettings.read), "cannot read", id="F13 code"
@@ -221,19 +221,20 @@ def test_a_link_to_itself_is_a_counted_skip(tmp_path: Path) -> None:
 
 # Through the command line: rc 2, one line, nothing written outside and nothing replaced.
 
-RUN_FILES = ("model/model.safetensors", "model/bundle.json", "run.json", "config.yaml", "metrics.jsonl", ".lock")
+NEEDED = ("model/model.safetensors", "model/bundle.json", "run.json", "config.yaml", "metrics.jsonl", ".lock")
 
 
-def of_a_run(name: str) -> list[Any]:
-    return [
-        pytest.param(["embed", "RUN", "DATA", "--out", f"RUN/{name}"], "would replace", id=f"F16 embed {name}"),
-        pytest.param(["report", "RUN", "--out", f"RUN/{name}"], "would replace", id=f"F16 report {name}"),
-        pytest.param(["data", "check", "DATA", "--json", f"RUN/{name}"], "would replace", id=f"F16 check {name}"),
-    ]
+@pytest.mark.parametrize("name", NEEDED)
+def test_no_file_of_a_run_is_an_output(name: str, run: Path) -> None:
+    """F16: each command below calls this once."""
+    with pytest.raises(CosphereError, match="would replace a file of"):
+        check_output(run / name)
 
 
 COMMANDS = [
-    *(row for name in RUN_FILES for row in of_a_run(name)),
+    pytest.param(["embed", "RUN", "DATA", "--out", "RUN/model/bundle.json"], "would replace", id="F16 embed"),
+    pytest.param(["report", "RUN", "--out", "RUN/config.yaml"], "would replace", id="F16 report"),
+    pytest.param(["data", "check", "DATA", "--json", "RUN/run.json"], "would replace", id="F16 check"),
     pytest.param(
         ["data", "check", "DATA", "--json", "DATA/train/a/0.png"], "among the images", id="F16 check an image"
     ),
@@ -327,7 +328,8 @@ def test_names_are_shown_and_never_run(
         assert mark.replace("\x1b", "\\x1b").replace("\x9b", "\\x9b").replace("\x07", "\\x07")[:5] in shown
     assert main(["evaluate", str(run), source, "--split", name]) == 2
     assert main([name]) == 2
-    assert main(["train", str(tmp_path / name)]) == 2
+    if name in ("[/x]", "\x1b[31mred"):  # the parser of train takes seconds: once for markup and once for an escape
+        assert main(["train", str(tmp_path / name)]) == 2
     assert not set("".join(capsys.readouterr())) & {"\x1b", "\x9b", "\x07"}
 
 

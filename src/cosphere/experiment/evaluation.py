@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from cosphere import fields
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
+from cosphere.evaluate.settings import DEFAULT_KS
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
 from cosphere.experiment.embedding import check_embedding, store_of, tolerated
 from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, trained_classes_note
@@ -156,10 +157,13 @@ def evaluate_run(
 def own_settings(folder: RunFolder) -> EvaluationSettings:
     """How a run's recipe wants the run to be evaluated, so that a paper's row is scored as the paper does; else the defaults.
 
+    A recipe that names the default K leaves out those that do not fit, as the default does: its images may be fewer than the paper's.
+
     Raises:
         RunError, SettingsError: `config.yaml` cannot be read, or its block `evaluation` has an unknown setting.
     """
-    return fields.build(EvaluationSettings, read_beside(folder.config, "evaluation"), section="evaluation.")
+    settings = fields.build(EvaluationSettings, read_beside(folder.config, "evaluation"), section="evaluation.")
+    return replace(settings, ks=None) if settings.ks == DEFAULT_KS else settings
 
 
 def published_scores(folder: RunFolder, catalogue: Catalogue, split: str, *, bits: bool) -> dict[str, float]:
