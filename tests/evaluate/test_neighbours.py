@@ -84,3 +84,15 @@ def test_wrong_calls_are_named() -> None:
         ranked_images(table(), [40], 2)
     with pytest.raises(SettingsError, match="k"):
         ranked_images(table(), [0], 0)
+
+
+def test_some_queries_do_not_rank_the_rows_of_their_own_picture() -> None:
+    """Rows 0 and 2 are one file."""
+    rows = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    table = Embeddings(
+        embeddings=rows, labels=np.array([0, 0, 0, 1, 1, 1]), paths=tuple("abadef"), class_names=("x", "y")
+    )
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for query, own in ((2, {0, 2}), (4, {4}), (0, {0, 2})):
+        order = [row for row in np.argsort(-unit @ unit[query]).tolist() if row not in own]
+        assert ranked_images(table, [query], 3).rows.tolist() == [order[:3]]

@@ -78,5 +78,6 @@ def _with_queries(sides: Sides, chosen: Integers) -> Sides:
         raise SizeError(
             f"row {strangers[0]} is not a query of these embeddings. Choose rows of embeddings.sides().query_rows."
         )
-    groups = None if sides.query_groups is None else sides.query_groups[positions]
-    return replace(sides, query_rows=chosen, exclude=sides.exclude[positions], query_groups=groups, is_whole=False)
+    columns = {name: getattr(sides, name) for name in ("query_groups", "query_identities")}
+    columns = {name: None if column is None else column[positions] for name, column in columns.items()}
+    return replace(sides, query_rows=chosen, exclude=sides.exclude[positions], is_whole=False, **columns)
