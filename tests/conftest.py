@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--slow``: run the tests marked slow too."""
-    parser.addoption("--slow", action="store_true", help="also run tests of more than ten seconds, as CI does")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take long, as CI does")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip slow tests without ``--slow``; a quick test checks the same thing in a smaller way."""
     if config.getoption("--slow"):
         return
-    skip = pytest.mark.skip(reason="takes more than ten seconds: run `make slow`, or pytest --slow")
+    skip = pytest.mark.skip(
+        reason="takes long, and a quicker test beside it checks the same in a smaller way: run `make slow`, or pytest --slow"
+    )
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(skip)

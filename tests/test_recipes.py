@@ -190,9 +190,21 @@ def test_smaller_embeddings_of_normsoftmax_have_no_bias() -> None:
         assert model["dim"] == 0 or model["bias"] is False
 
 
+QUICK = {
+    "cub-triplet-sec",
+    "cars196-ms-sec",
+    "sop-npair-sec",
+    "inshop-semihard-sec",
+    "cub-2048-bits",
+    "cars196-bn-inception-1024",
+    "inshop",
+    "norm-softmax-64",
+}
+
+
 def quick_or_slow(file: Path) -> Any:
-    """Every recipe trains in the slow tests; the arms without SEC differ from the others in one weight, so only SEC's are quick."""
-    marks = [pytest.mark.slow] if file.stem.endswith(("-none", "-l2")) else []
+    """Every recipe trains in the slow tests; of the quick ones each data set, loss, form and backbone has one."""
+    marks = [] if file.stem in QUICK else [pytest.mark.slow]
     return pytest.param(file, marks=marks, id=f"{file.parent.name}/{file.stem}")
 
 

@@ -326,6 +326,7 @@ def walked(pairs: list[tuple[int, bool]], total: int, ks: tuple[int, ...]) -> di
     packed=st.booleans(),
     seed=st.integers(0, 10**6),
 )
+@pytest.mark.slow
 def test_tiles_of_the_triangle_give_what_whole_rows_give(
     ties: Any, rule: Any, metrics: Any, packed: bool, seed: int
 ) -> None:

@@ -131,7 +131,7 @@ def test_arms_of_one_seed_begin_with_the_same_weights_and_batches(images: Catalo
     assert first["plain", 0] != first["plain", 1]
 
 
-@pytest.mark.parametrize("copies", [0, 1])
+@pytest.mark.parametrize("copies", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_test_image_is_read_before_the_last_choice(
     copies: int, content: dict[str, Any], photos: Path, whole: StudyResult, tmp_path: Path
 ) -> None:
@@ -160,7 +160,7 @@ def test_no_test_image_is_read_before_the_last_choice(
         same(result.table, whole.table)
 
 
-@pytest.mark.parametrize("after", [1, 4, 6])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_study_that_is_stopped_ends_with_the_table_of_an_unbroken_one(
     after: int, study: Study, images: Catalogue, whole: StudyResult, tmp_path: Path
 ) -> None:

@@ -207,7 +207,7 @@ def test_the_bundle_holds_the_backbone_unchanged(photos: Path, tmp_path: Path) -
     assert changed == {"head"}
 
 
-@pytest.mark.parametrize("resumed_at", [2, 4])
+@pytest.mark.parametrize("resumed_at", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_bits(photos: Path, tmp_path: Path, resumed_at: int) -> None:
     _, whole, _ = run_small(photos, tmp_path / "whole", small())
 
