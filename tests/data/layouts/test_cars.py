@@ -110,5 +110,5 @@ def test_one_image_and_no_names(all_in_one: Path, save_annotations) -> None:
     save_annotations(all_in_one / "cars_annos.mat", ["relative_im_path", "class"], [("car_ims/000003.jpg", 99)])
     found = read_catalogue(all_in_one)
     assert found.class_names == ["99"]
-    assert "3 images that the lists do not name" in found.notes[0]
+    assert "3 images not named by the lists" in found.notes[0]
     assert [check.found for check in found.checks if check.what == "train labels"] == ["none"]

@@ -41,7 +41,7 @@ def test_a_missing_half(sop: Path) -> None:
     found = read_catalogue(sop)
     assert found.split_names == ["train"]
     assert found.notes[0] == "Ebay_test.txt is missing, so there is no test split"
-    assert found.notes[1].startswith("2 images that the lists do not name")
+    assert found.notes[1].startswith("left out: 2 images not named by the lists")
     assert ("test images", "60502", "0") in found.differences
 
 
