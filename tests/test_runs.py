@@ -163,6 +163,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) ->
         assert folder.read_metrics() == [{"step": 1}]
 
 
+@pytest.mark.slow
 def test_of_several_that_start_at_once_one_trains(tmp_path: Path) -> None:
     several = [start(tmp_path / "run", seconds=3) for _ in range(3)]
     results = [one.communicate() for one in several]

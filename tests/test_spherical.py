@@ -402,6 +402,7 @@ os._exit(0)  # gloo's threads may outlive the interpreter's end and abort it
 """
 
 
+@pytest.mark.slow
 def test_processes_share_one_radius(tmp_path):
     subprocess.run([sys.executable, "-W", "ignore", "-c", RANK, str(tmp_path / "meet")], check=True, timeout=600)
     outputs = [[float(word) for word in (tmp_path / f"meet.{rank}").read_text().split()] for rank in range(2)]

@@ -150,6 +150,7 @@ def test_arms_metrics_and_baseline_are_as_asked(runs: Path, tmp_path: Path, caps
     assert re.findall(r"^(recall@\d|map@r)", by_run, re.MULTILINE)[:3] == ["recall@1", "recall@4", "map@r"]
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_numbers(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for name in ("one", "two"):

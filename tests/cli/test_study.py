@@ -32,6 +32,7 @@ def test_without_a_name_the_studies_are_listed(capsys: pytest.CaptureFixture[str
     assert all(name in shown for name in shipped_studies())
 
 
+@pytest.mark.slow
 def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
     file: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

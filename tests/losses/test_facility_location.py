@@ -91,6 +91,7 @@ def test_agrees_with_a_search_by_loops(ragged, distance, passes, held):
     assert above == 3
 
 
+@pytest.mark.slow
 def test_a_larger_batch_by_loops(ragged):
     """Where bounds on the agreement rule most medoids out."""
     x, labels = ragged(5, size=40, dim=6)

@@ -35,6 +35,7 @@ def to_read(file):
     return seen
 
 
+@pytest.mark.slow
 def test_the_median_loss_takes_five_files():
     counts = {name: len(to_read(file)) for name, file in MODULES.items()}
     assert statistics.median(counts.values()) <= 5, counts

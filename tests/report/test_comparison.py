@@ -101,6 +101,7 @@ def test_each_arm_has_a_row_and_one_colour_does_not_carry_the_meaning() -> None:
             assert (bar.get_width() >= 0) == (bar.get_facecolor()[2] > bar.get_facecolor()[0])  # side and colour agree
 
 
+@pytest.mark.slow
 def test_files_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
     found = made(2, 8, 1, name="<b>& $x_{}$ \x07 β")
     paths = write_comparison_figure(found, tmp_path / "one")

@@ -406,6 +406,7 @@ def test_a_run_is_written_into_its_folder(small: Embeddings, tmp_path: Path) -> 
     assert len(Reader(other.read_text(encoding="utf-8")).of_class("query")) == 6
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_page(bare: ReportData) -> None:
     first = page(bare, queries=5, seed=1)
     assert first == page(bare, queries=5, seed=1)

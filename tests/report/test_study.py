@@ -159,6 +159,7 @@ def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
     assert "https://" not in text
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
     written(tmp_path, RESULTS, TABLE)
     figures = tmp_path / "figures"

@@ -203,6 +203,7 @@ def test_a_second_study_in_the_folder_is_refused(study: Study, images: Catalogue
         run(study, images, tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_a_budget_starts_no_run_that_would_not_fit_and_the_next_call_goes_on(
     study: Study, images: Catalogue, whole: StudyResult, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_only_results_stay_of_a_run(whole: StudyResult) -> None:
     assert not (final / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_models_stay_if_asked_for(study: Study, images: Catalogue, whole: StudyResult, tmp_path: Path) -> None:
     from cosphere.models import Embedder
 
@@ -255,6 +257,7 @@ def test_an_arm_that_diverges_is_reported_and_counts_as_chance(
     assert any("every candidate of wild diverged" in note for note in listener.notes)
 
 
+@pytest.mark.slow
 def test_a_final_run_that_diverges_counts_as_chance(content: dict[str, Any], images: Catalogue, tmp_path: Path) -> None:
     content["final"] = {"optimizer.loss_rate": 0.1}
     content["arms"] = {
@@ -275,6 +278,7 @@ def test_a_final_run_that_diverges_counts_as_chance(content: dict[str, Any], ima
     assert len(result.table) == study.runs  # not dropped
 
 
+@pytest.mark.slow
 def test_data_without_a_test_split_keeps_some_classes_for_it(
     content: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from cosphere.evaluate.retrieval import retrieval
 from cosphere.studies.results import _p_smallest, chance
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_score_of_random_embeddings() -> None:
     labels = np.repeat([0, 1, 2], [3, 5, 8])
     rng = np.random.default_rng(0)

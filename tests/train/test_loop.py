@@ -287,6 +287,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(photos: Path
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
+@pytest.mark.slow
 def test_looking_and_saving_are_left_out_of_the_speed_once(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

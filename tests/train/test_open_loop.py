@@ -155,6 +155,7 @@ def test_the_class_tree_is_built_after_each_epoch_behind_a_memory_too(
     assert state[name].tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_neighbour_batches_resume_in_the_middle_of_an_epoch(photos: Path, tmp_path: Path) -> None:
     batch = BatchSettings(sampler="neighbours", size=12, images_per_class=2, neighbours=2)
     settings = replace(SETTINGS, steps=9, batch=batch, loss=LossSettings(name="hierarchical_triplet"))
