@@ -53,12 +53,11 @@ def test_a_trial_on_images_has_no_rate_of_features(settings: TrainSettings, tmp_
 
 
 @pytest.mark.slow
-def test_a_trial_runs_in_a_process_of_its_own(settings: TrainSettings, photos: Path) -> None:
-    parts = parts_of_training(read_catalogue(photos), settings)
-    cost = measure_cost(settings.with_values({"features.copies": 3}), parts)
+def test_a_trial_runs_in_a_process_of_its_own(settings: TrainSettings) -> None:
+    cost = measure_cost(settings.with_values({"features.copies": 3}))
     assert cost.start > 0.1  # imports alone take longer
     with pytest.raises(RunError, match=r"a trial of these settings failed: .*no weights file"):
-        measure_cost(settings.with_values({"model.weights": "nothing.pth"}), parts)
+        measure_cost(settings.with_values({"model.weights": "nothing.pth"}))
 
 
 def test_the_process_of_a_trial_writes_its_cost_or_says_why_not(

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(given)
-        sys.stdout.flush()  # a full disk is told here rather than by Python at its end
+        sys.stdout.flush()  # report a full disk here, not in Python's shutdown
         return code
     except CosphereError as error:
         print(f"cosphere: {escaped(error)}", file=sys.stderr)

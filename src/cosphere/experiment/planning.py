@@ -103,7 +103,7 @@ def plan(
     with listener.progress("timing a few steps of each choice") as progress:
         for done, (name, changes, reason) in enumerate(proposed):
             settings = base.with_values(changes)
-            cost = measure_cost(settings, parts) if measure else None
+            cost = measure_cost(settings) if measure else None
             seconds = None if cost is None else estimate(settings, summary, cost)
             choices.append(
                 Choice(name=name, changes=changes, settings=settings, reason=reason, cost=cost, seconds=seconds)

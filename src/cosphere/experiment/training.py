@@ -114,7 +114,7 @@ def prepare_features(
         settings: of the run, with ``features.copies`` of at least 1.
         folder: of the run; the features lie beside it unless ``features.folder`` is given. It is not made.
         catalogue: the images, where they are listed already; None lists them.
-        reporter: told how far the features are.
+        reporter: notified of how many features are computed.
         listener: receives what was noticed while the images were listed.
 
     Raises:

@@ -54,12 +54,11 @@ class Cost:
     """Largest memory on the GPU, in bytes; 0 on a CPU."""
 
 
-def measure_cost(settings: TrainSettings, parts: TrainingParts) -> Cost:
+def measure_cost(settings: TrainSettings) -> Cost:
     """Run :func:`trial` in a process of its own.
 
     Args:
         settings: of the run that is planned.
-        parts: its training and validation images, which a trial samples.
 
     Raises:
         RunError: the trial failed; the error quotes its reason.

@@ -12,7 +12,7 @@ from cosphere.checks import check_number
 MOST_SEEDS = 1000
 """Larger numbers are not worked out: nobody trains so many runs of one arm."""
 _CERTAIN = 8.0
-"""Standard errors beyond the limit of the test from which on its power is 1; the noncentral t distribution overflows there."""
+"""Standard errors beyond the test's limit at which its power counts as 1: the noncentral t distribution overflows there."""
 
 
 def power_of(effect: float, seeds: int, *, alpha: float = 0.05, two_sided: bool = True) -> float:

@@ -42,7 +42,7 @@ class Search:
         self.shared = shared_candidates(study) if study.sampler == "qmc" else []
 
     def candidate(self, arm: str, number: int) -> dict[str, Any]:
-        """The values of candidate ``number`` of an arm. With TPE those before it must have been told."""
+        """The values of candidate ``number`` of an arm. With TPE the results of those before it must be recorded first."""
         own = self.arms[arm]
         trials = own.get_trials(deepcopy=False)
         spaces = self.study.arms[arm].tune

@@ -16,9 +16,9 @@ from cosphere.evaluate.statistics import Interval
 from cosphere.studies.definition import Study
 
 FEWEST = 5
-"""Points from which on a correlation is worked out."""
+"""Fewest points for a correlation."""
 FEWEST_PAIRS = 3
-"""Pairs of arms from which on it has an interval: pairs are resampled, as points of one pair depend on each other."""
+"""Fewest pairs of arms for its interval: pairs are resampled, as points of one pair depend on each other."""
 _SAMPLES = 2000
 
 
