@@ -181,6 +181,7 @@ os._exit(0)  # gloo's threads may outlive the interpreter's end and abort it
 """
 
 
+@pytest.mark.slow
 def test_a_gathered_loss_is_the_loss_of_the_whole_batch(tmp_path):
     from cosphere.losses import TripletLoss
 

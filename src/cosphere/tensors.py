@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar, cast
@@ -41,7 +43,19 @@ def outside_compile(function: Function) -> Function:
 
     Code that loops over blocks of data-dependent size and takes gradients inside cannot be one graph.
     """
-    return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call,unused-ignore]
+    disabled: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal disabled
+        # torch.compiler.disable imports the compiler, which takes over a second: not before somebody has imported it to compile.
+        if "torch._dynamo" not in sys.modules:
+            return function(*arguments, **named)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call,unused-ignore]
+        return disabled(*arguments, **named)
+
+    return cast(Function, call)
 
 
 def lengths(embeddings: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def test_agrees_with_pml_on_rows_normalised_before(pml, ragged, gradient, seed, 
     )
 
 
-@pytest.mark.parametrize("classes", ["ragged", "one giant", "two giants"])
+@pytest.mark.parametrize("classes", ["ragged", "one giant", pytest.param("two giants", marks=pytest.mark.slow)])
 def test_blocks_and_references_that_are_the_batch_do_not_matter(ragged, gradient, classes):
     points, labels = ragged(1, 100)
     if classes == "one giant":  # more than a tile, and across blocks

@@ -74,7 +74,7 @@ def test_no_set_of_medoids_is_better(h6, nmi, distance):
     assert float(FacilityLocationLoss(distance=distance, nmi=nmi)(*h6)) == pytest.approx(want.hinge(want.exhaustive()))
 
 
-@pytest.mark.parametrize("held", [2**20, 60])
+@pytest.mark.parametrize("held", [pytest.param(2**20, marks=pytest.mark.slow), 60])
 @pytest.mark.parametrize("passes", [0, 5])
 @pytest.mark.parametrize("distance", ["l2", "squared"])
 def test_agrees_with_a_search_by_loops(ragged, distance, passes, held):

@@ -84,7 +84,7 @@ def test_a_small_temperature_gives_average_precision():
 
 
 @pytest.mark.parametrize("count_self", [True, False])
-@pytest.mark.parametrize("classes", ["ragged", "giant"])
+@pytest.mark.parametrize("classes", ["ragged", pytest.param("giant", marks=pytest.mark.slow)])
 def test_blocks_and_references_that_are_the_batch_do_not_matter(ragged, gradient, classes, count_self):
     points, labels = ragged(1, 40)
     if classes == "giant":

@@ -314,7 +314,7 @@ def test_missing_pieces_become_a_friendly_line(
 ) -> None:
     assert line not in Reader(text).text
     # What is not asked about is left out too, where it takes long to draw.
-    assert line in Reader(page(replace(data, **{"metrics": (), **absent}), queries=2)).text
+    assert line in Reader(page(replace(data, **{"metrics": (), "embeddings": None, **absent}), queries=2)).text
 
 
 @pytest.mark.parametrize(

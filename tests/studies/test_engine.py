@@ -238,9 +238,9 @@ def test_models_stay_if_asked_for(study: Study, images: Catalogue, whole: StudyR
 def test_an_arm_that_diverges_is_reported_and_counts_as_chance(
     content: dict[str, Any], images: Catalogue, tmp_path: Path
 ) -> None:
-    content["arms"]["wild"] = {"optimizer.head_rate": 1e30, "tune": {"sec.momentum": [0.1, 0.2]}}
-    content["arms"]["wild"] = {"settings": {"optimizer.head_rate": 1e30}, "tune": {"sec.momentum": [0.1, 0.2]}}
-    content["questions"].append({"ask": "Is wild better?", "arm": "wild", "against": "plain"})
+    wild = {"settings": {"optimizer.head_rate": 1e30}, "tune": {"sec.momentum": [0.1, 0.2]}}
+    content["arms"] = {"plain": content["arms"]["plain"], "wild": wild}
+    content["questions"] = [{"ask": "Is wild better?", "arm": "wild", "against": "plain"}]
     listener = Stopping()
     result = run(study_of("tiny", content), images, tmp_path / "study", listener=listener)
     rows = result.table[result.table["arm"] == "wild"]
@@ -249,7 +249,7 @@ def test_an_arm_that_diverges_is_reported_and_counts_as_chance(
     assert result.complete
     (arm,) = (one for one in result.arms if one.name == "wild")
     assert (arm.chosen, arm.failed_candidates, dict(arm.scores)) == (None, 2, {})
-    answer = result.comparisons[1]
+    (answer,) = result.comparisons
     assert "Every candidate of wild diverged; it counts as chance." in answer.reason
     chance = 5 / 23  # six images in each of four test classes
     plain = [one["scores"]["recall@1"] for one in result.records if (one["arm"], one["phase"]) == ("plain", "final")]

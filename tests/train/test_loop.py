@@ -140,9 +140,13 @@ def test_sec_draws_the_lengths_together(photos: Path, tmp_path: Path) -> None:
     [
         pytest.param(LossSettings(name="norm_softmax"), 0, marks=pytest.mark.slow),
         (LossSettings(name="norm_softmax"), 2),
-        (LossSettings(name="cosface", settings={"sample_rate": 0.6}), 0),  # draws classes
-        (LossSettings(name="margin"), 0),  # draws negatives, and learns a boundary for each class
-        (LossSettings(name="hierarchical_triplet"), 0),  # a tree, made anew after each epoch
+        pytest.param(
+            LossSettings(name="cosface", settings={"sample_rate": 0.6}), 0, marks=pytest.mark.slow
+        ),  # draws classes
+        # Draws negatives, and learns a boundary for each class.
+        pytest.param(LossSettings(name="margin"), 0, marks=pytest.mark.slow),
+        # A tree, made anew after each epoch.
+        pytest.param(LossSettings(name="hierarchical_triplet"), 0, marks=pytest.mark.slow),
         (LossSettings(name="contrastive", memory=24, memory_after=3), 0),  # a queue
         pytest.param(LossSettings(name="sphereface"), 0, marks=pytest.mark.slow),  # counts its steps
     ],

@@ -27,6 +27,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc under Linux can be asked")
 def test_a_second_round_asks_for_almost_nothing() -> None:
     command = [sys.executable, "-c", ROUNDS, str(memory.__file__)]

@@ -126,7 +126,9 @@ def run_by_hand(weights, x):
     return x
 
 
-@pytest.mark.parametrize("side", [70, 104])  # even before each halving block; odd before the first of them
+@pytest.mark.parametrize(
+    "side", [70, pytest.param(104, marks=pytest.mark.slow)]
+)  # even before each halving block; odd before the first of them
 def test_forward_agrees_with_the_layers_written_out(net, side):
     weights = {}
     generator = torch.Generator().manual_seed(2)
