@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -50,4 +51,13 @@ def test_make_targets_of_the_readme_exist() -> None:
 def test_results_that_are_quoted_have_their_json() -> None:
     for page in PAGES:
         for name in re.findall(r"benchmarks/results/[\w.-]+\.json", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), name
+
+
+def test_the_tables_of_studies_say_what_their_json_says() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "evidence.py"))
+    for page in script["PAGES"]:
+        text = page.read_text(encoding="utf-8")
+        assert script["page"](text) == text, "run `python benchmarks/evidence.py write`"
+        for name in re.findall(r"benchmarks/results/studies/[\w.-]+\.json", text):
             assert (ROOT / name).exists(), name

@@ -1,0 +1,142 @@
+"""Put finished studies into docs/evidence.md: the tables are written by this script, so they say what the JSON says.
+
+    python benchmarks/evidence.py add STUDY_FOLDER NAME     # copies results.json to benchmarks/results/studies/NAME.json
+    python benchmarks/evidence.py write                     # writes every table between its markers in docs/evidence.md
+    python benchmarks/evidence.py check                     # exit status 1 if a table differs from its JSON
+
+The markers are `<!-- study NAME -->` and `<!-- end -->`, each on a line of its own; what is written outside them stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from cosphere.files import write_json
+
+ROOT = Path(__file__).parents[1]
+STUDIES = Path(__file__).parent / "results" / "studies"
+PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
+MARKED = re.compile(r"(<!-- study (\S+?)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS = (("recall@1", "R@1"), ("map@r", "MAP@R"))
+
+
+def percent(summary: dict[str, Any] | None) -> str:
+    """Mean and standard deviation over seeds."""
+    if summary is None:
+        return ""
+    spread = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.1f}"
+    return f"{100 * summary['mean']:.1f}{spread}"
+
+
+def chosen(arm: dict[str, Any]) -> str:
+    """The tuned values, shortly."""
+    values = arm["chosen"] or {}
+    return ", ".join(
+        f"{name.split('.', 1)[-1].replace('_', ' ')} {value:.2g}"
+        if isinstance(value, float)
+        else f"{name.split('.', 1)[-1]} {value}"
+        for name, value in values.items()
+    )
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def arms(result: dict[str, Any]) -> list[str]:
+    """One row for each arm."""
+    columns = [(key, title) for key, title in COLUMNS if any(key in arm["scores"] for arm in result["arms"])]
+    rows = []
+    for arm in result["arms"]:
+        cv = arm["norms"].get("cv")
+        failed = [f"{arm[kind]} {kind}" for kind in ("diverged", "collapsed") if arm[kind]]
+        scores = [percent(arm["scores"].get(key)) for key, _ in columns]
+        rows.append(
+            [
+                arm["name"].replace("+", ", "),
+                *scores,
+                "" if cv is None else f"{cv:.3f}",
+                "; ".join([chosen(arm), *failed]),
+            ]
+        )
+    return table(["arm", *(title for _, title in columns), "length CV", "chosen"], rows)
+
+
+def points(value: float | None) -> str:
+    """A difference in points."""
+    return "" if value is None else f"{100 * value:+.1f}"
+
+
+def verdicts(result: dict[str, Any]) -> list[str]:
+    """One row for each question."""
+    rows = []
+    for one in result["comparisons"]:
+        if one["verdict"] is None:
+            continue
+        evidence, classes = one["verdict"]["evidence"], one["verdict"]["evidence"]["classes"]
+        seeds = evidence["seeds"]
+        needed = one["verdict"]["seeds_needed"]
+        answer = one["answer"] + (f" (about {needed} seeds would)" if needed else "")
+        rows.append(
+            [
+                one["question"],
+                points(seeds["mean"]),
+                "" if seeds["low"] is None else f"{points(seeds['low'])} to {points(seeds['high'])}",
+                "" if classes is None else f"{points(classes['low'])} to {points(classes['high'])}",
+                f"{one['verdict']['p_holm']:.2g}",
+                f"**{answer}**",
+            ]
+        )
+    return table(["question", "points", "95 % over seeds", "95 % over seeds and classes", "p, Holm", "answer"], rows)
+
+
+def written(name: str, part: str | None) -> str:
+    """The tables of a study, or one of them: `arms` or `verdicts`."""
+    result = json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8"))
+    parts = {"arms": arms, "verdicts": verdicts}
+    blocks = [parts[part](result)] if part else [arms(result), verdicts(result)]
+    return "\n" + "\n\n".join("\n".join(block) for block in blocks) + "\n\n"
+
+
+def page(text: str) -> str:
+    """A page with every marked table written anew."""
+    return MARKED.sub(lambda match: match[1] + written(match[2], match[3]) + match[4], text)
+
+
+def main() -> int:
+    """Add, write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["add", "write", "check"])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("name", nargs="?")
+    options = parser.parse_args()
+    if options.action == "add":
+        if options.folder is None or not options.name:
+            parser.error("add wants the folder of a study and a name")
+        result = json.loads((options.folder / "results.json").read_text(encoding="utf-8"))
+        if not result["complete"]:
+            parser.error(f"{options.folder} is not complete: {result['missing']} runs are left")
+        write_json(STUDIES / f"{options.name}.json", result)
+        return 0
+    differing = []
+    for file in PAGES:
+        text = file.read_text(encoding="utf-8")
+        if page(text) != text:
+            differing.append(file.name)
+            if options.action == "write":
+                file.write_text(page(text), encoding="utf-8")
+    if options.action == "check" and differing:
+        print(f"{', '.join(differing)}: a table differs from its JSON. Run `python benchmarks/evidence.py write`.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
