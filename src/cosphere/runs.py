@@ -349,7 +349,7 @@ def provenance() -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": machine_memory(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "system": f"{platform.system()} {platform.machine()}",
         },
@@ -392,7 +392,8 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _memory_bytes() -> int | None:
+def machine_memory() -> int | None:
+    """Memory of this machine in bytes; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

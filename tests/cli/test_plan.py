@@ -37,6 +37,16 @@ def test_costs_stand_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out
 
 
+@pytest.mark.parametrize(("memory", "said"), [(2_900_000_000, True), (3_100_000_000, False), (None, False)])
+def test_a_run_that_fills_the_memory_is_named(
+    capsys: pytest.CaptureFixture[str], memory: int | None, said: bool
+) -> None:
+    choice = Choice(name="standard", changes={}, settings=TrainSettings(), reason="", cost=COST, seconds=780.0)
+    show(Plan(source="photos", summary=FACTS, choices=(choice,), memory=memory))
+    err = capsys.readouterr().err
+    assert ("standard would fill this machine's memory; --batch.size 60 takes about half of it" in err) is said
+
+
 def test_a_race_names_its_winner(capsys: pytest.CaptureFixture[str]) -> None:
     choice = Choice(name="quick", changes={}, settings=TrainSettings(), reason="", cost=None, seconds=None)
     laps = (

@@ -67,11 +67,15 @@ def show(made: Plan) -> None:
         f"{median}), {made.summary.val_images:,} validation images, shorter side {made.summary.side} px"
     )
     if any(choice.cost is not None for choice in made.choices):
-        table = console.table_of("on this machine", "run", "time", "memory", "ms a step", "images/s")
+        machine = "on this machine" + ("" if made.memory is None else f" ({made.memory / 1e9:.0f} GB of memory)")
+        table = console.table_of(machine, "run", "time", "memory", "ms a step", "images/s")
         for choice in made.choices:
             table.add_row(*_costs(choice))
         console.show(table)
     for choice in made.choices:
+        if choice.too_large(made.memory):
+            half = choice.settings.batch.size // 2
+            console.note(f"{choice.name} would fill this machine's memory; --batch.size {half} takes about half of it")
         console.line(f"{choice.name}: {choice.reason}")
         console.line(f"  {choice.command(made.source)}")
 

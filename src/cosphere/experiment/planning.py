@@ -15,12 +15,15 @@ from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.trial import Cost, measure_cost
 from cosphere.images import read_image
+from cosphere.runs import machine_memory
 from cosphere.train import TrainSettings
 
 _SAMPLED = 32
 """Images that are decoded to learn the usual size."""
 _STEP = 32
 """Backbones halve an image five times, so sizes are multiples of this."""
+_USABLE = 0.8
+"""Share of a machine's memory that one process can fill before the others feel it."""
 
 
 class DataSummary(NamedTuple):
@@ -49,6 +52,10 @@ class Choice:
     seconds: float | None
     """Estimate of the whole run."""
 
+    def too_large(self, memory: int | None) -> bool:
+        """Whether the run would fill most of a memory of so many bytes. False where either is unknown."""
+        return memory is not None and self.cost is not None and self.cost.memory > _USABLE * memory
+
     def command(self, source: str | Path) -> str:
         """The command line that starts this run."""
         words = [f"--{name} {shlex.quote(str(value))}" for name, value in self.changes.items()]
@@ -62,6 +69,8 @@ class Plan:
     source: str
     summary: DataSummary
     choices: tuple[Choice, ...]
+    memory: int | None = None
+    """Of this machine, in bytes; None if unknown."""
 
 
 def plan(
@@ -110,7 +119,7 @@ def plan(
             )
             if progress is not None:
                 progress(done + 1, len(proposed))
-    return Plan(source=str(source), summary=summary, choices=tuple(choices))
+    return Plan(source=str(source), summary=summary, choices=tuple(choices), memory=machine_memory())
 
 
 def summarise(parts: TrainingParts) -> DataSummary:
