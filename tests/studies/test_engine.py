@@ -109,6 +109,23 @@ def test_the_final_runs_take_the_candidate_with_the_best_validation_score(whole:
         assert set(rows.loc[rows["phase"] == "final", "candidate"]) == {best}
 
 
+def test_an_arm_takes_what_was_chosen_for_another_except_what_it_fixes(
+    content: dict[str, Any], images: Catalogue, tmp_path: Path
+) -> None:
+    content["arms"]["plain at the rate of sec"] = {"settings": {"sec.weight": 0}, "values_of": "sec"}
+    content["arms"] = {name.replace(" ", "-"): arm for name, arm in content["arms"].items() if name != "plain"}
+    content["questions"] = [{"ask": "At one rate?", "arm": "sec", "against": "plain-at-the-rate-of-sec"}]
+    result = run(study_of("tiny", {**content, "seeds": 1}), images, tmp_path / "study")
+    assert result.complete
+    tuned, borrowed = result.arms
+    assert set(tuned.chosen or {}) == {"optimizer.head_rate", "sec.weight"}
+    assert borrowed.chosen == {"optimizer.head_rate": (tuned.chosen or {})["optimizer.head_rate"]}
+    assert set(result.table.loc[result.table["phase"] == "tune", "arm"]) == {"sec"}
+    (final,) = result.table.loc[result.table["arm"] == borrowed.name, "settings"]
+    assert json.loads(final)["sec"]["weight"] == 0
+    assert not any("Nothing is tuned" in note for note in result.notes)
+
+
 def test_arms_of_one_seed_begin_with_the_same_weights_and_batches(images: Catalogue, tmp_path: Path) -> None:
     """The metric loss of the first step follows from both: equal between arms, different between seeds."""
     from studies.conftest import TINY

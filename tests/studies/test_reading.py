@@ -119,6 +119,11 @@ def changed(**values: Any) -> dict[str, Any]:
             changed(arms={"odd": {"loss.name": "triplet", "loss.settings": {"margn": 1}}}),
             r"the loss triplet has no setting 'loss\.settings\.margn'\. Did you mean 'margin'",
         ),
+        (changed(arms={"odd": {"values_of": "ms+sex"}}), r"takes the values of 'ms\+sex'\. .*Did you mean 'ms\+sec'"),
+        (
+            changed(arms={"odd": {"values_of": "fixed"}, "fixed": {"optimizer.head_rate": 0.1, "sec.weight": 0}}),
+            "arm odd takes the values of fixed, which is not tuned",
+        ),
         (changed(arms={"ms+sec": {}}), r"two arms are called 'ms\+sec'"),
         (changed(arms={"a/b": {}}), "an arm is called 'a/b'; wanted letters"),
         (changed(scores=["recal@1"]), r"there is no score 'recal@1'"),
@@ -169,4 +174,4 @@ def test_a_shipped_study_is_valid_in_each_of_its_modes_and_asks_something(name: 
         assert study.comparisons
         assert study.title.endswith("?")
         # The same number of candidates for each arm, each with something to tune: the equal budget that a reader expects.
-        assert all(arm.tune for arm in study.arms.values())
+        assert all(arm.tune or arm.values_of for arm in study.arms.values())

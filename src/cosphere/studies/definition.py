@@ -29,6 +29,12 @@ class Arm:
     """By dotted name; a candidate gives each a value."""
     values: Mapping[str, str] = field(default_factory=dict)
     """Axis -> value, for an arm of a grid."""
+    values_of: str | None = None
+    """An arm whose chosen values this one takes, except of settings that it fixes; it is not tuned itself."""
+
+    def taken_from(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """What this arm takes of the values that were chosen for :attr:`values_of`."""
+        return {name: value for name, value in chosen.items() if name not in self.settings}
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Study:
             "final": dict(self.final),
             "arms": {
                 name: [dict(arm.settings), {key: space.as_dict() for key, space in arm.tune.items()}]
+                + ([] if arm.values_of is None else [arm.values_of])
                 for name, arm in self.arms.items()
             },
             "search": [self.candidates, self.sampler, self.search_seed, list(self.tuning_seeds), self.metric],
@@ -142,8 +149,17 @@ def check_study(study: Study) -> None:
     if len(study.arms) < 2:
         raise SettingsError(f"a study compares arms, and {study.name} has {len(study.arms)}. Give at least two.")
     for arm in study.arms.values():
+        other = arm if arm.values_of is None else study.arms.get(arm.values_of)
+        if other is None:
+            raise SettingsError(
+                f"the arm {arm.name} takes the values of {arm.values_of!r}. {_near(str(arm.values_of), study)}"
+            )
+        if arm.values_of is not None and not other.tune:
+            raise SettingsError(
+                f"the arm {arm.name} takes the values of {other.name}, which is not tuned. Name an arm that is."
+            )
         try:
-            for values in _extreme_values(arm):
+            for values in map(arm.taken_from, _extreme_values(other)):
                 for final in (False, True):
                     _check_loss(study.settings(arm.name, values, 0, final=final))
         except SettingsError as error:

@@ -298,6 +298,8 @@ class Work:
         """Choose the best candidate of each arm, the earlier of equals, and write all choices: the last choice of the study."""
         chosen: dict[str, Any] = {}
         for name, arm in self.study.arms.items():
+            if arm.values_of is not None:
+                continue
             if not arm.tune:
                 chosen[name] = {"candidate": 0, "values": {}, "score": None}
                 continue
@@ -310,6 +312,10 @@ class Work:
                 continue
             values = scored[-best[1]][1][0]["values"]
             chosen[name] = {"candidate": -best[1], "values": values, "score": best[0]}
+        for name, arm in self.study.arms.items():
+            if arm.values_of is not None:
+                other = chosen[arm.values_of]
+                chosen[name] = other and {**other, "values": arm.taken_from(other["values"]), "score": None}
         write_json(self.folder.choices, {"arms": chosen, **provenance()})
         self.choices = chosen
 
@@ -340,7 +346,7 @@ class Work:
             )
         elif missing["final"]:
             yield f"{missing['final']} of {len(self.study.arms) * self.study.seeds} final runs are left. The same command goes on."
-        own = [name for name, arm in self.study.arms.items() if not arm.tune]
+        own = [name for name, arm in self.study.arms.items() if not arm.tune and arm.values_of is None]
         if own and len(own) < len(self.study.arms):
             yield f"Nothing is tuned for {', '.join(own)}; the other arms had {self.study.candidates} candidates each."
 

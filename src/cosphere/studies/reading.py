@@ -26,7 +26,7 @@ _NAMES: dict[str, Any] = {
 _SEARCH: dict[str, Any] = {"sampler": Sampler, "seed": int, "seeds": list[int], "metric": str}
 _QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score"), str)
 _MODE = ("base", "final", "tune", "candidates", "seeds", "search")
-_ARM = {"settings", "tune"}
+_ARM = {"settings", "tune", "values_of"}
 EVERY = "*"
 """In a question: every arm, or every value of the axis, but the one that is compared with."""
 _ARM_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
@@ -176,16 +176,19 @@ def _arm(name: str, entries: Sequence[Any], tune: Mapping[str, Any], values: Map
         raise SettingsError(f"an arm is called {name!r}; wanted letters, digits and . _ + -, as it names a folder.")
     settings: dict[str, Any] = {}
     tuned = dict(tune)
+    values_of: str | None = None
     for entry in entries:
         content = convert(f"the arm {name}", dict[str, Any], {} if entry is None else entry)
         if content and set(content) <= _ARM:
             settings |= flatten(convert(f"settings of the arm {name}", dict[str, Any], content.get("settings", {})))
             tuned |= flat_tune(convert(f"tune of the arm {name}", dict[str, Any], content.get("tune", {})))
+            values_of = convert(f"values_of of the arm {name}", str | None, content.get("values_of", values_of))
         else:
             settings |= flatten(content)
-    # A setting that the arm fixes is not tuned for it, whoever asked for that.
-    spaces = {key: read_space(key, value) for key, value in tuned.items() if key not in settings}
-    return Arm(name, settings, spaces, dict(values or {}))
+    # A setting that the arm fixes is not tuned for it, whoever asked for that; nor is anything where it takes another arm's values.
+    free = [] if values_of is not None else [key for key in tuned if key not in settings]
+    spaces = {key: read_space(key, tuned[key]) for key in free}
+    return Arm(name, settings, spaces, dict(values or {}), values_of)
 
 
 def _comparisons(
