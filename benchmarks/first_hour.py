@@ -10,8 +10,10 @@ PHOTOS is a folder of photos, RUN a run that was trained on it. Claims, on a mac
 - decoding takes no more than it is counted with towards the 400 MB that a process decodes into at the same time.
 
 Every figure is of a whole process, as the operating system accounts for it. CPU seconds (user and kernel) stand beside wall
-seconds, because a machine that others use lengthens those; the load before and after says whether it was. The import of torch
-alone, without which no command searches, is measured as the floor. Writes benchmarks/results/first-hour.json.
+seconds, because a machine that others use lengthens those; the load before and after says whether it was. Python's bytecode is in
+place, as pip leaves it: the processes may write it whatever PYTHONDONTWRITEBYTECODE says, and one run that is not counted comes
+first. The import of torch alone, without which no command searches, is measured as the floor: as `import torch`, and without
+garbage collection, as the commands import it. Writes benchmarks/results/first-hour.json.
 """
 
 from __future__ import annotations
@@ -42,12 +44,22 @@ SIDE = 5_000
 EMBEDDED = 400
 """Photos that are embedded to measure the kernel's share."""
 COSPHERE = ("-m", "cosphere")
+TORCH = {
+    "torch": "import torch",
+    "torch_without_collection": "import gc; gc.disable(); import torch; gc.freeze()",
+}
+"""What no search can do without: in a process by itself, and as the command imports it."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+    "NO_COLOR": "1"
+}
 
 
 def timed(words: list[str], *, status: int = 0, program: tuple[str, ...] = COSPHERE) -> dict[str, float]:
     """Wall, user and kernel seconds of one process, and its exit status checked."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, *program, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *program, *words], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != status:
         raise SystemExit(f"cosphere {' '.join(words)} ended with {done.returncode}: {done.stderr[-400:]}")
@@ -137,7 +149,6 @@ def main() -> None:
     options = parser.parse_args()
     runs, photos, run = options.runs, str(options.photos), str(options.run)
     load = [os.getloadavg()[0]]
-    os.environ.setdefault("NO_COLOR", "1")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         some = some_of(options.photos, folder / "some")
@@ -146,7 +157,7 @@ def main() -> None:
         words = ["search", run, photos, str(query), "--split", options.split, "--out", str(folder / "search.png")]
         npz, embed = str(folder / "some.npz"), ["embed", str(bundle), str(some), "--out", str(folder / "some.npz")]
         figures: dict[str, Any] = {
-            "torch": repeated([], runs, program=("-c", "import torch")),
+            **{name: repeated([], runs, program=("-c", code)) for name, code in TORCH.items()},
             "help": {name: repeated([name, "--help"], runs) for name in COMMANDS},
             "mistyped": {name: repeated([name, "--sede", "3"], runs, status=2) for name in COMMANDS},
             "search": repeated(words, runs),
@@ -159,7 +170,7 @@ def main() -> None:
     summary: dict[str, float] = {}
     for clock in ("wall", "cpu"):
         summary |= {
-            f"torch_{clock}_seconds": figures["torch"][clock]["median"],
+            **{f"{name}_{clock}_seconds": figures[name][clock]["median"] for name in TORCH},
             f"slowest_help_{clock}_seconds": max(one[clock]["median"] for one in figures["help"].values()),
             f"slowest_refusal_{clock}_seconds": max(one[clock]["median"] for one in figures["mistyped"].values()),
             f"search_{clock}_seconds": figures["search"][clock]["median"],

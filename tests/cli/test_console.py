@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cosphere.cli import console
-from cosphere.data import Catalogue
+from cosphere.data import Remarks
 
 
 @pytest.mark.parametrize("text", ["a[/b]", "[bold]x", "[/]", "caf\u00e9 \u65e5\u672c", "two\tcolumns"])
@@ -32,11 +34,8 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
 
 
 def test_a_listener_prints_what_it_hears(capsys: pytest.CaptureFixture[str]) -> None:
-    import pandas as pd
-
-    table = pd.DataFrame({"path": ["a.png"], "label": ["a"], "split": ["all"]})
     listener = console.ConsoleListener()
-    listener.listed(Catalogue(table=table, root="/photos", notes=("two files [/x] were left out",)))  # type: ignore[arg-type]
+    listener.listed(Remarks(root=Path("/photos"), notes=("two files [/x] were left out",)))
     listener.note("the model was chosen on them")
     with listener.progress("embedding") as progress:
         assert progress is not None

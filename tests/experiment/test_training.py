@@ -12,7 +12,7 @@ import pytest
 
 from cosphere.cli import main
 from cosphere.cli import train as train_command
-from cosphere.data import Catalogue, LayoutCheck
+from cosphere.data import Catalogue, LayoutCheck, Remarks
 from cosphere.embeddings import Embeddings
 from cosphere.errors import RunError, SettingsError
 from cosphere.evaluate import EvaluationSettings, score_embeddings
@@ -40,10 +40,10 @@ class Heard(Listener):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.catalogues: list[Catalogue] = []
+        self.remarks: list[Remarks] = []
 
-    def listed(self, catalogue: Catalogue) -> None:
-        self.catalogues.append(catalogue)
+    def listed(self, remarks: Remarks) -> None:
+        self.remarks.append(remarks)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -122,7 +122,7 @@ def test_an_evaluation_is_returned_and_written(trained: Path, capsys: pytest.Cap
     assert {path.name for path in trained.glob("*.csv")} == {"classes.csv", "suspects.csv"}
     assert json.loads((trained / "codes.json").read_text())["split"] == "test"
     assert found.codes is not None
-    assert len(heard.catalogues) == 1
+    assert len(heard.remarks) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
 

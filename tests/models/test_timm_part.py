@@ -40,6 +40,8 @@ from timm.data import create_transform
 import torchvision
 from torchvision.models import resnet18
 print(torchvision.ops.nms.__name__, torch.ops.torchvision.nms.default.name())
+print("huggingface_hub" in sys.modules, timm.models._builder.has_hf_hub(), "huggingface_hub" in sys.modules)
+print(timm.models._hub.HF_WEIGHTS_NAME, timm.models._hub.hf_split("timm/resnet18@main"))
 """
     )
     assert shown[0] == "False False False"
@@ -49,6 +51,8 @@ print(torchvision.ops.nms.__name__, torch.ops.torchvision.nms.default.name())
         "module 'timm' has no attribute 'no_such_name'",
         "True True timm.models.beit",
         "nms torchvision::nms",
+        "False True True",
+        "pytorch_model.bin ('timm/resnet18', 'main')",
     ]
 
 

@@ -18,7 +18,7 @@ from cosphere.experiment.listener import Listener
 from cosphere.runs import RunFolder
 
 if TYPE_CHECKING:
-    from cosphere.data import Catalogue
+    from cosphere.data import Remarks
 
 
 class Output(Console):
@@ -92,16 +92,16 @@ class ConsoleListener(Listener):
         """Remember it."""
         self.folder = folder
 
-    def listed(self, catalogue: Catalogue) -> None:
+    def listed(self, remarks: Remarks) -> None:
         """Print what was noticed while the images were listed; once for the same images."""
-        noticed = (catalogue.root, catalogue.notes, catalogue.differences)
+        noticed = (remarks.root, remarks.notes, remarks.differences)
         if noticed in self._shown:
             return
         self._shown.add(noticed)
-        for text in catalogue.notes:
+        for text in remarks.notes:
             note(text)
-        if catalogue.differences:
-            Console(stderr=True).print(differences_table(catalogue))
+        if remarks.differences:
+            Console(stderr=True).print(differences_table(remarks))
 
     def note(self, text: str) -> None:
         """Print it."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosphere.data import Catalogue, DataReport
 from cosphere.errors import counted, escaped
+
+if TYPE_CHECKING:
+    from cosphere.data import DataReport, Remarks
 
 _SHOWN = 5
 """Lines of a list that :func:`render` prints before it says how many more there are."""
@@ -88,7 +91,7 @@ def _findings_table(report: DataReport) -> Table:
     return table
 
 
-def differences_table(data: Catalogue | DataReport) -> Table:
+def differences_table(data: Remarks | DataReport) -> Table:
     """Expected against found, for data in the layout of a published set; no rows for other data."""
     wrong = sum(not line.agrees for line in data.checks)
     title = f"Against the published {data.layout}: " + (f"{wrong} differences" if wrong else "all as published")

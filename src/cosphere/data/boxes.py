@@ -6,10 +6,14 @@ large enough.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 
 from cosphere._types import Flags, Floats, Integers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BOX = ("x_1", "y_1", "x_2", "y_2")
 """Left, top, right and bottom in pixels; right and bottom are exclusive."""

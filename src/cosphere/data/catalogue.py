@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cosphere._types import Flags, Floats, Integers
 from cosphere.data.boxes import BOX, NO_BOX, edges, faults
 from cosphere.data.listing import file_keys
+from cosphere.data.remarks import LayoutCheck, Remarks, Skipped
 from cosphere.errors import DataError, did_you_mean
 
 NEEDED = ("path", "label", "split")
@@ -26,27 +27,6 @@ EVERYTHING = "all"
 """The split of data without splits, and the name with which :meth:`Catalogue.select` selects all rows."""
 
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-
-
-class Skipped(NamedTuple):
-    """An image that was left out."""
-
-    path: str
-    reason: str
-
-
-class LayoutCheck(NamedTuple):
-    """One line of the comparison between a published data set and the files at hand."""
-
-    what: str
-    """For example ``train images``."""
-    expected: str
-    found: str
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both are equal."""
-        return self.expected == self.found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,9 +143,14 @@ class Catalogue:
         return left, top, right, bottom
 
     @property
+    def remarks(self) -> Remarks:
+        """What a user should know about how the data was read."""
+        return Remarks(root=self.root, layout=self.layout, notes=self.notes, checks=self.checks)
+
+    @property
     def differences(self) -> tuple[LayoutCheck, ...]:
         """The checks that failed: where the data differs from the published data set."""
-        return tuple(check for check in self.checks if not check.agrees)
+        return self.remarks.differences
 
     def select(self, split: str | None = None, classes: Iterable[str] | None = None) -> Catalogue:
         """Select the rows of a split, of some classes, or both; row numbers and labels are renumbered from 0.

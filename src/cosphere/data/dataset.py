@@ -14,15 +14,14 @@ from torch.utils.data import Dataset
 
 from cosphere.checks import check_number
 from cosphere.data.boxes import NO_BOX
-from cosphere.data.catalogue import Catalogue, Skipped
+from cosphere.data.catalogue import Catalogue
+from cosphere.data.remarks import MAX_UNREADABLE, Skipped
 from cosphere.data.samplers import Draw
 from cosphere.errors import DataError, ImageError, SettingsError
 from cosphere.images import Augmentation, PixelCache, Pixels, Preprocessing, read_image
 
 log = logging.getLogger(__name__)
 
-MAX_UNREADABLE = 0.01
-"""Largest tolerated share of unreadable images."""
 _TRIES = 10
 """Number of images of a class to try, including the requested one, before its place in the batch stays empty."""
 

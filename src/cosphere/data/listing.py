@@ -6,10 +6,10 @@ import os
 import posixpath
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -118,6 +118,42 @@ def list_images(root: Path) -> Listing:
     """
     listing = Listing(images=[])
     odd: list[str] = []
+    for path, entry, kind in walk(root):
+        if kind == "stray":
+            listing.stray += 1
+        elif kind == "loop":
+            listing.loops += 1
+        elif is_image(entry.name):
+            listing.images.append(path)
+            if not is_utf8(path):
+                odd.append(path)
+        else:
+            listing.others[printable(os.path.splitext(entry.name)[1].lower())] += 1  # noqa: PTH122
+    if odd:
+        raise DataError(
+            f"the names of {len(odd)} images in {printable(root)} are not UTF-8, first {printable(min(odd))}. Rename "
+            "them, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
+        )
+    listing.images.sort()
+    return listing
+
+
+class Entry(NamedTuple):
+    """One entry of a folder tree."""
+
+    path: str
+    """Relative to the root, with ``/``."""
+    entry: os.DirEntry[str]
+    kind: Literal["file", "stray", "loop"]
+    """``stray``: see :func:`is_stray`, not looked into; ``loop``: a link to a folder that is not followed."""
+
+
+def walk(root: Path) -> Iterator[Entry]:
+    """The files below ``root`` at any depth, and the entries that are passed over. Follows links as :func:`list_images` says.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
     try:
         around: tuple[tuple[int, int], ...] = (_place(root.stat()),)
     except (OSError, ValueError):
@@ -128,26 +164,15 @@ def list_images(root: Path) -> Listing:
         for entry in scan(folder.path):
             path = folder.prefix + entry.name
             if is_stray(entry.name):
-                listing.stray += 1
+                yield Entry(path, entry, "stray")
             elif is_folder(entry):
                 place, links = _place(entry.stat()), folder.links + entry.is_symlink()
                 if place in folder.around or links > MAX_LINKS:
-                    listing.loops += 1
+                    yield Entry(path, entry, "loop")
                 else:
                     waiting.append(_Folder(Path(entry.path), f"{path}/", (*folder.around, place), links))
-            elif is_image(entry.name):
-                listing.images.append(path)
-                if not is_utf8(path):
-                    odd.append(path)
             else:
-                listing.others[printable(os.path.splitext(entry.name)[1].lower())] += 1  # noqa: PTH122
-    if odd:
-        raise DataError(
-            f"the names of {len(odd)} images in {printable(root)} are not UTF-8, first {printable(min(odd))}. Rename "
-            "them, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
-        )
-    listing.images.sort()
-    return listing
+                yield Entry(path, entry, "file")
 
 
 def _place(status: os.stat_result) -> tuple[int, int]:

@@ -10,10 +10,11 @@ import pandas as pd
 
 from cosphere._types import Flags
 from cosphere.data.boxes import BOX, box_columns, faults
-from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, Skipped, normal_split
+from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import Labels, query_and_gallery
 from cosphere.data.listing import drop_missing, is_image, matching_paths
 from cosphere.data.names import named_in_nfc
+from cosphere.data.remarks import Skipped
 from cosphere.data.table_files import TableFile, load_table, texts
 from cosphere.errors import DataError, counted, did_you_mean
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from cosphere._types import Flags, Float32s, Integers, Progress
 from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
-from cosphere.data.dataset import MAX_UNREADABLE
 from cosphere.data.listing import file_keys
+from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings.features import FeatureCache, FeatureTable
 from cosphere.embeddings.store import EmbeddingStore, Stored
 from cosphere.embeddings.table import Embeddings

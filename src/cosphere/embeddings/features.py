@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from cosphere._types import Float32s, Integers, Progress
 from cosphere.data import Batch, Catalogue, Draw, ImageRows, Item, Skipped, UnreadableLog, collate
-from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings.store import KEY_BYTES, image_keys
 from cosphere.errors import DataError, RunError
 from cosphere.files import exclusive, write_atomic

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cosphere._types import Flags, Float32s
-from cosphere.data import Catalogue
 from cosphere.errors import RunError
 from cosphere.files import read_arrays, write_arrays
 from cosphere.images.decode import DECODING
 from cosphere.models import Embedder
+
+if TYPE_CHECKING:
+    from cosphere.data import Catalogue
 
 MOST_BYTES = 2 * 2**30
 """Above this, only the rows of the images just embedded are kept."""
@@ -52,6 +55,12 @@ class EmbeddingStore:
             if place is not None:
                 rows[row], known[row] = saved[place], True
         return Stored(rows, known)
+
+    def rows(self, embedder: Embedder, keys: Sequence[bytes]) -> Float32s | None:
+        """The rows of images by their :func:`image_keys`, (N, D) raw; None where one is not there."""
+        places, saved = self._read(embedder)
+        rows = [places[key] for key in keys if key in places]
+        return saved[rows] if len(rows) == len(keys) else None
 
     def keep(self, embedder: Embedder, catalogue: Catalogue, stored: Stored) -> None:
         """Add the known rows of these images. A folder that may not be written keeps nothing."""

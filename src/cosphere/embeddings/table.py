@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cosphere._types import Flags, Float32s, Integers
 from cosphere.codes import is_codes
-from cosphere.data import Skipped
+from cosphere.data.remarks import Skipped
 from cosphere.errors import DataError, RunError, SizeError
 from cosphere.files import read_arrays, write_arrays
 
@@ -104,6 +105,10 @@ class Embeddings:
         Raises:
             RunError: it cannot be written.
         """
+        write_arrays(Path(path), self.arrays())
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a file of :meth:`save`, by name."""
         arrays: dict[str, Any] = {
             "embeddings": self.embeddings,
             "labels": self.labels,
@@ -113,8 +118,7 @@ class Embeddings:
         optional = {name: getattr(self, name) for name in _OPTIONAL}
         arrays |= {name: part for name, part in optional.items() if part is not None}
         texts = {name: getattr(self, name) for name in ("group_names", "files", "model_id", "fingerprint")}
-        arrays |= {name: np.array(text, dtype=np.str_) for name, text in texts.items() if text}
-        write_arrays(Path(path), arrays)
+        return arrays | {name: np.array(text, dtype=np.str_) for name, text in texts.items() if text}
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
@@ -123,7 +127,11 @@ class Embeddings:
         Raises:
             RunError: the file is missing, holds no embeddings, or has a label without a class name.
         """
-        arrays = read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one")
+        return cls.from_arrays(read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one"), path)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], path: str | Path) -> Embeddings:
+        """The embeddings in the arrays of a file of :meth:`save`; ``path`` is named in errors. Raises as :meth:`load` does."""
         missing = [name for name in ("embeddings", "labels", "paths", "class_names") if name not in arrays]
         if missing:
             raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")

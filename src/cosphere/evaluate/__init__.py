@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cosphere.embeddings import Embeddings, embed_catalogue
+from cosphere.embeddings import Embeddings
+from cosphere.embeddings import embed as embed_catalogue
 from cosphere.evaluate.agreement import Agreement, agreement
 from cosphere.evaluate.by_group import GroupScores
 from cosphere.evaluate.calibration import PairRates, calibrate, pair_rates

@@ -12,7 +12,7 @@ import torch
 from cosphere._types import Floats, Progress
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
-from cosphere.data.dataset import MAX_UNREADABLE
+from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, Precision, Sides, columns_of, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories

@@ -107,7 +107,7 @@ def calibrate_run(
     catalogue = read_catalogue(
         source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
     )
-    listener.listed(catalogue)
+    listener.listed(catalogue.remarks)
     chosen = validation_images(catalogue, split, trained_with)
     embedder = Embedder.load(run_folder.model, device)
     how: dict[str, Any] = {

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cosphere import data, embeddings, train
 from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_whole
-from cosphere.data import Classes, read_catalogue
-from cosphere.data.dataset import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
+from cosphere.data.remarks import MAX_UNREADABLE
+from cosphere.embeddings import Embeddings, EmbeddingStore, sources
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
-from cosphere.train import TrainSettings
+
+if TYPE_CHECKING:
+    from cosphere.data import Classes
+    from cosphere.train import TrainSettings
 
 
 def embed_images(
@@ -77,23 +81,37 @@ def embed_source(
     max_unreadable: float | None,
     listener: Listener,
 ) -> Embeddings:
-    """:func:`embed_images` with the model of ``model`` loaded already."""
+    """:func:`embed_images` with the model of ``model`` loaded already.
+
+    A source that a run's model embedded before, and that has not changed since, is not read again.
+    """
+    store = store_of(model)
+    request = {"split": split, "layout": layout, "classes": classes, "run": _config_of(model)}
+    state = None if store is None else sources.SourceState.of(source, request)
+    if store is not None and state is not None:
+        known = sources.SourceStore(store).find(embedder, state)
+        if known is not None:
+            listener.listed(known.remarks)
+            return known.images
     settings = settings_of_model(model)
     own = "top" if settings is None else settings.data.classes
-    catalogue = read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
-    listener.listed(catalogue)
+    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
+    listener.listed(catalogue.remarks)
     chosen = take_split(catalogue, split, settings)
     with listener.progress("embedding") as progress:
-        table = embed(
+        table = embeddings.embed(
             embedder,
             chosen.images,
             batch_size=batch_size,
             workers=workers,
             max_unreadable=tolerated(max_unreadable, settings),
-            store=store_of(model),
+            store=store,
             progress=progress,
         )
-    return number_classes(table, chosen.images, catalogue)
+    table = embeddings.number_classes(table, chosen.images, catalogue)
+    if store is not None and state is not None:
+        sources.SourceStore(store).keep(embedder, state, table, chosen.images, catalogue.remarks)
+    return table
 
 
 def check_embedding(batch_size: int, workers: int, max_unreadable: float | None) -> None:
@@ -123,7 +141,13 @@ def store_of(model: str | Path) -> EmbeddingStore | None:
     return None
 
 
+def _config_of(path: str | Path) -> str:
+    """The text of the settings that decide which images of a run's data are its validation images; empty for a bundle."""
+    folder = RunFolder(Path(path))
+    return folder.config.read_text(encoding="utf-8") if folder.marker.exists() and folder.config.exists() else ""
+
+
 def settings_of_model(path: str | Path) -> TrainSettings | None:
     """What the model of a run was trained with; None for a bundle."""
     folder = RunFolder(Path(path))
-    return TrainSettings.read(folder.config) if folder.marker.exists() and folder.config.exists() else None
+    return train.TrainSettings.read(folder.config) if folder.marker.exists() and folder.config.exists() else None

@@ -115,7 +115,7 @@ def evaluate_run(
         catalogue = read_catalogue(
             source or trained_with.data.root, layout=layout, classes=classes or trained_with.data.classes
         )
-        listener.listed(catalogue)
+        listener.listed(catalogue.remarks)
     chosen = choose_images(catalogue, split, trained_with)
     for note in chosen.notes:
         listener.note(note)

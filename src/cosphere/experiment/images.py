@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cosphere.data import Catalogue, TrainingParts, training_parts
+from cosphere import data
 from cosphere.errors import DataError
 from cosphere.models import Embedder
-from cosphere.train import TrainSettings
+
+if TYPE_CHECKING:
+    from cosphere.data import Catalogue, TrainingParts
+    from cosphere.train import TrainSettings
 
 ALL, VAL, TEST = "all", "val", "test"
 """Names of splits: every image, the validation images and the test images."""
@@ -94,7 +97,7 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
 
 def parts_of_training(catalogue: Catalogue, settings: TrainSettings) -> TrainingParts:
     """What these settings train and validate on."""
-    return training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
+    return data.training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
 
 
 def as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings) -> bool:

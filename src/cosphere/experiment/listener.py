@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cosphere._types import Progress
-from cosphere.data import Catalogue
+from cosphere.data.remarks import Remarks
 from cosphere.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Listener:
     """Receives notes and progress. This one ignores them; override the methods that matter."""
 
-    def listed(self, catalogue: Catalogue) -> None:
-        """The images were listed. The catalogue's ``notes`` and ``differences`` say what was noticed."""
+    def listed(self, remarks: Remarks) -> None:
+        """The images were listed. The ``notes`` and ``differences`` say what was noticed."""
 
     def began(self, folder: RunFolder) -> None:
         """A run claimed its folder and is about to train."""

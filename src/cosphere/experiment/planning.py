@@ -101,7 +101,7 @@ def plan(
         RunError: a trial failed.
     """
     catalogue = read_catalogue(source, layout=layout, classes=classes)
-    listener.listed(catalogue)
+    listener.listed(catalogue.remarks)
     base = TrainSettings().with_values(
         {"data.root": str(Path(source).absolute()), "data.layout": layout, "data.classes": classes, "device": device}
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosphere.checks import check_whole
-from cosphere.data import Classes
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError
 from cosphere.experiment.embedding import check_embedding, embed_source
@@ -20,6 +19,9 @@ from cosphere.search.answer import Answer, answer, own_rows
 from cosphere.search.gallery import load_gallery
 from cosphere.search.index import Index, check_kind
 from cosphere.search.self_check import check_wanted_recall
+
+if TYPE_CHECKING:
+    from cosphere.data import Classes
 
 
 @dataclass(frozen=True, eq=False)

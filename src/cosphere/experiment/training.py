@@ -78,7 +78,7 @@ def run(
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
     if catalogue is None:
         catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
-        listener.listed(catalogue)
+        listener.listed(catalogue.remarks)
     path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:
         listener.began(run_folder)
@@ -127,7 +127,7 @@ def prepare_features(
         raise SettingsError("features.copies is 0, so there are no features to prepare. Set it to at least 1.")
     if catalogue is None:
         catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
-        listener.listed(catalogue)
+        listener.listed(catalogue.remarks)
     images = parts_of_training(catalogue, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # Random backbone weights are those of the run.

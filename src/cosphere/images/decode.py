@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import math
 import os
@@ -43,6 +44,8 @@ IMAGE_SUFFIXES = frozenset(
 
 # Excludes formats that run programs (EPS, PS), call external tools or embed other files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF")
+_PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Mpo", "Ppm", "Avif")
+"""Pillow's modules that read these formats."""
 
 # Files commonly mistaken for images: their first bytes, and advice.
 _STRANGERS = (
@@ -203,7 +206,9 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 @functools.cache
 def _formats(*, heif: bool = False) -> tuple[str, ...]:
     """The supported formats that this Pillow build includes; with ``heif`` also HEIF, if pillow-heif is installed."""
-    Image.init()
+    for plugin in _PLUGINS:  # Image.init() imports some forty more
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
     if heif:
         with contextlib.suppress(ImportError):
             from pillow_heif import register_heif_opener

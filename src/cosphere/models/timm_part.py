@@ -14,12 +14,16 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 _PACKAGES = ("timm", "timm.models", "timm.data")
+_HUB = "timm.models._hub"
+"""What downloads weights. It imports huggingface_hub and through that an HTTP client, which a network from a bundle never uses."""
 _ITS_TORCHVISION = ("torchvision", "torchvision.ops", "torchvision.models")
 """Packages of which timm's networks need one module each."""
 
@@ -70,6 +74,7 @@ def _prepared() -> Path | None:
     vars(data).update({name: value for name, value in constants.items() if name.isupper()})
     with _torchvision_in_part():
         importlib.import_module("timm.layers")
+    _defer_functions(_HUB)
     return Path(models.__path__[0])
 
 
@@ -84,6 +89,43 @@ def _torchvision_in_part() -> Iterator[None]:
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
+
+
+def _defer_functions(name: str) -> None:
+    """Make a module of functions that is loaded when one of them is first called, or another of its names is used."""
+    parent, _, own = name.rpartition(".")
+    spec = PathFinder.find_spec(name, list(sys.modules[parent].__path__))
+    if spec is None or spec.origin is None:
+        return
+    module = sys.modules[name] = _LaterFunctions(name, spec)
+    vars(sys.modules[parent])[own] = module
+
+
+class _LaterFunctions(ModuleType):
+    """A module whose functions can be imported before it is loaded; the first call of one loads it."""
+
+    def __init__(self, name: str, spec: ModuleSpec) -> None:
+        super().__init__(name)
+        self.__spec__, self.__loader__, self.__file__ = spec, spec.loader, spec.origin
+        self.__package__ = spec.parent
+        source = Path(str(spec.origin)).read_text(encoding="utf-8")
+        self._functions = frozenset(re.findall(r"^def (\w+)\(", source, re.MULTILINE))
+        self._whole: ModuleType | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # asked for by the import system
+            raise AttributeError(name)
+        if name in self._functions and self._whole is None:
+            return lambda *values, **named: getattr(self._load(), name)(*values, **named)
+        return getattr(self._load(), name)
+
+    def _load(self) -> ModuleType:
+        if self._whole is None:
+            spec = cast("ModuleSpec", self.__spec__)
+            whole = module_from_spec(spec)
+            cast("Loader", spec.loader).exec_module(whole)
+            self._whole = whole
+        return self._whole
 
 
 def _prepare(packages: tuple[str, ...]) -> bool:

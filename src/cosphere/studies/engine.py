@@ -109,7 +109,7 @@ def _listed(study: Study, source: str | Path | Catalogue, listener: Listener) ->
         .data
     )
     catalogue = read_catalogue(source, layout=data.layout, classes=data.classes)
-    listener.listed(catalogue)
+    listener.listed(catalogue.remarks)
     return catalogue, str(Path(source).absolute())
 
 

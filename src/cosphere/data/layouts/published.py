@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cosphere.data.catalogue import LayoutCheck
+from cosphere.data.remarks import LayoutCheck
 from cosphere.errors import DataError
 
 

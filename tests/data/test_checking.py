@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cosphere.data import check, read_folder
-from cosphere.data.check import _histogram
+from cosphere.data.checking import _histogram
 from cosphere.errors import DataError
 
 

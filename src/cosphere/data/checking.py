@@ -19,9 +19,10 @@ import pandas as pd
 from cosphere._types import Progress
 from cosphere.checks import check_whole
 from cosphere.data.boxes import BOX
-from cosphere.data.catalogue import EVERYTHING, Catalogue, LayoutCheck, Skipped
+from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import Classes
 from cosphere.data.reading import read_catalogue
+from cosphere.data.remarks import LayoutCheck, Skipped
 from cosphere.errors import ImageError
 from cosphere.images import check_box, find_item, read_image
 from cosphere.images.containers import Content

@@ -1,0 +1,70 @@
+"""A search in saved embeddings, and what it loads for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosphere.cli import main
+from cosphere.models import EmbedderSettings, build_embedder
+from cosphere.runs import RunFolder
+
+UNNEEDED = (
+    "pandas",  # the images are read from the run, not listed again
+    "cosphere.data.catalogue",
+    "cosphere.train.settings",
+    "huggingface_hub",  # the network comes from the run
+    "torchvision",
+    "torch._dynamo",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "PIL.PdfImagePlugin",
+)
+
+
+@pytest.fixture
+def words(photos: Path, tmp_path: Path) -> list[str]:
+    run = RunFolder.create(tmp_path / "run")
+    torch.manual_seed(0)
+    build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=8), image_size=32).save(run.model)
+    query = shutil.copy(photos / "test" / "class10" / "0.png", tmp_path / "query.png")  # another file, so it is encoded
+    return ["search", str(run.path), str(photos), str(query), "--split", "test", "--out", str(tmp_path / "found.png")]
+
+
+def test_a_search_in_saved_embeddings_loads_only_what_it_needs(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    shown, picture = capsys.readouterr(), (tmp_path / "found.png").read_bytes()
+    assert "among 24 images" in shown.out
+    code = f"""
+import gc, sys
+from cosphere.cli import main
+main({words!r})
+print("loaded", [name for name in {UNNEEDED!r} if name in sys.modules])
+print("collecting", gc.isenabled(), "frozen", gc.get_freeze_count() > 50_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found, _, rest = done.stdout.partition("loaded ")
+    assert rest == "[]\ncollecting True frozen True\n"
+    assert (found, done.stderr) == (shown.out, shown.err)
+    assert (tmp_path / "found.png").read_bytes() == picture
+
+
+def test_the_package_leaves_garbage_collection_to_the_program() -> None:
+    code = "import gc, cosphere, cosphere.cli; cosphere.Embedder; print(gc.isenabled(), gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "True 0\n"
+
+
+def test_collection_stays_off_where_the_caller_turned_it_off(tmp_path: Path) -> None:
+    words = ["embed", str(tmp_path / "none"), str(tmp_path / "none")]
+    code = f"import gc; from cosphere.cli import main; gc.disable(); print(main({words!r}), gc.isenabled(), gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "2 False 0\n"
