@@ -47,6 +47,7 @@ def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
     shown = capsys.readouterr()
     assert "6/6  sec final-seed1" in shown.err
     assert "Does SEC raise Recall@1?" in shown.out
+    assert "steps to the other arm's last validation recall@1" in shown.out
     assert {"table.parquet", "table.json", "results.json", "report.html", "figures"} <= {
         path.name for path in (tmp_path / "tiny").iterdir()
     }

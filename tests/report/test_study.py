@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from report.test_page import HOSTILE, Reader
+from svg import affine, line_points, texts
 
 from cosphere.errors import RunError
 from cosphere.report import write_study_report
@@ -90,6 +92,28 @@ RESULTS: dict[str, Any] = {
         "spearman": 1.0,
         "interval": None,
     },
+    "convergence": {
+        "metric": "map@r",
+        "every": 100,
+        "points": [
+            {"arm": "sec", "against": "plain", "seed": 0, "target": 0.3, "steps": 150.0, "whole": 400},
+            {"arm": "sec", "against": "plain", "seed": 1, "target": 0.3, "steps": None, "whole": 400},
+        ],
+        "speeds": [
+            {
+                "arm": "sec",
+                "against": "plain",
+                "seeds": 2,
+                "reached": 1,
+                "share": {"mean": 0.6875, "sd": 0.44, "low": 0.61, "high": 0.78, "n": 2},
+            }
+        ],
+        "scores": {
+            name: {"steps": [100, 200, 300, 400], "mean": [0.1, 0.2, end / 2, end], "sd": [0.01] * 4}
+            for name, end in (("plain", 0.3), ("sec", 0.5))
+        },
+        "variances": {name: {"steps": [10, 20], "mean": [0.4, 0.1], "sd": [0.0] * 2} for name in ("plain", "sec")},
+    },
     "arms": [
         arm("plain", {"rate": 0.01}, 0.5),
         arm("sec", {"rate": 0.02, "weight": 0.5}, 0.531),
@@ -143,11 +167,15 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
         "2 of 9 final runs are left.",
         "candidates for each arm",
         "gain in Recall@1: +1.00, over 5 pairs of final runs.",
+        "150; never",
+        "1 of 2",
+        "61 to 78",
+        "reaches what the other arm's run of the same seed ends with. Validations are 100 steps apart",
         "machine.cores",
     ):
         assert words in text, words
     assert len(page.of_class("answer-yes")) == len(page.of_class("answer-no")) == len(page.of_class("answer-open")) == 1
-    assert len(page.tags("svg")) == 4
+    assert len(page.tags("svg")) == 6
 
 
 def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
@@ -164,13 +192,25 @@ def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
     written(tmp_path, RESULTS, TABLE)
     figures = tmp_path / "figures"
     assert sorted(file.name for file in figures.iterdir()) == [
-        f"{name}.{kind}" for name in ("candidates", "differences", "scores", "variance") for kind in ("png", "svg")
+        f"{name}.{kind}"
+        for name in ("candidates", "convergence", "differences", "lengths", "scores", "variance")
+        for kind in ("png", "svg")
     ]
     with Image.open(figures / "differences.png") as picture:
         assert picture.width > 1200
     svg = (figures / "differences.svg").read_text(encoding="utf-8")
     assert "sec − plain (recall@1)" in svg
     assert "not decided" in svg  # the legend, as answers are no matter of colour alone
+
+
+def test_the_convergence_figure_draws_the_means_in_percent(tmp_path: Path) -> None:
+    written(tmp_path, RESULTS, TABLE)
+    svg = (tmp_path / "figures" / "convergence.svg").read_text(encoding="utf-8")
+    assert {"sec", "plain", "validation map@r, %"} <= set(texts(svg))
+    drawn = line_points(svg, "course-0-0")
+    means = RESULTS["convergence"]["scores"]["sec"]["mean"]
+    assert affine(drawn[:, 1], np.array(means)) < 1e-3 * np.ptp(drawn[:, 1])
+    assert affine(drawn[:, 0], np.array([100, 200, 300, 400])) < 1e-3 * np.ptp(drawn[:, 0])
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -188,6 +228,7 @@ def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     for one in results["comparisons"]:
         one |= {"verdict": None, "classes": None, "seeds": [], "changes": [], "answer": "not decided"}
     results["variance"] = None
+    del results["convergence"]  # as in results of an earlier version
     page = written(tmp_path, results, TABLE[:2])
     assert "Nothing to draw yet." in page.text
     assert len(page.tags("svg")) == 1

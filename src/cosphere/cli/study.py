@@ -21,6 +21,7 @@ from cosphere.studies import (
 )
 from cosphere.studies import run as run_study
 from cosphere.studies.budget import duration
+from cosphere.studies.convergence import Convergence
 from cosphere.studies.results import ArmResult
 
 _EXAMPLES = [
@@ -122,6 +123,8 @@ def show(result: StudyResult) -> None:
     console.show(_arms(result))
     if result.comparisons:
         console.show(_verdicts(result))
+    if result.convergence is not None and result.convergence.speeds:
+        console.show(_speeds(result.convergence))
     for text in result.notes:
         console.note(text)
     console.line(f"written to {result.folder.path}: {result.folder.table.name}, {result.folder.results.name}")
@@ -147,6 +150,19 @@ def _arms(result: StudyResult) -> Table:
 
 def _failures(arm: ArmResult) -> dict[str, int]:
     return {"diverged": arm.diverged, "collapsed": arm.collapsed}
+
+
+def _speeds(found: Convergence) -> Table:
+    """Steps that each arm needs for what the other one ends with."""
+    title = f"steps to the other arm's last validation {found.metric}  (interpolated; validations {found.every} steps apart)"
+    table = console.table_of(title, "arm", "against", "% of its steps", "interval over seeds", "seeds that get there")
+    table.columns[1].justify = "left"
+    for one in found.speeds:
+        low, high = one.share.low, one.share.high
+        mean = f"{100 * one.share.mean:.0f}"
+        span = "" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
+        table.add_row(console.plain(one.arm), console.plain(one.against), mean, span, f"{one.reached} of {one.seeds}")
+    return table
 
 
 def _verdicts(result: StudyResult) -> Table:

@@ -6,6 +6,7 @@ always has radius 1 and only the spread shows; a thin line from the centre to ea
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,8 +197,9 @@ def _histogram(axes: Axes, points: Floats, cv: float) -> None:
     axes.axvline(1, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 2)))
     axes.set(xlim=(0, _REACH), ylim=(0, 0.3), yticks=[])
     axes.set_xticks([0, 1, _REACH], ["0", "1", f"{_REACH:g}+"])
-    for label, side in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
-        label.set_horizontalalignment(side)
+    first, _, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("length ÷ mean length", labelpad=0)
     axes.text(0.99, 0.92, f"CV {cv:.2f}", transform=axes.transAxes, ha="right", va="top", fontsize=14, weight="bold")
@@ -205,11 +207,9 @@ def _histogram(axes: Axes, points: Floats, cv: float) -> None:
 
 def _frame(runs: Sequence[SphereRun], labels: Integers, steps: Sequence[int], at: int) -> Image.Image:
     """One picture of the animation."""
-    figure = sphere_figure(runs, labels, steps, at)
-    figure.set_dpi(_DOTS_MOVING)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    buffer = io.BytesIO()
+    sphere_figure(runs, labels, steps, at).savefig(buffer, format="png", dpi=_DOTS_MOVING)
+    return Image.open(buffer).convert("RGB")
 
 
 def _save_frames(frames: Sequence[Image.Image], path: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 from cosphere.errors import RunError
 from cosphere.fields import flatten
 from cosphere.files import read_json, write_text
+from cosphere.report.convergence import convergence_table
 from cosphere.report.document import document
 from cosphere.report.drawing import inline
+from cosphere.report.figure_files import Drawn
 from cosphere.report.markup import facts, missing, paragraph, safe, section, shown, table
 from cosphere.report.sections import score_name
-from cosphere.report.study_figures import Drawn, figures
+from cosphere.report.study_figures import figures
 
 Row = Mapping[str, Any]
 LINKS = {
@@ -22,6 +24,7 @@ LINKS = {
     "scores": "Scores",
     "candidates": "Candidates",
     "variance": "Variance",
+    "convergence": "Speed",
     "rules": "Rules",
     "runs": "Runs",
     "about": "Origin",
@@ -71,6 +74,13 @@ def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str
         section("scores", "Scores", _chart(charts.get("scores")), _scores(results)),
         section("candidates", "Candidates", _chart(charts.get("candidates")), _chosen(results)),
         section("variance", "Is it the variance?", _chart(charts.get("variance")), _variance(results)),
+        section(
+            "convergence",
+            "How fast?",
+            _chart(charts.get("convergence")),
+            _chart(charts.get("lengths")),
+            convergence_table(results.get("convergence")),
+        ),
         section("rules", "Rules", _rules(results)),
         section("runs", "Runs", _runs(rows)),
         section("about", "Origin", facts(flatten(results["provenance"]).items())),

@@ -1,4 +1,4 @@
-"""Figures of a study: differences with intervals, scores of each seed, validation scores of each candidate.
+"""Figures of a study: differences with intervals, scores of each seed, validation scores of each candidate, courses over steps.
 
 No information is conveyed by colour alone: marks differ in shape, and what lies right of zero is better.
 """
@@ -8,33 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from cosphere.files import write_atomic, write_text
+from cosphere.files import write_text
+from cosphere.report.convergence import convergence_figures
 from cosphere.report.drawing import COLOURS, clean, drawing, legend
+from cosphere.report.figure_files import WIDE, Drawn, write_png
 
 Row = Mapping[str, Any]
 MARKS = {"yes": ("o", "blue"), "no": ("s", "orange"), "not decided": ("D", "faint")}
 """Mark and colour of each answer."""
 _SHAPES = "osD^vP*X"
 _HUES = ("blue", "orange", "green", "purple")
-_WIDTH = 8.2
 _ROW = 0.3
 """Inches of a line."""
-_DOTS = 200
-"""Dots an inch of a PNG."""
-
-
-class Drawn(NamedTuple):
-    """A figure of the page."""
-
-    name: str
-    svg: str
-    description: str
 
 
 def figures(results: Row, table: Sequence[Row], folder: Path) -> list[Drawn]:
@@ -67,27 +57,22 @@ def figures(results: Row, table: Sequence[Row], folder: Path) -> list[Drawn]:
     variance = results.get("variance")
     if variance and len(variance["points"]) > 1:
         drawn.append(_variance(variance, folder))
+    if results.get("convergence"):
+        drawn += convergence_figures(results["convergence"], folder)
     return drawn
 
 
 @contextmanager
 def _rows(count: int, name: str, folder: Path, parts: list[str]) -> Iterator[Axes]:
     """Axes with ``count`` lines; afterwards the SVG is in ``parts``, and both files are written."""
-    with drawing(1.0 + _ROW * count, width=_WIDTH) as (figure, (axes,), svg):
+    with drawing(1.0 + _ROW * count, width=WIDE) as (figure, (axes,), svg):
         axes.set_ylim(count - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         yield axes
-        _write_png(figure, folder / f"{name}.png")
+        write_png(figure, folder / f"{name}.png")
     write_text(folder / f"{name}.svg", svg[0])
     parts.append(svg[0])
-
-
-def _write_png(figure: Figure, path: Path) -> None:
-    def write(part: Path) -> None:
-        figure.savefig(part, format="png", dpi=_DOTS, facecolor="white")
-
-    write_atomic(path, write)
 
 
 def _forest(compared: Sequence[Row], level: float, folder: Path) -> Drawn:
@@ -166,7 +151,7 @@ def _candidates(tuned: Sequence[Row], results: Row, metric: str, folder: Path) -
 def _variance(variance: Row, folder: Path) -> Drawn:
     """One mark for each pair of runs: how much evener lengths became, and what was gained."""
     pairs = list(dict.fromkeys((one["arm"], one["against"]) for one in variance["points"]))
-    with drawing(3.6, width=_WIDTH) as (figure, (axes,), svg):
+    with drawing(3.6, width=WIDE) as (figure, (axes,), svg):
         for at, (arm, against) in enumerate(pairs):
             own = [one for one in variance["points"] if (one["arm"], one["against"]) == (arm, against)]
             axes.plot(
@@ -181,7 +166,7 @@ def _variance(variance: Row, folder: Path) -> Drawn:
         axes.set(title="Evener lengths and gains", xlabel="fall of the relative variance of lengths, %")
         axes.set_ylabel(f"gain in {variance['score']}, points")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.2)
-        _write_png(figure, folder / "variance.png")
+        write_png(figure, folder / "variance.png")
     write_text(folder / "variance.svg", svg[0])
     rank = variance["spearman"]
     text = "unknown" if rank is None else f"{rank:.2f}"

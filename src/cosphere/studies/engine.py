@@ -20,6 +20,7 @@ from cosphere.experiment.listener import SilentReporter
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
 from cosphere.studies.budget import Clock, duration, probe
+from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Context, Finished, Job, Phase
@@ -330,6 +331,7 @@ class Work:
             arms=tuple(arm_results(self.study, records, self.choices)),
             comparisons=tuple(compared(self.study, self.folder, records, self.choices)),
             variance=variance_against_gain(self.study, records),
+            convergence=convergence(self.study, records, self.folder.log),
             notes=tuple(self._notes(missing)),
             seconds=self.clock.elapsed,
             overhead=self.clock.elapsed - self.spent / self.clock.jobs,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from cosphere.errors import RunError
 from cosphere.files import read_arrays, read_json, write_arrays, write_json
-from cosphere.runs import open_lock, provenance
+from cosphere.runs import RunFolder, open_lock, provenance
 
 LAYOUT_VERSION = 1
 """Incremented when folders written by an older Cosphere can no longer be read."""
@@ -157,6 +157,10 @@ class StudyFolder:
             RunError: they cannot be read.
         """
         return read_arrays(self.run(record["arm"], record["run"]) / "queries.npz", what="the queries of a final run")
+
+    def log(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a recorded run logged while it trained."""
+        return RunFolder(self.run(record["arm"], record["run"])).read_metrics()
 
     def prune(self, record: Mapping[str, Any], *, keep: tuple[str, ...] = ()) -> None:
         """Remove what a recorded run no longer needs: a checkpoint is as large as three models, and a study has many runs."""

@@ -17,6 +17,7 @@ from cosphere.evaluate.comparison import Arm, Difference, compare
 from cosphere.evaluate.significance import sign_flip_test
 from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.runs import provenance
+from cosphere.studies.convergence import Convergence
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Phase
@@ -103,6 +104,8 @@ class StudyResult:
     comparisons: tuple[Compared, ...]
     variance: Variance | None = None
     """How much SEC evens out lengths, against what it gains; None where no comparison is about SEC."""
+    convergence: Convergence | None = None
+    """How fast arms that differ in SEC learn; None where no comparison is about SEC, or nothing was validated."""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     """Wall time of this call."""
@@ -144,6 +147,7 @@ class StudyResult:
             "final": dict(study.final),
             "comparisons": [one.as_dict() for one in self.comparisons],
             "variance": None if self.variance is None else self.variance.as_dict(),
+            "convergence": None if self.convergence is None else self.convergence.as_dict(),
             "arms": [
                 {
                     "name": arm.name,

@@ -63,9 +63,7 @@ def variance_against_gain(study: Study, records: Sequence[Mapping[str, Any]]) ->
     """
     score = study.scores[0]
     final = {(one["arm"], one["seed"]): one for one in records if one["phase"] == "final" and one["status"] == "ok"}
-    pairs = dict.fromkeys(
-        (one.arm, one.against) for one in study.comparisons if _about_sec(study, one.arm, one.against)
-    )
+    pairs = sec_pairs(study)
     if not pairs:
         return None
     points = []
@@ -76,6 +74,12 @@ def variance_against_gain(study: Study, records: Sequence[Mapping[str, Any]]) ->
                 reduction = 1 - (ours["norms"]["cv"] / theirs["norms"]["cv"]) ** 2
                 points.append(Point(arm, against, seed, reduction, ours["scores"][score] - theirs["scores"][score]))
     return Variance(score, tuple(points), _correlation(points), _interval(points))
+
+
+def sec_pairs(study: Study) -> list[tuple[str, str]]:
+    """The arms that a comparison of the study is about and that differ in a setting of ``sec``, each pair once."""
+    pairs = ((one.arm, one.against) for one in study.comparisons if _about_sec(study, one.arm, one.against))
+    return list(dict.fromkeys(pairs))
 
 
 def _about_sec(study: Study, arm: str, against: str) -> bool:

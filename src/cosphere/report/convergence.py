@@ -1,0 +1,110 @@
+"""The convergence of a study's arms: curves of scores and of lengths over steps, and the table of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from cosphere.files import write_text
+from cosphere.report.drawing import COLOURS, clean, drawing
+from cosphere.report.figure_files import WIDE, Drawn, write_png
+from cosphere.report.markup import missing, paragraph, table
+from cosphere.report.sections import score_name
+
+Row = Mapping[str, Any]
+_LOOKS = (("blue", "-"), ("orange", "--"), ("green", "-."), ("purple", ":"))
+"""The arm first, then those that it is compared with: no line is known by its colour alone."""
+
+
+def convergence_figures(content: Row, folder: Path) -> list[Drawn]:
+    """Validation score and relative variance of lengths over steps: a panel for each arm, with those it is compared with.
+
+    Args:
+        content: ``convergence`` of `results.json`.
+        folder: to write `convergence` and `lengths` into, each as SVG and PNG.
+    """
+    rows: dict[str, list[str]] = {}
+    for speed in content["speeds"]:
+        rows.setdefault(speed["arm"], []).append(speed["against"])
+    if not rows:
+        return []
+    title = f"validation {content['metric']}, %"
+    scores = _panels("convergence", title, content["scores"], 100.0, rows, folder)
+    lengths = _panels("lengths", "(sd / mean)² of lengths", content["variances"], 1.0, rows, folder)
+    return [scores, lengths] if content["variances"] else [scores]
+
+
+def _panels(
+    name: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]], folder: Path
+) -> Drawn:
+    with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (figure, panels, svg):
+        for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
+            for line, (look, one) in enumerate(zip(_LOOKS, (arm, *others), strict=False)):
+                if one in courses:
+                    _course(axes, courses[one], scale, look, one, f"course-{place}-{line}")
+            axes.set_ylabel(label, fontsize=8.5)
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
+        panels[-1].set_xlabel("step (line: mean over seeds; band: standard deviation)")
+        write_png(figure, folder / f"{name}.png")
+    write_text(folder / f"{name}.svg", svg[0])
+    return Drawn(name, svg[0], f"{label} over steps, for {'; '.join(rows)}, each beside what it is compared with")
+
+
+def _course(axes: Axes, course: Row, scale: float, look: tuple[str, str], name: str, gid: str) -> None:
+    colour, dash = look
+    steps = np.array(course["steps"])
+    mean, sd = scale * np.array(course["mean"]), scale * np.array(course["sd"])
+    marker = "o" if len(steps) <= 20 else None
+    text = clean(name).replace("$", r"\$")
+    axes.plot(
+        steps,
+        mean,
+        color=COLOURS[colour],
+        linestyle=dash,
+        marker=marker,
+        markersize=3.5,
+        label=text,
+        gid=gid,
+    )
+    axes.fill_between(steps, mean - sd, mean + sd, color=COLOURS[colour], alpha=0.15, linewidth=0)
+
+
+def convergence_table(content: Row | None) -> str:
+    """Steps of each pair of arms, and how they were found, as HTML."""
+    if not content or not content["speeds"]:
+        return missing("This wants validations during the final runs of two arms that differ in SEC.")
+    rows = []
+    for one in content["speeds"]:
+        own = [point for point in content["points"] if (point["arm"], point["against"]) == (one["arm"], one["against"])]
+        steps = "; ".join("never" if point["steps"] is None else f"{point['steps']:.0f}" for point in own)
+        rows.append(
+            [f"{one['arm']} − {one['against']}", steps, *share_of_steps(one), f"{one['reached']} of {one['seeds']}"]
+        )
+    head = [
+        "arm − other",
+        "steps, by seed",
+        "share of the other's steps, %",
+        "interval over seeds",
+        "seeds that get there",
+    ]
+    note = (
+        f"Steps until the arm's validation {score_name(content['metric'])} reaches what the other arm's run of the same seed ends "
+        f"with. Validations are {content['every']} steps apart and interpolated linearly between; what the first one exceeds counts "
+        "as reached there. A seed that never gets there counts with all its steps, so the mean share is then too low."
+    )
+    return table(head, rows, kind="numbers") + paragraph(note, "note")
+
+
+def share_of_steps(speed: Row) -> tuple[str, str]:
+    """Mean and interval of the share in percent, for a table.
+
+    >>> share_of_steps({"share": {"mean": 0.5, "low": 0.42, "high": 0.58}})
+    ('50', '42 to 58')
+    """
+    share = speed["share"]
+    span = "–" if share["low"] is None else f"{100 * share['low']:.0f} to {100 * share['high']:.0f}"
+    return f"{100 * share['mean']:.0f}", span
