@@ -92,6 +92,7 @@ def test_files(tmp_path: Path) -> None:
     with Image.open(gif) as moving:
         assert moving.n_frames == 3
         assert moving.info["loop"] == 0
+        assert moving.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
         moving.seek(2)
         assert moving.info["duration"] > 1000
 

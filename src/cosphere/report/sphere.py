@@ -213,8 +213,8 @@ def _frame(runs: Sequence[SphereRun], labels: Integers, steps: Sequence[int], at
 
 
 def _save_frames(frames: Sequence[Image.Image], path: Path) -> None:
-    """A GIF that repeats for ever, and waits at its end. All frames share the colours of the last."""
-    palette = frames[-1].quantize(_COLOURS_MOVING, dither=Image.Dither.NONE)
+    """A GIF that repeats for ever, and waits at its end. All frames share their colours."""
+    palette = _palette(frames)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     first.save(
         path,
@@ -225,3 +225,17 @@ def _save_frames(frames: Sequence[Image.Image], path: Path) -> None:
         loop=0,
         optimize=True,
     )
+
+
+def _palette(frames: Sequence[Image.Image]) -> Image.Image:
+    """The colours of some frames, as the view turns and each hue is now in front and now behind; white stays white."""
+    some = frames[:: max(1, len(frames) // 8)]
+    width, height = some[0].size
+    sheet = Image.new("RGB", (width, height * len(some)))
+    for place, frame in enumerate(some):
+        sheet.paste(frame, (0, place * height))
+    palette = sheet.quantize(_COLOURS_MOVING, dither=Image.Dither.NONE)
+    levels = np.reshape(palette.getpalette() or [], (-1, 3))
+    levels[levels.min(axis=1) > 245] = 255
+    palette.putpalette(levels.flatten().tolist())
+    return palette
