@@ -1,7 +1,5 @@
 """``python -m cosphere`` is the command ``cosphere``."""
 
-import sys
+from cosphere.cli import command
 
-from cosphere.cli import main
-
-sys.exit(main())
+command()

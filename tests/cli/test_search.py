@@ -55,16 +55,3 @@ print("collecting", gc.isenabled(), "frozen", gc.get_freeze_count() > 50_000)
     assert rest == "[]\ncollecting True frozen True\n"
     assert (found, done.stderr) == (shown.out, shown.err)
     assert (tmp_path / "found.png").read_bytes() == picture
-
-
-def test_the_package_leaves_garbage_collection_to_the_program() -> None:
-    code = "import gc, cosphere, cosphere.cli; cosphere.Embedder; print(gc.isenabled(), gc.get_freeze_count())"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "True 0\n"
-
-
-def test_collection_stays_off_where_the_caller_turned_it_off(tmp_path: Path) -> None:
-    words = ["embed", str(tmp_path / "none"), str(tmp_path / "none")]
-    code = f"import gc; from cosphere.cli import main; gc.disable(); print(main({words!r}), gc.isenabled(), gc.get_freeze_count())"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "2 False 0\n"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import gc
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from cosphere.cli.commands import COMMANDS
 from cosphere.errors import CosphereError, did_you_mean, escaped
@@ -55,6 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"cosphere: {escaped(text)}", file=sys.stderr)
         return 2
+
+
+def command() -> NoReturn:
+    """The process of the command: :func:`main`, then the end. Never returns, so a program calls :func:`main`."""
+    _end(main())
+
+
+def _end(code: int) -> NoReturn:
+    """End the process as ``sys.exit`` does, but without the destructors of C++ libraries.
+
+    Those of torch take its operators out of their tables one by one, a quarter of a second after the answer was printed. What
+    Python does at the end is done first: its threads have ended, what was registered with atexit has run, the output is flushed.
+    """
+    waiting = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if waiting or "torch" not in sys.modules or os.name != "posix":
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.exit(code)  # Python reports it
+    os._exit(code)
 
 
 def _discard_output() -> None:

@@ -55,9 +55,11 @@ def timm_part(name: str) -> TimmPart:
 
 def _load_file_of(network: str, folder: Path) -> bool:
     """Import the file that defines a network; False where there is none."""
-    defines = re.compile(rf"^def {re.escape(network)}\(".encode(), re.MULTILINE)
+    needle = f"def {network}(".encode()
+    defines = re.compile(b"^" + re.escape(needle), re.MULTILINE)
     for file in sorted(folder.glob("*.py")):
-        if defines.search(file.read_bytes()):
+        content = file.read_bytes()
+        if needle in content and defines.search(content):  # a plain search is many times quicker
             importlib.import_module(f"timm.models.{file.stem}")
             return True
     return False

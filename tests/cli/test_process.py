@@ -1,0 +1,53 @@
+"""How the process of a command begins and ends: garbage collection, exit status, what is flushed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def process(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+
+
+def test_the_package_leaves_garbage_collection_to_the_program() -> None:
+    code = "import gc, cosphere, cosphere.cli; cosphere.Embedder; print(gc.isenabled(), gc.get_freeze_count())"
+    assert process(code).stdout == "True 0\n"
+
+
+def test_collection_stays_off_where_the_caller_turned_it_off(tmp_path: Path) -> None:
+    words = ["embed", str(tmp_path / "none"), str(tmp_path / "none")]
+    code = f"import gc; from cosphere.cli import main; gc.disable(); print(main({words!r}), gc.isenabled(), gc.get_freeze_count())"
+    assert process(code).stdout == "2 False 0\n"
+
+
+ENDING = """
+import atexit, sys, threading, time, types
+from cosphere import cli
+sys.modules["torch"] = types.ModuleType("torch")  # as if a command had loaded it
+atexit.register(lambda: print("registered"))
+print("x" * 100_000)
+"""
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_the_end_flushes_the_output_and_runs_what_was_registered(status: int) -> None:
+    done = process(f"{ENDING}\nprint('problem', file=sys.stderr)\ncli._end({status})")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "x" * 100_000 + "\nregistered\n", "problem\n")
+
+
+def test_the_end_waits_for_threads() -> None:
+    late = "threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()"
+    done = process(f"{ENDING}\n{late}\ncli._end(2)")
+    assert (done.returncode, done.stdout[100_001:]) == (2, "late\nregistered\n")
+
+
+def test_the_command_ends_with_the_status_of_main(tmp_path: Path) -> None:
+    words = ["cosphere", "embed", str(tmp_path / "none"), str(tmp_path / "none")]
+    done = process(f"import sys; from cosphere import cli; sys.argv = {words!r}; cli.command()")
+    assert done.returncode == 2
+    assert done.stderr.startswith("cosphere: ")
+    assert process("import sys; from cosphere import cli; sys.argv[1:] = ['--version']; cli.command()").returncode == 0
