@@ -213,6 +213,14 @@ def test_the_convergence_figure_draws_the_means_in_percent(tmp_path: Path) -> No
     assert affine(drawn[:, 0], np.array([100, 200, 300, 400])) < 1e-3 * np.ptp(drawn[:, 0])
 
 
+def test_a_comparison_of_two_scores_names_both(tmp_path: Path) -> None:
+    results = copy.deepcopy(RESULTS)
+    results["comparisons"][0] |= {"score": "recall@1/bits", "against_score": "recall@1"}
+    assert "Recall@1, bits − Recall@1" in written(tmp_path, results, TABLE).text
+    svg = (tmp_path / "figures" / "differences.svg").read_text(encoding="utf-8")
+    assert "sec − plain (recall@1/bits − recall@1)" in texts(svg)
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     results, table = copy.deepcopy((RESULTS, TABLE))
     results["title"] = results["comparisons"][0]["question"] = results["arms"][1]["name"] = HOSTILE

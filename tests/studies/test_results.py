@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cosphere.evaluate.retrieval import retrieval
-from cosphere.studies.results import _p_smallest, chance
+from cosphere.studies import StudyFolder, study_of
+from cosphere.studies.results import _p_smallest, chance, compared
 
 
 @pytest.mark.slow
@@ -35,6 +38,42 @@ def test_a_gain_over_classes_is_ruled_out_by_how_many_of_them_lie_below_it() -> 
 def test_chance_of_recall_at_1_is_the_share_of_the_class() -> None:
     assert chance("recall@1", np.array([0, 0, 0, 1, 1])).tolist() == pytest.approx([2 / 4] * 3 + [1 / 4] * 2)
     assert chance("recall@4", np.array([0, 0, 0, 1, 1])).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_chance_is_that_of_any_order_whatever_the_form() -> None:
+    labels = np.array([0, 0, 0, 1, 1])
+    assert chance("map@r/bits", labels).tolist() == chance("map@r", labels).tolist()
+    assert chance("recall@1/bits", labels).tolist() == chance("recall@1", labels).tolist()
+
+
+def test_a_question_compares_the_score_of_each_arm(tmp_path: Path) -> None:
+    """Also two scores of one arm: query by query, and class by class."""
+    ask = {"ask": "?", "arm": "wide", "score": "recall@1/bits", "against_score": "recall@1"}
+    content = {
+        "seeds": 3,
+        "arms": {"wide": {"model.dim": 64}, "narrow": {"model.dim": 8}},
+        "scores": ["recall@1", "recall@1/bits"],
+        "questions": [{**ask, "against": "narrow"}, {**ask, "against": "wide"}],
+    }
+    folder, records, generator = StudyFolder(tmp_path), [], np.random.default_rng(0)
+    values = {}
+    for arm in ("wide", "narrow"):
+        for seed in range(3):
+            own = {score: generator.integers(0, 2, 40).astype(float) for score in content["scores"]}
+            record = {"arm": arm, "run": f"final-seed{seed}", "phase": "final", "seed": seed, "status": "ok"}
+            record["scores"] = {score: float(one.mean()) for score, one in own.items()}
+            folder.save(record, {"classes": np.repeat(list("abcd"), 10), **own})
+            records.append(record)
+            values[arm, seed] = own
+    first, second = compared(study_of("x", content), folder, records, {})
+    for one, against in ((first, "narrow"), (second, "wide")):
+        means = [
+            values["wide", seed]["recall@1/bits"].mean() - values[against, seed]["recall@1"].mean() for seed in range(3)
+        ]
+        assert one.changes == pytest.approx(means)
+        assert one.difference is not None
+        assert one.difference.value == pytest.approx(np.mean(means))
+        assert one.as_dict()["against_score"] == "recall@1"
 
 
 def test_a_score_without_a_known_chance_counts_as_zero() -> None:

@@ -31,9 +31,12 @@ SCORE_NAMES = {
 def score_name(key: str) -> str:
     """A score's name for reading.
 
-    >>> score_name("recall@8"), score_name("map@r"), score_name("same_pairs")
-    ('Recall@8', 'MAP@R', 'Same pairs')
+    >>> score_name("recall@8"), score_name("map@r/bits"), score_name("same_pairs")
+    ('Recall@8', 'MAP@R, bits', 'Same pairs')
     """
+    key, slash, form = key.partition("/")
+    if slash:
+        return f"{score_name(key)}, {form}"
     return metric_title(key) or SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
 
 

@@ -128,12 +128,12 @@ def _differences(results: Row) -> str:
 def _difference(one: Row) -> list[object]:
     pair = f"{one['arm']} − {one['against']}"
     if one["verdict"] is None:
-        return [pair, score_name(one["score"]), *["–"] * 6, 0]
+        return [pair, compared_scores(one), *["–"] * 6, 0]
     evidence = one["verdict"]["evidence"]
     seeds, classes = evidence["seeds"], evidence["classes"]
     return [
         pair,
-        score_name(one["score"]),
+        compared_scores(one),
         f"{100 * seeds['mean']:+.2f}",
         _span(seeds["low"], seeds["high"]),
         "–" if classes is None else _span(classes["low"], classes["high"]),
@@ -142,6 +142,16 @@ def _difference(one: Row) -> list[object]:
         _p(one["verdict"]["p_holm"]),
         len(one["seeds"]),
     ]
+
+
+def compared_scores(one: Row) -> str:
+    """The score of a comparison, or that of each arm.
+
+    >>> compared_scores({"score": "map@r/bits", "against_score": "map@r"}), compared_scores({"score": "map@r"})
+    ('MAP@R, bits − MAP@R', 'MAP@R')
+    """
+    other = one.get("against_score") or one["score"]
+    return score_name(one["score"]) if other == one["score"] else f"{score_name(one['score'])} − {score_name(other)}"
 
 
 def _span(low: float | None, high: float | None) -> str:

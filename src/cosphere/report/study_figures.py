@@ -103,7 +103,9 @@ def _forest(compared: Sequence[Row], level: float, folder: Path) -> Drawn:
 
 
 def _pair(one: Row) -> str:
-    return _name(f"{one['arm']} − {one['against']} ({one['score']})")
+    other = one.get("against_score") or one["score"]
+    scores = one["score"] if other == one["score"] else f"{one['score']} − {other}"
+    return _name(f"{one['arm']} − {one['against']} ({scores})")
 
 
 def _name(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cosphere import losses
 from cosphere.checks import check_whole
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.experiment.training import settings_for
+from cosphere.studies.forms import base_of, check_scores
 from cosphere.studies.spaces import Space
 from cosphere.train import TrainSettings
 
@@ -39,12 +39,19 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm against another on one score: what a verdict is about."""
+    """One arm against another on one score, or on a score each: what a verdict is about."""
 
     question: str
     arm: str
     against: str
     score: str
+    against_score: str = ""
+    """Of the other arm; empty for the same."""
+
+    @property
+    def scores(self) -> tuple[str, str]:
+        """Of the arm and of the other."""
+        return self.score, self.against_score or self.score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class Study:
     seeds: int = 5
     """Final runs of each arm, with seeds 0, 1, ..."""
     scores: tuple[str, ...] = ("recall@1", "map@r")
-    """Test scores of the final runs."""
+    """Test scores of the final runs; with ``/bits`` at its end, a score of one bit for each dimension."""
     smallest: float = 0.005
     """Smallest gain that matters, a fraction."""
     level: float = 0.95
@@ -145,7 +152,9 @@ def check_study(study: Study) -> None:
         SettingsError: an unknown setting, loss, score or arm (the nearest is given), or a value out of bounds; the arm is named.
     """
     check_numbers(study)
-    settings_for(tuple(dict.fromkeys((study.metric, *study.scores))))
+    check_scores((study.metric, *study.scores))
+    if study.metric != base_of(study.metric):
+        raise SettingsError(f"validation scores are of floats; got {study.metric!r}. Write {base_of(study.metric)!r}.")
     if len(study.arms) < 2:
         raise SettingsError(f"a study compares arms, and {study.name} has {len(study.arms)}. Give at least two.")
     for arm in study.arms.values():
@@ -168,13 +177,14 @@ def check_study(study: Study) -> None:
         for name in (one.arm, one.against):
             if name not in study.arms:
                 raise SettingsError(f"the question {one.question!r} is about an arm {name!r}. {_near(name, study)}")
-        if one.arm == one.against:
+        if one.arm == one.against and len(set(one.scores)) == 1:
             raise SettingsError(f"the question {one.question!r} compares {one.arm} with itself. Name another arm.")
-        if one.score not in study.scores:
-            raise SettingsError(
-                f"the question {one.question!r} is about {one.score!r}, which is not measured. "
-                f"{did_you_mean(one.score, study.scores)} Or add it to `scores`."
-            )
+        for score in one.scores:
+            if score not in study.scores:
+                raise SettingsError(
+                    f"the question {one.question!r} is about {score!r}, which is not measured. "
+                    f"{did_you_mean(score, study.scores)} Or add it to `scores`."
+                )
 
 
 def check_numbers(study: Study) -> None:

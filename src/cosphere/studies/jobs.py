@@ -15,13 +15,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere._types import Floats
 from cosphere.data import Catalogue
 from cosphere.errors import DivergenceError, RunError
 from cosphere.experiment import Evaluation, evaluate_run, run
 from cosphere.experiment.images import TEST, VAL
-from cosphere.experiment.training import settings_for
 from cosphere.runs import RunFolder, provenance
 from cosphere.studies.folder import StudyFolder, text_column
+from cosphere.studies.forms import per_query, settings_of
 from cosphere.train import TrainResult, TrainSettings, Validation
 
 Phase = Literal["tune", "final"]
@@ -104,8 +105,9 @@ def perform(job: Job, context: Context) -> Finished:
         record["scores"] = dict(result.best_scores)
         if job.phase == "final":
             evaluation = _score(job, context)
-            record |= _measured(evaluation, context.scores)
-            queries = _queries(evaluation, context.scores)
+            values = per_query(evaluation.scores, context.scores)
+            record |= _measured(evaluation, context.scores, values)
+            queries = _queries(evaluation, values)
     except DivergenceError as error:
         record |= {"status": "diverged", "reason": str(error)}
     logged = RunFolder(folder.run(job.arm, job.name)).read_metrics()
@@ -141,15 +143,15 @@ def _score(job: Job, context: Context) -> Evaluation:
         StudyFolder(context.folder).run(job.arm, job.name),
         context.whole,
         split=TEST,
-        settings=settings_for(context.scores),
+        settings=settings_of(context.scores),
         device=job.settings.device,
     )
 
 
-def _measured(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
+def _measured(evaluation: Evaluation, names: tuple[str, ...], queries: Mapping[str, Floats]) -> dict[str, Any]:
     """Scores, lengths and health of a final run."""
     scores = evaluation.scores
-    values = {name: scores.value(name) for name in names}
+    values = {name: float(queries[name].mean()) if name in queries else scores.value(name) for name in names}
     collapsed = Validation(values, scores.health).collapsed
     return {
         "scores": values,
@@ -159,14 +161,13 @@ def _measured(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _queries(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """The class and the scores of each query, where a score has a value for each."""
+def _queries(evaluation: Evaluation, values: Mapping[str, Floats]) -> dict[str, npt.NDArray[Any]]:
+    """The class and the scores of each query."""
     scores = evaluation.scores
     if scores.retrieval is None:
         return {}
     classes = np.asarray(scores.embeddings.class_names)[scores.embeddings.labels[scores.retrieval.query_rows]]
-    known = scores.per_query
-    return {"classes": text_column(classes), **{name: known[name] for name in names if name in known}}
+    return {"classes": text_column(classes), **values}
 
 
 def _last_norms(logged: list[dict[str, Any]]) -> dict[str, float | None]:

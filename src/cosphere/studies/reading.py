@@ -24,7 +24,7 @@ _NAMES: dict[str, Any] = {
     "scores": list[str],
 }
 _SEARCH: dict[str, Any] = {"sampler": Sampler, "seed": int, "seeds": list[int], "metric": str}
-_QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score"), str)
+_QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score", "against_score"), str)
 _MODE = ("base", "final", "tune", "candidates", "seeds", "search")
 _ARM = {"settings", "tune", "values_of"}
 EVERY = "*"
@@ -204,9 +204,9 @@ def _comparisons(
         missing = [key for key in ("ask", "arm", "against") if key not in asked]
         if missing:
             raise SettingsError(f"a question has no {missing[0]!r}; wanted ask, arm and against. Add it.")
-        score = asked.get("score", scores[0])
+        measured = (asked.get("score", scores[0]), asked.get("against_score", ""))
         if "along" not in asked and asked["arm"] != EVERY:
-            yield Comparison(asked["ask"], asked["arm"], asked["against"], score)
+            yield Comparison(asked["ask"], asked["arm"], asked["against"], *measured)
             continue
         pairs = list(_pairs(asked, arms))
         if not pairs:
@@ -223,7 +223,7 @@ def _comparisons(
                 raise SettingsError(
                     f"the question {asked['ask']!r} names {error}, which is no axis. Use {{{'} or {'.join(('arm', *arm.values))}}}."
                 ) from error
-            yield Comparison(text, arm.name, other.name, score)
+            yield Comparison(text, arm.name, other.name, *measured)
 
 
 def _pairs(asked: Mapping[str, str], arms: Mapping[str, Arm]) -> Iterator[tuple[Arm, Arm]]:

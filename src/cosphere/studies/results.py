@@ -20,6 +20,7 @@ from cosphere.runs import provenance
 from cosphere.studies.convergence import Convergence
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
+from cosphere.studies.forms import base_of
 from cosphere.studies.jobs import Phase
 from cosphere.studies.variance import Variance
 from cosphere.studies.verdicts import Verdict, decide, evidence_of
@@ -268,22 +269,21 @@ def compared(
 
 def _draft(comparison: Comparison, values: _Values, study: Study) -> Compared:
     """A comparison before its verdict."""
-    first, second = values.of(comparison.arm, comparison.score), values.of(comparison.against, comparison.score)
+    score, other_score = comparison.scores
+    first, second = values.of(comparison.arm, score), values.of(comparison.against, other_score)
     seeds = tuple(sorted(set(first) & set(second)))
     if not seeds:
         return Compared(comparison, (), (), None, None)
     ours, theirs = np.stack([first[seed] for seed in seeds]), np.stack([second[seed] for seed in seeds])
     difference, p_smallest = None, None
     if values.classes is not None and ours.shape[1] == theirs.shape[1] == len(values.classes):
-        arms = {
-            comparison.arm: Arm({comparison.score: ours}, seeds),
-            comparison.against: Arm({comparison.score: theirs}, seeds),
-        }
+        other = comparison.against if comparison.against != comparison.arm else f"{comparison.arm}, {other_score}"
+        arms = {comparison.arm: Arm({score: ours}, seeds), other: Arm({score: theirs}, seeds)}
         several = len(np.unique(values.classes)) > 1
         (difference,) = compare(
             arms,
             values.classes,
-            baseline=comparison.against,
+            baseline=other,
             over="classes" if several else "queries",
             samples=SAMPLES,
             level=study.level,
@@ -351,13 +351,14 @@ def chance(score: str, labels: Integers) -> Floats:
     """Expected score of each query under a random order of all others; 0 for scores whose chance is not worked out here.
 
     Args:
-        score: such as ``recall@1``, ``map@r``, ``r_precision`` or ``precision@5``.
+        score: such as ``recall@1``, ``map@r``, ``r_precision`` or ``precision@5``, in any form.
         labels: (Q,) class of each query, every query being in the gallery of all others.
 
     Returns:
         (Q,) fractions.
     """
     others = len(labels) - 1
+    score = base_of(score)
     relevant = (np.bincount(labels)[labels] - 1).astype(np.float64)
     share = relevant / max(others, 1)
     name, _, k = score.partition("@")
