@@ -39,7 +39,7 @@ _SHAPES = "o^sDvP*X"
 _TILT = np.deg2rad(18.0)
 _TURN = np.deg2rad(150.0)
 """How far the view goes round in an animation."""
-_COLOURS_MOVING = 48
+_COLOURS_MOVING = 112
 _MILLISECONDS, _PAUSE = 110, 2500
 """Of a frame, and of the last one."""
 
