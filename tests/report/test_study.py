@@ -57,6 +57,7 @@ def arm(name: str, chosen: dict[str, Any] | None, mean: float) -> dict[str, Any]
         "collapsed": 0,
         "failed_candidates": 0 if chosen is not None else 2,
         "norms": {"cv": 0.123},
+        "costs": {"step_seconds": 0.0123, "memory": 1.5e9, "device_memory": 0},
     }
 
 
@@ -167,6 +168,8 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
         "2 of 9 final runs are left.",
         "candidates for each arm",
         "gain in Recall@1: +1.00, over 5 pairs of final runs.",
+        "12.3",  # ms a step
+        "1,500",  # MB
         "150; never",
         "1 of 2",
         "61 to 78",
@@ -236,7 +239,7 @@ def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     for one in results["comparisons"]:
         one |= {"verdict": None, "classes": None, "seeds": [], "changes": [], "answer": "not decided"}
     results["variance"] = None
-    del results["convergence"]  # as in results of an earlier version
+    del results["arms"][0]["costs"], results["convergence"]  # as in results of an earlier version
     page = written(tmp_path, results, TABLE[:2])
     assert "Nothing to draw yet." in page.text
     assert len(page.tags("svg")) == 1

@@ -20,7 +20,7 @@ from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.runs import open_lock
 from cosphere.studies import Study, StudyFolder, StudyListener, StudyResult, run, study_of
 
-UNEQUAL = ["seconds", "training_seconds", "time"]
+UNEQUAL = ["seconds", "training_seconds", "step_seconds", "memory", "time"]
 """Columns in which two equal studies differ."""
 
 

@@ -22,6 +22,7 @@ from cosphere.studies import (
 from cosphere.studies import run as run_study
 from cosphere.studies.budget import duration
 from cosphere.studies.convergence import Convergence
+from cosphere.studies.costs import costs_shown
 from cosphere.studies.results import ArmResult
 
 _EXAMPLES = [
@@ -131,9 +132,11 @@ def show(result: StudyResult) -> None:
 
 
 def _arms(result: StudyResult) -> Table:
-    """Final scores in percent, mean and standard deviation over seeds."""
+    """Final scores in percent, mean and standard deviation over seeds; time of a step and peak of memory."""
     study = result.study
-    table = console.table_of(f"{study.title}  (test, % ± sd over seeds)", "arm", *study.scores, "seeds", "chosen")
+    table = console.table_of(
+        f"{study.title}  (test, % ± sd over seeds)", "arm", *study.scores, "ms/step", "MB", "seeds", "chosen"
+    )
     table.columns[-1].justify = "left"
     for arm in result.arms:
         cells = []
@@ -144,7 +147,9 @@ def _arms(result: StudyResult) -> Table:
         runs = max((score.n for score in arm.scores.values()), default=0)
         failed = "".join(f", {count} {kind}" for kind, count in _failures(arm).items() if count)
         chosen = ", ".join(f"{name.split('.', 1)[-1]} {value}" for name, value in (arm.chosen or {}).items())
-        table.add_row(console.plain(arm.name), *cells, f"{runs}{failed}", console.plain(chosen))
+        table.add_row(
+            console.plain(arm.name), *cells, *costs_shown(arm.costs), f"{runs}{failed}", console.plain(chosen)
+        )
     return table
 
 

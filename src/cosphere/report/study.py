@@ -163,7 +163,7 @@ def _p(value: float) -> str:
 
 
 def _scores(results: Row) -> str:
-    """Final scores of each arm in percent, and what became of its runs."""
+    """Final scores of each arm in percent, what became of its runs, and what they cost."""
     names = list(dict.fromkeys(name for arm in results["arms"] for name in arm["scores"]))
     rows = []
     for arm in results["arms"]:
@@ -171,9 +171,25 @@ def _scores(results: Row) -> str:
         count = max((one["n"] for one in arm["scores"].values()), default=0)
         cv = arm["norms"].get("cv")
         lost = ", ".join(f"{arm[kind]} {kind}" for kind in ("diverged", "collapsed") if arm[kind])
-        rows.append([arm["name"], *cells, "–" if cv is None else f"{cv:.3f}", count, lost or "–"])
-    head = ["arm", *(f"{score_name(name)}, %" for name in names), "length CV", "seeds", "failed"]
-    return table(head, rows, kind="numbers")
+        rows.append([arm["name"], *cells, "–" if cv is None else f"{cv:.3f}", *_costs(arm), count, lost or "–"])
+    head = [
+        "arm",
+        *(f"{score_name(name)}, %" for name in names),
+        "length CV",
+        "ms a step",
+        "memory, MB",
+        "seeds",
+        "failed",
+    ]
+    note = "Memory is the peak while training: of the tensors on a GPU, or of the whole process on a CPU."
+    return table(head, rows, kind="numbers") + paragraph(note, "note")
+
+
+def _costs(arm: Row) -> tuple[str, str]:
+    """Time of a step and peak of memory; results of earlier versions have none."""
+    costs = arm.get("costs") or {}
+    seconds, memory = costs.get("step_seconds"), costs.get("device_memory") or costs.get("memory")
+    return "–" if seconds is None else f"{1000 * seconds:.1f}", "–" if not memory else f"{memory / 1e6:,.0f}"
 
 
 def _mean(score: Row | None) -> str:

@@ -6,13 +6,11 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 from cosphere.errors import SettingsError
 from cosphere.experiment import run
-from cosphere.experiment.listener import SilentReporter
+from cosphere.studies.costs import Stopwatch
 from cosphere.studies.jobs import Context, Phase
 from cosphere.train import TrainSettings
 
@@ -98,23 +96,6 @@ class Clock:
         return self.budget is None or self.elapsed + (self.estimate(phase) or 0.0) <= self.budget
 
 
-class _Stopwatch(SilentReporter):
-    """Notes when a run began and when each step was done."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.built = self.started
-        self.steps: list[float] = []
-
-    def began(self, step: int) -> None:
-        """All is built."""
-        self.built = time.monotonic()
-
-    def stepped(self, step: int) -> None:
-        """A step is done."""
-        self.steps.append(time.monotonic())
-
-
 def probe(settings: TrainSettings, context: Context) -> float:
     """Seconds that a run with these settings will take, from a few of its steps.
 
@@ -125,14 +106,13 @@ def probe(settings: TrainSettings, context: Context) -> float:
     shutil.rmtree(path, ignore_errors=True)
     steps = min(PROBE_STEPS, settings.steps)
     short = {"steps": steps, "validation.every": 0, "validation.before": False, "checkpoint_every": 0}
-    watch = _Stopwatch()
+    watch = Stopwatch()
     try:
         run(settings.with_values(short), path, catalogue=context.training, reporter=watch)
     finally:
         shutil.rmtree(path, ignore_errors=True)
     ended = time.monotonic()
-    marks = watch.steps[len(watch.steps) // 2 :]  # The first steps allocate, and are slower.
-    gaps = [later - earlier for earlier, later in pairwise(marks)] or [watch.steps[-1] - watch.built]
+    step = watch.step_seconds() or 0.0
     every = settings.validation.every
     passes = (settings.steps // every if every else 1) + settings.validation.before
-    return watch.built - watch.started + settings.steps * median(gaps) + passes * (ended - watch.steps[-1])
+    return watch.built - watch.started + settings.steps * step + passes * (ended - watch.steps[-1])

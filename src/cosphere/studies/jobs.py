@@ -21,6 +21,7 @@ from cosphere.errors import DivergenceError, RunError
 from cosphere.experiment import Evaluation, evaluate_run, run
 from cosphere.experiment.images import TEST, VAL
 from cosphere.runs import RunFolder, provenance
+from cosphere.studies.costs import Stopwatch, measured
 from cosphere.studies.folder import StudyFolder, text_column
 from cosphere.studies.forms import per_query, settings_of
 from cosphere.train import TrainResult, TrainSettings, Validation
@@ -100,7 +101,8 @@ def perform(job: Job, context: Context) -> Finished:
     }
     queries = None
     try:
-        result = _train(job, context)
+        with measured(record, job.settings.device) as watch:
+            result = _train(job, context, watch)
         record |= {"steps": result.steps, "best_step": result.best_step, "training_seconds": result.seconds}
         record["scores"] = dict(result.best_scores)
         if job.phase == "final":
@@ -120,7 +122,7 @@ def perform(job: Job, context: Context) -> Finished:
     return Finished(record, seconds)
 
 
-def _train(job: Job, context: Context) -> TrainResult:
+def _train(job: Job, context: Context, watch: Stopwatch) -> TrainResult:
     """Train, from the last checkpoint if there is one."""
     path = StudyFolder(context.folder).run(job.arm, job.name)
     begun = RunFolder(path)
@@ -129,12 +131,12 @@ def _train(job: Job, context: Context) -> TrainResult:
         time.sleep(0.1)
     if begun.marker.exists() and begun.has_begun:
         try:
-            return run(job.settings, path, resume=True, catalogue=context.training)
+            return run(job.settings, path, resume=True, catalogue=context.training, reporter=watch)
         except RunError:
             if begun.is_claimed:
                 raise
             StudyFolder(context.folder).discard(job.arm, job.name)  # Killed inside a write: it starts again.
-    return run(job.settings, path, catalogue=context.training)
+    return run(job.settings, path, catalogue=context.training, reporter=watch)
 
 
 def _score(job: Job, context: Context) -> Evaluation:

@@ -18,6 +18,7 @@ from cosphere.evaluate.significance import sign_flip_test
 from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.runs import provenance
 from cosphere.studies.convergence import Convergence
+from cosphere.studies.costs import COSTS, costs_of
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.forms import base_of
@@ -92,6 +93,9 @@ class ArmResult:
     """Candidates that diverged."""
     norms: Mapping[str, float]
     """Mean over the final runs: mean length, variance and CV of the test embeddings."""
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+    """Of the final runs: ``step_seconds``, the median, and the peaks ``memory`` and ``device_memory``, the largest, in bytes; None
+    where no run knows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +166,7 @@ class StudyResult:
                     "collapsed": arm.collapsed,
                     "failed_candidates": arm.failed_candidates,
                     "norms": dict(arm.norms),
+                    "costs": dict(arm.costs),
                 }
                 for arm in self.arms
             ],
@@ -180,8 +185,8 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
     """The tidy table: one row for each run with its scores, tuned values and full provenance.
 
     Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*`` (lengths),
-    ``lens.*`` (where the norm lens was measured), ``value.*`` (tuned settings), steps, best_step, seconds, training_seconds, identity,
-    commit, machine, time, data, settings (JSON).
+    ``lens.*`` (where the norm lens was measured), ``value.*`` (tuned settings), steps, best_step, seconds, training_seconds,
+    step_seconds, memory and device_memory (peaks while training, bytes), identity, commit, machine, time, data, settings (JSON).
     """
     rows = []
     for one in sorted(records, key=lambda one: (one["arm"], one["phase"] == "final", one["candidate"], one["seed"])):
@@ -197,7 +202,10 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                 **{f"norm.{name}": value for name, value in one["norms"].items()},
                 **{f"lens.{name}": value for name, value in one.get("lens", {}).items()},
                 **{f"value.{name}": _cell(value) for name, value in one["values"].items()},
-                **{key: one.get(key) for key in ("steps", "best_step", "seconds", "training_seconds", "identity")},
+                **{
+                    key: one.get(key)
+                    for key in ("steps", "best_step", "seconds", "training_seconds", *COSTS, "identity")
+                },
                 "commit": origin["commit"],
                 "machine": json.dumps(origin["machine"], sort_keys=True),
                 "time": origin["time"],
@@ -237,6 +245,7 @@ def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, A
                     key: float(np.mean([one["norms"][key] for one in good]))
                     for key in (good[0]["norms"] if good else ())
                 },
+                costs=costs_of(good),
             )
         )
     return results

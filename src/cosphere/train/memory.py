@@ -1,9 +1,12 @@
-"""Reuse the memory of one training step in the next, on a CPU under Linux."""
+"""The memory of this process under Linux: reuse that of one training step in the next, and measure the peak of one run."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import re
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _LARGEST = 2**31 - 1
@@ -26,3 +29,27 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST))
+
+
+def forget_peak() -> bool:
+    """Start a new measurement of :func:`peak_memory`: what was freed goes back to the system, and the peak so far is forgotten.
+
+    The peak of a process only grows otherwise, so that in a process of several runs each would show the largest before it.
+
+    Returns:
+        whether it took effect; False outside Linux, or where the process may not write its own `/proc`.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def peak_memory() -> int | None:
+    """Largest resident memory of this process since :func:`forget_peak`, in bytes; None where it is not known."""
+    with contextlib.suppress(OSError):
+        line = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+        return None if line is None else 1024 * int(line.group(1))
+    return None

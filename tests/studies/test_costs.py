@@ -1,0 +1,71 @@
+"""Time and memory of a run: of this run, whatever ran in the process before."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cosphere.studies.costs import Stopwatch, costs_of, measured
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says")
+
+
+def peak_of(megabytes: int) -> int:
+    """The peak of a run that fills an array."""
+    record: dict[str, Any] = {}
+    with measured(record, "cpu"):
+        assert np.ones(megabytes * 125_000).sum() > 0
+    if record["memory"] is None:
+        pytest.skip("this process may not forget its peak")
+    return int(record["memory"])
+
+
+@LINUX
+def test_a_small_run_after_a_large_one_has_a_small_peak() -> None:
+    before = peak_of(1)
+    large = peak_of(400)
+    assert large - before == pytest.approx(400e6, rel=0.1)
+    assert peak_of(1) - before < 40e6
+
+
+def test_a_run_that_fails_is_measured_too() -> None:
+    record: dict[str, Any] = {}
+    with contextlib.suppress(ValueError), measured(record, "cpu") as watch:
+        watch.stepped(1)
+        raise ValueError("diverged")
+    assert record["step_seconds"] >= 0
+    assert record["device_memory"] == 0
+
+
+def test_the_time_of_a_step_is_the_median_of_the_later_half() -> None:
+    watch = Stopwatch()
+    watch.began(0)
+    for pause in (0.2, 0.02, 0.01, 0.01, 0.01, 0.15):  # slow at first, and once by chance
+        time.sleep(pause)
+        watch.stepped(0)
+    seconds = watch.step_seconds()
+    assert seconds is not None
+    assert 0.009 < seconds < 0.1
+    assert Stopwatch().step_seconds() is None
+
+
+def test_one_step_is_timed_from_the_start_of_training() -> None:
+    watch = Stopwatch()
+    watch.built, watch.steps = 10.0, [10.5]
+    assert watch.step_seconds() == pytest.approx(0.5)
+
+
+def test_costs_of_an_arm_are_the_median_time_and_the_largest_peaks() -> None:
+    records = [
+        {"step_seconds": 0.1, "memory": 5, "device_memory": 0},
+        {"step_seconds": 0.3, "memory": None, "device_memory": 7},
+        {"step_seconds": 0.2},
+        {},  # of an earlier version
+    ]
+    assert costs_of(records) == {"step_seconds": pytest.approx(0.2), "memory": 5.0, "device_memory": 7.0}
+    assert costs_of([{}]) == {"step_seconds": None, "memory": None, "device_memory": None}
