@@ -97,14 +97,25 @@ def test_the_courses_are_means_over_seeds_at_shared_steps() -> None:
     assert found.variances["sec"].mean == pytest.approx([(0.01 + 0.09) / 2] * 40)
 
 
-def test_only_final_runs_that_did_not_fail_count() -> None:
-    logs = {("none", 0): curve(0.3), ("sec", 0): curve(0.6), ("sec", 1): curve(0.6), ("none", 1): curve(0.3)}
+def test_a_run_that_diverged_never_gets_there_and_is_no_target() -> None:
+    logs = {(arm, seed): curve(end) for arm, end in (("none", 0.3), ("sec", 0.6)) for seed in range(3)}
     records = [
-        record("none", 0, phase="tune"),
-        record("none", 1),
-        record("sec", 0),
-        record("sec", 1, status="diverged"),
+        record("none", 0),
+        record("sec", 0, status="diverged"),
+        record("none", 1, status="diverged"),
+        record("sec", 1),
+        record("none", 2, status="collapsed"),  # its measured scores count
+        record("sec", 2),
     ]
+    found = convergence(study(), records, lambda one: logs[one["arm"], one["seed"]])
+    assert found is not None
+    assert [(point.seed, point.steps) for point in found.points] == [(0, None), (2, pytest.approx(200.0))]
+    assert found.speeds[0].share.mean == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_only_final_runs_count() -> None:
+    logs = {("none", 0): curve(0.3), ("sec", 0): curve(0.6), ("none", 1): curve(0.3)}
+    records = [record("none", 0, phase="tune"), record("none", 1), record("sec", 0)]
     found = convergence(study(), records, lambda one: logs[one["arm"], one["seed"]])
     assert found is not None
     assert (found.points, found.speeds) == ((), ())

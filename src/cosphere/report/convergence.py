@@ -94,7 +94,7 @@ def convergence_table(content: Row | None) -> str:
     note = (
         f"Steps until the arm's validation {score_name(content['metric'])} reaches what the other arm's run of the same seed ends "
         f"with. Validations are {content['every']} steps apart and interpolated linearly between; what the first one exceeds counts "
-        "as reached there. A seed that never gets there counts with all its steps, so the mean share is then too low."
+        "as reached there. A seed that never gets there, or diverges, counts with all of them, so the mean share is then too low."
     )
     return table(head, rows, kind="numbers") + paragraph(note, "note")
 

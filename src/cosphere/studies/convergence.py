@@ -28,7 +28,7 @@ class Reach(NamedTuple):
     target: float
     """The last validation score of the other arm's run, a fraction."""
     steps: float | None
-    """Until the arm reaches it; None if it never does."""
+    """Until the arm reaches it; None if it never does, or diverged."""
     whole: int
     """Steps of the other arm's run."""
 
@@ -42,7 +42,7 @@ class Speed(NamedTuple):
     reached: int
     """Seeds of which the arm reaches the target at all."""
     share: Summary
-    """Of the other arm's steps, over seeds. A seed that never gets there counts with all its steps, so the mean is then too low."""
+    """Of the other arm's steps, over seeds. A seed that never gets there counts with all of them, so the mean is then too low."""
 
 
 class Course(NamedTuple):
@@ -88,13 +88,15 @@ def convergence(
 
     Args:
         study: its comparisons name the pairs of arms, each of which counts once.
-        records: of its runs; final runs that did not fail count.
+        records: of its runs; final runs count. One that diverged never reaches anything, and is no target for another.
         log_of: the lines of metrics.jsonl of a record.
     """
     pairs, key = sec_pairs(study), f"val/{study.metric}"
     arms = {name for pair in pairs for name in pair}
-    final = [one for one in records if one["phase"] == "final" and one["status"] == "ok" and one["arm"] in arms]
-    logs = {(one["arm"], one["seed"]): log_of(one) for one in sorted(final, key=lambda one: one["seed"])}
+    final = [one for one in records if one["phase"] == "final" and one["arm"] in arms]
+    lost = {(one["arm"], one["seed"]) for one in final if one["status"] == "diverged"}
+    ended = [one for one in final if one["status"] != "diverged"]
+    logs = {(one["arm"], one["seed"]): log_of(one) for one in sorted(ended, key=lambda one: one["seed"])}
     curves = {run: curve for run, log in logs.items() if len((curve := logged(log, key))[0])}
     if not curves:
         return None
@@ -102,14 +104,14 @@ def convergence(
         _reach(arm, against, seed, curves)
         for arm, against in pairs
         for seed in range(study.seeds)
-        if (arm, seed) in curves and (against, seed) in curves
+        if (arm, seed) in curves.keys() | lost and (against, seed) in curves
     ]
     lengths = {run: (steps, cv**2) for run, log in logs.items() for steps, cv in [logged(log, "train/norm_cv")]}
     return Convergence(
         metric=study.metric,
         every=int(np.max(np.diff(max((steps for steps, _ in curves.values()), key=len), prepend=0))),
         points=tuple(points),
-        speeds=tuple(_speeds(points, curves, study.level)),
+        speeds=tuple(_speeds(points, study.level)),
         scores=_courses(curves),
         variances=_courses(lengths),
     )
@@ -147,19 +149,18 @@ def steps_to(steps: Floats, values: Floats, target: float) -> float | None:
 def _reach(arm: str, against: str, seed: int, curves: Mapping[tuple[str, int], tuple[Floats, Floats]]) -> Reach:
     steps, values = curves[against, seed]
     target = float(values[-1])
-    return Reach(arm, against, seed, target, steps_to(*curves[arm, seed], target), int(steps[-1]))
+    reached = steps_to(*curves[arm, seed], target) if (arm, seed) in curves else None
+    return Reach(arm, against, seed, target, reached, int(steps[-1]))
 
 
-def _speeds(
-    points: Sequence[Reach], curves: Mapping[tuple[str, int], tuple[Floats, Floats]], level: float
-) -> list[Speed]:
+def _speeds(points: Sequence[Reach], level: float) -> list[Speed]:
     """Each pair over its seeds."""
     speeds = []
     for arm, against in dict.fromkeys((point.arm, point.against) for point in points):
         own = [point for point in points if (point.arm, point.against) == (arm, against)]
-        taken = [curves[arm, one.seed][0][-1] if one.steps is None else one.steps for one in own]
-        share = seeds_summary([steps / one.whole for steps, one in zip(taken, own, strict=True)], level=level)
-        speeds.append(Speed(arm, against, len(own), sum(one.steps is not None for one in own), share))
+        shares = [1.0 if one.steps is None else one.steps / one.whole for one in own]
+        reached = sum(one.steps is not None for one in own)
+        speeds.append(Speed(arm, against, len(own), reached, seeds_summary(shares, level=level)))
     return speeds
 
 
