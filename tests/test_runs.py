@@ -195,7 +195,7 @@ def test_a_start_that_failed_leaves_no_folder_and_a_kill_no_parts(tmp_path: Path
     assert not (tmp_path / "runs" / "first").exists()
     killed = tmp_path / "killed"
     (killed / "model").mkdir(parents=True)
-    for name in (".run.json.x1.part", "model/.model.safetensors.x2.part"):
+    for name in (".run.json.abcdefg1.part", "model/.model.safetensors.abcdefg2.part"):
         (killed / name).write_bytes(b"half")
     (killed / "model").rename(tmp_path / "model")
     with RunFolder.claim(killed):  # killed before run.json: the name is free

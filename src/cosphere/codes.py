@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SizeError, agreeing, counted
 
 Bytes = npt.NDArray[np.uint8]
 Array = TypeVar("Array", Tensor, npt.NDArray[Any])
@@ -56,7 +56,7 @@ def to_bits(embeddings: Array) -> Array:
     if bad:
         first = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DataError(
-            f"{len(bad)} of {count} embeddings hold NaN or infinity (rows {first}). "
+            f"{len(bad)} of {counted(count, 'embedding')} {agreeing(count, 'hold')} NaN or infinity (rows {first}). "
             "Leave them out, or embed again in float32."
         )
     return torch.from_numpy(packed).to(embeddings.device) if isinstance(embeddings, Tensor) else packed

@@ -101,5 +101,16 @@ def counted(number: int, noun: str) -> str:
     ('1 image', '1,200 classes', '0 queries')
     """
     if number != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+        hissing = noun.endswith(("s", "x", "ch", "sh"))
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if hissing else f"{noun}s"
     return f"{number:,} {noun}"
+
+
+def agreeing(number: int, verb: str) -> str:
+    """A verb, given in the plural, in the form for a number of things.
+
+    >>> agreeing(1, "are"), agreeing(2, "are"), agreeing(1, "hold"), agreeing(0, "hold")
+    ('is', 'are', 'holds', 'hold')
+    """
+    singular = {"are": "is", "were": "was", "have": "has", "do": "does"}
+    return verb if number != 1 else singular.get(verb, f"{verb}s")

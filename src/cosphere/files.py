@@ -21,11 +21,6 @@ except ImportError:  # Windows has no flock: files that a killed process left st
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock
-    fcntl = None  # type: ignore[assignment]
-
 
 def is_there(path: Path) -> bool:
     """Whether a path exists.
@@ -83,7 +78,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     try:
         _check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_parts(path)
+        remove_left_parts(path.parent, path.name)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with contextlib.suppress(OSError):  # a file system without locks
             _lock(handle)
@@ -109,9 +104,15 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _remove_left_parts(path: Path) -> None:
-    """Remove temporary files of ``path`` that no process writes to any more. A living writer holds a lock on its own."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part") if fcntl is not None else ():
+def remove_left_parts(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files that no process writes to any more. A living writer holds a lock on its own.
+
+    Args:
+        folder: where :func:`write_atomic` wrote. In a folder of the user's, other programs may have files that look like ours.
+        name: of the file that was to be written; None for every name, in a folder that only we write.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    for part in folder.glob(f".{pattern}.????????.part") if fcntl is not None else ():
         with contextlib.suppress(OSError):
             handle = os.open(part, os.O_RDWR)
             try:

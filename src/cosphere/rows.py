@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted
 from cosphere.tensors import check_embeddings, directions, full_precision
 
 Matrix = Tensor | npt.NDArray[Any]
@@ -133,7 +133,7 @@ def _not_finite(rows: Tensor, count: int, name: str) -> DataError:
     first = ", ".join(str(row) for row in rows[:5].tolist())
     more = ", ..." if len(rows) > 5 else ""
     return DataError(
-        f"{len(rows)} of {count} rows of {name} hold NaN or infinity (rows {first}{more}). "
+        f"{len(rows)} of {counted(count, 'row')} of {name} {agreeing(count, 'hold')} NaN or infinity (rows {first}{more}). "
         "Leave them out, or embed again in float32."
     )
 

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 from cosphere._version import __version__
 from cosphere.errors import RunError
-from cosphere.files import is_there, read_json, write_json, write_text
+from cosphere.files import is_there, read_json, remove_left_parts, write_json, write_text
 
 try:
     import fcntl
@@ -136,7 +136,7 @@ class RunFolder:
         else:
             folder._check_free()
         existed = folder.path.exists() and any(folder.path.iterdir())
-        with folder._locked():
+        with folder._locked(resume=resume):
             if not resume:
                 folder._make()
             folder._remove_parts()
@@ -167,7 +167,7 @@ class RunFolder:
         write_json(self.marker, {"layout": LAYOUT_VERSION, **provenance()})
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, *, resume: bool = False) -> Iterator[None]:
         """Hold the run's lock.
 
         Raises:
@@ -176,9 +176,8 @@ class RunFolder:
         try:
             handle = open_lock(self.lock)
         except BlockingIOError:
-            raise RunError(
-                f"another process is training in {self.path}. Wait for it to end, or choose another name with --name."
-            ) from None
+            advice = "Wait for it to end." if resume else "Wait for it to end, or choose another name with --name."
+            raise RunError(f"another process is training in {self.path}. {advice}") from None
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path}: {error.strerror or error}. Choose a folder that you may write."
@@ -202,9 +201,9 @@ class RunFolder:
         return False
 
     def _remove_parts(self) -> None:
-        """Remove what a kill inside a write left; nobody else writes while the lock is held."""
-        for file in self.path.rglob(".*.part"):
-            file.unlink(missing_ok=True)
+        """Remove what a kill inside a write left. A search or an evaluation may write there at the same time: its files stay."""
+        for folder in {file.parent for file in self.path.rglob(".*.part")}:
+            remove_left_parts(folder)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -71,7 +71,7 @@ def test_items_of_a_damaged_container_are_left_to_reading(tmp_path: Path) -> Non
 def test_zips_without_classes(tmp_path: Path, draw) -> None:
     draw(tmp_path / "flat", ["1.png"])
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"flat\.zip holds 1 images but no class folders"):
+    with pytest.raises(DataError, match=r"flat\.zip holds 1 image but no class folders"):
         read_catalogue(shutil.make_archive(str(tmp_path / "flat"), "zip", tmp_path / "flat"))
     with pytest.raises(DataError, match=r"there is no image in \S+none\.zip"):
         read_catalogue(shutil.make_archive(str(tmp_path / "none"), "zip", tmp_path / "none"))

@@ -237,7 +237,7 @@ def test_one_image_is_forgiven_unless_none_is(total: int, share: float, allowed:
     count = UnreadableLog(total, share)
     bad = [Skipped(str(number), "bad") for number in range(allowed + 1)]
     count.add(bad[:allowed])
-    with pytest.raises(DataError, match=f"{allowed + 1} of {total} images"):
+    with pytest.raises(DataError, match=f"{allowed + 1} of {total:,} images"):
         count.add(bad)
 
 

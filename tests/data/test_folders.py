@@ -262,9 +262,7 @@ def test_names_that_are_not_utf_8_are_named(tmp_path: Path, draw) -> None:
     (odd / os.fsdecode(b"x.\xe9")).write_bytes(b"x")
     assert any(".\\xe9 1" in note for note in read_folder(tmp_path).notes)  # no image: passed over
     (odd / "3.jpg").write_bytes(b"x")
-    with pytest.raises(
-        DataError, match=r"1 images in \S+ are not UTF-8, first caf\\xe9/3\.jpg\. Rename them"
-    ) as caught:
+    with pytest.raises(DataError, match=r"1 image in \S+ are not UTF-8, first caf\\xe9/3\.jpg\. Rename them") as caught:
         read_folder(tmp_path)
     str(caught.value).encode("utf-8")
 

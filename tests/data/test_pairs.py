@@ -77,8 +77,8 @@ def test_a_table_of_pairs(tmp_path: Path, text: str) -> None:
     [
         ("a,same\nx,1\n", r"no column 'b'; it has a, same\. A table of pairs wants the columns a, b and same"),
         ("a,b,same\n", "has no rows"),
-        ("a,b,same\nx,,1\n", r"1 of 1 rows have no b \(line 2\)"),
-        ("a,b,same\nx,y,\n", r"1 of 1 rows have no same \(line 2\)"),
+        ("a,b,same\nx,,1\n", r"1 of 1 row has no b \(line 2\)"),
+        ("a,b,same\nx,y,\n", r"1 of 1 row has no same \(line 2\)"),
         ("a,b,same\nx,y,perhaps\n", r"same is 'perhaps' in line 2"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_name_may_be_longer_or_shorter_than_another(tmp_path: Path) -> None:
 
 def test_images_that_are_missing_or_not_clear() -> None:
     listed = PairList((("a/1.jpg", "a/2.jpg"), ("a/1.jpg", "a/3.jpg")), np.array([True, False]), None)
-    with pytest.raises(DataError, match=r"2 of 3 images of the pairs are not among the 1 images, first a/2\.jpg"):
+    with pytest.raises(DataError, match=r"2 of 3 images of the pairs are not among the 1 image, first a/2\.jpg"):
         find_pairs(listed, ["/d/a/1.jpg"])
     with pytest.raises(DataError, match=r"a/1\.jpg of the pairs matches 2 images"):
         find_pairs(listed, ["/d/a/1.jpg", "/e/a/1.png", "/d/a/2.jpg", "/d/a/3.jpg"])

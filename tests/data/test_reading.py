@@ -58,7 +58,7 @@ def test_a_table_of_other_files_does_not_block_the_class_folders(tmp_path: Path,
     (tmp_path / "other.csv").write_text("path,label\nz/1.jpg,x\n")
     found = read_catalogue(tmp_path)
     assert found.label_names == ["a", "b"]
-    assert found.notes[0].startswith("the class folders were read, because none of the 1 files that other.csv lists")
+    assert found.notes[0].startswith("the class folders were read, because none of the 1 file that other.csv lists")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -98,7 +98,7 @@ def test_the_real_name_wins_over_another(photos: Path) -> None:
         ("path,lable\na/1.jpg,x\n", r"no column 'label'; it has path, lable\. Did you mean 'lable'\?"),
         ("foo,label\na/1.jpg,x\n", r"no column 'path'; it has foo, label\. Rename the one that holds the image paths"),
         ("path,label\na/1.jpg,x\na/2.jpg,\nb/3.jpg, \n", r"2 of 3 rows have no label \(lines 3, 4\)"),
-        ("path,label\n,x\n", r"1 of 1 rows have no path \(line 2\)"),
+        ("path,label\n,x\n", r"1 of 1 row has no path \(line 2\)"),
         ("path,label,split\na/1.jpg,x,\n", r"no split \(line 2\)"),
         ("path,label\n", "has no rows"),
         ("", "cannot be read as a table: it has no header"),

@@ -183,7 +183,7 @@ def test_progress_reaches_the_end_and_the_seed_decides():
         ({"embeddings": np.array([[1, np.inf], [1, 2], [3, 4]])}, DataError, "rows 0"),
         ({"embeddings": np.eye(3, dtype=np.uint8)}, SizeError, "of a floating type"),
         ({"embeddings": np.zeros((0, 3)), "labels": []}, SizeError, "at least one row"),
-        ({"embeddings": np.ones((1, 3)), "labels": [0]}, DataError, "all 1 images are of one class"),
+        ({"embeddings": np.ones((1, 3)), "labels": [0]}, DataError, "^1 image is of one class"),
     ],
 )
 def test_wrong_input_is_named(change, error, message):

@@ -137,7 +137,7 @@ def test_intervals_take_classes_whole():
         ({"samples": 0}, SettingsError, "samples must be a whole number from 1 to 1000000"),
         ({"gallery": np.eye(2)}, SettingsError, "gallery and gallery_labels together"),
         ({"labels": [0, 0, 1]}, SizeError, r"want labels \(4,\)"),
-        ({"labels": [0, 0, 0, 0]}, DataError, "got 1 classes"),
+        ({"labels": [0, 0, 0, 0]}, DataError, "got 1 class, 1 with two"),
         ({"labels": [0, 1, 2, 3]}, DataError, "0 with two"),
         ({"known_share": 0}, SettingsError, "known_share must be a number above 0 and below 1"),
         ({"gallery": np.eye(2), "gallery_labels": [0, 1]}, DataError, "4 of 4 queries are of a class in the gallery"),

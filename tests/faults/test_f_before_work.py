@@ -28,7 +28,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: Any, **__: Any) -> None:
         raise AssertionError("this is work")
 
-    for module in ("cosphere.experiment.embedding", "cosphere.experiment.calibrating", "cosphere.evaluate.scores"):
+    for module in ("cosphere.embeddings", "cosphere.experiment.calibrating", "cosphere.evaluate.scores"):
         monkeypatch.setattr(f"{module}.embed", work)
     monkeypatch.setattr("cosphere.report.page.report_data_from_run", work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
 from cosphere.evaluate.probes import linear_probe
+from cosphere.experiment import embed_images
 from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.outputs import check_output
 from cosphere.files import read_arrays, read_json, read_yaml
@@ -33,6 +35,12 @@ from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
 from cosphere.search import Index
 from cosphere.train import TrainSettings
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 Act = Callable[[Path], object]
 ROWS, LABELS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), np.arange(12) // 3
@@ -296,6 +304,35 @@ def test_one_line_from_a_command(
     assert len([line for line in shown.splitlines() if line.startswith("cosphere: ")]) == 1
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_resumed_by_one_process(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F1: the second is refused and changes nothing; tests/test_runs.py does the same with processes."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    with RunFolder.claim(own, resume=True):
+        before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+        assert main(["train", "--resume", str(own), "--steps", "9"]) == 2
+        assert capsys.readouterr().err == f"cosphere: another process is training in {own}. Wait for it to end.\n"
+        assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(fcntl is None, reason="no file locks")
+def test_what_a_killed_process_left_goes_with_the_next_write(run: Path, data: Path, tmp_path: Path) -> None:
+    """F12: of names that are never written again too, but not what a living process writes."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    cache = own / "embeddings" / "cache"
+    (cache / "sources").mkdir(parents=True, exist_ok=True)
+    left = [cache / ".0a.npz.abcdefg1.part", cache / "sources" / ".0b.npz.abcdefg2.part", own / ".x.abcdefg3.part"]
+    for part in left:
+        part.write_bytes(b"half")
+    with left[1].open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        embed_images(own, data, split="test")
+        assert [part.exists() for part in left] == [False, True, True]
+        with RunFolder.claim(own, resume=True):
+            assert [part.exists() for part in left] == [False, True, False]
+    with RunFolder.claim(own, resume=True):
+        assert not list(own.rglob("*.part"))
 
 
 def test_a_recipe_whose_blocks_are_empty(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

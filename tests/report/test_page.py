@@ -497,10 +497,19 @@ def test_class_recalls_are_those_of_the_evaluation(data: ReportData, text: str) 
         assert f"{100 * recall:.0f} %, {queries} queries" in words
 
 
-@pytest.mark.parametrize(("cv", "told"), [(0.01, "lengths differ too little to tell"), (0.2, "-35.60")])
-def test_slopes_of_the_lens_want_lengths_that_differ(bare: ReportData, cv: float, told: str) -> None:
+TOO_EQUAL = "lengths differ too little to tell"
+
+
+@pytest.mark.parametrize(
+    ("cv", "images", "told"),
+    [(0.01, 120, TOO_EQUAL), (0.06, 120, "-35.60"), (0.06, 12, TOO_EQUAL), (0.2, None, "-35.60")],
+)
+def test_slopes_of_the_lens_want_lengths_that_differ(
+    bare: ReportData, cv: float, images: int | None, told: str
+) -> None:
     logged = [{"step": 1, "train/norm_cv": cv, "lens/gradient_slope": -35.6, "lens/max_abs_gradient_cosine": 0.25}]
-    words = Reader(part(page(replace(bare, metrics=logged), queries=0), "lengths") + "</section>").text
+    config = {} if images is None else {"batch": {"size": images}}
+    words = Reader(part(page(replace(bare, metrics=logged, config=config), queries=0), "lengths") + "</section>").text
     assert f"Slope of log gradient on log length {told} -1" in words
     assert "Largest |cosine| of gradient and embedding 0.25" in words
 

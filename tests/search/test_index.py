@@ -103,7 +103,7 @@ def test_a_settings_shortlist_bounds_k() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pq"])
 def test_wrong_rows_and_queries(kind: str) -> None:
-    with pytest.raises(DataError, match="1 of 1 rows of gallery"):
+    with pytest.raises(DataError, match="1 of 1 row of gallery holds"):
         Index.build(torch.tensor([[float("inf"), 0.0]]), kind)
     with pytest.raises(SizeError, match="floating type"):
         Index.build(np.zeros((3, 2), dtype=np.uint8), kind)
@@ -112,7 +112,7 @@ def test_wrong_rows_and_queries(kind: str) -> None:
         index.search(torch.eye(3), 4)
     with pytest.raises(SizeError, match="queries have 2 dimensions, the gallery"):
         index.search(torch.eye(2), 1)
-    with pytest.raises(DataError, match="1 of 1 rows of queries"):
+    with pytest.raises(DataError, match="1 of 1 row of queries holds"):
         index.search(torch.tensor([[0.0, 1.0, float("nan")]]), 1)
 
 

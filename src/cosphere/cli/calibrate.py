@@ -5,7 +5,7 @@ from __future__ import annotations
 from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_seed, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import counted
+from cosphere.errors import agreeing, counted
 from cosphere.evaluate import OpenSetScores, convert_threshold
 from cosphere.evaluate.thresholds import Measure
 from cosphere.experiment import calibrate_run
@@ -95,16 +95,20 @@ def show(calibration: Calibration, split: str) -> None:
 def show_test(tested: Tested) -> None:
     """The rates of the threshold on the test split: over pairs, and as an open set."""
     rates, scores = tested.rates, tested.open_set
-    table = console.table_of(f"the same threshold on test: {tested.images:,} images", "score", "%", "95 % interval")
+    table = console.table_of(
+        f"the same threshold on test: {counted(tested.images, 'image')}", "score", "%", "95 % interval"
+    )
     table.add_row("false accept rate of pairs", f"{100 * rates.far:.4g}", "")
     if rates.tar is not None:
         table.add_row("true accept rate of pairs", f"{100 * rates.tar:.2f}", "")
     for name, value, interval in _open_set_rows(scores):
         table.add_row(name, value, interval)
     console.show(table)
+    known, queries = scores.known_classes, scores.known_queries
     console.note(
-        f"open set: {scores.known_classes} classes are known by {scores.gallery:,} images; {scores.known_queries:,} queries "
-        f"are of them, {scores.unknown_queries:,} of {scores.unknown_classes} other classes. A query meets the whole gallery, so "
+        f"open set: {counted(known, 'class')} {agreeing(known, 'are')} known by {counted(scores.gallery, 'image')}; "
+        f"{counted(queries, 'query')} {agreeing(queries, 'are')} of them, {scores.unknown_queries:,} of "
+        f"{counted(scores.unknown_classes, 'other class')}. A query meets the whole gallery, so "
         "it raises more false alarms than a pair."
     )
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cosphere.cli import console
+from cosphere.errors import counted
 from cosphere.evaluate.equal_bytes import EqualBytes, Form
 from cosphere.experiment import Evaluation
 from cosphere.experiment.evaluation import CODES, CODES_UNTRAINED
@@ -45,7 +46,7 @@ def show_codes(table: EqualBytes, title: str, out: Console | None = None) -> Non
     check = table.forms[0].check
     out.print(
         f"bytes: kept for each of {table.gallery:,} images. s/1000: seconds to search with 1,000 queries, here. "
-        f"finds: self-check, percent of the {check.k} nearest by float32 that are found ({check.queries} queries). "
+        f"finds: self-check, percent of the {check.k} nearest by float32 that are found ({counted(check.queries, 'query')}). "
         f"bits + re-rank: a shortlist of {table.shortlist} by bits, then floats. In brackets: 95 % intervals over queries.",
         highlight=False,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
+from cosphere.errors import counted
 from cosphere.experiment import embed_images
 from cosphere.experiment.outputs import check_output
 
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> int:
     )
     embeddings.save(Path(given.out))
     count, width = embeddings.embeddings.shape
-    console.line(f"{count:,} embeddings of width {width} in {given.out}")
+    console.line(f"{counted(count, 'embedding')} of width {width} in {given.out}")
     for _, reason in embeddings.skipped[:3]:
         console.note(f"left out: {reason}")
     return 0

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
+from cosphere.errors import counted
 from cosphere.experiment import Choice, Plan, Race, plan, race
 from cosphere.studies.budget import duration
 from cosphere.train import reporter
@@ -63,8 +64,9 @@ def show(made: Plan) -> None:
     """The data in one line, a table of costs, and the reason and command of each choice."""
     least, median, most = made.summary.per_class
     console.line(
-        f"{made.summary.train_images:,} training images of {made.summary.classes:,} classes ({least} to {most} each, median "
-        f"{median}), {made.summary.val_images:,} validation images, shorter side {made.summary.side} px"
+        f"{counted(made.summary.train_images, 'training image')} of {counted(made.summary.classes, 'class')} "
+        f"({least} to {most} each, median {median}), {counted(made.summary.val_images, 'validation image')}, "
+        f"shorter side {made.summary.side} px"
     )
     if any(choice.cost is not None for choice in made.choices):
         machine = "on this machine" + ("" if made.memory is None else f" ({made.memory / 1e9:.0f} GB of memory)")

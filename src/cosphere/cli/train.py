@@ -106,6 +106,6 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
         console.show(table)
     if result.unreadable:
         console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
-    console.line(f"{result.steps} steps in {result.seconds:.0f} s; the model is in {folder.model}")
+    console.line(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; the model is in {folder.model}")
     root = Path(settings.data.root).absolute()
     console.line(f"next: cosphere evaluate {folder.path} {root}    cosphere search {folder.path} {root} QUERY.jpg")

@@ -19,7 +19,7 @@ from cosphere._types import Flags, Floats, Integers
 from cosphere.data.boxes import BOX, NO_BOX, edges, faults
 from cosphere.data.listing import file_keys
 from cosphere.data.remarks import LayoutCheck, Remarks, Skipped
-from cosphere.errors import DataError, did_you_mean
+from cosphere.errors import DataError, agreeing, counted, did_you_mean
 
 NEEDED = ("path", "label", "split")
 OPTIONAL = ("is_query", "is_gallery", "category", "sequence", "class_name", *BOX)
@@ -68,7 +68,7 @@ class Catalogue:
         wrong = {} if values is None else faults(values)
         if wrong:
             row, reason = next(iter(wrong.items()))
-            raise DataError(f"{len(wrong)} of {len(self)} boxes cannot be used: {reason} (row {row}).")
+            raise DataError(f"{len(wrong)} of {counted(len(self), 'box')} cannot be used: {reason} (row {row}).")
 
     def __len__(self) -> int:
         """N, the number of rows (images or boxes)."""
@@ -198,7 +198,8 @@ class Catalogue:
         missing = [label for label in self.label_names if label not in mapping]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(self.label_names)} labels have no new label, first {missing[0]!r}. Map them all."
+                f"{len(missing)} of {counted(len(self.label_names), 'label')} {agreeing(len(self.label_names), 'have')} no new label, "
+                f"first {missing[0]!r}. Map them all."
             )
         table = self.table.assign(label=[str(mapping[label]) for label in self.table["label"]])
         return replace(self, table=table.drop(columns="class_name", errors="ignore"))

@@ -17,7 +17,7 @@ from cosphere.data.boxes import NO_BOX
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
 from cosphere.data.samplers import Draw
-from cosphere.errors import DataError, ImageError, SettingsError
+from cosphere.errors import DataError, ImageError, SettingsError, counted
 from cosphere.images import Augmentation, PixelCache, Pixels, Preprocessing, read_image
 
 log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class UnreadableLog:
         if len(self) > self.allowed:
             first = "; ".join(reason.rstrip(".") for reason in list(self.reasons.values())[:3])
             raise DataError(
-                f"{len(self)} of {self.total} images cannot be read, more than the {self.max_share:.1%} that are "
+                f"{len(self)} of {counted(self.total, 'image')} cannot be read, more than the {self.max_share:.1%} that are "
                 f"forgiven: {first}. "
                 "Run `cosphere data check` and mend or remove them, or raise max_unreadable."
             )

@@ -91,7 +91,7 @@ def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tu
     root = root / wrapper
     loose = [path for path in images if "/" not in path]
     if len(loose) == len(images):
-        raise DataError(f"{root} holds {len(images)} images but no class folders. {_ADVICE}")
+        raise DataError(f"{root} holds {counted(len(images), 'image')} but no class folders. {_ADVICE}")
     if loose:
         notes.append(f"left out: {counted(len(loose), 'image')} in no class folder, {_first(loose)}")
     parts = [path.split("/", 2) for path in images if "/" in path]
@@ -127,9 +127,9 @@ def _labels(paths: list[str], depth: int, classes: Classes, notes: list[str]) ->
     if nested > len(set(tops)):
         deepest = max(leaves, key=lambda leaf: leaf.count("/"))
         other = (
-            f"{len(set(tops))} classes; --classes leaf takes the folder of each image: {nested} classes"
+            f"{counted(len(set(tops)), 'class')}; --classes leaf takes the folder of each image: {counted(nested, 'class')}"
             if classes == "top"
-            else f"{nested} classes by the folder of each image; --classes top takes {len(set(tops))} top folders"
+            else f"{counted(nested, 'class')} by the folder of each image; --classes top takes {counted(len(set(tops)), 'top folder')}"
         )
         notes.append(f"class folders contain folders, such as {deepest}; read as {other}")
     return tops if classes == "top" else leaves

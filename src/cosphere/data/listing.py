@@ -15,7 +15,7 @@ import numpy as np
 
 from cosphere._types import Flags
 from cosphere.data.names import nfc
-from cosphere.errors import DataError
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
 
@@ -49,10 +49,13 @@ class Listing:
         notes = []
         if self.stray:
             notes.append(
-                f"{self.stray} hidden or stray files or folders (such as ._name, Thumbs.db, __MACOSX) were left out"
+                f"{self.stray:,} hidden or stray {'file or folder' if self.stray == 1 else 'files or folders'} (such as ._name, "
+                f"Thumbs.db, __MACOSX) {agreeing(self.stray, 'were')} left out"
             )
         if self.loops:
-            notes.append(f"{self.loops} links that lead back to a folder around them were not followed")
+            them = "it" if self.loops == 1 else "them"
+            lead = f"{counted(self.loops, 'link')} that {agreeing(self.loops, 'lead')} back to a folder around {them}"
+            notes.append(f"{lead} {agreeing(self.loops, 'were')} not followed")
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
             what = "file that is not an image was" if self.others.total() == 1 else "files that are not images were"
@@ -131,8 +134,8 @@ def list_images(root: Path) -> Listing:
             listing.others[printable(os.path.splitext(entry.name)[1].lower())] += 1  # noqa: PTH122
     if odd:
         raise DataError(
-            f"the names of {len(odd)} images in {printable(root)} are not UTF-8, first {printable(min(odd))}. Rename "
-            "them, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
+            f"the names of {counted(len(odd), 'image')} in {printable(root)} are not UTF-8, first {printable(min(odd))}. "
+            "Rename them, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
         )
     listing.images.sort()
     return listing
@@ -303,10 +306,13 @@ def matching_paths(root: Path, paths: list[str]) -> tuple[list[str], Flags, list
             candidates[row], there[row] = real, True
             slashes += "\\" in paths[row]
             forms += real != path
-    notes = [f"{slashes} paths with backslashes were read with slashes"] if slashes else []
+    notes = []
+    if slashes:
+        notes.append(f"{counted(slashes, 'path')} with backslashes {agreeing(slashes, 'were')} read with slashes")
     if forms:
         notes.append(
-            f"{forms} paths are written with other forms of accented characters than on the disk, and were matched"
+            f"{counted(forms, 'path')} {agreeing(forms, 'are')} written with other forms of accented characters than on the disk, "
+            f"and {agreeing(forms, 'were')} matched"
         )
     return candidates, there, notes
 
@@ -364,12 +370,14 @@ def drop_missing(
     first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
     if len(lost) == len(paths):
         raise DataError(
-            f"none of the {len(paths)} files that {source} lists is in {root} (first: {first}). "
+            f"none of the {counted(len(paths), 'file')} that {source} lists is in {root} (first: {first}). "
             "Move it to the folder that its paths start from, or write absolute paths."
         )
     if len(lost) > share * len(paths):
         raise DataError(
-            f"{len(lost)} of the {len(paths)} files that {source} lists are missing in {root}: {first}. "
+            f"{len(lost)} of the {counted(len(paths), 'file')} that {source} lists {agreeing(len(paths), 'are')} missing in "
+            f"{root}: {first}. "
             f"At most {share:.1%} may be missing; complete the data, or allow more with max_missing."
         )
-    return there, [f"{len(lost)} of {len(paths)} listed files are missing and were left out: {first}"]
+    files, are = counted(len(paths), "listed file"), agreeing(len(paths), "are")
+    return there, [f"{len(lost)} of {files} {are} missing and {agreeing(len(paths), 'were')} left out: {first}"]

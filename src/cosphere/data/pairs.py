@@ -12,7 +12,7 @@ import numpy as np
 
 from cosphere._types import Flags, Integers
 from cosphere.data.table_files import load_table
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SizeError, counted
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "a": ("path_1", "image_1", "file_1", "left", "first"),
@@ -89,7 +89,7 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
     missing = [name for name, parts in names.items() if parts not in rows]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(names)} images of the pairs are not among the {len(paths)} images, first "
+            f"{len(missing)} of {len(names)} images of the pairs are not among the {counted(len(paths), 'image')}, first "
             f"{missing[0]}. Read the folder that holds them all."
         )
     twice = [name for name, parts in names.items() if matches[parts] > 1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from cosphere.checks import check_number, check_seed
 from cosphere.data.catalogue import EVERYTHING, Catalogue
-from cosphere.errors import DataError, SettingsError
+from cosphere.errors import DataError, SettingsError, agreeing, counted
 
 
 class TrainingParts(NamedTuple):
@@ -47,8 +47,8 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
     number = min(max(2, round(share * len(counts))), len(counts) - 2)
     if number < 2 or len(candidates) < number:
         raise DataError(
-            f"holding out classes wants at least 4 classes, 2 of them with 2 images or more; got {len(counts)} "
-            "classes, "
+            f"holding out classes wants at least 4 classes, 2 of them with 2 images or more; got "
+            f"{counted(len(counts), 'class')}, "
             f"{len(candidates)} with 2 images or more. Add classes, or give the data a 'val' split of its own."
         )
     chosen = np.random.default_rng([seed, len(counts)]).permutation(candidates)[:number]
@@ -87,8 +87,8 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
     several = np.flatnonzero(counts >= 2)
     if len(counts) - sum(numbers) < 2 or len(several) < sum(numbers):
         raise DataError(
-            f"each part wants at least 2 classes, those of val and test with 2 images or more; got {len(counts)} "
-            "classes, "
+            f"each part wants at least 2 classes, those of val and test with 2 images or more; got "
+            f"{counted(len(counts), 'class')}, "
             f"{len(several)} with 2 images or more. Add classes or lower the shares."
         )
     order = np.random.default_rng([seed, len(counts)]).permutation(several)
@@ -124,13 +124,13 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
     most = min(len(counts) - 2, several - 1)
     if most < 2:
         how = (
-            f"no validation: {len(counts)} training classes, {several} of them with 2 images or more, are too few to hold "
-            "some out, so the last model is kept"
+            f"no validation: {counted(len(counts), 'training class')}, {several} of them with 2 images or more, "
+            f"{agreeing(len(counts), 'are')} too few to hold some out, so the last model is kept"
         )
         return TrainingParts(train, None, how)
     left, held = hold_out_classes(train, share=min(val_share, most / len(counts)), seed=seed)
     number = len(held.label_names)
-    how = f"validation on {number} of {len(counts)} training classes, held out with seed {seed}"
+    how = f"validation on {number} of {counted(len(counts), 'training class')}, held out with seed {seed}"
     if number != round(val_share * len(counts)):
         how += f" (a share of {val_share:g} adapted to so few classes)"
     return TrainingParts(left, held, how)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cosphere._types import Integers
-from cosphere.errors import DataError
+from cosphere.errors import DataError, agreeing, counted
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
@@ -64,8 +64,8 @@ class TableFile:
         empty = np.flatnonzero(cells.isna())
         if len(empty):
             raise DataError(
-                f"{self.name}: {len(empty)} of {len(cells)} rows have no {what} ({self.where(empty)}). Fill them in or "
-                "remove the rows."
+                f"{self.name}: {len(empty)} of {counted(len(cells), 'row')} {agreeing(len(cells), 'have')} no {what} "
+                f"({self.where(empty)}). Fill them in or remove the rows."
             )
         return cells
 

@@ -16,7 +16,7 @@ from cosphere.data.listing import drop_missing, is_image, matching_paths
 from cosphere.data.names import named_in_nfc
 from cosphere.data.remarks import Skipped
 from cosphere.data.table_files import TableFile, load_table, texts
-from cosphere.errors import DataError, counted, did_you_mean
+from cosphere.errors import DataError, agreeing, counted, did_you_mean
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -102,7 +102,10 @@ def read_table(
     usable, skipped = _usable_boxes(table, file, max_missing)
     there &= usable
     if skipped:
-        notes.append(f"{len(skipped)} of {len(table)} rows have a box that cannot be used and were left out")
+        notes.append(
+            f"{len(skipped)} of {counted(len(table), 'row')} {agreeing(len(table), 'have')} a box that cannot be used and "
+            f"{agreeing(len(table), 'were')} left out"
+        )
     table = table[there].reset_index(drop=True)
     repeated = int(table.duplicated(["path", *(column for column in BOX if column in table.columns)]).sum())
     if repeated:
@@ -158,7 +161,7 @@ def _usable_boxes(table: pd.DataFrame, file: TableFile, max_share: float) -> tup
     if len(wrong) > max_share * len(table) or (wrong and not usable.any()):
         row, reason = next(iter(wrong.items()))
         raise DataError(
-            f"{file.name}: {len(wrong)} of {len(table)} boxes cannot be used, first in {file.where(np.array([row]))}: "
+            f"{file.name}: {len(wrong)} of {counted(len(table), 'box')} cannot be used, first in {file.where(np.array([row]))}: "
             f"{reason}. Boxes are x_1, y_1, x_2, y_2 in pixels, right and bottom exclusive."
         )
     paths = table["path"].tolist()

@@ -20,7 +20,7 @@ from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings.features import FeatureCache, FeatureTable
 from cosphere.embeddings.store import EmbeddingStore, Stored
 from cosphere.embeddings.table import Embeddings
-from cosphere.errors import DataError
+from cosphere.errors import DataError, counted
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer
@@ -98,7 +98,7 @@ def embed(
     if store is not None and precision == "float32" and len(missing):
         store.keep(embedder, catalogue, Stored(rows, read))
     if not read.any():
-        raise DataError(f"none of {len(catalogue)} images can be read. Run `cosphere data check` on them.")
+        raise DataError(f"none of {counted(len(catalogue), 'image')} can be read. Run `cosphere data check` on them.")
     skipped = tuple(Skipped(*one) for one in unreadable.reasons.items())
     embeddings = rows if read.all() else rows[read]
     return _table(catalogue, embeddings, read, model_id=embedder.id, skipped=skipped)

@@ -29,8 +29,8 @@ from cosphere._types import Float32s, Integers, Progress
 from cosphere.data import Batch, Catalogue, Draw, ImageRows, Item, Skipped, UnreadableLog, collate
 from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings.store import KEY_BYTES, image_keys
-from cosphere.errors import DataError, RunError
-from cosphere.files import exclusive, write_atomic
+from cosphere.errors import DataError, RunError, counted
+from cosphere.files import exclusive, remove_left_parts, write_atomic
 from cosphere.images import Augmentation, PixelCache
 from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer_features
@@ -221,7 +221,7 @@ class _Work:
         places = np.array([[self.places.get(key, (-1, -1)) for key in keys] for keys in self.keys], dtype=np.int64)
         table = FeatureTable(self.parts, places, self.embedder.feature_width, skipped)
         if not table.readable.any():
-            raise DataError(f"none of {len(table)} images can be read. Run `cosphere data check` on them.")
+            raise DataError(f"none of {counted(len(table), 'image')} can be read. Run `cosphere data check` on them.")
         return table
 
     def _missing(self) -> NDArray[np.bool_]:
@@ -314,6 +314,7 @@ class _Work:
         file = self.folder / f"{_digest(content)}.npy"
         try:
             write_atomic(file, lambda part: _save(part, content))
+            remove_left_parts(self.folder)  # their names are digests of their content, which are not written again
         except RunError as error:
             self._warn(str(error))
             self._add(content)

@@ -22,7 +22,7 @@ from cosphere.data.remarks import LayoutCheck, Remarks
 from cosphere.embeddings.store import KEY_BYTES, EmbeddingStore, image_keys
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import CosphereError, RunError
-from cosphere.files import read_arrays, write_arrays
+from cosphere.files import read_arrays, remove_left_parts, write_arrays
 from cosphere.images.decode import DECODING
 from cosphere.models import Embedder
 
@@ -137,6 +137,7 @@ class SourceStore:
         arrays["checks"] = np.array(remarks.checks, dtype=np.str_).reshape(-1, len(LayoutCheck._fields))
         with contextlib.suppress(RunError, OSError, UnicodeError):
             write_arrays(self._file(embedder, state), arrays)
+            remove_left_parts(self.folder)  # of models and images that are not written again
             files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns)
             for file in files[:-MOST_SOURCES]:
                 file.unlink()

@@ -13,7 +13,7 @@ import numpy as np
 
 from cosphere._types import Flags, Float32s
 from cosphere.errors import RunError
-from cosphere.files import read_arrays, write_arrays
+from cosphere.files import read_arrays, remove_left_parts, write_arrays
 from cosphere.images.decode import DECODING
 from cosphere.models import Embedder
 
@@ -73,6 +73,7 @@ class EmbeddingStore:
         with contextlib.suppress(RunError, OSError):
             content = np.frombuffer(b"".join([*others, *fresh]), dtype=np.uint8).reshape(-1, KEY_BYTES)
             write_arrays(self._file(embedder), {"keys": content, "rows": rows})
+            remove_left_parts(self.folder)  # of models and images that are not written again
             files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns)
             for file in files[:-MOST_MODELS]:
                 file.unlink()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cosphere._types import Flags, Float32s, Integers
 from cosphere.codes import is_codes
 from cosphere.data.remarks import Skipped
-from cosphere.errors import DataError, RunError, SizeError
+from cosphere.errors import DataError, RunError, SizeError, counted
 from cosphere.files import read_arrays, write_arrays
 
 WHOLE_IMAGE = (-1, -1, -1, -1)
@@ -91,7 +91,7 @@ class Embeddings:
             part = getattr(self, name)
             if part is not None and len(part) != len(self.embeddings):
                 raise SizeError(
-                    f"want one of {name} for each of {len(self.embeddings)} embeddings, got {len(part)}. "
+                    f"want one of {name} for each of {counted(len(self.embeddings), 'embedding')}, got {len(part)}. "
                     "Take both from the same images."
                 )
 
@@ -168,7 +168,7 @@ class Embeddings:
             rows = np.arange(len(self))[selection]
         except IndexError as error:
             raise SizeError(
-                f"the selection does not fit {len(self)} embeddings: {error}. Give rows from 0 to {len(self) - 1}."
+                f"the selection does not fit {counted(len(self), 'embedding')}: {error}. Give rows from 0 to {len(self) - 1}."
             ) from error
         optional: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONAL}
         optional = {name: None if part is None else part[rows] for name, part in optional.items()}

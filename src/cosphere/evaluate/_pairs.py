@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
-from cosphere.errors import DataError
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.evaluate._names import class_column
 from cosphere.rows import (
     EQUAL_COSINE,
@@ -72,7 +72,8 @@ def classed_rows(embeddings: Matrix, labels: Any) -> ClassedRows:
     names = class_column(labels, rows.size)
     classes, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise DataError(f"all {rows.size} images are of one class, so no pair is of two. Give at least two classes.")
+        images = f"{'all ' * (rows.size > 1)}{counted(rows.size, 'image')} {agreeing(rows.size, 'are')}"
+        raise DataError(f"{images} of one class, so no pair is of two. Give at least two classes.")
     order = torch.from_numpy(np.argsort(numbers, kind="stable")).to(rows.device)
     padded = torch.zeros_like(rows.padded)
     padded[: rows.size] = rows.rows[order]

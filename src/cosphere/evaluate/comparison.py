@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cosphere._types import Floats, Integers
 from cosphere.checks import check_choice
-from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted, did_you_mean
 from cosphere.evaluate.significance import holm, is_hit_or_miss, mcnemar_test, seeds_test, sign_flip_test
 from cosphere.evaluate.statistics import Interval, Summary, bootstrap_all, seeds_summary
 
@@ -171,7 +171,8 @@ def compare(
     _check_shapes(arms, names)
     class_names, numbers, sizes = np.unique(names, return_inverse=True, return_counts=True)
     if over == "classes" and len(class_names) < 2:
-        raise DataError(f"all {len(names)} queries are of one class, so classes cannot be drawn. Use over='queries'.")
+        queries = f"{'all ' * (len(names) > 1)}{counted(len(names), 'query')} {agreeing(len(names), 'are')}"
+        raise DataError(f"{queries} of one class, so classes cannot be drawn. Use over='queries'.")
     drawn = numbers if over == "classes" else None
     pairs = [(score, arm) for score in arms[chosen].values for arm in arms]
     changes = {(score, arm): _change(arms[arm], arms[chosen], score) for score, arm in pairs if arm != chosen}

@@ -15,7 +15,7 @@ import numpy as np
 
 from cosphere._types import Flags, Floats, Integers, Progress
 from cosphere.checks import check_number, check_seed
-from cosphere.errors import DataError, SettingsError
+from cosphere.errors import DataError, SettingsError, counted
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.retrieval import retrieval
@@ -95,7 +95,7 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
     several = np.flatnonzero(counts >= 2)
     if not len(several) or len(counts) < 2:
         raise DataError(
-            f"an open set wants two classes, one of them with two images; got {len(counts)} classes, {len(several)} with two."
+            f"an open set wants two classes, one of them with two images; got {counted(len(counts), 'class')}, {len(several)} with two."
         )
     generator = np.random.default_rng(seed)
     number = min(max(1, round(known_share * len(several))), len(counts) - 1)

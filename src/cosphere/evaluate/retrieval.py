@@ -23,7 +23,7 @@ import torch
 
 from cosphere._types import Floats, Integers, Progress
 from cosphere.codes import is_codes
-from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
+from cosphere.errors import DataError, SettingsError, SizeError, counted, did_you_mean
 from cosphere.evaluate._depths import check_ks, check_reach
 from cosphere.evaluate._pass import PassResult, Request, rank_all
 from cosphere.evaluate._relevance import (
@@ -327,7 +327,7 @@ def images_to_rank(sides: Sides, candidates: Candidates) -> int:
 def _nothing_to_find(candidates: Candidates, grouped: bool) -> DataError:
     """The error for scores without a single query, naming what leaves all relevant images out."""
     count = len(candidates.relevant)
-    words = f"none of {count} queries has an image of its class to find"
+    words = f"none of {counted(count, 'query')} has an image of its class to find"
     itself = torch.zeros(count, dtype=torch.int64, device=candidates.relevant.device)
     if candidates.own is not None:
         own_class = candidates.classes.gallery_keys[candidates.own.clamp_min(0)] == candidates.classes.query_keys

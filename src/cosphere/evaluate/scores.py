@@ -14,7 +14,7 @@ from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, Precision, Sides, columns_of, embed
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, agreeing, counted, did_you_mean
 from cosphere.evaluate._columns import RowColumns, catalogue_categories
 from cosphere.evaluate._depths import check_reach
 from cosphere.evaluate.clustering import CLUSTERING_PRESETS, ClusteringScores
@@ -332,11 +332,13 @@ def _notes(
 ) -> tuple[str, ...]:
     notes, total, unread = [], len(embeddings), len(embeddings.skipped)
     if unread:
-        notes.append(f"Left out: {unread} of {total + unread} images, which could not be read.")
+        notes.append(f"Left out: {unread} of {counted(total + unread, 'image')}, which could not be read.")
     notes += _repeated(embeddings)
     if ranking.skipped:
         queries = ranking.queries + ranking.skipped
-        notes.append(f"Left out: {ranking.skipped} of {queries} queries, with no other image of their class to find.")
+        notes.append(
+            f"Left out: {ranking.skipped} of {counted(queries, 'query')}, with no other image of their class to find."
+        )
     too_large = [k for k in settings.depths if f"recall@{k}" not in ranking.scores]
     if too_large:
         names = ", ".join(f"Recall@{k}" for k in too_large)
@@ -362,10 +364,11 @@ def _repeated(embeddings: Embeddings) -> list[str]:
     if pictures == len(embeddings):
         return []
     labelled = len(np.unique(np.stack([identities, embeddings.labels], axis=1), axis=0))
-    notes = [
-        f"{len(embeddings) - pictures} of {len(embeddings)} rows repeat the picture of another row. A query does not meet its own "
-        "picture."
-    ]
+    repeated, rows = len(embeddings) - pictures, counted(len(embeddings), "row")
+    notes = [f"{repeated} of {rows} repeat the picture of another row. A query does not meet its own picture."]
     if labelled > pictures:
-        notes.append(f"{labelled - pictures} pictures have more than one label. Look at them: one is wrong.")
+        several = labelled - pictures
+        notes.append(
+            f"{counted(several, 'picture')} {agreeing(several, 'have')} more than one label. Look at them: one is wrong."
+        )
     return notes

@@ -27,7 +27,7 @@ from scipy.stats import t as student
 
 from cosphere._types import Floats
 from cosphere.checks import MOST_SAMPLES, check_number, check_seed, check_whole
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SizeError, agreeing, counted
 from cosphere.evaluate._names import class_column
 from cosphere.rows import as_array
 
@@ -224,7 +224,8 @@ def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:
     given = class_column(classes, count, "classes")
     names, numbers = np.unique(given, return_inverse=True)
     if len(names) < 2:
-        raise DataError(f"all {count} queries are of one class, so classes cannot be drawn. Use the queries instead.")
+        queries = f"{'all ' * (count > 1)}{counted(count, 'query')} {agreeing(count, 'are')}"
+        raise DataError(f"{queries} of one class, so classes cannot be drawn. Use the queries instead.")
     sums: Floats = np.array(
         [np.bincount(numbers, weights=row, minlength=len(names)) for row in table], dtype=np.float64
     )

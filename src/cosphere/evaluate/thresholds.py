@@ -12,7 +12,7 @@ from scipy.stats import beta, binom
 
 from cosphere.checks import check_choice, check_number, check_seed, check_whole
 from cosphere.codes import code_bytes
-from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.statistics import Interval, check_level
@@ -235,7 +235,9 @@ def matched_hamming(
     """
     rows, packed = unit_rows(embeddings).rows, code_bytes(codes)
     if len(packed) != len(rows):
-        raise SizeError(f"got {len(rows)} embeddings and {len(packed)} codes. Make the codes from these rows.")
+        raise SizeError(
+            f"got {counted(len(rows), 'embedding')} and {counted(len(packed), 'code')}. Make the codes from these rows."
+        )
     check_whole("pairs", pairs, least=1)
     check_number("threshold", threshold)
     check_seed(seed)
@@ -255,7 +257,9 @@ def matched_hamming(
 def _drawn_pairs(count: int, labels: Any | None, pairs: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     names = None if labels is None else class_column(labels, count)
     if count < 2 or (names is not None and (names == names[0]).all()):
-        raise DataError(f"{count} images hold no pair of two {'images' if names is None else 'classes'}. Give more.")
+        raise DataError(
+            f"{counted(count, 'image')} {agreeing(count, 'hold')} no pair of two {'images' if names is None else 'classes'}. Give more."
+        )
     generator = np.random.default_rng(seed)
     left = generator.integers(0, count, pairs)
     right = (left + generator.integers(1, count, pairs)) % count  # another row, each equally likely

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cosphere._types import Flags, Floats
 from cosphere.checks import check_choice, check_number, check_whole
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SizeError, agreeing, counted
 from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.rows import as_array
@@ -153,7 +153,9 @@ def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
         values = values.astype(np.float64)
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise DataError(f"{bad} of {len(values)} scores are NaN or infinite. Leave those pairs out.")
+        raise DataError(
+            f"{bad} of {counted(len(values), 'score')} {agreeing(len(values), 'are')} NaN or infinite. Leave those pairs out."
+        )
     if not truth.any() or truth.all():
         raise DataError(
             f"want both same and different pairs, got {int(truth.sum())} and {int((~truth).sum())}. Give a list that has both."
@@ -260,7 +262,9 @@ def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protoc
     check_whole("folds", folds, least=2)
     check_choice("protocol", protocol, get_args(Protocol))
     if len(values) < folds:
-        raise SizeError(f"{len(values)} pairs cannot be cut into {folds} folds. Give more pairs, or fewer folds.")
+        raise SizeError(
+            f"{counted(len(values), 'pair')} cannot be cut into {folds} folds. Give more pairs, or fewer folds."
+        )
     sizes = np.full(folds, len(values) // folds)
     sizes[: len(values) % folds] += 1
     ends = np.cumsum(sizes)

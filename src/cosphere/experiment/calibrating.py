@@ -9,7 +9,7 @@ from typing import Any
 from cosphere.checks import check_seed
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
-from cosphere.errors import DataError, counted
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.comparison import FEW_CLASSES
@@ -185,7 +185,8 @@ def calibration_notes(calibration: Calibration, split: str) -> list[str]:
     if calibration.classes < FEW_CLASSES:
         low, high = calibration.far_interval
         notes.append(
-            f"{calibration.classes} classes are few: with other classes the false accept rate may lie anywhere from "
+            f"{counted(calibration.classes, 'class')} {agreeing(calibration.classes, 'are')} few: with "
+            f"other classes the false accept rate may lie anywhere from "
             f"{100 * low:.2g} to {100 * high:.2g} %, and with so few classes this interval is too narrow itself"
         )
     if calibration.tar == 0:
@@ -195,7 +196,8 @@ def calibration_notes(calibration: Calibration, split: str) -> list[str]:
         )
     if calibration.wanted_far * calibration.different_pairs < ENOUGH:
         notes.append(
-            f"{calibration.different_pairs:,} pairs are few for a rate of {calibration.wanted_far:g}: want at least "
+            f"{counted(calibration.different_pairs, 'pair')} {agreeing(calibration.different_pairs, 'are')} few "
+            f"for a rate of {calibration.wanted_far:g}: want at least "
             f"{ENOUGH / calibration.wanted_far:,.0f}, so take more images or a higher --far"
         )
     return notes

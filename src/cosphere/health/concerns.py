@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cosphere.errors import agreeing, counted
+
 # Limits. "Healthy" below is the range measured on held-out classes: of Cars196 (4092 images, 98
 # classes) triplet and multi-similarity with and without SEC (512-d, three seeds each), NormSoftmax (2048-d) and the untrained
 # backbone (1280-d), and LFW faces (128-d). "Collapsed" are 128-d heads on that backbone's features, trained so as to collapse.
@@ -97,8 +99,10 @@ class Health:
 def _of_zero_rows(health: Health) -> str:
     if not health.zero_rows:
         return ""
+    rows = f"{health.zero_rows} of {counted(health.rows, 'embedding')}"
+    are, have = agreeing(health.rows, "are"), agreeing(health.rows, "have")
     return (
-        f"Zero rows: {health.zero_rows} of {health.rows} embeddings are zero and have no direction, so what they find is chance; look "
+        f"Zero rows: {rows} {are} zero and {have} no direction, so what is nearest there is chance; look "
         "at these images, lower --optimizer.head_rate, or set --optimizer.clip_norm 1."
     )
 

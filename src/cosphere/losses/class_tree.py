@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from cosphere.checks import check_choice, check_whole
-from cosphere.errors import SizeError
+from cosphere.errors import SizeError, counted
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
@@ -121,7 +121,7 @@ class ClassTree:
         """
         if not 1 <= count < len(self.classes):
             raise SizeError(
-                f"want between 1 and {len(self.classes) - 1} neighbours among {len(self.classes)} classes, got {count}."
+                f"want between 1 and {len(self.classes) - 1} neighbours among {counted(len(self.classes), 'class')}, got {count}."
             )
         nearest = []
         for places in torch.split(self.places(labels), _ROWS):
@@ -137,7 +137,8 @@ def _class_means(unit: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     classes, codes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     if not (counts > 1).any():
         raise SizeError(
-            f"want a class with at least 2 images that have a direction, got {len(labels)} images of {len(classes)} classes: "
+            f"want a class with at least 2 images that have a direction, got {counted(len(labels), 'image')} of "
+            f"{counted(len(classes), 'class')}: "
             "the tree starts at the mean spread of a class. Build it from the whole training set."
         )
     sums = unit.new_zeros(len(classes), unit.shape[1], dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import MOST_DIM, check_number, check_whole
-from cosphere.errors import RunError, SettingsError, SizeError
+from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled
@@ -192,7 +192,7 @@ class CrossBatchMemory(Loss):
             )
         if len(embeddings) > self.size:
             raise SizeError(
-                f"a batch of {len(embeddings)} does not fit a memory of {self.size} rows. Give it more size."
+                f"a batch of {len(embeddings)} does not fit a memory of {counted(self.size, 'row')}. Give it more size."
             )
         if embeddings.device != held.device:
             raise SizeError(

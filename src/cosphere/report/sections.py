@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from cosphere.report.data import ReportData, Score, read_scores
 from cosphere.report.drawing import inline
 from cosphere.report.markup import facts, missing, paragraph, percent, safe, section, shown, table
 from cosphere.spherical import length_statistics
+from cosphere.train import BatchSettings
 
 SCORE_NAMES = {
     "nmi": "NMI",
@@ -176,9 +178,9 @@ LENS = {
 
 
 SLOPES = ("gradient_slope", "angle_slope")
-LEAST_VARIATION = 0.05
-"""CV of the lengths below which a slope over their logarithm is not meaningful: over 120 images, gradients that vary by half
-of their size give it a standard error of 0.5 / (0.05 * sqrt(120)), about 1."""
+LEAST_VARIATION = 0.5
+"""CV of the lengths, times the root of the number of images, below which a slope over their logarithm is not meaningful:
+gradients that vary by half of their size give it a standard error of 0.5 / (CV * sqrt(images)), above 1 there."""
 
 
 def lengths(data: ReportData) -> str:
@@ -209,7 +211,8 @@ def _length_table(norms: Float32s) -> str:
 def _lens_table(data: ReportData) -> str:
     """The last logged value of each part of the lens."""
     variation = curves.curve(data.metrics, "train/norm_cv", limit=10**9).values
-    nearly_equal = len(variation) > 0 and variation[-1] < LEAST_VARIATION
+    images = (data.config.get("batch") or {}).get("size") or BatchSettings().size  # of the lens's probe batch
+    nearly_equal = len(variation) > 0 and variation[-1] * math.sqrt(images) < LEAST_VARIATION
     rows = []
     for key, (name, free, meaning) in LENS.items():
         values = curves.curve(data.metrics, f"lens/{key}", limit=10**9).values

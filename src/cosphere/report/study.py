@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosphere.errors import RunError
+from cosphere.errors import RunError, counted
 from cosphere.fields import flatten
 from cosphere.files import read_json, write_text
 from cosphere.report.convergence import convergence_table
@@ -92,7 +92,7 @@ def _header(results: Row, rows: Sequence[Row]) -> str:
     answers = [one["answer"] for one in results["comparisons"]]
     counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in _KINDS if answer in answers)
     state = "" if results["complete"] else " so far"
-    lead = f"{len(rows)} runs{state}; {len(answers)} comparisons: {counts or 'none'}."
+    lead = f"{counted(len(rows), 'run')}{state}; {counted(len(answers), 'comparison')}: {counts or 'none'}."
     mode = f" · {results['mode']}" if results["mode"] else ""
     return (
         f'<header>\n<p class="eyebrow">Cosphere study{safe(mode)}</p>\n<h1>{safe(results["title"])}</h1>\n'
@@ -278,6 +278,4 @@ def _runs(rows: Sequence[Row]) -> str:
     note = paragraph(
         "Every setting, the commit and the machine of each run are in table.parquet and table.json.", "note"
     )
-    return (
-        f'<details class="more"><summary>{len(rows)} runs</summary>{table(head, lines, kind="numbers")}</details>{note}'
-    )
+    return f'<details class="more"><summary>{counted(len(rows), "run")}</summary>{table(head, lines, kind="numbers")}</details>{note}'

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, to_bits
-from cosphere.errors import SizeError
+from cosphere.errors import SizeError, counted
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, check_widths, unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
@@ -92,7 +92,7 @@ def reranked_search(
     check_widths(8 * bytes_of(rows.width), gallery_codes.width, "bits")
     if gallery_codes.size != len(gallery):
         raise SizeError(
-            f"the gallery has {len(gallery)} rows and {gallery_codes.size} codes. Make the codes from these rows."
+            f"the gallery has {counted(len(gallery), 'row')} and {counted(gallery_codes.size, 'code')}. Make the codes from these rows."
         )
     return rerank_bits(rows, gallery_codes, gallery, k, shortlist, exclude, block_bytes)
 

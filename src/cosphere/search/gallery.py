@@ -12,7 +12,7 @@ import torch
 
 from cosphere.codes import is_codes
 from cosphere.embeddings import Embeddings
-from cosphere.errors import RunError, SizeError
+from cosphere.errors import RunError, SizeError, counted
 from cosphere.files import read_arrays
 from cosphere.search.index import Index
 
@@ -45,7 +45,7 @@ def save_gallery(path: str | Path, index: Index, images: Embeddings) -> None:
     """
     if images.embeddings.shape != (len(index), index.dim):
         raise SizeError(
-            f"the index has {len(index)} rows of {index.dim} dimensions, got {len(images)} of "
+            f"the index has {counted(len(index), 'row')} of {counted(index.dim, 'dimension')}, got {len(images)} of "
             f"{images.embeddings.shape[1]}. Give the images that it was built from."
         )
     index.model_id = images.model_id or index.model_id

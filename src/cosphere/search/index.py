@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_seed, check_whole
 from cosphere.codes import bytes_of, to_bits
-from cosphere.errors import RunError, SettingsError, SizeError
+from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.files import read_arrays, write_arrays
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_widths, rounded_up, unit_rows
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
@@ -193,7 +193,7 @@ class Index:
         rows = unit_rows(embeddings, name="embeddings")
         if (rows.size, rows.width) != (len(self), self.dim):
             raise SizeError(
-                f"the index has {len(self)} rows of {self.dim} dimensions, got {rows.size} of {rows.width}. "
+                f"the index has {counted(len(self), 'row')} of {counted(self.dim, 'dimension')}, got {rows.size} of {rows.width}. "
                 "Give the rows that it was built from."
             )
         return self._checked(rows, queries, k, count, wanted, seed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosphere.checks import check_number, check_seed, check_whole
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import SettingsError, SizeError, counted
 from cosphere.rows import Matrix, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 
@@ -41,7 +41,7 @@ class SelfCheck:
     def __str__(self) -> str:
         """One readable line."""
         places = f"{self.k} nearest" if self.k > 1 else "nearest"
-        return f"{100 * self.recall:.1f} % of the {places} of exact search found ({self.queries} queries)"
+        return f"{100 * self.recall:.1f} % of the {places} of exact search found ({counted(self.queries, 'query')})"
 
     def require(self, wanted: float, what: str = "this search") -> SelfCheck:
         """Return self if the recall is at least ``wanted``.
@@ -53,7 +53,7 @@ class SelfCheck:
         if self.recall < wanted:
             raise SettingsError(
                 f"{what} finds {self.recall:.3f} of the {self.k} nearest rows of exact search "
-                f"({self.queries} queries), below the wanted {wanted}. Take kind 'exact', or one with more bytes an image."
+                f"({counted(self.queries, 'query')}), below the wanted {wanted}. Take kind 'exact', or one with more bytes an image."
             )
         return self
 

@@ -13,7 +13,7 @@ import pandas as pd
 from cosphere.checks import check_number, check_whole
 from cosphere.data import Catalogue, read_catalogue, with_class_splits
 from cosphere.data.catalogue import EVERYTHING
-from cosphere.errors import DataError, SettingsError
+from cosphere.errors import DataError, SettingsError, counted
 from cosphere.experiment import Listener, choose_device, prepare_features
 from cosphere.experiment.images import TEST, VAL
 from cosphere.experiment.listener import SilentReporter
@@ -123,7 +123,8 @@ def _parts(catalogue: Catalogue, listener: Listener) -> tuple[Catalogue, Catalog
     if catalogue.split_names == [EVERYTHING]:
         catalogue = with_class_splits(catalogue, val=0.0, test=TEST_SHARE)
         listener.note(
-            f"the data has no splits, so {len(catalogue.select(TEST).label_names)} of its {len(catalogue.label_names)} classes, "
+            f"the data has no splits, so {len(catalogue.select(TEST).label_names)} of its "
+            f"{counted(len(catalogue.label_names), 'class')}, "
             "drawn with seed 0, are kept for the test"
         )
     if TEST not in catalogue.split_names:
@@ -212,7 +213,7 @@ class Work:
         runs = sum(self.missing().values())
         done = f", {len(self.records)} are done" if self.records else ""
         time_left = "" if left is None else f", about {duration(left)}"
-        self.listener.note(f"{runs} runs to do{time_left}{done}")
+        self.listener.note(f"{counted(runs, 'run')} to do{time_left}{done}")
 
     def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
         settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cosphere.data import TrainingParts
+from cosphere.errors import counted
 from cosphere.runs import RunFolder
 from cosphere.train.progress import Reporter
 from cosphere.train.settings import TrainSettings
@@ -50,7 +51,8 @@ def greeting(
     """What a run says before its first step."""
     classes = len(images.train.class_names)
     yield (
-        f"training on {len(images.train):,} images of {classes:,} classes; {images.how}; {device.type}, {settings.precision}"
+        f"training on {counted(len(images.train), 'image')} of {counted(classes, 'class')}; {images.how}; {device.type}, "
+        f"{settings.precision}"
     )
     yield from notes
     if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
@@ -58,5 +60,5 @@ def greeting(
     if settings.batch.accumulate > 1:
         yield (
             f"gradients of {settings.batch.accumulate} batches are added; each batch's loss still sees only its own "
-            f"{settings.batch.size} images"
+            f"{counted(settings.batch.size, 'image')}"
         )

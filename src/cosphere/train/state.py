@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cosphere.data import Catalogue
-from cosphere.errors import RunError
+from cosphere.errors import RunError, counted
 from cosphere.fields import first_difference
 
 
@@ -95,7 +95,7 @@ def check_same_run(
         )
     if saved["classes"] != class_names:
         raise RunError(
-            f"the checkpoint was trained on {len(saved['classes'])} classes, the data now has {len(class_names)} "
+            f"the checkpoint was trained on {counted(len(saved['classes']), 'class')}, the data now has {len(class_names)} "
             "or other names. Put the data back as it was, or start a new run."
         )
     for what, fingerprint in data.items():

@@ -65,7 +65,7 @@ def test_strays_and_images_of_no_list_are_noted(cub: Path, draw) -> None:
     found = read_catalogue(cub)
     assert len(found) == 5
     assert found.notes == (
-        "1 hidden or stray files (such as ._name) lie among the images and were left out",
+        "1 hidden or stray file (such as ._name) lies among the images and was left out",
         "left out: 1 image not named by the lists, images/001.Black_footed_Albatross/copy.jpg",
     )
 

@@ -100,7 +100,7 @@ def test_each_image_of_a_batch_of_views_comes_twice_with_different_seeds() -> No
 
 def test_what_cannot_be_cut_says_why() -> None:
     with pytest.raises(
-        SettingsError, match=r"leaves 1 images to a batch; a loss compares at least 2\. Try batch_size 4"
+        SettingsError, match=r"leaves 1 image to a batch; a loss compares at least 2\. Try batch_size 4"
     ):
         ViewBatches([0] * 9, 3)
     with pytest.raises(SettingsError, match="views must be a whole number >= 2; got 1"):

@@ -14,7 +14,7 @@ from cosphere.data.layouts.in_shop import LAYOUT as IN_SHOP
 from cosphere.data.layouts.published import Contents, Layout, Part, compare
 from cosphere.data.layouts.sop import LAYOUT as SOP
 from cosphere.data.listing import drop_missing, is_folder, is_stray, list_images, scan
-from cosphere.errors import DataError, counted
+from cosphere.errors import DataError, agreeing, counted
 
 __all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
 
@@ -110,7 +110,10 @@ def _left_over(contents: Contents) -> list[str]:
             listing = list_images(contents.root / folder)
             stray += listing.stray
             extra += [f"{folder}/{path}" for path in listing.images if f"{folder}/{path}" not in listed]
-    notes = [f"{stray} hidden or stray files (such as ._name) lie among the images and were left out"] if stray else []
+    notes = []
+    if stray:
+        lie = f"{counted(stray, 'hidden or stray file')} (such as ._name) {agreeing(stray, 'lie')}"
+        notes.append(f"{lie} among the images and {agreeing(stray, 'were')} left out")
     if extra:
         first = ", ".join(extra[:3]) + (", ..." if len(extra) > 3 else "")
         notes.append(f"left out: {counted(len(extra), 'image')} not named by the lists, {first}")

@@ -17,6 +17,7 @@ from cosphere.data.samplers.epochs import Seen as Seen
 from cosphere.data.samplers.neighbours import NeighbourBatches as NeighbourBatches
 from cosphere.data.samplers.shuffled import ShuffledBatches as ShuffledBatches
 from cosphere.data.samplers.shuffled import ViewBatches as ViewBatches
+from cosphere.errors import agreeing, counted
 
 SamplerName = Literal["balanced", "shuffled", "views", "neighbours"]
 
@@ -100,7 +101,9 @@ def _fitting(
     if used < size // each * each:
         shared = f" for {world_size} ranks" if world_size > 1 else ""
         reason = (
-            f"there are {len(counts)} classes{shared}" if used == most * each else f"{used // each} classes x {each}"
+            f"there {agreeing(len(counts), 'are')} {counted(len(counts), 'class')}{shared}"
+            if used == most * each
+            else f"{counted(used // each, 'class')} x {each}"
         )
         notes.append(f"batch size is lowered from {size} to {used}: {reason}")
     return _Fit(used if notes else size, each, tuple(notes))

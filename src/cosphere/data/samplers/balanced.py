@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from cosphere._types import Integers
 from cosphere.data.samplers.epochs import EpochBatches
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, agreeing, counted
 
 Replacement = Literal["when_short", "always"]
 
@@ -105,8 +105,8 @@ class ClassBalancedBatches(EpochBatches):
             ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
             advice = f"Lower batch_size to {most * each} or raise images_per_class." if most else "Use fewer ranks."
             raise SettingsError(
-                f"batch_size {self.batch_size} with {each} images per class{ranks} wants {needed} classes, and there "
-                f"are {classes}. {advice}"
+                f"batch_size {self.batch_size} with {counted(each, 'image')} per class{ranks} wants {counted(needed, 'class')}, and "
+                f"there {agreeing(classes, 'are')} {classes}. {advice}"
             )
         if each > largest and self.replacement == "when_short":
             raise SettingsError(
@@ -122,12 +122,13 @@ class ClassBalancedBatches(EpochBatches):
         notes = []
         if single and each > 1:
             notes.append(
-                f"{single} of {classes} classes have one image, which is repeated to fill its {each} places in a batch"
+                f"{single} of {counted(classes, 'class')} {agreeing(classes, 'have')} one image, which is repeated to fill its "
+                f"{each} places in a batch"
             )
         if short - single > 0:
             notes.append(
-                f"{short - single} of {classes} classes have fewer than {each} images, so their images repeat in a "
-                "batch"
+                f"{short - single} of {counted(classes, 'class')} {agreeing(classes, 'have')} fewer than {each} images, "
+                "so their images repeat in a batch"
             )
         return tuple(notes)
 
@@ -264,4 +265,6 @@ def _rounding(size: int, used: int, each: int) -> tuple[str, ...]:
     """A note when the batch size does not divide by K."""
     if size == used:
         return ()
-    return (f"batch size {size} is rounded down to {used}: {used // each} classes x {each} images",)
+    return (
+        f"batch size {size} is rounded down to {used}: {counted(used // each, 'class')} x {counted(each, 'image')}",
+    )

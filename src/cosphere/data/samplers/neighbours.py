@@ -14,7 +14,7 @@ from cosphere._types import Integers
 from cosphere.checks import check_whole
 from cosphere.data.samplers.balanced import ClassBalancedBatches
 from cosphere.data.samplers.epochs import Embed
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, counted
 from cosphere.tensors import directions
 
 
@@ -54,8 +54,8 @@ class NeighbourBatches(ClassBalancedBatches):
         group = (1 + neighbours) * check_whole("images_per_class", images_per_class, least=1)
         if batch_size < group:
             raise SettingsError(
-                f"batch_size {batch_size} holds no class with its {neighbours} neighbours of {images_per_class} images "
-                f"each. Try batch_size {group} or fewer neighbours."
+                f"batch_size {batch_size} holds no class with its {counted(neighbours, 'neighbour')} of "
+                f"{counted(images_per_class, 'image')} each. Try batch_size {group} or fewer neighbours."
             )
         size = batch_size // group * group
         super().__init__(labels, size, images_per_class, seed=seed, rank=rank, world_size=world_size)
@@ -63,7 +63,7 @@ class NeighbourBatches(ClassBalancedBatches):
             groups = size // group
             self.notes += (
                 f"batch size {batch_size} is rounded down to {size}: {groups} x {1 + neighbours} classes x "
-                f"{images_per_class} images",
+                f"{counted(images_per_class, 'image')}",
             )
         self._means: Tensor | None = None
 

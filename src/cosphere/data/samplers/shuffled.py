@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from cosphere._types import Integers
 from cosphere.checks import MOST_IMAGES, check_whole
 from cosphere.data.samplers.epochs import EpochBatches
-from cosphere.errors import SettingsError, counted
+from cosphere.errors import SettingsError, agreeing, counted
 
 
 class ShuffledBatches(EpochBatches):
@@ -52,7 +52,9 @@ class ShuffledBatches(EpochBatches):
         self._last = share * world_size if share >= 2 else 0
         self._length = images // whole + (self._last > 0)
         if not self._length:
-            raise SettingsError(f"{images} images do not fill a batch on {world_size} ranks. Use fewer ranks.")
+            raise SettingsError(
+                f"{counted(images, 'image')} {agreeing(images, 'do')} not fill a batch on {counted(world_size, 'rank')}. Use fewer ranks."
+            )
         left_out = images % whole - self._last
         if left_out:
             self.notes = (f"{counted(left_out, 'image')} left out of each epoch, to make batches of equal shares",)
@@ -109,12 +111,15 @@ class ViewBatches(EpochBatches):
         images = min(batch_size // views, len(self._codes) // world_size)
         if images < 2:
             raise SettingsError(
-                f"batch_size {batch_size} with {views} views of {len(self._codes)} images on {world_size} ranks leaves "
-                f"{images} images to a batch; a loss compares at least 2. Try batch_size {2 * views} or fewer ranks."
+                f"batch_size {batch_size} with {counted(views, 'view')} of {counted(len(self._codes), 'image')} on "
+                f"{counted(world_size, 'rank')} leaves {counted(images, 'image')} to a batch; a loss "
+                f"compares at least 2. Try batch_size {2 * views} or fewer ranks."
             )
         self.batch_size = images * views
         if self.batch_size != batch_size:
-            self.notes = (f"batch size {batch_size} is lowered to {self.batch_size}: {images} images x {views} views",)
+            self.notes = (
+                f"batch size {batch_size} is lowered to {self.batch_size}: {counted(images, 'image')} x {counted(views, 'view')}",
+            )
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.checks import MOST_DIM, check_choice, check_share, check_whole
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import SettingsError, SizeError, agreeing, counted
 from cosphere.losses.engine.base import Loss, Traits
 from cosphere.losses.engine.maths import OnlyOnce, as_int64, block_length, connected_zero
 from cosphere.tensors import (
@@ -106,7 +106,7 @@ def check_class_labels(embeddings: Tensor, labels: Tensor, class_weight: Tensor,
         low, high = (int(value) for value in labels.aminmax())
         if low < 0 or high >= classes:
             raise SizeError(
-                f"labels run from {low} to {high}, but the loss has {classes} classes: want 0 to "
+                f"labels run from {low} to {high}, but the loss has {counted(classes, 'class')}: want 0 to "
                 f"{classes - 1}. Number the training classes from 0, or build the loss with more num_classes."
             )
     return labels
@@ -146,7 +146,8 @@ def sample_classes(
     own: Tensor = torch.unique(targets)
     if len(own) and (int(own[0]) < 0 or int(own[-1]) >= num_classes):
         raise SizeError(
-            f"targets run from {int(own[0])} to {int(own[-1])}, but there are {num_classes} classes: want 0 to "
+            f"targets run from {int(own[0])} to {int(own[-1])}, but there "
+            f"{agreeing(num_classes, 'are')} {counted(num_classes, 'class')}: want 0 to "
             f"{num_classes - 1}. Number the training classes from 0."
         )
     quota = int(rate * num_classes) if rule == "partial_fc" else len(own) + round(rate * (num_classes - len(own)))
