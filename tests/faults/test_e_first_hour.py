@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from cosphere.errors import DataError, SettingsError
 from cosphere.experiment import calibrate_run, embed_images, evaluate_run, search_images
 from cosphere.experiment.training import run as train_run
 from cosphere.models import Embedder
+from cosphere.runs import RunFolder
 from cosphere.search import Index, save_gallery
 from cosphere.search.answer import MEASURES
 from cosphere.train import TrainSettings
@@ -183,3 +185,18 @@ def test_a_run_of_ones_own_is_where_training_begins(
     assert Embedder.load(tmp_path / "tuned").provenance["step"] in (0, 1, 2)
     assert str(run) in Embedder.load(tmp_path / "tuned").provenance["weights"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("batch", "cv", "shown"), [(12, 0.06, "lengths differ too little to tell"), (120, 0.06, "-35.60")]
+)
+def test_a_slope_over_nearly_equal_lengths_is_none(
+    batch: int, cv: float, shown: str, run: Path, tmp_path: Path
+) -> None:
+    """E7: the fewer images of a batch it is measured over, the more their lengths have to differ."""
+    own = RunFolder(Path(shutil.copytree(run, tmp_path / "run")))
+    TrainSettings.read(own.config).with_values({"batch.size": batch}).write(own.config)
+    own.append_metrics({"step": 1, "train/norm_cv": cv, "lens/gradient_slope": -35.6})
+    assert main(["report", str(own.path)]) == 0
+    page = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", (own.path / "report.html").read_text()))
+    assert f"Slope of log gradient on log length {shown} -1" in page
