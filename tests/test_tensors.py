@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from cosphere.tensors import (
     directions,
     full_precision,
     gather_rows,
+    length_histogram,
     lengths,
     outside_autocast,
 )
@@ -201,3 +203,22 @@ def test_a_gathered_loss_is_the_loss_of_the_whole_batch(tmp_path):
 def test_one_process_gathers_nothing():
     rows = torch.randn(3, 2)
     assert gather_rows(rows) is rows
+
+
+def test_the_histogram_of_lengths_is_numpys() -> None:
+    rows = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    found = length_histogram(rows, bins=17)
+    norms = rows.double().norm(dim=1).numpy()
+    counts, edges = np.histogram(norms, 17)
+    assert found["low"] == pytest.approx(edges[0], rel=1e-6)
+    assert found["high"] == pytest.approx(edges[-1], rel=1e-6)
+    assert found["shares"] == pytest.approx(
+        (counts / 200).tolist(), abs=1.01 / 200
+    )  # rounding may move a length by a bin
+    assert sum(found["shares"]) == pytest.approx(1)
+
+
+def test_the_histogram_of_equal_or_missing_lengths() -> None:
+    assert length_histogram(torch.ones(3, 4), bins=2) == {"low": 2.0, "high": 2.0, "shares": [1.0, 0.0]}
+    nothing = length_histogram(torch.full((2, 3), float("nan")))
+    assert nothing == {"low": 0.0, "high": 0.0, "shares": []}

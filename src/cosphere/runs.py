@@ -8,7 +8,7 @@ runs/<name>/
     model/            the bundle: everything needed to use the model
     embeddings/       one .npz for each evaluated split
     scores.json       numbers, intervals, data fingerprint, commit, machine
-    report.html
+    report.html, figures/   the report, and its figures as SVG and PNG
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class RunFolder:
         return folder
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to the metrics. Values must be finite numbers or None."""
+        """Append one line to the metrics. Values must be finite numbers, lists or mappings of those, or None."""
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values), allow_nan=False) + "\n")

@@ -67,6 +67,34 @@ def lengths(embeddings: Tensor) -> Tensor:
     return norms
 
 
+def length_histogram(embeddings: Tensor, bins: int = 30) -> dict[str, Any]:
+    """How the lengths spread, as plain values for a log.
+
+    Args:
+        embeddings: (B, D) float, at least one row.
+        bins: of equal width, from the shortest to the longest.
+
+    Returns:
+        ``low`` and ``high``, the shortest and the longest, and ``shares``, a list of ``bins`` shares of the rows that add up to 1.
+        Rows that are not finite are left out; without any other row, the shares are empty.
+
+    Raises:
+        SizeError: ``embeddings`` is not (B, D) of a floating type.
+
+    >>> length_histogram(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), bins=2)
+    {'low': 1.0, 'high': 5.0, 'shares': [0.5, 0.5]}
+    """
+    check_embeddings(embeddings)
+    norms = lengths(embeddings.detach()).double().cpu()
+    norms = norms[norms.isfinite()]
+    if not len(norms):
+        return {"low": 0.0, "high": 0.0, "shares": []}
+    low, high = float(norms.min()), float(norms.max())
+    places = ((norms - low) / ((high - low) or 1.0) * bins).long().clamp(max=bins - 1)
+    counts = torch.bincount(places, minlength=bins)
+    return {"low": low, "high": high, "shares": (counts / len(norms)).tolist()}
+
+
 class Directions(NamedTuple):
     """Rows of unit length, and which of them are real."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from svg import SVG, affine, group, line_points, texts
 
 from cosphere.report import curves
@@ -110,3 +111,47 @@ def test_curves_without_data_are_none() -> None:
     ):
         assert draw([]) is None
         assert draw(rows) is None
+
+
+def histogram(low: float, high: float, shares: list[float]) -> dict[str, object]:
+    return {"low": low, "high": high, "shares": shares}
+
+
+def test_ridges_are_the_logged_histograms_at_their_steps() -> None:
+    log = [{"step": 10 * at, "val/lengths": histogram(1.0, 3.0, [0.1, 0.6, 0.2, 0.1])} for at in range(20)]
+    svg = curves.length_ridges(log, most=4)
+    assert svg is not None
+    assert {"0", "60", "130", "190", "Lengths on validation"} <= set(texts(svg))
+    for step in (0, 60, 130, 190):
+        outline = group(svg, f"lengths-{step}").find(f"{SVG}path")
+        assert outline is not None
+    assert "50" not in texts(svg)
+
+
+def test_ridges_have_the_shape_of_the_shares() -> None:
+    shares = [0.1, 0.6, 0.2, 0.1]
+    svg = curves.length_ridges([{"step": 5, "val/lengths": histogram(1.0, 3.0, shares)}])
+    assert svg is not None
+    heights = sorted({round(y, 3) for _, y in line_points(svg, "lengths-5")})
+    base, rest = heights[0], np.array(heights[1:]) - heights[0]
+    assert base == min(heights)
+    assert rest / rest.max() == pytest.approx(np.array(sorted(set(shares))) / 0.6, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        3,
+        {},
+        {"shares": []},
+        {"low": 0, "high": 1, "shares": ["x"]},
+        {"low": float("nan"), "high": 1, "shares": [1]},
+    ],
+)
+def test_what_is_no_histogram_is_left_out(odd: object) -> None:
+    assert curves.length_ridges([{"step": 5, "val/lengths": odd}]) is None
+
+
+def test_equal_lengths_are_drawn() -> None:
+    assert curves.length_ridges([{"step": 5, "val/lengths": histogram(2.0, 2.0, [1.0, 0.0])}]) is not None

@@ -77,6 +77,25 @@ def test_the_checker_itself_can_fail() -> None:
             Reader(bad)
 
 
+def test_a_runs_figures_also_lie_beside_its_page_as_vector_and_picture(data: ReportData, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    assert data.embeddings is not None
+    data.embeddings.save(folder.embeddings("test"))
+    for row in data.metrics:
+        folder.append_metrics(row)
+    text = write_report(folder.path, neighbours=1).read_text(encoding="utf-8")
+    names = {file.stem for file in (folder.path / "figures").iterdir()}
+    assert {"pairs", "spectrum", "confusions", "histogram", "loss", "norms", "similarities"} <= names
+    assert {file.name for file in (folder.path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("svg", "png")
+    }
+    assert text.count("<svg") == len(names)
+    with Image.open((folder.path / "figures") / "pairs.png") as picture:
+        assert picture.width > 800
+        assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert ((folder.path / "figures") / "pairs.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
 def test_every_section_is_there_with_its_content(text: str) -> None:
     reader = Reader(text)
     assert [one["id"] for one in reader.tags("section")] == list(LINKS)
@@ -106,10 +125,10 @@ def test_every_section_is_there_with_its_content(text: str) -> None:
     for name, count in {
         "scores": 1,
         "queries": 1,
-        "classes": 1,
+        "classes": 2,
         "training": 4,
         "lengths": 1,
-        "health": 1,
+        "health": 3,
         "skipped": 0,
         "about": 0,
     }.items():

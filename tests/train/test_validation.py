@@ -58,6 +58,8 @@ def test_health_is_logged_beside_the_scores() -> None:
     health = embedding_health(torch.ones(12, 4), torch.arange(12) // 4)
     validation = Validation({"nmi": 0.5}, health)
     assert validation.logged()["val/nmi"] == 0.5
+    assert "val/lengths" not in validation.logged()
+    assert validation._replace(lengths={"low": 1.0}).logged()["val/lengths"] == {"low": 1.0}
     assert validation.logged()["val/mean_cosine"] == pytest.approx(1, abs=1e-6)
     assert set(validation.concerns) == set(health.concerns)
 

@@ -21,6 +21,7 @@ from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.experiment.models import ready
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
+from cosphere.tensors import length_histogram
 from cosphere.train import (
     Evaluate,
     Reporter,
@@ -189,7 +190,8 @@ def validation_scores(settings: TrainSettings, *, features: FeatureCache | None 
             max_unreadable=settings.data.max_unreadable,
             features=features,
         )
-        return Validation({name: scores.value(name) for name in names}, scores.health)
+        spread = length_histogram(torch.from_numpy(scores.embeddings.embeddings))
+        return Validation({name: scores.value(name) for name in names}, scores.health, spread)
 
     return score
 

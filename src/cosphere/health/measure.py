@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosphere._types import Floats
 from cosphere.checks import check_seed, check_whole
 from cosphere.errors import SizeError
 from cosphere.health.concerns import Health
@@ -156,7 +157,7 @@ def _ranks(rows: UnitRows) -> _Ranks:
     """Both ranks of the centred directions."""
     if rows.size < 2:
         return _Ranks()
-    variances = torch.linalg.eigvalsh(_centred_gram(rows)).clamp(min=0)
+    variances = _variances(rows)
     total = float(variances.sum())
     if total <= _ROUNDING * rows.size:
         return _Ranks(0.0, 0.0)
@@ -164,6 +165,36 @@ def _ranks(rows: UnitRows) -> _Ranks:
     shares = singular / singular.sum()
     entropy = -float(torch.special.xlogy(shares, shares).sum())
     return _Ranks(math.exp(entropy), total**2 / float(variances.square().sum()))
+
+
+def _variances(rows: UnitRows) -> Tensor:
+    """N times the variance in each principal component of the centred directions, smallest first; (min(N, D),) in float64."""
+    variances: Tensor = torch.linalg.eigvalsh(_centred_gram(rows)).clamp(min=0)
+    return variances
+
+
+@torch.no_grad()
+def spectrum(embeddings: Matrix) -> Floats:
+    """Share of the variance of the directions that lies in each principal component, largest first.
+
+    Args:
+        embeddings: (N, D) floating, raw; rows without a direction are left out.
+
+    Returns:
+        (min(N, D),) shares that add up to 1; all 0 where the directions do not differ.
+
+    Raises:
+        SizeError, DataError: not (N, D) finite numbers.
+    """
+    rows = unit_rows(embeddings)
+    alive = rows.rows.norm(dim=1) > 0
+    rows = _selected(rows, alive.nonzero().flatten())
+    if rows.size < 2:
+        return np.zeros(min(rows.size, rows.width))
+    variances = _variances(rows).flip(0)
+    total = float(variances.sum())
+    shares = variances / total if total > _ROUNDING * rows.size else torch.zeros_like(variances)
+    return np.asarray(shares.cpu().numpy(), dtype=np.float64)
 
 
 def _centred_gram(rows: UnitRows) -> Tensor:

@@ -105,6 +105,49 @@ def norm_curves(metrics: Log) -> str | None:
     return svg[0]
 
 
+def length_ridges(metrics: Log, *, most: int = 8) -> str | None:
+    """Histograms of the validation embeddings' lengths, one above another, the last step on top. None when not logged.
+
+    Each has the same height, so that its width is what shows.
+
+    Args:
+        metrics: logged lines; those with ``val/lengths`` count.
+        most: histograms to draw: the first, the last, and some evenly between them.
+    """
+    rows = [(row["step"], row["val/lengths"]) for row in metrics if _is_histogram(row.get("val/lengths"))]
+    if not rows:
+        return None
+    chosen = [rows[at] for at in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+    with drawing(height=1.1 + 0.42 * len(chosen)) as (_, (axes,), svg):
+        for place, (step, one) in enumerate(chosen):
+            shares = np.array(one["shares"])
+            edges = np.linspace(one["low"], max(one["high"], one["low"] + 1e-9), len(shares) + 1)
+            axes.stairs(
+                place + 1.5 * shares / max(shares.max(), 1e-9),
+                edges,
+                baseline=place,
+                fill=True,
+                facecolor=COLOURS["blue"],
+                edgecolor=COLOURS["ink"],
+                alpha=0.45,
+                linewidth=0.8,
+                gid=f"lengths-{step}",
+                zorder=len(chosen) - place,
+            )
+        axes.set_yticks(range(len(chosen)), [f"{step}" for step, _ in chosen])
+        axes.set(title="Lengths on validation", xlabel="length of the embedding", ylabel="step")
+        axes.set_xlim(left=0)
+    return svg[0]
+
+
+def _is_histogram(content: Any) -> bool:
+    """Whether a logged value is what :func:`cosphere.tensors.length_histogram` gives, with anything in it."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("shares"), list) or not content["shares"]:
+        return False
+    numbers = [content.get("low"), content.get("high"), *content["shares"]]
+    return all(isinstance(one, int | float) and math.isfinite(one) for one in numbers)
+
+
 def health_curves(metrics: Log) -> str | None:
     """Effective rank of the validation embeddings over steps, and their uniformity below. None when not logged."""
     rank, uniformity = curve(metrics, "val/effective_rank"), curve(metrics, "val/uniformity")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,6 +21,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from cosphere.files import write_atomic, write_text
 
 COLOURS = {
     "blue": "#0072b2",
@@ -63,6 +68,11 @@ STYLE: Any = {  # typed loosely: matplotlib 3.11 wants its own names as literals
 }
 
 
+PRINTED_DOTS = 200
+"""Dots an inch of the PNG of a figure."""
+_printed: ContextVar[dict[str, bytes] | None] = ContextVar("printed", default=None)
+_named: ContextVar[dict[str, str] | None] = ContextVar("named", default=None)
+
 Numbers = npt.NDArray[np.floating[Any]]
 
 
@@ -86,6 +96,41 @@ def drawing(
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
         svg.append(buffer.getvalue())
+        printed = _printed.get()
+        if printed is not None:
+            figure.set_layout_engine("none")  # It is laid out already, which takes longer than drawing.
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=PRINTED_DOTS, facecolor="white")
+            printed[svg[0]] = picture.getvalue()
+
+
+@contextmanager
+def printing(folder: Path) -> Iterator[None]:
+    """Also write each figure that is made part of a page within as `NAME.svg` and `NAME.png`, as a paper would print it.
+
+    The files are written at the end, and none where the page fails.
+
+    Args:
+        folder: to write into; made if missing.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    printed: dict[str, bytes] = {}
+    named: dict[str, str] = {}
+    first, second = _printed.set(printed), _named.set(named)
+    try:
+        yield
+    finally:
+        _printed.reset(first)
+        _named.reset(second)
+    for name, svg in named.items():
+        write_text(folder / f"{name}.svg", svg)
+        write_atomic(folder / f"{name}.png", partial(_write_bytes, printed[svg]))
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def clean(text: str) -> str:
@@ -114,11 +159,24 @@ def inline(svg: str, name: str, description: str) -> str:
     Returns:
         An ``<svg>`` element. Colours are ``var(--blue, #0072b2)`` and so on, the names of :data:`COLOURS`.
     """
+    named = _named.get()
+    if named is not None:
+        named[name] = svg
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # Only inside of tags: names of classes stand between them and stay as they are.
     body = re.sub(r"<[a-z][^>]*>", lambda tag: _adapted(tag.group(), name), body)
     # The page decides the size; the view box keeps the shape.
     return re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{description}"', body, count=1)
+
+
+def charts(drawn: Sequence[tuple[str, str | None, str]]) -> str:
+    """HTML of figures side by side where there is room; those that have no data are left out.
+
+    Args:
+        drawn: name, SVG and description of each, as :func:`inline` takes them.
+    """
+    shapes = [f'<figure class="chart">{inline(svg, name, words)}</figure>' for name, svg, words in drawn if svg]
+    return f'<div class="charts">{"".join(shapes)}</div>' if shapes else ""
 
 
 def _adapted(tag: str, name: str) -> str:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from cosphere.files import write_atomic
+from cosphere.report.drawing import PRINTED_DOTS
 
 WIDE = 8.2
 """Inches of a figure that takes the whole width of a page."""
-_DOTS = 200
-"""Dots an inch of a PNG."""
 
 
 class Drawn(NamedTuple):
@@ -31,6 +30,6 @@ def write_png(figure: Figure, path: Path) -> None:
     """
 
     def write(part: Path) -> None:
-        figure.savefig(part, format="png", dpi=_DOTS, facecolor="white")
+        figure.savefig(part, format="png", dpi=PRINTED_DOTS, facecolor="white")
 
     write_atomic(path, write)

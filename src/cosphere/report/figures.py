@@ -15,7 +15,7 @@ from cosphere.report.drawing import COLOURS, Numbers, clean, drawing, gid_of, le
 def norm_histogram(norms: Numbers) -> str:
     """How long the embeddings are, as a share of images: (N,) lengths."""
     with drawing() as (_, (axes,), svg):
-        _histograms(axes, [("this run", norms, "blue", "-")])
+        draw_histograms(axes, [("this run", norms, "blue", "-")])
         axes.set(title="Lengths", xlabel="length of the embedding", ylabel="images (%)")
         axes.set_xlim(left=0)
     return svg[0]
@@ -35,13 +35,13 @@ def similarity_histogram(nearest_right: Numbers, nearest_wrong: Numbers, *, bits
         ("nearest wrong", sign * nearest_wrong, "orange", "--"),
     ]
     with drawing() as (_, (axes,), svg):
-        _histograms(axes, sets)
+        draw_histograms(axes, sets)
         xlabel = "bits that differ from the query" if bits else "cosine to the query"
         axes.set(title="How near are right and wrong?", xlabel=xlabel, ylabel="queries (%)")
     return svg[0]
 
 
-def _histograms(axes: Axes, sets: Sequence[tuple[str, Numbers, str, str]], bins: int = 40) -> None:
+def draw_histograms(axes: Axes, sets: Sequence[tuple[str, Numbers, str, str]], bins: int = 40) -> None:
     """Outlined, filled histograms on shared bins; each set's shares sum to 100."""
     finite = [(name, values[np.isfinite(values)], colour, dash) for name, values, colour, dash in sets]
     every = np.concatenate([values for _, values, *_ in finite])
@@ -133,7 +133,7 @@ def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequenc
                 va="center",
                 fontsize=8.5,
             )
-        labels = [_cut(clean(name), 28) for name in names]
+        labels = [cut(clean(name), 28) for name in names]
         # Names are data: a dollar sign in one must not start a formula.
         axes.set_yticks(places, labels, parse_math=False, color=COLOURS["ink"], fontsize=8.5)
         axes.invert_yaxis()
@@ -144,5 +144,6 @@ def class_figure(names: Sequence[str], recall: Sequence[float], queries: Sequenc
     return svg[0]
 
 
-def _cut(text: str, letters: int) -> str:
+def cut(text: str, letters: int) -> str:
+    """At most ``letters`` of a name: its start and its end."""
     return text if len(text) <= letters else f"{text[: letters - 8]}…{text[-7:]}"

@@ -9,10 +9,11 @@ from cosphere.embeddings import Embeddings
 from cosphere.evaluate import RetrievalScores, ranked_images
 from cosphere.report import figures
 from cosphere.report.data import ReportData
-from cosphere.report.drawing import inline
+from cosphere.report.drawing import charts, inline
 from cosphere.report.markup import missing, paragraph, safe, section, shown
 from cosphere.report.pictures import Thumbnails
 from cosphere.report.queries import Confusion, choose, confusions, failed, worst_classes
+from cosphere.report.space import confusion_figure
 
 NO_EMBEDDINGS = "No embeddings yet. Evaluate the run to see its queries: cosphere evaluate RUN DATA."
 NO_RANKING = "No query has a right image to find, so nothing is ranked. That takes a class with two images."
@@ -171,9 +172,15 @@ def classes(data: ReportData, pictures: Thumbnails, *, count: int = 12) -> str:
     worst = worst_classes(ranking, count)
     names = [data.class_name(one.label) for one in worst]
     svg = figures.class_figure(names, [one.recall for one in worst], [one.queries for one in worst])
-    shape = "" if svg is None else inline(svg, "classes", "Recall at 1 of the classes with the lowest recall")
-    chart = f'<figure class="chart">{shape}</figure>' if shape else ""
-    pairs = "".join(_pair(data, ranking, one, pictures) for one in confusions(ranking, data.embeddings.labels, count))
+    confused = confusions(ranking, data.embeddings.labels, count)
+    both = [(data.class_name(one.first), data.class_name(one.second)) for one in confused]
+    chart = charts(
+        [
+            ("classes", svg, "Recall at 1 of the classes with the lowest recall"),
+            ("confusions", confusion_figure(confused, both), "Queries of two classes that find the other class first"),
+        ]
+    )
+    pairs = "".join(_pair(data, ranking, one, pictures) for one in confused)
     none = missing("No class is mistaken for another: every query finds its own class first.")
     listed = f'<ul class="pairs">{pairs}</ul>' if pairs else none
     left = f"<div><h3>Most often mistaken for each other</h3>{listed}</div>"

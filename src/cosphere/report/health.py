@@ -9,8 +9,9 @@ from typing import Any
 
 from cosphere.report import curves
 from cosphere.report.data import ReportData
-from cosphere.report.drawing import inline
+from cosphere.report.drawing import charts
 from cosphere.report.markup import missing, paragraph, safe, section, table
+from cosphere.report.space import pair_densities, spectrum_figure
 
 SETTING = r"--\w+(\.\w+)*"
 """A setting as the command takes it."""
@@ -19,8 +20,21 @@ SETTING = r"--\w+(\.\w+)*"
 def panel(data: ReportData) -> str:
     """Warnings, key measures with explanations, and their course during training."""
     numbers, svg = _numbers(data), curves.health_curves(data.metrics)
-    shape = "" if svg is None else inline(svg, "health", "Effective rank and uniformity over steps")
-    drawn = f'<div class="charts"><figure class="chart">{shape}</figure></div>' if shape else ""
+    drawn = charts(
+        [
+            (
+                "pairs",
+                None if data.embeddings is None else pair_densities(data.embeddings),
+                "Cosines of pairs of images",
+            ),
+            (
+                "spectrum",
+                None if data.embeddings is None else spectrum_figure(data.embeddings),
+                "Variance by component",
+            ),
+            ("health", svg, "Effective rank and uniformity over steps"),
+        ]
+    )
     if not numbers:
         none = "No embeddings to examine yet. Evaluate the run to see their health: cosphere evaluate RUN DATA."
         return section("health", "Health", missing(none), drawn)

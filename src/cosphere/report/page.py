@@ -9,6 +9,7 @@ from cosphere.files import check_writable, write_text
 from cosphere.report import gallery, health, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.document import document
+from cosphere.report.drawing import printing
 from cosphere.report.pictures import Thumbnails
 from cosphere.runs import RunFolder
 
@@ -36,10 +37,10 @@ def write_report(
     thumbnail: int = 112,
     seed: int = 0,
 ) -> Path:
-    """Write the report of a run as one HTML file.
+    """Write the report of a run as one HTML file, and its figures as SVG and PNG into the `figures/` of its folder.
 
     Args:
-        source: a run's folder, or the data itself.
+        source: a run's folder, or the data itself, which has no folder for figures.
         target: the file to write; None writes ``report.html`` into the run's folder.
         split: of a run's folder, which embeddings to show; None as :func:`report_data_from_run`.
         image_root: of a run's folder, where relative image paths start.
@@ -56,16 +57,20 @@ def write_report(
         SettingsError: a number is out of range, or data was given without ``target``.
     """
     _check(queries, neighbours, thumbnail)
+    how = {"queries": queries, "neighbours": neighbours, "thumbnail": thumbnail, "seed": seed}
     if isinstance(source, ReportData):
         if target is None:
             raise SettingsError("a report from data needs a file to go to. Give target='report.html'.")
-        data, path = source, Path(target)
-        check_writable(path)
-    else:
-        path = RunFolder.open(source).report if target is None else Path(target)
-        check_writable(path)
-        data = report_data_from_run(source, split=split, image_root=image_root)
-    write_text(path, page(data, queries=queries, neighbours=neighbours, thumbnail=thumbnail, seed=seed))
+        check_writable(Path(target))
+        write_text(Path(target), page(source, **how))
+        return Path(target)
+    folder = RunFolder.open(source)
+    path = folder.report if target is None else Path(target)
+    check_writable(path)
+    data = report_data_from_run(source, split=split, image_root=image_root)
+    with printing(folder.path / "figures"):
+        text = page(data, **how)
+    write_text(path, text)
     return path
 
 

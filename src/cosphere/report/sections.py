@@ -16,7 +16,7 @@ from cosphere.evaluate.metrics import metric_title
 from cosphere.fields import flatten
 from cosphere.report import curves, figures
 from cosphere.report.data import ReportData, Score, read_scores
-from cosphere.report.drawing import inline
+from cosphere.report.drawing import charts
 from cosphere.report.markup import facts, missing, paragraph, percent, safe, section, shown, table
 from cosphere.spherical import length_statistics
 from cosphere.train import BatchSettings
@@ -115,7 +115,7 @@ def scores(data: ReportData) -> str:
         f"{score_name(key).lower()}: {shown(score.value)}" for key, score in after.items() if key not in shares
     )
     drawn = figures.recall_figure(part(data.scores, "scores"), data.baseline_scores)
-    shapes = _figures([("recall", drawn, "Recall at K with its interval")])
+    shapes = charts([("recall", drawn, "Recall at K with its interval")])
     note = "The interval covers other queries of the same kind, not other training seeds."
     remarks = data.scores.get("notes")
     paragraphs = "".join(paragraph(str(one)) for one in remarks) if isinstance(remarks, list) else ""
@@ -135,20 +135,15 @@ def _score_row(key: str, score: Score, before: Score | None, *, compared: bool) 
     return [score_name(key), f"{100 * before.value:.2f}", value, f"{100 * (score.value - before.value):+.2f}", interval]
 
 
-def _figures(drawn: list[tuple[str, str | None, str]]) -> str:
-    """Figures side by side where there is room; those that have no data are left out."""
-    shapes = [f'<figure class="chart">{inline(svg, name, words)}</figure>' for name, svg, words in drawn if svg]
-    return f'<div class="charts">{"".join(shapes)}</div>' if shapes else ""
-
-
 def training(data: ReportData) -> str:
     """Curves over steps."""
-    drawn = _figures(
+    drawn = charts(
         [
             ("loss", curves.training_curves(data.metrics), "Loss and its terms over steps"),
             ("validation", curves.validation_curve(data.metrics), "Validation scores over steps, the best one marked"),
             ("share", curves.sec_share_curve(data.metrics), "Weighted SEC over metric loss, over steps"),
             ("norms", curves.norm_curves(data.metrics), "Mean and variation of the lengths over steps"),
+            ("ridges", curves.length_ridges(data.metrics), "Histograms of the lengths at several validations"),
         ]
     )
     return section("training", "Training", drawn or missing("This run logged no training steps."), _sec_warning(data))
@@ -197,7 +192,7 @@ def lengths(data: ReportData) -> str:
         )
         return section("lengths", "Lengths", intro, _lens_table(data), shape)
     norms = lengths_of(data.embeddings)
-    shape = _figures([("histogram", figures.norm_histogram(norms), "How long the embeddings are")])
+    shape = charts([("histogram", figures.norm_histogram(norms), "How long the embeddings are")])
     tables = f"<div>{_length_table(norms)}{_lens_table(data)}</div>"
     return section("lengths", "Lengths", intro, f'<div class="beside">{tables}{shape}</div>')
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, did_you_mean
@@ -19,6 +19,8 @@ class Validation(NamedTuple):
     """Fractions by name; empty when nothing was validated."""
     health: Health | None = None
     """None when it was not measured."""
+    lengths: Mapping[str, Any] | None = None
+    """Of the embeddings, as :func:`cosphere.tensors.length_histogram` gives them; None when they were not measured."""
 
     @property
     def concerns(self) -> dict[str, str]:
@@ -32,10 +34,11 @@ class Validation(NamedTuple):
             return False
         return self.health.zero_rows == self.health.rows or "total collapse" in self.concerns
 
-    def logged(self) -> dict[str, float]:
+    def logged(self) -> dict[str, Any]:
         """All its numbers under the keys of metrics.jsonl."""
         numbers = {} if self.health is None else self.health.logged()
-        return {f"val/{name}": value for name, value in {**numbers, **self.scores}.items()}
+        lengths = {} if self.lengths is None else {"lengths": dict(self.lengths)}
+        return {f"val/{name}": value for name, value in {**numbers, **self.scores, **lengths}.items()}
 
 
 Evaluate = Callable[[Embedder, Catalogue], Mapping[str, float] | Validation]
