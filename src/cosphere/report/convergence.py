@@ -16,7 +16,7 @@ from cosphere.report.markup import missing, paragraph, table
 from cosphere.report.sections import score_name
 
 Row = Mapping[str, Any]
-_LOOKS = (("blue", "-"), ("orange", "--"), ("green", "-."), ("purple", ":"))
+_HUES, _DASHES = ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":")
 """The arm first, then those that it is compared with: no line is known by its colour alone."""
 
 
@@ -43,11 +43,16 @@ def _panels(
 ) -> Drawn:
     with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (figure, panels, svg):
         for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
-            for line, (look, one) in enumerate(zip(_LOOKS, (arm, *others), strict=False)):
+            for line, one in enumerate((arm, *others)):
+                # After four lines the colours come again, with other dashes.
+                look = (_HUES[line % 4], _DASHES[(line + line // 4) % 4])
                 if one in courses:
                     _course(axes, courses[one], scale, look, one, f"course-{place}-{line}")
             axes.set_ylabel(label, fontsize=8.5)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
+        panels[0].set_title(
+            "Validation scores over steps" if name == "convergence" else "Lengths in training batches over steps"
+        )
         panels[-1].set_xlabel("step (line: mean over seeds; band: standard deviation)")
         write_png(figure, folder / f"{name}.png")
     write_text(folder / f"{name}.svg", svg[0])
@@ -70,7 +75,7 @@ def _course(axes: Axes, course: Row, scale: float, look: tuple[str, str], name: 
         label=text,
         gid=gid,
     )
-    axes.fill_between(steps, mean - sd, mean + sd, color=COLOURS[colour], alpha=0.15, linewidth=0)
+    axes.fill_between(steps, np.maximum(mean - sd, 0), mean + sd, color=COLOURS[colour], alpha=0.15, linewidth=0)
 
 
 def convergence_table(content: Row | None) -> str:
