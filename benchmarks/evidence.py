@@ -83,24 +83,41 @@ def verdicts(result: dict[str, Any]) -> list[str]:
         evidence, classes = one["verdict"]["evidence"], one["verdict"]["evidence"]["classes"]
         seeds = evidence["seeds"]
         needed = one["verdict"]["seeds_needed"]
-        answer = one["answer"] + (f" (about {needed} seeds would)" if needed else "")
+        # The p of each answer is of what it rules out: "yes" no difference, "no" a gain that matters.
+        ruled_out = one["verdict"]["p_smallest_holm" if one["answer"] == "no" else "p_holm"]
+        answer = f"**{one['answer']}**" + (f"; about {needed} seeds would" if needed else f", p {ruled_out:.2g}")
         rows.append(
             [
                 one["question"],
                 points(seeds["mean"]),
                 "" if seeds["low"] is None else f"{points(seeds['low'])} to {points(seeds['high'])}",
                 "" if classes is None else f"{points(classes['low'])} to {points(classes['high'])}",
-                f"{one['verdict']['p_holm']:.2g}",
-                f"**{answer}**",
+                answer,
             ]
         )
-    return table(["question", "points", "95 % over seeds", "95 % over seeds and classes", "p, Holm", "answer"], rows)
+    return table(["question", "points", "95 % over seeds", "95 % over seeds and classes", "answer"], rows)
+
+
+def headline(result: dict[str, Any]) -> list[str]:
+    """One row for each loss of a grid of losses and constraints: Recall@1 of each constraint, and SEC against none."""
+    scores = {(arm["values"]["loss"], arm["values"]["constraint"]): arm["scores"]["recall@1"] for arm in result["arms"]}
+    names = list(dict.fromkeys(loss for loss, _ in scores))
+    columns = list(dict.fromkeys(constraint for _, constraint in scores))
+    answers = {one["arm"]: one for one in result["comparisons"] if one["against"].endswith("+none")}
+    rows = []
+    for name in names:
+        one = answers[f"{name}+sec"]
+        seeds = one["verdict"]["evidence"]["seeds"]
+        gain = f"{points(seeds['mean'])} ({points(seeds['low'])} to {points(seeds['high'])})"
+        rows.append([name, *(percent(scores[name, column]) for column in columns), gain, one["answer"]])
+    titles = {"none": "no constraint", "l2": "L2", "sec": "SEC"}
+    return table(["loss", *(titles[column] for column in columns), "SEC minus none, 95 %", "does SEC help?"], rows)
 
 
 def written(name: str, part: str | None) -> str:
-    """The tables of a study, or one of them: `arms` or `verdicts`."""
+    """The tables of a study, or one of them: `arms`, `verdicts` or `headline`."""
     result = json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8"))
-    parts = {"arms": arms, "verdicts": verdicts}
+    parts = {"arms": arms, "verdicts": verdicts, "headline": headline}
     blocks = [parts[part](result)] if part else [arms(result), verdicts(result)]
     return "\n" + "\n\n".join("\n".join(block) for block in blocks) + "\n\n"
 
