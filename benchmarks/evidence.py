@@ -1,6 +1,7 @@
 """Put finished studies into docs/evidence.md: the tables are written by this script, so they say what the JSON says.
 
-    python benchmarks/evidence.py add STUDY_FOLDER NAME     # copies results.json to benchmarks/results/studies/NAME.json
+    python benchmarks/evidence.py add STUDY_FOLDER NAME     # copies results.json to benchmarks/results/studies/NAME.json, and figures to
+                                                            # docs/figures/NAME/
     python benchmarks/evidence.py write                     # writes every table between its markers in docs/evidence.md
     python benchmarks/evidence.py check                     # exit status 1 if a table differs from its JSON
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from cosphere.files import write_json
 
 ROOT = Path(__file__).parents[1]
 STUDIES = Path(__file__).parent / "results" / "studies"
+FIGURES = ("differences", "convergence", "lengths", "variance")
+"""Of a study, for the page; the others are tables there."""
 PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 MARKED = re.compile(r"(<!-- study (\S+?)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = (("recall@1", "R@1"), ("map@r", "MAP@R"))
@@ -141,6 +145,11 @@ def main() -> int:
         if not result["complete"]:
             parser.error(f"{options.folder} is not complete: {result['missing']} runs are left")
         write_json(STUDIES / f"{options.name}.json", result)
+        target = ROOT / "docs" / "figures" / options.name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (options.folder / "figures" / f"{figure}.svg" for figure in FIGURES):
+            if file.exists():
+                shutil.copy(file, target)
         return 0
     differing = []
     for file in PAGES:
