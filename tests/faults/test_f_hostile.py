@@ -321,7 +321,8 @@ def test_what_a_killed_process_left_goes_with_the_next_write(run: Path, data: Pa
     """F12: of names that are never written again too, but not what a living process writes."""
     own = Path(shutil.copytree(run, tmp_path / "run"))
     cache = own / "embeddings" / "cache"
-    (cache / "sources").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(cache, ignore_errors=True)  # Other tests may have filled it, and then nothing is written.
+    (cache / "sources").mkdir(parents=True)
     left = [cache / ".0a.npz.abcdefg1.part", cache / "sources" / ".0b.npz.abcdefg2.part", own / ".x.abcdefg3.part"]
     for part in left:
         part.write_bytes(b"half")
