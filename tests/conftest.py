@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # One compute thread per test process and per subprocess of a test. Tests run side by side in several processes (Makefile), and
@@ -29,8 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take long, as CI does")
 
 
+# Collecting imports and makes millions of objects that stay. The garbage collector would look through all of them again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, of the tests alone."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip slow tests without ``--slow``; a quick test checks the same thing in a smaller way."""
+    """Skip slow tests without ``--slow``; quicker tests check the same things in smaller ways."""
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(

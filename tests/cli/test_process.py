@@ -13,11 +13,13 @@ def process(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_package_leaves_garbage_collection_to_the_program() -> None:
     code = "import gc, cosphere, cosphere.cli; cosphere.Embedder; print(gc.isenabled(), gc.get_freeze_count())"
     assert process(code).stdout == "True 0\n"
 
 
+@pytest.mark.slow
 def test_collection_stays_off_where_the_caller_turned_it_off(tmp_path: Path) -> None:
     words = ["embed", str(tmp_path / "none"), str(tmp_path / "none")]
     code = f"import gc; from cosphere.cli import main; gc.disable(); print(main({words!r}), gc.isenabled(), gc.get_freeze_count())"

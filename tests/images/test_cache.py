@@ -169,12 +169,13 @@ def test_errors_of_make_pass_and_nothing_is_kept(tmp_path: Path, sources: list[P
 # Kills and rot
 
 
-def test_cut_off_at_any_byte_it_forgets_but_never_lies(tmp_path: Path, sources: list[Path]) -> None:
+def test_cut_off_anywhere_it_forgets_but_never_lies(tmp_path: Path, sources: list[Path]) -> None:
     whole = filled(tmp_path / "whole", sources)
     index, data = (whole / "pixels.index").read_bytes(), (whole / "pixels.dat").read_bytes()
     assert len(index) == 5 * ENTRY_BYTES
     ends = np.cumsum([picture(number).nbytes for number in range(5)]).tolist()
-    for cut in range(len(index) + 1):
+    edges = {edge + near for edge in range(0, len(index) + 1, ENTRY_BYTES) for near in (-1, 0, 1)}
+    for cut in sorted(edges.union(range(0, len(index), 7)) & set(range(len(index) + 1))):
         # A kill leaves an entry's pixels whole, and perhaps more pixels behind.
         for data_cut in (ends[cut // ENTRY_BYTES - 1] if cut >= ENTRY_BYTES else 0, len(data), len(data) - 7):
             folder = tmp_path / "cut"

@@ -210,7 +210,7 @@ def test_nodes_exactly_at_a_threshold_stay_apart():
 
 
 @pytest.mark.parametrize("linkage", ["average", "single"])
-@pytest.mark.parametrize("held", [2**20, 60])
+@pytest.mark.parametrize("held", [pytest.param(2**20, marks=pytest.mark.slow), 60])
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_agrees_with_its_definition(seed, held, linkage):
     x, labels = grouped(seed)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cosphere.data import Skipped
@@ -17,6 +20,19 @@ from cosphere.report.page import page
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = ("cat & dog", HOSTILE, 'quote " and $dollar$', "plain")
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not drawn, which is most of a page's time: for tests of a page's words and pictures."""
+
+    def savefig(figure: Figure, target: Any, *, format: str, **_: object) -> None:
+        if isinstance(target, Path):
+            target.touch()
+        else:
+            target.write('<svg width="1pt" height="1pt"></svg>' if format == "svg" else b"")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture(scope="session")

@@ -243,6 +243,7 @@ def panels(text: str) -> dict[str, str]:
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("k", [1, 4])
 def test_queries_come_worst_first_with_right_and_wrong_marked(bare: ReportData, k: int) -> None:
     want = [
@@ -305,6 +306,7 @@ def test_pictures_are_embedded_once_and_named(text: str) -> None:
     assert len(set(by_title.values())) == len(by_title) == 24
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     lost = [str(tmp_path / "empty.png"), str(tmp_path / "gone.png")]
@@ -316,6 +318,7 @@ def test_pictures_that_cannot_be_read_are_listed(bare: ReportData, tmp_path: Pat
     assert {one["title"] for one in Reader(text).of_class("none")} == set(lost)
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("absent", "line"),
     [
@@ -336,6 +339,7 @@ def test_missing_pieces_become_a_friendly_line(
     assert line in Reader(page(replace(data, **{"metrics": (), "embeddings": None, **absent}), queries=2)).text
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
@@ -357,12 +361,14 @@ def test_a_run_with_nothing_still_has_a_page() -> None:
     assert "not evaluated yet" in reader.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_scores_without_a_baseline_do_not_compare(data: ReportData) -> None:
     text = page(replace(data, metrics=(), baseline_scores={}), queries=1)
     assert "Recall@1 61.0 % interval 59.5–62.6 %" in Reader(text).text
     assert "before" not in part(text, "scores")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_queries_without_an_answer_are_counted(bare: ReportData) -> None:
     labels = bare.embeddings.labels.copy()
     labels[23] = 4
@@ -372,6 +378,7 @@ def test_queries_without_an_answer_are_counted(bare: ReportData) -> None:
     assert "1 more has no other image of the same class" in words
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_only_queries_ask_and_only_the_gallery_answers(bare: ReportData) -> None:
     is_query = np.arange(24) % 2 == 0
     text = page(with_columns(bare, is_query=is_query, is_gallery=~is_query), queries=24)
@@ -382,6 +389,7 @@ def test_only_queries_ask_and_only_the_gallery_answers(bare: ReportData) -> None
     assert all(len([1 for *_, missed in found if not missed]) == 6 for _, found in cards)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_sec_that_dwarfs_the_loss_is_told(bare: ReportData, text: str) -> None:
     loud = [{"step": step, "train/sec_share": 3.0 if step else 0.1} for step in range(9)]
     found = Reader(page(replace(bare, metrics=loud), queries=1)).text
@@ -413,6 +421,7 @@ def test_defaults_stay_below_five_megabytes_with_the_worst_of_pictures(tmp_path:
     assert 1_000_000 < path.stat().st_size < 5_000_000
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_is_written_into_its_folder(small: Embeddings, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     replace(small, class_names=("a", "b", HOSTILE, "d")).save(run.embeddings("test"))
@@ -473,6 +482,7 @@ def hits_by_hand(table: Embeddings, *, rule: str) -> list[bool]:
     return hits
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("rule", ["same_class", "any_class"])
 def test_sequences_are_left_out_as_in_the_scores(small: Embeddings, tmp_path: Path, rule: str) -> None:
     """Images of a class and sequence are nearly equal, so a page that forgot the sequence would find all of them."""
@@ -519,6 +529,7 @@ def test_class_recalls_are_those_of_the_evaluation(data: ReportData, text: str) 
 TOO_EQUAL = "lengths differ too little to tell"
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("cv", "images", "told"),
     [(0.01, 120, TOO_EQUAL), (0.06, 120, "-35.60"), (0.06, 12, TOO_EQUAL), (0.2, None, "-35.60")],
@@ -533,6 +544,7 @@ def test_slopes_of_the_lens_want_lengths_that_differ(
     assert "Largest |cosine| of gradient and embedding 0.25" in words
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(("geometric", "lines"), [(0.58302, 1), (0.59, 2)])
 def test_the_geometric_nmi_is_printed_where_it_differs(bare: ReportData, geometric: float, lines: int) -> None:
     data = replace(bare, scores={"scores": {"nmi": 0.58301, "nmi_geometric": geometric}})

@@ -145,6 +145,7 @@ def written(folder: Path, results: dict[str, Any], table: list[dict[str, Any]]) 
     return Reader(write_study_report(folder).read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> None:
     page = written(tmp_path, RESULTS, TABLE)
     assert [one["id"] for one in page.tags("section")] == list(LINKS)
@@ -234,6 +235,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert HOSTILE in page.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     results = copy.deepcopy(RESULTS)
     for one in results["comparisons"]:
@@ -245,6 +247,7 @@ def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     assert len(page.tags("svg")) == 1
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_without_questions_has_a_page(tmp_path: Path) -> None:
     page = written(tmp_path, {**RESULTS, "comparisons": []}, TABLE)
     assert "The study asks no question." in page.text

@@ -147,7 +147,7 @@ def test_sec_draws_the_lengths_together(photos: Path, tmp_path: Path) -> None:
         pytest.param(LossSettings(name="margin"), 0, marks=pytest.mark.slow),
         # A tree, made anew after each epoch.
         pytest.param(LossSettings(name="hierarchical_triplet"), 0, marks=pytest.mark.slow),
-        (LossSettings(name="contrastive", memory=24, memory_after=3), 0),  # a queue
+        pytest.param(LossSettings(name="contrastive", memory=24, memory_after=3), 0, marks=pytest.mark.slow),  # a queue
         pytest.param(LossSettings(name="sphereface"), 0, marks=pytest.mark.slow),  # counts its steps
     ],
     ids=lambda value: (
