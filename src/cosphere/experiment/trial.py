@@ -21,12 +21,14 @@ from cosphere.data import Catalogue, TrainingParts, read_catalogue
 from cosphere.errors import CosphereError, RunError
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SilentReporter
+from cosphere.experiment.models import ready
 from cosphere.experiment.training import validation_scores
 from cosphere.files import write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings, Validation, train
-from cosphere.train.features import feature_cache
+from cosphere.train.features import feature_cache, training_features
+from cosphere.train.setup import build_model
 
 STEPS, FROZEN_STEPS = 4, 100
 """Steps of a trial, on images and on cached features; the first one is not counted."""
@@ -106,7 +108,7 @@ def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
             "schedule.new_layers_steps": 0,
             "validation.every": 0,
             "validation.before": True,
-            "features.copies": min(settings.features.copies, 1),
+            "features.copies": min(settings.features.copies, 2),
             "features.folder": str(folder / "features"),
         }
     )
@@ -120,10 +122,30 @@ def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
             looks.append((start, time.perf_counter() - start))
             return scores
 
-        ready = time.perf_counter()
+        start = time.perf_counter() - began
+        features = _features_in_a_second(short, sampled.select("train"), run_folder.path) if frozen else 0.0
         train(short, sampled, run_folder, reporter=clock, evaluate=timed)
     ended = time.perf_counter()
-    return _cost(short, sampled, clock.times, looks, began=began, ready=ready, ended=ended)
+    return _cost(short, sampled, clock.times, looks, features=features, start=start, ended=ended)
+
+
+def _features_in_a_second(settings: TrainSettings, images: Catalogue, run: Path) -> float:
+    """Views whose features are computed in a second, without the first batch: starting takes longer than a batch of a trial."""
+    cache = feature_cache(settings, run)
+    assert cache is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        embedder, augmentation = build_model(settings)
+    embedder.to(ready(settings.device))
+    counts, times = [0], [time.perf_counter()]
+
+    def progress(done: int, _: int) -> None:
+        counts.append(done)
+        times.append(time.perf_counter())
+
+    training_features(settings, embedder, images, augmentation, cache, progress)
+    first = 1 if len(counts) > 2 else 0
+    return (counts[-1] - counts[first]) / max(times[-1] - times[first], 1e-3)
 
 
 def _cost(
@@ -132,8 +154,8 @@ def _cost(
     times: list[float],
     looks: list[tuple[float, float]],
     *,
-    began: float,
-    ready: float,
+    features: float,
+    start: float,
     ended: float,
 ) -> Cost:
     """Split the time of a trial into its parts."""
@@ -144,13 +166,12 @@ def _cost(
     frozen = settings.features.copies > 0
     # On cached features only the first validation embeds; on images each does, and the last one is warm.
     embedding = first - last if frozen else last
-    before_first = (looks[0][0] if looks else times[0]) - ready
     return Cost(
-        start=ready - began,
+        start=start,
         step=float(np.median(steps)),
         lens=max(0.0, ended - times[-1] - last),
         embedded=int(splits.get("val", 0)) / max(embedding, 1e-3) if looks else 1.0,
-        features=int(splits["train"]) * settings.features.copies / max(before_first, 1e-3) if frozen else 0.0,
+        features=features,
         memory=_largest_memory(),
         device_memory=torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
     )
