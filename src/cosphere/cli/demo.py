@@ -88,9 +88,8 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
         raise RunError(
             f"{run_folder} is there already. Look at {run_folder / 'report.html'}, or use --out for another folder."
         )
-    settings = demo_settings(
-        folder / "stamps", steps=steps, seed=seed, weights=weights
-    )  # a wrong number costs no drawing
+    # Before the drawing, so that a wrong number is refused at once.
+    settings = demo_settings(folder / "stamps", steps=steps, seed=seed, weights=weights)
     with console.progress_bar("drawing stamps") as progress:
         stamps = draw_stamps(folder / "stamps", seed=seed, progress=progress)
     run_experiment(settings, run_folder, reporter=reporter(steps), listener=listener)
