@@ -44,7 +44,9 @@ def test_a_run_that_fills_the_memory_is_named(
     choice = Choice(name="standard", changes={}, settings=TrainSettings(), reason="", cost=COST, seconds=780.0)
     show(Plan(source="photos", summary=FACTS, choices=(choice,), memory=memory))
     err = capsys.readouterr().err
-    assert ("standard would fill this machine's memory; a smaller batch takes less, such as --batch.size 60" in err) is said
+    assert (
+        "standard would fill this machine's memory; a smaller batch takes less, such as --batch.size 60" in err
+    ) is said
 
 
 def test_a_race_names_its_winner(capsys: pytest.CaptureFixture[str]) -> None:

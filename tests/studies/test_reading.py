@@ -119,6 +119,10 @@ def changed(**values: Any) -> dict[str, Any]:
             changed(arms={"odd": {"loss.name": "triplet", "loss.settings": {"margn": 1}}}),
             r"the loss triplet has no setting 'loss\.settings\.margn'\. Did you mean 'margin'",
         ),
+        (
+            changed(arms={"odd": {"values_of": "ms+sec", "tune": {"sec.weight": [0.1, 0.2]}}}),
+            r"arm odd takes the values of ms\+sec and tunes its own\. Leave out one",
+        ),
         (changed(arms={"odd": {"values_of": "ms+sex"}}), r"takes the values of 'ms\+sex'\. .*Did you mean 'ms\+sec'"),
         (
             changed(arms={"odd": {"values_of": "fixed"}, "fixed": {"optimizer.head_rate": 0.1, "sec.weight": 0}}),

@@ -77,7 +77,9 @@ def show(made: Plan) -> None:
     for choice in made.choices:
         if choice.too_large(made.memory):
             half = choice.settings.batch.size // 2
-            console.note(f"{choice.name} would fill this machine's memory; a smaller batch takes less, such as --batch.size {half}")
+            console.note(
+                f"{choice.name} would fill this machine's memory; a smaller batch takes less, such as --batch.size {half}"
+            )
         console.line(f"{choice.name}: {choice.reason}")
         console.line(f"  {choice.command(made.source)}")
 

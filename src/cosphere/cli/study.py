@@ -12,6 +12,8 @@ from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError
 from cosphere.report import write_study_report
+from cosphere.report.convergence import share_of_steps
+from cosphere.report.study import costs_shown
 from cosphere.studies import (
     StudyListener,
     StudyResult,
@@ -22,7 +24,6 @@ from cosphere.studies import (
 from cosphere.studies import run as run_study
 from cosphere.studies.budget import duration
 from cosphere.studies.convergence import Convergence
-from cosphere.studies.costs import costs_shown
 from cosphere.studies.results import ArmResult
 
 _EXAMPLES = [
@@ -160,12 +161,12 @@ def _failures(arm: ArmResult) -> dict[str, int]:
 def _speeds(found: Convergence) -> Table:
     """Steps that each arm needs for what the other one ends with."""
     title = f"steps to the other arm's last validation {found.metric}  (interpolated; validations {found.every} steps apart)"
-    table = console.table_of(title, "arm", "against", "% of its steps", "interval over seeds", "seeds that get there")
+    table = console.table_of(
+        title, "arm", "against", "% of the other's steps", "interval over seeds", "seeds that get there"
+    )
     table.columns[1].justify = "left"
     for one in found.speeds:
-        low, high = one.share.low, one.share.high
-        mean = f"{100 * one.share.mean:.0f}"
-        span = "" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
+        mean, span = share_of_steps(one.share._asdict())
         table.add_row(console.plain(one.arm), console.plain(one.against), mean, span, f"{one.reached} of {one.seeds}")
     return table
 

@@ -87,7 +87,12 @@ def convergence_table(content: Row | None) -> str:
         own = [point for point in content["points"] if (point["arm"], point["against"]) == (one["arm"], one["against"])]
         steps = "; ".join("never" if point["steps"] is None else f"{point['steps']:.0f}" for point in own)
         rows.append(
-            [f"{one['arm']} − {one['against']}", steps, *share_of_steps(one), f"{one['reached']} of {one['seeds']}"]
+            [
+                f"{one['arm']} − {one['against']}",
+                steps,
+                *share_of_steps(one["share"]),
+                f"{one['reached']} of {one['seeds']}",
+            ]
         )
     head = [
         "arm − other",
@@ -104,12 +109,11 @@ def convergence_table(content: Row | None) -> str:
     return table(head, rows, kind="numbers") + paragraph(note, "note")
 
 
-def share_of_steps(speed: Row) -> tuple[str, str]:
-    """Mean and interval of the share in percent, for a table.
+def share_of_steps(share: Row) -> tuple[str, str]:
+    """Mean and interval of a share in percent, for a table.
 
-    >>> share_of_steps({"share": {"mean": 0.5, "low": 0.42, "high": 0.58}})
+    >>> share_of_steps({"mean": 0.5, "low": 0.42, "high": 0.58})
     ('50', '42 to 58')
     """
-    share = speed["share"]
     span = "–" if share["low"] is None else f"{100 * share['low']:.0f} to {100 * share['high']:.0f}"
     return f"{100 * share['mean']:.0f}", span

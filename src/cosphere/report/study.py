@@ -171,7 +171,16 @@ def _scores(results: Row) -> str:
         count = max((one["n"] for one in arm["scores"].values()), default=0)
         cv = arm["norms"].get("cv")
         lost = ", ".join(f"{arm[kind]} {kind}" for kind in ("diverged", "collapsed") if arm[kind])
-        rows.append([arm["name"], *cells, "–" if cv is None else f"{cv:.3f}", *_costs(arm), count, lost or "–"])
+        rows.append(
+            [
+                arm["name"],
+                *cells,
+                "–" if cv is None else f"{cv:.3f}",
+                *costs_shown(arm.get("costs") or {}),
+                count,
+                lost or "–",
+            ]
+        )
     head = [
         "arm",
         *(f"{score_name(name)}, %" for name in names),
@@ -185,9 +194,12 @@ def _scores(results: Row) -> str:
     return table(head, rows, kind="numbers") + paragraph(note, "note")
 
 
-def _costs(arm: Row) -> tuple[str, str]:
-    """Time of a step and peak of memory; results of earlier versions have none."""
-    costs = arm.get("costs") or {}
+def costs_shown(costs: Row) -> tuple[str, str]:
+    """Milliseconds of a step and megabytes of memory, that of the GPU where there is one, for a table.
+
+    >>> costs_shown({"step_seconds": 0.00812, "memory": 1.2e9, "device_memory": 0}), costs_shown({})
+    (('8.1', '1,200'), ('–', '–'))
+    """
     seconds, memory = costs.get("step_seconds"), costs.get("device_memory") or costs.get("memory")
     return "–" if seconds is None else f"{1000 * seconds:.1f}", "–" if not memory else f"{memory / 1e6:,.0f}"
 

@@ -80,13 +80,3 @@ def costs_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         "step_seconds": median(times) if times else None,
         **{key: max(values, default=None) for key, values in known.items()},
     }
-
-
-def costs_shown(costs: Mapping[str, float | None]) -> tuple[str, str]:
-    """Milliseconds of a step and megabytes of memory, that of the GPU where there is one; empty where unknown.
-
-    >>> costs_shown({"step_seconds": 0.00812, "memory": 1.2e9, "device_memory": 0})
-    ('8.1', '1,200')
-    """
-    seconds, memory = costs.get("step_seconds"), costs.get("device_memory") or costs.get("memory")
-    return "" if seconds is None else f"{1000 * seconds:.1f}", "" if not memory else f"{memory / 1e6:,.0f}"

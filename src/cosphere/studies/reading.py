@@ -183,6 +183,10 @@ def _arm(name: str, entries: Sequence[Any], tune: Mapping[str, Any], values: Map
             settings |= flatten(convert(f"settings of the arm {name}", dict[str, Any], content.get("settings", {})))
             tuned |= flat_tune(convert(f"tune of the arm {name}", dict[str, Any], content.get("tune", {})))
             values_of = convert(f"values_of of the arm {name}", str | None, content.get("values_of", values_of))
+            if values_of is not None and "tune" in content:
+                raise SettingsError(
+                    f"the arm {name} takes the values of {values_of} and tunes its own. Leave out one of the two."
+                )
         else:
             settings |= flatten(content)
     # A setting that the arm fixes is not tuned for it, whoever asked for that; nor is anything where it takes another arm's values.

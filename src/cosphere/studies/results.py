@@ -346,7 +346,8 @@ class _Values:
     def failure(self, arm: str, seeds: Sequence[int]) -> str:
         """A sentence about the runs that failed; empty if none did."""
         if arm in self.hopeless:
-            return f"Every candidate of {arm} diverged; it counts as chance."
+            tuned = self.study.arms[arm].values_of or arm
+            return f"Every candidate of {tuned} diverged; {'it' if tuned == arm else arm} counts as chance."
         status = [self.final[arm, seed]["status"] for seed in seeds]
         parts = [
             f"{status.count(kind)} of {len(seeds)} runs of {arm} {kind}{how}."
