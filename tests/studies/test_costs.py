@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cosphere.studies.costs import Stopwatch, costs_of, measured
+from cosphere.studies.costs import costs_of, measured
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says")
 
@@ -40,24 +39,6 @@ def test_a_run_that_fails_is_measured_too() -> None:
         raise ValueError("diverged")
     assert record["step_seconds"] >= 0
     assert record["device_memory"] == 0
-
-
-def test_the_time_of_a_step_is_the_median_of_the_later_half() -> None:
-    watch = Stopwatch()
-    watch.began(0)
-    for pause in (0.2, 0.02, 0.01, 0.01, 0.01, 0.15):  # slow at first, and once by chance
-        time.sleep(pause)
-        watch.stepped(0)
-    seconds = watch.step_seconds()
-    assert seconds is not None
-    assert 0.009 < seconds < 0.1
-    assert Stopwatch().step_seconds() is None
-
-
-def test_one_step_is_timed_from_the_start_of_training() -> None:
-    watch = Stopwatch()
-    watch.built, watch.steps = 10.0, [10.5]
-    assert watch.step_seconds() == pytest.approx(0.5)
 
 
 def test_costs_of_an_arm_are_the_median_time_and_the_largest_peaks() -> None:

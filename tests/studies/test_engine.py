@@ -168,6 +168,7 @@ def test_no_test_image_is_read_before_the_last_choice(
     result = run(study, listed, tmp_path / "study")
     assert result.complete
     if copies:
+        assert any(note.startswith("features: ") for note in listener.notes)  # Computing them takes minutes.
         features = tmp_path / ".features"  # beside the study, so that other studies find them
         assert features.is_dir()
         assert (
@@ -256,8 +257,8 @@ def test_an_arm_that_diverges_is_reported_and_counts_as_chance(
     content: dict[str, Any], images: Catalogue, tmp_path: Path
 ) -> None:
     wild = {"settings": {"optimizer.head_rate": 1e30}, "tune": {"sec.momentum": [0.1, 0.2]}}
-    content["arms"] = {"plain": content["arms"]["plain"], "wild": wild}
-    content["questions"] = [{"ask": "Is wild better?", "arm": "wild", "against": "plain"}]
+    content["arms"] = {"plain": content["arms"]["plain"], "wild": wild, "echo": {"values_of": "wild"}}
+    content["questions"] = [{"ask": "Is it better?", "arm": arm, "against": "plain"} for arm in ("wild", "echo")]
     listener = Stopping()
     result = run(study_of("tiny", content), images, tmp_path / "study", listener=listener)
     rows = result.table[result.table["arm"] == "wild"]
@@ -266,7 +267,8 @@ def test_an_arm_that_diverges_is_reported_and_counts_as_chance(
     assert result.complete
     (arm,) = (one for one in result.arms if one.name == "wild")
     assert (arm.chosen, arm.failed_candidates, dict(arm.scores)) == (None, 2, {})
-    (answer,) = result.comparisons
+    answer, echo = result.comparisons
+    assert "Every candidate of wild diverged; echo counts as chance." in echo.reason
     assert "Every candidate of wild diverged; it counts as chance." in answer.reason
     chance = 5 / 23  # six images in each of four test classes
     plain = [one["scores"]["recall@1"] for one in result.records if (one["arm"], one["phase"]) == ("plain", "final")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,14 +19,15 @@ from cosphere._types import Integers
 from cosphere.data import Catalogue, TrainingParts, read_catalogue
 from cosphere.errors import CosphereError, RunError
 from cosphere.experiment.images import parts_of_training
-from cosphere.experiment.listener import SilentReporter
 from cosphere.experiment.models import ready
+from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.experiment.training import validation_scores
 from cosphere.files import write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings, Validation, train
 from cosphere.train.features import feature_cache, training_features
+from cosphere.train.memory import peak_memory
 from cosphere.train.setup import build_model
 
 STEPS, FROZEN_STEPS = 4, 100
@@ -77,24 +77,13 @@ def measure_cost(settings: TrainSettings) -> Cost:
         return Cost(**json.loads((place / "cost.json").read_text(encoding="utf-8")))
 
 
-class _Clock(SilentReporter):
-    """Notes when each step was done."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def stepped(self, step: int) -> None:
-        """Note the time."""
-        self.times.append(time.perf_counter())
-
-
 def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
     """Train a few steps on a sample of the images, and time each part.
 
     Args:
         settings: of the run that is planned; steps, validation and places are replaced.
         folder: an empty folder for the run.
-        began: ``time.perf_counter()`` when the process started.
+        began: ``time.monotonic()`` when the process started.
     """
     frozen = settings.features.copies > 0
     steps = FROZEN_STEPS if frozen else STEPS
@@ -112,21 +101,21 @@ def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
             "features.folder": str(folder / "features"),
         }
     )
-    clock, looks = _Clock(), list[tuple[float, float]]()
+    watch, looks = Stopwatch(), list[tuple[float, float]]()
     with RunFolder.claim(folder / "run") as run_folder:
         score = validation_scores(short, features=feature_cache(short, run_folder.path))
 
         def timed(embedder: Embedder, images: Catalogue) -> Validation | Mapping[str, float]:
-            start = time.perf_counter()
+            start = time.monotonic()
             scores = score(embedder, images)
-            looks.append((start, time.perf_counter() - start))
+            looks.append((start, time.monotonic() - start))
             return scores
 
-        start = time.perf_counter() - began
+        start = time.monotonic() - began
         features = _features_in_a_second(short, sampled.select("train"), run_folder.path) if frozen else 0.0
-        train(short, sampled, run_folder, reporter=clock, evaluate=timed)
-    ended = time.perf_counter()
-    return _cost(short, sampled, clock.times, looks, features=features, start=start, ended=ended)
+        train(short, sampled, run_folder, reporter=watch, evaluate=timed)
+    ended = time.monotonic()
+    return _cost(short, sampled, watch.steps, looks, features=features, start=start, ended=ended)
 
 
 def _features_in_a_second(settings: TrainSettings, images: Catalogue, run: Path) -> float:
@@ -137,11 +126,11 @@ def _features_in_a_second(settings: TrainSettings, images: Catalogue, run: Path)
         torch.manual_seed(settings.seed)
         embedder, augmentation = build_model(settings)
     embedder.to(ready(settings.device))
-    counts, times = [0], [time.perf_counter()]
+    counts, times = [0], [time.monotonic()]
 
     def progress(done: int, _: int) -> None:
         counts.append(done)
-        times.append(time.perf_counter())
+        times.append(time.monotonic())
 
     training_features(settings, embedder, images, augmentation, cache, progress)
     first = 1 if len(counts) > 2 else 0
@@ -172,7 +161,7 @@ def _cost(
         lens=max(0.0, ended - times[-1] - last),
         embedded=int(splits.get("val", 0)) / max(embedding, 1e-3) if looks else 1.0,
         features=features,
-        memory=_largest_memory(),
+        memory=peak_memory() or 0,
         device_memory=torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
     )
 
@@ -199,12 +188,6 @@ def _few(images: Catalogue) -> Integers:
     return np.array(rows, dtype=np.int64)
 
 
-def _largest_memory() -> int:
-    """Largest resident memory of this process, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def main(folder: str, started: str) -> int:
     """Read `config.yaml` in a folder, run the trial there and write `cost.json`.
 
@@ -212,7 +195,7 @@ def main(folder: str, started: str) -> int:
         folder: with the settings.
         started: ``time.time()`` when this process was started, so that its imports count.
     """
-    began = time.perf_counter() - (time.time() - float(started))
+    began = time.monotonic() - (time.time() - float(started))
     try:
         cost = trial(TrainSettings.read(Path(folder) / "config.yaml"), Path(folder), began=began)
     except CosphereError as error:

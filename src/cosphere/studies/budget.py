@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cosphere.errors import SettingsError
 from cosphere.experiment import run
-from cosphere.studies.costs import Stopwatch
+from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.studies.jobs import Context, Phase
 from cosphere.train import TrainSettings
 

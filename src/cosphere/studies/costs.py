@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import torch
 
-from cosphere.experiment.listener import SilentReporter
+from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.train.memory import forget_peak, peak_memory
 
 COSTS = ("step_seconds", "memory", "device_memory")
 """What a record says of a run's time and memory; see :func:`measured`."""
-
-
-class Stopwatch(SilentReporter):
-    """Notes when a run began and when each step was done."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.built = self.started
-        self.steps: list[float] = []
-
-    def began(self, step: int) -> None:
-        """All is built."""
-        self.built = time.monotonic()
-
-    def stepped(self, step: int) -> None:
-        """A step is done."""
-        self.steps.append(time.monotonic())
-
-    def step_seconds(self) -> float | None:
-        """Median over the later half of the steps, as the first ones allocate and are slower; None without any step."""
-        if not self.steps:
-            return None
-        marks = self.steps[len(self.steps) // 2 :]
-        gaps = [later - earlier for earlier, later in pairwise(marks)]
-        return median(gaps or [self.steps[-1] - self.built])
 
 
 @contextmanager

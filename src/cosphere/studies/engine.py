@@ -204,9 +204,8 @@ class Work:
             return
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
         if first.features.copies and not self.records:
-            prepare_features(
-                first, self.context.folder / "any", catalogue=self.context.training, listener=self.listener
-            )
+            place, told = self.context.folder / "any", _Spoken(self.listener)
+            prepare_features(first, place, catalogue=self.context.training, reporter=told)
         if not self.records:
             self.clock.guess(probe(first, self.context))
         left = self.clock.left(self.missing())

@@ -20,8 +20,9 @@ from cosphere.data import Catalogue
 from cosphere.errors import DivergenceError, RunError
 from cosphere.experiment import Evaluation, evaluate_run, run
 from cosphere.experiment.images import TEST, VAL
+from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.runs import RunFolder, provenance
-from cosphere.studies.costs import Stopwatch, measured
+from cosphere.studies.costs import measured
 from cosphere.studies.folder import StudyFolder, text_column
 from cosphere.studies.forms import per_query, settings_of
 from cosphere.train import TrainResult, TrainSettings, Validation

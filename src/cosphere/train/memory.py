@@ -1,4 +1,4 @@
-"""The memory of this process under Linux: reuse that of one training step in the next, and measure the peak of one run."""
+"""The memory of this process: reuse that of one training step in the next, and measure the peak of one run."""
 
 from __future__ import annotations
 
@@ -48,8 +48,14 @@ def forget_peak() -> bool:
 
 
 def peak_memory() -> int | None:
-    """Largest resident memory of this process since :func:`forget_peak`, in bytes; None where it is not known."""
+    """Largest resident memory of this process in bytes, since :func:`forget_peak` where that took effect; None where it is not known."""
     with contextlib.suppress(OSError):
         line = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-        return None if line is None else 1024 * int(line.group(1))
-    return None
+        if line is not None:
+            return 1024 * int(line.group(1))
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
