@@ -19,6 +19,7 @@ from cosphere.evaluate.metrics import METRICS, find_metric
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.experiment.models import ready
+from cosphere.images import Augmentation
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
 from cosphere.tensors import length_histogram
@@ -130,10 +131,7 @@ def prepare_features(
         catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
         listener.listed(catalogue.remarks)
     images = parts_of_training(catalogue, settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # Random backbone weights are those of the run.
-        embedder, augmentation = build_model(settings)
-    embedder.to(ready(settings.device))
+    embedder, augmentation = starting_model(settings)
     say = (reporter or SilentReporter()).said
     training_features(settings, embedder, images.train, augmentation, cache, Spoken("features", say))
     if images.val is not None:
@@ -146,6 +144,14 @@ def prepare_features(
             max_unreadable=settings.data.max_unreadable,
             progress=Spoken("features of the validation images", say),
         )
+
+
+def starting_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
+    """The model that a run with these settings begins with, on its device, and its augmentation. Draws no random number of the caller."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # Random backbone weights are those of the run.
+        embedder, augmentation = build_model(settings)
+    return embedder.to(ready(settings.device)), augmentation
 
 
 def resume_run(

@@ -19,16 +19,14 @@ from cosphere._types import Integers
 from cosphere.data import Catalogue, TrainingParts, read_catalogue
 from cosphere.errors import CosphereError, RunError
 from cosphere.experiment.images import parts_of_training
-from cosphere.experiment.models import ready
 from cosphere.experiment.stopwatch import Stopwatch
-from cosphere.experiment.training import validation_scores
+from cosphere.experiment.training import starting_model, validation_scores
 from cosphere.files import write_json
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings, Validation, train
 from cosphere.train.features import feature_cache, training_features
 from cosphere.train.memory import peak_memory
-from cosphere.train.setup import build_model
 
 STEPS, FROZEN_STEPS = 4, 100
 """Steps of a trial, on images and on cached features; the first one is not counted."""
@@ -122,10 +120,7 @@ def _features_in_a_second(settings: TrainSettings, images: Catalogue, run: Path)
     """Views whose features are computed in a second, without the first batch: starting takes longer than a batch of a trial."""
     cache = feature_cache(settings, run)
     assert cache is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        embedder, augmentation = build_model(settings)
-    embedder.to(ready(settings.device))
+    embedder, augmentation = starting_model(settings)
     counts, times = [0], [time.monotonic()]
 
     def progress(done: int, _: int) -> None:
