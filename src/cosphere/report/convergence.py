@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from cosphere.files import write_text
-from cosphere.report.drawing import COLOURS, clean, drawing
-from cosphere.report.figure_files import WIDE, Drawn, write_png
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing
 from cosphere.report.markup import missing, paragraph, table
 from cosphere.report.sections import score_name
 
@@ -20,12 +17,11 @@ _HUES, _DASHES = ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":")
 """The arm first, then those that it is compared with: no line is known by its colour alone."""
 
 
-def convergence_figures(content: Row, folder: Path) -> list[Drawn]:
+def convergence_figures(content: Row) -> list[Drawn]:
     """Validation score and relative variance of lengths over steps: a panel for each arm, with those it is compared with.
 
     Args:
         content: ``convergence`` of `results.json`.
-        folder: to write `convergence` and `lengths` into, each as SVG and PNG.
     """
     rows: dict[str, list[str]] = {}
     for speed in content["speeds"]:
@@ -33,15 +29,13 @@ def convergence_figures(content: Row, folder: Path) -> list[Drawn]:
     if not rows:
         return []
     title = f"validation {content['metric']}, %"
-    scores = _panels("convergence", title, content["scores"], 100.0, rows, folder)
-    lengths = _panels("lengths", "(sd / mean)² of lengths", content["variances"], 1.0, rows, folder)
+    scores = _panels("convergence", title, content["scores"], 100.0, rows)
+    lengths = _panels("lengths", "(sd / mean)² of lengths", content["variances"], 1.0, rows)
     return [scores, lengths] if content["variances"] else [scores]
 
 
-def _panels(
-    name: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]], folder: Path
-) -> Drawn:
-    with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (figure, panels, svg):
+def _panels(name: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]]) -> Drawn:
+    with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (_, panels, svg):
         for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
             for line, one in enumerate((arm, *others)):
                 # After four lines the colours come again, with other dashes.
@@ -54,8 +48,6 @@ def _panels(
             "Validation scores over steps" if name == "convergence" else "Lengths in training batches over steps"
         )
         panels[-1].set_xlabel("step (line: mean over seeds; band: standard deviation)")
-        write_png(figure, folder / f"{name}.png")
-    write_text(folder / f"{name}.svg", svg[0])
     return Drawn(name, svg[0], f"{label} over steps, for {'; '.join(rows)}, each beside what it is compared with")
 
 

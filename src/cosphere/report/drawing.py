@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -68,12 +68,22 @@ STYLE: Any = {  # typed loosely: matplotlib 3.11 wants its own names as literals
 }
 
 
+WIDE = 8.2
+"""Inches of a figure that takes the whole width of a page."""
 PRINTED_DOTS = 200
 """Dots an inch of the PNG of a figure."""
 _printed: ContextVar[dict[str, bytes] | None] = ContextVar("printed", default=None)
 _named: ContextVar[dict[str, str] | None] = ContextVar("named", default=None)
 
 Numbers = npt.NDArray[np.floating[Any]]
+
+
+class Drawn(NamedTuple):
+    """A figure for a page."""
+
+    name: str
+    svg: str
+    description: str
 
 
 @contextmanager

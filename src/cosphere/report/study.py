@@ -11,8 +11,7 @@ from cosphere.fields import flatten
 from cosphere.files import read_json, write_text
 from cosphere.report.convergence import convergence_table
 from cosphere.report.document import document
-from cosphere.report.drawing import inline
-from cosphere.report.figure_files import Drawn
+from cosphere.report.drawing import Drawn, inline, printing
 from cosphere.report.markup import facts, missing, paragraph, safe, section, shown, table
 from cosphere.report.sections import score_name
 from cosphere.report.study_figures import figures
@@ -49,7 +48,8 @@ def write_study_report(folder: str | Path, target: str | Path | None = None) -> 
     results = read_json(place / "results.json", what="the results of a study")
     rows = read_json(place / "table.json", what="the table of a study")
     try:
-        text = study_page(results, rows, figures(results, rows, place / "figures"))
+        with printing(place / "figures"):
+            text = study_page(results, rows, figures(results, rows))
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{place / 'results.json'} is damaged or of another version ({error!r}). Run the study's command again."
@@ -103,7 +103,7 @@ def _header(results: Row, rows: Sequence[Row]) -> str:
 def _chart(drawn: Drawn | None) -> str:
     if drawn is None:
         return missing("Nothing to draw yet.")
-    return f'<figure class="chart wide">{inline(drawn.svg, f"{drawn.name}-", safe(drawn.description))}</figure>'
+    return f'<figure class="chart wide">{inline(drawn.svg, drawn.name, safe(drawn.description))}</figure>'
 
 
 def _verdicts(results: Row) -> str:

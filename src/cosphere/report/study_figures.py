@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from cosphere.files import write_text
 from cosphere.report.convergence import convergence_figures
-from cosphere.report.drawing import COLOURS, clean, drawing, legend
-from cosphere.report.figure_files import WIDE, Drawn, write_png
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, legend
 
 Row = Mapping[str, Any]
 MARKS = {"yes": ("o", "blue"), "no": ("s", "orange"), "not decided": ("D", "faint")}
@@ -27,58 +24,52 @@ _ROW = 0.3
 """Inches of a line."""
 
 
-def figures(results: Row, table: Sequence[Row], folder: Path) -> list[Drawn]:
-    """Draw all figures, and write each as `NAME.svg` and `NAME.png`.
+def figures(results: Row, table: Sequence[Row]) -> list[Drawn]:
+    """Draw all figures.
 
     Args:
         results: content of `results.json`.
         table: rows of `table.json`.
-        folder: to write into.
 
     Returns:
         those for which there is anything to show.
-
-    Raises:
-        RunError: the folder cannot be written.
     """
     drawn = []
     compared = [one for one in results["comparisons"] if one["verdict"] is not None]
     if compared:
-        drawn.append(_forest(compared, results["rules"]["level"], folder))
+        drawn.append(_forest(compared, results["rules"]["level"]))
     scores = [name for name in ("recall@1", "map@r") if any(f"score.{name}" in row for row in table)][:1]
     for name in scores:
         final = [row for row in table if row["phase"] == "final" and row.get(f"score.{name}") is not None]
         if final:
-            drawn.append(_seeds(final, results, name, folder))
+            drawn.append(_seeds(final, results, name))
     metric = results["rules"]["metric"]
     tuned = [row for row in table if row["phase"] == "tune" and row.get(f"score.{metric}") is not None]
     if tuned:
-        drawn.append(_candidates(tuned, results, metric, folder))
+        drawn.append(_candidates(tuned, results, metric))
     variance = results.get("variance")
     if variance and len(variance["points"]) > 1:
-        drawn.append(_variance(variance, folder))
+        drawn.append(_variance(variance))
     if results.get("convergence"):
-        drawn += convergence_figures(results["convergence"], folder)
+        drawn += convergence_figures(results["convergence"])
     return drawn
 
 
 @contextmanager
-def _rows(count: int, name: str, folder: Path, parts: list[str]) -> Iterator[Axes]:
-    """Axes with ``count`` lines; afterwards the SVG is in ``parts``, and both files are written."""
-    with drawing(1.0 + _ROW * count, width=WIDE) as (figure, (axes,), svg):
+def _rows(count: int, parts: list[str]) -> Iterator[Axes]:
+    """Axes with ``count`` lines; afterwards the SVG is in ``parts``."""
+    with drawing(1.0 + _ROW * count, width=WIDE) as (_, (axes,), svg):
         axes.set_ylim(count - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         yield axes
-        write_png(figure, folder / f"{name}.png")
-    write_text(folder / f"{name}.svg", svg[0])
     parts.append(svg[0])
 
 
-def _forest(compared: Sequence[Row], level: float, folder: Path) -> Drawn:
+def _forest(compared: Sequence[Row], level: float) -> Drawn:
     """One line for each comparison: a thick interval over seeds and classes, a thin one over seeds alone."""
     parts: list[str] = []
-    with _rows(len(compared), "differences", folder, parts) as axes:
+    with _rows(len(compared), parts) as axes:
         for place, one in enumerate(compared):
             mark, colour = MARKS[one["answer"]]
             seeds, classes = one["verdict"]["evidence"]["seeds"], one["classes"]
@@ -113,12 +104,12 @@ def _name(text: str) -> str:
     return clean(text).replace("$", r"\$")
 
 
-def _seeds(final: Sequence[Row], results: Row, score: str, folder: Path) -> Drawn:
+def _seeds(final: Sequence[Row], results: Row, score: str) -> Drawn:
     """Test score of each final run, one line for each arm, and their mean."""
     arms = [arm["name"] for arm in results["arms"]]
     parts: list[str] = []
     means = []
-    with _rows(len(arms), "scores", folder, parts) as axes:
+    with _rows(len(arms), parts) as axes:
         for place, arm in enumerate(arms):
             values = np.array([100 * row[f"score.{score}"] for row in final if row["arm"] == arm])
             if len(values):
@@ -130,11 +121,11 @@ def _seeds(final: Sequence[Row], results: Row, score: str, folder: Path) -> Draw
     return Drawn("scores", parts[0], f"Test {score} in percent, mean over seeds: {'; '.join(means)}")
 
 
-def _candidates(tuned: Sequence[Row], results: Row, metric: str, folder: Path) -> Drawn:
+def _candidates(tuned: Sequence[Row], results: Row, metric: str) -> Drawn:
     """Validation score of each candidate, and which was chosen: the mean over its seeds."""
     chosen = {arm["name"]: arm.get("candidate") for arm in results["arms"]}
     parts: list[str] = []
-    with _rows(len(chosen), "candidates", folder, parts) as axes:
+    with _rows(len(chosen), parts) as axes:
         for place, (arm, winner) in enumerate(chosen.items()):
             values: dict[int, list[float]] = {}
             for row in tuned:
@@ -150,10 +141,10 @@ def _candidates(tuned: Sequence[Row], results: Row, metric: str, folder: Path) -
     return Drawn("candidates", parts[0], f"Validation {metric} of each candidate, by arm")
 
 
-def _variance(variance: Row, folder: Path) -> Drawn:
+def _variance(variance: Row) -> Drawn:
     """One mark for each pair of runs: how much evener lengths became, and what was gained."""
     pairs = list(dict.fromkeys((one["arm"], one["against"]) for one in variance["points"]))
-    with drawing(3.6, width=WIDE) as (figure, (axes,), svg):
+    with drawing(3.6, width=WIDE) as (_, (axes,), svg):
         for at, (arm, against) in enumerate(pairs):
             own = [one for one in variance["points"] if (one["arm"], one["against"]) == (arm, against)]
             axes.plot(
@@ -168,8 +159,6 @@ def _variance(variance: Row, folder: Path) -> Drawn:
         axes.set(title="Evener lengths and gains", xlabel="fall of the relative variance of lengths, %")
         axes.set_ylabel(f"gain in {variance['score']}, points")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.2)
-        write_png(figure, folder / "variance.png")
-    write_text(folder / "variance.svg", svg[0])
     rank = variance["spearman"]
     text = "unknown" if rank is None else f"{rank:.2f}"
     return Drawn("variance", svg[0], f"Fall of the variance of lengths against gain; rank correlation {text}")
