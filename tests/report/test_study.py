@@ -115,6 +115,14 @@ RESULTS: dict[str, Any] = {
         },
         "variances": {name: {"steps": [10, 20], "mean": [0.4, 0.1], "sd": [0.0] * 2} for name in ("plain", "sec")},
     },
+    "spreads": {
+        "edges": [0.0, 0.5, 1.0, 1.5, 2.0],
+        "pairs": [["sec", "plain"]],
+        "arms": {
+            "sec": {"mean": [0.0, 0.5, 0.5, 0.0], "sd": [0.0] * 4},
+            "plain": {"mean": [0.2, 0.3, 0.3, 0.2], "sd": [0.02] * 4},
+        },
+    },
     "arms": [
         arm("plain", {"rate": 0.01}, 0.5),
         arm("sec", {"rate": 0.02, "weight": 0.5}, 0.531),
@@ -179,7 +187,7 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
     ):
         assert words in text, words
     assert len(page.of_class("answer-yes")) == len(page.of_class("answer-no")) == len(page.of_class("answer-open")) == 1
-    assert len(page.tags("svg")) == 6
+    assert len(page.tags("svg")) == 7
 
 
 def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
@@ -197,7 +205,7 @@ def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
     figures = tmp_path / "figures"
     assert sorted(file.name for file in figures.iterdir()) == [
         f"{name}.{kind}"
-        for name in ("candidates", "convergence", "differences", "lengths", "scores", "variance")
+        for name in ("candidates", "convergence", "differences", "lengths", "scores", "spreads", "variance")
         for kind in ("png", "svg")
     ]
     with Image.open(figures / "differences.png") as picture:
@@ -215,6 +223,16 @@ def test_the_convergence_figure_draws_the_means_in_percent(tmp_path: Path) -> No
     means = RESULTS["convergence"]["scores"]["sec"]["mean"]
     assert affine(drawn[:, 1], np.array(means)) < 1e-3 * np.ptp(drawn[:, 1])
     assert affine(drawn[:, 0], np.array([100, 200, 300, 400])) < 1e-3 * np.ptp(drawn[:, 0])
+
+
+def test_the_figure_of_lengths_has_a_step_for_each_bin(tmp_path: Path) -> None:
+    written(tmp_path, RESULTS, TABLE)
+    svg = (tmp_path / "figures" / "spreads.svg").read_text(encoding="utf-8")
+    assert {"sec", "plain", "test images, %"} <= set(texts(svg))
+    heights = line_points(svg, "spread-0-1")[:, 1]
+    shares = np.repeat([0.2, 0.3, 0.3, 0.2], 2)
+    middle = heights[1:-1] if len(heights) == 10 else heights  # matplotlib may close the outline on the axis
+    assert affine(middle, shares) < 1e-3 * np.ptp(middle)
 
 
 def test_a_comparison_of_two_scores_names_both(tmp_path: Path) -> None:
@@ -241,7 +259,7 @@ def test_a_study_without_any_final_run_has_a_page(tmp_path: Path) -> None:
     for one in results["comparisons"]:
         one |= {"verdict": None, "classes": None, "seeds": [], "changes": [], "answer": "not decided"}
     results["variance"] = None
-    del results["arms"][0]["costs"], results["convergence"]  # as in results of an earlier version
+    del results["arms"][0]["costs"], results["convergence"], results["spreads"]  # as in results of an earlier version
     page = written(tmp_path, results, TABLE[:2])
     assert "Nothing to draw yet." in page.text
     assert len(page.tags("svg")) == 1

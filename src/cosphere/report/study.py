@@ -73,7 +73,13 @@ def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str
         section("differences", "Differences", _chart(charts.get("differences")), _differences(results)),
         section("scores", "Scores", _chart(charts.get("scores")), _scores(results)),
         section("candidates", "Candidates", _chart(charts.get("candidates")), _chosen(results)),
-        section("variance", "Is it the variance?", _chart(charts.get("variance")), _variance(results)),
+        section(
+            "variance",
+            "Is it the variance?",
+            _chart(charts.get("variance")),
+            _variance(results),
+            *([_chart(charts["spreads"])] if "spreads" in charts else []),
+        ),
         section(
             "convergence",
             "How fast?",

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from cosphere.report.convergence import convergence_figures
 from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, legend
+from cosphere.report.spreads import spread_figure
 
 Row = Mapping[str, Any]
 MARKS = {"yes": ("o", "blue"), "no": ("s", "orange"), "not decided": ("D", "faint")}
@@ -50,6 +51,8 @@ def figures(results: Row, table: Sequence[Row]) -> list[Drawn]:
     variance = results.get("variance")
     if variance and len(variance["points"]) > 1:
         drawn.append(_variance(variance))
+    if results.get("spreads"):
+        drawn.append(spread_figure(results["spreads"]))
     if results.get("convergence"):
         drawn += convergence_figures(results["convergence"])
     return drawn

@@ -27,6 +27,7 @@ from cosphere.studies.jobs import Context, Finished, Job, Phase
 from cosphere.studies.pool import execute
 from cosphere.studies.results import StudyResult, arm_results, compared
 from cosphere.studies.search import Search
+from cosphere.studies.spreads import spreads
 from cosphere.studies.variance import variance_against_gain
 from cosphere.train import TrainSettings
 
@@ -332,6 +333,7 @@ class Work:
             comparisons=tuple(compared(self.study, self.folder, records, self.choices)),
             variance=variance_against_gain(self.study, records),
             convergence=convergence(self.study, records, self.folder.log),
+            spreads=spreads(self.study, records, self.folder.lengths),
             notes=tuple(self._notes(missing)),
             seconds=self.clock.elapsed,
             overhead=self.clock.elapsed - self.spent / self.clock.jobs,

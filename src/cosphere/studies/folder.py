@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cosphere._types import Floats
 from cosphere.errors import RunError
 from cosphere.files import read_arrays, read_json, write_arrays, write_json
 from cosphere.runs import RunFolder, open_lock, provenance
@@ -157,6 +158,19 @@ class StudyFolder:
             RunError: they cannot be read.
         """
         return read_arrays(self.run(record["arm"], record["run"]) / "queries.npz", what="the queries of a final run")
+
+    def lengths(self, record: Mapping[str, Any]) -> Floats | None:
+        """The length of each test embedding of a final run, (N,); None where its embeddings are not kept.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        path = RunFolder(self.run(record["arm"], record["run"])).embeddings(record["split"])
+        if not path.exists():
+            return None
+        rows = read_arrays(path, what="the embeddings of a final run")["embeddings"]
+        lengths: Floats = np.linalg.norm(rows.astype(np.float64), axis=1)
+        return lengths
 
     def log(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What a recorded run logged while it trained."""

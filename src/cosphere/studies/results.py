@@ -23,6 +23,7 @@ from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.forms import base_of
 from cosphere.studies.jobs import Phase
+from cosphere.studies.spreads import Spreads
 from cosphere.studies.variance import Variance
 from cosphere.studies.verdicts import Verdict, decide, evidence_of
 
@@ -111,6 +112,8 @@ class StudyResult:
     """How much SEC evens out lengths, against what it gains; None where no comparison is about SEC."""
     convergence: Convergence | None = None
     """How fast arms that differ in SEC learn; None where no comparison is about SEC, or nothing was validated."""
+    spreads: Spreads | None = None
+    """Histograms of the test embeddings' lengths, of arms that differ in SEC; None where there are none."""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     """Wall time of this call."""
@@ -153,6 +156,7 @@ class StudyResult:
             "comparisons": [one.as_dict() for one in self.comparisons],
             "variance": None if self.variance is None else self.variance.as_dict(),
             "convergence": None if self.convergence is None else self.convergence.as_dict(),
+            "spreads": None if self.spreads is None else self.spreads.as_dict(),
             "arms": [
                 {
                     "name": arm.name,
