@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_a_pdf_has_no_labels(tmp_path: Path) -> None:
     (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.7")
     with pytest.raises(DataError, match=r"a PDF such as scan\.pdf holds images without labels"):
         read_catalogue(tmp_path / "scan.pdf")
+
+
+def test_the_check_of_a_verification_set(tmp_path: Path, draw) -> None:
+    draw(tmp_path, ["1.png", "2.png", "3.png"])
+    images = [(tmp_path / f"{n}.png").read_bytes() for n in (1, 2, 1, 3)] + [b"no image", b"x"]
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((images, [True, False, True])))
+    report = check(tmp_path / "lfw.bin")
+    assert (report.images, report.classes, report.histogram, report.one_image_classes) == (6, 0, (), ())
+    assert report.duplicates == (("lfw.bin#0", "lfw.bin#2"),)
+    assert [path for path, _ in report.unreadable] == ["lfw.bin#4", "lfw.bin#5"]
+    assert "the images have no labels, so only the files were checked" in report.notes
+    assert [(split.images, split.classes, split.one_image) for split in report.splits] == [(6, 0, 0)]
+    with pytest.raises(DataError, match=r"a verification set such as lfw\.bin holds images without labels"):
+        read_catalogue(tmp_path / "lfw.bin")

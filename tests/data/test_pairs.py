@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cosphere.data import PairList, Pairs, find_pairs, read_catalogue, read_lfw_pairs, read_pairs
+from cosphere.data import (
+    PairList,
+    Pairs,
+    find_pairs,
+    read_catalogue,
+    read_lfw_pairs,
+    read_pairs,
+    read_verification_bin,
+)
 from cosphere.errors import DataError, SizeError
 
 TWO_FOLDS = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t12\nBob\t12\t3\nCy\t4\tAnn\t2\n"
@@ -128,3 +137,35 @@ def test_a_parquet_of_pairs(tmp_path: Path) -> None:
     pairs = read_pairs(tmp_path / "pairs.parquet")
     assert pairs.same.tolist() == [True]
     assert pairs.folds is None
+
+
+def verification_set(folder: Path, pairs: int) -> Path:
+    """Pair i shows one person if i is divisible by 3."""
+    path = folder / "lfw.bin"
+    path.write_bytes(pickle.dumps(([b"%d" % n for n in range(2 * pairs)], [n % 3 == 0 for n in range(pairs)])))
+    return path
+
+
+@pytest.mark.parametrize("pairs", [10, 40, 43])
+def test_a_verification_set_has_ten_contiguous_folds(tmp_path: Path, pairs: int) -> None:
+    listed = read_verification_bin(verification_set(tmp_path, pairs))
+    assert listed.names[3] == ("lfw.bin#6", "lfw.bin#7")
+    assert listed.same.tolist() == [n % 3 == 0 for n in range(pairs)]
+    assert listed.folds is not None
+    start = 0
+    for fold in range(10):  # scikit-learn's KFold(10), with which InsightFace divides them
+        size = pairs // 10 + (fold < pairs % 10)
+        assert np.flatnonzero(listed.folds == fold).tolist() == list(range(start, start + size))
+        start += size
+    assert start == pairs
+
+
+def test_a_small_verification_set_has_no_folds(tmp_path: Path) -> None:
+    assert read_verification_bin(verification_set(tmp_path, 9)).folds is None
+
+
+def test_the_pairs_of_a_verification_set_are_found_among_its_images(tmp_path: Path) -> None:
+    path = verification_set(tmp_path, 12)
+    catalogue = read_catalogue(path, labels="optional")
+    pairs = find_pairs(read_verification_bin(path), catalogue.paths)
+    assert pairs.rows.tolist() == [[2 * n, 2 * n + 1] for n in range(12)]

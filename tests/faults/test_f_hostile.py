@@ -19,7 +19,7 @@ from faults.making import class_folders, flat
 from PIL import Image
 
 from cosphere.cli import main
-from cosphere.data import check, read_catalogue
+from cosphere.data import check, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
 from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
@@ -176,6 +176,32 @@ FILES = [
         id="F19 short labels",
     ),
 ]
+FACES = [
+    pytest.param(
+        file_of(b"\x80\x02cos\nsystem\n.", lambda p: check(p), "lfw.bin"), "could run code", id="a .bin that runs code"
+    ),
+    pytest.param(
+        file_of(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.", lambda p: check(p), "lfw.bin"),
+        "is cut off",
+        id="a .bin that claims 2^63 bytes",
+    ),
+    pytest.param(
+        file_of(b"\x80\x02" + b"]" * 9999 + b".", lambda p: check(p), "lfw.bin"), "two lists", id="deep lists in a .bin"
+    ),
+    pytest.param(
+        file_of("1\n../../x\t1\n", read_lfw_people, "people.txt"), "is a path, not a name", id="a person who is a path"
+    ),
+    pytest.param(
+        file_of("../../x.jpg 1 1\n", read_template_media, "tid.txt"),
+        "leaves the folder",
+        id="an IJB image that is a path",
+    ),
+    pytest.param(
+        file_of(b"\xff\xff\xff\x7f\1\0\0\0\4\0\0\0\5\0\0\0", read_megaface_feature, "x.bin"),
+        "is not a feature",
+        id="a feature that claims 8 GB",
+    ),
+]
 
 
 def long_name(root: Path) -> Path:
@@ -212,7 +238,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *PLACES])
+@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *FACES, *PLACES])
 def test_one_sentence(act: Act, words: str, tmp_path: Path) -> None:
     with pytest.raises(CosphereError, match=words) as caught:
         act(tmp_path)

@@ -26,8 +26,8 @@ def render(report: DataReport) -> RenderableType:
     size = Text(
         f"width {report.widths}, height {report.heights} pixels (min / median / max)" if report.widths else "no sizes"
     )
-    tables = [_splits_table(report), _histogram_table(report), _findings_table(report)]
-    parts: list[RenderableType] = [head, kind, size, Text(), *tables]
+    histogram = [_histogram_table(report)] if report.histogram else []
+    parts: list[RenderableType] = [head, kind, size, Text(), _splits_table(report), *histogram, _findings_table(report)]
     if report.checks:
         parts.append(differences_table(report))
     parts += [Text(escaped(f"note: {note}"), style="dim") for note in report.notes]

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from cosphere.data.dataset import Item as Item
     from cosphere.data.dataset import UnreadableLog as UnreadableLog
     from cosphere.data.dataset import collate as collate
+    from cosphere.data.faces.ijb import IJB as IJB
+    from cosphere.data.faces.ijb import FaceImages as FaceImages
+    from cosphere.data.faces.ijb import TemplateMedia as TemplateMedia
+    from cosphere.data.faces.ijb import TemplatePairs as TemplatePairs
+    from cosphere.data.faces.ijb import TemplateSubjects as TemplateSubjects
+    from cosphere.data.faces.ijb import read_face_images as read_face_images
+    from cosphere.data.faces.ijb import read_ijb as read_ijb
+    from cosphere.data.faces.ijb import read_template_media as read_template_media
+    from cosphere.data.faces.ijb import read_template_pairs as read_template_pairs
+    from cosphere.data.faces.ijb import read_template_subjects as read_template_subjects
+    from cosphere.data.faces.megaface import MegaFaceList as MegaFaceList
+    from cosphere.data.faces.megaface import read_megaface_feature as read_megaface_feature
+    from cosphere.data.faces.megaface import read_megaface_list as read_megaface_list
+    from cosphere.data.faces.megaface import read_megaface_noises as read_megaface_noises
+    from cosphere.data.faces.megaface import write_megaface_feature as write_megaface_feature
+    from cosphere.data.faces.people import People as People
+    from cosphere.data.faces.people import read_lfw_people as read_lfw_people
     from cosphere.data.folders import Classes as Classes
     from cosphere.data.folders import read_folder as read_folder
     from cosphere.data.layouts import LAYOUTS as LAYOUTS
@@ -23,6 +40,7 @@ if TYPE_CHECKING:
     from cosphere.data.pairs import find_pairs as find_pairs
     from cosphere.data.pairs import read_lfw_pairs as read_lfw_pairs
     from cosphere.data.pairs import read_pairs as read_pairs
+    from cosphere.data.pairs import read_verification_bin as read_verification_bin
     from cosphere.data.reading import read_catalogue as read_catalogue
     from cosphere.data.remarks import LayoutCheck as LayoutCheck
     from cosphere.data.remarks import Remarks as Remarks
@@ -52,6 +70,23 @@ else:
             "ImageRows": "cosphere.data.dataset",
             "Item": "cosphere.data.dataset",
             "UnreadableLog": "cosphere.data.dataset",
+            "IJB": "cosphere.data.faces.ijb",
+            "FaceImages": "cosphere.data.faces.ijb",
+            "TemplateMedia": "cosphere.data.faces.ijb",
+            "TemplatePairs": "cosphere.data.faces.ijb",
+            "TemplateSubjects": "cosphere.data.faces.ijb",
+            "read_face_images": "cosphere.data.faces.ijb",
+            "read_ijb": "cosphere.data.faces.ijb",
+            "read_template_media": "cosphere.data.faces.ijb",
+            "read_template_pairs": "cosphere.data.faces.ijb",
+            "read_template_subjects": "cosphere.data.faces.ijb",
+            "MegaFaceList": "cosphere.data.faces.megaface",
+            "read_megaface_feature": "cosphere.data.faces.megaface",
+            "read_megaface_list": "cosphere.data.faces.megaface",
+            "read_megaface_noises": "cosphere.data.faces.megaface",
+            "write_megaface_feature": "cosphere.data.faces.megaface",
+            "People": "cosphere.data.faces.people",
+            "read_lfw_people": "cosphere.data.faces.people",
             "Classes": "cosphere.data.folders",
             "read_folder": "cosphere.data.folders",
             "LAYOUTS": "cosphere.data.layouts",
@@ -60,6 +95,7 @@ else:
             "Pairs": "cosphere.data.pairs",
             "read_lfw_pairs": "cosphere.data.pairs",
             "read_pairs": "cosphere.data.pairs",
+            "read_verification_bin": "cosphere.data.pairs",
             "read_catalogue": "cosphere.data.reading",
             "LayoutCheck": "cosphere.data.remarks",
             "Remarks": "cosphere.data.remarks",
@@ -81,6 +117,7 @@ else:
     )
 
 __all__ = [
+    "IJB",
     "LAYOUTS",
     "Batch",
     "Catalogue",
@@ -89,16 +126,22 @@ __all__ = [
     "DataReport",
     "Draw",
     "EpochBatches",
+    "FaceImages",
     "ImageRows",
     "Item",
     "LayoutCheck",
+    "MegaFaceList",
     "NeighbourBatches",
     "PairList",
     "Pairs",
+    "People",
     "Remarks",
     "Seen",
     "ShuffledBatches",
     "Skipped",
+    "TemplateMedia",
+    "TemplatePairs",
+    "TemplateSubjects",
     "TrainingParts",
     "UnreadableLog",
     "ViewBatches",
@@ -108,10 +151,21 @@ __all__ = [
     "hold_out_classes",
     "make_batches",
     "read_catalogue",
+    "read_face_images",
     "read_folder",
+    "read_ijb",
     "read_lfw_pairs",
+    "read_lfw_people",
+    "read_megaface_feature",
+    "read_megaface_list",
+    "read_megaface_noises",
     "read_pairs",
     "read_table",
+    "read_template_media",
+    "read_template_pairs",
+    "read_template_subjects",
+    "read_verification_bin",
     "training_parts",
     "with_class_splits",
+    "write_megaface_feature",
 ]

@@ -20,11 +20,11 @@ from cosphere._types import Progress
 from cosphere.checks import check_whole
 from cosphere.data.boxes import BOX
 from cosphere.data.catalogue import EVERYTHING, Catalogue
-from cosphere.data.folders import Classes
+from cosphere.data.folders import Classes, Labels
 from cosphere.data.reading import read_catalogue
 from cosphere.data.remarks import LayoutCheck, Skipped
 from cosphere.errors import ImageError
-from cosphere.images import check_box, find_item, read_image
+from cosphere.images import check_box, container_of, find_item, read_image
 from cosphere.images.containers import Content
 
 
@@ -81,7 +81,7 @@ class DataReport:
         images: number of distinct files (or items of containers).
         classes: number of distinct labels.
         per_class: images per class.
-        histogram: images per class in at most 10 bins.
+        histogram: images per class in at most 10 bins; empty for images without labels, whose classes are 0.
         splits: counts of each split.
         protocol: ``zero-shot`` (no class is in two splits), ``closed-set`` (every class is in every split), ``mixed``,
             ``one split`` or ``no splits``.
@@ -152,7 +152,8 @@ def check(
     """
     threads = min(8, os.cpu_count() or 1) if threads is None else check_whole("threads", threads, least=1, most=256)
     if not isinstance(source, Catalogue):
-        source = read_catalogue(source, layout=layout, classes=classes, max_missing=1.0)
+        labels: Labels = "optional" if _has_no_labels(source) else "required"
+        source = read_catalogue(source, layout=layout, classes=classes, max_missing=1.0, labels=labels)
     catalogue = source
     first = catalogue.table.drop_duplicates("path")
     paths = dict(zip(first["path"], [catalogue.paths[row] for row in first.index], strict=True))
@@ -160,19 +161,20 @@ def check(
     readable = [look for look in looks.values() if isinstance(look, _Look)]
     repeats = _repeats(catalogue)
     copies = _copies(paths, looks)
-    counts = catalogue.table["label"].value_counts()
+    counts = catalogue.table["label"].value_counts() if catalogue.labelled else pd.Series(dtype=int)
+    unlabelled = () if catalogue.labelled else ("the images have no labels, so only the files were checked",)
     return DataReport(
         layout=catalogue.layout,
         fingerprint=catalogue.fingerprint(),
         images=len(paths),
-        classes=len(catalogue.label_names),
-        per_class=_required(counts.tolist()),
-        histogram=_histogram(counts.tolist()),
+        classes=len(counts),
+        per_class=_required(counts.tolist() or [0]),
+        histogram=_histogram(counts.tolist()) if len(counts) else (),
         splits=tuple(_split_report(catalogue, name) for name in catalogue.split_names),
         protocol=_protocol(catalogue),
         shared_classes=_shared(catalogue),
         one_image_classes=tuple(
-            n for n, label in zip(catalogue.class_names, catalogue.label_names, strict=True) if counts[label] == 1
+            n for n, label in zip(catalogue.class_names, catalogue.label_names, strict=True) if counts.get(label) == 1
         ),
         widths=_spread([look.width for look in readable]),
         heights=_spread([look.height for look in readable]),
@@ -181,8 +183,14 @@ def check(
         duplicates_across_splits=(*_differing(catalogue, copies, "split"), *_repeats_across(repeats, "split")),
         duplicates_across_classes=(*_differing(catalogue, copies, "label"), *_repeats_across(repeats, "label")),
         checks=catalogue.checks,
-        notes=catalogue.notes,
+        notes=(*catalogue.notes, *unlabelled),
     )
+
+
+def _has_no_labels(source: str | Path) -> bool:
+    """Whether a source is a container whose format has no labels, such as a verification set."""
+    container = container_of(source)
+    return container is not None and container.labels is None and not container.has_paths
 
 
 class _Look(NamedTuple):
@@ -294,11 +302,13 @@ def _histogram(counts: Sequence[int], bars: int = 10) -> tuple[Bin, ...]:
 
 def _split_report(catalogue: Catalogue, name: str) -> SplitReport:
     rows = catalogue.table[catalogue.table["split"] == name]
-    counts = rows["label"].value_counts()
+    counts = rows["label"].value_counts() if catalogue.labelled else pd.Series(dtype=int)
     roles = [
         int(rows[role].sum()) if role in rows and rows[role].any() else None for role in ("is_query", "is_gallery")
     ]
-    return SplitReport(name, len(rows), len(counts), _required(counts.tolist()), int((counts == 1).sum()), *roles)
+    return SplitReport(
+        name, len(rows), len(counts), _required(counts.tolist() or [0]), int((counts == 1).sum()), *roles
+    )
 
 
 def _labels_by_split(catalogue: Catalogue) -> dict[str, set[str]]:

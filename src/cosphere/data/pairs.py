@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Integers
+from cosphere.data.faces.people import lfw_image
 from cosphere.data.table_files import load_table
 from cosphere.errors import DataError, SizeError, counted
+from cosphere.images import verification_labels
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "a": ("path_1", "image_1", "file_1", "left", "first"),
@@ -21,6 +23,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "fold": ("set", "split"),
 }
 """Names that a column of a table of pairs may have instead."""
+_FOLDS = 10
+"""Folds of a verification set that does not say which it has."""
 
 
 class PairList(NamedTuple):
@@ -68,7 +72,7 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
     The suffix may differ or be missing, because aligned copies of a data set often have another.
 
     Args:
-        listed: from :func:`read_pairs` or :func:`read_lfw_pairs`.
+        listed: from :func:`read_pairs`, :func:`read_lfw_pairs` or :func:`read_verification_bin`.
         paths: N paths, such as :attr:`Catalogue.paths`; row numbers count from 0.
 
     Raises:
@@ -103,9 +107,9 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """The parts of a path, the last without its suffix."""
+    """The parts of a path, the last without its suffix; the number in ``lfw.bin#17`` is part of the name."""
     pure = PurePosixPath(path)
-    return (*pure.parts[:-1], pure.stem)
+    return (*pure.parts[:-1], pure.name if "#" in pure.suffix else pure.stem)
 
 
 def read_lfw_pairs(path: str | Path) -> PairList:
@@ -133,7 +137,7 @@ def read_lfw_pairs(path: str | Path) -> PairList:
         if len(words) not in (3, 4) or not (words[1].isdigit() and words[-1].isdigit()):
             raise DataError(f"{path.name}: want 'name n m' or 'name n other m', got {line!r}. Use LFW's own list.")
         one, other = words[0], words[-2] if len(words) == 4 else words[0]
-        names.append((_lfw_image(one, words[1]), _lfw_image(other, words[-1])))
+        names.append((lfw_image(one, int(words[1])), lfw_image(other, int(words[-1]))))
         same.append(len(words) == 3)
     folds, each = counts if len(counts) == 2 else (1, counts[0] if counts else 0)
     if len(names) != 2 * folds * each or sum(same) != folds * each:
@@ -145,8 +149,30 @@ def read_lfw_pairs(path: str | Path) -> PairList:
     return PairList(tuple(names), np.array(same, dtype=bool), numbers)
 
 
-def _lfw_image(person: str, number: str) -> str:
-    return f"{person}/{person}_{int(number):04d}.jpg"
+def read_verification_bin(path: str | Path) -> PairList:
+    """Read the pairs of an InsightFace verification set, such as ``lfw.bin``, ``cfp_fp.bin`` and ``agedb_30.bin``.
+
+    The images are called ``lfw.bin#0``, ``lfw.bin#1`` and so on; images 2 i and 2 i + 1 are pair i. The folds are ten
+    contiguous blocks of equal size (the first ones have one more where ten does not divide the pairs), as in InsightFace's
+    evaluation. The file is a pickle, and nothing in it is executed.
+
+    Args:
+        path: the file, whose name ends with .bin.
+
+    Returns:
+        The pairs, without folds where there are fewer than ten.
+
+    Raises:
+        DataError: the file is not a verification set, is damaged, or holds anything but images and booleans.
+    """
+    path = Path(path)
+    same = verification_labels(path)
+    names = tuple((f"{path.name}#{2 * pair}", f"{path.name}#{2 * pair + 1}") for pair in range(len(same)))
+    folds = None
+    if len(same) >= _FOLDS:
+        sizes = [len(block) for block in np.array_split(same, _FOLDS)]
+        folds = np.repeat(np.arange(_FOLDS, dtype=np.int64), sizes)
+    return PairList(names, same, folds)
 
 
 def read_pairs(path: str | Path) -> PairList:

@@ -42,7 +42,7 @@ def read_catalogue(
     that `cosphere evaluate` writes are never taken for data.
 
     Args:
-        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip or .rec file, or the root of
+        source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip, .rec, .pdf or .bin file, or the root of
             CUB-200-2011, Cars196, Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
         root: folder that the relative paths of a table start from. Defaults to the folder of the table.
@@ -50,7 +50,7 @@ def read_catalogue(
         max_missing: tolerated share of missing files and of unusable boxes, in [0, 1].
         classes: which of nested class folders is the class, ``top`` or ``leaf``; see :func:`read_folder`.
         labels: ``required``, or ``optional`` for images that are embedded or searched only: images without class folders,
-            pages of a PDF and tables without a label column then have the label ``""``.
+            pages of a PDF, verification sets and tables without a label column then have the label ``""``.
 
     Returns:
         The catalogue. Its ``notes`` say what was assumed and ignored, its ``differences`` where it is not as

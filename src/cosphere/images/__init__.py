@@ -10,6 +10,7 @@ from cosphere.images.containers.cifar import cifar_class_names as cifar_class_na
 from cosphere.images.containers.cifar import is_cifar_batch as is_cifar_batch
 from cosphere.images.containers.cifar import read_cifar_labels as read_cifar_labels
 from cosphere.images.containers.cifar import read_cifar_row as read_cifar_row
+from cosphere.images.containers.verification_bin import verification_labels as verification_labels
 from cosphere.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from cosphere.images.decode import MAX_PIXELS as MAX_PIXELS
 from cosphere.images.decode import Box as Box

@@ -72,7 +72,7 @@ def read_image(
 
     Args:
         source: a path, the bytes of an image file, or ``"<container>#<item>"``: a member of a zip archive, a key of a
-            RecordIO file, a page of a PDF or a row of a CIFAR batch.
+            RecordIO file, a page of a PDF, a row of a CIFAR batch or an image of a verification set.
         box: region to crop to, in pixels of the full image after EXIF orientation. An overshoot of one pixel, as left
             by rounding, is clipped.
         target: shorter side needed, in pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 scale if the result still has at

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosphere.errors import DataError, ImageError
-from cosphere.images.containers import cifar, pdf, recordio, zip_archive
+from cosphere.images.containers import cifar, pdf, recordio, verification_bin, zip_archive
 from cosphere.images.containers.kind import Container, Content
 
 __all__ = ["CONTAINERS", "Container", "Content", "Item", "container_of", "find_item"]
@@ -20,8 +20,9 @@ CONTAINERS: tuple[Container, ...] = (
     zip_archive.CONTAINER,
     recordio.CONTAINER,
     pdf.CONTAINER,
+    verification_bin.CONTAINER,
 )
-"""All kinds, in the order in which they are tried."""
+"""All kinds, in the order in which they are tried: CIFAR's ``test.bin`` is not a verification set."""
 
 
 class Item(NamedTuple):
