@@ -29,6 +29,8 @@ with_package = pytest.mark.skipif(
         "test_vit2",
         "test_vit_relpos",
         "bn_inception",
+        "mobilefacenet_025",
+        "iresnet18",
     ],
 )
 def test_average_pooling_gives_the_features_that_timms_classifier_sees(name):
@@ -46,7 +48,17 @@ def test_average_pooling_gives_the_features_that_timms_classifier_sees(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "test_vit", "bn_inception"]
+    "name",
+    [
+        "test_resnet",
+        "test_convnext",
+        "test_efficientnet",
+        "mobilenetv3_small_050",
+        "test_vit",
+        "bn_inception",
+        "mobilefacenet_025",
+        "iresnet18",
+    ],
 )
 def test_levels_are_timms_stages(name):
     torch.manual_seed(0)

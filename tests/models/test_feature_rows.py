@@ -102,6 +102,15 @@ def test_a_trained_pooling_has_no_constant_features() -> None:
         make(pooling="gem").pooled(IMAGES)
     with pytest.raises(SettingsError, match="gem"):
         _ = make(pooling="gem").feature_id
+    with pytest.raises(SettingsError, match=r"pooling 'depthwise' is trained"):
+        make(pooling="depthwise").pooled(IMAGES)
+
+
+def test_flattened_positions_are_rows_like_others() -> None:
+    embedder = make(pooling="flatten")
+    rows = embedder.pooled(IMAGES)
+    assert rows.shape[1] == embedder.feature_width == embedder.backbone.positions * embedder.backbone.width
+    torch.testing.assert_close(embedder(rows), embedder(IMAGES))
 
 
 def test_a_head_that_pools_by_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ from cosphere.models import bundle
 from cosphere.models.heads import LAST, Features, LevelShape
 from cosphere.models.inference import evaluation_mode
 from cosphere.models.published import source_of, unreachable
-from cosphere.models.timm_part import TimmPart, timm_part
+from cosphere.models.published_heads import HasPublishedHead, own_names
+from cosphere.models.timm_part import timm_part
 from cosphere.models.weights import (
     fit_weights,
     fit_weights_in_order,
@@ -54,6 +55,7 @@ class Backbone(nn.Module):
         prefix_tokens: number of class and register tokens, which belong to no position; 0 for a feature map.
         class_token: whether the first of them is a class token.
         fixed_size: pixels, the only side of input that fits; None when any does.
+        positions: of the features for the images that it was built for, class and register tokens left out.
     """
 
     def __init__(self, net: nn.Module, *, name: str, image_size: int, weights_source: str) -> None:
@@ -76,6 +78,7 @@ class Backbone(nn.Module):
                 features = self(torch.zeros(1, 3, image_size, image_size))
                 self._tokens = features.ndim == 3
                 self.channels = features.shape[2 if self._tokens else 1]
+                self.positions = features.shape[1] - self.prefix_tokens if self._tokens else features[0, 0].numel()
                 self.width = self.finish(torch.zeros(1, self.channels)).shape[1]
         except Exception as error:  # which exception a network raises for a wrong size is up to it
             made_for = facts.get("input_size", (3, 224, 224))[-1]
@@ -127,6 +130,7 @@ class Backbone(nn.Module):
                 width=self.width,
                 prefix_tokens=self.prefix_tokens,
                 class_token=self.class_token,
+                positions=self.positions,
             )
         stage: Any = self._stages()[self._stage(level)]
         return LevelShape(channels=stage["num_chs"], width=stage["num_chs"])
@@ -207,7 +211,7 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
     else:
         tensors = read_weights(Path(weights))
         net, source = _network(name, image_size), str(weights)
-        fit_weights(net, tensors, source=source, name=name, ignore=_unused_layers(net))
+        fit_weights(net, own_names(net, tensors), source=source, name=name, ignore=_unused_layers(net))
     return Backbone(net, name=name, image_size=image_size, weights_source=source)
 
 
@@ -226,7 +230,7 @@ def input_scale(name: str, weights: str = "imagenet") -> InputScale:
         with stored.explained():
             seen = Preprocessing.from_dict(stored.content["preprocessing"])
         return InputScale(mean=seen.mean, std=seen.std, channels=seen.channels, scale=seen.scale)
-    facts: Any = _timm_for(name).get_pretrained_cfg(name)
+    facts: Any = timm_part(name).get_pretrained_cfg(name)
     if facts is None:  # timm knows no weights for it
         return InputScale(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return InputScale(
@@ -260,7 +264,7 @@ def default_preprocessing(
 
 def check_backbone(name: str) -> None:
     """Raise SettingsError, with the nearest names, unless ``name`` is a backbone."""
-    part = _timm_for(name)
+    part = timm_part(name)
     if not part.is_model(name):
         timm = _timm()
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -285,19 +289,12 @@ def _check_same_backbone(stored: bundle.Bundle, name: str, weights: str) -> None
 
 
 def _timm() -> Any:
-    """timm, with our own networks registered in it. Imported late, because that takes seconds: see :func:`_timm_for`."""
+    """timm, with our own networks registered in it. Imported late, because that takes seconds: see :func:`timm_part`."""
     import timm
 
     from cosphere.models import networks  # noqa: F401  # registers them
 
     return timm
-
-
-def _timm_for(name: str) -> TimmPart:
-    """What of timm makes this network, or one of our own."""
-    if name.startswith("bn_inception"):
-        _timm()
-    return timm_part(name)
 
 
 def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
@@ -307,7 +304,12 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         net = _network(name, image_size)
         fit_weights_in_order(net, read_weights(file), source=file.name, name=name)
         return net, file.name
-    source = source_of(_timm_for(name).get_pretrained_cfg(name))
+    source = source_of(timm_part(name).get_pretrained_cfg(name))
+    if source is None and isinstance(_network(name, image_size), HasPublishedHead):
+        raise WeightsError(
+            f"no weights of {name!r} are shipped or downloaded. Use weights=none, or give the path of a file for it "
+            "(weights=PATH, .pth or .safetensors)."
+        )
     reason = None if source is None or source.file else unreachable(source.address)
     try:
         if reason is not None:
@@ -340,7 +342,7 @@ def _network(name: str, image_size: int) -> nn.Module:
 
 def _timm_network(name: str, image_size: int, *, pretrained: bool, file: Path | None = None) -> nn.Module:
     """The network without classifier; pretrained weights come from ``file`` where given, without asking the network."""
-    timm = _timm_for(name)
+    timm = timm_part(name)
     facts = timm.get_pretrained_cfg(name)
     # Networks of one size learn a vector for each position: they are built for the size, and timm resamples the weights.
     other_size = facts is not None and facts.fixed_input_size and facts.input_size[-1] != image_size

@@ -25,6 +25,7 @@ from cosphere.models.backbones import Backbone, build_backbone, default_preproce
 from cosphere.models.calibration import Calibration
 from cosphere.models.heads import Features, HeadSettings, NormName, PoolingName, build_head, check_head
 from cosphere.models.inference import evaluation_mode, infer
+from cosphere.models.published_heads import take_published_head
 from cosphere.models.reading import input_batches
 from cosphere.models.weights import fit_weights
 from cosphere.tensors import directions
@@ -37,14 +38,16 @@ class EmbedderSettings:
     """What a model is made of.
 
     Attributes:
-        backbone: a timm model, or "bn_inception".
+        backbone: a timm model, "bn_inception", "iresnet18" (34, 50, 100) or "mobilefacenet" (_050, _025, _mbf).
         weights: "imagenet", "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle to
-            fine-tune: its backbone is taken, and its head too if that has the same settings.
+            fine-tune: its backbone is taken, and its head too if that has the same settings. A published file of a face network
+            gives its head where pooling, norm, bias and `after` are the published ones.
         head: "linear" (SEC and NormSoftmax; its settings `after`, `weight_norm` and `cut` change the linear layer), "mlp" (a hidden
             layer, for contrastive self-supervision), "groups" (parts that are trained as embeddings of their own, as HDC and A-BIER do).
         head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
-        pooling: how positions become one vector: "avg", "max", "avg+max" (their sum), "concat" (both, twice as wide), "gem", or
-            a transformer's class "token".
+        pooling: how positions become one vector: "avg", "max", "avg+max" (their sum), "concat" (both, twice as wide), "gem",
+            a transformer's class "token", "flatten" (all positions side by side, as iResNet) or "depthwise" (a learned sum and batch
+            norm, as MobileFaceNet).
         norm: before the linear layer: "batch" (SEC), "layer" (NormSoftmax; for bits), "none".
         dim: D, numbers in an embedding; 0 leaves the linear layer out and takes the backbone's width.
         bias: whether the linear layer has one; that of the official NormSoftmax code has none.
@@ -342,7 +345,7 @@ class Embedder(nn.Module):
         self._check_variance(inputs)
 
     def _check_variance(self, inputs: Tensor) -> None:
-        if self.training and len(inputs) == 1 and self.settings.norm == "batch":
+        if self.training and len(inputs) == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.head.modules()):
             raise SizeError(
                 "a training batch of 1 image has no variance for batch norm. Use at least 2, or norm='layer'."
             )
@@ -368,6 +371,9 @@ def build_embedder(
     embedder = Embedder(settings, backbone, preprocessing)
     if settings.weights not in ("imagenet", "none") and Path(settings.weights).is_dir():
         _take_head(embedder, bundle.read(Path(settings.weights)))
+    else:
+        source = take_published_head(embedder.head, backbone.net, settings.weights)
+        embedder.provenance["weights"] = source or embedder.provenance["weights"]
     return embedder
 
 

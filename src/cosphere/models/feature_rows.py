@@ -65,9 +65,10 @@ def poolings(head: Head) -> list[Pooling]:
             f"head {type(head).__name__} has {len(pools)} Pooling layers for {len(head.wants)} levels of the backbone, so its "
             "pooled features cannot be taken out. Give it one for each level, or train it on images: features.copies 0."
         )
-    if any(True for pool in pools for _ in pool.parameters()):
+    trained = [pool.kind for pool in pools if any(True for _ in pool.parameters())]
+    if trained:
         raise SettingsError(
-            "pooling 'gem' is trained with the head, so its result is no constant of an image. Use 'avg' with features."
+            f"pooling {trained[0]!r} is trained with the head, so its result is no constant of an image. Use 'avg' with features."
         )
     return pools
 

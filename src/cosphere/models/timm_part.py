@@ -26,6 +26,9 @@ _HUB = "timm.models._hub"
 """What downloads weights. It imports huggingface_hub and through that an HTTP client, which a network from a bundle never uses."""
 _ITS_TORCHVISION = ("torchvision", "torchvision.ops", "torchvision.models")
 """Packages of which timm's networks need one module each."""
+_OWN = "cosphere.models.networks"
+"""Our networks, which register themselves with timm when they are imported."""
+_OURS = Path(__file__).with_name("networks")
 
 
 class TimmPart(NamedTuple):
@@ -42,27 +45,32 @@ def timm_part(name: str) -> TimmPart:
     Args:
         name: of a network, with or without the tag of its weights.
     """
+    network = name.partition(".")[0]
+    own = _file_of(network, _OURS) is not None
     with contextlib.suppress(ImportError, AttributeError):  # a timm of another structure: load all of it
         folder = _prepared()
-        if folder is not None and _load_file_of(name.partition(".")[0], folder):
+        file = None if folder is None else _file_of(network, _OURS if own else folder)
+        if file is not None:
+            importlib.import_module(_OWN if own else f"timm.models.{file.stem}")
             registry = importlib.import_module("timm.models._registry")
             factory = importlib.import_module("timm.models._factory")
             return TimmPart(registry.is_model, registry.get_pretrained_cfg, factory.create_model)
     import timm
 
+    importlib.import_module(_OWN)
+
     return TimmPart(timm.is_model, timm.models.get_pretrained_cfg, timm.create_model)
 
 
-def _load_file_of(network: str, folder: Path) -> bool:
-    """Import the file that defines a network; False where there is none."""
+def _file_of(network: str, folder: Path) -> Path | None:
+    """The file that defines a network; None where there is none."""
     needle = f"def {network}(".encode()
     defines = re.compile(b"^" + re.escape(needle), re.MULTILINE)
     for file in sorted(folder.glob("*.py")):
         content = file.read_bytes()
         if needle in content and defines.search(content):  # a plain search is many times quicker
-            importlib.import_module(f"timm.models.{file.stem}")
-            return True
-    return False
+            return file
+    return None
 
 
 @functools.cache

@@ -40,8 +40,8 @@ def has_offline_package(name: str) -> bool:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that the file may contain.
 
-    Training checkpoints that keep their weights under ``state_dict`` or ``model`` are unwrapped, and the prefix ``module.``
-    of data-parallel training is removed from each name.
+    Training checkpoints that keep their weights under ``state_dict``, ``model``, or the names that InsightFace and
+    Face_Pytorch use are unwrapped, and the prefix ``module.`` of data-parallel training is removed from each name.
 
     Args:
         path: a .safetensors file, or anything that ``torch.save`` wrote (.pth, .pt, .bin).
@@ -63,7 +63,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights ({_reason(error)}). It must be an undamaged state dict of tensors only: "
             "download it again, or save model.state_dict() by itself."
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "state_dict_backbone", "net_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = content if isinstance(content, Mapping) else {}

@@ -250,10 +250,10 @@ class TrainSettings(Settings):
                 f"schedule.new_layers_steps {self.schedule.new_layers_steps} trains the backbone afterwards, and features.copies "
                 f"{self.features.copies} freezes it. Leave one of them out."
             )
-        if self.model.pooling == "gem":
+        if self.model.pooling in ("gem", "depthwise"):
             raise SettingsError(
-                f"model.pooling 'gem' is trained, and features.copies {self.features.copies} computes pooled features once. Use "
-                "another pooling, such as 'avg', or features.copies 0."
+                f"model.pooling {self.model.pooling!r} is trained, and features.copies {self.features.copies} computes pooled "
+                "features once. Use another pooling, such as 'avg', or features.copies 0."
             )
 
     def as_dict(self) -> dict[str, Any]:

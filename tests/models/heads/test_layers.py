@@ -118,3 +118,33 @@ def test_wrong_input_is_explained():
         make_norm("layr", 3)
     with pytest.raises(SizeError, match=r"got \(2, 3\)"):
         Pooling("avg")(torch.zeros(2, 3))
+
+
+def test_flattened_positions_stand_side_by_side_row_by_row(features):
+    pool = Pooling("flatten", channels=5, positions=8)
+    assert pool.parts == 8
+    want = torch.stack([features[:, :, row, column] for row in range(4) for column in range(2)], dim=1)
+    assert torch.equal(pool(features), want.flatten(1))
+    tokens = torch.cat([torch.full((3, 2, 5), 1e3), features.flatten(2).mT], 1)
+    assert torch.equal(Pooling("flatten", prefix_tokens=2, channels=5, positions=8)(tokens), want.flatten(1))
+
+
+def test_depthwise_pooling_is_a_convolution_of_each_channel_and_batch_norm(features):
+    torch.manual_seed(0)
+    pool = Pooling("depthwise", channels=5, positions=8)
+    assert pool.parts == 1
+    summed = torch.nn.functional.conv2d(features, pool.weight.reshape(5, 1, 4, 2), groups=5).flatten(1)
+    want = (summed - summed.mean(0)) / (summed.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(pool(features), want)
+    pool(features).square().sum().backward()
+    assert pool.weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", ["flatten", "depthwise"])
+def test_poolings_of_one_size_say_so(kind, features):
+    with pytest.raises(SettingsError, match=rf"pooling '{kind}' is for the last level of a backbone"):
+        Pooling(kind, channels=5)
+    with pytest.raises(
+        SizeError, match=rf"pooling '{kind}' was built for 9 positions, got 8\. Give images of the size"
+    ):
+        Pooling(kind, channels=5, positions=9)(features)

@@ -42,6 +42,13 @@ def test_lengths_after_each_output():
     batch = made(after="batch")(features())
     assert batch.square().sum(1).mean().item() == pytest.approx(4, rel=1e-3)  # the mean square, not each length
     assert batch.norm(dim=1).std() > 0.1
+    shifted = made(after="batch-shift")
+    torch.testing.assert_close(shifted(features()), batch)
+    assert {name for name, one in shifted.named_parameters() if one.requires_grad} == {
+        "linear.weight",
+        "linear.bias",
+        "output.bias",  # the weight stays 1
+    }
     fixed = made(after="fixed")
     torch.testing.assert_close(fixed(features()).norm(dim=1), plain.norm(dim=1).mean().expand(8))
     torch.testing.assert_close(fixed.eval()(features()), plain)
@@ -73,7 +80,7 @@ def test_weight_norm_changes_the_parameters_and_not_the_first_embedding():
     ]
 
 
-@pytest.mark.parametrize("own", [{"weight_norm": True}, {"after": "batch"}, {"cut": 3.0}])
+@pytest.mark.parametrize("own", [{"weight_norm": True}, {"after": "batch"}, {"after": "batch-shift"}, {"cut": 3.0}])
 def test_a_bundle_keeps_them(own, tmp_path):
     settings = EmbedderSettings(backbone="test_resnet", weights="none", dim=4, head_settings=own)
     embedder = build_embedder(settings, image_size=32).eval()

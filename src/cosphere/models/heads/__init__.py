@@ -12,6 +12,7 @@ from cosphere.models.heads.base import ShapeOf as ShapeOf
 from cosphere.models.heads.base import build_head as build_head
 from cosphere.models.heads.base import check_head as check_head
 from cosphere.models.heads.base import head_names as head_names
+from cosphere.models.heads.base import make_pooling as make_pooling
 from cosphere.models.heads.base import register_head as register_head
 from cosphere.models.heads.layers import NormName as NormName
 from cosphere.models.heads.layers import Pooled as Pooled

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.models.heads.layers import NormName, Pooled, PoolingName
+from cosphere.models.heads.layers import NormName, Pooled, Pooling, PoolingName
 
 LAST = -1
 """The level of a backbone's final features."""
@@ -35,12 +35,29 @@ class LevelShape:
         width: what ``finish`` turns C into; the same for most networks.
         prefix_tokens: number of class and register tokens; 0 for a feature map.
         class_token: whether the first of them is a class token.
+        positions: how many the features have, prefix tokens left out; None where that is not known.
     """
 
     channels: int
     width: int
     prefix_tokens: int = 0
     class_token: bool = False
+    positions: int | None = None
+
+
+def make_pooling(kind: PoolingName, shape: LevelShape) -> Pooling:
+    """The pooling of one level.
+
+    Raises:
+        SettingsError: an unknown kind, or one that does not suit the level.
+    """
+    return Pooling(
+        kind,
+        prefix_tokens=shape.prefix_tokens,
+        class_token=shape.class_token,
+        channels=shape.channels,
+        positions=shape.positions,
+    )
 
 
 ShapeOf = Callable[[int], LevelShape]

@@ -10,8 +10,8 @@ from torch.nn.utils import parametrizations
 
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
-from cosphere.models.heads.base import LAST, Features, Head, HeadSettings, ShapeOf, register_head
-from cosphere.models.heads.layers import OutputName, Pooling, make_linear, make_norm, make_output
+from cosphere.models.heads.base import LAST, Features, Head, HeadSettings, ShapeOf, make_pooling, register_head
+from cosphere.models.heads.layers import OutputName, make_linear, make_norm, make_output
 
 
 @register_head("linear")
@@ -49,7 +49,7 @@ class LinearHead(Head):
             SettingsError: the backbone has no such level, the pooling does not suit it, or a setting is out of range.
         """
         shape = shape_of(level)
-        pool = Pooling(settings.pooling, prefix_tokens=shape.prefix_tokens, class_token=shape.class_token)
+        pool = make_pooling(settings.pooling, shape)
         width = pool.parts * shape.width
         super().__init__(settings.dim or width)
         self.wants = (level,)

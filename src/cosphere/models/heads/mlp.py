@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cosphere.checks import MOST_DIM, check_choice, check_whole
-from cosphere.models.heads.base import LAST, Features, Head, HeadSettings, ShapeOf, register_head
-from cosphere.models.heads.layers import Pooling, make_linear, make_norm
+from cosphere.models.heads.base import LAST, Features, Head, HeadSettings, ShapeOf, make_pooling, register_head
+from cosphere.models.heads.layers import make_linear, make_norm
 
 Output = Literal["features", "projection"]
 
@@ -47,7 +47,7 @@ class MLPHead(Head):
         check_whole("model.head_settings.hidden", hidden, least=0, most=MOST_DIM)
         check_whole("model.dim with head 'mlp'", settings.dim, least=1)
         shape = shape_of(LAST)
-        pool = Pooling(settings.pooling, prefix_tokens=shape.prefix_tokens, class_token=shape.class_token)
+        pool = make_pooling(settings.pooling, shape)
         width = pool.parts * shape.width
         super().__init__(settings.dim, output_dim=width if output == "features" else settings.dim)
         self.output = output

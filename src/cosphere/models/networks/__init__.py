@@ -5,3 +5,5 @@ for heads at several depths, and a ``default_cfgs`` of :class:`NetworkCfg` besid
 """
 
 from cosphere.models.networks import bn_inception as bn_inception
+from cosphere.models.networks import iresnet as iresnet
+from cosphere.models.networks import mobilefacenet as mobilefacenet

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from timm.models import PretrainedCfg
+from timm.models._pretrained import PretrainedCfg
 
 
 @dataclass
@@ -19,3 +19,12 @@ class NetworkCfg(PretrainedCfg):
 
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1.0
+
+
+FACE_INPUT: dict[str, Any] = {
+    "input_size": (3, 112, 112),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "pool_size": (7, 7),
+}
+"""Of face networks: (level - 127.5) / 127.5 of an aligned face of 112 px."""
