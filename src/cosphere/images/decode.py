@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -46,6 +46,11 @@ IMAGE_SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF")
 _PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Mpo", "Ppm", "Avif")
 """Pillow's modules that read these formats."""
+
+_SUFFIXES = {
+    **{"PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp", "TIFF": ".tif"},
+    **{"PPM": ".ppm", "AVIF": ".avif", "HEIF": ".heic"},
+}
 
 # Files commonly mistaken for images: their first bytes, and advice.
 _STRANGERS = (
@@ -100,6 +105,31 @@ def read_image(
     with _opened(content, name) as file, _quiet_pillow():
         shown, full_size = _decode(file, name, box, target, max_pixels)
     return _cut(shown, box, full_size, name)
+
+
+class ImageKind(NamedTuple):
+    """What the header of an encoded image says."""
+
+    suffix: str
+    """The usual suffix of its format, such as ``.jpg``."""
+    width: int
+    height: int
+
+
+def image_kind(content: bytes, name: str | None = None) -> ImageKind:
+    """Read the header of an encoded image; its pixels are not decoded.
+
+    Args:
+        content: the bytes of an image file.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: it is not an image, or too large.
+    """
+    name = name or _name(content)
+    with _opened(content, name) as file, _quiet_pillow():
+        picture = _header(file, name, MAX_PIXELS)
+        return ImageKind(_SUFFIXES.get(picture.format or "", ".jpg"), picture.width, picture.height)
 
 
 def picture_to_rgb(picture: Image.Image) -> Pixels:

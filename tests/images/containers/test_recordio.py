@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,118 @@ def test_a_record_of_two_gigabytes_is_refused_before_it_is_read(
     monkeypatch.setattr(recordio, "MAX_ITEM_BYTES", 100)
     with pytest.raises(ImageError, match="has a record of more than 100 bytes"):
         read_image(f"{path}#1")
+
+
+def test_records_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    read = list(recordio.records(path))
+    assert [(record.key, record.labels) for record in read] == [(1, (0.0,)), (2, (0.0,)), (3, (1.0,)), (4, (1.0,))]
+    assert [record.content for record in read] == [jpeg(gray) for gray in (10, 60, 120, 200)]
+    lines = path.with_suffix(".idx").read_text().splitlines()
+    path.with_suffix(".idx").write_text("\n".join(reversed(lines)) + "\n")  # the index may have another order
+    assert list(recordio.records(path)) == read
+
+
+def test_records_with_several_labels_and_gaps_between_them(tmp_path: Path) -> None:
+    images = {3: payload(jpeg(1), 4.0, 11.5, scalar=False), 900: payload(jpeg(2), 85741.0), 7: payload(jpeg(3), 2.0)}
+    path = write(tmp_path / "data.rec", images)
+    assert [(record.key, record.labels) for record in recordio.records(path)] == [
+        (3, (4.0, 11.5)),
+        (900, (85741.0,)),
+        (7, (2.0,)),
+    ]
+    assert dict(zip(recordio.keys(path), recordio.labels(path), strict=True)) == {"3": "4", "7": "2", "900": "85741"}
+
+
+def test_damaged_records_are_errors_or_counted_skips(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    offsets = [int(line.split()[1]) for line in path.with_suffix(".idx").read_text().splitlines()]
+    content = bytearray(path.read_bytes())
+    content[offsets[2]] ^= 1  # no magic number
+    content[offsets[4] + 8] = 255  # more labels than bytes
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"there is no record at byte {offsets[2]}"):
+        list(recordio.records(path))
+    skipped: list[tuple[int, str]] = []
+    read = list(recordio.records(path, damaged=lambda *reason: skipped.append(reason)))
+    assert [record.key for record in read] == [1, 3]
+    assert [key for key, _ in skipped] == [2, 4]
+    assert "there is no record" in skipped[0][1]
+    assert "labels" in skipped[1][1]
+
+
+def test_a_file_that_is_cut_anywhere(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    whole = path.read_bytes()
+    offsets = [int(line.split()[1]) for line in path.with_suffix(".idx").read_text().splitlines()]
+    for end in range(offsets[1], offsets[5], 131):
+        path.write_bytes(whole[:end])
+        skipped: list[int] = []
+        read = list(recordio.records(path, damaged=lambda key, _: skipped.append(key)))  # noqa: B023
+        there = [key for key in range(1, 5) if offsets[key + 1] <= end]
+        assert [record.key for record in read] == there
+        assert skipped == [key for key in range(1, 5) if key not in there]
+
+
+def test_an_index_that_points_to_wrong_places(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    lines = [line.split() for line in path.with_suffix(".idx").read_text().splitlines()]
+    path.with_suffix(".idx").write_text(
+        "".join(f"{key}\t{int(place) + 4 * (key in ('2', '3'))}\n" for key, place in lines)
+    )
+    with pytest.raises(
+        DataError, match=f"2 entries of its index point to no record, first to byte {int(lines[2][1]) + 4}"
+    ):
+        recordio.labels(path)
+    with pytest.raises(ImageError, match="there is no record at byte"):
+        read_image(f"{path}#2")
+    assert read_image(f"{path}#1").shape == (13, 11, 3)
+    path.with_suffix(".idx").write_text("".join(f"{key}\t{10**15 if key == '4' else place}\n" for key, place in lines))
+    with pytest.raises(DataError, match="the index points behind its end"):
+        recordio.labels(path)
+    with pytest.raises(ImageError, match="there is no record at byte"):
+        read_image(f"{path}#4")
+
+
+def test_keys_beyond_those_of_the_header_are_no_images(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    with path.with_suffix(".idx").open("a") as file:
+        file.write("999\t0\n1000000000000\t0\n")
+    assert recordio.keys(path) == ["1", "2", "3", "4"]
+    assert len(list(recordio.records(path))) == 4
+
+
+@pytest.mark.parametrize("end", [float("nan"), float("inf"), 0.0, -3.0])
+def test_a_header_that_makes_no_sense(tmp_path: Path, end: float) -> None:
+    path = write(tmp_path / "data.rec", {0: payload(b"", end, 7.0, scalar=False), 1: payload(jpeg(1), 1.0)})
+    with pytest.raises(DataError, match="its header says that the images end at key"):
+        recordio.keys(path)
+
+
+def test_an_index_with_a_key_twice(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    path.with_suffix(".idx").write_text("1\t0\n2\t8\n1\t16\n")
+    with pytest.raises(DataError, match=r"train\.idx has key 1 twice"):
+        recordio.keys(path)
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.rec", {1: payload(jpeg(10), 1.0)})
+    assert read_image(f"{path}#1").mean() < 20
+    write(tmp_path / "data.rec", {1: payload(jpeg(200), 1.0), 2: payload(jpeg(1), 1.0)})
+    assert read_image(f"{path}#1").mean() > 190
+    path.unlink()
+    with pytest.raises(DataError, match=r"data\.rec cannot be read: No such file"):
+        recordio.keys(path)
+
+
+def test_threads_and_forked_processes_read_side_by_side(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.rec", {key: payload(b"%d" % key * 500, 1.0) for key in range(200)})
+    names = [str(key % 200) for key in range(2000)]
+    wanted = [name.encode() * 500 for name in names]
+    assert recordio.read_record(path, "7") == b"7" * 500  # the file is open before the fork
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        in_processes = pool.starmap_async(recordio.read_record, [(path, name) for name in names])
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(lambda name: recordio.read_record(path, name), names)) == wanted
+        assert in_processes.get(timeout=60) == wanted

@@ -6,6 +6,8 @@ and the catalogue know containers through :func:`find_item` and :func:`container
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +51,7 @@ class Item(NamedTuple):
 
 def container_of(path: str | Path) -> Container | None:
     """The kind of container that a file is, judged by its name; None for any other file."""
-    name = Path(path).name
+    name = os.path.basename(path)  # noqa: PTH119 (called for every image)
     return next((kind for kind in CONTAINERS if kind.pattern.fullmatch(name)), None)
 
 
@@ -65,17 +67,21 @@ def find_item(source: str | Path) -> Item | None:
     """
     text = str(source)
     mark = text.find("#")
-    if mark < 0:
-        return None
     try:
-        if Path(text).exists():
+        if mark < 0 or os.path.exists(text):  # noqa: PTH110
             return None
         while mark >= 0:
-            file = Path(text[:mark])
+            file = text[:mark]
             kind = container_of(file)
-            if kind is not None and file.is_file():
-                return Item(kind, file, text[mark + 1 :])
+            if kind is not None and os.path.isfile(file):  # noqa: PTH113
+                return Item(kind, _path(file), text[mark + 1 :])
             mark = text.find("#", mark + 1)  # the name of a folder or of the container may have a '#' too
     except (OSError, ValueError):
         return None
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _path(file: str) -> Path:
+    """A path, made once: making one takes longer than finding the image in it."""
+    return Path(file)
