@@ -176,6 +176,14 @@ FILES = [
         id="F19 short labels",
     ),
 ]
+
+
+def record_file(root: Path, index: bytes, records: bytes) -> Path:
+    (root / "train.idx").write_bytes(index)
+    (root / "train.rec").write_bytes(records)
+    return root / "train.rec"
+
+
 FACES = [
     pytest.param(
         file_of(b"\x80\x02cos\nsystem\n.", lambda p: check(p), "lfw.bin"), "could run code", id="a .bin that runs code"
@@ -187,6 +195,21 @@ FACES = [
     ),
     pytest.param(
         file_of(b"\x80\x02" + b"]" * 9999 + b".", lambda p: check(p), "lfw.bin"), "two lists", id="deep lists in a .bin"
+    ),
+    pytest.param(
+        lambda root: check(record_file(root, b"7\t12\n", b"\0" * 99)),
+        "1 entry of its index points to no record",
+        id="an index of wrong places",
+    ),
+    pytest.param(
+        lambda root: check(record_file(root, b"7\t999999999999\n", b"\0" * 99)),
+        "points behind its end",
+        id="an index beyond the file",
+    ),
+    pytest.param(
+        lambda root: check(record_file(root, b"0\t0\n", b"\x0a\x23\xd7\xce\xff\xff\xff\x1f")),
+        "more than",
+        id="a record that claims 512 MB",
     ),
     pytest.param(
         file_of("1\n../../x\t1\n", read_lfw_people, "people.txt"), "is a path, not a name", id="a person who is a path"

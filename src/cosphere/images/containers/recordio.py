@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere._types import Float32s, Integers
-from cosphere.errors import DataError, counted
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -78,7 +78,10 @@ def labels(path: Path) -> list[str]:
     wrong = np.flatnonzero((_words(content, index.offsets) != np.frombuffer(MAGIC, np.uint8)).any(axis=1))
     if len(wrong):
         place = index.offsets[wrong[0]]
-        raise _damaged(path, f"{counted(len(wrong), 'entry')} of its index point to no record, first to byte {place}")
+        raise _damaged(
+            path,
+            f"{counted(len(wrong), 'entry')} of its index {agreeing(len(wrong), 'point')} to no record, first to byte {place}",
+        )
     flags: NDArray[np.uint32] = _words(content, index.offsets + first).view("<u4")
     places = np.where(flags[:, 0] > 0, index.offsets + first + HEADER.size, index.offsets + first + 4)
     values: Float32s = _words(content, places).view("<f4")
