@@ -15,10 +15,11 @@ def drawn(count: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
+EXHAUSTIVE = ["exact", "float16", "int8", "bits", "asymmetric", "rerank", "pq"]
 BYTES = {"exact": 48, "float16": 24, "int8": 12, "bits": 2, "asymmetric": 2, "rerank": 50, "pq": 2}
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", EXHAUSTIVE)
 def test_an_index_answers_as_search_does_and_so_does_its_copy_on_disk(kind: str, tmp_path: Path) -> None:
     gallery, queries = drawn(300, 12), drawn(7, 12, seed=1)
     exclude = [3, -1, 5, 6, 7, 8, 9]
@@ -55,7 +56,8 @@ def test_the_check_is_the_overlap_with_exact_search(kind: str) -> None:
     found = index.self_check(gallery * 2, queries, k=10)
     assert found.recall == pytest.approx(want)
     assert found.queries == 25
-    assert (found.recall == 1.0) == (kind in ("exact", "float16"))
+    if kind not in ("hnsw", "ivf"):  # which find all of so few
+        assert (found.recall == 1.0) == (kind in ("exact", "float16"))
     if kind == "exact":
         assert index.check.recall == 1.0
     assert Index.build(gallery, kind, check_queries=0).check is None
@@ -84,7 +86,8 @@ def test_small_and_degenerate_galleries(kind: str) -> None:
     same = Index.build(torch.ones(20, 5), kind)
     assert same.check is not None
     assert same.check.recall == 1.0  # all rows are as good as each other
-    assert same.search(torch.ones(1, 5), 3, exclude=[1]).ids.tolist() == [[0, 2, 3]]
+    if not kind.startswith("hnsw"):  # a graph reaches any of the equal ones
+        assert same.search(torch.ones(1, 5), 3, exclude=[1]).ids.tolist() == [[0, 2, 3]]
     zeros = Index.build(torch.zeros(6, 5), kind)
     assert torch.isfinite(zeros.search(drawn(2, 5), 6).scores).all()
     half = Index.build(drawn(30, 5).half(), kind)
@@ -141,7 +144,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     quantised = arrays_of(Index.build(drawn(256, 4), "pq"), path)
     wrong = {
         "it holds rows. Build it again": {"rows": rows},
-        "has index format 1; this Cosphere reads 2": good | {"format": 1},
+        "has index format 1; this Cosphere reads 2 and 3": good | {"format": 1},
         "no index of kind 'new'": good | {"kind": np.array("new")},
         r"rows are \(3, 3\) float64": good | {"rows": rows.astype(np.float64)},
         r"rows are \(3, 2\) float32": good | {"rows": rows[:, :2]},

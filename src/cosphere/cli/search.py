@@ -39,7 +39,12 @@ def parser() -> CommandParser:
     add_source(made, also="an .npz file of `cosphere embed` or a saved index")
     made.add_argument("query", nargs="+", type=str, help="the images to search with")
     made.add_argument("--k", type=int, default=8, help="number of images to find")
-    made.add_argument("--kind", type=str, default="exact", help=f"how the index stores an image: {', '.join(KINDS)}")
+    made.add_argument(
+        "--kind",
+        type=str,
+        default="exact",
+        help=f"how the index stores an image: {', '.join(KINDS)}; auto measures and chooses",
+    )
     made.add_argument(
         "--wanted_recall",
         type=float | None,

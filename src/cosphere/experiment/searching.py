@@ -17,7 +17,7 @@ from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
 from cosphere.search.answer import Answer, answer, own_rows
 from cosphere.search.gallery import load_gallery
-from cosphere.search.index import Index, check_kind
+from cosphere.search.index import AUTO, Index, check_kind
 from cosphere.search.self_check import check_wanted_recall
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def search_images(
             index, made with the same model: then no image is read, and ``split``, ``layout`` and ``classes`` do not apply.
         queries: image files or pictures. A file of the collection is left out of its own answer.
         k: number of images to return for each query; lowered with a note where there are fewer.
-        kind: how the index stores an image, see :class:`cosphere.search.Index`; a saved index keeps its own.
+        kind: how the index stores an image, see :class:`cosphere.search.Index`, or "auto"; a saved index keeps its own.
         wanted_recall: refuse an index that finds less than this share of what exact search finds, in [0, 1].
         split: split to search in; ``all`` for every image.
         layout: how the source is laid out.
@@ -75,7 +75,7 @@ def search_images(
         DataError: too many images cannot be read, there is no such split, or the .npz file was made by another model.
         SettingsError, SizeError: an unknown kind, a k out of range, or an index that finds too little.
     """
-    check_kind(kind)  # before minutes of embedding
+    check_kind(kind, auto=True)  # before minutes of embedding
     check_wanted_recall(wanted_recall)
     check_whole("k", k, least=1)
     check_embedding(batch_size, workers, max_unreadable)
@@ -139,7 +139,7 @@ def _read_gallery(
         listener.note(
             f"{path} holds no paths, so its rows are shown by number; save_gallery stores paths with an index"
         )
-    if index is not None and kind not in ("exact", index.kind):
+    if index is not None and kind not in ("exact", AUTO, index.kind):
         raise SettingsError(
             f"{path} is an index of kind {index.kind!r}, so --kind {kind} does not apply. Leave it out."
         )

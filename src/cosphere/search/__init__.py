@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from cosphere.search.asymmetric import asymmetric_search, reranked_search
+from cosphere.search.engines import IndexSettings
 from cosphere.search.exact import Neighbours, search
 from cosphere.search.gallery import Gallery, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
-from cosphere.search.index import KINDS, Index
+from cosphere.search.index import AUTO, KINDS, Index
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
 from cosphere.search.self_check import SelfCheck, check_search
 from cosphere.search.storage import ProductQuantiser
 
 __all__ = [
+    "AUTO",
     "KINDS",
     "Gallery",
     "Index",
+    "IndexSettings",
     "Neighbours",
     "ProductQuantiser",
     "Reduction",

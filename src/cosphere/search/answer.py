@@ -16,11 +16,9 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import SizeError
 from cosphere.models import Calibration, Embedder
 from cosphere.search.asymmetric import SHORTLIST
+from cosphere.search.engines import COSINE, ENGINES
 from cosphere.search.index import Index, check_kind
 from cosphere.search.self_check import check_wanted_recall
-
-WHOLE_KINDS = ("exact", "rerank")
-"""Kinds of index whose scores are cosines of whole embeddings, the only scores that a calibrated threshold applies to."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ def answer(
         embedder: the model that the gallery was embedded with.
         gallery: G embeddings.
         k: images to find, from 1 to G less the query's own rows.
-        kind: of the index, see :data:`cosphere.search.KINDS`.
-        shortlist: codes that kind ``rerank`` ranks again; None takes 100, or k where it is larger.
+        kind: of the index, see :data:`cosphere.search.KINDS`, or "auto".
+        shortlist: codes that kinds ``rerank`` and ``coarse-bits`` rank again; None takes 100 (or k where it is larger) and 1000.
         wanted_recall: in [0, 1]; refuse an index that finds less of what exact search finds.
         index: of the gallery's embeddings, to be used as it is; None builds one. ``kind``, ``shortlist`` and
             ``wanted_recall`` are then not looked at.
@@ -93,18 +91,19 @@ def answer(
         SettingsError: a setting is out of range, or the index finds too little.
     """
     check_whole("k", k, least=1)
-    check_kind(kind)
+    check_kind(kind, auto=True)
     check_wanted_recall(wanted_recall)
     own = [own_rows(query, gallery) for query in queries]
     most = max((len(rows) for rows in own), default=0)
     _check_reach(k, len(gallery), most)
     rows = embedder.encode(queries, batch_size=batch_size)
     if index is None:
-        wide = max(k, SHORTLIST) if shortlist is None else shortlist
+        wide = max(k, SHORTLIST) if shortlist is None and kind == "rerank" else shortlist
+        listed = {} if wide is None else {"shortlist": wide + most}
         checked = (
             {} if kind != "exact" or wanted_recall is not None else {"check_queries": 0}
         )  # exact is what it is compared with
-        index = Index.build(gallery.embeddings, kind, shortlist=wide + most, wanted_recall=wanted_recall, **checked)
+        index = Index.build(gallery.embeddings, kind, wanted_recall=wanted_recall, **listed, **checked)
     # Own rows are dropped afterwards, so look for that many more.
     neighbours = index.search(rows, k + most)
     return [
@@ -160,6 +159,8 @@ def _answer(
     notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits], len(gallery))]
     if index.kind != "exact":
         notes.append(f"index of kind {index.kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
+    if index.reason:
+        notes.append(index.reason)
     if calibration is not None and threshold is None:
         notes.append(
             f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {index.kind}"
@@ -170,16 +171,10 @@ def _answer(
     return Answer(query, tuple(hits), own, label, MEASURES[index.kind], tuple(notes))
 
 
-MEASURES = {
-    "exact": "cosine",
-    "rerank": "cosine",
-    "float16": "cosine of rounded rows",
-    "int8": "cosine of rounded rows",
-    "bits": "1 - 2 x share of differing bits",
-    "asymmetric": "cosine to the signs",
-    "pq": "cosine of quantised rows",
-}
+MEASURES = {name: kind.measure for name, kind in ENGINES.items()}
 """What the scores of each kind of index are."""
+WHOLE_KINDS = tuple(name for name, measure in MEASURES.items() if measure == COSINE)
+"""Kinds of index whose scores are cosines of whole embeddings, the only scores that a calibrated threshold applies to."""
 
 
 def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) -> str:

@@ -14,6 +14,7 @@ from cosphere.checks import check_whole
 from cosphere.codes import bytes_of, to_bits
 from cosphere.errors import SizeError, counted
 from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, check_rows, check_widths, unit_rows
+from cosphere.search.allowed import Allowed
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, bit_rows, search_bits
 from cosphere.search.storage import Bits, Stored, search_stored
@@ -106,15 +107,17 @@ def rerank_bits(
     shortlist: int = SHORTLIST,
     exclude: Any | None = None,
     block_bytes: int = BLOCK_BYTES,
+    keep: Any | None = None,
 ) -> Neighbours:
-    """:func:`reranked_search` for queries and codes that are checked already."""
+    """:func:`reranked_search` for queries and codes that are checked already; ``keep`` (G,) bool names the rows to search."""
     check_whole("k", k, least=1)
     if k > shortlist:
         raise SizeError(f"k={k} neighbours want a shortlist of at least {k}, got {shortlist}. Raise shortlist.")
     check_block_bytes(block_bytes)
-    reachable = codes.size - (exclude is not None)
+    allowed = Allowed.of(codes.size, queries.size, keep, exclude)
     query_codes = bit_rows(to_bits(queries.rows), name="queries")
-    listed = search_bits(query_codes, codes, max(k, min(shortlist, reachable)), exclude, queries.width, block_bytes)
+    places = max(k, min(shortlist, allowed.count - allowed.excludes))
+    listed = search_bits(query_codes, codes, places, exclude, queries.width, block_bytes, keep)
     return rerank(queries, gallery, listed.ids, k, block_bytes)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere.errors import SizeError
 from cosphere.rows import (
     BLOCK_BYTES,
     CosineBlocks,
@@ -17,11 +15,11 @@ from cosphere.rows import (
     UnitRows,
     check_block_bytes,
     check_widths,
-    exclusions,
     hide_excluded,
     rows_within,
     unit_rows,
 )
+from cosphere.search.allowed import Allowed
 
 
 class Neighbours(NamedTuple):
@@ -63,11 +61,16 @@ def search(
 
 @torch.no_grad()
 def search_units(
-    queries: UnitRows, gallery: UnitRows, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
+    queries: UnitRows,
+    gallery: UnitRows,
+    k: int,
+    exclude: Any | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    keep: Any | None = None,
 ) -> Neighbours:
-    """:func:`search` for rows of unit length."""
+    """:func:`search` for rows of unit length; ``keep`` (G,) bool names the rows that may be returned."""
     check_widths(queries.width, gallery.width)
-    return search_blocks(queries, gallery.size, lambda most: CosineBlocks(gallery, most), k, exclude, block_bytes)
+    return search_blocks(queries, gallery.size, lambda most: CosineBlocks(gallery, most), k, exclude, block_bytes, keep)
 
 
 class Blocks(Protocol):
@@ -85,6 +88,7 @@ def search_blocks(
     k: int,
     exclude: Any | None,
     block_bytes: int,
+    keep: Any | None = None,
 ) -> Neighbours:
     """Find the k largest similarities of each query, block by block.
 
@@ -95,10 +99,13 @@ def search_blocks(
         k: neighbours.
         exclude: (Q,) or None.
         block_bytes: bound of the similarities and their temporaries.
+        keep: (G,) bool, the rows that may be returned; None for all.
     """
     check_block_bytes(block_bytes)
-    hidden = exclusions(exclude, queries.size, gallery, queries.device)
-    check_k(k, gallery, hidden)
+    allowed = Allowed.of(gallery, queries.size, keep, exclude)
+    k = allowed.check_k(k)
+    hidden = allowed.exclude
+    dropped = None if allowed.keep is None else torch.from_numpy(~allowed.keep)
     step = min(rows_within(block_bytes, 4 * gallery + 64 * k), queries.size)
     blocks = blocks_of(step)
     ids = torch.empty(queries.size, k, dtype=torch.int64)
@@ -107,21 +114,11 @@ def search_blocks(
         here = slice(start, start + step)
         similarities = blocks.of(queries.rows[here])
         hide_excluded(similarities, None if hidden is None else hidden[here].to(similarities.device))
+        if dropped is not None:
+            similarities.masked_fill_(dropped.to(similarities.device), -torch.inf)
         block = nearest(similarities, k)
         ids[here], scores[here] = block.ids, block.scores
     return Neighbours(ids, scores)
-
-
-def check_k(k: int, gallery: int, hidden: Tensor | None) -> None:
-    """Raise unless every query can have k neighbours."""
-    excludes = hidden is not None and bool((hidden >= 0).any())
-    available = gallery - excludes
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= available:
-        without = ", itself left out" if excludes else ""
-        raise SizeError(
-            f"k={k}, but a query can have from 1 to {available} neighbours (gallery of {gallery}{without}). "
-            f"Choose k as a whole number from 1 to {available}, or add images."
-        )
 
 
 def nearest(cosines: Tensor, k: int) -> Neighbours:

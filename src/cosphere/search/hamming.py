@@ -7,8 +7,6 @@ so that a tile stays in the cache. On other devices they come from products of -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +16,20 @@ from torch import Tensor
 
 from cosphere.codes import Array, Bytes, bytes_of, check_codes, code_bytes
 from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, check_block_bytes, check_widths, exclusions, full_float32, rows_within
+from cosphere.rows import BLOCK_BYTES, check_block_bytes, check_widths, full_float32, rows_within
 from cosphere.search._faiss import faiss_for
-from cosphere.search.exact import Neighbours, check_k
+from cosphere.search.allowed import Allowed
+from cosphere.search.counting import in_threads, scan
+from cosphere.search.exact import Neighbours
 
 _TILE_QUERIES = 64
 """Query codes per tile; 16 KiB at 2048 bits."""
 _TILE_BYTES = 2**18
 """Gallery codes per tile. They and the distances stay in the second-level cache."""
+_SCAN_QUERIES = 32
+"""Queries up to which the counting search of faiss is the faster one."""
+_SCAN_BYTES = 2**22
+"""Counters of one query's counting search: k rows for each possible distance."""
 _MOST_BITS = 2**24
 """Distances up to this are exact in float32."""
 
@@ -142,18 +146,7 @@ def _count_on_cpu(queries: Bytes, gallery: Bytes, block: Tensor) -> None:
             distances = tile[: len(block_queries) * len(part)].reshape(len(block_queries), len(part))
             np.negative(distances, out=out[first : first + len(block_queries), start : start + step], casting="unsafe")
 
-    _in_threads(fill, range(0, len(gallery), step))
-
-
-def _in_threads(work: Callable[[int], object], starts: Sequence[int]) -> None:
-    """Call ``work`` with each start, in as many threads as torch uses: faiss and numpy release the GIL."""
-    threads = min(torch.get_num_threads(), len(starts))
-    if threads == 1:
-        for start in starts:
-            work(start)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, starts))
+    in_threads(fill, range(0, len(gallery), step))
 
 
 def _count_by_products(queries: Tensor, gallery: Tensor, block: Tensor) -> None:
@@ -218,27 +211,40 @@ def search_bits(
     exclude: Any | None = None,
     dim: int | None = None,
     block_bytes: int = BLOCK_BYTES,
+    keep: Any | None = None,
 ) -> Neighbours:
-    """:func:`hamming_search` for checked codes."""
+    """:func:`hamming_search` for checked codes; ``keep`` (G,) bool names the rows that may be returned."""
     check_widths(queries.width, gallery.width, "bits")
     check_block_bytes(block_bytes)
     bits = gallery.width if dim is None else dim
     if 8 * bytes_of(bits) != gallery.width:
         raise SizeError(f"dim={bits} does not fit codes of {gallery.width} bits. Give the width that was packed.")
-    hidden = exclusions(exclude, queries.size, gallery.size, gallery.device)
-    check_k(k, gallery.size, hidden)
+    allowed = Allowed.of(gallery.size, queries.size, keep, exclude)
+    k = allowed.check_k(k)
+    if fits_scan(queries, gallery, k + allowed.excludes):
+        ids, distances = scan(queries.rows.numpy(), gallery.rows.numpy(), k, allowed)
+        return Neighbours(torch.from_numpy(ids), 1 - 2 * torch.from_numpy(distances) / bits)
     step = min(rows_within(block_bytes, 12 * gallery.size + 64 * k), queries.size)
     blocks = HammingBlocks(gallery, step)
-    ids = torch.empty(queries.size, k, dtype=torch.int64)
+    dropped = None if allowed.keep is None else torch.from_numpy(~allowed.keep).to(gallery.device)
+    all_ids = torch.empty(queries.size, k, dtype=torch.int64)
     scores = torch.empty(queries.size, k, dtype=torch.float32)
     for start in range(0, queries.size, step):
         here = slice(start, start + step)
         block = blocks.of(queries.rows[here].to(gallery.device))
-        if hidden is not None:
-            _hide(block, hidden[here], gallery.width)
-        rows, distances = _nearest_codes(block, k)
-        ids[here], scores[here] = rows, 1 - 2 * distances / bits
-    return Neighbours(ids, scores)
+        if allowed.exclude is not None:
+            _hide(block, allowed.exclude[here].to(gallery.device), gallery.width)
+        if dropped is not None:
+            block.masked_fill_(dropped, -(gallery.width + 1))
+        rows, distances_here = _nearest_codes(block, k)
+        all_ids[here], scores[here] = rows, 1 - 2 * distances_here / bits
+    return Neighbours(all_ids, scores)
+
+
+def fits_scan(queries: BitRows, gallery: BitRows, k: int) -> bool:
+    """Whether :func:`scan` is the faster way: few queries, a k whose counters stay in the cache, all on a CPU."""
+    on_cpu = queries.device.type == gallery.device.type == "cpu"
+    return on_cpu and queries.size <= _SCAN_QUERIES and 8 * k * (gallery.width + 1) <= _SCAN_BYTES
 
 
 def _hide(block: Tensor, exclude: Tensor, width: int) -> None:
@@ -269,6 +275,6 @@ def _nearest_codes(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
             keys.partition(k - 1, axis=1)
         smallest[start : start + 8] = np.sort(keys[:, :k], axis=1)
 
-    _in_threads(take, range(0, len(values), 8))
+    in_threads(take, range(0, len(values), 8))
     nearest = torch.from_numpy(smallest).long()
     return nearest % count, nearest // count

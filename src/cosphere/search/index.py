@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,37 +12,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_choice, check_seed, check_whole
-from cosphere.codes import bytes_of, to_bits
+from cosphere._types import Flags
+from cosphere.checks import check_choice, check_number, check_seed, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.files import read_arrays, write_arrays
-from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_widths, rounded_up, unit_rows
-from cosphere.search.asymmetric import SHORTLIST, rerank_bits
-from cosphere.search.exact import Neighbours, search_units
-from cosphere.search.hamming import BitRows, search_bits
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, unit_rows
+from cosphere.search.allowed import Allowed, kept_rows
+from cosphere.search.asymmetric import SHORTLIST
+from cosphere.search.choosing import choose
+from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
+from cosphere.search.engines.settings import COARSE_SHORTLIST
+from cosphere.search.exact import Neighbours
 from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
-from cosphere.search.storage import (
-    Bits,
-    Floats,
-    Int8,
-    ProductQuantiser,
-    Storage,
-    Stored,
-    search_stored,
-)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format. Raised when an older Cosphere can no longer read it."""
-KINDS = {
-    "exact": "float32 rows, by cosine",
-    "float16": "rows in half precision",
-    "int8": "rows of one byte per dimension",
-    "bits": "packed signs, by Hamming distance; the query becomes bits too",
-    "asymmetric": "packed signs; the query keeps its floats",
-    "rerank": "packed signs find a shortlist, float32 rows re-rank it",
-    "pq": "product quantisation, trained on the gallery",
-}
-"""Index kinds. All are exhaustive; they differ only in how a row is stored."""
+_READABLE = (2, FORMAT)
+KINDS = {name: kind.summary for name, kind in ENGINES.items()}
+"""Index kinds, and how each keeps and searches rows."""
+AUTO = "auto"
+"""The kind that is chosen by measuring: see :func:`cosphere.search.choosing.choose`."""
+WANTED_RECALL = 0.95
+"""Recall that kind ``auto`` wants where none is given."""
+REBUILD_SHARE = 0.2
+"""Share of deleted rows above which an index should be built again."""
 
 
 class Index:
@@ -53,20 +47,24 @@ class Index:
     def __init__(
         self,
         kind: str,
-        rows: UnitRows | None,
-        stored: Stored | None,
+        engine: Engine,
+        settings: IndexSettings,
         *,
-        shortlist: int = SHORTLIST,
         check: SelfCheck | None = None,
+        dead: Flags | None = None,
+        reason: str = "",
     ) -> None:
         self.kind = kind
-        self.shortlist = shortlist
+        self.settings = settings
+        """As the index was built, with the effort that :meth:`build` found necessary."""
         self.check = check
         """Comparison with exact search that :meth:`build` made; None without a check."""
+        self.reason = reason
+        """Why kind ``auto`` chose this one; empty where the kind was given."""
         self.model_id = ""
         """:attr:`Embedder.id` of the model that made the embeddings; empty where unknown. Saved with the index."""
-        self._rows = rows
-        self._stored = stored
+        self._engine = engine
+        self._dead = dead
 
     @classmethod
     def build(
@@ -74,97 +72,186 @@ class Index:
         embeddings: Matrix,
         kind: str = "exact",
         *,
-        shortlist: int = SHORTLIST,
-        parts: int | None = None,
         check_queries: int = QUERIES,
         wanted_recall: float | None = None,
+        most_bytes: float | None = None,
         seed: int = 0,
+        **settings: Any,
     ) -> Index:
         """Build an index and compare its answers with exact search.
 
         Args:
-            embeddings: (G, D) float, torch or numpy, any length; the search runs on a tensor's device.
-            kind: one of :data:`KINDS`.
-            shortlist: of kind ``rerank``: codes that are re-ranked.
-            parts: of kind ``pq``: bytes per row; None takes ceil(D / 8), as many as packed bits.
+            embeddings: (G, D) float, torch or numpy, any length; an exhaustive kind searches on a tensor's device.
+            kind: one of :data:`KINDS`, or "auto": the fastest on this machine of those that find enough, chosen by measuring.
             check_queries: gallery rows used as queries of the check; 0 for no check.
-            wanted_recall: in [0, 1]; a lower recall of the check is an error.
-            seed: of the check and of the training of ``pq``.
+            wanted_recall: in [0, 1]; a lower recall of the check is an error. A kind that looks at a part of the gallery looks at
+                more until it finds as much, unless its effort (``ef_search``, ``nprobe``, ``shortlist``) is given. Kind ``auto``
+                takes 0.95 where none is given.
+            most_bytes: of kind ``auto``: bound of the index in memory.
+            seed: of the check, and of what is trained or drawn.
+            settings: of the kind, see :class:`IndexSettings`: ``shortlist``, ``parts``, ``coarse_bits``, ``m``,
+                ``ef_construction``, ``ef_search``, ``nlist``, ``nprobe``.
 
         Raises:
             SettingsError: there is no such kind, a setting is out of range, or the recall is below ``wanted_recall``.
             SizeError, DataError: the embeddings are not (G, D) finite numbers, or too few to train on.
         """
-        check_kind(kind)
+        check_kind(kind, auto=True)
         check_wanted_recall(wanted_recall)
-        check_whole("shortlist", shortlist, least=1)
         check_whole("check_queries", check_queries, least=0)
         check_seed(seed)
+        chosen = IndexSettings.of(settings)
         if wanted_recall is not None and not check_queries:
             raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
+        if most_bytes is not None:
+            check_number("most_bytes", most_bytes, above=0)
         rows = unit_rows(embeddings, name="gallery")
-        stored = None if kind == "exact" else Stored.of(rows, _storage(kind, rows, parts, seed))
-        index = cls(kind, rows if kind in ("exact", "rerank") else None, stored, shortlist=shortlist)
+        if kind == AUTO:
+            wanted = WANTED_RECALL if wanted_recall is None else wanted_recall
+            return cls._chosen(rows, chosen, max(1, check_queries), wanted, most_bytes, seed)
+        index = cls(kind, ENGINES[kind].build(rows, chosen, seed), chosen)
         if check_queries:
-            index.check = index._checked(rows, None, NEIGHBOURS, check_queries, wanted_recall, seed)
+            index._measure(rows, check_queries, wanted_recall, seed)
+            if wanted_recall is not None and index.check is not None:
+                index.check.require(wanted_recall, f"an index of kind {kind!r}")
         return index
 
+    @classmethod
+    def _chosen(
+        cls,
+        rows: UnitRows,
+        settings: IndexSettings,
+        check_queries: int,
+        wanted: float,
+        most_bytes: float | None,
+        seed: int,
+    ) -> Index:
+        """The index of the first proposed kind that finds as much as wanted over all rows."""
+        passed: list[str] = []
+        for kind, reason in choose(rows, settings, wanted, most_bytes, seed):
+            index = cls(kind, ENGINES[kind].build(rows, settings, seed), settings)
+            index._measure(rows, check_queries, wanted, seed)
+            if index.check is not None and index.check.recall >= wanted:
+                index.reason = "; ".join([reason, *passed])
+                return index
+            passed.append(f"{kind} was built too, and found {0 if index.check is None else index.check.recall:.3f}")
+        bound = "" if most_bytes is None else f" in {most_bytes:,.0f} bytes"
+        raise SettingsError(
+            f"no kind of index reaches a recall of {wanted} for {counted(rows.size, 'row')}{bound}: {'; '.join(passed)}. "
+            "Lower wanted_recall, or allow more bytes."
+        )
+
+    def _measure(self, rows: UnitRows, count: int, wanted: float | None, seed: int) -> None:
+        """Measure the recall; where some is wanted and the effort was not given, double the effort until it is reached."""
+        effort = ENGINES[self.kind].effort
+        self.check = self._checked(rows, None, NEIGHBOURS, count, None, seed)
+        if wanted is None or not effort or getattr(self.settings, effort) is not None:
+            return
+        engine = cast(Tunable, self._engine)
+        while self.check.recall < wanted and engine.effort < engine.most_effort:
+            engine.effort = min(2 * engine.effort, engine.most_effort)
+            self.check = self._checked(rows, None, NEIGHBOURS, count, None, seed)
+        self.settings = replace(self.settings, **{effort: engine.effort})
+
     def __len__(self) -> int:
-        """Number of rows."""
-        return self._rows.size if self._rows is not None else len(self._kept)
-
-    @property
-    def _kept(self) -> Stored:
-        return cast(Stored, self._stored)  # there for every kind but exact
-
-    @property
-    def _floats(self) -> UnitRows:
-        return cast(UnitRows, self._rows)  # there for exact and rerank
+        """Number of rows, deleted ones too: a row keeps its number."""
+        return self._engine.size
 
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self._rows.width if self._rows is not None else self._kept.storage.dim
+        return self._engine.dim
+
+    @property
+    def shortlist(self) -> int:
+        """Rows that kinds ``rerank`` and ``coarse-bits`` rank again."""
+        return self.settings.shortlist or (COARSE_SHORTLIST if self.kind == "coarse-bits" else SHORTLIST)
 
     @property
     def bytes_per_image(self) -> int:
         """Bytes stored per row, in memory and on disk, without what all rows share, such as the codebooks of ``pq``."""
-        floats = 4 * self.dim if self._rows is not None else 0
-        return floats + (self._stored.storage.bytes_per_row if self._stored is not None else 0)
+        return self._engine.bytes_per_row
 
     def rows(self) -> Tensor:
         """(G, D) float32 unit vectors of the stored rows. Takes 4 D bytes for each."""
-        return self._kept.rows() if self._rows is None else self._rows.rows
+        return self._engine.rows()
+
+    @property
+    def dead(self) -> Flags:
+        """(G,) which rows are deleted."""
+        return np.zeros(len(self), dtype=bool) if self._dead is None else self._dead.copy()
+
+    def delete(self, rows: Any) -> None:
+        """Mark rows as deleted: no search returns them from now on. Their vectors stay until the index is built again.
+
+        Args:
+            rows: row numbers, or a (G,) bool mask.
+
+        Raises:
+            SizeError: a row number is out of range, or the mask has another length.
+        """
+        dead = self.dead
+        try:
+            dead[rows.numpy() if isinstance(rows, Tensor) else rows] = True
+        except IndexError as error:
+            raise SizeError(
+                f"rows to delete do not fit {counted(len(self), 'row')}: {error}. Give rows from 0 to {len(self) - 1}."
+            ) from error
+        self._dead = dead
+
+    @property
+    def wants_rebuild(self) -> bool:
+        """Whether more than a fifth of the rows is deleted: each search passes through them."""
+        return self._dead is not None and float(self._dead.mean()) > REBUILD_SHARE
+
+    def add(self, embeddings: Matrix) -> None:
+        """Append rows. What was trained, such as centres and codebooks, stays; :attr:`check` is of the rows before.
+
+        Args:
+            embeddings: (n, D) float, any length.
+
+        Raises:
+            SizeError, DataError: the embeddings are not (n, D) finite numbers.
+        """
+        rows = unit_rows(embeddings, name="new rows")
+        if rows.width != self.dim:
+            raise SizeError(f"new rows have {rows.width} dimensions, the index {self.dim}. Embed both with one model.")
+        self._engine.add(rows)
+        if self._dead is not None:
+            self._dead = np.concatenate([self._dead, np.zeros(rows.size, dtype=bool)])
 
     def search(
-        self, queries: Matrix, k: int, exclude: Any | None = None, *, block_bytes: int = BLOCK_BYTES
+        self,
+        queries: Matrix,
+        k: int,
+        exclude: Any | None = None,
+        *,
+        keep: Any | None = None,
+        block_bytes: int = BLOCK_BYTES,
     ) -> Neighbours:
         """Find the k stored rows nearest to each query: see :func:`cosphere.search.search`.
+
+        Deleted rows are never returned. Equal scores are ordered by row; a kind that looks at a part of the gallery may miss some of
+        the rows that tie at the last place.
 
         Args:
             queries: (Q, D) float, whatever the kind.
             k: neighbours; for ``rerank`` at most the shortlist.
             exclude: (Q,) integers, a row that each query must not return, -1 for none.
+            keep: (G,) bool, the rows that may be returned; None for all. Below 5 % of them, an exact search over these rows
+                answers, whatever the kind.
             block_bytes: bound of the working memory in bytes.
 
         Raises:
             SizeError: shapes or k do not fit.
             DataError: a query holds NaN or infinity.
         """
+        check_block_bytes(block_bytes)
         rows = unit_rows(queries, name="queries")
-        if self.kind == "exact":
-            return search_units(rows, self._floats, k, exclude, block_bytes)
-        check_widths(rows.width, self.dim)
-        if self.kind == "bits":
-            bits = to_bits(rows.rows)
-            return search_bits(BitRows(bits, rows.size), self._codes, k, exclude, self.dim, block_bytes)
-        if self.kind == "rerank":
-            return rerank_bits(rows, self._codes, self._floats, k, self.shortlist, exclude, block_bytes)
-        return search_stored(rows, self._kept, k, exclude, block_bytes)
-
-    @property
-    def _codes(self) -> BitRows:
-        return BitRows(self._kept.kept, len(self._kept))
+        kept = kept_rows(keep, len(self))
+        if self._dead is not None and self._dead.any():
+            kept = ~self._dead if kept is None else kept & ~self._dead
+        return self._engine.search(rows, k, Allowed.of(len(self), rows.size, kept, exclude), block_bytes)
 
     def self_check(
         self,
@@ -176,7 +263,7 @@ class Index:
         wanted: float | None = None,
         seed: int = 0,
     ) -> SelfCheck:
-        """Compare with exact search over the float rows: see :func:`cosphere.search.self_check.check_search`.
+        """Compare with exact search over the float rows that are not deleted: see :func:`cosphere.search.self_check.check_search`.
 
         Args:
             embeddings: (G, D) float, the rows that the index was built from.
@@ -201,12 +288,13 @@ class Index:
     def _checked(
         self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted_recall: float | None, seed: int
     ) -> SelfCheck:
-        most = min(k, self.shortlist) if self.kind == "rerank" else k
-        check = check_search(self.search, rows, queries, k=most, count=count, seed=seed)
+        most = min(k, cast(Tunable, self._engine).effort) if self.kind == "rerank" else k
+        living = None if self._dead is None else torch.from_numpy(np.flatnonzero(~self._dead))
+        check = check_search(self.search, rows, queries, k=most, count=count, seed=seed, living=living)
         return check if wanted_recall is None else check.require(wanted_recall, f"an index of kind {self.kind!r}")
 
     def save(self, path: str | Path, *, images: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
-        """Write one .npz file atomically: rows, kind, check, model and format version.
+        """Write one .npz file atomically, beside the old one, which is then replaced: rows, kind, check, model and format version.
 
         Args:
             path: the file.
@@ -218,26 +306,23 @@ class Index:
         """
         arrays: dict[str, npt.NDArray[Any]] = {
             **(images or {}),
+            **self._engine.arrays(),
+            **self.settings.arrays(),
             "format": np.array(FORMAT),
             "kind": np.array(self.kind),
             "dim": np.array(self.dim),
-            "shortlist": np.array(self.shortlist),
         }
-        if self._rows is not None:
-            arrays["rows"] = self._rows.rows.cpu().numpy()
-        if self._stored is not None:
-            arrays["kept"] = self._stored.kept.cpu().numpy()
-            if isinstance(self._stored.storage, ProductQuantiser):
-                arrays["words"] = self._stored.storage.words
         if self.check is not None:
             arrays["check"] = np.array([self.check.recall, self.check.k, self.check.queries], dtype=np.float64)
-        if self.model_id:
-            arrays["model_id"] = np.array(self.model_id)
+        if self._dead is not None:
+            arrays["dead"] = self._dead
+        texts = {"model_id": self.model_id, "reason": self.reason}
+        arrays |= {name: np.array(text) for name, text in texts.items() if text}
         write_arrays(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Index:
-        """Read a file of :meth:`save`. It holds numbers only, so loading an untrusted file runs no code.
+        """Read a file of :meth:`save`. It holds numbers only, all of which are checked, so an untrusted file runs no code.
 
         Raises:
             RunError: the file is missing, is not an index, or has another format version.
@@ -252,77 +337,22 @@ class Index:
             raise RunError(f"{path} is not an index: it holds {', '.join(arrays) or 'nothing'}. Build it again.")
         try:
             version, kind = arrays["format"].item(), str(arrays["kind"])
-            if version != FORMAT:
-                raise RunError(f"{path} has index format {version}; this Cosphere reads {FORMAT}. Build it again.")
+            if version not in _READABLE:
+                known = " and ".join(map(str, _READABLE))
+                raise RunError(f"{path} has index format {version}; this Cosphere reads {known}. Build it again.")
             check_kind(kind)
-            rows, stored = _read(kind, arrays, device)
-            check = arrays.get("check")
+            settings = IndexSettings.from_arrays(arrays)
+            engine = ENGINES[kind].read(arrays, settings, device)
+            check, dead = arrays.get("check"), arrays.get("dead")
             self_check = None if check is None else SelfCheck(float(check[0]), int(check[1]), int(check[2]))
-            index = cls(kind, rows, stored, shortlist=int(arrays["shortlist"]), check=self_check)
-            index.model_id = str(arrays.get("model_id", ""))
+            index = cls(kind, engine, settings, check=self_check, dead=kept_rows(dead, engine.size, "dead"))
+            index.model_id, index.reason = (str(arrays.get(name, "")) for name in ("model_id", "reason"))
             return index
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-            text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            text = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None
 
 
-def check_kind(kind: str) -> None:
-    """Raise unless it is one of :data:`KINDS`."""
-    check_choice("index of kind", kind, KINDS)
-
-
-def _storage(kind: str, rows: UnitRows, parts: int | None, seed: int) -> Storage:
-    if kind == "pq":
-        return ProductQuantiser.train(rows.rows, bytes_of(rows.width) if parts is None else parts, seed=seed)
-    return _simple_storage(kind, rows.width)
-
-
-def _simple_storage(kind: str, dim: int) -> Storage:
-    if kind == "float16":
-        return Floats(dim, torch.float16)
-    return Int8(dim) if kind == "int8" else Bits(dim)
-
-
-def _read(
-    kind: str, arrays: dict[str, npt.NDArray[Any]], device: str | torch.device
-) -> tuple[UnitRows | None, Stored | None]:
-    """The parts of an index, checked for type and shape.
-
-    Raises:
-        KeyError, ValueError: one is missing or does not fit.
-    """
-    dim = int(arrays["dim"])
-    rows = stored = None
-    if kind in ("exact", "rerank"):
-        unit = _array(arrays, "rows", np.float32, dim)
-        # Not normalised again: that would change last bits, and with them ties.
-        padded = torch.zeros(rounded_up(len(unit)), dim, dtype=torch.float32)
-        padded[: len(unit)] = torch.from_numpy(unit)
-        rows = UnitRows(padded.to(device), len(unit))
-    if kind != "exact":
-        storage = _simple_storage(kind, dim)
-        if kind == "pq":
-            words = arrays["words"]
-            if words.ndim != 3 or words.dtype != np.float32 or words.shape[1] != 256 or words[:, 0].size < dim:
-                raise ValueError(f"words are {words.shape} {words.dtype}")
-            _check_finite(words, "words")
-            storage = ProductQuantiser(dim, words)
-        dtype = {"float16": np.float16, "int8": np.int8}.get(kind, np.uint8)
-        wide = storage.bytes_per_row // np.dtype(dtype).itemsize
-        stored = Stored(storage, torch.from_numpy(_array(arrays, "kept", dtype, wide)).to(device))
-    if rows is not None and stored is not None and rows.size != len(stored):
-        raise ValueError(f"{rows.size} rows and {len(stored)} codes")
-    return rows, stored
-
-
-def _array(arrays: dict[str, npt.NDArray[Any]], name: str, dtype: Any, width: int) -> npt.NDArray[Any]:
-    array = arrays[name]
-    if array.ndim != 2 or array.dtype != dtype or not array.size or array.shape[1] != width:
-        raise ValueError(f"{name} are {array.shape} {array.dtype}")
-    _check_finite(array, name)
-    return array
-
-
-def _check_finite(values: npt.NDArray[Any], name: str) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"{name} hold NaN or infinity")
+def check_kind(kind: str, *, auto: bool = False) -> None:
+    """Raise unless it is one of :data:`KINDS`, or :data:`AUTO` where that is allowed."""
+    check_choice("index of kind", kind, [*KINDS, AUTO] if auto else KINDS)

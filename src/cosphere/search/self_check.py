@@ -73,6 +73,7 @@ def check_search(
     k: int = NEIGHBOURS,
     count: int = QUERIES,
     seed: int = 0,
+    living: Tensor | None = None,
 ) -> SelfCheck:
     """Compare a search with the exact one on the CPU.
 
@@ -86,6 +87,7 @@ def check_search(
         k: neighbours; at most the size of the gallery.
         count: number of rows to draw, at least 1.
         seed: of the draw.
+        living: (n,) int64, the rows that may be drawn and found, ascending; None for all.
 
     Raises:
         SizeError: shapes do not fit.
@@ -96,6 +98,8 @@ def check_search(
     check_seed(seed)
     rows = gallery if isinstance(gallery, UnitRows) else unit_rows(gallery, name="gallery")
     rows = UnitRows(rows.padded.cpu(), rows.size)
+    if living is not None:
+        return check_search(_among(answer, living), unit_rows(rows.rows[living]), queries, k=k, count=count, seed=seed)
     exclude = None
     if queries is None:
         drawn = np.sort(np.random.default_rng(seed).choice(rows.size, min(count, rows.size), replace=False))
@@ -109,6 +113,17 @@ def check_search(
     if ids.shape != exact.ids.shape:
         raise SizeError(f"the search gave {tuple(ids.shape)} ids where {tuple(exact.ids.shape)} were wanted.")
     return SelfCheck(_recall(unit, rows, exact, ids, exclude), places, unit.size)
+
+
+def _among(answer: Search, living: Tensor) -> Search:
+    """A search whose rows are numbered among the living ones."""
+
+    def found(queries: Tensor, k: int, exclude: Tensor | None) -> Neighbours:
+        named = None if exclude is None else living[exclude]
+        ids, scores = answer(queries, k, named)
+        return Neighbours(torch.searchsorted(living, ids.contiguous()), scores)
+
+    return found
 
 
 def _recall(queries: UnitRows, gallery: UnitRows, exact: Neighbours, ids: Tensor, exclude: Any | None) -> float:

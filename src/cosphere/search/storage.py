@@ -228,8 +228,13 @@ class StoredBlocks:
 
 
 def search_stored(
-    queries: UnitRows, gallery: Stored, k: int, exclude: Any | None = None, block_bytes: int = BLOCK_BYTES
+    queries: UnitRows,
+    gallery: Stored,
+    k: int,
+    exclude: Any | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    keep: Any | None = None,
 ) -> Neighbours:
     """The k encoded rows nearest to each float query by cosine; equal ones are ordered by row. Memory is bounded as in exact search."""
     check_widths(queries.width, gallery.storage.dim)
-    return search_blocks(queries, len(gallery), lambda most: StoredBlocks(gallery, most), k, exclude, block_bytes)
+    return search_blocks(queries, len(gallery), lambda most: StoredBlocks(gallery, most), k, exclude, block_bytes, keep)

@@ -1,0 +1,126 @@
+"""Which gallery rows a search may return: one bitmap for all queries, and one row that each query leaves out.
+
+Deleted rows and filters are the same thing to a search: rows that are not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cosphere._types import Flags, Integers
+from cosphere.errors import SizeError, counted
+from cosphere.rows import exclusions
+
+NOTHING = -1
+"""The id of a place for which a search found no row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """The rows of a gallery that Q queries may return."""
+
+    size: int
+    """G."""
+    keep: Flags | None = None
+    """(G,) rows that may be returned; None for all."""
+    exclude: Tensor | None = None
+    """(Q,) int64 on the CPU, a row that each query must not return, -1 for none; None for no exclusion."""
+
+    @classmethod
+    def of(cls, size: int, queries: int, keep: Any | None = None, exclude: Any | None = None) -> Allowed:
+        """Check what a caller gave.
+
+        Args:
+            size: G.
+            queries: Q.
+            keep: (G,) bool, numpy or torch; None for all rows.
+            exclude: (Q,) integers, -1 for none; None for no exclusion.
+
+        Raises:
+            SizeError: a shape or type does not fit.
+        """
+        return cls(size, kept_rows(keep, size), exclusions(exclude, queries, size, torch.device("cpu")))
+
+    @cached_property
+    def count(self) -> int:
+        """Rows that are kept."""
+        return self.size if self.keep is None else int(np.count_nonzero(self.keep))
+
+    @property
+    def share(self) -> float:
+        """Rows that are kept, of all."""
+        return self.count / self.size
+
+    @cached_property
+    def excludes(self) -> bool:
+        """Whether any query leaves out a row that is kept."""
+        if self.exclude is None:
+            return False
+        named = self.exclude[self.exclude >= 0].numpy()
+        return bool(len(named) if self.keep is None else self.keep[named].any())
+
+    def check_k(self, k: int) -> int:
+        """Return k as an int if every query can have so many neighbours.
+
+        Raises:
+            SizeError: k is no whole number, or out of range.
+        """
+        available = self.count - self.excludes
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= available:
+            kept = "" if self.keep is None else f", of which {self.count} may be returned"
+            without = ", itself left out" if self.excludes else ""
+            if not available:
+                raise SizeError(
+                    f"k={k}, but no row can be returned (gallery of {self.size}{kept}{without}). Keep more rows."
+                )
+            raise SizeError(
+                f"k={k}, but a query can have from 1 to {available} neighbours (gallery of {self.size}{kept}{without}). "
+                f"Choose k as a whole number from 1 to {available}, or add images."
+            )
+        return int(k)
+
+    @cached_property
+    def rows(self) -> Integers:
+        """(count,) the rows that are kept, ascending."""
+        return np.arange(self.size) if self.keep is None else np.flatnonzero(self.keep)
+
+    @cached_property
+    def bitmap(self) -> npt.NDArray[np.uint8] | None:
+        """(ceil(G / 8),) the kept rows as bits, the first in the lowest bit as faiss reads them; None for all."""
+        return None if self.keep is None else np.packbits(self.keep, bitorder="little")
+
+    def within_kept(self) -> Allowed:
+        """The same for a gallery of the kept rows alone."""
+        if self.keep is None or self.exclude is None:
+            return Allowed(self.count, None, self.exclude)
+        place = np.full(self.size + 1, NOTHING)  # the last stands for an excluded row of -1
+        place[self.rows] = np.arange(self.count)
+        return Allowed(self.count, None, torch.from_numpy(place[self.exclude.numpy()]))
+
+    def of_queries(self, selection: Any) -> Allowed:
+        """The same for some of the queries."""
+        return Allowed(self.size, self.keep, None if self.exclude is None else self.exclude[selection])
+
+
+def kept_rows(keep: Any | None, size: int, name: str = "keep") -> Flags | None:
+    """Check a bitmap of rows.
+
+    Raises:
+        SizeError: not (G,) bool.
+    """
+    if keep is None:
+        return None
+    flags = keep.detach().cpu().numpy() if isinstance(keep, Tensor) else np.asarray(keep)
+    if flags.shape != (size,) or flags.dtype != np.bool_:
+        raise SizeError(
+            f"want {name} ({size},) bool, one flag for each of {counted(size, 'row')} of the gallery, got {flags.shape} "
+            f"{flags.dtype}. Make it with numpy: flags = np.zeros({size}, dtype=bool); flags[rows] = True."
+        )
+    return flags
