@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cosphere.cli import COMMANDS
+from cosphere.cli import COMMANDS, verbs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,8 +16,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist(page: Path) -> None:
-    used = set(re.findall(r"(?:^|`)cosphere ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert used <= set(COMMANDS)
+    used = re.findall(r"(?:^|`)cosphere ([a-z]+)(?: ([a-z]+))?", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {f"{name} {word}" if verbs(name) else name for name, word in used} <= set(COMMANDS)
 
 
 def test_every_command_is_documented() -> None:

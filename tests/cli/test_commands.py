@@ -61,8 +61,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
+    assert main([*name.split(), "--help"]) == 0
     assert f"examples:\n  cosphere {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["data"], ["data", "--help"]])
+def test_a_group_of_commands_lists_its_verbs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "usage: cosphere data VERB" in shown
+    for name in COMMANDS:
+        assert (f"  {name} " in shown) == name.startswith("data ")
 
 
 def test_training_leaves_a_run(trained: Path) -> None:

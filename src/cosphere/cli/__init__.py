@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from cosphere.cli.commands import COMMANDS
+from cosphere.cli.commands import COMMANDS, verbs
 from cosphere.errors import CosphereError, did_you_mean, escaped
 
 _EXAMPLES = """examples:
@@ -98,9 +98,16 @@ def _dispatch(given: list[str]) -> int:
 
         print(f"cosphere {__version__}")
         return 0
-    name, rest = given[0], given[1:]
+    group = verbs(given[0])
+    if group and (len(given) == 1 or given[1] in ("-h", "--help")):
+        print(_help(f"{given[0]} "))
+        return 0
+    name, rest = (f"{given[0]} {given[1]}", given[2:]) if group else (given[0], given[1:])
+    if group and given[1] not in group:
+        raise CosphereError(f"there is no `cosphere {name}`. {did_you_mean(given[1], group)}")
     if name not in COMMANDS:
-        raise CosphereError(f"there is no command {name!r}. {did_you_mean(name, COMMANDS)}")
+        known = [command.split()[0] for command in COMMANDS]
+        raise CosphereError(f"there is no command {name!r}. {did_you_mean(name, known)}")
     from cosphere.cli import quick
 
     rest = quick.understood(name, rest)
@@ -128,9 +135,16 @@ def _imported(module: str) -> ModuleType:
         gc.enable()
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+def _help(group: str = "") -> str:
+    """All commands, or those whose names begin with a word."""
+    about = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(group)}
+    width = max(map(len, about))
+    lines = [f"  {name:<{width}}  {text}" for name, text in about.items()]
+    if group:
+        usage = f"usage: cosphere {group}VERB ..."
+        return "\n".join(
+            [usage, "", *lines, "", f"`cosphere {group}VERB --help` shows the settings and examples of each."]
+        )
     return "\n".join(
         [
             "usage: cosphere COMMAND ...",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
-    "data": ("cosphere.cli.data", "check a folder, table or benchmark before training"),
+    "data check": ("cosphere.cli.data_check", "check a folder, table or benchmark before training"),
     "plan": ("cosphere.cli.plan", "propose runs for your images, with time and memory on this machine; can race them"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
     "evaluate": ("cosphere.cli.evaluate", "score a run: Recall@K, MAP@R, NMI and F1 with intervals"),
@@ -23,4 +23,16 @@ COMMANDS = {
     "report": ("cosphere.cli.report", "write one page with curves, lengths and a gallery of right and wrong answers"),
     "losses": ("cosphere.cli.losses", "list the losses, what they need and when to choose which"),
 }
-"""Name -> module with `run(arguments) -> exit status`, and one line of help. A new command is one file and one line here."""
+"""Name -> module with `run(arguments) -> exit status`, and one line of help. A new command is one file and one line here.
+
+A name of two words, such as `data check`, is a verb of the group of commands that its first word names.
+"""
+
+
+def verbs(group: str) -> list[str]:
+    """The verbs of a group of commands; empty for a command and for anything else.
+
+    >>> "check" in verbs("data"), verbs("train")
+    (True, [])
+    """
+    return [name.removeprefix(f"{group} ") for name in COMMANDS if name.startswith(f"{group} ")]

@@ -10,7 +10,6 @@ from cosphere.cli.data_tables import render
 from cosphere.cli.options import add_source
 from cosphere.cli.parsing import CommandParser
 from cosphere.data import check
-from cosphere.errors import SettingsError, did_you_mean
 from cosphere.experiment.outputs import check_output
 from cosphere.files import write_json
 
@@ -34,13 +33,7 @@ def parser() -> CommandParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Dispatch to `check`, the only verb."""
-    if arguments and not arguments[0].startswith("-") and arguments[0] != "check":
-        raise SettingsError(f"there is no `cosphere data {arguments[0]}`. {did_you_mean(arguments[0], ['check'])}")
-    return _check(arguments[1:] if arguments[:1] == ["check"] else arguments)
-
-
-def _check(arguments: list[str]) -> int:
+    """Print the findings, and write them as JSON if asked to."""
     given = parser().read(arguments)
     if given.json:
         check_output(given.json, source=given.source, option="--json")
