@@ -21,8 +21,8 @@ from cosphere.data import (
     collate,
     read_folder,
 )
-from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.images import Augmentation, PixelCache, Preprocessing, read_image
+from cosphere.errors import DataError, ImageError, SettingsError, SizeError
+from cosphere.images import Augmentation, PixelCache, Preprocessing, preset, read_image
 
 SMALL = Preprocessing(size=4, resize=6, resize_mode="squash")
 FLAT = {"a/1.png": 10, "a/2.png": 20, "a/3.png": 30, "b/4.png": 40, "b/5.png": 50}
@@ -55,6 +55,41 @@ def test_without_stand_ins_the_place_of_an_unreadable_image_is_dropped(photos: C
     assert batch.rows.tolist() == [0, 2]
     assert [one.path for one in batch.skipped] == [photos.paths[1]]
     assert [gray(one) for one in batch.pixels] == [10, 30]
+
+
+def test_an_unreadable_image_removes_all_its_views(photos: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(photos, 3)
+    rows = ImageRows(photos, SMALL, Augmentation(preset="simclr-cifar"), stand_ins=False)
+    draws = [Draw(row, 10 * row + view) for row in (2, 3, 4) for view in range(3)]
+    batch = collate([rows[draw] for draw in draws])
+    assert batch.rows.tolist() == [2, 2, 2, 4, 4, 4]
+    assert batch.seeds.tolist() == [20, 21, 22, 40, 41, 42]
+    # One that becomes readable between its views goes with all of them too.
+    reads = iter([ImageError("still being written"), np.zeros((4, 4, 3), np.uint8)])
+
+    def read(*_: object, **__: object) -> np.ndarray:
+        found = next(reads)
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    monkeypatch.setattr("cosphere.data.dataset.read_image", read)
+    assert len(collate([rows[Draw(1, seed)] for seed in (1, 2)]).rows) == 0
+
+
+@pytest.mark.parametrize("name", ["simclr-cifar", "simclr-224", "sec"])
+def test_views_finished_by_the_batch_are_the_whole_views(tmp_path: Path, name: str) -> None:
+    for row in range(3):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        noise = np.random.default_rng(row).integers(0, 256, (18, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "a" / f"{row}.png")
+    images, (sizes, augmentation) = read_folder(tmp_path), preset(name, 16)
+    draws = [Draw(row, 7 * row + view) for row in range(3) for view in range(2)]
+    whole = collate([ImageRows(images, sizes, augmentation)[draw] for draw in draws])
+    later = collate([ImageRows(images, sizes, augmentation, finished=False)[draw] for draw in draws])
+    assert torch.equal(augmentation.finished(later.pixels, sizes, later.seeds.numpy()), whole.pixels)
+    assert torch.equal(later.pixels, whole.pixels) == (name == "sec")
+    assert not torch.equal(whole.pixels[0], whole.pixels[1])
 
 
 def test_a_batch_in_the_order_of_the_rows(photos: Catalogue) -> None:

@@ -76,7 +76,7 @@ def test_presets_keep_the_published_shares_at_any_size(name: str, size: int, res
     assert augmentation.crop_ratio == (3 / 4, 4 / 3)
 
 
-@pytest.mark.parametrize("name", ["sec", "normsoftmax", "none"])
+@pytest.mark.parametrize("name", ["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"])
 def test_a_resized_picture_gives_the_same_views_as_the_original(name: str) -> None:
     preprocessing, augmentation = preset(name, 32)
     image = noise(61, 83)
@@ -97,7 +97,7 @@ def test_a_resized_picture_gives_the_same_views_as_the_original(name: str) -> No
     st.integers(1, 90),
     st.integers(1, 90),
     st.integers(1, 40),
-    st.sampled_from(["sec", "normsoftmax", "none"]),
+    st.sampled_from(["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"]),
     st.integers(),
 )
 def test_any_picture_gives_the_size(height: int, width: int, size: int, name: str, seed: int) -> None:
@@ -438,7 +438,7 @@ def test_impossible_preprocessing(options: dict[str, object], message: str) -> N
     [
         (
             {"preset": "norm_softmax"},
-            "augmentation.preset must be 'sec' or 'normsoftmax' or 'none'; got 'norm_softmax'.",
+            "there is no augmentation.preset 'norm_softmax'. Did you mean 'normsoftmax'?",
         ),
         ({"crop_scale": (0, 1)}, "augmentation.crop_scale (0.0, 1.0) must rise within (0, 1], such as (0.16, 1.0)."),
         ({"crop_scale": (0.5, 1.5)}, "augmentation.crop_scale (0.5, 1.5) must rise"),

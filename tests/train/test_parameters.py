@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -75,6 +76,11 @@ def test_frozen_parameters_are_in_no_group() -> None:
     ("settings", "step", "factor"),
     [
         (ScheduleSettings(), 99, 1.0),
+        (ScheduleSettings(name="cosine", final_factor=1e-3), 0, 1.0),
+        (ScheduleSettings(name="cosine", final_factor=1e-3), 50, 1e-3 + 0.999 * 0.5),
+        (ScheduleSettings(name="cosine", final_factor=1e-3), 100, 1e-3),
+        (ScheduleSettings(name="cosine", every=25), 24, 1.0),
+        (ScheduleSettings(name="cosine", every=25), 49, 0.5 * (1 + math.cos(math.pi / 4))),
         (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 2, 1.0),
         (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 3, 0.1),
         (ScheduleSettings(name="milestones", milestones=[3, 6], gamma=0.1), 6, 0.01),
@@ -127,3 +133,63 @@ def test_the_fused_steps_are_those_of_the_formula(name: str) -> None:
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         want -= 1e-2 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
     np.testing.assert_allclose(weight.detach().numpy(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_takes_the_papers_steps() -> None:
+    """You, Gitman, Ginsburg 2017, algorithm 1, in plain numpy; biases and norms as in SimCLR: momentum SGD without decay."""
+    torch.manual_seed(0)
+    network = Network()
+    chosen = OptimizerSettings(
+        name="lars", head_rate=0.5, backbone_rate=0.3, momentum=0.9, weight_decay=0.1, trust=0.02
+    )
+    optimizer = build_optimizer(parameter_groups(network, nn.Module(), nn.Module(), chosen), chosen)  # type: ignore[arg-type]
+    names = dict(network.named_parameters())
+    values = {name: one.detach().numpy().astype(np.float64) for name, one in names.items()}
+    speeds = {name: np.zeros_like(one) for name, one in values.items()}
+    generator = np.random.default_rng(1)
+    for _ in range(4):
+        gradients = {name: generator.normal(size=one.shape) for name, one in values.items()}
+        for name, one in names.items():
+            one.grad = torch.from_numpy(gradients[name]).float()
+        optimizer.step()
+        for name, weights in values.items():
+            gradient = gradients[name]
+            if name in ("backbone.0.weight", "linear.weight"):
+                rate = 0.02 * np.linalg.norm(weights) / (np.linalg.norm(gradient) + 0.1 * np.linalg.norm(weights))
+                gradient = rate * (gradient + 0.1 * weights)
+            speeds[name] = 0.9 * speeds[name] + gradient
+            values[name] = weights - (0.3 if name.startswith("backbone") else 0.5) * speeds[name]
+    for name, one in names.items():
+        assert np.allclose(one.detach().numpy(), values[name], atol=1e-5), name
+
+
+def test_lars_adapts_without_decay_too_and_goes_on_from_its_state() -> None:
+    chosen = OptimizerSettings(name="lars", weight_decay=0.0, head_rate=1.0, momentum=0.5)
+
+    def made() -> tuple[nn.Linear, torch.optim.Optimizer]:
+        layer = nn.Linear(3, 2)
+        with torch.no_grad():
+            layer.weight.fill_(1.0)
+            layer.bias.fill_(1.0)
+        groups = [
+            {"name": "head.weight", "params": [layer.weight], "lr": 1.0, "weight_decay": 0.0},
+            {"name": "head.bias", "params": [layer.bias], "lr": 1.0, "weight_decay": 0.3},
+        ]
+        return layer, build_optimizer(groups, chosen)
+
+    def step(layer: nn.Linear, optimizer: torch.optim.Optimizer, size: float) -> None:
+        for one in layer.parameters():
+            one.grad = torch.full_like(one, size)
+        optimizer.step()
+
+    first, own = made()
+    step(first, own, 100.0)
+    assert first.weight[0, 0].item() == pytest.approx(1 - 0.001, abs=1e-7)  # whatever the gradient's length
+    assert first.bias.tolist() == [-99.0, -99.0]  # a plain step, not decayed
+    second, other = made()
+    second.load_state_dict(first.state_dict())
+    other.load_state_dict(copy.deepcopy(own.state_dict()))  # as from a file
+    for pair in ((first, own), (second, other)):
+        step(*pair, 3.0)
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.bias, second.bias)

@@ -48,7 +48,7 @@ from cosphere.train.settings import (
         (lambda: SecSettings(weight=-0.1), "sec.weight must be a number >= 0, finite; got -0.1."),
         (lambda: OptimizerSettings(head_rate=-1), "optimizer.head_rate must be a number >= 0, finite; got -1.0."),
         (lambda: OptimizerSettings(loss_rate=-1), "optimizer.loss_rate must be a number >= 0, finite; got -1.0."),
-        (lambda: OptimizerSettings(name="lion"), "optimizer.name is 'lion'; wanted 'adam', 'adamw' or 'sgd'."),
+        (lambda: OptimizerSettings(name="lion"), "optimizer.name is 'lion'; wanted 'adam', 'adamw', 'sgd' or 'lars'."),
         (
             lambda: OptimizerSettings(momentum=1.0),
             "optimizer.momentum must be a number >= 0 and below 1, finite; got 1.0.",

@@ -35,6 +35,8 @@ class Item(NamedTuple):
     row: int
     """The row that the pixels come from: the requested one, or a stand-in of the same class if that was unreadable."""
     skipped: tuple[Skipped, ...]
+    seed: int = 0
+    """Of its augmentation."""
 
 
 class Batch(NamedTuple):
@@ -48,6 +50,8 @@ class Batch(NamedTuple):
     """(B,) int64 rows of the catalogue."""
     skipped: tuple[Skipped, ...]
     """Images of this batch that could not be read, to be passed to :meth:`UnreadableLog.add`."""
+    seeds: Tensor
+    """(B,) int64, of the augmentation of each image."""
 
 
 class ImageRows(Dataset[Item]):
@@ -66,7 +70,9 @@ class ImageRows(Dataset[Item]):
         augmentation: random views for training; items are then requested by :class:`Draw`. None takes centre crops.
         cache: cache of resized pixels, created with ``rule=preprocessing.rule``.
         stand_ins: whether an unreadable image is replaced in training. False drops its place, as two views of one image
-            require.
+            require: an image that cannot be read leaves the batch with all its views.
+        finished: whether pixels are whole views. False leaves out :meth:`Augmentation.finished`, for one who applies it to
+            whole batches, such as on a GPU.
 
     Raises:
         SettingsError: the cache was created for another rule.
@@ -83,6 +89,7 @@ class ImageRows(Dataset[Item]):
         cache: PixelCache | None = None,
         *,
         stand_ins: bool = True,
+        finished: bool = True,
     ) -> None:
         if cache is not None and cache.rule != preprocessing.rule:
             raise SettingsError(
@@ -90,7 +97,7 @@ class ImageRows(Dataset[Item]):
                 "rule=preprocessing.rule."
             )
         self.preprocessing, self.augmentation, self.cache = preprocessing, augmentation, cache
-        self.stand_ins = stand_ins
+        self.stand_ins, self.finished = stand_ins, finished
         # Lists and arrays only: the catalogue's table would be copied into every worker.
         self.paths = catalogue.paths
         self.labels = catalogue.labels
@@ -101,7 +108,7 @@ class ImageRows(Dataset[Item]):
         count = np.bincount(self.labels)
         self._first = np.cumsum(count) - count
         self._count = count
-        self._last: tuple[int, Pixels] | None = None
+        self._last: tuple[int, Pixels | ImageError] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -121,8 +128,8 @@ class ImageRows(Dataset[Item]):
         for row in self.candidates(draw.row):
             pixels = self._read(row, skipped)
             if pixels is not None:
-                return Item(self._view(pixels, draw.seed), label, row, tuple(skipped))
-        return Item(None, label, draw.row, tuple(skipped))
+                return Item(self._view(pixels, draw.seed), label, row, tuple(skipped), draw.seed)
+        return Item(None, label, draw.row, tuple(skipped), draw.seed)
 
     def _plain(self, row: int) -> Item:
         if self.augmentation is not None:
@@ -144,20 +151,25 @@ class ImageRows(Dataset[Item]):
 
     def _read(self, row: int, skipped: list[Skipped]) -> Pixels | None:
         """Read and resize an image; append to ``skipped`` and return None if it is unreadable."""
-        if self._last is not None and self._last[0] == row:  # several views of one image in a row
-            return self._last[1]
+        if self._last is None or self._last[0] != row:  # several views of one image come in a row, and share its fate
+            self._last = row, self._decoded(row)
+        pixels = self._last[1]
+        if isinstance(pixels, ImageError):
+            skipped.append(Skipped(self.paths[row], str(pixels)))
+            return None
+        return pixels
+
+    def _decoded(self, row: int) -> Pixels | ImageError:
+        """The resized image, or why there is none."""
         path, box = self.paths[row], self._box(row)
 
         def make() -> Pixels:
             return self.preprocessing.resized(read_image(path, box=box, target=self.preprocessing.sufficient_side))
 
         try:
-            pixels = make() if self.cache is None else self.cache.get(path, make, box=box)
+            return make() if self.cache is None else self.cache.get(path, make, box=box)
         except ImageError as error:
-            skipped.append(Skipped(path, str(error)))
-            return None
-        self._last = row, pixels
-        return pixels
+            return error
 
     def _box(self, row: int) -> tuple[int, int, int, int] | None:
         if self._boxes is None or self._boxes[row, 0] == NO_BOX:
@@ -168,18 +180,19 @@ class ImageRows(Dataset[Item]):
     def _view(self, pixels: Pixels, seed: int) -> Tensor:
         if self.augmentation is None:
             return self.preprocessing.pixels(pixels)
-        return self.augmentation.pixels(pixels, self.preprocessing, seed)
+        view = self.augmentation.pixels if self.finished else self.augmentation.prepared
+        return view(pixels, self.preprocessing, seed)
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stack the items that have pixels and collect what was skipped."""
-    whole = [(item.pixels, item.label, item.row) for item in items if item.pixels is not None]
+    whole = [(item.pixels, item.label, item.row, item.seed) for item in items if item.pixels is not None]
     skipped = tuple(one for item in items for one in item.skipped)
     if not whole:
         nothing = torch.empty(0, dtype=torch.int64)
-        return Batch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), nothing, nothing.clone(), skipped)
-    pixels, labels, rows = zip(*whole, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(labels), torch.tensor(rows), skipped)
+        return Batch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), nothing, nothing.clone(), skipped, nothing.clone())
+    pixels, labels, rows, seeds = zip(*whole, strict=True)
+    return Batch(torch.stack(pixels), torch.tensor(labels), torch.tensor(rows), skipped, torch.tensor(seeds))
 
 
 class UnreadableLog:

@@ -1,6 +1,7 @@
 """Images: decoding, containers of images, the pixel cache, preprocessing and augmentation."""
 
 from cosphere.images.augmentation import Augmentation as Augmentation
+from cosphere.images.augmentation import own_scale as own_scale
 from cosphere.images.augmentation import preset as preset
 from cosphere.images.cache import PixelCache as PixelCache
 from cosphere.images.containers import container_of as container_of

@@ -22,7 +22,8 @@ from cosphere.models import bundle
 from cosphere.models.heads import LAST, Features, LevelShape
 from cosphere.models.inference import evaluation_mode
 from cosphere.models.published import source_of, unreachable
-from cosphere.models.published_heads import HasPublishedHead, own_names
+from cosphere.models.published_heads import own_names
+from cosphere.models.stems import StemName, change_stem
 from cosphere.models.timm_part import timm_part
 from cosphere.models.weights import (
     fit_weights,
@@ -180,7 +181,7 @@ def _as_it_is(pooled: Tensor) -> Tensor:
     return pooled
 
 
-def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 224) -> Backbone:
+def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 224, stem: StemName = "own") -> Backbone:
     """Create a backbone and load its weights.
 
     Args:
@@ -189,10 +190,11 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
             once), "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle, whose
             backbone is taken.
         image_size: pixels, the side of the square input. Transformers are built for it and take no other.
+        stem: see :func:`cosphere.models.stems.change_stem`.
 
     Raises:
         RunError: a folder holds no bundle.
-        SettingsError: no such backbone, or a bundle of another.
+        SettingsError: no such backbone, a bundle of another, or a stem that the network or its weights cannot have.
         SizeError: the backbone does not accept images of that size.
         WeightsError: the weights are not available or do not fit.
     """
@@ -200,17 +202,22 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
     if image_size < 1:
         raise SizeError(f"want an image size of at least 1 px, got {image_size}. Usual: 224.")
     if weights == "imagenet":
+        if stem != "own":
+            raise SettingsError(
+                f"model.stem {stem!r} replaces the first layer of {name!r}, which its published weights hold in another shape. Train "
+                "from random weights (--model.weights none), or take those of a run with this stem."
+            )
         net, source = _published(name, image_size)
     elif weights == "none":
-        net, source = _network(name, image_size), "none (random)"
+        net, source = _network(name, image_size, stem), "none (random)"
     elif Path(weights).is_dir():
         stored = bundle.read(Path(weights))
         _check_same_backbone(stored, name, weights)
-        net, source = _network(name, image_size), str(weights)
+        net, source = _network(name, image_size, stem), str(weights)
         fit_weights(net, stored.tensors("backbone.net."), source=source, name=name)
     else:
         tensors = read_weights(Path(weights))
-        net, source = _network(name, image_size), str(weights)
+        net, source = _network(name, image_size, stem), str(weights)
         fit_weights(net, own_names(net, tensors), source=source, name=name, ignore=_unused_layers(net))
     return Backbone(net, name=name, image_size=image_size, weights_source=source)
 
@@ -304,12 +311,13 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
         net = _network(name, image_size)
         fit_weights_in_order(net, read_weights(file), source=file.name, name=name)
         return net, file.name
-    source = source_of(timm_part(name).get_pretrained_cfg(name))
-    if source is None and isinstance(_network(name, image_size), HasPublishedHead):
+    facts = timm_part(name).get_pretrained_cfg(name)
+    if facts is not None and not facts.has_weights:
         raise WeightsError(
             f"no weights of {name!r} are shipped or downloaded. Use weights=none, or give the path of a file for it "
             "(weights=PATH, .pth or .safetensors)."
         )
+    source = source_of(facts)
     reason = None if source is None or source.file else unreachable(source.address)
     try:
         if reason is not None:
@@ -325,19 +333,21 @@ def _published(name: str, image_size: int) -> tuple[nn.Module, str]:
             f"cannot get the published weights of {name!r} ({_first_line(error)}). Go online once, {offline}{advice}, "
             "or use weights=none."
         ) from error
-    facts = _facts(net)
-    hub = facts.get("hf_hub_id")
-    return net, f"timm {hub}" if hub else Path(str(facts.get("url"))).name
+    held = _facts(net)
+    hub = held.get("hf_hub_id")
+    return net, f"timm {hub}" if hub else Path(str(held.get("url"))).name
 
 
-def _network(name: str, image_size: int) -> nn.Module:
+def _network(name: str, image_size: int, stem: StemName = "own") -> nn.Module:
     """The network with random weights and without classifier."""
     try:
-        return _timm_network(name, image_size, pretrained=False)
+        net = _timm_network(name, image_size, pretrained=False)
     except Exception as error:
         raise SettingsError(
             f"timm cannot make {name!r} for pictures of {image_size} px ({_first_line(error)}). Try another image size."
         ) from error
+    change_stem(net, stem, name=name)
+    return net
 
 
 def _timm_network(name: str, image_size: int, *, pretrained: bool, file: Path | None = None) -> nn.Module:

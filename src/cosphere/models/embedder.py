@@ -27,6 +27,7 @@ from cosphere.models.heads import Features, HeadSettings, NormName, PoolingName,
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.published_heads import take_published_head
 from cosphere.models.reading import input_batches
+from cosphere.models.stems import StemName
 from cosphere.models.weights import fit_weights
 from cosphere.tensors import directions
 
@@ -38,10 +39,14 @@ class EmbedderSettings:
     """What a model is made of.
 
     Attributes:
-        backbone: a timm model, "bn_inception", "iresnet18" (34, 50, 100) or "mobilefacenet" (_050, _025, _mbf).
+        backbone: a timm model, or one of ours: "bn_inception", "iresnet18" (34, 50, 100), "mobilefacenet" (_050, _025, _mbf); small
+            ResNets for images of 32 pixels ("resnet8_cifar", "resnet8x4_cifar", "resnet14_cifar", "resnet20_cifar",
+            "resnet18_quarter", "resnet18_half").
         weights: "imagenet", "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle to
             fine-tune: its backbone is taken, and its head too if that has the same settings. A published file of a face network
             gives its head where pooling, norm, bias and `after` are the published ones.
+        stem: what comes before the first stage: the backbone's "own", or for a ResNet "cifar", a 3 x 3 convolution without pooling,
+            for images of 32 pixels.
         head: "linear" (SEC and NormSoftmax; its settings `after`, `weight_norm` and `cut` change the linear layer), "mlp" (a hidden
             layer, for contrastive self-supervision), "groups" (parts that are trained as embeddings of their own, as HDC and A-BIER do).
         head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
@@ -55,6 +60,7 @@ class EmbedderSettings:
 
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
+    stem: StemName = "own"
     head: str = "linear"
     head_settings: dict[str, Any] = field(default_factory=dict)
     pooling: PoolingName = "avg"
@@ -64,6 +70,7 @@ class EmbedderSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
+        check_choice("model.stem", self.stem, get_args(StemName))
         check_choice("model.pooling", self.pooling, get_args(PoolingName))
         check_choice("model.norm", self.norm, get_args(NormName))
         check_whole("model.dim", self.dim, least=0, most=MOST_DIM)
@@ -153,6 +160,7 @@ class Embedder(nn.Module):
         return fingerprint.of_content(
             {
                 "backbone": self.settings.backbone,
+                **({} if self.settings.stem == "own" else {"stem": self.settings.stem}),
                 "pooling": self.settings.pooling,
                 "levels": list(self.head.wants),
                 "preprocessing": fingerprint.non_default(self.preprocessing),
@@ -284,7 +292,7 @@ class Embedder(nn.Module):
         with stored.explained():
             settings = EmbedderSettings(**stored.content["settings"])
             preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
-            backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size)
+            backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size, stem=settings.stem)
             embedder = cls(settings, backbone, preprocessing)
             calibration = stored.content.get("calibration")  # absent from the oldest bundles
             embedder.calibration = None if calibration is None else Calibration.from_dict(calibration)
@@ -367,7 +375,7 @@ def build_embedder(
         WeightsError: the weights are not available or do not fit.
     """
     preprocessing = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
-    backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size)
+    backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size, stem=settings.stem)
     embedder = Embedder(settings, backbone, preprocessing)
     if settings.weights not in ("imagenet", "none") and Path(settings.weights).is_dir():
         _take_head(embedder, bundle.read(Path(settings.weights)))

@@ -65,7 +65,10 @@ class BatchStream(Stream[Batch]):
         self._cache, self._device = pixel_cache(settings, preprocessing), device
         # Two views of one image must not come from two images.
         stand_ins = settings.batch.sampler != "views"
-        self.dataset = ImageRows(catalogue, preprocessing, augmentation, self._cache, stand_ins=stand_ins)
+        self._augmentation = augmentation
+        self.dataset = ImageRows(
+            catalogue, preprocessing, augmentation, self._cache, stand_ins=stand_ins, finished=False
+        )
         workers = decoding_workers(settings, device)
         # A generator of its own: starting an epoch must not advance the global one, or a resumed run would differ.
         self._loader = DataLoader(
@@ -86,9 +89,10 @@ class BatchStream(Stream[Batch]):
         return collate([self.dataset[draw] for draw in draws])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Network input (B, 3, H, W) and labels."""
+        """Network input (B, 3, H, W) and labels. What of the views is done batch by batch is done here, on the device."""
         layout = torch.channels_last if self._settings.channels_last else torch.contiguous_format
         pixels = batch.pixels.to(self._device, non_blocking=True)
+        pixels = self._augmentation.finished(pixels, self.dataset.preprocessing, batch.seeds.numpy())
         inputs = self.dataset.preprocessing.to_input(pixels).to(memory_format=layout)
         return inputs, batch.labels.to(self._device, non_blocking=True)
 

@@ -46,29 +46,35 @@ class ImageSettings(Settings):
 
     Args:
         size: side of the square input, in pixels.
-        preset: geometry of both papers: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip)
-            or "none".
-        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, or 256 to 224).
+        preset: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip), "none", or the views of
+            SimCLR: "simclr-cifar" (random resized crop, flip, colours in random order, gray), "simclr-224" (stronger, and blur).
+        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, 256 to 224, or 1 for "simclr-cifar").
         decoding: "exact" decodes every pixel, as the official code of both papers does; "reduced" decodes large JPEG files at 1/2, 1/4
             or 1/8 scale, several times faster.
-        smallest_crop: smallest share of the image area in a random crop, preset "sec" only; null uses 0.16.
+        smallest_crop: smallest share of the image area in a random crop, not for "normsoftmax"; null uses that of the preset.
         flip: probability of a horizontal flip; null uses 0.5. Set 0 for images whose mirror image means something else (text, stamps).
         rotation: maximum rotation in degrees, in either direction.
-        color_jitter: maximum relative change of brightness, contrast and saturation, below 1.
-        grayscale: probability of converting to grayscale.
+        color_jitter: maximum relative change of brightness, contrast and saturation, below 1; null uses that of the preset.
+        hue: maximum turn of the hue as a share of the colour circle, up to 0.5; null uses that of the preset.
+        color_probability: probability that color_jitter and hue apply to a view; null uses that of the preset.
+        grayscale: probability of converting to grayscale; null uses that of the preset.
+        blur: probability of a Gaussian blur by 0.1 to 2 pixels; null uses that of the preset.
     """
 
     SECTION: ClassVar[str] = "images."
 
     size: int = setting(224, at_least=16, at_most=4096, basic=True)
-    preset: Literal["sec", "normsoftmax", "none"] = setting("sec", basic=True)
+    preset: Literal["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"] = setting("sec", basic=True)
     resize: int | None = setting(None, at_least=16, at_most=8192)
     decoding: Literal["exact", "reduced"] = "exact"
     smallest_crop: float | None = setting(None, above=0, at_most=1)
     flip: float | None = setting(None, at_least=0, at_most=1)
     rotation: float = setting(0.0, at_least=0, at_most=180)
-    color_jitter: float = setting(0.0, at_least=0, below=1)
-    grayscale: float = setting(0.0, at_least=0, at_most=1)
+    color_jitter: float | None = setting(None, at_least=0, below=1)
+    hue: float | None = setting(None, at_least=0, at_most=0.5)
+    color_probability: float | None = setting(None, at_least=0, at_most=1)
+    grayscale: float | None = setting(None, at_least=0, at_most=1)
+    blur: float | None = setting(None, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,10 +88,8 @@ class ImageSettings(Settings):
         chosen: dict[str, Any] = {"preset": self.preset}
         if self.smallest_crop is not None:
             chosen["crop_scale"] = (self.smallest_crop, 1.0)
-        if self.flip is not None:
-            chosen["flip"] = self.flip
-        for name in ("rotation", "color_jitter", "grayscale"):
-            if getattr(self, name):
+        for name in ("flip", "rotation", "color_jitter", "hue", "color_probability", "grayscale", "blur"):
+            if getattr(self, name) is not None:
                 chosen[name] = getattr(self, name)
         return Augmentation(**chosen)
 

@@ -110,7 +110,8 @@ class OptimizerSettings(Settings):
     """Optimizer.
 
     Args:
-        name: "adam" (coupled weight decay, as the SEC authors use), "adamw" or "sgd".
+        name: "adam" (coupled weight decay, as the SEC authors use), "adamw", "sgd" or "lars" (SGD with a rate for each weight matrix in
+            proportion to its length over that of its gradient, for large batches; biases and norms are neither adapted nor decayed).
         backbone_rate: learning rate of the pretrained network.
         head_rate: learning rate of pooling, norm and linear layer.
         loss_rate: learning rate of class weights and of a learned radius; null uses head_rate.
@@ -118,14 +119,15 @@ class OptimizerSettings(Settings):
         loss_decay: weight decay of class weights; null uses weight_decay.
         decay_norm: also decay the weights of normalisation layers.
         decay_bias: also decay biases (as both founding papers do).
-        momentum: momentum of SGD.
-        nesterov: use Nesterov momentum with SGD.
+        momentum: momentum of SGD and LARS.
+        nesterov: use Nesterov momentum with SGD and LARS.
+        trust: trust coefficient of LARS: the share of its length that a weight matrix moves by at rate 1.
         clip_norm: maximum gradient norm of a step; 0 turns clipping off.
     """
 
     SECTION: ClassVar[str] = "optimizer."
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
     backbone_rate: float = setting(1e-4, at_least=0, basic=True)
     head_rate: float = setting(1e-4, at_least=0, basic=True)
     loss_rate: float | None = setting(None, at_least=0)
@@ -135,6 +137,7 @@ class OptimizerSettings(Settings):
     decay_bias: bool = True
     momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = False
+    trust: float = setting(0.001, above=0, at_most=1)
     clip_norm: float = setting(0.0, at_least=0)
 
     def __post_init__(self) -> None:
@@ -148,9 +151,11 @@ class ScheduleSettings(Settings):
     """Learning-rate schedule. One factor multiplies the rate of every group.
 
     Args:
-        name: "constant", "milestones" or "cosine" (to 0 at the last step).
+        name: "constant", "milestones" or "cosine" (to `final_factor` at the last step).
         milestones: steps after which the factor is multiplied by `gamma`.
         gamma: multiplier at each milestone.
+        final_factor: where "cosine" ends.
+        every: steps between two changes of "cosine"; the steps of an epoch give a schedule by epochs.
         warmup_steps: steps over which the factor rises linearly from 0.
         new_layers_steps: first steps that train only the head and the class weights (NormSoftmax); the optimiser is reset after them.
     """
@@ -160,6 +165,8 @@ class ScheduleSettings(Settings):
     name: Literal["constant", "milestones", "cosine"] = "constant"
     milestones: list[int] = field(default_factory=list)
     gamma: float = setting(0.1, above=0, at_most=10)
+    final_factor: float = setting(0.0, at_least=0, at_most=1)
+    every: int = setting(1, at_least=1, at_most=10**9)
     warmup_steps: int = setting(0, at_least=0, at_most=10**9)
     new_layers_steps: int = setting(0, at_least=0, at_most=10**9)
 

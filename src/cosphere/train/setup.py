@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cosphere import losses
 from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError
-from cosphere.images import Augmentation, preset
+from cosphere.images import Augmentation, own_scale, preset
 from cosphere.models import Embedder, build_embedder, input_scale
 from cosphere.train.batches import BatchStream
 from cosphere.train.features import FeatureStream, feature_cache
@@ -70,8 +70,10 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     """The embedder of the settings, with a pretrained backbone and an untrained head, and its augmentation."""
     images = settings.images
     wants = input_scale(settings.model.backbone, settings.model.weights)
+    own = own_scale(images.preset) if settings.model.weights == "none" else None
+    mean, std = own or (wants.mean, wants.std)
     preprocessing, _ = preset(
-        images.preset, images.size, mean=wants.mean, std=wants.std, channels=wants.channels, scale=wants.scale
+        images.preset, images.size, mean=mean, std=std, channels=wants.channels, scale=wants.scale
     )
     preprocessing = replace(preprocessing, resize=images.resize or preprocessing.resize, decoding=images.decoding)
     embedder = build_embedder(settings.model, preprocessing=preprocessing, image_size=images.size)

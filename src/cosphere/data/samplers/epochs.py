@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from cosphere._types import Integers
 from cosphere.errors import DataError, RunError, SettingsError, SizeError
+from cosphere.images.draws import mixed
 
 Embed = Callable[[], tuple[Tensor, Tensor]]
 """Embeds all images: raw embeddings (N, D) and labels (N,) on the CPU. Images that cannot be read are left out."""
@@ -170,10 +171,8 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 def _mixed(seed: int, epoch: int, places: Integers) -> Integers:
-    """Seeds in [0, 2**63) from (seed, epoch, position), by the finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
+    """Seeds in [0, 2**63) from (seed, epoch, position), by the finaliser of splitmix64."""
     base = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    mixed = base + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    seeds: Integers = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    values = mixed(base + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    seeds: Integers = (values >> np.uint64(1)).astype(np.int64)
     return seeds

@@ -7,3 +7,4 @@ for heads at several depths, and a ``default_cfgs`` of :class:`NetworkCfg` besid
 from cosphere.models.networks import bn_inception as bn_inception
 from cosphere.models.networks import iresnet as iresnet
 from cosphere.models.networks import mobilefacenet as mobilefacenet
+from cosphere.models.networks import small_resnet as small_resnet
