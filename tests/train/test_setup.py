@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,21 @@ def test_bfloat16_needs_instructions(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     assert bfloat16_is_native() == native
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model.weights": "none"}, True),
+        ({"model.weights": "none", "freeze_norm": False}, False),
+        ({}, False),
+        ({"model.weights": "none", "features.copies": 1}, False),
+    ],
+)
+def test_frozen_norms_of_random_weights_are_said(catalogue: Catalogue, changes: dict[str, Any], expected: bool) -> None:
+    parts = training_parts(catalogue, val_share=0, seed=0)
+    lines = list(greeting(TrainSettings().with_values(changes), parts, (), torch.device("cpu")))
+    assert any("--freeze_norm false trains them" in line for line in lines) == expected
 
 
 def test_an_emulated_precision_is_said(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ def greeting(
     yield from notes
     if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
         yield "note: this CPU has no bfloat16 instructions and emulates them slowly; --precision float32 is many times faster"
+    if settings.model.weights == "none" and settings.freeze_norm and not settings.features.copies:
+        yield "note: the backbone starts from random weights and its batch norms are frozen; --freeze_norm false trains them"
     if settings.batch.accumulate > 1:
         yield (
             f"gradients of {settings.batch.accumulate} batches are added; each batch's loss still sees only its own "

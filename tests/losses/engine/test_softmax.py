@@ -427,6 +427,25 @@ def test_a_training_step_sees_a_sample_and_an_evaluation_all():
     assert loss.class_weight.grad[OWN].any(dim=1).all()
 
 
+def test_a_sample_of_all_classes_is_the_full_softmax():
+    """When the batch holds every class, the sample is all of them, whatever the rate."""
+    torch.manual_seed(0)
+    full, sampled = (
+        NormSoftmaxLoss(6, 5).double(),
+        NormSoftmaxLoss(6, 5, sample_rate=0.2, sample_rule="partial_fc").double(),
+    )
+    sampled.load_state_dict(full.state_dict())
+    labels = torch.arange(12) % 6
+    values, gradients = [], []
+    for loss in (full, sampled):
+        points = draw(12, 5).requires_grad_()
+        values.append(loss(points, labels))
+        gradients.append(torch.autograd.grad(values[-1], [points, loss.class_weight]))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
+
+
 def step(optimiser, loss):
     optimiser.zero_grad()
     loss(draw(6, 5), TARGETS).backward()
