@@ -11,7 +11,7 @@ from PIL import Image
 from cosphere.embeddings import Embeddings
 from cosphere.errors import SettingsError, SizeError
 from cosphere.models import Calibration
-from cosphere.search import Index
+from cosphere.search import Index, Refinement
 from cosphere.search.answer import MEASURES, WHOLE_KINDS, answer
 from cosphere.search.index import KINDS
 
@@ -144,3 +144,62 @@ def test_k_fits_the_gallery(gallery: Embeddings, tmp_path: Path) -> None:
         answer([tmp_path / "none.png"], MeanColour(), gallery, 1, kind="bit")
     with pytest.raises(SettingsError, match="wanted_recall must be a number"):
         answer([tmp_path / "none.png"], MeanColour(), gallery, 1, wanted_recall=3)
+
+
+def colours(values: list[tuple[int, int, int]], labels: list[int], folder: Path) -> Embeddings:
+    for row, colour in enumerate(values):
+        Image.new("RGB", (4, 4), colour).save(folder / f"{row}.png")
+    return Embeddings(
+        embeddings=np.array(values, dtype=np.float32),
+        labels=np.array(labels),
+        paths=tuple(str(folder / f"{row}.png") for row in range(len(values))),
+        class_names=("red", "green", "blue"),
+    )
+
+
+REDS = [(250, 0, 0), (249, 1, 0), (248, 2, 0), (200, 60, 0), (120, 120, 0), (0, 250, 0), (0, 0, 250)]
+
+
+def test_one_hit_of_each_class_or_of_each_picture(tmp_path: Path) -> None:
+    images = colours(REDS, [0, 0, 0, 0, 1, 1, 2], tmp_path)
+    (found,) = answer([images.paths[0]], MeanColour(), images, 3, refine=Refinement(per_label=1))
+    assert [hit.row for hit in found.hits] == [1, 4, 6]
+    assert list(found.by_label()) == ["red", "green", "blue"]
+    (found,) = answer([images.paths[0]], MeanColour(), images, 3, refine=Refinement(collapse=0.99))
+    assert [(hit.row, hit.alike) for hit in found.hits] == [(1, 1), (3, 0), (4, 0)]
+    assert "1 near duplicate of these is not shown" in found.notes
+    (few,) = answer([images.paths[0]], MeanColour(), images, 6, refine=Refinement(per_label=1, collapse=0.99))
+    assert [hit.row for hit in few.hits] == [1, 4, 6]  # no more are there
+    (plain,) = answer([images.paths[0]], MeanColour(), images, 6)
+    assert [len(hits) for hits in plain.by_label().values()] == [3, 2, 1]
+
+
+def test_expanded_and_re_ranked_answers_leave_the_query_out_and_mark_nothing(tmp_path: Path) -> None:
+    images = colours(REDS, [0, 0, 0, 0, 1, 1, 2], tmp_path)
+    model = MeanColour(threshold=0.9)
+    for refine, measure in ((Refinement(expand=2, alpha=0), "cosine"), (Refinement(reciprocal=True), "re-ranked")):
+        (found,) = answer([images.paths[0]], model, images, 6, refine=refine)
+        assert sorted(hit.row for hit in found.hits) == [1, 2, 3, 4, 5, 6]
+        assert found.hits[0].row in (1, 2)
+        assert {hit.same for hit in found.hits} == {None}
+        assert found.measure == measure
+        assert "nothing is marked as unknown by a refined search" in found.notes[0]
+    (expanded,) = answer([images.paths[0]], model, images, 1, refine=Refinement(expand=2, alpha=0))
+    rows = images.embeddings / np.linalg.norm(images.embeddings, axis=1, keepdims=True)
+    mean = rows[0] + rows[1] + rows[2]
+    assert expanded.hits[0].score == pytest.approx(float((rows @ mean / np.linalg.norm(mean))[1:].max()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"expand": -1}, "expand must be a whole number from 0 to 1000; got -1"),
+        ({"alpha": 101}, "alpha must be a number >= 0 and at most 100"),
+        ({"reciprocal": 1}, "reciprocal must be true or false; got 1"),
+        ({"per_label": 0}, "per_label must be a whole number >= 1; got 0"),
+        ({"collapse": 1.1}, "collapse must be a number above 0 and at most 1"),
+    ],
+)
+def test_refinements_out_of_range(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Refinement(**settings)

@@ -19,6 +19,8 @@ from cosphere.files import write_atomic
 from cosphere.report import StripItem, neighbour_strip
 from cosphere.search import KINDS
 from cosphere.search.answer import Answer, Hit
+from cosphere.search.expansion import ALPHA
+from cosphere.search.refining import Refinement
 
 _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg",
@@ -26,6 +28,7 @@ _EXAMPLES = [
     "cosphere search runs/first photos.npz query.jpg",
     "cosphere search runs/first photos/ one.jpg two.jpg --json",
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
+    "cosphere search runs/first photos/ query.jpg --reciprocal --per_label 1 --collapse 0.98",
 ]
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -52,6 +55,22 @@ def parser() -> CommandParser:
         help="0 to 1: refuse an index that finds less of what exact search finds",
     )
     made.add_argument(
+        "--expand", type=int, default=0, help="average the query with so many of its nearest images first"
+    )
+    made.add_argument(
+        "--alpha", type=float, default=ALPHA, help="weights of --expand: cosines to this power; 0 for equal ones"
+    )
+    made.add_argument(
+        "--reciprocal", type=bool, default=False, help="re-rank the 500 nearest by k-reciprocal neighbours"
+    )
+    made.add_argument("--per_label", type=int | None, default=None, help="show at most so many images of each class")
+    made.add_argument(
+        "--collapse",
+        type=float | None,
+        default=None,
+        help="show one of images whose cosine is at least this, such as 0.98",
+    )
+    made.add_argument(
         "--out", type=str, default="search.png", help="the picture to write; of several queries, numbered"
     )
     made.add_argument("--json", type=bool, default=False, help="print the answers as JSON")
@@ -65,6 +84,7 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     if Path(given.out).suffix.lower() not in _FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
+    refine = Refinement(**{name: given[name] for name in ("expand", "alpha", "reciprocal", "per_label", "collapse")})
     check_output(given.out, inputs=given.query, source=given.source, model=given.model)
     searched = search_images(
         given.model,
@@ -73,6 +93,7 @@ def run(arguments: list[str]) -> int:
         k=given.k,
         kind=given.kind,
         wanted_recall=given.wanted_recall,
+        refine=refine,
         split=given.split,
         layout=given.layout,
         **embedding_options(given),
@@ -97,7 +118,10 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "query": str(answer.query),
         "measure": answer.measure,
         "label": answer.own_label,
-        "hits": [{"path": hit.path, "label": hit.label, "score": hit.score, "same": hit.same} for hit in answer.hits],
+        "hits": [
+            {"path": hit.path, "label": hit.label, "score": hit.score, "same": hit.same, "alike": hit.alike}
+            for hit in answer.hits
+        ],
         "notes": list(answer.notes),
     }
 
@@ -152,5 +176,6 @@ def save_picture(answer: Answer, path: Path) -> None:
 
 
 def _label(hit: Hit) -> str:
-    """The class name; of a hit below the threshold, that it is unknown."""
-    return f"unknown ({hit.label})" if hit.same is False else hit.label
+    """The class name; of a hit below the threshold, that it is unknown; with the number of near duplicates that it stands for."""
+    name = f"unknown ({hit.label})" if hit.same is False else hit.label
+    return f"{name} +{hit.alike} alike" if hit.alike else name

@@ -15,9 +15,10 @@ from cosphere.experiment.images import ALL
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
-from cosphere.search.answer import Answer, answer, own_rows
+from cosphere.search.answer import PLAIN, Answer, answer, own_rows
 from cosphere.search.gallery import load_gallery
 from cosphere.search.index import AUTO, Index, check_kind
+from cosphere.search.refining import Refinement
 from cosphere.search.self_check import check_wanted_recall
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def search_images(
     k: int = 8,
     kind: str = "exact",
     wanted_recall: float | None = None,
+    refine: Refinement = PLAIN,
     split: str = ALL,
     layout: str = "auto",
     classes: Classes | None = None,
@@ -60,6 +62,7 @@ def search_images(
         k: number of images to return for each query; lowered with a note where there are fewer.
         kind: how the index stores an image, see :class:`cosphere.search.Index`, or "auto"; a saved index keeps its own.
         wanted_recall: refuse an index that finds less than this share of what exact search finds, in [0, 1].
+        refine: expansion of queries, re-ranking, and what is shown of the images found.
         split: split to search in; ``all`` for every image.
         layout: how the source is laid out.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
@@ -107,6 +110,7 @@ def search_images(
         kind=kind,
         wanted_recall=wanted_recall,
         index=index,
+        refine=refine,
         batch_size=batch_size,
     )
     return Searched(images, tuple(answers))

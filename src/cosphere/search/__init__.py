@@ -5,10 +5,13 @@ from __future__ import annotations
 from cosphere.search.asymmetric import asymmetric_search, reranked_search
 from cosphere.search.engines import IndexSettings
 from cosphere.search.exact import Neighbours, search
+from cosphere.search.expansion import expanded_queries
 from cosphere.search.gallery import Gallery, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
 from cosphere.search.index import AUTO, KINDS, Index
+from cosphere.search.reciprocal import k_reciprocal_search
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
+from cosphere.search.refining import Refinement
 from cosphere.search.self_check import SelfCheck, check_search
 from cosphere.search.storage import ProductQuantiser
 
@@ -21,11 +24,14 @@ __all__ = [
     "Neighbours",
     "ProductQuantiser",
     "Reduction",
+    "Refinement",
     "SelfCheck",
     "asymmetric_search",
     "check_search",
+    "expanded_queries",
     "first_dimensions",
     "hamming_search",
+    "k_reciprocal_search",
     "load_gallery",
     "principal_dimensions",
     "reranked_search",

@@ -6,19 +6,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosphere.checks import check_whole
 from cosphere.data.listing import file_keys
 from cosphere.embeddings import Embeddings
-from cosphere.errors import SizeError
+from cosphere.errors import SizeError, counted
 from cosphere.models import Calibration, Embedder
 from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.engines import COSINE, ENGINES
 from cosphere.search.index import Index, check_kind
+from cosphere.search.refining import SHORTLIST as RECIPROCAL
+from cosphere.search.refining import Refinement
 from cosphere.search.self_check import check_wanted_recall
+
+PLAIN = Refinement()
+"""The nearest rows as they are."""
+MEASURES = {name: kind.measure for name, kind in ENGINES.items()}
+"""What the scores of each kind of index are."""
+WHOLE_KINDS = tuple(name for name, measure in MEASURES.items() if measure == COSINE)
+"""Kinds of index whose scores are cosines of whole embeddings, the only scores that a calibrated threshold applies to."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Hit:
     """In [-1, 1], larger is nearer: see :attr:`Answer.measure`."""
     same: bool | None
     """Whether the score is above the model's calibrated threshold; None where no threshold applies."""
+    alike: int = 0
+    """Near duplicates of it among the images found, which are not shown; 0 unless asked for by ``collapse``."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,13 @@ class Answer:
     notes: tuple[str, ...]
     """What a reader of the answer should know, one sentence each."""
 
+    def by_label(self) -> dict[str, tuple[Hit, ...]]:
+        """The hits of each class, the class with the nearest hit first."""
+        groups: dict[str, list[Hit]] = {}
+        for hit in self.hits:
+            groups.setdefault(hit.label, []).append(hit)
+        return {label: tuple(hits) for label, hits in groups.items()}
+
 
 def answer(
     queries: Sequence[Any],
@@ -64,6 +82,7 @@ def answer(
     shortlist: int | None = None,
     wanted_recall: float | None = None,
     index: Index | None = None,
+    refine: Refinement = PLAIN,
     batch_size: int = 64,
 ) -> list[Answer]:
     """Find the k gallery images nearest to each query image.
@@ -80,10 +99,11 @@ def answer(
         wanted_recall: in [0, 1]; refuse an index that finds less of what exact search finds.
         index: of the gallery's embeddings, to be used as it is; None builds one. ``kind``, ``shortlist`` and
             ``wanted_recall`` are then not looked at.
+        refine: expansion of the query, re-ranking, and what is shown of the images found.
         batch_size: images in one forward pass.
 
     Returns:
-        one answer for each query, in order.
+        one answer for each query, in order; with fewer than k hits where ``refine`` leaves no more.
 
     Raises:
         ImageError: a query cannot be read.
@@ -104,14 +124,52 @@ def answer(
             {} if kind != "exact" or wanted_recall is not None else {"check_queries": 0}
         )  # exact is what it is compared with
         index = Index.build(gallery.embeddings, kind, wanted_recall=wanted_recall, **listed, **checked)
-    # Own rows are dropped afterwards, so look for that many more.
-    neighbours = index.search(rows, k + most)
+    found = _found(rows, gallery, index, k, most, own, refine)
     return [
-        _answer(query, gallery, index, embedder.calibration, left_out, ids, scores, k)
-        for query, left_out, ids, scores in zip(
-            queries, own, neighbours.ids.tolist(), neighbours.scores.tolist(), strict=True
-        )
+        _answer(query, gallery, index, embedder.calibration, left_out, hits, refine)
+        for query, left_out, hits in zip(queries, own, found, strict=True)
     ]
+
+
+class _Found(NamedTuple):
+    row: int
+    score: float
+    alike: int
+
+
+def _found(
+    rows: Any, gallery: Embeddings, index: Index, k: int, most: int, own: Sequence[tuple[int, ...]], refine: Refinement
+) -> list[list[_Found]]:
+    """Up to k hits of each query. Own rows are dropped afterwards, so look for as many more; for thinned hits, for ever more."""
+    rows = refine.query_rows(rows, gallery.embeddings, own)
+    reach = len(index) if index.kind != "rerank" else min(len(index), index.shortlist)
+    reach -= int(index.dead.sum())
+    wide = min(reach, max(k + most, RECIPROCAL if refine.reciprocal else 0, 4 * k if refine.thins else 0))
+    while True:
+        neighbours = refine.order(rows, gallery.embeddings, index.search(rows, wide))
+        found = [
+            _shown(ids, scores, gallery, left_out, k, refine)
+            for ids, scores, left_out in zip(neighbours.ids.tolist(), neighbours.scores.tolist(), own, strict=True)
+        ]
+        if not refine.thins or wide == reach or all(len(hits) == k for hits in found):
+            return found
+        wide = min(reach, 4 * wide)
+
+
+def _shown(
+    ids: Sequence[int],
+    scores: Sequence[float],
+    gallery: Embeddings,
+    own: tuple[int, ...],
+    k: int,
+    refine: Refinement,
+) -> list[_Found]:
+    others = [(row, score) for row, score in zip(ids, scores, strict=True) if row not in own]
+    if not refine.thins:
+        return [_Found(row, score, 0) for row, score in others[:k]]
+    rows = [row for row, _ in others]
+    shown = refine.thinned(rows, gallery.labels[rows].tolist(), gallery.embeddings, k)
+    return [_Found(others[one.place][0], others[one.place][1], one.alike) for one in shown]
 
 
 def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
@@ -138,11 +196,10 @@ def _answer(
     index: Index,
     calibration: Calibration | None,
     own: tuple[int, ...],
-    ids: Sequence[int],
-    scores: Sequence[float],
-    k: int,
+    found: Sequence[_Found],
+    refine: Refinement,
 ) -> Answer:
-    threshold = calibration if index.kind in WHOLE_KINDS else None
+    threshold = calibration if index.kind in WHOLE_KINDS and not refine.changes_scores else None
     names = gallery.class_names
     hits = [
         Hit(
@@ -151,10 +208,10 @@ def _answer(
             names[gallery.labels[row]],
             score,
             None if threshold is None else bool(threshold.same(score)),
+            alike,
         )
-        for row, score in zip(ids, scores, strict=True)
-        if row not in own
-    ][:k]
+        for row, score, alike in found
+    ]
     label = names[gallery.labels[own[0]]] or None if own else None  # images without labels have the label ""
     notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits], len(gallery))]
     if index.kind != "exact":
@@ -162,19 +219,16 @@ def _answer(
     if index.reason:
         notes.append(index.reason)
     if calibration is not None and threshold is None:
-        notes.append(
-            f"the model's threshold is one of whole embeddings: nothing is marked as unknown by kind {index.kind}"
-        )
+        what = "a refined search" if refine.changes_scores else f"kind {index.kind}"
+        notes.append(f"the model's threshold is one of whole embeddings: nothing is marked as unknown by {what}")
+    alike = sum(hit.alike for hit in hits)
+    if alike:
+        notes.append(f"{counted(alike, 'near duplicate')} of these {'is' if alike == 1 else 'are'} not shown")
     if own:
         its_label = "" if label is None else f"; its label is {label!r}"
         notes.append(f"{Path(query).name} is one of the images, so it is left out{its_label}")
-    return Answer(query, tuple(hits), own, label, MEASURES[index.kind], tuple(notes))
-
-
-MEASURES = {name: kind.measure for name, kind in ENGINES.items()}
-"""What the scores of each kind of index are."""
-WHOLE_KINDS = tuple(name for name, measure in MEASURES.items() if measure == COSINE)
-"""Kinds of index whose scores are cosines of whole embeddings, the only scores that a calibrated threshold applies to."""
+    measure = "re-ranked" if refine.reciprocal else MEASURES[index.kind]
+    return Answer(query, tuple(hits), own, label, measure, tuple(notes))
 
 
 def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) -> str:

@@ -39,7 +39,8 @@ def scan(
     wide = k + allowed.excludes
     # One query is one thread to faiss, so share the gallery among threads; multiples of 8 rows keep bytes of the bitmap whole.
     threads = torch.get_num_threads() if len(queries) == 1 and gallery.nbytes > _SHARED_BYTES else 1
-    step = max(8, -(-len(gallery) // threads + 7) // 8 * 8)
+    share = -(-len(gallery) // threads)
+    step = -(-share // 8) * 8
     starts = range(0, len(gallery), step)
     ids = np.empty((len(starts), len(queries), wide), dtype=np.int64)
     distances = np.empty(ids.shape, dtype=np.int32)

@@ -67,6 +67,8 @@ class Approximate(abc.ABC):
     """
 
     effort: int
+    spread = 1.0
+    """A filter that keeps a share s of the rows multiplies the effort by s to the power of minus this."""
 
     @property
     @abc.abstractmethod
@@ -98,8 +100,8 @@ class Approximate(abc.ABC):
         wide = k + allowed.excludes
         if allowed.share < FEW or 2 * wide > allowed.count:
             return ranked(*self.look_exactly(queries, wide, allowed), k, allowed)
-        # Rows that are not kept are passed through, not returned: look at as many more.
-        effort = min(self.most_effort, int(max(self.effort, wide) / allowed.share))
+        # Rows that are not kept are passed through, not returned: look at more.
+        effort = min(self.most_effort, int(max(self.effort, wide) * allowed.share**-self.spread))
         found = ranked(*self.look(queries, wide, effort, allowed), k, allowed)
         short = (found.ids < 0).any(dim=1).nonzero().flatten()
         if len(short):

@@ -1,0 +1,125 @@
+"""What can be done to the answer of a query beyond the nearest rows: expansion, re-ranking, one hit per class or per picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosphere._types import Float32s
+from cosphere.checks import check_number, check_switch, check_whole
+from cosphere.rows import unit_rows
+from cosphere.search.exact import Neighbours
+from cosphere.search.expansion import ALPHA, MOST_ALPHA, MOST_IMAGES, expanded_units
+from cosphere.search.reciprocal import k_reciprocal_search
+
+SHORTLIST = 500
+"""Nearest rows that are re-ranked for each query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """What is done beyond taking the nearest rows. As it is: nothing.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    expand: int = 0
+    """Nearest images that are averaged with the query before it is searched again; 0 for none. See :func:`expanded_queries`."""
+    alpha: float = ALPHA
+    """Of the expansion: the weight of an image is its cosine to this power; 0 weights all alike."""
+    reciprocal: bool = False
+    """Re-rank the 500 nearest by k-reciprocal neighbours, see :func:`k_reciprocal_search`."""
+    per_label: int | None = None
+    """Show at most so many images of each class; None for no bound."""
+    collapse: float | None = None
+    """Show one of those images whose cosine to each other is at least this, in (0, 1]; None shows all."""
+
+    def __post_init__(self) -> None:
+        check_whole("expand", self.expand, least=0, most=MOST_IMAGES)
+        check_number("alpha", self.alpha, at_least=0, at_most=MOST_ALPHA)
+        check_switch("reciprocal", self.reciprocal)
+        if self.per_label is not None:
+            check_whole("per_label", self.per_label, least=1)
+        if self.collapse is not None:
+            check_number("collapse", self.collapse, above=0, at_most=1)
+
+    @property
+    def thins(self) -> bool:
+        """Whether hits may be dropped, so that more must be looked for."""
+        return self.per_label is not None or self.collapse is not None
+
+    @property
+    def changes_scores(self) -> bool:
+        """Whether scores are other than the cosine of query and image."""
+        return self.reciprocal or self.expand > 0
+
+    def query_rows(self, rows: Float32s, gallery: Float32s, own: Sequence[tuple[int, ...]]) -> Float32s | Tensor:
+        """The rows to search with: expanded, or as they are.
+
+        Args:
+            rows: (Q, D) of the queries.
+            gallery: (G, D).
+            own: of each query, gallery rows that show its own file.
+        """
+        if not self.expand:
+            return rows
+        exclude = np.array([shown[0] if shown else -1 for shown in own])
+        images = min(self.expand, len(gallery) - bool((exclude >= 0).any()))
+        return expanded_units(unit_rows(rows), unit_rows(gallery), images, self.alpha, exclude) if images else rows
+
+    def order(self, rows: Float32s | Tensor, gallery: Float32s, found: Neighbours) -> Neighbours:
+        """Re-rank found rows, or leave them: (Q, L) -> (Q, L)."""
+        if not self.reciprocal:
+            return found
+        ids, scores = torch.empty_like(found.ids), torch.empty_like(found.scores)
+        for query, listed in enumerate(found.ids):
+            best = k_reciprocal_search(rows[query : query + 1], gallery[listed.numpy()], k=len(listed))
+            ids[query], scores[query] = listed[best.ids[0]], best.scores[0]
+        return Neighbours(ids, scores)
+
+    def thinned(self, hits: Sequence[int], labels: Sequence[Any], gallery: Float32s, k: int) -> list[Shown]:
+        """The first k hits to show, of one query.
+
+        Args:
+            hits: gallery rows, nearest first.
+            labels: of each hit.
+            gallery: (G, D).
+            k: at most so many.
+        """
+        unit = unit_rows(gallery[list(hits)]).rows if self.collapse is not None and hits else None
+        shown: list[int] = []
+        alike: Counter[int] = Counter()
+        of_label: Counter[Any] = Counter()
+        for place, label in enumerate(labels):
+            same = _first_alike(unit, shown, place, self.collapse)
+            if same is not None:
+                alike[same] += 1
+            elif len(shown) < k and (self.per_label is None or of_label[label] < self.per_label):
+                shown.append(place)
+                of_label[label] += 1
+        return [Shown(place, alike[place]) for place in shown]
+
+
+class Shown(NamedTuple):
+    """One hit that is shown."""
+
+    place: int
+    """Among the hits."""
+    alike: int
+    """Later hits that are near duplicates of it, which are not shown."""
+
+
+def _first_alike(unit: Tensor | None, shown: list[int], place: int, threshold: float | None) -> int | None:
+    """The first shown hit whose cosine to this one reaches the threshold."""
+    if unit is None or threshold is None or not shown:
+        return None
+    cosines = unit[shown] @ unit[place]
+    near = (cosines >= threshold - 1e-6).nonzero().flatten().tolist()
+    return shown[near[0]] if near else None
