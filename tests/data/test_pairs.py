@@ -16,7 +16,7 @@ from cosphere.data import (
     read_pairs,
     read_verification_bin,
 )
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SettingsError, SizeError
 
 TWO_FOLDS = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t12\nBob\t12\t3\nCy\t4\tAnn\t2\n"
 
@@ -169,3 +169,20 @@ def test_the_pairs_of_a_verification_set_are_found_among_its_images(tmp_path: Pa
     catalogue = read_catalogue(path, labels="optional")
     pairs = find_pairs(read_verification_bin(path), catalogue.paths)
     assert pairs.rows.tolist() == [[2 * n, 2 * n + 1] for n in range(12)]
+
+
+def test_a_share_of_the_images_may_be_missing(tmp_path: Path) -> None:
+    listed = read_lfw_pairs(write(tmp_path, TWO_FOLDS))
+    paths = ["Ann/Ann_0001.png", "Ann/Ann_0002.png", "Bob/Bob_0012.png", "Bob/Bob_0003.png"]  # Cy is missing
+    with pytest.raises(
+        DataError, match=r"1 of 5 images of the pairs .* first Cy/Cy_0004.jpg. At most 10.0% may be missing"
+    ):
+        find_pairs(listed, paths, max_missing=0.1)
+    found = find_pairs(listed, paths, max_missing=0.2)
+    assert found.rows.tolist() == [[0, 1], [0, 2], [2, 3]]
+    assert found.same.tolist() == [True, False, True]
+    assert found.folds is not None
+    assert found.folds.tolist() == [0, 0, 1]
+    assert found.missing == ("Cy/Cy_0004.jpg",)
+    with pytest.raises(SettingsError, match="max_missing"):
+        find_pairs(listed, paths, max_missing=2)

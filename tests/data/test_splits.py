@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosphere.data import Catalogue, hold_out_classes, training_parts, with_class_splits
+from cosphere.data import Catalogue, hold_out_classes, hold_out_images, training_parts, with_class_splits
 from cosphere.errors import DataError, SettingsError
 
 
@@ -142,3 +142,37 @@ def test_a_seed_is_not_negative() -> None:
     ):
         with pytest.raises(SettingsError, match="seed must be a whole number from 0 to 9223372036854775807; got -1"):
             divide(catalogue([2] * 9))
+
+
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=2, max_size=9), share=st.floats(0.01, 0.99), seed=st.integers(0, 99)
+)
+def test_held_out_images_are_a_share_of_each_class(counts: list[int], share: float, seed: int) -> None:
+    data = catalogue(counts)
+    if sum(count >= 3 for count in counts) < 2:
+        with pytest.raises(DataError, match="holding out images wants at least 2 classes with 3 images"):
+            hold_out_images(data, share=share, seed=seed)
+        return
+    train, val = hold_out_images(data, share=share, seed=seed)
+    assert sorted([*train.table["path"], *val.table["path"]]) == sorted(data.table["path"])
+    assert set(val.table["split"]) == {"val"}
+    for label, count in enumerate(counts):
+        held = int((val.table["label"] == str(label)).sum())
+        assert held == (0 if count < 3 else min(max(2, round(share * count)), count - 1))
+
+
+def test_the_seed_chooses_images_and_the_order_of_rows_does_not() -> None:
+    data = catalogue([20] * 4)
+    chosen = [frozenset(hold_out_images(data, share=0.25, seed=seed)[1].table["path"]) for seed in range(8)]
+    assert len(set(chosen)) == 8
+    turned = data.rows(list(range(len(data)))[::-1])
+    assert frozenset(hold_out_images(turned, share=0.25, seed=3)[1].table["path"]) == chosen[3]
+
+
+def test_training_parts_may_hold_out_images() -> None:
+    data = catalogue([8] * 4, ["train"] * 24 + ["test"] * 8)
+    parts = training_parts(data, val_share=0.25, seed=1, of="images")
+    assert parts.val is not None
+    assert parts.train.label_names == parts.val.label_names == ["0", "1", "2"]
+    assert (len(parts.train), len(parts.val)) == (18, 6)
+    assert parts.how == "validation on 6 images of 3 training classes, held out with seed 1"

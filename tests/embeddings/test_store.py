@@ -124,3 +124,18 @@ def test_files_of_old_models_go(embedder: Embedder, images: Catalogue, tmp_path:
     names = {file.name for file in (tmp_path / "store").iterdir()}
     assert {"3.npz", "4.npz", "5.npz"} < names
     assert len(names) == 4
+
+
+def test_mirrored_rows_lie_beside_the_others(
+    embedder: Embedder, images: Catalogue, tmp_path: Path, passed: list[int]
+) -> None:
+    store = EmbeddingStore(tmp_path / "cache")
+    plain = embed(embedder, images, store=store).embeddings
+    mirrored = embed(embedder, images, store=store, mirrored=True).embeddings
+    assert (plain != mirrored).any()
+    before = list(passed)
+    assert (embed(embedder, images, store=store).embeddings == plain).all()
+    assert (embed(embedder, images, store=store, mirrored=True).embeddings == mirrored).all()
+    assert passed == before  # neither is computed again
+    assert (embed(embedder, images, mirrored=True).embeddings == mirrored).all()
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1

@@ -11,8 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate.verification import (
+    best_threshold,
     far_name,
     fold_accuracies,
+    right_at,
     roc,
     tar_at_far,
     verification,
@@ -141,6 +143,67 @@ def test_exact_folds_use_the_best_threshold_of_the_others(seed, steps):
     whole = verification(scores, same, 5)
     assert whole.accuracy == found.accuracies.mean()
     assert whole.accuracy_std == found.accuracies.std()
+
+
+@pytest.mark.parametrize("protocol", ["exact", "insightface"])
+def test_folds_may_be_numbered_and_uneven(protocol):
+    scores, same = drawn(0, 103)
+    numbers = np.random.default_rng(1).integers(0, 4, 103) * 3 + 5
+    found = fold_accuracies(scores, same, numbers, protocol=protocol)
+    for place, number in enumerate((5, 8, 11, 14)):
+        own = numbers == number
+        assert found.thresholds[place] == best_threshold(scores[~own], same[~own], protocol=protocol)
+        assert (
+            found.accuracies[place]
+            == right_at(scores[own], same[own], found.thresholds[place], protocol=protocol).mean()
+        )
+    contiguous = fold_accuracies(scores, same, np.arange(100, 103).repeat([35, 34, 34]), protocol=protocol)
+    assert contiguous.accuracies.tolist() == fold_accuracies(scores, same, 3, protocol=protocol).accuracies.tolist()
+
+
+def balanced_by_hand(scores, same, threshold):
+    return (np.mean(scores[same] > threshold) + np.mean(scores[~same] <= threshold)) / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_balanced_folds_weigh_both_kinds_equally(seed):
+    rng = np.random.default_rng(seed)
+    same = rng.permutation(np.arange(120) < 100)  # five same pairs for one different
+    scores = rng.normal(size=120) + same
+    found = fold_accuracies(scores, same, 4, balanced=True)
+    for own, accuracy, threshold in zip(
+        np.array_split(np.arange(120), 4), found.accuracies, found.thresholds, strict=True
+    ):
+        rest = np.setdiff1d(np.arange(120), own)
+        best = max(balanced_by_hand(scores[rest], same[rest], cut) for cut in [-np.inf, *scores[rest]])
+        assert balanced_by_hand(scores[rest], same[rest], threshold) == pytest.approx(best)
+        assert accuracy == pytest.approx(balanced_by_hand(scores[own], same[own], threshold))
+    accept_all = fold_accuracies(np.zeros(120) + rng.normal(size=120) / 1e3, same, 4, balanced=True).accuracies.mean()
+    assert 0.3 < accept_all < 0.7  # plainly, it would be 5 / 6
+
+
+def test_balanced_equals_plain_where_kinds_are_equal():
+    rng = np.random.default_rng(0)
+    same = np.tile([True, False], 60)
+    scores = np.round(rng.normal(size=120) + same, 1)  # ties too
+    plain, balanced = (fold_accuracies(scores, same, 6, balanced=flag) for flag in (False, True))
+    assert plain.thresholds.tolist() == balanced.thresholds.tolist()
+    assert plain.accuracies == pytest.approx(balanced.accuracies)
+
+
+@pytest.mark.parametrize(
+    ("folds", "error", "message"),
+    [
+        ([0, 1, 0], SizeError, r"want folds \(4,\) integers, one for each pair, got \(3,\)"),
+        ([0.5, 1, 0, 1], SizeError, r"want folds \(4,\) integers"),
+        ([7, 7, 7, 7], DataError, "all pairs are in one fold"),
+    ],
+)
+def test_folds_that_are_none(folds, error, message):
+    with pytest.raises(error, match=message):
+        fold_accuracies([0.1, 0.2, 0.3, 0.4], [True, False, True, False], np.array(folds))
+    with pytest.raises(DataError, match="fold 1 has not both same and different pairs"):
+        fold_accuracies([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 0, 1, 1, 1, 0], np.array([0, 0, 1, 1, 2, 2]), balanced=True)
 
 
 def test_the_nearest_rule_may_exceed_the_rate():

@@ -7,7 +7,10 @@ COMMANDS = {
     "data check": ("cosphere.cli.data_check", "check a folder, table or benchmark before training"),
     "plan": ("cosphere.cli.plan", "propose runs for your images, with time and memory on this machine; can race them"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
-    "evaluate": ("cosphere.cli.evaluate", "score a run: Recall@K, MAP@R, NMI and F1 with intervals"),
+    "evaluate": (
+        "cosphere.cli.evaluate",
+        "score a run: Recall@K, MAP@R, NMI and F1 with intervals, or a protocol such as LFW's",
+    ),
     "calibrate": (
         "cosphere.cli.calibrate",
         "choose a match threshold for a target false-accept rate and store it in the model",

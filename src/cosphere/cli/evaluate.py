@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from cosphere.cli import codes_table, console
+from jsonargparse import Namespace
+
+from cosphere.cli import codes_table, console, protocol_tables
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser, settings_of
-from cosphere.errors import counted
+from cosphere.errors import SettingsError, counted
 from cosphere.evaluate import EvaluationSettings
 from cosphere.evaluate.agreement import worth_printing
-from cosphere.experiment import Evaluation, evaluate_run
+from cosphere.experiment import Evaluation, evaluate_protocol, evaluate_run
 from cosphere.experiment.class_tables import BY, CLASSES, SUSPECTS
 from cosphere.experiment.evaluation import ClassTables, own_settings
+from cosphere.experiment.protocols import PROTOCOLS
 from cosphere.runs import RunFolder
 
 _EXAMPLES = [
@@ -21,6 +25,9 @@ _EXAMPLES = [
     "cosphere evaluate runs/first --metrics '[mrr,ndcg]'",
     "cosphere evaluate runs/first --codes",
     "cosphere evaluate runs/first --untrained",
+    "cosphere evaluate runs/faces lfw/ --protocol lfw --options.flip none",
+    "cosphere evaluate runs/faces photos/ --protocol pairs --pairs pairs.csv",
+    "cosphere evaluate runs/simclr cifar10/ --protocol linear",
 ]
 WEAKEST = 3
 """Classes that are named in the terminal."""
@@ -38,16 +45,34 @@ def parser() -> CommandParser:
     made.add_argument(
         "--codes", type=bool, default=False, help="also compare bits and other smaller forms: a table and codes.json"
     )
+    made.add_argument(
+        "--protocol",
+        type=str | None,
+        default=None,
+        help=f"score by a protocol instead, into scores-PROTOCOL.json: {', '.join(PROTOCOLS)}",
+    )
+    made.add_argument("--pairs", type=str | None, default=None, help="table of pairs, of --protocol pairs")
+    made.add_argument(
+        "--options",
+        type=dict[str, Any],
+        default={},
+        help="settings of the protocol, as --options.flip none; see docs/metrics.md",
+    )
     add_embedding(made)
     made.add_class_arguments(EvaluationSettings, None)
     return made
 
 
 def run(arguments: list[str]) -> int:
-    """Print a table and write `scores.json`."""
+    """Print a table and write `scores.json`, or with a protocol `scores-PROTOCOL.json`."""
     parser_ = parser()
+    asked = parser_.read(arguments)
+    if asked.protocol is not None:
+        return _run_protocol(asked)
+    if asked.pairs is not None or asked.options:
+        raise SettingsError("--pairs and --options belong to a protocol. Add --protocol pairs, or leave them out.")
     # What the run's recipe asks for stands in for the defaults, and the command line overrides it.
-    parser_.set_defaults(dataclasses.asdict(own_settings(RunFolder.open(parser_.read(arguments).run))))
+    parser_.set_defaults(dataclasses.asdict(own_settings(RunFolder.open(asked.run))))
     given = parser_.read(arguments)
     evaluation = evaluate_run(
         given.run,
@@ -62,6 +87,32 @@ def run(arguments: list[str]) -> int:
         listener=console.ConsoleListener(),
     )
     show(evaluation)
+    return 0
+
+
+def _run_protocol(given: Namespace) -> int:
+    """Print the tables of a protocol and write its file."""
+    options = dict(given.options)
+    if given.pairs is not None:
+        if given.protocol != "pairs":
+            raise SettingsError(
+                f"--pairs belongs to --protocol pairs; got --protocol {given.protocol}. Leave out one of the two."
+            )
+        options["pairs"] = given.pairs
+    if given.untrained or given.codes:
+        raise SettingsError("--untrained and --codes do not go with --protocol. Leave them out.")
+    evaluation = evaluate_protocol(
+        given.run,
+        given.source,
+        protocol=given.protocol,
+        options=options,
+        split=given.split,
+        layout=given.layout,
+        classes=given.classes,
+        **embedding_options(given),
+        listener=console.ConsoleListener(),
+    )
+    protocol_tables.show(evaluation)
     return 0
 
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cosphere.data.samplers import make_batches as make_batches
     from cosphere.data.splits import TrainingParts as TrainingParts
     from cosphere.data.splits import hold_out_classes as hold_out_classes
+    from cosphere.data.splits import hold_out_images as hold_out_images
     from cosphere.data.splits import training_parts as training_parts
     from cosphere.data.splits import with_class_splits as with_class_splits
     from cosphere.data.tables import read_table as read_table
@@ -109,6 +110,7 @@ else:
             "ShuffledBatches": "cosphere.data.samplers",
             "ViewBatches": "cosphere.data.samplers",
             "hold_out_classes": "cosphere.data.splits",
+            "hold_out_images": "cosphere.data.splits",
             "training_parts": "cosphere.data.splits",
             "TrainingParts": "cosphere.data.splits",
             "with_class_splits": "cosphere.data.splits",
@@ -149,6 +151,7 @@ __all__ = [
     "collate",
     "find_pairs",
     "hold_out_classes",
+    "hold_out_images",
     "make_batches",
     "read_catalogue",
     "read_face_images",

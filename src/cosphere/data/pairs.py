@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Integers
+from cosphere.checks import check_number
 from cosphere.data.faces.people import lfw_image
 from cosphere.data.table_files import load_table
 from cosphere.errors import DataError, SizeError, counted
@@ -51,6 +52,8 @@ class Pairs:
     """(P,) whether both rows show the same class."""
     folds: Integers | None = None
     """(P,) int64 from 0: the fold of each pair in cross-validation; None without folds."""
+    missing: tuple[str, ...] = ()
+    """Names of the list that no path matches; their pairs are left out."""
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or self.rows.shape[1] != 2:
@@ -65,7 +68,7 @@ class Pairs:
         return len(self.rows)
 
 
-def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
+def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0.0) -> Pairs:
     """Find the images of a list among the rows of a catalogue.
 
     A name matches the path that ends in it, part by part: ``Ann/Ann_0001.jpg`` matches ``/data/lfw/Ann/Ann_0001.jpg``.
@@ -74,10 +77,13 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
     Args:
         listed: from :func:`read_pairs`, :func:`read_lfw_pairs` or :func:`read_verification_bin`.
         paths: N paths, such as :attr:`Catalogue.paths`; row numbers count from 0.
+        max_missing: tolerated share of names that match no path, in [0, 1]. Their pairs are left out.
 
     Raises:
-        DataError: a name matches no path, or several.
+        DataError: too many names match no path, or one matches several.
+        SettingsError: ``max_missing`` is out of range.
     """
+    check_number("max_missing", max_missing, at_least=0, at_most=1)
     names = {name: _parts(name) for pair in listed.names for name in pair}
     rows: dict[tuple[str, ...], int] = {}
     matches: Counter[tuple[str, ...]] = Counter()
@@ -91,10 +97,11 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
                 rows.setdefault(tail, row)
                 matches[tail] += 1
     missing = [name for name, parts in names.items() if parts not in rows]
-    if missing:
+    if len(missing) > max_missing * len(names):
+        most = f" At most {max_missing:.1%} may be missing." if max_missing else ""
         raise DataError(
             f"{len(missing)} of {len(names)} images of the pairs are not among the {counted(len(paths), 'image')}, first "
-            f"{missing[0]}. Read the folder that holds them all."
+            f"{missing[0]}.{most} Read the folder that holds them all."
         )
     twice = [name for name, parts in names.items() if matches[parts] > 1]
     if twice:
@@ -102,8 +109,17 @@ def find_pairs(listed: PairList, paths: Sequence[str]) -> Pairs:
             f"{twice[0]} of the pairs matches {matches[names[twice[0]]]} images. Write more of its path, or leave the "
             "others out."
         )
-    pairs = np.array([[rows[names[one]], rows[names[two]]] for one, two in listed.names], dtype=np.int64)
-    return Pairs(rows=pairs.reshape(-1, 2), same=listed.same, folds=listed.folds)
+    there = [names[one] in rows and names[two] in rows for one, two in listed.names]
+    pairs = np.array(
+        [[rows[names[one]], rows[names[two]]] for (one, two), whole in zip(listed.names, there, strict=True) if whole],
+        dtype=np.int64,
+    )
+    return Pairs(
+        rows=pairs.reshape(-1, 2),
+        same=listed.same[there],
+        folds=None if listed.folds is None else listed.folds[there],
+        missing=tuple(missing),
+    )
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def read_catalogue(
 
     Args:
         source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip, .rec, .pdf or .bin file, or the root of
-            CUB-200-2011, Cars196, Stanford Online Products, In-Shop, CIFAR-10 or CIFAR-100.
+            CUB-200-2011, Cars196, Stanford Online Products, In-Shop, CIFAR-10, CIFAR-100 or LFW.
         layout: ``auto``, ``folder``, ``table`` or the name of a published data set from :data:`cosphere.data.LAYOUTS`.
         root: folder that the relative paths of a table start from. Defaults to the folder of the table.
         strict: whether a published data set must be exactly as published, with all listed files present.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cosphere.checks import check_number, check_seed
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.errors import DataError, SettingsError, agreeing, counted
+
+HeldOut = Literal["classes", "images"]
+"""What validation holds out of training: whole classes, or images of each class."""
 
 
 class TrainingParts(NamedTuple):
@@ -57,6 +60,43 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
     return catalogue.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val"))
 
 
+def hold_out_images(catalogue: Catalogue, *, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
+    """Hold out some images of each class, so that validation uses the classes of training, as probes of self-supervision do.
+
+    The choice depends on the labels, the paths and the seed, not on the order of the rows.
+
+    Args:
+        catalogue: N images of C classes.
+        share: share of each class's images to hold out, in (0, 1); at least 2 of a class with 3 or more images, so that they can
+            be compared, and none of a smaller class.
+        seed: seed of the choice.
+
+    Returns:
+        (remaining, held out); the second has split ``val`` in all rows.
+
+    Raises:
+        SettingsError: ``share`` is not in (0, 1), or ``seed`` is negative.
+        DataError: fewer than two classes have three images.
+    """
+    check_seed(seed)
+    check_number("the share of images to hold out", share, above=0, below=1)
+    counts = np.bincount(catalogue.labels)
+    numbers = np.where(counts >= 3, np.minimum(np.maximum(2, np.rint(share * counts)), counts - 1), 0)
+    if int((numbers > 0).sum()) < 2:
+        raise DataError(
+            f"holding out images wants at least 2 classes with 3 images; got {int((counts >= 3).sum())} of "
+            f"{counted(len(counts), 'class')}. Add images, or give the data a 'val' split of its own."
+        )
+    by_path = np.argsort(catalogue.table["path"].to_numpy(dtype=str), kind="stable")
+    shuffled = np.random.default_rng([seed, len(catalogue)]).permutation(by_path)
+    order = shuffled[np.argsort(catalogue.labels[shuffled], kind="stable")]  # classes one after another, each shuffled
+    rank = np.empty(len(catalogue), dtype=np.int64)
+    rank[order] = np.arange(len(catalogue)) - (np.cumsum(counts) - counts)[catalogue.labels[order]]
+    held = rank < numbers[catalogue.labels]
+    val = catalogue.rows(np.flatnonzero(held))
+    return catalogue.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val"))
+
+
 def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 0.0, seed: int = 0) -> Catalogue:
     """Divide the classes of data without splits into ``train``, ``val`` and ``test``, so that no class is in two splits.
 
@@ -98,16 +138,20 @@ def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 
     return replace(catalogue, table=catalogue.table.assign(split=parts[catalogue.labels]))
 
 
-def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int = 0) -> TrainingParts:
+def training_parts(
+    catalogue: Catalogue, *, val_share: float = 0.15, seed: int = 0, of: HeldOut = "classes"
+) -> TrainingParts:
     """Choose the images that `cosphere train` trains and validates on, never from the test split.
 
     Uses the ``val`` split if there is one. Otherwise holds out whole classes of ``train``, or of all images for data
-    without splits.
+    without splits; or images of each class.
 
     Args:
         catalogue: data with a ``train`` split, or without splits.
-        val_share: share of the training classes to hold out if there is no ``val`` split; 0 for no validation.
+        val_share: share of the training classes, or of the images of each, to hold out if there is no ``val`` split; 0 for no
+            validation.
         seed: seed of the choice.
+        of: what is held out: ``classes`` or ``images``.
 
     Fewer classes are held out, or none, where training would keep fewer than 2 classes or no class with 2 images; ``how`` says so.
 
@@ -119,6 +163,10 @@ def training_parts(catalogue: Catalogue, *, val_share: float = 0.15, seed: int =
         return TrainingParts(train, catalogue.select("val"), "validation on the data's own val split")
     if val_share == 0:
         return TrainingParts(train, None, "no validation: no val split, and no classes held out")
+    if of == "images":
+        left, held = hold_out_images(train, share=val_share, seed=seed)
+        part = f"{counted(len(held), 'image')} of {counted(len(held.label_names), 'training class')}"
+        return TrainingParts(left, held, f"validation on {part}, held out with seed {seed}")
     counts = np.bincount(train.labels)
     several = int((counts >= 2).sum())
     most = min(len(counts) - 2, several - 1)

@@ -43,6 +43,7 @@ def embed(
     max_unreadable: float = MAX_UNREADABLE,
     store: EmbeddingStore | None = None,
     features: FeatureCache | None = None,
+    mirrored: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every image of a catalogue, in its order, with raw length.
@@ -61,6 +62,7 @@ def embed(
         max_unreadable: share of unreadable images above which to stop, in [0, 1].
         store: rows that this model computed before; only the other images are embedded, and added to it. float32 only.
         features: of the model's backbone; only the head runs on images that are there, and the others are added.
+        mirrored: embed the mirror image of each, flipped left to right after preprocessing; ``features`` are then not used.
         progress: called with the number of embedded images.
 
     Raises:
@@ -72,6 +74,7 @@ def embed(
     check_choice("precision", precision, get_args(Precision))
     if device is not None:
         embedder.to(device)
+    store = store.of("mirrored") if store is not None and mirrored else store
     if store is None or precision != "float32":
         rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
         read = np.zeros(len(catalogue), dtype=bool)
@@ -80,9 +83,9 @@ def embed(
     missing = np.flatnonzero(~read)
     unreadable = UnreadableLog(len(catalogue), max_unreadable)
     source: Iterator[_Computed]
-    if features is None or not len(missing):
+    if features is None or mirrored or not len(missing):
         images = ImageRows(catalogue, embedder.preprocessing, cache=cache)
-        source = _of_images(embedder, images, missing, batch_size, workers, precision)
+        source = _of_images(embedder, images, missing, batch_size, workers, precision, mirrored=mirrored)
     else:
         part = catalogue if len(missing) == len(catalogue) else catalogue.rows(missing)
         table = features.table(embedder, part, workers=workers, cache=cache, max_unreadable=max_unreadable)
@@ -117,7 +120,14 @@ class _Computed(NamedTuple):
 
 
 def _of_images(
-    embedder: Embedder, images: ImageRows, missing: Integers, batch_size: int, workers: int, precision: Precision
+    embedder: Embedder,
+    images: ImageRows,
+    missing: Integers,
+    batch_size: int,
+    workers: int,
+    precision: Precision,
+    *,
+    mirrored: bool,
 ) -> Iterator[_Computed]:
     """Through the whole network."""
     loader = DataLoader(
@@ -131,6 +141,7 @@ def _of_images(
     device = next(embedder.parameters()).device
     for number, batch in enumerate(loader):
         nothing = np.zeros((0, embedder.output_dim), dtype=np.float32)
+        batch = batch._replace(pixels=batch.pixels.flip(-1)) if mirrored else batch
         values = _forward(embedder, batch, device, precision) if len(batch.rows) else nothing
         asked = min(batch_size, len(missing) - number * batch_size)
         yield _Computed(batch.rows.numpy(), values, asked, batch.skipped)

@@ -40,17 +40,22 @@ class EmbeddingStore:
 
     Args:
         folder: where the files lie; it is made when something is kept.
+        view: of the images, such as ``mirrored``; empty for the images as they are. Rows of different views lie in one file.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, view: str = "") -> None:
+        self.folder, self.view = Path(folder), view
+
+    def of(self, view: str) -> EmbeddingStore:
+        """The same store for another view of the images."""
+        return EmbeddingStore(self.folder, view)
 
     def find(self, embedder: Embedder, catalogue: Catalogue) -> Stored:
         """The rows that are there for these images. A file that cannot be read counts as none."""
         rows = np.zeros((len(catalogue), embedder.output_dim), dtype=np.float32)
         known = np.zeros(len(catalogue), dtype=bool)
         places, saved = self._read(embedder)
-        for row, key in enumerate(image_keys(catalogue) if places else ()):
+        for row, key in enumerate(image_keys(catalogue, self.view) if places else ()):
             place = places.get(key)
             if place is not None:
                 rows[row], known[row] = saved[place], True
@@ -64,7 +69,7 @@ class EmbeddingStore:
 
     def keep(self, embedder: Embedder, catalogue: Catalogue, stored: Stored) -> None:
         """Add the known rows of these images. A folder that may not be written keeps nothing."""
-        fresh = {key: row for row, key in enumerate(image_keys(catalogue)) if key and stored.known[row]}
+        fresh = {key: row for row, key in enumerate(image_keys(catalogue, self.view)) if key and stored.known[row]}
         places, saved = self._read(embedder)
         others = {key: place for key, place in places.items() if key not in fresh}
         if saved.nbytes + stored.rows.nbytes > MOST_BYTES:
@@ -101,8 +106,8 @@ class EmbeddingStore:
 KEY_BYTES = 16
 
 
-def image_keys(catalogue: Catalogue) -> list[bytes]:
-    """For each image a digest of its path, its file's size and time, the decoding version and its box; empty without a file."""
+def image_keys(catalogue: Catalogue, view: str = "") -> list[bytes]:
+    """For each image a digest of its path, its file's size and time, the decoding version, its box and the view; empty without a file."""
     boxes = None if catalogue.boxes is None else catalogue.boxes.tolist()
     states: dict[str, str] = {}
     keys = []
@@ -111,6 +116,7 @@ def image_keys(catalogue: Catalogue) -> list[bytes]:
         if file not in states:
             states[file] = _state(file)
         text = f"{os.path.abspath(path)}\n{states[file]}\n{DECODING}\n{None if boxes is None else boxes[row]}"  # noqa: PTH100
+        text += f"\n{view}" if view else ""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
         keys.append(digest if states[file] else b"")
     return keys

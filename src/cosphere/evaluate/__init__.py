@@ -22,6 +22,7 @@ from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled
 from cosphere.evaluate.neighbours import RankedImages, ranked_images
 from cosphere.evaluate.open_set import OpenSetScores, OpenSetSplit, open_set, open_set_split
 from cosphere.evaluate.probes import LinearProbe, NearestVote, linear_probe, nearest_vote
+from cosphere.evaluate.quality import LengthQuality, length_quality
 from cosphere.evaluate.retrieval import RetrievalScores, retrieval
 from cosphere.evaluate.scores import Scores, evaluate, score_embeddings
 from cosphere.evaluate.settings import EvaluationSettings
@@ -63,6 +64,7 @@ __all__ = [
     "GroupScores",
     "Interval",
     "LabelSuspects",
+    "LengthQuality",
     "LinearProbe",
     "MatchedHamming",
     "NearestVote",
@@ -91,6 +93,7 @@ __all__ = [
     "evaluate",
     "holm",
     "identification",
+    "length_quality",
     "likely_mislabelled",
     "linear_probe",
     "matched_hamming",

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cosphere._types import Flags, Floats
+from cosphere._types import Flags, Floats, Integers
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.errors import DataError, SizeError, agreeing, counted
 from cosphere.evaluate._allowed import allowed
@@ -97,7 +97,7 @@ def far_name(far: float) -> str:
 def verification(
     scores: Any,
     same: Any,
-    folds: int | None = 10,
+    folds: Any = 10,
     *,
     fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
     far_rule: FarRule = "exact",
@@ -108,7 +108,8 @@ def verification(
     Args:
         scores: (n,) float, higher for more similar.
         same: (n,) bool, or 0 and 1: whether the two images of the pair are of one class.
-        folds: k contiguous folds in the given order, as LFW's lists are written; None for no folds.
+        folds: k contiguous folds in the given order, as LFW's lists are written; (n,) integers, the fold of each pair; or None
+            for no folds.
         fars: target false-accept rates, each in [0, 1].
         far_rule: see :func:`tar_at_far`.
         protocol: see :func:`fold_accuracies`.
@@ -244,60 +245,103 @@ def _nearest_point(values: npt.NDArray[Any], truth: Flags, far: float) -> FarPoi
     return FarPoint(float(hits[place]), float(rates[place]), float(below))
 
 
-def fold_accuracies(scores: Any, same: Any, folds: int = 10, *, protocol: Protocol = "exact") -> Folds:
+def fold_accuracies(
+    scores: Any, same: Any, folds: Any = 10, *, protocol: Protocol = "exact", balanced: bool = False
+) -> Folds:
     """Accuracy of each fold with the threshold that is best on the other folds.
 
     Args:
         scores: (n,) float; cosines in [-1, 1] for the InsightFace protocol.
         same: (n,) bool.
-        folds: k >= 2 contiguous folds, as scikit-learn's KFold cuts them.
+        folds: k >= 2 contiguous folds, as scikit-learn's KFold cuts them; or (n,) integers, the fold of each pair.
         protocol: "exact": the middle of the best gap between two scores, the lowest of equally good ones. "insightface":
-        squared distances 2 - 2 cos against 0, 0.01, ..., 3.99, the first best.
+            squared distances 2 - 2 cos against 0, 0.01, ..., 3.99, the first best.
+        balanced: whether same and different pairs count half each, however many there are: the mean of both kinds' accuracies,
+            in choosing the threshold and in judging. It equals the accuracy where there are equally many.
 
     Raises:
-        SizeError: fewer pairs than folds.
+        SizeError: fewer pairs than folds, or a fold number for each of another number of pairs.
+        DataError: fewer than two folds, or, if balanced, a fold without same or without different pairs.
         SettingsError: a setting is out of range.
     """
     values, truth = checked_pairs(scores, same)
-    check_whole("folds", folds, least=2)
     check_choice("protocol", protocol, get_args(Protocol))
-    if len(values) < folds:
-        raise SizeError(
-            f"{counted(len(values), 'pair')} cannot be cut into {folds} folds. Give more pairs, or fewer folds."
+    numbers = _fold_numbers(folds, len(values))
+    names = np.unique(numbers)
+    accuracies, thresholds = np.empty(len(names)), np.empty(len(names))
+    for place, name in enumerate(names):
+        own = numbers == name
+        if balanced and len(np.unique(truth[own])) < 2:
+            raise DataError(
+                f"fold {name} has not both same and different pairs, so it has no balanced accuracy. Leave the fold out."
+            )
+        thresholds[place] = best_threshold(values[~own], truth[~own], protocol=protocol, balanced=balanced)
+        accuracies[place] = accuracy_at(
+            values[own], truth[own], float(thresholds[place]), protocol=protocol, balanced=balanced
         )
-    sizes = np.full(folds, len(values) // folds)
-    sizes[: len(values) % folds] += 1
-    ends = np.cumsum(sizes)
-    accuracies, thresholds = np.empty(folds), np.empty(folds)
-    best = _best_threshold if protocol == "exact" else _best_on_grid
-    for fold, (size, end) in enumerate(zip(sizes, ends, strict=True)):
-        own = np.zeros(len(values), dtype=bool)
-        own[end - size : end] = True
-        thresholds[fold] = best(values[~own], truth[~own])
-        accuracies[fold] = _accuracy(values[own], truth[own], thresholds[fold], protocol)
     return Folds(accuracies, thresholds)
 
 
-def _accuracy(values: npt.NDArray[Any], truth: Flags, threshold: float, protocol: Protocol) -> float:
-    if protocol == "insightface":
-        return float(((2 - 2 * values.astype(np.float64) < threshold) == truth).mean())
-    return float(((values > threshold) == truth).mean())
+def _fold_numbers(folds: Any, count: int) -> Integers:
+    """(n,) the fold of each pair."""
+    if np.ndim(folds) == 0:
+        number = check_whole("folds", folds, least=2)
+        if count < number:
+            raise SizeError(
+                f"{counted(count, 'pair')} cannot be cut into {number} folds. Give more pairs, or fewer folds."
+            )
+        sizes = np.full(number, count // number)
+        sizes[: count % number] += 1
+        return np.repeat(np.arange(number), sizes)
+    numbers = as_array(folds)
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
+        raise SizeError(
+            f"want folds ({count},) integers, one for each pair, got {numbers.shape} {numbers.dtype}. Number the folds from 0."
+        )
+    if len(np.unique(numbers)) < 2:
+        raise DataError("all pairs are in one fold; wanted two or more. Give folds=None to have no folds.")
+    return numbers.astype(np.int64)
 
 
-def _best_threshold(values: npt.NDArray[Any], truth: Flags) -> float:
-    ordered = np.unique(values)  # a cut at a score that occurs twice would lie in no gap
-    cuts = np.concatenate([[-np.inf], ordered[:-1] / 2 + ordered[1:] / 2, [np.inf]])
-    same, different = np.sort(values[truth]), np.sort(values[~truth])
-    right = len(same) - np.searchsorted(same, cuts, side="right") + np.searchsorted(different, cuts, side="right")
+def best_threshold(scores: Any, same: Any, *, protocol: Protocol = "exact", balanced: bool = False) -> float:
+    """The threshold with the highest accuracy on these pairs, by the rules of :func:`fold_accuracies`.
+
+    Returns:
+        a cosine for "exact", a squared distance for "insightface", as :func:`accuracy_at` takes it.
+    """
+    values, truth = checked_pairs(scores, same)
+    if protocol == "exact":
+        ordered = np.unique(values)  # a cut at a score that occurs twice would lie in no gap
+        cuts = np.concatenate([[-np.inf], ordered[:-1] / 2 + ordered[1:] / 2, [np.inf]])
+        same_scores, different = np.sort(values[truth]), np.sort(values[~truth])
+        accepted = len(same_scores) - np.searchsorted(same_scores, cuts, side="right")
+        rejected = np.searchsorted(different, cuts, side="right")
+    else:
+        distances = 2 - 2 * values.astype(np.float64)
+        cuts = np.arange(0, 4, 0.01)
+        same_scores, different = np.sort(distances[truth]), np.sort(distances[~truth])
+        accepted = np.searchsorted(same_scores, cuts)
+        rejected = len(different) - np.searchsorted(different, cuts)
+    # Whole numbers, so that equally good thresholds are equal: a same pair weighs as many as there are different pairs.
+    right = accepted * len(different) + rejected * len(same_scores) if balanced else accepted + rejected
     return float(cuts[int(np.argmax(right))])
 
 
-def _best_on_grid(values: npt.NDArray[Any], truth: Flags) -> float:
-    distances = 2 - 2 * values.astype(np.float64)
-    grid = np.arange(0, 4, 0.01)
-    same, different = np.sort(distances[truth]), np.sort(distances[~truth])
-    right = np.searchsorted(same, grid) + len(different) - np.searchsorted(different, grid)
-    return float(grid[int(np.argmax(right))])
+def accuracy_at(
+    scores: Any, same: Any, threshold: float, *, protocol: Protocol = "exact", balanced: bool = False
+) -> float:
+    """Share of the pairs that a threshold of :func:`best_threshold` judges right; ``balanced`` as in :func:`fold_accuracies`."""
+    right = right_at(scores, same, threshold, protocol=protocol)
+    truth = as_array(same).astype(np.bool_)
+    return float((right[truth].mean() + right[~truth].mean()) / 2) if balanced else float(right.mean())
+
+
+def right_at(scores: Any, same: Any, threshold: float, *, protocol: Protocol = "exact") -> Flags:
+    """(n,) bool: which pairs a threshold of :func:`best_threshold` judges right."""
+    values, truth = as_array(scores), as_array(same).astype(np.bool_)
+    if protocol == "insightface":
+        return np.asarray((2 - 2 * values.astype(np.float64) < threshold) == truth)
+    return np.asarray((values > threshold) == truth)
 
 
 def verification_intervals(

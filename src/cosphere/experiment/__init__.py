@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cosphere.experiment.planning import Choice as Choice
     from cosphere.experiment.planning import Plan as Plan
     from cosphere.experiment.planning import plan as plan
+    from cosphere.experiment.protocol_runs import ProtocolEvaluation as ProtocolEvaluation
+    from cosphere.experiment.protocol_runs import evaluate_protocol as evaluate_protocol
     from cosphere.experiment.racing import Race as Race
     from cosphere.experiment.racing import race as race
     from cosphere.experiment.recipes import Recipe as Recipe
@@ -60,6 +62,8 @@ else:
             "Choice": "cosphere.experiment.planning",
             "Plan": "cosphere.experiment.planning",
             "plan": "cosphere.experiment.planning",
+            "ProtocolEvaluation": "cosphere.experiment.protocol_runs",
+            "evaluate_protocol": "cosphere.experiment.protocol_runs",
             "Race": "cosphere.experiment.racing",
             "race": "cosphere.experiment.racing",
             "Recipe": "cosphere.experiment.recipes",
@@ -82,6 +86,7 @@ __all__ = [
     "Evaluation",
     "Listener",
     "MatchedRuns",
+    "ProtocolEvaluation",
     "Recipe",
     "Reproduction",
     "Searched",
@@ -90,6 +95,7 @@ __all__ = [
     "choose_images",
     "compare_runs",
     "embed_images",
+    "evaluate_protocol",
     "evaluate_run",
     "find_recipe",
     "group_runs",

@@ -97,7 +97,10 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
 
 def parts_of_training(catalogue: Catalogue, settings: TrainSettings) -> TrainingParts:
     """What these settings train and validate on."""
-    return data.training_parts(catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed)
+    how = settings.data
+    return data.training_parts(
+        catalogue, val_share=how.validation_share, seed=how.validation_seed, of=how.validation_of
+    )
 
 
 def as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings) -> bool:

@@ -72,7 +72,7 @@ def check_output_folder(path: str | Path, names: Iterable[str], *, option: str =
 
 
 def _files_of(run: Path) -> list[Path]:
-    return [run / name for name in _NEEDED]
+    return [*(run / name for name in _NEEDED), *run.glob("scores-*.json")]
 
 
 def _resolved(path: str | Path, what: str) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from cosphere import fields
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.embeddings import FeatureCache
+from cosphere.embeddings import Embeddings, FeatureCache
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate import EvaluationSettings, evaluate
 from cosphere.evaluate.clustering import SCORES as CLUSTERING_SCORES
@@ -19,6 +20,7 @@ from cosphere.evaluate.metrics import METRICS, find_metric
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.experiment.models import ready
+from cosphere.experiment.protocols import PROTOCOLS, split_score
 from cosphere.images import Augmentation
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
@@ -182,7 +184,9 @@ def validation_scores(settings: TrainSettings, *, features: FeatureCache | None 
         SettingsError: there is no score of the name ``validation.metric``.
     """
     metric = settings.validation.metric
-    names = tuple(dict.fromkeys(("recall@1", "map@r", "r_precision", metric)))
+    by_protocol = validation_metric(metric)
+    names = ("recall@1", "map@r", "r_precision", *([] if by_protocol is not None else [metric]))
+    names = tuple(dict.fromkeys(names))
     measured = settings_for(names)
 
     def score(embedder: Embedder, catalogue: Catalogue) -> Validation:
@@ -197,9 +201,36 @@ def validation_scores(settings: TrainSettings, *, features: FeatureCache | None 
             features=features,
         )
         spread = length_histogram(torch.from_numpy(scores.embeddings.embeddings))
-        return Validation({name: scores.value(name) for name in names}, scores.health, spread)
+        values = {name: scores.value(name) for name in names}
+        if by_protocol is not None:
+            values[metric] = by_protocol(scores.embeddings)
+        return Validation(values, scores.health, spread)
 
     return score
+
+
+def validation_metric(name: str) -> Callable[[Embeddings], float] | None:
+    """What computes a protocol's score of labelled embeddings, such as ``pairs/auc`` or ``knn/accuracy``; None for other scores.
+
+    Raises:
+        SettingsError: there is no such protocol or score, or the protocol needs more than labelled images.
+    """
+    found = split_score(name)
+    if found is None:
+        return None
+    entry, own = found
+    if entry.label_scores is None:
+        able = ", ".join(name for name, one in PROTOCOLS.items() if one.label_scores is not None)
+        raise SettingsError(
+            f"validation.metric is {name!r}; the protocol {entry.name} wants {entry.wants}, which validation images do not have. "
+            f"Take a score of {able}, such as 'pairs/auc'."
+        )
+    scores = entry.label_scores
+    without_intervals = (
+        {"samples": 0} if any(one.name == "samples" for one in dataclasses.fields(entry.settings)) else {}
+    )
+    how = entry.settings(**without_intervals)
+    return lambda embeddings: scores(embeddings, how).value(own)
 
 
 def settings_for(names: tuple[str, ...]) -> EvaluationSettings:

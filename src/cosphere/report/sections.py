@@ -27,18 +27,22 @@ SCORE_NAMES = {
     "ami": "AMI",
     "f1": "F1 of pairs",
     "purity": "Purity",
+    "auc": "AUC",
+    "eer": "EER",
 }
 
 
 def score_name(key: str) -> str:
     """A score's name for reading.
 
-    >>> score_name("recall@8"), score_name("map@r/bits"), score_name("same_pairs")
-    ('Recall@8', 'MAP@R, bits', 'Same pairs')
+    >>> score_name("recall@8"), score_name("map@r/bits"), score_name("same_pairs"), score_name("lfw/unseen/auc")
+    ('Recall@8', 'MAP@R, bits', 'Same pairs', 'lfw, unseen, AUC')
     """
-    key, slash, form = key.partition("/")
-    if slash:
-        return f"{score_name(key)}, {form}"
+    *around, last = key.split("/")
+    if last == "bits":
+        return f"{score_name('/'.join(around))}, {last}"
+    if around:
+        return ", ".join((*around, score_name(last)))
     return metric_title(key) or SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
 
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from cosphere import losses
 from cosphere.checks import check_whole
 from cosphere.errors import SettingsError, did_you_mean
-from cosphere.studies.forms import base_of, check_scores
+from cosphere.experiment.training import validation_metric
+from cosphere.studies.forms import base_of, check_protocols, check_scores
 from cosphere.studies.spaces import Space
 from cosphere.train import TrainSettings
 
@@ -81,7 +82,10 @@ class Study:
     seeds: int = 5
     """Final runs of each arm, with seeds 0, 1, ..."""
     scores: tuple[str, ...] = ("recall@1", "map@r")
-    """Test scores of the final runs; with ``/bits`` at its end, a score of one bit for each dimension."""
+    """Test scores of the final runs; with ``/bits`` at its end, a score of one bit for each dimension; with a protocol in front, as
+    ``lfw/unseen/auc``, a score of that."""
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of the protocols of those scores, by protocol and name."""
     smallest: float = 0.005
     """Smallest gain that matters, a fraction."""
     level: float = 0.95
@@ -127,6 +131,8 @@ class Study:
             },
             "search": [self.candidates, self.sampler, self.search_seed, list(self.tuning_seeds), self.metric],
             "scores": list(self.scores),
+            # A study without protocols keeps the identity that it had before there were any.
+            **({"protocols": {name: dict(given) for name, given in self.protocols.items()}} if self.protocols else {}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -153,6 +159,8 @@ def check_study(study: Study) -> None:
     """
     check_numbers(study)
     check_scores((study.metric, *study.scores))
+    check_protocols(study.protocols, study.scores)
+    validation_metric(study.metric)
     if study.metric != base_of(study.metric):
         raise SettingsError(f"validation scores are of floats; got {study.metric!r}. Write {base_of(study.metric)!r}.")
     if len(study.arms) < 2:

@@ -95,6 +95,7 @@ def run(
             whole=whole,
             data={"training": training.fingerprint(), "whole": whole.fingerprint()},
             scores=study.scores,
+            protocols=study.protocols,
             keep=("embeddings", "model") if keep_models else ("embeddings",),
         )
         work = Work(study, place, context, fixed, Clock(budget, jobs), listener)

@@ -30,7 +30,7 @@ from cosphere.runs import RunFolder, open_lock, provenance
 
 LAYOUT_VERSION = 1
 """Incremented when folders written by an older Cosphere can no longer be read."""
-_OUTGROWN = ("checkpoints", "model", "embeddings", ".lock")
+_OUTGROWN = ("checkpoints", "model", "embeddings", "embeddings/cache", ".lock")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import numpy.typing as npt
 from cosphere._types import Floats
 from cosphere.data import Catalogue
 from cosphere.errors import DivergenceError, RunError
-from cosphere.experiment import Evaluation, evaluate_run, run
+from cosphere.experiment import Evaluation, evaluate_protocol, evaluate_run, run
 from cosphere.experiment.images import TEST, VAL
 from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.runs import RunFolder, provenance
 from cosphere.studies.costs import measured
 from cosphere.studies.folder import StudyFolder, text_column
-from cosphere.studies.forms import per_query, settings_of
+from cosphere.studies.forms import of_protocols, of_ranking, per_query, protocol_options, settings_of
 from cosphere.train import TrainResult, TrainSettings, Validation
 
 Phase = Literal["tune", "final"]
@@ -64,6 +64,8 @@ class Context:
     """Fingerprints of both."""
     scores: tuple[str, ...]
     """To measure on the test images."""
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of the protocols of the scores."""
     keep: tuple[str, ...] = field(default=("embeddings",))
     """Folders of a final run that stay: ``embeddings``, ``model``."""
 
@@ -108,8 +110,9 @@ def perform(job: Job, context: Context) -> Finished:
         record["scores"] = dict(result.best_scores)
         if job.phase == "final":
             evaluation = _score(job, context)
-            values = per_query(evaluation.scores, context.scores)
-            record |= _measured(evaluation, context.scores, values)
+            ranked = of_ranking(context.scores)
+            values = per_query(evaluation.scores, ranked)
+            record |= _measured(evaluation, ranked, values, _score_by_protocols(job, context))
             queries = _queries(evaluation, values)
     except DivergenceError as error:
         record |= {"status": "diverged", "reason": str(error)}
@@ -151,10 +154,35 @@ def _score(job: Job, context: Context) -> Evaluation:
     )
 
 
-def _measured(evaluation: Evaluation, names: tuple[str, ...], queries: Mapping[str, Floats]) -> dict[str, Any]:
-    """Scores, lengths and health of a final run."""
+def _score_by_protocols(job: Job, context: Context) -> dict[str, float]:
+    """The scores of protocols among those of the study; all images are there by now."""
+    values: dict[str, float] = {}
+    for protocol, names in of_protocols(context.scores).items():
+        scores = evaluate_protocol(
+            StudyFolder(context.folder).run(job.arm, job.name),
+            context.whole,
+            protocol=protocol,
+            options=protocol_options(protocol, context.protocols.get(protocol, {})),
+            device=job.settings.device,
+        ).scores
+        values |= {whole: scores.value(own) for whole, own in names.items()}
+    return values
+
+
+def _measured(
+    evaluation: Evaluation, names: tuple[str, ...], queries: Mapping[str, Floats], others: Mapping[str, float]
+) -> dict[str, Any]:
+    """Scores, lengths and health of a final run.
+
+    Args:
+        evaluation: of its model.
+        names: scores of a ranking or a clustering.
+        queries: (Q,) values of those that have them.
+        others: scores that are measured already.
+    """
     scores = evaluation.scores
     values = {name: float(queries[name].mean()) if name in queries else scores.value(name) for name in names}
+    values |= others
     collapsed = Validation(values, scores.health).collapsed
     return {
         "scores": values,

@@ -17,7 +17,7 @@ from cosphere.studies.spaces import read_space
 
 _NAMES: dict[str, Any] = {
     **dict.fromkeys(("title", "about", "mode"), str),
-    **dict.fromkeys(("base", "final", "tune", "modes", "arms", "search"), dict[str, Any]),
+    **dict.fromkeys(("base", "final", "tune", "modes", "arms", "search", "protocols"), dict[str, Any]),
     **dict.fromkeys(("grids", "questions"), list[dict[str, Any]]),
     **dict.fromkeys(("candidates", "seeds"), int),
     **dict.fromkeys(("smallest", "level"), float),
@@ -102,6 +102,10 @@ def study_of(
         tuning_seeds=tuple(search.get("seeds", Study.tuning_seeds)),
         metric=search.get("metric", Study.metric),
         scores=scores,
+        protocols={
+            protocol: convert(f"protocols.{protocol}", dict[str, Any], given)
+            for protocol, given in values.get("protocols", {}).items()
+        },
         **{key: value for key, value in numbers.items() if value is not None},
     )
     check_study(study)

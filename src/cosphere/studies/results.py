@@ -16,12 +16,13 @@ from cosphere._types import Floats, Integers
 from cosphere.evaluate.comparison import Arm, Difference, compare
 from cosphere.evaluate.significance import sign_flip_test
 from cosphere.evaluate.statistics import Summary, seeds_summary
+from cosphere.experiment.protocols import split_score
 from cosphere.runs import provenance
 from cosphere.studies.convergence import Convergence
 from cosphere.studies.costs import COSTS, costs_of
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
-from cosphere.studies.forms import base_of
+from cosphere.studies.forms import BITS, base_of
 from cosphere.studies.jobs import Phase
 from cosphere.studies.spreads import Spreads
 from cosphere.studies.variance import Variance
@@ -142,6 +143,7 @@ class StudyResult:
             "mode": study.mode,
             "complete": self.complete,
             "missing": dict(self.missing),
+            "protocols": {name: dict(given) for name, given in study.protocols.items()},
             "rules": {
                 "candidates": study.candidates,
                 "sampler": study.sampler,
@@ -342,6 +344,10 @@ class _Values:
         return found
 
     def _chance(self, score: str) -> Floats:
+        found = None if score.endswith(BITS) else split_score(score)
+        if found is not None:
+            entry, name = found
+            return np.array([entry.chance(name, 1 if self.classes is None else len(np.unique(self.classes)))])
         by_query = any(score in queries for queries in self.queries.values())
         if self.classes is None or not by_query:
             return np.zeros(1)

@@ -22,7 +22,8 @@ class DataSettings(Settings):
         classes: which of nested class folders is the class of an image: "top", or "leaf", the folder that contains it.
         validation_share: share of the training classes, 0 to 0.5, held out as validation classes when the data has no `val` split.
             With 0, every class is used for training and the last model is kept.
-        validation_seed: seed of the choice of validation classes.
+        validation_of: what is held out: "classes", or "images" of each class (their share), which probes such as knn/accuracy want.
+        validation_seed: seed of the choice of validation classes or images.
         max_unreadable: share of unreadable images, 0 to 1, above which the run stops.
         cache: folder for decoded, resized images (memory-mapped); null decodes images each time.
         workers: processes that decode images; -1 uses one fewer than the cores, at most 8, none on two cores or with a cache on a CPU.
@@ -34,6 +35,7 @@ class DataSettings(Settings):
     layout: str = "auto"
     classes: Literal["top", "leaf"] = "top"
     validation_share: float = setting(0.15, at_least=0, at_most=0.5)
+    validation_of: Literal["classes", "images"] = "classes"
     validation_seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     max_unreadable: float = setting(0.01, at_least=0, at_most=1, changes_numbers=False)
     cache: str | None = setting(None, changes_numbers=False)

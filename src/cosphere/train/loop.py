@@ -152,8 +152,9 @@ class Training:
         main, device = accelerator.is_main_process, accelerator.device
         self.state = RunState()
         self.journal = Journal(folder, reporter, self.state, writes=main)
+        how = settings.data
         self.images = training_parts(
-            catalogue, val_share=settings.data.validation_share, seed=settings.data.validation_seed
+            catalogue, val_share=how.validation_share, seed=how.validation_seed, of=how.validation_of
         )
         train = self.images.train
         targets = labelled_by_image(train) if labels_are_images(settings.batch, kind) else train

@@ -34,6 +34,7 @@ def test_published_totals() -> None:
         "in-shop": 52712,
         "cifar10": 60000,
         "cifar100": 60000,
+        "lfw": 13233,
     }
     for layout in LAYOUTS.values():
         for part in layout.parts:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from cosphere._types import Flags, Float32s
 from cosphere.checks import MOST_DIM
-from cosphere.data.layouts.published import read_lines
+from cosphere.data.text_lists import read_lines
 from cosphere.errors import DataError, SizeError
 from cosphere.files import write_atomic
 

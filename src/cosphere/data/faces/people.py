@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cosphere._types import Integers
-from cosphere.data.layouts.published import read_lines
+from cosphere.data.text_lists import read_lines
 from cosphere.errors import DataError, counted
 
 

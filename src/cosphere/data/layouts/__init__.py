@@ -11,6 +11,7 @@ from cosphere.data.layouts.cars import LAYOUT as CARS
 from cosphere.data.layouts.cifar import CIFAR_10, CIFAR_100
 from cosphere.data.layouts.cub import LAYOUT as CUB
 from cosphere.data.layouts.in_shop import LAYOUT as IN_SHOP
+from cosphere.data.layouts.lfw import LAYOUT as LFW
 from cosphere.data.layouts.published import Contents, Layout, Part, compare
 from cosphere.data.layouts.sop import LAYOUT as SOP
 from cosphere.data.listing import drop_missing, is_folder, is_stray, list_images, scan
@@ -18,7 +19,7 @@ from cosphere.errors import DataError, agreeing, counted
 
 __all__ = ["LAYOUTS", "Contents", "Layout", "Part", "find_layout", "read_layout"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CUB, CARS, SOP, IN_SHOP, CIFAR_10, CIFAR_100)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CUB, CARS, SOP, IN_SHOP, CIFAR_10, CIFAR_100, LFW)}
 """All layouts by name, in the order in which they are tried."""
 
 _MOST_FOLDERS = 30
@@ -109,7 +110,8 @@ def _left_over(contents: Contents) -> list[str]:
         if (contents.root / folder).is_dir():
             listing = list_images(contents.root / folder)
             stray += listing.stray
-            extra += [f"{folder}/{path}" for path in listing.images if f"{folder}/{path}" not in listed]
+            prefix = f"{folder}/" if folder else ""
+            extra += [prefix + path for path in listing.images if prefix + path not in listed]
     notes = []
     if stray:
         lie = f"{counted(stray, 'hidden or stray file')} (such as ._name) {agreeing(stray, 'lie')}"

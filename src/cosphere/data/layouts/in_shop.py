@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Contents, Layout, Part, read_columns, read_lines
+from cosphere.data.layouts.published import Contents, Layout, Part
+from cosphere.data.text_lists import read_columns, read_lines
 from cosphere.errors import DataError
 
 _LIST = "list_eval_partition.txt"

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from cosphere.data.remarks import LayoutCheck
-from cosphere.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,8 @@ class Contents(NamedTuple):
     root: Path
     """Folder that the paths in the table start from."""
     folders: tuple[str, ...]
-    """Folders below ``root`` that should contain the listed images only; empty if images are items of containers."""
+    """Folders below ``root`` that should contain the listed images only, ``""`` for the root; empty if images are items of
+    containers."""
     notes: tuple[str, ...] = ()
 
 
@@ -80,57 +80,3 @@ def rows_of(table: pd.DataFrame, part: str) -> pd.DataFrame:
 
 def _range(ends: tuple[int, int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}-{ends[1]}"
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a list file that are not blank.
-
-    Raises:
-        DataError: the file is missing, cannot be read or is not text.
-    """
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. Unpack the whole archive of the data set.") from None
-    except PermissionError:
-        raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}. Unpack the archive again.") from error
-
-
-def read_columns(path: Path, columns: int, *, skip: int = 0) -> list[list[str]]:
-    """Read a list file with columns separated by spaces; the last column may contain spaces.
-
-    Args:
-        path: the file.
-        columns: number of columns.
-        skip: number of header lines.
-
-    Raises:
-        DataError: a line has fewer columns, or there are no lines.
-    """
-    rows = []
-    for number, line in enumerate(read_lines(path)[skip:], start=1 + skip):
-        cells = line.split(maxsplit=columns - 1)
-        if len(cells) < columns:
-            raise DataError(
-                f"{path.name} wants {columns} columns, line {number} is {line!r}. Unpack the archive again."
-            )
-        rows.append([cell.strip() for cell in cells])
-    if not rows:
-        raise DataError(f"{path} lists no images. Unpack the archive again.")
-    return rows
-
-
-def whole_number(text: str, path: Path) -> int:
-    """Parse a class number from a list file.
-
-    Raises:
-        DataError: ``text`` is not an integer.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(
-            f"{path.name} should hold a number where it holds {text!r}. Unpack the archive again."
-        ) from None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosphere.data.layouts.published import Contents, Layout, Part, read_columns, whole_number
+from cosphere.data.layouts.published import Contents, Layout, Part
+from cosphere.data.text_lists import read_columns, whole_number
 
 _LISTS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 

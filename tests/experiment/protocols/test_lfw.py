@@ -1,0 +1,163 @@
+"""LFW's protocols on a small made-up LFW, against loops over its lists."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosphere.errors import DataError, SettingsError
+from cosphere.experiment import evaluate_protocol
+from cosphere.models import Embedder
+
+
+def loaded(path: Path, *, mirrored: bool) -> Image.Image:
+    picture = Image.open(path).convert("RGB")
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+
+
+def by_hand(root: Path, run: Path, name: str, flip: str) -> tuple[list[float], list[bool], list[tuple[str, str]]]:
+    """Cosines of a list's pairs, read line by line."""
+    embedder = Embedder.load(run / "model")
+    known: dict[str, np.ndarray] = {}
+
+    def feature(image: str) -> np.ndarray:
+        if image not in known:
+            plain, other = (
+                embedder.encode([loaded(root / image, mirrored=mirrored)], normalize=False)[0].astype(np.float64)
+                for mirrored in (False, True)
+            )
+            known[image] = {"none": plain, "sum": plain + other, "concat": np.concatenate([plain, other])}[flip]
+        return known[image]
+
+    cosines, same, people = [], [], []
+    for line in (root / name).read_text().splitlines()[1:]:
+        words = line.split("\t")
+        one, other = words[0], words[-2] if len(words) == 4 else words[0]
+        a, b = (feature(f"{who}/{who}_{int(which):04d}.png") for who, which in ((one, words[1]), (other, words[-1])))
+        cosines.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+        same.append(len(words) == 3)
+        people.append((one, other))
+    return cosines, same, people
+
+
+def best_accuracy(cosines: np.ndarray, same: np.ndarray, test: np.ndarray) -> float:
+    """Accuracy of the test pairs with a threshold that is best on the others."""
+    scores = np.sort(cosines[~test])
+    cuts = [-np.inf, *((scores[1:] + scores[:-1]) / 2), np.inf]
+    right = [((cosines[~test] > cut) == same[~test]).sum() for cut in cuts]
+    return float(((cosines[test] > cuts[int(np.argmax(right))]) == same[test]).mean())
+
+
+@pytest.mark.parametrize("flip", ["sum", "concat", "none"])
+def test_view_2_and_view_1_agree_with_loops(flip: str, lfw_root: Path, face_run: Path) -> None:
+    found = evaluate_protocol(face_run, protocol="lfw", options={"flip": flip, "samples": 0, "fars": [0.1]}).scores
+    cosines, same, people = by_hand(lfw_root, face_run, "pairs.txt", flip)
+    folds = np.arange(len(same)) // 48
+    values, truth = np.array(cosines), np.array(same)
+    want = [best_accuracy(values, truth, folds == fold) for fold in range(3)]
+    assert found.parts[0].details["folds"]["accuracies"] == pytest.approx(want)
+    assert found.value("accuracy") == pytest.approx(np.mean(want))
+    pairs = [(a > b) + (a == b) / 2 for a in values[truth] for b in values[~truth]]
+    assert found.value("auc") == pytest.approx(np.mean(pairs))
+    new = np.array([not any(name.startswith("Train_") for name in pair) for pair in people])
+    assert found.parts[1].counts["same_pairs"] == int((new & truth).sum()) > 0
+    assert found.parts[1].counts["different_pairs"] == int((new & ~truth).sum()) > 0
+    unseen = [best_accuracy(values[new], truth[new], folds[new] == fold) for fold in range(3)]
+    assert found.value("unseen/accuracy") == pytest.approx(np.mean(unseen))
+    chosen = [by_hand(lfw_root, face_run, name, flip) for name in ("pairsDevTrain.txt", "pairsDevTest.txt")]
+    every = np.concatenate([np.array(one[0]) for one in chosen])
+    kinds = np.concatenate([np.array(one[1]) for one in chosen])
+    want_1 = best_accuracy(every, kinds, np.arange(len(every)) >= 24)
+    assert found.value("view_1/accuracy") == pytest.approx(want_1)
+
+
+def test_the_file_holds_scores_curves_and_the_hardest_pairs(lfw_root: Path, face_run: Path) -> None:
+    done = evaluate_protocol(face_run, lfw_root, protocol="lfw", options={"samples": 20, "hardest": 2})
+    assert done.path == face_run / "scores-lfw.json"
+    content = json.loads(done.path.read_text())
+    assert content["settings"]["flip"] == "sum"
+    assert [part["key"] for part in content["parts"]] == ["", "unseen", "view_1"]
+    main = content["parts"][0]
+    assert main["scores"]["auc"]["low"] <= main["scores"]["auc"]["value"] <= main["scores"]["auc"]["high"]
+    cosines, same, _ = by_hand(lfw_root, face_run, "pairs.txt", "sum")
+    lowest = sorted(one for one, kind in zip(cosines, same, strict=True) if kind)[:2]
+    highest = sorted(one for one, kind in zip(cosines, same, strict=True) if not kind)[::-1][:2]
+    assert [one["cosine"] for one in main["hardest"]["same"]] == pytest.approx(lowest)
+    assert [one["cosine"] for one in main["hardest"]["different"]] == pytest.approx(highest)
+    assert Path(main["hardest"]["same"][0]["a"]).is_file()
+    far, tar = np.array(main["roc"]["far"]), np.array(main["roc"]["tar"])
+    assert (np.diff(tar) >= 0).all()
+    assert (far[0], far[-1], tar[-1]) == (0, 1, 1)
+    assert set(main["lengths"]) == {"correlation", "gain", "shares", "errors"}
+    assert main["lengths"]["errors"][0] == pytest.approx(1 - main["scores"]["accuracy"]["value"])
+    assert any("6 of 12 people of View 2 were trained on" in note for note in content["notes"])
+
+
+def test_images_are_embedded_once_for_all_protocols(
+    lfw_root: Path, face_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_protocol(face_run, protocol="lfw", options={"samples": 0})
+    monkeypatch.setattr("cosphere.embeddings.computing._forward", None)  # would fail if it were called
+    evaluate_protocol(face_run, protocol="lfw", options={"samples": 0, "flip": "concat"})
+
+
+def test_other_data_is_refused(photos: Path, face_run: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the protocol lfw wants pairs.txt and .*has no pairs.txt. Give the root of LFW"
+    ):
+        evaluate_protocol(face_run, photos, protocol="lfw")
+    with pytest.raises(SettingsError, match=r"there is no protocol 'lfv'. Did you mean 'lfw'\?"):
+        evaluate_protocol(face_run, protocol="lfv")
+    with pytest.raises(SettingsError, match=r"there is no setting 'options.flop'. Did you mean 'options.flip'\?"):
+        evaluate_protocol(face_run, protocol="lfw", options={"flop": "sum"})
+    with pytest.raises(SettingsError, match=r"options.fars is \[2.0\]; wanted rates between 0 and 1"):
+        evaluate_protocol(face_run, protocol="lfw", options={"fars": [2]})
+
+
+def test_missing_images_are_counted_and_too_many_refused(lfw_root: Path, face_run: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(lfw_root, tmp_path / "lfw")
+    (root / "Test_g" / "Test_g_0001.png").unlink()
+    with pytest.raises(
+        DataError, match=r"1 of 48 images of the pairs are not among the 47 images, first Test_g/Test_g_0001.jpg"
+    ):
+        evaluate_protocol(face_run, root, protocol="lfw", layout="folder")
+    options = {"samples": 0, "max_missing": 0.1}
+    notes = evaluate_protocol(face_run, root, protocol="lfw", layout="folder", options=options).scores.notes
+    (note,) = [one for one in notes if one.startswith("pairs.txt: 1 image is missing, first Test_g/Test_g_0001.jpg; ")]
+    text = (root / "pairs.txt").read_text().splitlines()[1:]
+    lost = sum("Test_g" in line and "1" in line.split("\t") and _names_first(line) for line in text)
+    assert note.endswith(f"{lost} pairs left out")
+
+
+def _names_first(line: str) -> bool:
+    words = line.split("\t")
+    images = {(words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])}
+    return ("Test_g", "1") in images
+
+
+def test_faces_of_any_shape_and_a_damaged_one(lfw_root: Path, face_run: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(lfw_root, tmp_path / "lfw")
+    Image.open(root / "Test_h/Test_h_0001.png").convert("L").save(root / "Test_h/Test_h_0001.png")
+    Image.open(root / "Test_h/Test_h_0002.png").resize((40, 17)).save(root / "Test_h/Test_h_0002.png")
+    (root / "Test_i/Test_i_0001.png").write_bytes(b"no picture")
+    options = {"samples": 0}
+    done = evaluate_protocol(face_run, root, protocol="lfw", options=options, max_unreadable=0.1)
+    assert any("left out, of images that cannot be read" in note for note in done.scores.notes)
+    assert [Path(one["path"]).name for one in done.scores.data["skipped_images"]] == ["Test_i_0001.png"]
+
+
+def test_a_model_that_saw_nobody_here(photos: Path, lfw_root: Path, face_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(face_run, tmp_path / "run")
+    embedder = Embedder.load(run / "model")
+    embedder.provenance["data"]["classes"] = ["somebody else"]
+    embedder.save(run / "model")
+    scores = evaluate_protocol(run, protocol="lfw", options={"samples": 0}).scores
+    assert [part.key for part in scores.parts] == ["", "view_1"]
+    assert "nobody here has the name of a class that the model was trained on" in scores.notes
+    with pytest.raises(SettingsError, match="the protocol lfw has no score 'unseen/auc' here"):
+        scores.value("unseen/auc")
