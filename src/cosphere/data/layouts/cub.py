@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from cosphere.data.layouts.published import Contents, Layout, Part
-from cosphere.data.text_lists import read_columns, whole_number
 from cosphere.data.listing import is_stray, list_images, scan
+from cosphere.data.text_lists import read_columns, whole_number
 from cosphere.errors import DataError
 
 LAST_TRAIN_CLASS = 100
