@@ -11,7 +11,7 @@ LEVELS = [
     {"errors", "_version", "_lazy"},
     {"_types", "checks"},
     {"fields", "files", "tensors"},
-    {"codes", "rows"},
+    {"codes", "rows", "gallery"},
     {"images", "spherical", "losses", "runs"},
     {"norm_lens", "models", "data"},
     {"embeddings", "stamps"},

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from cosphere.data import Catalogue, read_catalogue
     from cosphere.errors import CosphereError
     from cosphere.models import Embedder
-    from cosphere.search import Index
+    from cosphere.search import Gallery, Index
     from cosphere.spherical import SphericalConstraint, spherical_penalty
 
 _HOME = {
     "Catalogue": "cosphere.data",
     "CosphereError": "cosphere.errors",
     "Embedder": "cosphere.models",
+    "Gallery": "cosphere.search",
     "Index": "cosphere.search",
     "SphericalConstraint": "cosphere.spherical",
     "read_catalogue": "cosphere.data",
@@ -35,6 +36,7 @@ __all__ = [
     "Catalogue",
     "CosphereError",
     "Embedder",
+    "Gallery",
     "Index",
     "SphericalConstraint",
     "__version__",

@@ -9,7 +9,8 @@ with status 2; anything else that escapes is a bug.
     ├── DataError         a folder, table or label is wrong
     │   └── ImageError    one image cannot be read
     ├── WeightsError      weights are not available, or do not fit the model
-    ├── RunError          a run folder, bundle or checkpoint cannot be used or written
+    ├── RunError          a run folder, bundle, checkpoint or gallery cannot be used or written
+    │   └── DamagedError  a gallery's file was cut, or bits of it have changed
     ├── DivergenceError   a loss, weight or embedding is no longer finite
     ├── DerivativeError   a second derivative was requested of a loss that has only first derivatives
     └── MissingExtraError an optional package is not installed
@@ -49,7 +50,11 @@ class WeightsError(CosphereError):
 
 
 class RunError(CosphereError):
-    """A run folder, a bundle or a checkpoint cannot be used or written."""
+    """A run folder, a bundle, a checkpoint or a gallery cannot be used or written."""
+
+
+class DamagedError(RunError):
+    """A gallery's file was cut, or bits of it have changed."""
 
 
 class DivergenceError(CosphereError):

@@ -6,7 +6,8 @@ from cosphere.search.asymmetric import asymmetric_search, reranked_search
 from cosphere.search.engines import IndexSettings
 from cosphere.search.exact import Neighbours, search
 from cosphere.search.expansion import expanded_queries
-from cosphere.search.gallery import Gallery, load_gallery, save_gallery
+from cosphere.search.gallery import Gallery, GalleryHit
+from cosphere.search.gallery_file import GalleryFile, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
 from cosphere.search.index import AUTO, KINDS, Index
 from cosphere.search.reciprocal import k_reciprocal_search
@@ -19,6 +20,8 @@ __all__ = [
     "AUTO",
     "KINDS",
     "Gallery",
+    "GalleryFile",
+    "GalleryHit",
     "Index",
     "IndexSettings",
     "Neighbours",

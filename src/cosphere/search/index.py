@@ -299,7 +299,7 @@ class Index:
         Args:
             path: the file.
             images: further arrays that describe the rows, under names of their own; see
-                :func:`cosphere.search.gallery.save_gallery`. :meth:`load` does not read them.
+                :func:`cosphere.search.save_gallery`. :meth:`load` does not read them.
 
         Raises:
             RunError: it cannot be written.

@@ -1,0 +1,36 @@
+"""A gallery on disk: items with ids, metadata and rows of numbers, durable and consistent. Imports neither torch nor pandas.
+
+:class:`cosphere.search.Gallery` is this with a search; programs use that.
+"""
+
+from __future__ import annotations
+
+from cosphere.gallery.compaction import Compacted, check_all, compact
+from cosphere.gallery.erasure import Receipt
+from cosphere.gallery.items import Item
+from cosphere.gallery.proof import Finding, Proof, prove_deleted
+from cosphere.gallery.schema import Space, State
+from cosphere.gallery.sqlite import library_version, version_warning
+from cosphere.gallery.store import Added, Deleted, Known, Store
+from cosphere.gallery.where import Where, parse
+
+__all__ = [
+    "Added",
+    "Compacted",
+    "Deleted",
+    "Finding",
+    "Item",
+    "Known",
+    "Proof",
+    "Receipt",
+    "Space",
+    "State",
+    "Store",
+    "Where",
+    "check_all",
+    "compact",
+    "library_version",
+    "parse",
+    "prove_deleted",
+    "version_warning",
+]

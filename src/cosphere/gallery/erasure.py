@@ -1,0 +1,185 @@
+"""Receipts of deletions: with one, anybody who has the folder can look for what may be left of what was deleted.
+
+A receipt holds no vector, code, thumbnail or id. Of each deleted vector, code and thumbnail it keeps salted hashes of up to 16
+windows of 16 bytes, spread evenly; the salt is random, and is kept in the receipt only. The gallery itself keeps the time, the number
+of items and the SHA-256 of the receipt, in a chain: each record names the digest of the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import RunError
+from cosphere.files import read_json, write_json
+from cosphere.gallery.schema import sealed, unsealed
+from cosphere.gallery.sqlite import Connection
+
+WINDOW = 16
+"""Bytes of a window."""
+WINDOWS = 16
+"""Most windows of one vector, code or thumbnail."""
+MOST_PAYLOADS = 20_000
+"""Most vectors, codes and thumbnails that one receipt covers; of more, evenly spaced ones."""
+QUICK_BITS = 24
+_FEWEST_VALUES = 6
+"""Windows of fewer different bytes, such as zeros, say nothing."""
+_QUICK = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+
+
+@dataclass(frozen=True, eq=False)
+class Receipt:
+    """What one deletion removed, as salted hashes."""
+
+    gallery: str
+    """Random name of the gallery."""
+    time: str
+    items: int
+    covered: int
+    """Vectors, codes and thumbnails that have a window in the receipt."""
+    short: int
+    """Those that are too short or too uniform to be told from chance."""
+    salt: bytes
+    quick: npt.NDArray[np.uint32]
+    """(w,) 24-bit hashes of the windows, see :func:`quick_hash`."""
+    sure: npt.NDArray[np.uint64]
+    """(w,) 64 bits of the BLAKE2b hash of each window, keyed with the salt."""
+
+    @classmethod
+    def of(cls, gallery: str, count: int, payloads: Sequence[bytes]) -> Receipt:
+        """The receipt of a deletion of ``count`` items that had these vectors, codes and thumbnails."""
+        salt = secrets.token_bytes(16)
+        if len(payloads) > MOST_PAYLOADS:
+            payloads = [payloads[at] for at in np.linspace(0, len(payloads) - 1, MOST_PAYLOADS).astype(int).tolist()]
+        found = [windows(one) for one in payloads]
+        every = list(dict.fromkeys(window for one in found for window in one))
+        return cls(
+            gallery,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            count,
+            sum(bool(one) for one in found),
+            sum(not one for one in found),
+            salt,
+            quick_hash(np.frombuffer(b"".join(every), dtype="<u8").reshape(-1, 2)),
+            np.array([sure_hash(window, salt) for window in every], dtype=np.uint64),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "receipt": "cosphere gallery deletion",
+            "gallery": self.gallery,
+            "time": self.time,
+            "items": self.items,
+            "covered": self.covered,
+            "short": self.short,
+            "salt": self.salt.hex(),
+            "quick": self.quick.astype("<u4").tobytes().hex(),
+            "sure": self.sure.astype("<u8").tobytes().hex(),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, which the gallery's log keeps."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, atomically.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        write_json(Path(path), self.as_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Receipt:
+        """Read a file of :meth:`save`.
+
+        Raises:
+            RunError: the file is missing, or no receipt.
+        """
+        content = read_json(Path(path), what="a receipt of `cosphere index delete --receipt`")
+        try:
+            quick = np.frombuffer(bytes.fromhex(content["quick"]), dtype="<u4").astype(np.uint32)
+            sure = np.frombuffer(bytes.fromhex(content["sure"]), dtype="<u8").astype(np.uint64)
+            count, covered, short = (int(content[name]) for name in ("items", "covered", "short"))
+            receipt = cls(
+                str(content["gallery"]),
+                str(content["time"]),
+                count,
+                covered,
+                short,
+                bytes.fromhex(content["salt"]),
+                quick,
+                sure,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is no receipt of a deletion: {error!r}. Give the file of --receipt.") from error
+        if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(receipt.salt) > 64:
+            raise RunError(f"{path} is no receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
+        return receipt
+
+
+def window_places(size: int) -> list[int]:
+    """Where the windows of ``size`` bytes begin: up to 16 that do not overlap, evenly spread.
+
+    >>> window_places(40), window_places(15)
+    ([0, 24], [])
+    """
+    count = min(WINDOWS, size // WINDOW)
+    return [] if not count else [round(at) for at in np.linspace(0, size - WINDOW, count).tolist()]
+
+
+def windows(content: bytes) -> list[bytes]:
+    """The windows of a vector, code or thumbnail that tell it from others."""
+    every = [content[at : at + WINDOW] for at in window_places(len(content))]
+    return [one for one in every if len(set(one)) >= _FEWEST_VALUES]
+
+
+def quick_hash(pairs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """A 24-bit hash of 16 bytes, given as (n, 2) little-endian uint64; fast enough for every offset of a file."""
+    return quick_hash_of(pairs[:, 0], pairs[:, 1])
+
+
+def quick_hash_of(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """:func:`quick_hash` of separate halves, (n,) each."""
+    one, two, three = (np.uint64(value) for value in _QUICK)
+    mixed = first * one
+    mixed ^= mixed >> np.uint64(32)
+    mixed += second * two
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= three
+    mixed >>= np.uint64(64 - QUICK_BITS)
+    return mixed.astype(np.uint32)
+
+
+def sure_hash(window: bytes, salt: bytes) -> int:
+    """64 bits of a keyed BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(window, digest_size=8, key=salt).digest(), "little")
+
+
+def log_erasure(connection: Connection, receipt: Receipt) -> None:
+    """Add a deletion to the gallery's chain, inside a transaction."""
+    last = connection.one("SELECT content FROM erasure ORDER BY number DESC LIMIT 1")
+    previous = hashlib.sha256(last[0].encode()).hexdigest() if last is not None else ""
+    content = {"time": receipt.time, "items": receipt.items, "receipt": receipt.digest, "previous": previous}
+    connection.run("INSERT INTO erasure (content, digest) VALUES (?, ?)", sealed(content, "erasure"))
+
+
+def read_log(connection: Connection) -> list[dict[str, Any]]:
+    """Every deletion: its time, its number of items, the SHA-256 of its receipt and of the record before.
+
+    Raises:
+        DamagedError: a record was changed.
+    """
+    found = connection.rows("SELECT content, digest FROM erasure ORDER BY number")
+    return [unsealed(connection.path, text, kept, "erasure") for text, kept in found]

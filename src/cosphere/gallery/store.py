@@ -1,0 +1,327 @@
+"""The items of a gallery: add, replace, delete, read, and what a reader lacks since it last looked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.checks import check_choice
+from cosphere.errors import DataError, RunError, SizeError, agreeing
+from cosphere.gallery import blocks, items
+from cosphere.gallery.blocks import Numbers, Rows
+from cosphere.gallery.erasure import Receipt, log_erasure
+from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
+from cosphere.gallery.items import Item
+from cosphere.gallery.schema import Space, State, read_space, read_state, write_state
+from cosphere.gallery.sqlite import Connection
+from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors, shown
+from cosphere.gallery.where import Filter, Where, matching, parse
+
+Existing = Literal["refuse", "skip", "replace"]
+
+
+class Added(NamedTuple):
+    """What :meth:`Store.add` did."""
+
+    added: int
+    """Items that were not there before."""
+    replaced: int
+    skipped: int
+    """Items whose id was there, and stayed as it was."""
+
+
+class Deleted(NamedTuple):
+    """What :meth:`Store.delete` did."""
+
+    ids: tuple[str, ...]
+    receipt: Receipt
+    """With it, :func:`cosphere.gallery.proof.prove_deleted` finds what may be left of vectors, codes and thumbnails."""
+    flushed: bool
+    """Whether the write-ahead log was emptied. A reader in the middle of a query delays that to the next write."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a reader holds: the answer to :meth:`Store.read_changes` brings it up to date."""
+
+    generation: int = -1
+    epoch: int = -1
+    space: int = -1
+    last: int = 0
+    """The highest row number that it has seen."""
+
+
+class Store(GalleryFolder):
+    """The items of a gallery. Made with :meth:`create` and :meth:`open`."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return self.state().items
+
+    def __contains__(self, id_: object) -> bool:
+        """Whether there is an item of this id."""
+        with self.reading() as connection:
+            return isinstance(id_, str) and bool(items.find(connection, [id_]))
+
+    def __iter__(self) -> Iterator[Item]:
+        """Every item in the order in which they were added, all of one committed state."""
+        self.state()  # an error now, and not at the first item
+        connection = reading_only(self.file)
+        try:
+            with connection.reading():
+                yield from items.read_all(connection)
+        finally:
+            connection.close()
+
+    def rows(self, where: Where | None = None) -> Numbers:
+        """Row numbers of all items, or of those that meet a filter, ascending.
+
+        Raises:
+            DataError: the filter is wrong.
+        """
+        wanted = None if where is None else parse(where)
+        with self.reading() as connection:
+            return rows_where(connection, wanted)
+
+    def read(self, rows: Sequence[int]) -> list[Item]:
+        """Items by their row numbers."""
+        with self.reading() as connection:
+            return items.read(connection, rows)
+
+    def vectors(self) -> Iterator[tuple[list[Item], Rows]]:
+        """All items with their rows, block by block, all of one committed state.
+
+        Raises:
+            DamagedError: a block or an item is not what was written.
+        """
+        connection = reading_only(self.file)
+        try:
+            with connection.reading():
+                state = read_state(connection)
+                space = read_space(connection, state.space)
+                for part in blocks.read_after(connection, state.space, space, 0):
+                    live = part.take(part.rows >= 0)
+                    yield items.read(connection, live.rows.tolist()), live
+        finally:
+            connection.close()
+
+    def numbers_of(self, row: int) -> Rows:
+        """The float row and the code of one item."""
+        with self.reading() as connection:
+            state = read_state(connection)
+            space = read_space(connection, state.space)
+            for extent in blocks.extents(connection):
+                if extent.after < row <= extent.last:
+                    numbers = blocks.read_numbers(connection, extent.number)
+                    content = blocks.read_content(connection, extent.number, state.space, space, numbers)
+                    return content.take(numbers == row)
+            tail = blocks.read_tail(connection, space)
+            return tail.take(tail.rows == row)
+
+    def add(
+        self,
+        ids: Sequence[Any],
+        vectors: npt.NDArray[Any] | None = None,
+        codes: npt.NDArray[Any] | None = None,
+        *,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        thumbnails: Sequence[bytes | None] | None = None,
+        existing: Existing = "refuse",
+    ) -> Added:
+        """Add items, all or none. When it returns, they are on disk.
+
+        Args:
+            ids: N texts, each once.
+            vectors: (N, D) float, in a gallery that holds floats.
+            codes: (N, ceil(D / 8)) uint8, in a gallery that holds codes.
+            metadata: N mappings of columns to texts, numbers or truth values.
+            thumbnails: N JPEG files, None for an item without one.
+            existing: what happens to an id that is there: an error, nothing, or the new item takes its place.
+
+        Raises:
+            DataError, SizeError: an id, a row or a value cannot be kept; it is named.
+            RunError: as for :meth:`writing`.
+        """
+        check_choice("existing", existing, ["refuse", "skip", "replace"])
+        texts = check_ids(ids, _length(vectors, codes, ids))
+        space = self.space()
+        rows = Rows(np.zeros(0, np.int64), check_vectors(vectors, space, texts), check_codes(codes, space, texts))
+        columns = _metadata(metadata, len(texts))
+        if not texts:
+            return Added(0, 0, 0)
+        with self.writing() as (connection, state, now):
+            if (now.dim, now.holds, now.model_id) != (space.dim, space.holds, space.model_id):
+                raise RunError(f"{self.folder} was migrated to another model meanwhile. Open it again.")
+            there = items.find(connection, texts)
+            if there and existing == "refuse":
+                raise DataError(
+                    f"{shown(list(there), 'id')} {agreeing(len(there), 'are')} in the gallery already. "
+                    "Use upsert to replace, or leave them out."
+                )
+            if there and existing == "replace":
+                state, _ = self._erase(connection, state, sorted(there.values()))
+            keep = [place for place, one in enumerate(texts) if existing == "replace" or one not in there]
+            if keep:
+                self._insert(connection, state, now, keep, texts, rows, columns, thumbnails)
+        replaced = len(there) if existing == "replace" else 0
+        if replaced:
+            self._remove_indexes()
+        return Added(len(keep) - replaced, replaced, len(texts) - len(keep))
+
+    def _insert(
+        self,
+        connection: Connection,
+        state: State,
+        space: Space,
+        keep: list[int],
+        ids: list[str],
+        rows: Rows,
+        metadata: list[dict[str, Any]],
+        thumbnails: Sequence[bytes | None] | None,
+    ) -> None:
+        whole = len(keep) == len(ids)
+        numbers = np.arange(state.next_row, state.next_row + len(keep), dtype=np.int64)
+        selection: Any = slice(None) if whole else keep
+        vectors, codes = blocks.picked(rows.vectors, selection), blocks.picked(rows.codes, selection)
+        pictures = None if thumbnails is None else [thumbnails[place] for place in keep]
+        items.insert(
+            connection, numbers.tolist(), [ids[place] for place in keep], [metadata[place] for place in keep], pictures
+        )
+        next_block = blocks.append(connection, state, space, Rows(numbers, vectors, codes))
+        write_state(
+            connection,
+            replace(
+                state,
+                generation=state.generation + 1,
+                items=state.items + len(keep),
+                next_row=state.next_row + len(keep),
+                next_block=next_block,
+            ),
+        )
+
+    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deleted:
+        """Delete items from vectors, codes, thumbnails and metadata, and every index file, which held copies of their rows.
+
+        Args:
+            ids: their ids, all of which must be there.
+            where: a filter, see :mod:`cosphere.gallery.where`; with ``ids``, both must hold.
+
+        Raises:
+            DataError: an id is not there, the filter is wrong, or neither is given.
+            RunError: as for :meth:`writing`.
+        """
+        if ids is None and where is None:
+            raise DataError("what should be deleted? Give ids, or a filter of metadata.")
+        wanted = None if where is None else parse(where)
+        with self._guard:
+            with self.writing() as (connection, state, _):
+                rows = self._chosen(connection, ids, wanted)
+                gone = items.read(connection, rows)
+                receipt = Receipt.of(state.name, 0, [])
+                if rows:
+                    state, receipt = self._erase(connection, state, rows, gone)
+                    log_erasure(connection, receipt)
+                    write_state(connection, state)
+            if rows:
+                self._remove_indexes()
+            return Deleted(tuple(item.id for item in gone), receipt, not rows or self.flush())
+
+    def _remove_indexes(self) -> None:
+        """Index files hold copies of rows, deleted ones among them."""
+        shutil.rmtree(self.folder / INDEXES, ignore_errors=True)
+
+    def _chosen(self, connection: Connection, ids: Sequence[str] | None, wanted: Filter | None) -> list[int]:
+        if ids is None:
+            return rows_where(connection, wanted).tolist()  # type: ignore[no-any-return]
+        names = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+        there = items.find(connection, names)
+        missing = [one for one in names if one not in there]
+        if missing:
+            raise DataError(
+                f"{shown(missing, 'id')} {agreeing(len(missing), 'are')} not in the gallery. Nothing was deleted."
+            )
+        rows = np.array(sorted(there.values()), dtype=np.int64)
+        if wanted is not None:
+            rows = np.intersect1d(rows, rows_where(connection, wanted), assume_unique=True)
+        return rows.tolist()  # type: ignore[no-any-return]
+
+    def _erase(
+        self, connection: Connection, state: State, rows: list[int], gone: list[Item] | None = None
+    ) -> tuple[State, Receipt]:
+        """Remove rows inside a transaction; the state is the caller's to write."""
+        items_gone = items.read(connection, rows) if gone is None else gone
+        thumbnails = list(items.read_thumbnails(connection, rows).values())
+        numbers = [state.space] + ([state.staged] if state.staged is not None else [])
+        spaces = {number: read_space(connection, number) for number in numbers}
+        erased = blocks.erase(connection, state, spaces, np.array(rows, dtype=np.int64))
+        items.erase(connection, items_gone)
+        receipt = Receipt.of(state.name, len(rows), _payloads(erased, thumbnails))
+        return replace(state, generation=state.generation + 1, items=state.items - len(rows)), receipt
+
+    def read_changes(self, connection: Connection, known: Known, holds: str | None = None) -> Changes:
+        """What a reader that holds ``known`` lacks.
+
+        Args:
+            connection: of :meth:`reading`; what is read belongs to its committed state.
+            known: what the reader holds.
+            holds: read only ``floats`` or ``codes``; None reads what the gallery holds.
+        """
+        state = read_state(connection)
+        space = read_space(connection, state.space)
+        fresh = (state.epoch, state.space) != (known.epoch, known.space)
+        now = Known(state.generation, state.epoch, state.space, state.next_row - 1)
+        if now == known:
+            return Changes(state, space, now, False, iter(()), iter(()))
+        alive = iter(()) if fresh else blocks.alive_since(connection, known.generation)
+        part = space if holds is None else replace(space, holds=holds)
+        new = blocks.read_after(connection, state.space, part, 0 if fresh else known.last)
+        return Changes(state, space, now, fresh, alive, new)
+
+
+class Changes(NamedTuple):
+    """What a reader lacks: first ``alive`` is to be read, then ``new``."""
+
+    state: State
+    space: Space
+    known: Known
+    fresh: bool
+    """Whether all that the reader holds is void."""
+    alive: Iterator[tuple[int, int, Numbers]]
+    """Of each changed range of rows, after the first number and up to the second: which are alive."""
+    new: Iterator[Rows]
+    """Rows that it has not seen; a row number below 0 is a deleted one."""
+
+
+def rows_where(connection: Connection, wanted: Filter | None) -> Numbers:
+    """Row numbers of the items that meet a filter, or of all, ascending."""
+
+    def every() -> Numbers:
+        return np.fromiter(items.all_rows(connection), dtype=np.int64)
+
+    return every() if wanted is None else matching(connection, wanted, every)
+
+
+def _length(vectors: npt.NDArray[Any] | None, codes: npt.NDArray[Any] | None, ids: Sequence[Any]) -> int:
+    for part in (vectors, codes):
+        if part is not None:
+            return len(part)
+    return len(ids)
+
+
+def _metadata(metadata: Sequence[Mapping[str, Any] | None] | None, count: int) -> list[dict[str, Any]]:
+    if metadata is None:
+        return [{} for _ in range(count)]
+    if len(metadata) != count:
+        raise SizeError(f"want metadata of {count} items, got {len(metadata)}. Give one mapping for each item.")
+    return [check_metadata(one, place) for place, one in enumerate(metadata)]
+
+
+def _payloads(erased: Sequence[Rows], thumbnails: Sequence[bytes]) -> list[bytes]:
+    """The bytes of what was erased, one for each vector, code and thumbnail."""
+    rows = [part[at].tobytes() for one in erased for part in one[1:] if part is not None for at in range(len(part))]
+    return rows + list(thumbnails)

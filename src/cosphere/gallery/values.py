@@ -1,0 +1,190 @@
+"""Checks of what an item carries: its id, its metadata and its rows of numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import DataError, SizeError, agreeing, counted
+from cosphere.gallery.schema import Space
+
+Value = str | int | float | bool
+"""A metadata value. None, and NaN as pandas writes a missing value, leave the column out."""
+
+MOST_ID_BYTES = 4096
+"""Longest id, in UTF-8."""
+MOST_NAME_BYTES = 1024
+"""Longest name of a column, in UTF-8."""
+MOST_VALUE_BYTES = 2**16
+"""Longest text of one value, in UTF-8."""
+MOST_METADATA_BYTES = 2**24
+"""Longest metadata of one item, as JSON."""
+ID = "id"
+"""The id, as a filter names it; no column may have this name."""
+
+
+def check_ids(ids: Sequence[Any], count: int) -> list[str]:
+    """The ids of ``count`` items.
+
+    Raises:
+        SizeError: another number of ids.
+        DataError: an id is no text, empty, too long, or occurs twice.
+    """
+    if isinstance(ids, str) or len(ids) != count:
+        came = "one text" if isinstance(ids, str) else counted(len(ids), "id")
+        raise SizeError(f"want one id for each of {counted(count, 'item')}, got {came}. Give a list of texts.")
+    texts = [_id(one, place) for place, one in enumerate(ids)]
+    if len(set(texts)) < count:
+        seen: set[str] = set()
+        twice = list(dict.fromkeys(one for one in texts if one in seen or seen.add(one)))  # type: ignore[func-returns-value]
+        raise DataError(f"{shown(twice, 'id')} {agreeing(len(twice), 'occur')} twice. Give each item an id of its own.")
+    return texts
+
+
+def shown(ids: Sequence[str], noun: str, most: int = 3) -> str:
+    """A count, and the first of them: ``2 ids ('a', 'b')``."""
+    first = ", ".join(repr(one if len(one) <= 80 else f"{one[:77]}...") for one in ids[:most])
+    return f"{counted(len(ids), noun)} ({first}{', ...' if len(ids) > most else ''})"
+
+
+def _id(value: Any, place: int) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"id {place} is a {type(value).__name__}; wanted a text. Convert it with str().")
+    size = _bytes(value, f"id {place}")
+    if not 1 <= size <= MOST_ID_BYTES:
+        raise DataError(
+            f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES}. Choose another."
+        )
+    return str(value)
+
+
+def _bytes(text: str, what: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise DataError(f"{what} is not valid Unicode: {text[:80]!r}. Rename the file, or give another text.") from None
+
+
+def check_metadata(columns: Mapping[str, Any] | None, place: int) -> dict[str, Value]:
+    """The metadata of one item, without missing values.
+
+    Args:
+        columns: name -> text, number or truth value.
+        place: the item's position, for errors.
+
+    Raises:
+        DataError: a name or value cannot be kept.
+    """
+    if columns is not None and not isinstance(columns, Mapping):
+        raise DataError(
+            f"metadata of item {place} is a {type(columns).__name__}; wanted names with values, as in a dict."
+        )
+    kept: dict[str, Value] = {}
+    for name, value in (columns or {}).items():
+        if not isinstance(name, str) or not name or name == ID:
+            raise DataError(f"item {place} has a column {name!r}; wanted a text other than '' and 'id'. Rename it.")
+        if _bytes(name, f"a column's name of item {place}") > MOST_NAME_BYTES:
+            raise DataError(f"a column's name of item {place} has more than {MOST_NAME_BYTES} bytes. Shorten it.")
+        plain = _value(value, name, place)
+        if plain is not None:
+            kept[name] = plain
+    return kept
+
+
+def _value(value: Any, name: str, place: int) -> Value | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    about = f"column {name[:80]!r} of item {place}"
+    if (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")
+    ):
+        return None
+    if isinstance(value, str):
+        if _bytes(value, about) > MOST_VALUE_BYTES:
+            raise DataError(f"{about} has more than {MOST_VALUE_BYTES:,} bytes of text. Shorten it.")
+        return str(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise DataError(f"{about} is {value:.3e}; whole numbers have 64 bits. Give it as text.")
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise DataError(f"{about} is infinite; wanted a finite number. Give it as text, or leave it out.")
+        return value
+    raise DataError(
+        f"{about} is a {type(value).__name__}; wanted a text, a number or a truth value. Convert it to text."
+    )
+
+
+def as_text(columns: Mapping[str, Value], place: int) -> str:
+    """Metadata as the JSON that is stored.
+
+    Raises:
+        DataError: it is too long.
+    """
+    text = json.dumps(columns, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if len(text) > MOST_METADATA_BYTES:
+        raise DataError(f"the metadata of item {place} has more than {MOST_METADATA_BYTES:,} bytes. Leave columns out.")
+    return text
+
+
+def check_vectors(vectors: npt.NDArray[Any] | None, space: Space, ids: Sequence[str]) -> npt.NDArray[np.float32] | None:
+    """(N, D) float32 rows of items; None where the space keeps none.
+
+    Raises:
+        SizeError: another shape, or float rows for a space of codes.
+        DataError: a row holds NaN or infinity, or is zero, which has no direction; it is named.
+    """
+    if (vectors is not None) != space.has_floats:
+        raise SizeError(
+            f"the gallery holds {space.holds}; {'give' if space.has_floats else 'leave out'} float embeddings."
+        )
+    if vectors is None:
+        return None
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or vectors.shape != (len(ids), space.dim):
+        raise SizeError(
+            f"want embeddings ({len(ids)}, {space.dim}) of a floating type, got {vectors.shape} {vectors.dtype}. "
+            "Embed with the gallery's model."
+        )
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(vectors, dtype="<f4")
+    _refuse(~np.isfinite(rows).all(axis=1), ids, "hold NaN or infinity", "Embed again in float32, or leave them out.")
+    _refuse(~rows.any(axis=1), ids, "are zero, without a direction", "Leave them out.")
+    return rows
+
+
+def check_codes(codes: npt.NDArray[Any] | None, space: Space, ids: Sequence[str]) -> npt.NDArray[np.uint8] | None:
+    """(N, ceil(D / 8)) uint8 codes of items; None where the space keeps none.
+
+    Raises:
+        SizeError: another shape or type, or codes for a space of floats.
+    """
+    if (codes is not None) != space.has_codes:
+        raise SizeError(f"the gallery holds {space.holds}; {'give' if space.has_codes else 'leave out'} packed codes.")
+    if codes is None:
+        return None
+    if codes.dtype != np.uint8 or codes.shape != (len(ids), space.code_bytes):
+        raise SizeError(
+            f"want codes ({len(ids)}, {space.code_bytes}) uint8 of {counted(space.dim, 'bit')}, got {codes.shape} {codes.dtype}. "
+            "Make them with the gallery's model."
+        )
+    return np.ascontiguousarray(codes)
+
+
+def _refuse(bad: Any, ids: Sequence[str], what: str, advice: str) -> None:
+    rows = np.flatnonzero(bad).tolist()
+    if rows:
+        verb, _, rest = what.partition(" ")
+        named = shown([ids[row] for row in rows], "embedding")
+        raise DataError(f"{named} {agreeing(len(rows), verb)} {rest}. {advice}")

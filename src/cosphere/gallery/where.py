@@ -1,0 +1,201 @@
+"""Filters: which items a search may return, or a deletion removes.
+
+A filter is a mapping of columns to what their values must be; all of them must hold. A list of mappings holds where one of them
+does. Values are data: they are bound to prepared statements, and never become part of one.
+
+    {"label": "mug"}                                    equal
+    {"label": ["mug", "vase"]}                          one of
+    {"price": (">", 3), "split": ("!=", "train")}       both
+    {"path": ("starts with", "/photos/2024/")}
+    [{"label": "mug"}, {"price": ("<=", 1.5)}]          either
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.errors import DataError, did_you_mean
+from cosphere.gallery.items import groups, known_numbers, marks
+from cosphere.gallery.sqlite import Connection
+from cosphere.gallery.values import ID, Value, check_metadata
+
+Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Numbers = npt.NDArray[np.int64]
+
+ORDERS = ("<", "<=", ">", ">=")
+OPERATORS = ("=", "!=", *ORDERS, "in", "not in", "starts with", "exists")
+"""``!=`` and ``not in`` hold for items without the column too; ``exists`` takes true or false."""
+_ENDS = {"!=": "=", "not in": "in"}
+"""Operators that hold where another one does not."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the value of one column must be."""
+
+    column: str
+    operator: str
+    values: tuple[Value, ...]
+
+    def holds(self, id_: str, metadata: Mapping[str, Value]) -> bool:
+        """Whether an item meets it."""
+        value = id_ if self.column == ID else metadata.get(self.column)
+        if self.operator == "exists":
+            return (value is not None) == self.values[0]
+        if self.operator in _ENDS:
+            return not Condition(self.column, _ENDS[self.operator], self.values).holds(id_, metadata)
+        if value is None:
+            return False
+        if self.operator in ("=", "in"):
+            return any(_comparable(value, one) and value == one for one in self.values)
+        (wanted,) = self.values
+        if not _comparable(value, wanted):
+            return False
+        return _ordered(self.operator, value, wanted)
+
+
+def _comparable(value: Value, other: Value) -> bool:
+    return isinstance(value, str) == isinstance(other, str)
+
+
+def _ordered(operator: str, value: Any, wanted: Any) -> bool:
+    if isinstance(value, str):  # SQLite compares bytes, and UTF-8 has the order of code points
+        value, wanted = value.encode(), wanted.encode()
+    if operator == "starts with":
+        return bool(value.startswith(wanted))
+    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[operator])
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A checked filter: it holds where all conditions of one alternative do."""
+
+    alternatives: tuple[tuple[Condition, ...], ...]
+
+    def holds(self, id_: str, metadata: Mapping[str, Value]) -> bool:
+        """Whether an item meets it."""
+        return any(all(one.holds(id_, metadata) for one in every) for every in self.alternatives)
+
+
+def parse(where: Where) -> Filter:
+    """Check a filter.
+
+    Raises:
+        DataError: it is no mapping of columns, an operator does not exist, or a value does not fit its operator.
+    """
+    given: Any = [where] if isinstance(where, Mapping) else where
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence) or not given:
+        raise DataError(
+            f"a filter is a {type(where).__name__}; wanted columns with values, as {{'label': 'mug'}}. SQL is not read."
+        )
+    return Filter(tuple(_alternative(one) for one in given))
+
+
+def _alternative(conditions: Any) -> tuple[Condition, ...]:
+    if not isinstance(conditions, Mapping) or not conditions:
+        raise DataError(
+            f"a filter holds {str(conditions)[:80]!r}; wanted columns with values, as {{'label': 'mug'}}. SQL is not read."
+        )
+    return tuple(_condition(column, wanted) for column, wanted in conditions.items())
+
+
+def _condition(column: Any, wanted: Any) -> Condition:
+    if not isinstance(column, str):
+        raise DataError(f"a filter names column {column!r}; wanted a text.")
+    if isinstance(wanted, tuple) and len(wanted) == 2 and isinstance(wanted[0], str):
+        operator, values = wanted
+    elif isinstance(wanted, list | set | frozenset | tuple | np.ndarray):
+        operator, values = "in", wanted
+    else:
+        operator, values = "=", wanted
+    if operator not in OPERATORS:
+        raise DataError(
+            f"a filter of column {column!r} has the operator {operator!r}. {did_you_mean(operator, OPERATORS)} "
+            "To choose among values, give a list."
+        )
+    many = operator in ("in", "not in")
+    if many != isinstance(values, list | set | frozenset | tuple | np.ndarray):
+        raise DataError(
+            f"operator {operator!r} of column {column!r} takes {'a list of values' if many else 'one value'}."
+        )
+    plain = tuple(_plain(column, one) for one in (values if many else [values]))
+    if operator == "exists" and not isinstance(plain[0], bool):
+        raise DataError(f"operator 'exists' of column {column!r} takes true or false, got {plain[0]!r}.")
+    if operator == "starts with" and not isinstance(plain[0], str):
+        raise DataError(f"operator 'starts with' of column {column!r} takes a text, got {plain[0]!r}.")
+    return Condition(column, operator, plain)
+
+
+def _plain(column: str, value: Any) -> Value:
+    plain = check_metadata({"value": value}, 0).get("value")
+    if plain is None:
+        raise DataError(f"a filter compares column {column!r} with a missing value. Use ('exists', False).")
+    return plain
+
+
+def matching(connection: Connection, wanted: Filter, every: Callable[[], Numbers]) -> Numbers:
+    """The sorted row numbers of the items that meet a filter.
+
+    Args:
+        connection: to the file.
+        wanted: the filter.
+        every: gives all live row numbers, sorted; called only where a condition holds for items without its column.
+    """
+    names = {one.column for part in wanted.alternatives for one in part}
+    number = known_numbers(connection, names)
+    found: Numbers = np.zeros(0, dtype=np.int64)
+    for part in wanted.alternatives:
+        rows: Numbers | None = None
+        for condition in part:
+            these = _rows_of(connection, condition, number.get(condition.column), every)
+            rows = these if rows is None else np.intersect1d(rows, these, assume_unique=True)
+        found = np.union1d(found, rows if rows is not None else found)
+    return found
+
+
+def _rows_of(connection: Connection, condition: Condition, number: int | None, every: Callable[[], Numbers]) -> Numbers:
+    operator, values = condition.operator, condition.values
+    if operator in _ENDS or (operator == "exists" and not values[0]):
+        opposite = Condition(condition.column, _ENDS.get(operator, "exists"), values if operator in _ENDS else (True,))
+        return np.setdiff1d(every(), _rows_of(connection, opposite, number, every), assume_unique=True)
+    if operator == "exists" and condition.column == ID:
+        return every()
+    if condition.column != ID and number is None:
+        return np.zeros(0, dtype=np.int64)
+    table, column, about = ("item", "id", ()) if condition.column == ID else ("fact", "value", (number,))
+    named = "" if condition.column == ID else "name = ? AND "
+    rows: list[tuple[Any, ...]] = []
+    for test, bound in _tests(operator, column, values):
+        rows += connection.rows(f"SELECT row FROM {table} WHERE {named}{test}", (*about, *bound))
+    return np.unique(np.array([row for (row,) in rows], dtype=np.int64))
+
+
+def _tests(operator: str, column: str, values: tuple[Value, ...]) -> Iterable[tuple[str, list[Value]]]:
+    """Conditions of a statement, each with the values that are bound to it. Every text is above every number."""
+    if operator in ("=", "in"):
+        return [(f"{column} IN ({marks(part)})", part) for part in groups(values)]
+    if operator == "exists":
+        return [("TRUE", [])]
+    (value,) = values
+    if operator == "starts with":
+        after = _after(str(value))
+        return [(f"{column} >= ?", [value])] if after is None else [(f"{column} >= ? AND {column} < ?", [value, after])]
+    if isinstance(value, str):
+        low = operator in ("<", "<=")
+        return [(f"{column} {operator} ?" + (f" AND {column} >= ''" if low else ""), [value])]
+    return [(f"{column} {operator} ?" + (f" AND {column} < ''" if operator in (">", ">=") else ""), [value])]
+
+
+def _after(text: str) -> str | None:
+    """The first text after all that start with this one; None where there is none."""
+    while text:
+        last = ord(text[-1])
+        if last < 0x10FFFF:
+            return text[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)  # the code points between are no characters
+        text = text[:-1]
+    return None

@@ -1,0 +1,161 @@
+"""A gallery as a file for other programs: Parquet, an .npz file of embeddings or an index, or a faiss index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cosphere.data.boxes import BOX, NO_BOX
+from cosphere.embeddings import Embeddings
+from cosphere.errors import DataError, SettingsError
+from cosphere.files import write_arrays, write_atomic, write_json
+from cosphere.gallery import Item, Space, Store
+from cosphere.gallery.blocks import Rows
+from cosphere.rows import unit_rows
+from cosphere.search._faiss import faiss_for
+from cosphere.search.index import Index
+from cosphere.search.storage import Bits, Stored
+
+SUFFIXES = (".parquet", ".npz", ".faiss")
+_OWN = ("id", "embedding", "code")
+"""Columns of a Parquet file that are no metadata; metadata of these names gets the prefix ``metadata.``."""
+
+
+def export(store: Store, path: Path) -> Path:
+    """Write all items of one committed state to a file.
+
+    Args:
+        store: the gallery.
+        path: its suffix says what is written. ``.parquet``: id, embedding (float32) and code (bytes), and a column for each metadata
+            column, of text where its values are of several kinds. ``.npz``: what ``cosphere search`` and
+            :func:`cosphere.search.load_gallery` read: embeddings with paths, labels and boxes, or an index of kind ``bits``.
+            ``.faiss``: an ``IndexFlatIP`` of unit rows, or an ``IndexBinaryFlat`` of codes, with the ids in their order beside it,
+            in ``NAME.faiss.ids.json``.
+
+    Returns:
+        the file.
+
+    Raises:
+        SettingsError: another suffix.
+        DataError: the gallery is empty.
+        RunError: it cannot be written.
+    """
+    kinds = {".parquet": _write_parquet, ".npz": _write_npz, ".faiss": _write_faiss}
+    write = kinds.get(path.suffix.lower())
+    if write is None:
+        raise SettingsError(f"{path} has suffix {path.suffix!r}; wanted {', '.join(SUFFIXES)}.")
+    if not len(store):
+        raise DataError(f"{store.folder} is empty, so there is nothing to export. Add items first.")
+    write(store, path)
+    return path
+
+
+def _write_parquet(store: Store, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    space = store.space()
+    kinds = _kinds(store)
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    fields = [pa.field("id", pa.string())]
+    if space.has_floats:
+        fields.append(pa.field("embedding", pa.list_(pa.float32(), space.dim)))
+    if space.has_codes:
+        fields.append(pa.field("code", pa.binary(space.code_bytes)))
+    fields += [pa.field(_shown(name), types[kind]) for name, kind in kinds.items()]
+    about = {"cosphere.model_id": space.model_id, "cosphere.dim": str(space.dim)}
+    schema = pa.schema(fields, metadata=about)
+
+    def write(part: Path) -> None:
+        with parquet.ParquetWriter(part, schema) as file:
+            for items, rows in store.vectors():
+                file.write_table(pa.table(_columns(pa, items, rows, space, kinds), schema=schema))
+
+    write_atomic(path, write)
+
+
+def _kinds(store: Store) -> dict[str, type]:
+    """The type of each metadata column: text where its values are of several kinds."""
+    kinds: dict[str, type] = {}
+    for item in store:
+        for name, value in item.metadata.items():
+            kind, known = type(value), kinds.get(name, type(value))
+            if kind is not known:
+                kind = float if {kind, known} == {int, float} else str
+            kinds[name] = kind
+    return kinds
+
+
+def _shown(name: str) -> str:
+    return f"metadata.{name}" if name in _OWN else name
+
+
+def _columns(pa: Any, items: Sequence[Item], rows: Rows, space: Space, kinds: dict[str, type]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"id": [item.id for item in items]}
+    if rows.vectors is not None:
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), space.dim)
+    if rows.codes is not None:
+        columns["code"] = pa.array([code.tobytes() for code in rows.codes], pa.binary(space.code_bytes))
+    for name, kind in kinds.items():
+        values = [item.metadata.get(name) for item in items]
+        columns[_shown(name)] = [None if value is None else kind(value) for value in values]
+    return columns
+
+
+def _whole(store: Store) -> tuple[list[Item], npt.NDArray[Any]]:
+    """All items and their rows: floats where the gallery has them, else codes."""
+    items: list[Item] = []
+    parts: list[npt.NDArray[Any]] = []
+    for some, rows in store.vectors():
+        items += some
+        parts.append(_numbers(rows))
+    return items, np.concatenate(parts)
+
+
+def _numbers(rows: Rows) -> npt.NDArray[Any]:
+    found: Iterator[npt.NDArray[Any]] = (part for part in rows[1:] if part is not None)
+    return next(found)
+
+
+def _write_npz(store: Store, path: Path) -> None:
+    space = store.space()
+    items, rows = _whole(store)
+    labels = [str(item.metadata.get("label", "")) for item in items]
+    names = sorted(set(labels))
+    number = {name: at for at, name in enumerate(names)}
+    boxes = [[item.metadata.get(name, NO_BOX) for name in BOX] for item in items]
+    images = Embeddings(
+        embeddings=rows,
+        labels=np.array([number[label] for label in labels], dtype=np.int64),
+        paths=tuple(str(item.metadata.get("path", item.id)) for item in items),
+        class_names=tuple(names),
+        boxes=np.array(boxes, dtype=np.int64) if any(box[0] != NO_BOX for box in boxes) else None,
+        model_id=space.model_id,
+    )
+    if space.has_floats:
+        write_arrays(path, images.arrays() | {"ids": np.array([item.id for item in items], dtype=np.str_)})
+        return
+    index = Index("bits", None, Stored(Bits(space.dim), torch.from_numpy(rows)))
+    index.model_id = space.model_id
+    columns = {name: values for name, values in images.arrays().items() if name not in ("embeddings", "model_id")}
+    index.save(path, images=columns)
+
+
+def _write_faiss(store: Store, path: Path) -> None:
+    faiss = faiss_for("writing a faiss index")
+    space = store.space()
+    items, rows = _whole(store)
+    if space.has_floats:
+        index = faiss.IndexFlatIP(space.dim)
+        index.add(unit_rows(rows).rows.numpy())
+        write_atomic(path, lambda part: faiss.write_index(index, str(part)))
+    else:
+        binary = faiss.IndexBinaryFlat(8 * space.code_bytes)
+        binary.add(rows)
+        write_atomic(path, lambda part: faiss.write_index_binary(binary, str(part)))
+    write_json(path.with_name(f"{path.name}.ids.json"), [item.id for item in items])

@@ -1,0 +1,71 @@
+"""Adding images to a gallery: decode, embed, make thumbnails and commit, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cosphere._types import Progress
+from cosphere.data.dataset import UnreadableLog
+from cosphere.errors import DataError, counted
+from cosphere.gallery import Added, Store
+from cosphere.gallery.items import find
+from cosphere.gallery.store import Existing
+from cosphere.models import Embedder
+from cosphere.search.gallery_items import Pictures, box_of
+from cosphere.search.gallery_rows import as_held
+from cosphere.search.pictures import Pictured, embed_pictures
+
+
+def add_pictures(
+    store: Store,
+    embedder: Embedder,
+    table: Pictures,
+    *,
+    existing: Existing,
+    batch_size: int,
+    max_unreadable: float,
+    progress: Progress | None,
+) -> Added:
+    """Add images, each batch in a transaction of its own; see :meth:`cosphere.search.Gallery.add`."""
+    every = len(table.ids)
+    unreadable = UnreadableLog(every, max_unreadable)
+    new = _missing(store, table.ids)
+    if existing == "refuse" and len(new) < every:
+        raise DataError(
+            f"{every - len(new)} of {counted(every, 'image')} are in the gallery already. Give existing='skip' or 'replace'."
+        )
+    keep = new if existing == "skip" else list(range(every))
+    total, done = Added(0, 0, every - len(keep)), every - len(keep)
+    thumbnail = store.state().thumbnail
+    pictures = [table.pictures[place] for place in keep]
+    boxes = [box_of(table.metadata[place]) for place in keep]
+    for batch in embed_pictures(embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail):
+        unreadable.add(batch.skipped)
+        if batch.places:
+            added = _commit(store, table, [keep[place] for place in batch.places], batch, existing, thumbnail)
+            total = Added(*(one + other for one, other in zip(total, added, strict=True)))
+        done += len(batch.places) + len(batch.skipped)
+        if progress is not None:
+            progress(done, every)
+    return total
+
+
+def _commit(
+    store: Store, table: Pictures, places: Sequence[int], batch: Pictured, existing: Existing, thumbnail: int
+) -> Added:
+    vectors, codes = as_held(batch.embeddings, store.space(), store.folder)
+    return store.add(
+        [table.ids[place] for place in places],
+        vectors,
+        codes,
+        metadata=[table.metadata[place] for place in places],
+        thumbnails=batch.thumbnails if thumbnail else None,
+        existing=existing,
+    )
+
+
+def _missing(store: Store, ids: Sequence[str]) -> list[int]:
+    """Positions of the ids that are not there."""
+    with store.reading() as connection:
+        there = find(connection, ids)
+    return [place for place, one in enumerate(ids) if one not in there]

@@ -1,0 +1,113 @@
+"""What callers of a gallery give: images, ids and metadata in several forms, as lists of equal length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from cosphere.data.boxes import BOX
+from cosphere.embeddings import Embeddings
+from cosphere.errors import DataError, SizeError, counted
+from cosphere.gallery.values import check_ids
+from cosphere.search.pictures import Box
+
+
+class Pictures(NamedTuple):
+    """N images to add."""
+
+    pictures: list[Any]
+    ids: list[str]
+    metadata: list[dict[str, Any]]
+
+
+def is_numbers(value: Any, *, one: bool = False) -> bool:
+    """Whether a value is rows of numbers rather than images: two dimensions, or one for a single row."""
+    return isinstance(value, np.ndarray | Tensor) and value.ndim == (1 if one else 2) and _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, np.ndarray) or value.dtype.kind not in "OSU"
+
+
+def per_item(metadata: Any, count: int) -> list[Mapping[str, Any] | None]:
+    """Metadata as one mapping for each item.
+
+    Args:
+        metadata: N mappings; or a mapping or DataFrame of columns, each with N values, one value standing for all; or None.
+        count: N.
+
+    Raises:
+        SizeError: another number of values.
+    """
+    if metadata is None:
+        return [None] * count
+    if hasattr(metadata, "to_dict") and hasattr(metadata, "columns"):
+        metadata = {str(name): metadata[name].tolist() for name in metadata.columns}
+    if isinstance(metadata, Mapping):
+        columns = {name: _column(name, values, count) for name, values in metadata.items()}
+        return [{name: values[place] for name, values in columns.items()} for place in range(count)]
+    if isinstance(metadata, str) or not isinstance(metadata, Sequence) or len(metadata) != count:
+        size = len(metadata) if hasattr(metadata, "__len__") else "none"
+        raise SizeError(
+            f"want metadata of {counted(count, 'item')}, got {size}. Give one mapping for each, or columns."
+        )
+    return list(metadata)
+
+
+def _column(name: Any, values: Any, count: int) -> Sequence[Any]:
+    if isinstance(values, str | int | float | bool) or values is None:
+        return [values] * count
+    if len(values) != count:
+        raise SizeError(f"column {name!r} has {len(values)} values for {counted(count, 'item')}. Give one for each.")
+    return list(values)
+
+
+def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Pictures:
+    """Images with their ids and metadata; a path is its own id, and becomes the column ``path``.
+
+    Raises:
+        DataError: images that are no files have no ids.
+        SizeError: counts differ.
+    """
+    if isinstance(pictures, str | Path | bytes | Image.Image):
+        pictures = [pictures]
+    listed = list(pictures)
+    paths = [os.path.abspath(one) if isinstance(one, str | Path) else None for one in listed]  # noqa: PTH100
+    if ids is None:
+        if None in paths:
+            raise DataError("images that are not files need ids. Give ids, a list of texts.")
+        ids = paths
+    texts = check_ids(ids, len(listed))
+    given = per_item(metadata, len(listed))
+    columns = [
+        ({} if path is None else {"path": path}) | dict(one or {}) for path, one in zip(paths, given, strict=True)
+    ]
+    return Pictures(listed, texts, columns)
+
+
+def box_of(metadata: Mapping[str, Any]) -> Box | None:
+    """The box of an image in its metadata, pixels (left, top, right, bottom); None for the whole image."""
+    values = [metadata.get(name) for name in BOX]
+    if any(value is None for value in values):
+        return None
+    left, top, right, bottom = (int(value) for value in values)  # type: ignore[arg-type]
+    return left, top, right, bottom
+
+
+def columns_of_table(table: Embeddings) -> list[dict[str, Any]]:
+    """Metadata of embeddings: path, label where there is one, and box."""
+    columns: list[dict[str, Any]] = []
+    for row, (path, label) in enumerate(zip(table.paths, table.labels.tolist(), strict=True)):
+        one: dict[str, Any] = {"path": path}
+        if table.class_names[label]:
+            one["label"] = table.class_names[label]
+        if table.boxes is not None and table.boxes[row, 0] >= 0:
+            one |= dict(zip(BOX, table.boxes[row].tolist(), strict=True))
+        columns.append(one)
+    return columns
