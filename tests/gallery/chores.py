@@ -44,12 +44,17 @@ class Mirror:
     def step(self, number: int) -> dict[str, Any]:
         """The step of a number, given what is held now."""
         random = np.random.default_rng([self.seed, number])
-        kind = random.choice(["add", "one", "upsert", "delete", "where", "compact", "migrate"], p=[0.3, 0.2, 0.15, 0.2, 0.05, 0.05, 0.05])
+        kind = random.choice(
+            ["add", "one", "upsert", "delete", "where", "compact", "migrate"], p=[0.3, 0.2, 0.15, 0.2, 0.05, 0.05, 0.05]
+        )
         known = sorted(self.items)
         if kind in ("add", "one") or not known:
             count = 1 if kind == "one" else int(random.integers(1, 700))
             return {"kind": "add", "ids": [f"item {number}.{place}" for place in range(count)], "version": number}
-        some = [known[at] for at in random.choice(len(known), size=min(len(known), int(random.integers(1, 60))), replace=False)]
+        some = [
+            known[at]
+            for at in random.choice(len(known), size=min(len(known), int(random.integers(1, 60))), replace=False)
+        ]
         if kind == "upsert":
             return {"kind": "upsert", "ids": [*some, f"item {number}"], "version": number}
         if kind == "delete":

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import chores
 import numpy as np
 import pytest
 
-import chores
 from cosphere.gallery import Store, check_all, prove_deleted
 
 PROGRAM = Path(chores.__file__)

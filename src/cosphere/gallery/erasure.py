@@ -145,6 +145,12 @@ def windows(content: bytes) -> list[bytes]:
     return [one for one in every if len(set(one)) >= _FEWEST_VALUES]
 
 
+def scan_of(picture: bytes) -> bytes:
+    """The pixels of a JPEG: what comes after its tables, which all JPEG files of one quality share."""
+    at = picture.find(b"\xff\xda")
+    return picture if at < 0 else picture[at + 14 :]
+
+
 def quick_hash(pairs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
     """A 24-bit hash of 16 bytes, given as (n, 2) little-endian uint64; fast enough for every offset of a file."""
     return quick_hash_of(pairs[:, 0], pairs[:, 1])

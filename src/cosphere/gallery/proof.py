@@ -14,8 +14,18 @@ import numpy.typing as npt
 
 from cosphere._types import Progress
 from cosphere.errors import RunError
-from cosphere.gallery.erasure import QUICK_BITS, WINDOW, Receipt, quick_hash_of, read_log, sure_hash, window_places
-from cosphere.gallery.items import groups
+from cosphere.gallery.erasure import (
+    QUICK_BITS,
+    WINDOW,
+    Receipt,
+    quick_hash_of,
+    read_log,
+    scan_of,
+    sure_hash,
+    window_places,
+    windows,
+)
+from cosphere.gallery.folder import FILE
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Store
 
@@ -23,6 +33,8 @@ SHORTEST_TEXT = 5
 """Texts of fewer UTF-8 bytes occur by chance."""
 _PART = 4 * 2**20
 """Bytes that are looked at together."""
+_WORD = 8
+"""Bytes by which longer texts are found: many are looked for at once."""
 _AROUND = 64
 """Bytes beside a match that are compared with a live text."""
 _MOST = 1000
@@ -180,7 +192,14 @@ class _Search:
 
     def __init__(self, texts: dict[bytes, str], receipts: Sequence[Receipt]) -> None:
         self._texts = texts
-        self._receipts = receipts
+        self._brief = [one for one in texts if len(one) < _WORD]
+        self._by_word: dict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
+        self._word_table = np.zeros(2**QUICK_BITS, dtype=bool)
+        for one in texts:
+            if len(one) >= _WORD:
+                place = max(0, len(one) - _WORD - 4)  # the end tells texts apart better than the beginning, but for .jpg
+                self._by_word[one[place : place + _WORD]].append((one, place))
+                self._word_table[_word_hash(np.frombuffer(one[place : place + _WORD], dtype="<u8"))] = True
         self._text_hits: dict[bytes, list[tuple[str, int, bytes, int]]] = defaultdict(list)
         self._windows: dict[bytes, tuple[str, int]] = {}
         self._table = np.zeros(2**QUICK_BITS, dtype=bool)
@@ -191,18 +210,30 @@ class _Search:
 
     def look(self, part: _Part, name: str) -> None:
         """Search one part of a file."""
-        for wanted in self._texts:
+        for wanted in self._brief:
             at = part.content.find(wanted)
             while at >= 0:
-                if at + len(wanted) > part.before and len(self._text_hits[wanted]) < 100 * _MOST:
-                    low, high = max(0, at - _AROUND), at + len(wanted) + _AROUND
-                    self._text_hits[wanted].append((name, part.start + at, part.content[low:high], at - low))
+                self._hit(part, name, wanted, at)
                 at = part.content.find(wanted, at + 1)
-        if self._sure:
-            for at in _candidates(part.content, self._table):
-                window = part.content[at : at + WINDOW]
-                if any(sure_hash(window, salt) in hashes for salt, hashes in self._sure):
-                    self._windows.setdefault(window, (name, part.start + at))
+        for shift in range(8):
+            words = np.frombuffer(part.content, dtype="<u8", count=max(0, len(part.content) - shift) // 8, offset=shift)
+            if self._by_word:
+                for at in (8 * np.flatnonzero(self._word_table[_word_hash(words)]) + shift).tolist():
+                    for wanted, place in self._by_word.get(part.content[at : at + _WORD], ()):
+                        if at >= place and part.content.startswith(wanted, at - place):
+                            self._hit(part, name, wanted, at - place)
+            if self._sure:
+                hits = np.flatnonzero(self._table[quick_hash_of(words[:-1], words[1:])])
+                for at in (8 * hits + shift).tolist():
+                    window = part.content[at : at + WINDOW]
+                    if any(sure_hash(window, salt) in hashes for salt, hashes in self._sure):
+                        self._windows.setdefault(window, (name, part.start + at))
+
+    def _hit(self, part: _Part, name: str, wanted: bytes, at: int) -> None:
+        """Keep a match, unless the part before had it, with the bytes beside it."""
+        if at + len(wanted) > part.before and len(self._text_hits[wanted]) < 100 * _MOST:
+            low, high = max(0, at - _AROUND), at + len(wanted) + _AROUND
+            self._text_hits[wanted].append((name, part.start + at, part.content[low:high], at - low))
 
     def findings(self, store: Store) -> tuple[list[Finding], int]:
         """What is left once matches in live items are taken out, and the number of windows that live items share."""
@@ -210,7 +241,7 @@ class _Search:
         with store.reading() as connection:
             for wanted, hits in self._text_hits.items():
                 live = _live_texts(connection, self._texts[wanted], wanted)
-                left = [hit for hit in hits if not _is_live(hit[2], hit[3], wanted, live)]
+                left = [hit for hit in hits if not (hit[0].startswith(FILE) and _is_live(hit[2], hit[3], wanted, live))]
                 found += [Finding(f"text {self._texts[wanted]!r}", file, at) for file, at, *_ in left[:_MOST]]
         shared = _live_windows(store, set(self._windows)) if self._windows else set()
         left_windows = [place for window, place in self._windows.items() if window not in shared]
@@ -218,15 +249,9 @@ class _Search:
         return found, len(shared)
 
 
-def _candidates(content: bytes, table: npt.NDArray[np.bool_]) -> list[int]:
-    """Offsets whose 16 bytes have a quick hash that is looked for."""
-    found: list[int] = []
-    for shift in range(min(8, max(0, len(content) - WINDOW + 1))):
-        count = (len(content) - shift) // 8
-        words = np.frombuffer(content, dtype="<u8", count=count, offset=shift)
-        hits = np.flatnonzero(table[quick_hash_of(words[:-1], words[1:])])
-        found += (8 * hits + shift).tolist()
-    return found
+def _word_hash(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A 24-bit hash of 8 bytes."""
+    return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - QUICK_BITS)
 
 
 def _live_texts(connection: Connection, text: str, wanted: bytes) -> list[tuple[bytes, int]]:
@@ -265,8 +290,6 @@ def _live_windows(store: Store, wanted: set[bytes]) -> set[bytes]:
                 places = [row * wide + at for row in range(len(part)) for at in window_places(wide)]
                 shared |= wanted & {content[at : at + WINDOW] for at in places}
     with store.reading() as connection:
-        for group in groups(wanted - shared, 50):
-            for one in group:
-                if connection.one("SELECT 1 FROM thumbnail WHERE instr(content, ?) > 0 LIMIT 1", (one,)):
-                    shared.add(one)
+        for (picture,) in connection.each("SELECT content FROM thumbnail"):
+            shared |= wanted & set(windows(scan_of(picture)))
     return shared

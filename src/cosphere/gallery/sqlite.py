@@ -18,8 +18,8 @@ SAFE_VERSION = (3, 51, 3)
 DRIVER_VARIABLE = "COSPHERE_SQLITE"
 """Environment variable: ``sqlite3`` (the version that Python links, the default) or ``apsw`` (its own, usually newer)."""
 PAGE_BYTES = 8192
-BUSY_MILLISECONDS = 10_000
-"""How long a connection waits for another one's lock."""
+BUSY_MILLISECONDS = 2000
+"""How long a connection waits for another one's lock, and a checkpoint for readers."""
 
 Mode = Literal["create", "write", "read", "frozen"]
 Row = tuple[Any, ...]
@@ -181,8 +181,10 @@ class Connection:
             kind: ``PASSIVE`` copies what no reader is in the way of; ``TRUNCATE`` waits, copies all and empties the log.
 
         Returns:
-            whether all was copied.
+            whether all was copied; inside a transaction, nothing is.
         """
+        if self._inside:
+            return False
         found = self.one(f"PRAGMA wal_checkpoint({kind})")
         return found is not None and found[0] == 0 and found[1] == found[2]
 

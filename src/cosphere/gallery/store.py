@@ -14,10 +14,10 @@ from cosphere.checks import check_choice
 from cosphere.errors import DataError, RunError, SizeError, agreeing
 from cosphere.gallery import blocks, items
 from cosphere.gallery.blocks import Numbers, Rows
-from cosphere.gallery.erasure import Receipt, log_erasure
+from cosphere.gallery.erasure import Receipt, log_erasure, scan_of
 from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
 from cosphere.gallery.items import Item
-from cosphere.gallery.schema import Space, State, read_space, read_state, write_state
+from cosphere.gallery.schema import Space, State, damaged, read_space, read_state, write_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors, shown
 from cosphere.gallery.where import Filter, Where, matching, parse
@@ -74,7 +74,11 @@ class Store(GalleryFolder):
         connection = reading_only(self.file)
         try:
             with connection.reading():
-                yield from items.read_all(connection)
+                count = 0
+                for item in items.read_all(connection):
+                    count += 1
+                    yield item
+                check_count(connection, count, read_state(connection))
         finally:
             connection.close()
 
@@ -104,9 +108,11 @@ class Store(GalleryFolder):
             with connection.reading():
                 state = read_state(connection)
                 space = read_space(connection, state.space)
+                count = 0
                 for part in blocks.read_after(connection, state.space, space, 0):
-                    live = part.take(part.rows >= 0)
-                    yield items.read(connection, live.rows.tolist()), live
+                    count += len(part.rows)
+                    yield items.read(connection, part.rows.tolist()), part
+                check_count(connection, count, state)
         finally:
             connection.close()
 
@@ -294,7 +300,17 @@ class Changes(NamedTuple):
     alive: Iterator[tuple[int, int, Numbers]]
     """Of each changed range of rows, after the first number and up to the second: which are alive."""
     new: Iterator[Rows]
-    """Rows that it has not seen; a row number below 0 is a deleted one."""
+    """Rows that it has not seen."""
+
+
+def check_count(connection: Connection, found: int, state: State) -> None:
+    """Raise unless as many items were found as there are.
+
+    Raises:
+        DamagedError: some are missing.
+    """
+    if found != state.items:
+        raise damaged(connection.path, f"the set of items ({found:,} found of {state.items:,})")
 
 
 def rows_where(connection: Connection, wanted: Filter | None) -> Numbers:
@@ -324,4 +340,4 @@ def _metadata(metadata: Sequence[Mapping[str, Any] | None] | None, count: int) -
 def _payloads(erased: Sequence[Rows], thumbnails: Sequence[bytes]) -> list[bytes]:
     """The bytes of what was erased, one for each vector, code and thumbnail."""
     rows = [part[at].tobytes() for one in erased for part in one[1:] if part is not None for at in range(len(part))]
-    return rows + list(thumbnails)
+    return rows + [scan_of(one) for one in thumbnails]

@@ -17,7 +17,7 @@ from torch import Tensor
 from cosphere._types import Flags, Float32s, Integers
 from cosphere.gallery.schema import Space
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.store import Known, Store
+from cosphere.gallery.store import Known, Store, check_count
 from cosphere.rows import BLOCK_BYTES, CosineBlocks, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import Blocks, search_blocks, search_units
 from cosphere.search.hamming import BitRows, HammingBlocks, search_bits
@@ -119,6 +119,7 @@ class Held:
                 if values is not None:
                     self._append(rows.rows, values, room)
                     room -= len(rows.rows)
+            check_count(connection, len(self), changes.state)
             self.known = changes.known
         except BaseException:
             self.known, self._segments = Known(), []

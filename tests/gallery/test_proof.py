@@ -1,0 +1,208 @@
+"""The proof of a deletion reads every byte, and fails where something is left."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making_gallery import DIM, rows_of
+
+from cosphere.errors import RunError
+from cosphere.gallery import Receipt, Space, Store, prove_deleted
+from cosphere.gallery.erasure import quick_hash, read_log, window_places, windows
+
+WIDE = 256
+
+
+def filled(folder: Path, count: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+    """A closed gallery with blocks, single rows and thumbnails."""
+    rows = np.random.default_rng(5).normal(size=(count, WIDE)).astype(np.float32)
+    codes = np.packbits(rows > 0, axis=1)
+    pictures = [np.random.default_rng(place).bytes(700) for place in range(count)]
+    metadata = [{"label": f"person {place // 10}", "path": f"/photos/{place}.jpg"} for place in range(count)]
+    with Store.create(folder, Space(dim=WIDE, holds="both")) as store:
+        store.add([f"face {place:05}" for place in range(count)], rows, codes, metadata=metadata, thumbnails=pictures)
+        store.flush()
+    return rows, codes
+
+
+def test_nothing_is_left_of_what_was_deleted(tmp_path: Path) -> None:
+    rows, codes = filled(tmp_path / "g")
+    with Store.open(tmp_path / "g") as store:
+        one = store.delete(["face 00003", "face 01023", "face 01024", "face 01499"])
+        identity = store.delete(where={"label": "person 7"})
+    assert one.flushed
+    assert len(identity.ids) == 10
+    proof = prove_deleted(
+        tmp_path / "g", [*one.ids, *identity.ids], [one.receipt, identity.receipt], texts=["/photos/75.jpg"]
+    )
+    assert proof.holds, proof.found
+    assert (proof.alive, proof.short, proof.unknown, proof.shared, proof.flushed) == ((), (), (), 0, True)
+    # 14 vectors and thumbnails of 16 windows, and codes of 32 bytes of 2
+    assert proof.windows == 14 * (16 + 16 + 2)
+    assert dict(proof.files)["gallery.sqlite"] == (tmp_path / "g" / "gallery.sqlite").stat().st_size
+    # By hand: no byte of theirs is in any file.
+    everything = b"".join(file.read_bytes() for file in (tmp_path / "g").iterdir())
+    for place in (3, 1023, 1499, 70, 79):
+        assert rows[place].tobytes()[:32] not in everything
+        assert codes[place].tobytes()[:16] not in everything
+        assert f"face {place:05}".encode() not in everything
+    assert rows[4].tobytes()[:32] in everything
+
+
+@pytest.mark.parametrize("kind", ["vector", "code", "thumbnail", "id"])
+def test_a_trace_in_a_free_page_is_found(kind: str, tmp_path: Path) -> None:
+    """Rows that another program unlinked without the pragma stay readable."""
+    rows, codes = filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        receipt = store.delete(["face 00003"]).receipt
+    other = sqlite3.connect(tmp_path / "g" / "gallery.sqlite", isolation_level=None)
+    other.execute("PRAGMA secure_delete = OFF")
+    left = {"vector": rows[3].tobytes(), "code": codes[3].tobytes(), "thumbnail": np.random.default_rng(3).bytes(700)}
+    other.execute("CREATE TABLE scratch (content BLOB)")
+    other.execute("INSERT INTO scratch VALUES (?)", (left.get(kind, b"face 00003"),))
+    other.execute("DELETE FROM scratch")
+    other.close()
+    proof = prove_deleted(tmp_path / "g", ["face 00003"], [receipt])
+    assert not proof.holds
+    (what,) = {one.what for one in proof.found}
+    assert what == ("text 'face 00003'" if kind == "id" else "vector, code or thumbnail")
+    assert {one.file for one in proof.found} == {"gallery.sqlite"}
+
+
+def test_the_pragma_is_what_removes_single_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same deletion with the pragma off leaves vectors and ids in the file."""
+    from cosphere.gallery.sqlite import Connection
+
+    filled(tmp_path / "g")
+    run = Connection.run
+    monkeypatch.setattr(
+        Connection,
+        "run",
+        lambda self, sql, values=(): run(self, sql.replace("secure_delete = ON", "secure_delete = OFF"), values),
+    )
+    ids = [f"face {place:05}" for place in range(1100, 1400)]
+    with Store.open(tmp_path / "g") as store:
+        receipt = store.delete(ids).receipt
+    proof = prove_deleted(tmp_path / "g", ids, [receipt])
+    assert {one.what[:4] for one in proof.found} == {"text", "vect"}
+
+
+@pytest.mark.parametrize("place", ["index/hnsw.npz", "notes.txt", "deep/er/file"])
+def test_every_file_of_the_folder_is_read(place: str, tmp_path: Path) -> None:
+    rows, _ = filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        deleted = store.delete(["face 00003"])
+    file = tmp_path / "g" / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(
+        b"x" * 4_194_299 + rows[3].tobytes()[200:500] + b"face 00003"
+    )  # across the parts that are read at once
+    proof = prove_deleted(tmp_path / "g", ["face 00003"], [deleted.receipt])
+    assert {(one.what, one.file) for one in proof.found} == {
+        ("vector, code or thumbnail", place),
+        ("text 'face 00003'", place),
+    }
+    assert ("text 'face 00003'", 4_194_599) in {(one.what, one.offset) for one in proof.found}
+
+
+def test_the_log_of_a_pinned_reader_is_read_too(tmp_path: Path) -> None:
+    filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        store.add(["late one"], *[part[:1] for part in filled(tmp_path / "other", 1)])
+        with Store.open(tmp_path / "g") as reader, reader.reading() as connection:
+            connection.rows("SELECT count(*) FROM item")
+            store._writer.run("PRAGMA busy_timeout = 50")
+            deleted = store.delete(["late one"])
+            assert not deleted.flushed
+            everything = (tmp_path / "g" / "gallery.sqlite-wal").read_bytes()
+            assert b"late one" in everything
+    proof = prove_deleted(tmp_path / "g", ["late one"], [deleted.receipt])
+    assert proof.flushed
+    assert proof.holds
+
+
+def test_ids_that_begin_like_living_ones_and_equal_pictures_are_told_apart(tmp_path: Path) -> None:
+    rows, codes = rows_of(4)
+    wide = np.repeat(rows, 10, axis=1)[:, : 8 * DIM]
+    codes = np.packbits(wide > 0, axis=1)
+    with Store.create(tmp_path / "g", Space(dim=8 * DIM, holds="both")) as store:
+        store.add(
+            ["image 1", "image 10", "twin", "image 2"],
+            wide[[0, 1, 0, 2]],
+            codes[[0, 1, 0, 2]],
+            metadata=[{"of": "a"}, {"of": "image 1"}, {}, {}],
+        )
+        deleted = store.delete(["image 1", "image 2"])
+    proof = prove_deleted(tmp_path / "g", deleted.ids, [deleted.receipt])
+    assert proof.holds
+    assert proof.shared > 0
+    (tmp_path / "g" / "copy").write_bytes(b"image 1 and image 10")
+    found = prove_deleted(tmp_path / "g", deleted.ids, [deleted.receipt]).found
+    assert [(one.file, one.offset) for one in found] == [("copy", 0), ("copy", 12)]
+
+
+def test_what_is_alive_short_or_strange_is_said(tmp_path: Path) -> None:
+    filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        deleted = store.delete(["face 00003"])
+    proof = prove_deleted(tmp_path / "g", ["face 00004", "x"], [deleted.receipt])
+    assert not proof.holds
+    assert proof.alive == ("face 00004",)
+    assert proof.found == ()
+    assert proof.short == ("x",)
+    stranger = Receipt.of("another", 1, [b"0123456789abcdef"])
+    assert prove_deleted(tmp_path / "g", [], [stranger]).unknown == (stranger.time,)
+
+
+def test_a_receipt_holds_no_personal_data_and_comes_back(tmp_path: Path) -> None:
+    rows, codes = filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        deleted = store.delete(["face 00003"])
+        with store.reading() as connection:
+            (record,) = read_log(connection)
+        assert record == {"time": deleted.receipt.time, "items": 1, "receipt": deleted.receipt.digest, "previous": ""}
+        store.delete(["face 00004"])
+        with store.reading() as connection:
+            assert read_log(connection)[1]["previous"]
+    deleted.receipt.save(tmp_path / "receipt.json")
+    text = (tmp_path / "receipt.json").read_text()
+    assert "face" not in text
+    assert rows[3].tobytes()[:8].hex() not in text
+    assert codes[3].tobytes()[:8].hex() not in text
+    again = Receipt.load(tmp_path / "receipt.json")
+    assert again.digest == deleted.receipt.digest
+    assert again.as_dict() == deleted.receipt.as_dict()
+    assert again.covered == 3
+    for change in ({"quick": "zz"}, {"sure": ""}, {"salt": None}, {"quick": "ffffffff", "sure": "00" * 8}):
+        (tmp_path / "bad.json").write_text(json.dumps(json.loads(text) | change))
+        with pytest.raises(RunError, match="is no receipt of a deletion"):
+            Receipt.load(tmp_path / "bad.json")
+
+
+def test_windows_cover_a_payload() -> None:
+    assert window_places(256) == list(range(0, 256, 16))
+    assert window_places(2048)[-1] == 2048 - 16
+    assert windows(bytes(64)) == []
+    assert len(windows(bytes(range(64)))) == 4
+
+
+def test_the_quick_hash_is_one_function_of_sixteen_bytes() -> None:
+    content = np.random.default_rng(0).bytes(16 * 5000)
+    pairs = np.frombuffer(content, "<u8").reshape(-1, 2)
+    hashes = quick_hash(pairs)
+    assert int(hashes.max()) < 2**24
+
+    def by_hand(first: int, second: int) -> int:
+        mask = 2**64 - 1
+        mixed = first * 0x9E3779B97F4A7C15 & mask
+        mixed ^= mixed >> 32
+        mixed = mixed + second * 0xC2B2AE3D27D4EB4F & mask
+        mixed ^= mixed >> 29
+        return (mixed * 0x165667B19E3779F9 & mask) >> 40
+
+    assert [by_hand(*pair) for pair in pairs[:50].tolist()] == hashes[:50].tolist()
+    assert len(set(hashes.tolist())) > 4990
