@@ -197,7 +197,9 @@ class _Search:
         self._word_table = np.zeros(2**QUICK_BITS, dtype=bool)
         for one in texts:
             if len(one) >= _WORD:
-                place = max(0, len(one) - _WORD - 4)  # the end tells texts apart better than the beginning, but for .jpg
+                place = max(
+                    0, len(one) - _WORD - 4
+                )  # the end tells texts apart better than the beginning, but for .jpg
                 self._by_word[one[place : place + _WORD]].append((one, place))
                 self._word_table[_word_hash(np.frombuffer(one[place : place + _WORD], dtype="<u8"))] = True
         self._text_hits: dict[bytes, list[tuple[str, int, bytes, int]]] = defaultdict(list)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cosphere.data.boxes import BOX, NO_BOX
 from cosphere.embeddings import Embeddings
@@ -18,8 +17,7 @@ from cosphere.gallery import Item, Space, Store
 from cosphere.gallery.blocks import Rows
 from cosphere.rows import unit_rows
 from cosphere.search._faiss import faiss_for
-from cosphere.search.index import Index
-from cosphere.search.storage import Bits, Stored
+from cosphere.search.index import FORMAT, Index
 
 SUFFIXES = (".parquet", ".npz", ".faiss")
 _OWN = ("id", "embedding", "code")
@@ -140,8 +138,8 @@ def _write_npz(store: Store, path: Path) -> None:
     if space.has_floats:
         write_arrays(path, images.arrays() | {"ids": np.array([item.id for item in items], dtype=np.str_)})
         return
-    index = Index("bits", None, Stored(Bits(space.dim), torch.from_numpy(rows)))
-    index.model_id = space.model_id
+    stored = {"format": FORMAT, "kind": "bits", "dim": space.dim, "model_id": space.model_id}
+    index = Index.from_arrays({name: np.array(value) for name, value in stored.items()} | {"kept": rows}, path)
     columns = {name: values for name, values in images.arrays().items() if name not in ("embeddings", "model_id")}
     index.save(path, images=columns)
 

@@ -18,9 +18,9 @@ from cosphere._types import Flags, Float32s, Integers
 from cosphere.gallery.schema import Space
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Known, Store, check_count
-from cosphere.rows import BLOCK_BYTES, CosineBlocks, UnitRows, rounded_up, unit_rows
-from cosphere.search.exact import Blocks, search_blocks, search_units
-from cosphere.search.hamming import BitRows, HammingBlocks, search_bits
+from cosphere.rows import BLOCK_BYTES, UnitRows, rounded_up, unit_rows
+from cosphere.search.exact import search_units
+from cosphere.search.hamming import BitRows, search_bits
 
 SPARE = 1 / 32
 """Room for added rows, as a share of those that were read at once."""
@@ -193,52 +193,15 @@ class Held:
     ) -> tuple[Tensor, Tensor]:
         """Places in a segment, and scores, (Q, k) each."""
         places = None
-        values, size = one.values, one.size
+        values, size, hides = one.values, one.size, count < one.size
         if count < _FEW * one.size:
             places = torch.from_numpy(np.flatnonzero(keep))
-            values, size = torch.zeros(rounded_up(count), values.shape[1], dtype=values.dtype), count
+            values, size, hides = torch.zeros(rounded_up(count), values.shape[1], dtype=values.dtype), count, False
             values[:count] = one.values[places]
-        dead = None if count == size else torch.from_numpy(~keep)
-        ids, scores = self._search_values(values, size, dead, queries, k, block_bytes)
-        return (ids if places is None else places[ids]), scores
-
-    def _search_values(
-        self,
-        values: Tensor,
-        size: int,
-        dead: Tensor | None,
-        queries: UnitRows | BitRows,
-        k: int,
-        block_bytes: int,
-    ) -> tuple[Tensor, Tensor]:
+        kept = keep if hides else None
         if isinstance(queries, UnitRows):
             units = UnitRows(values[: rounded_up(size)], size)
-            if dead is None:
-                return search_units(queries, units, k, None, block_bytes)
-            return search_blocks(
-                queries, size, lambda most: Hiding(CosineBlocks(units, most), dead), k, None, block_bytes
-            )
-        bits = BitRows(values, size)
-        if dead is None:
-            return search_bits(queries, bits, k, None, self.space.dim, block_bytes)
-        as_rows = UnitRows(queries.padded, queries.size)  # only its codes are looked at
-        ids, scores = search_blocks(
-            as_rows, size, lambda most: Hiding(HammingBlocks(bits, most), dead), k, None, block_bytes
-        )
-        return ids, 1 + 2 * scores / self.space.dim
-
-
-class Hiding:
-    """Similarities of which some columns can never be the nearest.
-
-    Args:
-        blocks: the similarities.
-        hidden: (G,) bool, the columns.
-    """
-
-    def __init__(self, blocks: Blocks, hidden: Tensor) -> None:
-        self._blocks, self._hidden = blocks, hidden
-
-    def of(self, queries: Tensor) -> Tensor:
-        """(b, G) similarities, -inf in hidden columns."""
-        return self._blocks.of(queries).masked_fill_(self._hidden, -torch.inf)
+            ids, scores = search_units(queries, units, k, None, block_bytes, kept)
+        else:
+            ids, scores = search_bits(queries, BitRows(values, size), k, None, self.space.dim, block_bytes, kept)
+        return (ids if places is None else places[ids]), scores
