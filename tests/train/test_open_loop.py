@@ -16,6 +16,7 @@ from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import RunError, SettingsError
 from cosphere.health import embedding_health
 from cosphere.losses import (
+    CrossBatchMemory,
     NTXentLoss,
     TripletLoss,
     table,
@@ -207,6 +208,28 @@ def test_an_unreadable_image_loses_all_its_views(photos: Path, tmp_path: Path) -
     result, _ = run(copy, tmp_path / "run", settings, loss)
     assert len(result.unreadable) == 1
     assert sorted(len(labels) for labels in loss.batches[:6]) == [18, 20, 20, 20, 20, 20]
+
+
+def test_the_memory_holds_the_numbers_of_images_over_epochs(photos: Path, tmp_path: Path) -> None:
+    """A number stands for one image in every batch and epoch: two images in the queue never look like views of one."""
+    batch = BatchSettings(sampler="views", size=20)
+    images = read_catalogue(photos).select("train")
+    seen: list[int] = []
+
+    class Queue(CrossBatchMemory):
+        def forward(self, embeddings: Tensor, labels: Tensor, *rest: object, **named: object) -> Tensor:
+            seen.extend(labels.tolist())
+            return super().forward(embeddings, labels)
+
+    queue = Queue(NTXentLoss(), 8, size=150)
+    assert labels_are_images(batch, queue)
+    run(photos, tmp_path / "run", replace(SETTINGS, steps=9, batch=batch), queue)  # an epoch and a half
+    assert len(images) == 60
+    first = seen[:120]
+    assert sorted(first) == sorted([*range(60)] * 2)  # an epoch: each image's two views under its row of the catalogue
+    assert queue.labels.tolist() == [*seen[150:], *seen[30:150]]
+    # Views of one image from two epochs are in the queue under one number: they are positives, never negatives of each other.
+    assert max(queue.labels.bincount().tolist()) == 4
 
 
 def test_what_labels_a_view() -> None:

@@ -144,7 +144,8 @@ def training_parts(
     """Choose the images that `cosphere train` trains and validates on, never from the test split.
 
     Uses the ``val`` split if there is one. Otherwise holds out whole classes of ``train``, or of all images for data
-    without splits; or images of each class.
+    without splits; or images of each class. Of images without labels, a share is held out, by which the health of the
+    embedding is watched.
 
     Args:
         catalogue: data with a ``train`` split, or without splits.
@@ -163,6 +164,8 @@ def training_parts(
         return TrainingParts(train, catalogue.select("val"), "validation on the data's own val split")
     if val_share == 0:
         return TrainingParts(train, None, "no validation: no val split, and no classes held out")
+    if not train.labelled:
+        return _without_labels(train, val_share, seed)
     if of == "images":
         left, held = hold_out_images(train, share=val_share, seed=seed)
         part = f"{counted(len(held), 'image')} of {counted(len(held.label_names), 'training class')}"
@@ -182,3 +185,16 @@ def training_parts(
     if number != round(val_share * len(counts)):
         how += f" (a share of {val_share:g} adapted to so few classes)"
     return TrainingParts(left, held, how)
+
+
+def _without_labels(train: Catalogue, share: float, seed: int) -> TrainingParts:
+    """Hold out a share of the images, whatever the order of the rows; none where fewer than 2 would be on either side."""
+    by_path = np.argsort(train.table["path"].to_numpy(dtype=str), kind="stable")
+    number = max(2, round(share * len(train)))
+    if len(train) - number < 2:
+        return TrainingParts(train, None, f"no validation: {counted(len(train), 'image')} are too few to hold some out")
+    held = np.zeros(len(train), dtype=bool)
+    held[np.random.default_rng([seed, len(train)]).permutation(by_path)[:number]] = True
+    val = train.rows(np.flatnonzero(held))
+    how = f"{counted(number, 'image')} without labels held out with seed {seed}: their health is watched, and the last model is kept"
+    return TrainingParts(train.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val")), how)

@@ -95,6 +95,23 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
     return Chosen(held_out, VAL)
 
 
+def training_images(settings: TrainSettings) -> Catalogue:
+    """The images at ``data.root``. A run that makes a class of each image takes images without labels too.
+
+    Raises:
+        DataError, SettingsError: see :func:`cosphere.data.read_catalogue`.
+    """
+    from cosphere.train.setup import learns_from_labels  # here, because a search needs neither losses nor training
+
+    how = settings.data
+    return data.read_catalogue(
+        how.root,
+        layout=how.layout,
+        classes=how.classes,
+        labels="required" if learns_from_labels(settings) else "optional",
+    )
+
+
 def parts_of_training(catalogue: Catalogue, settings: TrainSettings) -> TrainingParts:
     """What these settings train and validate on."""
     how = settings.data

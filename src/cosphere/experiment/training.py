@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from cosphere import fields
-from cosphere.data import Catalogue, read_catalogue
-from cosphere.embeddings import Embeddings, FeatureCache
+from cosphere.data import Catalogue
+from cosphere.embeddings import Embeddings, FeatureCache, embed
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate import EvaluationSettings, evaluate
 from cosphere.evaluate.clustering import SCORES as CLUSTERING_SCORES
 from cosphere.evaluate.metrics import METRICS, find_metric
-from cosphere.experiment.images import parts_of_training
+from cosphere.experiment.images import parts_of_training, training_images
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.experiment.models import ready
 from cosphere.experiment.protocols import PROTOCOLS, split_score
+from cosphere.health import embedding_health
 from cosphere.images import Augmentation
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder, is_first_process, unused_folder
@@ -81,7 +82,7 @@ def run(
     validation_scores(settings)  # Reject an unknown score before the images are listed.
     fields.build(EvaluationSettings, evaluation or {}, section="evaluation.")  # Reject a wrong block before training.
     if catalogue is None:
-        catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+        catalogue = training_images(settings)
         listener.listed(catalogue.remarks)
     path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:
@@ -130,7 +131,7 @@ def prepare_features(
     if cache is None:
         raise SettingsError("features.copies is 0, so there are no features to prepare. Set it to at least 1.")
     if catalogue is None:
-        catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+        catalogue = training_images(settings)
         listener.listed(catalogue.remarks)
     images = parts_of_training(catalogue, settings)
     embedder, augmentation = starting_model(settings)
@@ -190,6 +191,8 @@ def validation_scores(settings: TrainSettings, *, features: FeatureCache | None 
     measured = settings_for(names)
 
     def score(embedder: Embedder, catalogue: Catalogue) -> Validation:
+        if not catalogue.labelled:
+            return health_without_labels(settings, embedder, catalogue, features)
         scores = evaluate(
             embedder,
             catalogue,
@@ -231,6 +234,22 @@ def validation_metric(name: str) -> Callable[[Embeddings], float] | None:
     )
     how = entry.settings(**without_intervals)
     return lambda embeddings: scores(embeddings, how).value(own)
+
+
+def health_without_labels(
+    settings: TrainSettings, embedder: Embedder, catalogue: Catalogue, features: FeatureCache | None = None
+) -> Validation:
+    """What can be said of a model on images without labels: how its embeddings use their space, and their lengths; no score."""
+    table = embed(
+        embedder,
+        catalogue,
+        workers=decoding_workers(settings, next(embedder.parameters()).device),
+        precision=scoring_precision(settings),
+        cache=pixel_cache(settings, embedder.preprocessing),
+        max_unreadable=settings.data.max_unreadable,
+        features=features,
+    )
+    return Validation({}, embedding_health(table.embeddings), length_histogram(torch.from_numpy(table.embeddings)))
 
 
 def settings_for(names: tuple[str, ...]) -> EvaluationSettings:

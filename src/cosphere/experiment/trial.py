@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from cosphere._types import Integers
-from cosphere.data import Catalogue, TrainingParts, read_catalogue
+from cosphere.data import Catalogue, TrainingParts
 from cosphere.errors import CosphereError, RunError
-from cosphere.experiment.images import parts_of_training
+from cosphere.experiment.images import parts_of_training, training_images
 from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.experiment.training import starting_model, validation_scores
 from cosphere.files import write_json
@@ -85,7 +85,7 @@ def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
     """
     frozen = settings.features.copies > 0
     steps = FROZEN_STEPS if frozen else STEPS
-    catalogue = read_catalogue(settings.data.root, layout=settings.data.layout, classes=settings.data.classes)
+    catalogue = training_images(settings)
     sampled = sample(parts_of_training(catalogue, settings), frozen=frozen)
     short = settings.with_values(
         {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,71 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cosphere.checks import MOST_DIM, MOST_IMAGES, check_choice, check_switch, check_whole
+from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
 from cosphere.images import Preprocessing
 from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
-from cosphere.models.heads import Features, HeadSettings, NormName, PoolingName, build_head, check_head
+from cosphere.models.heads import Features, build_head
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.published_heads import take_published_head
 from cosphere.models.reading import input_batches
-from cosphere.models.stems import StemName
-from cosphere.models.weights import fit_weights
+from cosphere.models.settings import EmbedderSettings as EmbedderSettings
+from cosphere.models.weights import cut_weights, fit_weights
 from cosphere.tensors import directions
 
 Precision = Literal["float32", "bits"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedderSettings:
-    """What a model is made of.
-
-    Attributes:
-        backbone: a timm model, or one of ours: "bn_inception", "iresnet18" (34, 50, 100), "mobilefacenet" (_050, _025, _mbf); small
-            ResNets for images of 32 pixels ("resnet8_cifar", "resnet8x4_cifar", "resnet14_cifar", "resnet20_cifar",
-            "resnet18_quarter", "resnet18_half").
-        weights: "imagenet", "none" for random ones, the path of a .pth or .safetensors file, or the folder of a run or bundle to
-            fine-tune: its backbone is taken, and its head too if that has the same settings. A published file of a face network
-            gives its head where pooling, norm, bias and `after` are the published ones.
-        stem: what comes before the first stage: the backbone's "own", or for a ResNet "cifar", a 3 x 3 convolution without pooling,
-            for images of 32 pixels.
-        head: "linear" (SEC and NormSoftmax; its settings `after`, `weight_norm` and `cut` change the linear layer), "mlp" (a hidden
-            layer, for contrastive self-supervision), "groups" (parts that are trained as embeddings of their own, as HDC and A-BIER do).
-        head_settings: settings of that head alone, as `hidden: 2048`; those left out keep their defaults.
-        pooling: how positions become one vector: "avg", "max", "avg+max" (their sum), "concat" (both, twice as wide), "gem",
-            a transformer's class "token", "flatten" (all positions side by side, as iResNet) or "depthwise" (a learned sum and batch
-            norm, as MobileFaceNet).
-        norm: before the linear layer: "batch" (SEC), "layer" (NormSoftmax; for bits), "none".
-        dim: D, numbers in an embedding; 0 leaves the linear layer out and takes the backbone's width.
-        bias: whether the linear layer has one; that of the official NormSoftmax code has none.
-    """
-
-    backbone: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
-    stem: StemName = "own"
-    head: str = "linear"
-    head_settings: dict[str, Any] = field(default_factory=dict)
-    pooling: PoolingName = "avg"
-    norm: NormName = "batch"
-    dim: int = 512
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
-        check_choice("model.stem", self.stem, get_args(StemName))
-        check_choice("model.pooling", self.pooling, get_args(PoolingName))
-        check_choice("model.norm", self.norm, get_args(NormName))
-        check_whole("model.dim", self.dim, least=0, most=MOST_DIM)
-        check_switch("model.bias", self.bias)
-        check_head(self.head, self.head_settings)
-
-    @property
-    def shared(self) -> HeadSettings:
-        """The settings that every head understands."""
-        return HeadSettings(dim=self.dim, pooling=self.pooling, norm=self.norm, bias=self.bias)
 
 
 class Embedder(nn.Module):
@@ -131,7 +81,8 @@ class Embedder(nn.Module):
         It is computed when first asked for and again after the weights changed.
         """
         architecture = fingerprint.non_default(self.settings)
-        architecture.pop("weights", None)  # where they came from; what they are is in the digest
+        for origin in ("weights", "cut"):  # where they came from; what they are is in the digest
+            architecture.pop(origin, None)
         return fingerprint.of_content(
             {
                 "architecture": architecture,
@@ -377,6 +328,7 @@ def build_embedder(
     preprocessing = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
     backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size, stem=settings.stem)
     embedder = Embedder(settings, backbone, preprocessing)
+    cut_weights(embedder, settings.cut)
     if settings.weights not in ("imagenet", "none") and Path(settings.weights).is_dir():
         _take_head(embedder, bundle.read(Path(settings.weights)))
     else:

@@ -147,3 +147,18 @@ def _reason(error: BaseException) -> str:
     if "weights only" in text.lower():  # torch's own words name the switch that would run the code
         return "it holds more than tensors, which could run code"
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+@torch.no_grad()
+def cut_weights(model: nn.Module, cut: float) -> None:
+    """Divide all parameters of a model, biases and those of norms too, as the authors of cut-initialisation do.
+
+    Source: Draganov et al., "On the Importance of Embedding Norms in Self-Supervised Learning", 2025, and its code.
+
+    Args:
+        model: with random weights.
+        cut: > 0; 1 changes nothing.
+    """
+    if cut != 1:
+        for parameter in model.parameters():
+            parameter.div_(cut)

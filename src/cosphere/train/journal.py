@@ -49,11 +49,9 @@ def greeting(
     settings: TrainSettings, images: TrainingParts, notes: tuple[str, ...], device: torch.device
 ) -> Iterator[str]:
     """What a run says before its first step."""
-    classes = len(images.train.class_names)
-    yield (
-        f"training on {counted(len(images.train), 'image')} of {counted(classes, 'class')}; {images.how}; {device.type}, "
-        f"{settings.precision}"
-    )
+    train = images.train
+    classes = f"of {counted(len(train.class_names), 'class')}" if train.labelled else "without labels"
+    yield (f"training on {counted(len(train), 'image')} {classes}; {images.how}; {device.type}, {settings.precision}")
     yield from notes
     if settings.precision == "bf16" and device.type == "cpu" and not bfloat16_is_native():
         yield "note: this CPU has no bfloat16 instructions and emulates them slowly; --precision float32 is many times faster"

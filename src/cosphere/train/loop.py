@@ -157,7 +157,8 @@ class Training:
             catalogue, val_share=how.validation_share, seed=how.validation_seed, of=how.validation_of
         )
         train = self.images.train
-        targets = labelled_by_image(train) if labels_are_images(settings.batch, kind) else train
+        self.by_image = labels_are_images(settings.batch, kind)
+        targets = labelled_by_image(train) if self.by_image else train
         check_classes(targets, catalogue)
         self.validator = Validator(evaluate, self.images.val, settings.validation.metric)
         set_seed(settings.seed)
@@ -326,8 +327,9 @@ class Training:
                 lambda embeddings, labels: self.objective(embeddings, labels, step=self.state.step).total,
             )
         self.state.seconds += time.monotonic() - began
-        if scores or lens:
-            self.journal.write({**validation.logged(), **lens})
+        numbers = {**validation.logged(), **lens}
+        if numbers:
+            self.journal.write(numbers)
         rank, best_rank = self.validator.rank(validation), self.state.best["rank"]
         better = not rank or best_rank is None or rank > tuple(best_rank)
         # A collapsed model is kept only until there is another.
@@ -348,7 +350,8 @@ class Training:
 
     def save_model(self) -> None:
         """Write the bundle of the model as it is."""
-        self.keeper.save_bundle(self.embedder, made_from(self.settings, self.images.train, self.loss_name))
+        about = made_from(self.settings, self.images.train, self.loss_name, by_image=self.by_image)
+        self.keeper.save_bundle(self.embedder, about)
 
     def _finish(self) -> TrainResult:
         state = self.state
@@ -366,10 +369,11 @@ class Training:
         )
 
 
-def made_from(settings: TrainSettings, images: Catalogue, loss: str) -> dict[str, Any]:
-    """What a bundle's provenance says of the run beside its step and scores."""
+def made_from(settings: TrainSettings, images: Catalogue, loss: str, *, by_image: bool = False) -> dict[str, Any]:
+    """What a bundle's provenance says of the run beside its step and scores; no classes where each image was one of its own."""
+    classes = [] if by_image else images.label_names
     return {
-        "data": {"fingerprint": images.fingerprint(), "images": len(images), "classes": images.label_names},
+        "data": {"fingerprint": images.fingerprint(), "images": len(images), "classes": classes},
         "loss": loss,
         "sec_weight": settings.sec.weight,
     }

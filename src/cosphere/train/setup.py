@@ -182,6 +182,15 @@ def labels_are_images(batch: BatchSettings, loss: LossFunction | None) -> bool:
     return batch.sampler == "views" and labels_from == "image"
 
 
+def learns_from_labels(settings: TrainSettings) -> bool:
+    """Whether a run with the loss of its settings looks at the labels of the images; False where each image is a class of its own.
+
+    Raises:
+        SettingsError: no such loss.
+    """
+    return not labels_are_images(settings.batch, getattr(losses, losses.about(settings.loss.name).title))
+
+
 def labelled_by_image(images: Catalogue) -> Catalogue:
     """The same rows, each with a label of its own; label i is row i."""
     table = images.table.assign(label=[str(row) for row in range(len(images))])

@@ -61,7 +61,7 @@ class Validator:
         """Score the model. Restores the state of the random generators, so training is unaffected.
 
         Raises:
-            SettingsError: ``evaluate`` returns no score of the name ``metric``.
+            SettingsError: ``evaluate`` returns no score of the name ``metric``, of images with labels.
         """
         if self.evaluate is None or self.images is None:
             return Validation({})
@@ -73,7 +73,7 @@ class Validator:
             embedder.train()
         validation = result if isinstance(result, Validation) else Validation(result)
         scores = {name: float(value) for name, value in validation.scores.items()}
-        if self.metric not in scores:
+        if self.metric not in scores and (scores or self.images.labelled):
             raise SettingsError(f"validation has no score {self.metric!r}. {did_you_mean(self.metric, scores)}")
         return validation._replace(scores=scores)
 
