@@ -74,6 +74,13 @@ def test_a_group_of_commands_lists_its_verbs(words: list[str], capsys: pytest.Ca
         assert (f"  {name} " in shown) == name.startswith("data ")
 
 
+def test_convert_says_what_it_wrote(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "convert", str(photos), str(tmp_path / "x.rec")]) == 0
+    assert f"84 images in {tmp_path / 'x.rec'}, their table in" in " ".join(capsys.readouterr().out.split())
+    assert main(["data", "convert", str(photos), str(tmp_path / "x.rec")]) == 2
+    assert main(["data", "convert", str(photos), str(tmp_path / "x.rec"), "--overwrite"]) == 0
+
+
 def test_training_leaves_a_run(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} >= {
         "run.json",
@@ -295,6 +302,8 @@ def test_published_scores_stand_beside_ours(
             "wanted_recall must be a number >= 0 and at most 1",
         ),
         (["losses", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
+        (["data", "convert", "{photos}", "{photos}/x"], "lies among the images that are read"),
+        (["data", "convert", "{photos}", "{tmp}/x.bin"], "is no form that data is converted into"),
         (["data", "chek"], "there is no `cosphere data chek`. Did you mean 'check'?"),
         (["report", "{tmp}/none"], "there is no run at"),
     ],

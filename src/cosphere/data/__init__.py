@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from cosphere.data.catalogue import Catalogue as Catalogue
     from cosphere.data.checking import DataReport as DataReport
     from cosphere.data.checking import check as check
+    from cosphere.data.converting.convert import Conversion as Conversion
+    from cosphere.data.converting.convert import convert as convert
     from cosphere.data.dataset import Batch as Batch
     from cosphere.data.dataset import ImageRows as ImageRows
     from cosphere.data.dataset import Item as Item
@@ -66,6 +68,8 @@ else:
             "Catalogue": "cosphere.data.catalogue",
             "check": "cosphere.data.checking",
             "DataReport": "cosphere.data.checking",
+            "Conversion": "cosphere.data.converting.convert",
+            "convert": "cosphere.data.converting.convert",
             "Batch": "cosphere.data.dataset",
             "collate": "cosphere.data.dataset",
             "ImageRows": "cosphere.data.dataset",
@@ -125,6 +129,7 @@ __all__ = [
     "Catalogue",
     "ClassBalancedBatches",
     "Classes",
+    "Conversion",
     "DataReport",
     "Draw",
     "EpochBatches",
@@ -149,6 +154,7 @@ __all__ = [
     "ViewBatches",
     "check",
     "collate",
+    "convert",
     "find_pairs",
     "hold_out_classes",
     "hold_out_images",

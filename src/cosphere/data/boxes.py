@@ -34,6 +34,8 @@ _SIZES = (
     ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
 )
 """Left, top, width and height."""
+BOX_NAMES = frozenset(name for names in (BOX, *_CORNERS, *_SIZES) for name in names)
+"""Every name of a column of boxes that is read."""
 _AMBIGUOUS = ("bbox", "box", "bounding_box", "x", "y", "xmin", "xmax", "left", "right", "x1", "x2", *BOX)
 """Columns that suggest boxes where none of the forms above is complete."""
 

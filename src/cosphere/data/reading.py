@@ -33,6 +33,7 @@ def read_catalogue(
     max_missing: float = MAX_MISSING,
     classes: Classes = "top",
     labels: Labels = "required",
+    all_columns: bool = False,
 ) -> Catalogue:
     """Read a data source as a catalogue.
 
@@ -51,6 +52,7 @@ def read_catalogue(
         classes: which of nested class folders is the class, ``top`` or ``leaf``; see :func:`read_folder`.
         labels: ``required``, or ``optional`` for images that are embedded or searched only: images without class folders,
             pages of a PDF, verification sets and tables without a label column then have the label ``""``.
+        all_columns: keep the other columns of a table too; see :func:`read_table`.
 
     Returns:
         The catalogue. Its ``notes`` say what was assumed and ignored, its ``differences`` where it is not as
@@ -66,15 +68,16 @@ def read_catalogue(
     check_number("max_missing", max_missing, at_least=0, at_most=1)
     share = 0.0 if strict else max_missing
     options: _Options = {"classes": classes, "labels": labels}
+    table_options: _TableOptions = {"max_missing": share, "labels": labels, "all_columns": all_columns}
     if isinstance(source, pd.DataFrame):
-        return read_table(source, root=root, max_missing=share, labels=labels)
+        return read_table(source, root=root, **table_options)
     path = _existing(source)
     container = container_of(path) if path.is_file() else None
     if container is not None and layout in ("auto", "folder"):
         return read_container(container, path, **options)
     if layout == "table" or (path.is_file() and layout == "auto"):
         table = _table_in(path) if path.is_dir() else path
-        return read_table(table, root=root, max_missing=share, labels=labels)
+        return read_table(table, root=root, **table_options)
     if not path.is_dir():
         raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
     if layout == "folder":
@@ -82,7 +85,15 @@ def read_catalogue(
     published = find_layout(path, None if layout == "auto" else layout)
     if published is not None:
         return read_layout(*published, given=path, strict=strict, max_missing=share)
-    return _read_unknown(path, share, options)
+    return _read_unknown(path, options, table_options)
+
+
+class _TableOptions(TypedDict):
+    """How a table is read."""
+
+    max_missing: float
+    labels: Labels
+    all_columns: bool
 
 
 class _Options(TypedDict):
@@ -143,7 +154,7 @@ def read_container(
     return Catalogue(table=table, root=path.parent, layout="container")
 
 
-def _read_unknown(path: Path, share: float, options: _Options) -> Catalogue:
+def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -> Catalogue:
     """Read a folder by the one table in it, if that names all images; otherwise by its class folders."""
     tables = [table for table in _tables(path, options["labels"]) if table.name not in _OWN_TABLES]
     if len(tables) != 1:
@@ -154,7 +165,7 @@ def _read_unknown(path: Path, share: float, options: _Options) -> Catalogue:
     except DataError:
         folder = None
     try:
-        table = read_table(tables[0], max_missing=share, labels=options["labels"])
+        table = read_table(tables[0], **table_options)
     except DataError as error:
         if folder is None or len(folder.label_names) < 2:
             raise

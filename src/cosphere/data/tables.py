@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cosphere._types import Flags
-from cosphere.data.boxes import BOX, box_columns, faults
+from cosphere.data.boxes import BOX, BOX_NAMES, box_columns, faults
 from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import Labels, query_and_gallery
 from cosphere.data.listing import drop_missing, is_image, matching_paths
@@ -49,6 +49,7 @@ def read_table(
     root: str | Path | None = None,
     max_missing: float = MAX_MISSING,
     labels: Labels = "required",
+    all_columns: bool = False,
 ) -> Catalogue:
     """Read a table with one row per image.
 
@@ -69,6 +70,7 @@ def read_table(
             dropped with a note.
         labels: ``required``, or ``optional`` for images that are embedded or searched only: rows without a label then have
             the label ``""``.
+        all_columns: keep the table's other columns too, as text under their own names.
 
     Returns:
         A catalogue with layout ``table`` and rows in the order of the table.
@@ -94,6 +96,12 @@ def read_table(
             flag = name in ("is_query", "is_gallery")
             table[name] = file.true_or_false(columns[name], name) if flag else texts(file.frame[columns[name]])
     boxes = _boxes(file)
+    if all_columns:
+        used = {str(column) for column in columns.values()} | (set() if boxes is None else BOX_NAMES)
+        others = [column for column in file.frame if str(column) not in used and str(column).lower() not in used]
+        table = table.assign(
+            **{str(column): texts(file.frame[column]) for column in others if str(column) not in table}
+        )
     notes = file.notes
     table = query_and_gallery(table if boxes is None else table.join(boxes), notes)
     paths, exist, respelled = matching_paths(base, table["path"].tolist())

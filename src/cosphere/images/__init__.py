@@ -16,7 +16,10 @@ from cosphere.images.decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from cosphere.images.decode import MAX_PIXELS as MAX_PIXELS
 from cosphere.images.decode import Box as Box
 from cosphere.images.decode import check_box as check_box
+from cosphere.images.decode import image_kind as image_kind
 from cosphere.images.decode import read_image as read_image
+from cosphere.images.encoded import EncodedImage as EncodedImage
+from cosphere.images.encoded import encoded_image as encoded_image
 from cosphere.images.modes import Pixels as Pixels
 from cosphere.images.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from cosphere.images.preprocessing import IMAGENET_STD as IMAGENET_STD
