@@ -1,0 +1,88 @@
+"""Filters as conditions of a statement. Values are bound to it and never become part of it.
+
+The meaning is that of :mod:`cosphere.gallery.where`: a text is comparable with texts, a number or truth value with both of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from cosphere.gallery.postgres.conversion import as_json
+from cosphere.gallery.values import ID, Value
+from cosphere.gallery.where import Condition, Filter
+
+_NUMBER = (
+    "CASE jsonb_typeof(columns -> %s) WHEN 'number' THEN (columns -> %s)::numeric "
+    "WHEN 'boolean' THEN (columns -> %s)::boolean::int::numeric END"
+)
+_TEXT = "CASE jsonb_typeof(columns -> %s) WHEN 'string' THEN columns ->> %s END COLLATE \"C\""
+
+
+class Clause(NamedTuple):
+    """A condition in SQL, and the values of its placeholders."""
+
+    sql: str
+    values: tuple[Any, ...]
+
+
+def clause_of(wanted: Filter | None) -> Clause:
+    """The condition that a filter sets for a row of table ``item``; one that always holds without a filter."""
+    if wanted is None:
+        return Clause("TRUE", ())
+    return _joined(" OR ", [_joined(" AND ", [_condition(one) for one in every]) for every in wanted.alternatives])
+
+
+def _joined(word: str, clauses: Sequence[Clause]) -> Clause:
+    return Clause(f"({word.join(one.sql for one in clauses)})", tuple(value for one in clauses for value in one.values))
+
+
+def _condition(condition: Condition) -> Clause:
+    operator, column = condition.operator, condition.column
+    if operator == "exists":
+        there = Clause("TRUE", ()) if column == ID else Clause("jsonb_exists(columns, %s)", (column,))
+        return there if condition.values[0] else _without(there)
+    if operator in ("!=", "not in"):
+        return _without(_equal(column, condition.values))
+    if operator in ("=", "in"):
+        return _equal(column, condition.values)
+    (value,) = condition.values
+    side = _side(column, value)
+    if side is None:
+        return Clause("FALSE", ())
+    if operator == "starts with":
+        return Clause(f"COALESCE(starts_with({side.sql}, %s), FALSE)", (*side.values, value))
+    return Clause(f"COALESCE({side.sql} {operator} %s, FALSE)", (*side.values, _bound(value)))
+
+
+def _without(clause: Clause) -> Clause:
+    return Clause(f"(NOT {clause.sql})", clause.values)
+
+
+def _equal(column: str, values: tuple[Value, ...]) -> Clause:
+    """One of the values. A text of a column is found through the index of ``columns``."""
+    texts = [value for value in values if isinstance(value, str)]
+    numbers = [_bound(value) for value in values if not isinstance(value, str)]
+    clauses = []
+    if texts and column == ID:
+        clauses.append(Clause("id = ANY(%s)", (texts,)))
+    elif texts:
+        clauses += [Clause("columns @> %s::jsonb", (as_json({column: text}),)) for text in texts]
+    if numbers and column != ID:
+        clauses.append(Clause(f"COALESCE({_NUMBER} = ANY(%s), FALSE)", (column, column, column, numbers)))
+    return _joined(" OR ", clauses) if clauses else Clause("FALSE", ())
+
+
+def _side(column: str, value: Value) -> Clause | None:
+    """The column as something that can be compared with the value; None where nothing of it can."""
+    if column == ID:
+        return Clause('id COLLATE "C"', ()) if isinstance(value, str) else None
+    return Clause(_TEXT, (column,) * 2) if isinstance(value, str) else Clause(_NUMBER, (column,) * 3)
+
+
+def _bound(value: Value) -> Any:
+    """A number as the exact decimal that its text in JSON stands for."""
+    return (
+        value if isinstance(value, str) else Decimal(repr(value)) if isinstance(value, float) else Decimal(int(value))
+    )

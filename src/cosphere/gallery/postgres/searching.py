@@ -1,0 +1,239 @@
+"""Search in a gallery on PostgreSQL: exactly, or through pgvector's HNSW index, always with as many answers as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere.checks import check_choice, check_whole
+from cosphere.errors import SettingsError, SizeError
+from cosphere.gallery.postgres.conversion import TYPES, as_bits, as_stored
+from cosphere.gallery.postgres.filters import Clause, clause_of
+from cosphere.gallery.postgres.store import PostgresStore
+from cosphere.gallery.values import Value
+from cosphere.gallery.where import Where, parse
+
+By = Literal["floats", "codes", "rerank"]
+_WIDEST = {"vector": 2000, "halfvec": 4000, "bit": 64_000}
+"""Numbers of a row that pgvector's HNSW index takes, by column type."""
+_EVERY_TUPLE = 2**31 - 1
+
+
+class Index(NamedTuple):
+    """An HNSW index of one column."""
+
+    expression: str
+    """What is indexed; a query must write it in the same way."""
+    operators: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One item that was found."""
+
+    row: int
+    id: str
+    metadata: Mapping[str, Value]
+    score: float
+    """Cosine in [-1, 1], or for codes minus the Hamming distance in bits: larger is nearer."""
+
+
+def build_index(store: PostgresStore, *, m: int = 16, ef_construction: int = 64, memory_mb: int = 1024) -> None:
+    """Index every column that the gallery keeps, in place of an older index. Rows that are added later are indexed as they come.
+
+    Building after the first large load is several times faster than loading into an index.
+
+    Args:
+        store: the gallery.
+        m: links of a row, 2 to 100.
+        ef_construction: candidates while linking, 4 to 1000 and at least 2 m.
+        memory_mb: what the server may use meanwhile; a graph that does not fit is built several times more slowly.
+
+    Raises:
+        SettingsError: a number is out of range, or the rows are too wide for an index.
+        RunError: the server refuses.
+    """
+    check_whole("m", m, least=2, most=100)
+    check_whole("ef_construction", ef_construction, least=max(4, 2 * m), most=1000)
+    check_whole("memory_mb", memory_mb, least=1, most=2**20)
+    space, _ = store.about()
+    with store.transaction() as connection:
+        connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", (f"{memory_mb}MB",))
+        for name, there in (("vector", space.has_floats), ("code", space.has_codes)):
+            if there:
+                index = index_of(store, name)
+                connection.execute(f"DROP INDEX IF EXISTS {_schema(store)}.item_{name}")
+                connection.execute(
+                    f"CREATE INDEX item_{name} ON {store.table} USING hnsw ({index.expression} {index.operators}) "
+                    f"WITH (m = {m}, ef_construction = {ef_construction})"
+                )
+        connection.execute(f"ANALYZE {store.table}")
+
+
+def drop_index(store: PostgresStore) -> None:
+    """Remove the HNSW indexes: every search is exact afterwards."""
+    with store.transaction() as connection:
+        for name in ("vector", "code"):
+            connection.execute(f"DROP INDEX IF EXISTS {_schema(store)}.item_{name}")
+
+
+def indexes(store: PostgresStore) -> tuple[str, ...]:
+    """The columns that have an HNSW index."""
+    with store.transaction(reading=True) as connection:
+        rows = connection.execute(
+            "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexname IN ('item_vector', 'item_code')",
+            (store.name,),
+        ).fetchall()
+    return tuple(sorted(name.removeprefix("item_") for (name,) in rows))
+
+
+def index_of(store: PostgresStore, column: str) -> Index:
+    """How a column is indexed: as it is, or a row of more than 2000 numbers in half precision.
+
+    Raises:
+        SettingsError: the rows are too wide for an index.
+    """
+    space, stored = store.about()
+    if column == "code":
+        bits = 8 * space.code_bytes
+        if bits > _WIDEST["bit"]:
+            raise SettingsError(
+                f"pgvector indexes codes of up to {_WIDEST['bit']:,} bits; these have {bits:,}. Search exactly."
+            )
+        return Index("code", "bit_hamming_ops")
+    kind = TYPES[stored]
+    if space.dim <= _WIDEST[kind]:
+        return Index("vector", f"{kind}_cosine_ops")
+    if space.dim > _WIDEST["halfvec"]:
+        raise SettingsError(
+            f"pgvector indexes rows of up to {_WIDEST['halfvec']:,} numbers; these have {space.dim:,}. Search exactly, or by codes."
+        )
+    return Index(f"(vector::halfvec({space.dim}))", "halfvec_cosine_ops")
+
+
+def search(
+    store: PostgresStore,
+    vectors: npt.NDArray[Any] | None = None,
+    codes: npt.NDArray[Any] | None = None,
+    *,
+    k: int = 10,
+    by: By = "floats",
+    where: Where | None = None,
+    exact: bool = False,
+    ef_search: int = 100,
+    shortlist: int = 1000,
+) -> list[list[Found]]:
+    """The k nearest items of each query, best first; all of them where fewer meet the filter.
+
+    All queries see one committed state. With an index, a search goes on through it until k rows meet the filter
+    (``hnsw.iterative_scan = strict_order``); where it ends with fewer than there are, the rest of the answer is found exactly.
+
+    Args:
+        store: the gallery.
+        vectors: (Q, D) float, for "floats" and "rerank".
+        codes: (Q, ceil(D / 8)) uint8, for "codes" and "rerank".
+        k: items to find, 1 to 10,000.
+        by: "floats" ranks by cosine, "codes" by Hamming distance, "rerank" takes the nearest by code and ranks them by cosine.
+        where: a filter, see :mod:`cosphere.gallery.where`.
+        exact: pass the index by.
+        ef_search: candidates of the index, 1 to 1000: more find more, and take longer.
+        shortlist: rows that "rerank" takes by code, at least k.
+
+    Raises:
+        SettingsError, SizeError: a setting is out of range, or the queries do not fit the gallery.
+        DataError: the filter is wrong.
+        RunError: the server refuses.
+    """
+    check_choice("by", by, ["floats", "codes", "rerank"])
+    check_whole("k", k, least=1, most=10_000)
+    check_whole("ef_search", ef_search, least=1, most=1000)
+    check_whole("shortlist", shortlist, least=k, most=100_000)
+    asked = _queries(store, vectors, codes, by)
+    clause = clause_of(None if where is None else parse(where))
+    answers = []
+    with store.transaction(reading=True) as connection:
+        for name, value in (
+            ("hnsw.ef_search", ef_search),
+            ("hnsw.iterative_scan", "strict_order"),
+            ("hnsw.max_scan_tuples", _EVERY_TUPLE),
+        ):
+            connection.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
+        for vector, code in asked:
+            query = _Query(vector, code, k, by, shortlist)
+            found = [] if exact else _nearest(store, connection, query, clause)
+            answers.append(found if len(found) == k else _nearest(store, connection, query, clause, exact=True))
+    return answers
+
+
+def _queries(
+    store: PostgresStore, vectors: npt.NDArray[Any] | None, codes: npt.NDArray[Any] | None, by: By
+) -> list[tuple[Any, Any]]:
+    """What each query is compared with, as the driver takes it."""
+    space, stored = store.about()
+    needs = {"vectors": by != "codes", "codes": by != "floats"}
+    for name, given, kept in (("vectors", vectors, space.has_floats), ("codes", codes, space.has_codes)):
+        if needs[name] and not kept:
+            raise SettingsError(
+                f"the gallery holds {space.holds}, so by={by!r} cannot rank it. Search by what it holds."
+            )
+        if needs[name] and given is None:
+            raise SizeError(f"by={by!r} wants {name} of the queries. Give them.")
+    count = len(vectors if vectors is not None and needs["vectors"] else codes)  # type: ignore[arg-type]
+    if needs["vectors"] and (vectors is None or vectors.shape != (count, space.dim) or vectors.dtype.kind != "f"):
+        raise SizeError(f"want queries (Q, {space.dim}) of a floating type, got {getattr(vectors, 'shape', None)}.")
+    if needs["vectors"] and not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):  # type: ignore[arg-type, union-attr]
+        raise SizeError("a query is zero, or holds NaN or infinity; it has no direction. Leave it out.")
+    if needs["codes"] and (codes is None or codes.shape != (count, space.code_bytes) or codes.dtype != np.uint8):
+        raise SizeError(f"want codes (Q, {space.code_bytes}) uint8, got {getattr(codes, 'shape', None)}.")
+    return [
+        (
+            as_stored(vectors[at].astype(np.float32), stored) if needs["vectors"] else None,  # type: ignore[index]
+            as_bits(codes, at) if needs["codes"] else None,
+        )
+        for at in range(count)
+    ]
+
+
+class _Query(NamedTuple):
+    vector: Any
+    code: Any
+    k: int
+    by: By
+    shortlist: int
+
+
+def _nearest(
+    store: PostgresStore, connection: Any, query: _Query, clause: Clause, *, exact: bool = False
+) -> list[Found]:
+    """One query; equal scores by row number."""
+    connection.execute("SELECT set_config('enable_indexscan', %s, true)", ("off" if exact else "on",))
+    space, stored = store.about()
+    # A second key keeps PostgreSQL from using the index, so only an exact search breaks ties inside the server.
+    columns, ties = "row, id, columns", ", row" if exact else ""
+    hamming, cosine = "code <~> %s", f"vector <=> %s::{TYPES[stored]}"
+    where = f"FROM {store.table} WHERE {clause.sql}"
+    if query.by == "rerank":
+        inside = f"SELECT {columns}, vector {where} ORDER BY {hamming}{ties} LIMIT %s"
+        text = f"SELECT {columns}, {cosine} AS distance FROM ({inside}) AS short ORDER BY distance, row LIMIT %s"
+        values = (query.vector, *clause.values, query.code, query.shortlist, query.k)
+    elif query.by == "codes":
+        text = f"SELECT {columns}, {hamming} AS distance {where} ORDER BY {hamming}{ties} LIMIT %s"
+        values = (query.code, *clause.values, query.code, query.k)
+    else:
+        half = f"halfvec({space.dim})"
+        order = cosine if exact or space.dim <= _WIDEST[TYPES[stored]] else f"(vector::{half}) <=> %s::{half}"
+        text = f"SELECT {columns}, {cosine} AS distance {where} ORDER BY {order}{ties} LIMIT %s"
+        values = (query.vector, *clause.values, query.vector, query.k)
+    found = [
+        Found(row, id_, metadata, float(-distance if query.by == "codes" else 1 - distance))
+        for row, id_, metadata, distance in connection.execute(text, values).fetchall()
+    ]
+    return sorted(found, key=lambda one: (-one.score, one.row))
+
+
+def _schema(store: PostgresStore) -> str:
+    return store.table.removesuffix(".item")

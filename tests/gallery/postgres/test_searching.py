@@ -1,0 +1,164 @@
+"""Search on a real PostgreSQL server, against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cosphere.errors import SettingsError, SizeError
+from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
+from cosphere.gallery.where import parse
+
+Make = Callable[..., PostgresStore]
+DIM, COUNT = 16, 400
+
+
+def filled(make: Make, **options: str) -> tuple[PostgresStore, np.ndarray, np.ndarray]:
+    vectors = np.random.default_rng(3).standard_normal((COUNT, DIM)).astype(np.float32)
+    codes = np.packbits(vectors > 0, axis=1)
+    store = make(DIM, **options)
+    store.add(
+        [f"i{place}" for place in range(COUNT)], vectors, codes, metadata=[columns(place) for place in range(COUNT)]
+    )
+    return store, vectors, codes
+
+
+def columns(place: int) -> dict[str, object]:
+    values: dict[str, object] = {"n": place, "label": f"class {place % 7}", "half": place / 2, "odd": place % 2 == 1}
+    return values if place % 3 else {**values, "rare": "yes" if place % 99 == 0 else "no"}
+
+
+def ids(found: list[list[object]]) -> list[list[str]]:
+    return [[one.id for one in answer] for answer in found]  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_exact_search_ranks_as_numpy_does(make: Make) -> None:
+    store, vectors, codes = filled(make)
+    queries = np.random.default_rng(4).standard_normal((5, DIM)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
+    answers = search(store, queries, k=9, exact=True)
+    assert ids(answers) == [[f"i{place}" for place in row] for row in np.argsort(-cosines, axis=1)[:, :9]]
+    np.testing.assert_allclose(
+        [[one.score for one in row] for row in answers], -np.sort(-cosines, axis=1)[:, :9], atol=1e-6
+    )
+
+    bits = np.unpackbits(codes, axis=1).astype(int)
+    asked = np.packbits(queries > 0, axis=1)
+    distances = (np.unpackbits(asked, axis=1).astype(int)[:, None] != bits[None]).sum(axis=2)
+    by_code = search(store, codes=asked, by="codes", k=9, exact=True)
+    nearest = np.argsort(distances, axis=1, kind="stable")  # equal distances by row
+    assert ids(by_code) == [[f"i{place}" for place in row] for row in nearest[:, :9]]
+    assert [[-one.score for one in row] for row in by_code] == np.sort(distances, axis=1)[:, :9].tolist()
+
+    short = nearest[:, :30]
+    wanted = [[f"i{place}" for place in row[np.argsort(-cosines[at, row])][:4]] for at, row in enumerate(short)]
+    assert ids(search(store, queries, asked, by="rerank", k=4, shortlist=30, exact=True)) == wanted
+
+
+FILTERS = [
+    {"label": "class 3"},
+    {"label": ["class 3", "class 5", 3]},
+    {"n": (">", 390), "odd": True},
+    {"odd": 1, "half": ("<=", 1.5)},
+    {"label": ("starts with", "class 1")},
+    {"label": ("!=", "class 0")},
+    {"rare": ("exists", False), "n": ("<", 10)},
+    {"rare": ("not in", ["no"])},
+    {"label": (">=", "class 5")},
+    {"n": ("<", "text")},
+    {"id": ["i3", "i399", "absent"]},
+    {"id": ("<", "i11")},
+    {"id": 3},
+    {"absent": ("!=", 1)},
+    [{"n": 7}, {"n": 8, "odd": True}, {"half": 4.5}],
+    {"label": "'; DROP TABLE item; --"},
+]
+
+
+@pytest.mark.slow
+def test_filters_mean_what_they_mean_in_a_folder(make: Make) -> None:
+    store, vectors, _ = filled(make)
+    for where in FILTERS:
+        wanted = [f"i{place}" for place in range(COUNT) if parse(where).holds(f"i{place}", columns(place))]  # type: ignore[arg-type]
+        assert store.ids(where) == wanted, where
+        (answer,) = search(store, vectors[:1], k=COUNT, where=where)
+        assert sorted(one.id for one in answer) == sorted(wanted), where
+
+
+@pytest.mark.slow
+def test_an_index_finds_as_many_as_there_are_through_a_filter(make: Make) -> None:
+    store, vectors, codes = filled(make)
+    assert indexes(store) == ()
+    build_index(store)
+    assert indexes(store) == ("code", "vector")
+    rare = {"rare": "yes"}
+    wanted = sorted(store.ids(rare))
+    assert len(wanted) == 5
+    with store.transaction(
+        reading=True
+    ) as connection:  # without the iterative scan, too few are found: the test can fail
+        connection.execute(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL hnsw.ef_search = 10"
+        )
+        vector = "[" + ",".join(map(str, vectors[0])) + "]"
+        plain = connection.execute(
+            f"SELECT id FROM {store.table} WHERE columns ->> 'rare' = 'yes' ORDER BY vector <=> %s::vector LIMIT 5",
+            (vector,),
+        ).fetchall()
+    assert len(plain) < 5
+    (answer,) = search(store, vectors[:1], k=5, where=rare, ef_search=10)
+    assert sorted(one.id for one in answer) == wanted
+    assert [one.score for one in answer] == sorted((one.score for one in answer), reverse=True)
+    (by_code,) = search(store, codes=codes[:1], by="codes", k=5, where=rare, ef_search=10)
+    assert sorted(one.id for one in by_code) == wanted
+    (everything,) = search(store, vectors[:1], k=COUNT + 7)
+    assert len(everything) == COUNT
+    drop_index(store)
+    assert indexes(store) == ()
+
+
+@pytest.mark.slow
+def test_an_index_finds_nearly_what_exact_search_finds(make: Make) -> None:
+    store, vectors, _ = filled(make)
+    build_index(store)
+    hits = [
+        len({one.id for one in near} & {one.id for one in exact})
+        for near, exact in zip(
+            search(store, vectors[:40], k=10), search(store, vectors[:40], k=10, exact=True), strict=True
+        )
+    ]
+    assert sum(hits) / 400 > 0.95
+
+
+@pytest.mark.slow
+def test_half_precision_and_wide_rows(make: Make) -> None:
+    half, vectors, _ = filled(make, holds="both", stored="float16")
+    build_index(half)
+    assert ids(search(half, vectors[:20], k=1)) == [[f"i{place}"] for place in range(20)]
+    wide = make(2500, holds="floats")
+    rows = np.random.default_rng(0).standard_normal((30, 2500)).astype(np.float32)
+    wide.add([f"i{place}" for place in range(30)], rows)
+    build_index(wide)
+    assert ids(search(wide, rows[:3], k=1)) == [["i0"], ["i1"], ["i2"]]
+    with pytest.raises(SettingsError, match="pgvector indexes rows of up to 4,000 numbers; these have 5,000"):
+        build_index(make(5000, holds="floats"))
+
+
+@pytest.mark.slow
+def test_queries_that_do_not_fit(make: Make) -> None:
+    floats = make(DIM, holds="floats")
+    ones = np.ones((1, DIM), dtype=np.float32)
+    with pytest.raises(SettingsError, match="the gallery holds floats, so by='codes' cannot rank it"):
+        search(floats, codes=np.zeros((1, 2), dtype=np.uint8), by="codes")
+    with pytest.raises(SizeError, match="by='floats' wants vectors of the queries"):
+        search(floats)
+    with pytest.raises(SizeError, match=r"want queries \(Q, 16\) of a floating type, got \(1, 5\)"):
+        search(floats, ones[:, :5])
+    with pytest.raises(SizeError, match="a query is zero, or holds NaN"):
+        search(floats, 0 * ones)
+    with pytest.raises(SettingsError, match="k must be a whole number from 1"):
+        search(floats, ones, k=0)
