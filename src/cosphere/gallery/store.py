@@ -82,6 +82,21 @@ class Store(GalleryFolder):
         finally:
             connection.close()
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are there."""
+        with self.reading() as connection:
+            return set(items.find(connection, ids))
+
+    @property
+    def place(self) -> str:
+        """The folder, for messages."""
+        return str(self.folder)
+
+    @property
+    def thumbnail(self) -> int:
+        """Longer side of thumbnails in pixels; 0 keeps none."""
+        return self.state().thumbnail
+
     def rows(self, where: Where | None = None) -> Numbers:
         """Row numbers of all items, or of those that meet a filter, ascending.
 

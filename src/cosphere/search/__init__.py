@@ -10,6 +10,7 @@ from cosphere.search.gallery import Gallery, GalleryHit
 from cosphere.search.gallery_file import GalleryFile, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
 from cosphere.search.index import AUTO, KINDS, Index
+from cosphere.search.postgres_gallery import PostgresGallery
 from cosphere.search.reciprocal import k_reciprocal_search
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
 from cosphere.search.refining import Refinement
@@ -25,6 +26,7 @@ __all__ = [
     "Index",
     "IndexSettings",
     "Neighbours",
+    "PostgresGallery",
     "ProductQuantiser",
     "Reduction",
     "Refinement",

@@ -13,8 +13,9 @@ from cosphere.data.boxes import BOX, NO_BOX
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError
 from cosphere.files import write_arrays, write_atomic, write_json
-from cosphere.gallery import Item, Space, Store
+from cosphere.gallery import Item, Space
 from cosphere.gallery.blocks import Rows
+from cosphere.gallery.interface import ItemStore
 from cosphere.rows import unit_rows
 from cosphere.search._faiss import faiss_for
 from cosphere.search.index import FORMAT, Index
@@ -24,7 +25,7 @@ _OWN = ("id", "embedding", "code")
 """Columns of a Parquet file that are no metadata; metadata of these names gets the prefix ``metadata.``."""
 
 
-def export(store: Store, path: Path) -> Path:
+def export(store: ItemStore, path: Path) -> Path:
     """Write all items of one committed state to a file.
 
     Args:
@@ -48,12 +49,12 @@ def export(store: Store, path: Path) -> Path:
     if write is None:
         raise SettingsError(f"{path} has suffix {path.suffix!r}; wanted {', '.join(SUFFIXES)}.")
     if not len(store):
-        raise DataError(f"{store.folder} is empty, so there is nothing to export. Add items first.")
+        raise DataError(f"{store.place} is empty, so there is nothing to export. Add items first.")
     write(store, path)
     return path
 
 
-def _write_parquet(store: Store, path: Path) -> None:
+def _write_parquet(store: ItemStore, path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -77,7 +78,7 @@ def _write_parquet(store: Store, path: Path) -> None:
     write_atomic(path, write)
 
 
-def _kinds(store: Store) -> dict[str, type]:
+def _kinds(store: ItemStore) -> dict[str, type]:
     """The type of each metadata column: text where its values are of several kinds."""
     kinds: dict[str, type] = {}
     for item in store:
@@ -105,7 +106,7 @@ def _columns(pa: Any, items: Sequence[Item], rows: Rows, space: Space, kinds: di
     return columns
 
 
-def _whole(store: Store) -> tuple[list[Item], npt.NDArray[Any]]:
+def _whole(store: ItemStore) -> tuple[list[Item], npt.NDArray[Any]]:
     """All items and their rows: floats where the gallery has them, else codes."""
     items: list[Item] = []
     parts: list[npt.NDArray[Any]] = []
@@ -120,7 +121,7 @@ def _numbers(rows: Rows) -> npt.NDArray[Any]:
     return next(found)
 
 
-def _write_npz(store: Store, path: Path) -> None:
+def _write_npz(store: ItemStore, path: Path) -> None:
     space = store.space()
     items, rows = _whole(store)
     labels = [str(item.metadata.get("label", "")) for item in items]
@@ -144,7 +145,7 @@ def _write_npz(store: Store, path: Path) -> None:
     index.save(path, images=columns)
 
 
-def _write_faiss(store: Store, path: Path) -> None:
+def _write_faiss(store: ItemStore, path: Path) -> None:
     faiss = faiss_for("writing a faiss index")
     space = store.space()
     items, rows = _whole(store)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cosphere._types import Progress
 from cosphere.data.dataset import UnreadableLog
 from cosphere.errors import DataError, counted
-from cosphere.gallery import Added, Store
-from cosphere.gallery.items import find
+from cosphere.gallery import Added
+from cosphere.gallery.interface import ItemStore
 from cosphere.gallery.store import Existing
 from cosphere.models import Embedder
 from cosphere.search.gallery_items import Pictures, box_of
@@ -17,7 +17,7 @@ from cosphere.search.pictures import Pictured, embed_pictures
 
 
 def add_pictures(
-    store: Store,
+    store: ItemStore,
     embedder: Embedder,
     table: Pictures,
     *,
@@ -36,7 +36,7 @@ def add_pictures(
         )
     keep = new if existing == "skip" else list(range(every))
     total, done = Added(0, 0, every - len(keep)), every - len(keep)
-    thumbnail = store.state().thumbnail
+    thumbnail = store.thumbnail
     pictures = [table.pictures[place] for place in keep]
     boxes = [box_of(table.metadata[place]) for place in keep]
     for batch in embed_pictures(embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail):
@@ -51,9 +51,9 @@ def add_pictures(
 
 
 def _commit(
-    store: Store, table: Pictures, places: Sequence[int], batch: Pictured, existing: Existing, thumbnail: int
+    store: ItemStore, table: Pictures, places: Sequence[int], batch: Pictured, existing: Existing, thumbnail: int
 ) -> Added:
-    vectors, codes = as_held(batch.embeddings, store.space(), store.folder)
+    vectors, codes = as_held(batch.embeddings, store.space(), store.place)
     return store.add(
         [table.ids[place] for place in places],
         vectors,
@@ -64,8 +64,7 @@ def _commit(
     )
 
 
-def _missing(store: Store, ids: Sequence[str]) -> list[int]:
+def _missing(store: ItemStore, ids: Sequence[str]) -> list[int]:
     """Positions of the ids that are not there."""
-    with store.reading() as connection:
-        there = find(connection, ids)
+    there = store.known(ids)
     return [place for place, one in enumerate(ids) if one not in there]

@@ -17,7 +17,7 @@ from cosphere.search.hamming import BitRows, bit_rows
 
 
 def as_held(
-    rows: npt.NDArray[Any], space: Space, path: Path
+    rows: npt.NDArray[Any], space: Space, path: Path | str
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
     """Floats and codes of rows, as a gallery holds them.
 
@@ -41,7 +41,7 @@ def as_held(
     return None, codes
 
 
-def as_queries(rows: npt.NDArray[Any], kind: str, space: Space, path: Path) -> UnitRows | BitRows:
+def as_queries(rows: npt.NDArray[Any], kind: str, space: Space, path: Path | str) -> UnitRows | BitRows:
     """Queries as a search wants them: unit rows, or codes.
 
     Raises:
@@ -77,7 +77,7 @@ def space_of(embedder: Embedder, holds: str, model: str | Path = "") -> Space:
     )
 
 
-def check_model(space: Space, embedder: Embedder, path: Path) -> None:
+def check_model(space: Space, embedder: Embedder, path: Path | str) -> None:
     """Raise unless a gallery's rows are of this model.
 
     Raises:
@@ -91,7 +91,7 @@ def check_model(space: Space, embedder: Embedder, path: Path) -> None:
         )
 
 
-def other_model(path: Path, space: Space, other: str) -> DataError:
+def other_model(path: Path | str, space: Space, other: str) -> DataError:
     """The error for rows of another model."""
     return DataError(
         f"{path} holds embeddings of model {space.model_id[:12]}; these would be of model {other[:12]}. Give the model that made "

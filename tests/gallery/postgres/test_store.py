@@ -50,15 +50,16 @@ def test_items_come_back_as_they_were(make: Make) -> None:
     assert {name: type(value) for name, value in items[0].metadata.items()} == {
         name: type(value) for name, value in ODD.items()
     }
-    assert (store.thumbnail(ids[0]), store.thumbnail(ids[1])) == (b"jpeg", None)
-    for place, (item, vector, code) in enumerate(store.vectors()):
-        assert item.id == ids[place]
-        assert vector is not None
-        assert code is not None
-        np.testing.assert_allclose(
-            vector, vectors[place] / np.linalg.norm(vectors[place].astype(np.float64)), rtol=1e-6
-        )
-        assert code.tolist() == codes[place].tolist()
+    pictures = [store.whole(one) for one in (ids[0], ids[1])]
+    assert [one and one[2] for one in pictures] == [b"jpeg", None]
+    assert store.whole("absent") is None
+    ((every, numbers),) = store.vectors()
+    assert [one.id for one in every] == ids
+    assert numbers.vectors is not None
+    assert numbers.codes is not None
+    assert numbers.vectors.tolist() == vectors.tolist()  # of any length, as they came
+    assert numbers.codes.tolist() == codes.tolist()
+    assert store.known([*ids, "absent"]) == set(ids)
     assert ids[0] in store
     assert "item" not in store
     assert 3 not in store
@@ -75,9 +76,10 @@ def test_ids_that_are_there(make: Make) -> None:
     assert len(store) == 2  # all or none
     assert tuple(store.add(ids[1:3], vectors[1:3], codes[1:3], existing="skip")) == (1, 0, 1)
     assert tuple(store.add(ids[1:], -vectors[1:], codes[1:], existing="replace")) == (1, 2, 0)
-    vector, _ = store.numbers_of("item 1")
-    assert vector is not None
-    assert float(vector @ vectors[1]) < 0
+    found = store.whole("item 1")
+    assert found is not None
+    assert found[1].vectors is not None
+    assert float(found[1].vectors[0] @ vectors[1]) < 0
     assert len(store) == 4
 
 

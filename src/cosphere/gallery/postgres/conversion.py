@@ -15,6 +15,7 @@ from cosphere.gallery.values import Value
 Stored = Literal["float32", "float16"]
 TYPES: dict[str, str] = {"float32": "vector", "float16": "halfvec"}
 """Column type of the vectors."""
+_MOST_HALF = 65_504
 
 
 def check_texts(texts: Sequence[str], what: str) -> None:
@@ -55,12 +56,18 @@ def json_of(columns: Mapping[str, Value]) -> Any:
 
 
 def as_stored(row: npt.NDArray[np.float32], stored: Stored) -> Any:
-    """A row (D,) as a unit vector of the column's type."""
+    """A row (D,) as the column's type.
+
+    Raises:
+        DataError: a number is too large for half precision.
+    """
     from pgvector import HalfVector, Vector
 
-    wide = row.astype(np.float64)
-    unit = (wide / np.linalg.norm(wide)).astype(np.float32)
-    return HalfVector(unit.astype(np.float16)) if stored == "float16" else Vector(unit)
+    if stored == "float32":
+        return Vector(row)
+    if float(np.abs(row).max(initial=0)) > _MOST_HALF:
+        raise DataError(f"an embedding holds numbers beyond {_MOST_HALF:,}, which half precision lacks. Store float32.")
+    return HalfVector(row.astype(np.float16))
 
 
 def as_bits(codes: npt.NDArray[np.uint8] | None, place: int) -> Any:

@@ -60,7 +60,7 @@ def build_index(store: PostgresStore, *, m: int = 16, ef_construction: int = 64,
     check_whole("m", m, least=2, most=100)
     check_whole("ef_construction", ef_construction, least=max(4, 2 * m), most=1000)
     check_whole("memory_mb", memory_mb, least=1, most=2**20)
-    space, _ = store.about()
+    space = store.space()
     with store.transaction() as connection:
         connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", (f"{memory_mb}MB",))
         for name, there in (("vector", space.has_floats), ("code", space.has_codes)):
@@ -84,11 +84,13 @@ def drop_index(store: PostgresStore) -> None:
 def indexes(store: PostgresStore) -> tuple[str, ...]:
     """The columns that have an HNSW index."""
     with store.transaction(reading=True) as connection:
-        rows = connection.execute(
-            "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexname IN ('item_vector', 'item_code')",
-            (store.name,),
-        ).fetchall()
-    return tuple(sorted(name.removeprefix("item_") for (name,) in rows))
+        return _indexed(store, connection)
+
+
+def _indexed(store: PostgresStore, connection: Any) -> tuple[str, ...]:
+    query = "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexname IN ('item_vector', 'item_code')"
+    names = connection.execute(query, (store.name,)).fetchall()
+    return tuple(sorted(name.removeprefix("item_") for (name,) in names))
 
 
 def index_of(store: PostgresStore, column: str) -> Index:
@@ -97,7 +99,7 @@ def index_of(store: PostgresStore, column: str) -> Index:
     Raises:
         SettingsError: the rows are too wide for an index.
     """
-    space, stored = store.about()
+    space, stored, _ = store.about()
     if column == "code":
         bits = 8 * space.code_bytes
         if bits > _WIDEST["bit"]:
@@ -136,12 +138,12 @@ def search(
         store: the gallery.
         vectors: (Q, D) float, for "floats" and "rerank".
         codes: (Q, ceil(D / 8)) uint8, for "codes" and "rerank".
-        k: items to find, 1 to 10,000.
+        k: items to find.
         by: "floats" ranks by cosine, "codes" by Hamming distance, "rerank" takes the nearest by code and ranks them by cosine.
         where: a filter, see :mod:`cosphere.gallery.where`.
         exact: pass the index by.
         ef_search: candidates of the index, 1 to 1000: more find more, and take longer.
-        shortlist: rows that "rerank" takes by code, at least k.
+        shortlist: rows that "rerank" takes by code; at least k are taken.
 
     Raises:
         SettingsError, SizeError: a setting is out of range, or the queries do not fit the gallery.
@@ -149,9 +151,9 @@ def search(
         RunError: the server refuses.
     """
     check_choice("by", by, ["floats", "codes", "rerank"])
-    check_whole("k", k, least=1, most=10_000)
+    check_whole("k", k, least=1, most=2**20)
     check_whole("ef_search", ef_search, least=1, most=1000)
-    check_whole("shortlist", shortlist, least=k, most=100_000)
+    check_whole("shortlist", shortlist, least=1, most=2**20)
     asked = _queries(store, vectors, codes, by)
     clause = clause_of(None if where is None else parse(where))
     answers = []
@@ -162,8 +164,10 @@ def search(
             ("hnsw.max_scan_tuples", _EVERY_TUPLE),
         ):
             connection.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
+        # Without an index every search is exact, and equal scores come by row.
+        exact = exact or ("vector" if by == "floats" else "code") not in _indexed(store, connection)
         for vector, code in asked:
-            query = _Query(vector, code, k, by, shortlist)
+            query = _Query(vector, code, k, by, max(k, shortlist))
             found = [] if exact else _nearest(store, connection, query, clause)
             answers.append(found if len(found) == k else _nearest(store, connection, query, clause, exact=True))
     return answers
@@ -173,7 +177,7 @@ def _queries(
     store: PostgresStore, vectors: npt.NDArray[Any] | None, codes: npt.NDArray[Any] | None, by: By
 ) -> list[tuple[Any, Any]]:
     """What each query is compared with, as the driver takes it."""
-    space, stored = store.about()
+    space, stored, _ = store.about()
     needs = {"vectors": by != "codes", "codes": by != "floats"}
     for name, given, kept in (("vectors", vectors, space.has_floats), ("codes", codes, space.has_codes)):
         if needs[name] and not kept:
@@ -211,7 +215,7 @@ def _nearest(
 ) -> list[Found]:
     """One query; equal scores by row number."""
     connection.execute("SELECT set_config('enable_indexscan', %s, true)", ("off" if exact else "on",))
-    space, stored = store.about()
+    space, stored, _ = store.about()
     # A second key keeps PostgreSQL from using the index, so only an exact search breaks ties inside the server.
     columns, ties = "row, id, columns", ", row" if exact else ""
     hamming, cosine = "code <~> %s", f"vector <=> %s::{TYPES[stored]}"

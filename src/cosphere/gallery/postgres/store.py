@@ -1,31 +1,24 @@
-"""A gallery in a PostgreSQL database: one schema of its own, for many writers and readers on many machines.
+"""The items of a gallery on PostgreSQL: add, replace, delete and read.
 
-Table ``about`` says what the rows are, table ``item`` has one row for each item: id, metadata, the unit-length vector, the code and the
-thumbnail. PostgreSQL keeps what was committed; writers take turns, readers never wait.
+PostgreSQL keeps what was committed; writers take turns, and readers never wait.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-import threading
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere.checks import check_choice
-from cosphere.errors import DataError, RunError, SettingsError, agreeing
-from cosphere.gallery.folder import check_space
+from cosphere.errors import DataError, agreeing
+from cosphere.gallery.blocks import Rows
 from cosphere.gallery.items import Item
-from cosphere.gallery.postgres.connection import connect, explained, shown
+from cosphere.gallery.postgres.connection import connect, explained
 from cosphere.gallery.postgres.conversion import (
     TYPES,
-    Stored,
     as_bits,
     as_code,
     as_floats,
@@ -34,161 +27,19 @@ from cosphere.gallery.postgres.conversion import (
     check_texts,
     json_of,
 )
+from cosphere.gallery.postgres.database import GallerySchema
 from cosphere.gallery.postgres.filters import clause_of
-from cosphere.gallery.schema import Space
 from cosphere.gallery.store import Added, Existing
 from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors
 from cosphere.gallery.values import shown as shown_ids
 from cosphere.gallery.where import Where, parse
 
-FORMAT = 1
-"""Incremented when an older Cosphere can no longer read the tables."""
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-"""Names that stand in a statement as they are; PostgreSQL takes 63 bytes."""
 _PAGE = 2000
 """Rows that a reader fetches at a time."""
 
 
-class About(NamedTuple):
-    """What the rows of a gallery are."""
-
-    space: Space
-    stored: Stored
-    """Number format of the vectors."""
-
-
-class PostgresStore:
-    """An open gallery. Made with :meth:`create` and :meth:`open`; every method may be called from several threads.
-
-    Vectors are kept as unit vectors, since a search compares directions.
-    """
-
-    def __init__(self, address: str, name: str) -> None:
-        self.address, self.name = address, name
-        self._guard = threading.RLock()
-        self._connection: Any = None
-        self._about: About | None = None
-
-    @classmethod
-    def create(cls, address: str, name: str, space: Space, *, stored: Stored = "float32") -> Self:
-        """Make an empty gallery.
-
-        Args:
-            address: of the database, as libpq takes it: ``postgresql://user@host/database``.
-            name: of the schema that will hold it.
-            space: what its rows are.
-            stored: number format of the vectors; "float16" takes half the space.
-
-        Raises:
-            SettingsError: the name, the width or the format is out of range.
-            RunError: the schema exists, the server cannot be reached, lacks pgvector or refuses.
-        """
-        check_space(space)
-        check_choice("stored", stored, list(TYPES))
-        store = cls(address, _checked(name))
-        try:
-            store._fill(About(space, stored))
-        except BaseException:
-            store.close()
-            raise
-        return store
-
-    def _fill(self, about: About) -> None:
-        schema = self._quoted()
-        with self._transaction() as connection:
-            if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.name,)).fetchone():
-                raise RunError(
-                    f"{shown(self.address)} has a schema {self.name!r} already. Open it, or choose another name."
-                )
-            for statement in _tables(schema, about.space, about.stored):
-                connection.execute(statement)
-            content = {"format": FORMAT, "stored": about.stored, "space": asdict(about.space)}
-            connection.execute(f"INSERT INTO {schema}.about VALUES (1, %s)", (json.dumps(content),))
-        self._about = about
-
-    @classmethod
-    def open(cls, address: str, name: str) -> Self:
-        """Open a gallery.
-
-        Raises:
-            RunError: there is none of this name, it is of a newer format, or the server cannot be reached.
-        """
-        store = cls(address, _checked(name))
-        try:
-            store.about()
-        except BaseException:
-            store.close()
-            raise
-        return store
-
-    def about(self) -> About:
-        """What the rows are."""
-        if self._about is None:
-            with self.transaction(reading=True) as connection:
-                table = connection.execute("SELECT to_regclass(%s)", (f"{self._quoted()}.about",)).fetchone()[0]
-                if table is None:
-                    raise RunError(f"{shown(self.address)} has no gallery {self.name!r}. Make one, or check the name.")
-                (content,) = connection.execute(f"SELECT content FROM {self._quoted()}.about").fetchone()
-            if content.get("format") != FORMAT:
-                raise RunError(
-                    f"gallery {self.name!r} has format {content.get('format')}; this Cosphere reads {FORMAT}. "
-                    "Upgrade: pip install -U cosphere."
-                )
-            self._about = About(Space(**content["space"]), content["stored"])
-        return self._about
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection. Twice does no harm; a later call opens it again."""
-        with self._guard:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()
-
-    @property
-    def table(self) -> str:
-        """The quoted name of the table of items."""
-        return f"{self._quoted()}.item"
-
-    def _quoted(self) -> str:
-        return f'"{self.name}"'
-
-    @contextlib.contextmanager
-    def transaction(self, *, reading: bool = False) -> Iterator[Any]:
-        """A transaction: all that is done inside is committed, or nothing. One that reads sees one committed state.
-
-        Args:
-            reading: changes nothing.
-
-        Raises:
-            RunError: the server refused, went away, or is out of space.
-        """
-        with self._transaction() as connection:
-            connection.execute(
-                f"SET TRANSACTION {'ISOLATION LEVEL REPEATABLE READ, READ ONLY' if reading else 'READ WRITE'}"
-            )
-            yield connection
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with self._guard, explained(self.address):
-            if self._connection is None or self._connection.closed or self._connection.broken:
-                self._connection = connect(self.address)
-            with self._connection.transaction():
-                yield self._connection
-
-    # Reading
+class PostgresStore(GallerySchema):
+    """The items of a gallery. Made with :meth:`create` and :meth:`open`."""
 
     def __len__(self) -> int:
         """Number of items."""
@@ -197,20 +48,20 @@ class PostgresStore:
 
     def __contains__(self, id_: object) -> bool:
         """Whether there is an item of this id."""
-        if not isinstance(id_, str) or "\0" in id_:
-            return False
-        with self.transaction(reading=True) as connection:
-            return connection.execute(f"SELECT 1 FROM {self.table} WHERE id = %s", (id_,)).fetchone() is not None
+        return isinstance(id_, str) and "\0" not in id_ and bool(self.known([id_]))
 
     def __iter__(self) -> Iterator[Item]:
         """Every item in the order in which they were added, all of one committed state."""
         for row, id_, columns in self._each("row, id, columns"):
             yield Item(row, id_, columns)
 
-    def vectors(self) -> Iterator[tuple[Item, npt.NDArray[np.float32] | None, npt.NDArray[np.uint8] | None]]:
-        """Every item with its unit vector (D,) and its code (ceil(D / 8),), None where the gallery keeps none."""
-        for row, id_, columns, vector, code in self._each("row, id, columns, vector, code"):
-            yield Item(row, id_, columns), as_floats(vector), as_code(code)
+    def vectors(self) -> Iterator[tuple[list[Item], Rows]]:
+        """All items with their rows, some at a time, all of one committed state."""
+        found = self._each("row, id, columns, vector, code")
+        while part := list(itertools.islice(found, _PAGE)):
+            items = [Item(row, id_, columns) for row, id_, columns, _, _ in part]
+            vectors, codes = [as_floats(one[3]) for one in part], [as_code(one[4]) for one in part]
+            yield items, Rows(np.array([item.row for item in items]), _stacked(vectors), _stacked(codes))
 
     def _each(self, what: str) -> Iterator[Any]:
         """Rows of a query through a connection of its own, some at a time."""
@@ -233,25 +84,25 @@ class PostgresStore:
             found = connection.execute(f"SELECT id FROM {self.table} WHERE {clause.sql} ORDER BY row", clause.values)
             return [id_ for (id_,) in found]
 
-    def numbers_of(self, id_: str) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.uint8] | None]:
-        """The unit vector (D,) and the code of one item.
-
-        Raises:
-            DataError: there is no such item.
-        """
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are there."""
         with self.transaction(reading=True) as connection:
-            found = connection.execute(f"SELECT vector, code FROM {self.table} WHERE id = %s", (id_,)).fetchone()
+            return {
+                id_ for (id_,) in connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (list(ids),))
+            }
+
+    def whole(self, id_: str) -> tuple[Item, Rows, bytes | None] | None:
+        """An item with its rows of numbers and its thumbnail; None if there is none of this id."""
+        if not isinstance(id_, str) or "\0" in id_:
+            return None
+        query = f"SELECT row, id, columns, vector, code, thumbnail FROM {self.table} WHERE id = %s"
+        with self.transaction(reading=True) as connection:
+            found = connection.execute(query, (id_,)).fetchone()
         if found is None:
-            raise DataError(f"{shown_ids([id_], 'id')} is not in the gallery. Check its spelling.")
-        return as_floats(found[0]), as_code(found[1])
-
-    def thumbnail(self, id_: str) -> bytes | None:
-        """The JPEG of an item; None where it has none."""
-        with self.transaction(reading=True) as connection:
-            found = connection.execute(f"SELECT thumbnail FROM {self.table} WHERE id = %s", (id_,)).fetchone()
-        return None if found is None or found[0] is None else bytes(found[0])
-
-    # Writing
+            return None
+        row, own, columns, vector, code, picture = found
+        rows = Rows(np.array([row]), _stacked([as_floats(vector)]), _stacked([as_code(code)]))
+        return Item(row, own, columns), rows, None if picture is None else bytes(picture)
 
     def add(
         self,
@@ -278,7 +129,7 @@ class PostgresStore:
             RunError: as for :meth:`transaction`.
         """
         check_choice("existing", existing, ["refuse", "skip", "replace"])
-        space, stored = self.about()
+        space, stored, _ = self.about()
         count = next((len(part) for part in (vectors, codes) if part is not None), len(ids))
         texts = check_ids(ids, count)
         check_texts(texts, "id")
@@ -343,46 +194,6 @@ class PostgresStore:
             gone = connection.execute(f"DELETE FROM {self.table} WHERE {chosen} RETURNING row, id", values).fetchall()
         return tuple(id_ for _, id_ in sorted(gone))
 
-    def compact(self) -> None:
-        """Rewrite the table and its indexes without what was deleted or replaced. Others wait until it is done.
 
-        Raises:
-            RunError: as for :meth:`transaction`.
-        """
-        self.about()
-        with self._guard, explained(self.address):
-            if self._connection is None or self._connection.closed:
-                self._connection = connect(self.address)
-            self._connection.execute(f"VACUUM (FULL, ANALYZE) {self.table}")
-
-    def drop(self) -> None:
-        """Remove the gallery with all that it holds.
-
-        Raises:
-            RunError: as for :meth:`transaction`.
-        """
-        self.about()
-        with self.transaction() as connection:
-            connection.execute(f"DROP SCHEMA {self._quoted()} CASCADE")
-        self._about = None
-
-
-def _checked(name: str) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("pg_"):
-        raise SettingsError(
-            f"gallery name {name!r} cannot be a schema of PostgreSQL; wanted up to 63 letters, digits, _ and -, beginning with a "
-            "letter, and not with pg_."
-        )
-    return name
-
-
-def _tables(schema: str, space: Space, stored: Stored) -> list[str]:
-    vector, code = f"{TYPES[stored]}({space.dim})", f"bit({8 * space.code_bytes})"
-    needs_vector, needs_code = (" NOT NULL" if kept else "" for kept in (space.has_floats, space.has_codes))
-    return [
-        f"CREATE SCHEMA {schema}",
-        f"CREATE TABLE {schema}.about (one int PRIMARY KEY CHECK (one = 1), content jsonb NOT NULL)",
-        f'CREATE TABLE {schema}.item (row bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text COLLATE "C" NOT NULL UNIQUE, '
-        f"columns jsonb NOT NULL, vector {vector}{needs_vector}, code {code}{needs_code}, thumbnail bytea)",
-        f"CREATE INDEX item_columns ON {schema}.item USING gin (columns jsonb_path_ops)",
-    ]
+def _stacked(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    return None if any(part is None for part in parts) else np.stack(parts)  # type: ignore[arg-type]

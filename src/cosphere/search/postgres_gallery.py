@@ -1,0 +1,158 @@
+"""A gallery on a PostgreSQL server with pgvector, with the methods of one in a folder.
+
+with PostgresGallery.create("postgresql://user@host/database", "photos", embedder=embedder) as gallery:
+gallery.add(paths)
+gallery.build_index()
+gallery.search("query.jpg", k=8, where={"label": "mug"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from cosphere._types import Float32s
+from cosphere.errors import DataError, SettingsError
+from cosphere.gallery import Item, Space, Where
+from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
+from cosphere.models import Embedder
+from cosphere.rows import UnitRows
+from cosphere.search.any_gallery import AnyGallery, GalleryItem
+from cosphere.search.gallery_rows import space_of
+from cosphere.search.hamming import BitRows
+
+
+class Removed(NamedTuple):
+    """What :meth:`PostgresGallery.delete` did."""
+
+    ids: tuple[str, ...]
+
+
+class PostgresGallery(AnyGallery):
+    """A searched collection on a server. Made with :meth:`create` and :meth:`open`.
+
+    Any number of processes on any number of machines add, delete and search at once. The server searches: exactly, until
+    :meth:`build_index` makes an HNSW index. Deletion is the server's: bytes stay in its log and backups, so nothing proves it.
+
+    Attributes:
+        exact: pass the index by.
+        ef_search: candidates of the index, 1 to 1000: more find more, and take longer.
+    """
+
+    def __init__(self, store: PostgresStore, embedder: Embedder | None = None) -> None:
+        super().__init__(store, embedder)
+        self.store = store
+        self.exact = False
+        self.ef_search = 100
+
+    @classmethod
+    def create(
+        cls,
+        address: str,
+        name: str,
+        *,
+        dim: int | None = None,
+        holds: str = "floats",
+        embedder: Embedder | None = None,
+        stored: Literal["float32", "float16"] = "float32",
+        thumbnail: int = 0,
+    ) -> PostgresGallery:
+        """Make an empty gallery.
+
+        Args:
+            address: of the database, as libpq takes it: ``postgresql://user@host/database``.
+            name: of the gallery, and of the schema that holds it.
+            dim: D, numbers in an embedding; of an embedder's by default.
+            holds: ``floats``, ``codes`` (one bit for each number) or ``both``.
+            embedder: the model whose embeddings it will hold.
+            stored: number format of the vectors; "float16" takes half the space.
+            thumbnail: longer side in pixels of the thumbnails to keep of added images; 0 for none.
+
+        Raises:
+            SettingsError: a setting is out of range, or neither a width nor an embedder is given.
+            RunError: the name is taken, or the server cannot be reached or lacks pgvector >= 0.8.4.
+        """
+        if embedder is None and dim is None:
+            raise SettingsError("how wide are the embeddings? Give dim, or the embedder that makes them.")
+        if embedder is not None and dim not in (None, embedder.output_dim):
+            raise SettingsError(f"dim is {dim}, but the embedder makes {embedder.output_dim} numbers. Leave dim out.")
+        space = Space(dim=cast(int, dim), holds=holds) if embedder is None else space_of(embedder, holds)
+        return cls(PostgresStore.create(address, name, space, stored=stored, thumbnail=thumbnail), embedder)
+
+    @classmethod
+    def open(cls, address: str, name: str, *, embedder: Embedder | None = None) -> PostgresGallery:
+        """Open a gallery.
+
+        Raises:
+            RunError: there is none of this name, or the server cannot be reached.
+            DataError: its embeddings are of another model.
+        """
+        store = PostgresStore.open(address, name)
+        try:
+            return cls(store, embedder)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. A later call opens it again."""
+        self.store.close()
+
+    def get(self, id_: str) -> GalleryItem:
+        """One item, whole.
+
+        Raises:
+            DataError: there is none of this id.
+        """
+        found = self.store.whole(id_)
+        if found is None:
+            raise DataError(f"{id_!r} is no id of {self.store.place}. Check its spelling.")
+        item, rows, thumbnail = found
+        vector, code = (None if part is None else part[0] for part in rows[1:])
+        return GalleryItem(
+            item.id, item.metadata, cast(Float32s | None, vector), cast(npt.NDArray[np.uint8] | None, code), thumbnail
+        )
+
+    def delete(self, ids: Sequence[str] | str | None = None, *, where: Where | None = None) -> Removed:
+        """Delete items, all or none; see :meth:`PostgresStore.delete`."""
+        return Removed(self.store.delete([ids] if isinstance(ids, str) else ids, where=where))
+
+    def compact(self) -> None:
+        """Rewrite the table without what was deleted; see :meth:`PostgresStore.compact`."""
+        self.store.compact()
+
+    def build_index(self, **settings: Any) -> None:
+        """Make an HNSW index; see :func:`cosphere.gallery.postgres.build_index`."""
+        build_index(self.store, **settings)
+
+    def drop_index(self) -> None:
+        """Remove the HNSW index: every search is exact afterwards."""
+        drop_index(self.store)
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """The columns that have an HNSW index: "vector", "code"."""
+        return indexes(self.store)
+
+    def _nearest(
+        self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None
+    ) -> list[list[tuple[Item, float]]]:
+        by_code = isinstance(queries, BitRows)
+        found = search(
+            self.store,
+            None if by_code else queries.rows.numpy(),
+            queries.rows.numpy() if by_code else None,
+            k=k,
+            by="codes" if by_code else "floats",
+            where=where,
+            exact=self.exact,
+            ef_search=self.ef_search,
+        )
+        dim = self.space.dim
+        return [
+            [(Item(one.row, one.id, one.metadata), 1 + 2 * one.score / dim if by_code else one.score) for one in answer]
+            for answer in found
+        ]
