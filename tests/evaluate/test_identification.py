@@ -1,5 +1,6 @@
 """Trials one by one, and templates by hand."""
 
+import importlib
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate.identification import identification, pool_templates
+from cosphere.evaluate.identification import identification, pool_templates, verification_among
 
 
 def by_trials(probes, labels, distractors, rank):
@@ -163,3 +164,37 @@ def test_templates_of_any_kind_of_rows_are_pooled():
     for kind in (torch.from_numpy(rows).requires_grad_(), rows.tolist(), np.asfortranarray(rows)):
         assert pool_templates(kind, torch.tensor([0, 0, 1, 1, 2, 2]))[0].tolist() == want.tolist()
     assert pool_templates(torch.ones(2, 3, dtype=torch.bfloat16), [5, 5])[1].tolist() == [5]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**20])
+@pytest.mark.parametrize("seed", range(3))
+def test_verification_among_distractors_counts_every_pair(seed, block_bytes):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 9, 70)
+    probes = random.normal(size=(70, 6)) + random.normal(size=(9, 6))[labels]
+    distractors = random.normal(size=(40, 6))
+    found = verification_among(probes, labels, distractors, (0.0, 0.01, 0.2), block_bytes=block_bytes)
+    unit, rivals = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (probes, distractors))
+    impostors = np.sort((unit @ rivals.T).ravel())[::-1]
+    same = [unit[i] @ unit[j] for i in range(70) for j in range(i) if labels[i] == labels[j]]
+    for far, (rate, threshold) in found.items():
+        cut = impostors[math.floor(far * len(impostors))]
+        assert threshold == pytest.approx(cut, abs=1e-6)
+        assert rate == pytest.approx(np.mean([cosine > cut for cosine in same]))
+
+
+def test_verification_among_distractors_keeps_a_bounded_number():
+    rows = np.eye(3)
+    with pytest.raises(SettingsError, match="far must be a number"):
+        verification_among(rows, [0, 0, 1], rows, (2,))
+    with pytest.raises(DataError, match="nobody has two images"):
+        verification_among(rows, [0, 1, 2], rows, (0.1,))
+
+
+def test_too_high_a_rate_is_refused(monkeypatch):
+    # The package's name `identification` is the function.
+    monkeypatch.setattr(importlib.import_module("cosphere.evaluate.identification"), "MOST_KEPT", 3)
+    with pytest.raises(
+        SettingsError, match=r"needs the 5 highest of 9 cosines; at most 3 are kept. Ask for a lower rate"
+    ):
+        verification_among(np.eye(3), [0, 0, 1], np.eye(3), (0.5,))

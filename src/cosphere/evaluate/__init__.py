@@ -17,7 +17,7 @@ from cosphere.evaluate.clustering import (
 )
 from cosphere.evaluate.comparison import Arm, Comparison, Difference, compare
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
-from cosphere.evaluate.identification import identification, pool_templates
+from cosphere.evaluate.identification import identification, pool_templates, verification_among
 from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled
 from cosphere.evaluate.neighbours import RankedImages, ranked_images
 from cosphere.evaluate.open_set import OpenSetScores, OpenSetSplit, open_set, open_set_split
@@ -115,5 +115,6 @@ __all__ = [
     "tar_at_far",
     "threshold_table",
     "verification",
+    "verification_among",
     "verification_intervals",
 ]

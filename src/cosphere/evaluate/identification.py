@@ -16,8 +16,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
-from cosphere.checks import check_whole
+from cosphere.checks import check_number, check_whole
 from cosphere.errors import DataError, SettingsError, SizeError
+from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.rows import (
     BLOCK_BYTES,
@@ -153,6 +154,77 @@ def identification(
             "nobody has two images, so there is no pair to find. Give probes with two images of one person."
         )
     return {f"rank@{rank}": count / trials for rank, count in hits.items()} | {"trials": float(trials)}
+
+
+MOST_KEPT = 10**7
+"""Most cosines with distractors that :func:`verification_among` keeps: 40 MB, twice while a block is added."""
+
+
+def verification_among(
+    probes: Matrix,
+    labels: Any,
+    distractors: Matrix,
+    fars: Sequence[float] = (1e-6,),
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> dict[float, tuple[float, float]]:
+    """True-accept rate at a false-accept rate, where the different pairs are all pairs of a probe and a distractor, as in MegaFace.
+
+    Same pairs are the pairs of two images of one person. The threshold is exact: of all n M cosines with distractors, the one at place
+    ``floor(far n M)`` in descending order; a pair is accepted above it.
+
+    Args:
+        probes: (n, D) float.
+        labels: (n,) integers or names, the person of each.
+        distractors: (M, D) float, none of those persons.
+        fars: each in [0, 1].
+        block_bytes: bound of the working memory besides the unit rows; at least 32 probes are compared at a time.
+        progress: called with the number of processed probes.
+
+    Returns:
+        rate -> (true-accept rate, threshold).
+
+    Raises:
+        SizeError: shapes that do not fit.
+        DataError: NaN or infinity, or nobody has two images.
+        SettingsError: a rate out of range, or one that would keep more than :data:`MOST_KEPT` cosines.
+    """
+    for far in fars:
+        check_number("far", far, at_least=0, at_most=1)
+    left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
+    people = _people(labels, left)
+    check_widths(left.width, right.width)
+    check_block_bytes(block_bytes)
+    ranks = {far: min(allowed(far, left.size * right.size), left.size * right.size - 1) for far in fars}
+    keep = max(ranks.values()) + 1
+    if keep > MOST_KEPT:
+        raise SettingsError(
+            f"a false-accept rate of {max(fars):g} needs the {keep:,} highest of {left.size * right.size:,} cosines; at most "
+            f"{MOST_KEPT:,} are kept. Ask for a lower rate."
+        )
+    same: list[Tensor] = []
+    highest = torch.empty(0)
+    most = min(rows_within(block_bytes, 12 * right.size + 8 * left.size), left.size)
+    rivals, mates = CosineBlocks(right, most), CosineBlocks(left, most)
+    for start in range(0, left.size, most):
+        block = left.rows[start : start + most]
+        among = mates.of(block)
+        # Each pair once: a block's columns beyond its own rows.
+        mate = (people[start : start + most, None] == people[None]).triu(start + 1)
+        same.append(among[mate].cpu().clone())
+        scores = rivals.of(block.to(right.device)).flatten()
+        highest = torch.cat([highest, scores.topk(min(keep, len(scores))).values.cpu()])
+        highest = highest.topk(min(keep, len(highest))).values
+        if progress is not None:
+            progress(min(start + most, left.size), left.size)
+    genuine = torch.cat(same)
+    if not len(genuine):
+        raise DataError(
+            "nobody has two images, so there is no pair to find. Give probes with two images of one person."
+        )
+    thresholds = {far: float(highest[rank]) for far, rank in ranks.items()}
+    return {far: (float((genuine > cut).double().mean()), cut) for far, cut in thresholds.items()}
 
 
 def _people(labels: Any, probes: UnitRows) -> Tensor:

@@ -6,14 +6,19 @@ from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate.clustering import SCORES as CLUSTERING_SCORES
 from cosphere.evaluate.metrics import find_metric
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
+from cosphere.experiment.protocols.ijb import ENTRY as IJB
 from cosphere.experiment.protocols.knn import ENTRY as KNN
 from cosphere.experiment.protocols.lfw import ENTRY as LFW
 from cosphere.experiment.protocols.linear import ENTRY as LINEAR
+from cosphere.experiment.protocols.megaface import ENTRY as MEGAFACE
 from cosphere.experiment.protocols.pairs import ENTRY as PAIRS
+from cosphere.experiment.protocols.verification_bins import AGEDB, CFP
 
 __all__ = ["PROTOCOLS", "Part", "ProtocolEntry", "ProtocolScores", "Subject", "find_protocol", "split_score"]
 
-PROTOCOLS: dict[str, ProtocolEntry] = {entry.name: entry for entry in (LFW, PAIRS, KNN, LINEAR)}
+PROTOCOLS: dict[str, ProtocolEntry] = {
+    entry.name: entry for entry in (LFW, AGEDB, CFP, IJB, MEGAFACE, PAIRS, KNN, LINEAR)
+}
 """All protocols by name."""
 
 
