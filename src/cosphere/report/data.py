@@ -63,6 +63,8 @@ class ReportData:
     """The scores before training: ``{"recall@1": {"value": 0.4, "low": ..., "high": ...}}``."""
     embeddings: Embeddings | None = None
     """The N embeddings that were scored."""
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name, what ``scores-NAME.json`` of each protocol holds."""
     skipped: Sequence[Skipped] = ()
     """Images that the evaluation left out."""
     image_root: Path | None = None
@@ -139,9 +141,18 @@ def report_data_from_run(path: str | Path, *, split: str | None = None, image_ro
         scores=scores,
         baseline_scores=scores.get("baseline_scores") or {},
         embeddings=embeddings,
+        protocols=_protocols(folder),
         skipped=tuple(Skipped(str(one["path"]), str(one["reason"])) for one in scores.get("skipped_images") or ()),
         image_root=image_root,
     )
+
+
+def _protocols(folder: RunFolder) -> dict[str, Mapping[str, Any]]:
+    """The scores by protocols that lie in a run's folder, by name."""
+    files = sorted(folder.path.glob("scores-*.json"))
+    contents = {file: _mapping(read_json(file, what="the scores of a protocol"), file) for file in files}
+    # scores-untrained.json names no protocol.
+    return {str(content["protocol"]): content for content in contents.values() if content.get("protocol")}
 
 
 def _mapping(content: Any, path: Path) -> dict[str, Any]:

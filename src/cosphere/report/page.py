@@ -6,10 +6,11 @@ from pathlib import Path
 
 from cosphere.errors import SettingsError
 from cosphere.files import check_writable, write_text
-from cosphere.report import gallery, health, sections
+from cosphere.report import gallery, health, protocols, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.document import document
 from cosphere.report.drawing import printing
+from cosphere.report.markup import safe
 from cosphere.report.pictures import Thumbnails
 from cosphere.runs import RunFolder
 
@@ -84,11 +85,18 @@ def _check(queries: int, neighbours: int, thumbnail: int) -> None:
             raise SettingsError(f"{name}={value}, want {low} to {high}.")
 
 
+def _links(data: ReportData) -> dict[str, str]:
+    """The sections of this page: those of all pages, and one for each protocol after the scores."""
+    (first, title), *rest = LINKS.items()
+    return {first: title, **{f"protocol-{name}": name for name in map(safe, data.protocols)}, **dict(rest)}
+
+
 def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail: int = 112, seed: int = 0) -> str:
     """The page of :func:`write_report` as text."""
     pictures = Thumbnails(thumbnail)
     body = [
         sections.scores(data),
+        protocols.protocols(data, pictures),
         gallery.queries(data, pictures, count=queries, neighbours=neighbours, seed=seed),
         gallery.classes(data, pictures),
         sections.training(data),
@@ -101,7 +109,7 @@ def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail:
     return document(
         data.name,
         header=sections.header(data),
-        links=LINKS,
+        links=_links(data),
         body=body,
         footer=sections.footer(data),
         css=pictures.css(),

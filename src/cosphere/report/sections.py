@@ -35,14 +35,17 @@ SCORE_NAMES = {
 def score_name(key: str) -> str:
     """A score's name for reading.
 
-    >>> score_name("recall@8"), score_name("map@r/bits"), score_name("same_pairs"), score_name("lfw/unseen/auc")
-    ('Recall@8', 'MAP@R, bits', 'Same pairs', 'lfw, unseen, AUC')
+    >>> score_name("recall@8"), score_name("map@r/bits"), score_name("same_pairs"), score_name("lfw/unseen/tar@far=1e-3")
+    ('Recall@8', 'MAP@R, bits', 'Same pairs', 'lfw, unseen, TAR@FAR 1e-3')
     """
     *around, last = key.split("/")
     if last == "bits":
         return f"{score_name('/'.join(around))}, {last}"
     if around:
         return ", ".join((*around, score_name(last)))
+    rate, equals, value = key.partition("=")
+    if equals:
+        return f"{rate.upper()} {value}"
     return metric_title(key) or SCORE_NAMES.get(key, key.replace("_", " ").capitalize())
 
 

@@ -96,7 +96,7 @@ def test_notes_say_what_was_embedded(ijb: Path, face_run: Path, tmp_path: Path) 
 
 
 def test_other_sources_are_refused(photos: Path, face_run: Path) -> None:
-    with pytest.raises(DataError, match="no ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt"):
+    with pytest.raises(DataError, match=r"no ijbb_face_tid_mid.txt or ijbc_face_tid_mid.txt"):
         evaluate_protocol(face_run, photos, protocol="ijb")
     with pytest.raises(DataError, match="the protocol ijb wants a folder with meta/"):
         evaluate_protocol(face_run, photos / "train" / "class00" / "0.png", protocol="ijb")
