@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +25,9 @@ from scipy.stats import binomtest
 
 from cosphere.codes import to_bits
 from cosphere.data import find_pairs, read_lfw_pairs
-from cosphere.evaluate import (
-    calibrate,
-    convert_threshold,
-    matched_hamming,
-    open_set,
-    rates_at,
-    seeds_summary,
-    threshold_table,
-    verification,
-    verification_intervals,
-)
+from cosphere.evaluate import calibrate, convert_threshold, matched_hamming, open_set, rates_at, threshold_table
+from cosphere.evaluate.verification import far_name
+from cosphere.experiment.protocols.verifying import ScoredPairs, VerificationSettings, score_pairs, verification_part
 from cosphere.files import write_json
 from cosphere.runs import provenance
 
@@ -47,43 +40,38 @@ CHOSEN_FARS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
 
 class Faces(NamedTuple):
-    """Unit embeddings of images named `Ann/Ann_0001.jpg`."""
+    """Raw embeddings of images named `Ann/Ann_0001.jpg`."""
 
-    unit: np.ndarray
     raw: np.ndarray
     rows: dict[str, int]
 
-    def pairs(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """The cosine of each pair of one of LFW's lists, and which pairs are of one person."""
+    def pairs(self, path: Path) -> ScoredPairs:
+        """The pairs of one of LFW's lists, scored as `cosphere evaluate --protocol lfw` scores them."""
         pairs = find_pairs(read_lfw_pairs(path), list(self.rows))
-        left, right = self.unit[np.array(list(self.rows.values()))[pairs.rows]].transpose(1, 0, 2)
-        return np.einsum("nd,nd->n", left, right), pairs.same
+        return score_pairs(self.raw[list(self.rows.values())], pairs)
 
 
 def read_faces(path: Path) -> Faces:
     with np.load(path, allow_pickle=False) as found:
         raw, names = found["emb"].astype(np.float64), found["names"].tolist()
     # The last two parts, whatever folder the images lay in.
-    rows = {"/".join(str(name).split("/")[-2:]): row for row, name in enumerate(names)}
-    return Faces(raw / np.linalg.norm(raw, axis=1, keepdims=True), raw, rows)
+    return Faces(raw, {"/".join(str(name).split("/")[-2:]): row for row, name in enumerate(names)})
 
 
-def view_2(scores: np.ndarray, same: np.ndarray, samples: int) -> dict[str, Any]:
+def view_2(pairs: ScoredPairs, samples: int) -> dict[str, Any]:
     """Every score of the protocol with its interval."""
-    exact = verification(scores, same, 10, fars=FARS)
-    insightface = verification(scores, same, 10, fars=FARS, protocol="insightface", far_rule="nearest")
-    intervals = verification_intervals(scores, same, fars=FARS, samples=samples)
-    found: dict[str, Any] = {
-        name: {"value": value, "low": intervals[name].low, "high": intervals[name].high}
-        for name, value in exact.as_dict().items()
-        if name in intervals
-    }
-    for name, folds in (("accuracy", exact), ("accuracy, InsightFace's grid", insightface)):
-        mean, _, low, high, _ = seeds_summary(folds.folds.accuracies)
-        found[name] = {"value": mean, "low": low, "high": high, "sd_over_folds": folds.accuracy_std}
-        found[name]["folds"] = folds.folds.accuracies.tolist()
+    settings = VerificationSettings(flip="none", fars=FARS, samples=samples)
+    exact = verification_part("", "View 2", pairs, settings)
+    published = replace(settings, rule="insightface", far_rule="nearest", samples=0)
+    insightface = verification_part("", "View 2", pairs, published)
+    found: dict[str, Any] = {name: value.as_dict() for name, value in exact.values.items() if name != "accuracy"}
+    for name, part in (("accuracy", exact), ("accuracy, InsightFace's grid", insightface)):
+        folds = part.details["folds"]
+        found[name] = {**part.values["accuracy"].as_dict(), "sd_over_folds": folds["accuracy_std"]}
+        found[name]["folds"] = folds["accuracies"]
     for far in FARS:
-        found[f"tar@far={far:g}, nearest point"] = {"value": insightface.tar_at_far[far], "low": None, "high": None}
+        nearest = insightface.values[f"tar@far={far_name(far)}"].value
+        found[f"tar@far={far:g}, nearest point"] = {"value": nearest, "low": None, "high": None}
     return found
 
 
@@ -135,7 +123,8 @@ def used(faces: Faces, chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Open-set rates of each threshold over all people, and how many differing bits are as strict."""
     people = np.unique([name.split("/")[0] for name in faces.rows], return_inverse=True)[1]
     rows = np.array(list(faces.rows.values()))
-    unit, codes = faces.unit[rows].astype(np.float32), to_bits(faces.raw[rows])
+    unit = (faces.raw / np.linalg.norm(faces.raw, axis=1, keepdims=True))[rows].astype(np.float32)
+    codes = to_bits(faces.raw[rows])
     found = []
     for row in chosen:
         cosine = row["threshold"]
@@ -196,9 +185,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lfw.json")
     options = parser.parse_args()
     faces = read_faces(options.embeddings)
-    last = faces.pairs(options.lists / "pairs.txt")
-    same = last[1]
-    scores = view_2(*last, options.samples)
+    whole = faces.pairs(options.lists / "pairs.txt")
+    last, same = (whole.cosines, whole.same), whole.same
+    scores = view_2(whole, options.samples)
     print(f"View 2: {int(same.sum())} same and {int((~same).sum())} different pairs")
     for name, found in scores.items():
         interval = "" if found["low"] is None else f"   95 %: {100 * found['low']:.2f} to {100 * found['high']:.2f}"
@@ -209,8 +198,8 @@ def main() -> None:
         "embeddings": {
             "file": options.embeddings.name,
             "sha256": hashlib.sha256(options.embeddings.read_bytes()).hexdigest(),
-            "images": len(faces.unit),
-            "dim": faces.unit.shape[1],
+            "images": len(faces.raw),
+            "dim": faces.raw.shape[1],
         },
         "runs": 1,
         "intervals": "95 %: Student's t over the ten folds for the accuracies, bootstrap over pairs for the rest of View 2 and for "
@@ -220,8 +209,8 @@ def main() -> None:
     }
     lists = [options.lists / name for name in ("pairsDevTrain.txt", "pairsDevTest.txt")]
     if all(path.exists() for path in lists):
-        cosines, flags = zip(*(faces.pairs(path) for path in lists), strict=True)
-        first = np.concatenate(cosines), np.concatenate(flags)
+        both = [faces.pairs(path) for path in lists]
+        first = np.concatenate([one.cosines for one in both]), np.concatenate([one.same for one in both])
         content["chosen_on_view_1_pairs"] = chosen_on_pairs(first, last)
         content["view_1_pairs"] = {"same": int(first[1].sum()), "different": int((~first[1]).sum())}
         show("chosen on View 1's pairs (pairsDevTrain and pairsDevTest)", content["chosen_on_view_1_pairs"])

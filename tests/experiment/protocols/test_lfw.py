@@ -81,7 +81,8 @@ def test_the_file_holds_scores_curves_and_the_hardest_pairs(lfw_root: Path, face
     assert done.path == face_run / "scores-lfw.json"
     content = json.loads(done.path.read_text())
     assert content["settings"]["flip"] == "sum"
-    assert [part["key"] for part in content["parts"]] == ["", "unseen", "view_1"]
+    assert [part["key"] for part in content["parts"]] == ["", "unseen", "view_1", "templates", "templates_plain"]
+    assert content["parts"][3]["counts"]["people"] == 6  # those who were not trained on
     main = content["parts"][0]
     assert main["scores"]["auc"]["low"] <= main["scores"]["auc"]["value"] <= main["scores"]["auc"]["high"]
     cosines, same, _ = by_hand(lfw_root, face_run, "pairs.txt", "sum")
@@ -157,7 +158,7 @@ def test_a_model_that_saw_nobody_here(photos: Path, lfw_root: Path, face_run: Pa
     embedder.provenance["data"]["classes"] = ["somebody else"]
     embedder.save(run / "model")
     scores = evaluate_protocol(run, protocol="lfw", options={"samples": 0}).scores
-    assert [part.key for part in scores.parts] == ["", "view_1"]
+    assert [part.key for part in scores.parts] == ["", "view_1", "templates", "templates_plain"]
     assert "nobody here has the name of a class that the model was trained on" in scores.notes
     with pytest.raises(SettingsError, match="the protocol lfw has no score 'unseen/auc' here"):
         scores.value("unseen/auc")

@@ -7,16 +7,21 @@ that the model was trained on; the folds stay as they are, only smaller, and of 
 
 View 1 (``pairsDevTrain.txt``, ``pairsDevTest.txt``) has people of its own on both sides: the threshold that is best on the training pairs
 judges the test pairs.
+
+The parts ``templates`` and ``templates_plain`` add up images of people who were not trained on, with raw lengths as weights and without.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from cosphere.data import Catalogue, read_lfw_pairs
 from cosphere.errors import DataError, counted
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Compared, compare_lists
+from cosphere.experiment.protocols.pooling import template_parts
 from cosphere.experiment.protocols.verifying import (
     OPEN_NAMES,
     SCORES,
@@ -29,6 +34,7 @@ from cosphere.experiment.protocols.verifying import (
 )
 
 VIEW_2, TRAIN, TEST = "pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt"
+_TEMPLATES = ("templates/", "templates_plain/")
 WANTS = f"{VIEW_2} and <Person>/<Person>_0001.jpg"
 
 
@@ -62,6 +68,7 @@ def run(subject: Subject, settings: VerificationSettings) -> ProtocolScores:
             )
         )
     notes += rate_notes(parts, settings.fars)
+    parts += _templates(compared, subject, settings)
     return ProtocolScores(protocol="lfw", settings=settings, parts=tuple(parts), notes=tuple(notes), data=compared.data)
 
 
@@ -107,6 +114,12 @@ def _unseen(compared: Compared, subject: Subject, settings: VerificationSettings
     return part
 
 
+def _templates(compared: Compared, subject: Subject, settings: VerificationSettings) -> list[Part]:
+    """Templates of the embedded people who were not trained on."""
+    new = ~np.isin(compared.labels.astype(str), sorted(subject.trained or ()))
+    return template_parts(compared.rows[new], compared.labels[new], settings.fars)
+
+
 def _folds(part: Part) -> int:
     return len(part.details["folds"]["accuracies"]) if "folds" in part.details else 1
 
@@ -117,7 +130,10 @@ ENTRY = ProtocolEntry(
     wants=WANTS,
     settings=VerificationSettings,
     run=run,
-    scores=tuple(f"{part}{name}" for part in ("", "unseen/", "view_1/") for name in SCORES),
-    open_names=tuple(f"{part}{name}" for part in ("", "unseen/", "view_1/") for name in OPEN_NAMES),
+    scores=(
+        *(f"{part}{name}" for part in ("", "unseen/", "view_1/") for name in SCORES),
+        *(f"{part}auc" for part in _TEMPLATES),
+    ),
+    open_names=tuple(f"{part}{name}" for part in ("", "unseen/", "view_1/", *_TEMPLATES) for name in OPEN_NAMES),
     chance=chance,
 )
