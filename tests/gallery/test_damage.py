@@ -42,7 +42,7 @@ def damage_is_found(folder: Path, want: dict) -> bool:
         return says(said, "is damaged", "Restore the folder from a copy")
     except RunError as error:  # a bit of the header or of the format
         said = str(error)
-        return says(said, "cannot be") or says(said, "no gallery's file") or says(said, "gallery format")
+        return says(said, "cannot be") or says(said, "not a gallery's file") or says(said, "gallery format")
     return False
 
 

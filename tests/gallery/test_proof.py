@@ -179,7 +179,7 @@ def test_a_receipt_holds_no_personal_data_and_comes_back(tmp_path: Path) -> None
     assert again.covered == 3
     for change in ({"quick": "zz"}, {"sure": ""}, {"salt": None}, {"quick": "ffffffff", "sure": "00" * 8}):
         (tmp_path / "bad.json").write_text(json.dumps(json.loads(text) | change))
-        with pytest.raises(RunError, match="is no receipt of a deletion"):
+        with pytest.raises(RunError, match="is not a receipt of a deletion"):
             Receipt.load(tmp_path / "bad.json")
 
 

@@ -225,7 +225,7 @@ def test_ids_that_are_there_are_refused_skipped_or_replaced(empty: Store) -> Non
 def test_deleting_by_id_and_by_filter(empty: Store) -> None:
     rows, codes = rows_of(6)
     empty.add(list("abcdef"), rows, codes, metadata=[{"label": one} for one in "xxyyzz"])
-    with pytest.raises(DataError, match=r"2 ids \('g', 'h'\) are not in the gallery\. Nothing was deleted"):
+    with pytest.raises(DataError, match=r"2 ids \('g', 'h'\) are not in the gallery\. .*nothing was deleted"):
         empty.delete(["a", "g", "h"])
     with pytest.raises(DataError, match="what should be deleted"):
         empty.delete()
@@ -249,7 +249,7 @@ def test_a_deletion_removes_index_files(empty: Store) -> None:
 
 
 def test_what_is_no_gallery_is_refused(tmp_path: Path, empty: Store) -> None:
-    with pytest.raises(RunError, match=r"is no gallery: it has no gallery\.sqlite\. Make one with"):
+    with pytest.raises(RunError, match=r"is not a gallery: it has no gallery\.sqlite\. Make one with"):
         Store.open(tmp_path)
     with pytest.raises(RunError, match="is a gallery already"):
         Store.create(tmp_path / "new", Space(dim=3)).close() or Store.create(tmp_path / "new", Space(dim=3))
@@ -268,7 +268,7 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path, empty: Store) -> None:
         other.execute("CREATE TABLE mine (x)")
     other.close()
     (tmp_path / "x.sqlite").rename(tmp_path / "x" / "gallery.sqlite")
-    with pytest.raises(RunError, match="is no gallery's file"):
+    with pytest.raises(RunError, match="is not a gallery's file"):
         Store.open(tmp_path / "x")
     empty.close()
     with sqlite3.connect(empty.file) as file:

@@ -121,7 +121,7 @@ def test_an_item_searches_for_others(filled: Gallery) -> None:
     assert [hit.score for hit in found] == want.scores[0, 1:].tolist()
     assert "i1" not in [hit.id for hit in found]
     assert len(filled.search(id="i1", k=5000)) == 1999
-    with pytest.raises(DataError, match="'i0' is no id of"):
+    with pytest.raises(DataError, match="'i0' is not an id of"):
         filled.search(id="i0")
 
 

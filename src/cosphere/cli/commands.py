@@ -20,6 +20,17 @@ COMMANDS = {
     "compare": ("cosphere.cli.compare", "compare runs: differences with intervals and p-values, and who wins where"),
     "embed": ("cosphere.cli.embed", "write the embeddings of images to a file"),
     "search": ("cosphere.cli.search", "find the images nearest to one image"),
+    "index add": ("cosphere.cli.index.add", "add images to a gallery, which is made if there is none"),
+    "index search": ("cosphere.cli.index.search", "find the items of a gallery nearest to one image"),
+    "index delete": ("cosphere.cli.index.delete", "delete items by id or by their metadata"),
+    "index info": ("cosphere.cli.index.info", "show what a gallery holds, and check it"),
+    "index export": ("cosphere.cli.index.export", "write a gallery as .parquet, .npz or .faiss"),
+    "index compact": ("cosphere.cli.index.compact", "take deleted items out of a gallery's file"),
+    "index migrate": ("cosphere.cli.index.migrate", "embed the images of a gallery again, with another model"),
+    "index prove-deleted": (
+        "cosphere.cli.index.prove_deleted",
+        "read every byte of a gallery's folder for what was deleted",
+    ),
     "study": (
         "cosphere.cli.study",
         "answer a question about methods: equal tuning, paired seeds, a verdict with intervals",

@@ -30,7 +30,7 @@ _EXAMPLES = [
     "cosphere search runs/first photos/ query.jpg --kind bits --wanted_recall 0.5",
     "cosphere search runs/first photos/ query.jpg --reciprocal --per_label 1 --collapse 0.98",
 ]
-_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def parser() -> CommandParser:
@@ -82,7 +82,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Print the k nearest and write a picture strip."""
     given = parser().read(arguments)
-    if Path(given.out).suffix.lower() not in _FORMATS:
+    if Path(given.out).suffix.lower() not in FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
     refine = Refinement(**{name: given[name] for name in ("expand", "alpha", "reciprocal", "per_label", "collapse")})
     check_output(given.out, inputs=given.query, source=given.source, model=given.model)
@@ -169,9 +169,14 @@ def save_picture(answer: Answer, path: Path) -> None:
         )
         for hit in answer.hits
     ]
-    picture = neighbour_strip(answer.query, items)
+    write_strip(answer.query, items, path)
+
+
+def write_strip(query: Any, items: list[StripItem], path: Path) -> None:
+    """Write a query and its neighbours as one picture."""
+    picture = neighbour_strip(query, items)
     # Of a PNG's compression, level 3 takes half the time of Pillow's 6 and makes photos no larger; other formats ignore it.
-    kind = _FORMATS[path.suffix.lower()]
+    kind = FORMATS[path.suffix.lower()]
     write_atomic(path, lambda part: picture.convert("RGB").save(part, format=kind, compress_level=3))
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cosphere.experiment.evaluation import evaluate_run as evaluate_run
     from cosphere.experiment.images import choose_images as choose_images
     from cosphere.experiment.images import take_split as take_split
+    from cosphere.experiment.indexing import add_to_index as add_to_index
+    from cosphere.experiment.indexing import migrate_index as migrate_index
+    from cosphere.experiment.indexing import search_index as search_index
     from cosphere.experiment.listener import Listener as Listener
     from cosphere.experiment.matching import MatchedRuns as MatchedRuns
     from cosphere.experiment.matching import group_runs as group_runs
@@ -53,6 +56,9 @@ else:
             "evaluate_run": "cosphere.experiment.evaluation",
             "choose_images": "cosphere.experiment.images",
             "take_split": "cosphere.experiment.images",
+            "add_to_index": "cosphere.experiment.indexing",
+            "migrate_index": "cosphere.experiment.indexing",
+            "search_index": "cosphere.experiment.indexing",
             "Listener": "cosphere.experiment.listener",
             "MatchedRuns": "cosphere.experiment.matching",
             "group_runs": "cosphere.experiment.matching",
@@ -90,6 +96,7 @@ __all__ = [
     "Recipe",
     "Reproduction",
     "Searched",
+    "add_to_index",
     "calibrate_run",
     "choose_device",
     "choose_images",
@@ -100,6 +107,7 @@ __all__ = [
     "find_recipe",
     "group_runs",
     "load_model",
+    "migrate_index",
     "prepare_features",
     "published_recipes",
     "read_arms",
@@ -107,6 +115,7 @@ __all__ = [
     "resume_run",
     "run",
     "search_images",
+    "search_index",
     "take_split",
     "validation_scores",
 ]

@@ -123,9 +123,9 @@ class Receipt:
                 sure,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} is no receipt of a deletion: {error!r}. Give the file of --receipt.") from error
+            raise RunError(f"{path} is not a receipt of a deletion: {error!r}. Give the file of --receipt.") from error
         if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(receipt.salt) > 64:
-            raise RunError(f"{path} is no receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
+            raise RunError(f"{path} is not a receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
         return receipt
 
 

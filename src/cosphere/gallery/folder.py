@@ -96,7 +96,7 @@ class GalleryFolder:
         """
         store = cls(Path(path))
         if not is_there(store.file):
-            raise RunError(f"{path} is no gallery: it has no {FILE}. Make one with `cosphere index create`.")
+            raise RunError(f"{path} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
         store._reader = reading_only(store.file)
         try:
             check_format(store._reader)
@@ -175,7 +175,7 @@ class GalleryFolder:
         if self._writer is not None:
             return self._writer
         if not is_there(self.file):
-            raise RunError(f"{self.folder} is no gallery: it has no {FILE}. Make one with `cosphere index create`.")
+            raise RunError(f"{self.folder} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
         if self._lock is None:
             self._lock = WriterLock(self.folder / LOCK, self.folder)
         try:

@@ -70,7 +70,7 @@ class Proof:
     shared: int
     """Of these, windows that occur in live items too, and are not counted as found."""
     unknown: tuple[str, ...]
-    """Receipts that are no deletion of this gallery."""
+    """Times of receipts that do not belong to a deletion of this gallery."""
 
     @property
     def holds(self) -> bool:

@@ -148,7 +148,7 @@ def check_format(connection: Connection) -> None:
     """
     application, version = (connection.one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
     if application != (APPLICATION,):
-        raise RunError(f"{connection.path} is no gallery's file. Give the folder of a gallery.")
+        raise RunError(f"{connection.path} is not a gallery's file. Give the folder of a gallery.")
     if version != (FORMAT,):
         found = version[0] if version else "unknown"
         raise RunError(

@@ -225,6 +225,16 @@ class Store(GalleryFolder):
             ),
         )
 
+    def find(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> list[Item]:
+        """The items that :meth:`delete` would delete.
+
+        Raises:
+            DataError: an id is not there, or the filter is wrong.
+        """
+        wanted = None if where is None else parse(where)
+        with self.reading() as connection:
+            return items.read(connection, self._chosen(connection, ids, wanted))
+
     def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deleted:
         """Delete items from vectors, codes, thumbnails and metadata, and every index file, which held copies of their rows.
 
@@ -264,7 +274,7 @@ class Store(GalleryFolder):
         missing = [one for one in names if one not in there]
         if missing:
             raise DataError(
-                f"{shown(missing, 'id')} {agreeing(len(missing), 'are')} not in the gallery. Nothing was deleted."
+                f"{shown(missing, 'id')} {agreeing(len(missing), 'are')} not in the gallery. Check them; nothing was deleted."
             )
         rows = np.array(sorted(there.values()), dtype=np.int64)
         if wanted is not None:

@@ -33,7 +33,7 @@ def check_ids(ids: Sequence[Any], count: int) -> list[str]:
 
     Raises:
         SizeError: another number of ids.
-        DataError: an id is no text, empty, too long, or occurs twice.
+        DataError: an id is not a text, is empty, too long, or occurs twice.
     """
     if isinstance(ids, str) or len(ids) != count:
         came = "one text" if isinstance(ids, str) else counted(len(ids), "id")

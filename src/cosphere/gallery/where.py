@@ -6,6 +6,7 @@ does. Values are data: they are bound to prepared statements, and never become p
     {"label": "mug"}                                    equal
     {"label": ["mug", "vase"]}                          one of
     {"price": (">", 3), "split": ("!=", "train")}       both
+    {"price": [(">", 3), ("<", 5)]}                     both, of one column
     {"path": ("starts with", "/photos/2024/")}
     [{"label": "mug"}, {"price": ("<=", 1.5)}]          either
 """
@@ -86,7 +87,7 @@ def parse(where: Where) -> Filter:
     """Check a filter.
 
     Raises:
-        DataError: it is no mapping of columns, an operator does not exist, or a value does not fit its operator.
+        DataError: it is not a mapping of columns, an operator does not exist, or a value does not fit its operator.
     """
     given: Any = [where] if isinstance(where, Mapping) else where
     if isinstance(given, str | bytes) or not isinstance(given, Sequence) or not given:
@@ -101,7 +102,14 @@ def _alternative(conditions: Any) -> tuple[Condition, ...]:
         raise DataError(
             f"a filter holds {str(conditions)[:80]!r}; wanted columns with values, as {{'label': 'mug'}}. SQL is not read."
         )
-    return tuple(_condition(column, wanted) for column, wanted in conditions.items())
+    return tuple(one for column, wanted in conditions.items() for one in _conditions(column, wanted))
+
+
+def _conditions(column: Any, wanted: Any) -> list[Condition]:
+    """The conditions of one column: several where a list of pairs is given."""
+    if isinstance(wanted, list) and wanted and all(isinstance(one, tuple) for one in wanted):
+        return [_condition(column, one) for one in wanted]
+    return [_condition(column, wanted)]
 
 
 def _condition(column: Any, wanted: Any) -> Condition:
@@ -196,6 +204,6 @@ def _after(text: str) -> str | None:
     while text:
         last = ord(text[-1])
         if last < 0x10FFFF:
-            return text[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)  # the code points between are no characters
+            return text[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)  # the code points between are not characters
         text = text[:-1]
     return None

@@ -180,5 +180,5 @@ class Gallery(AnyGallery):
     def _row_of(self, connection: Connection, id_: str) -> int:
         row = find(connection, [id_]).get(id_) if isinstance(id_, str) else None
         if row is None:
-            raise DataError(f"{id_!r} is no id of {self.path}. `cosphere index info` shows some.")
+            raise DataError(f"{id_!r} is not an id of {self.path}. `cosphere index info` shows some.")
         return row

@@ -22,7 +22,7 @@ from cosphere.search.index import FORMAT, Index
 
 SUFFIXES = (".parquet", ".npz", ".faiss")
 _OWN = ("id", "embedding", "code")
-"""Columns of a Parquet file that are no metadata; metadata of these names gets the prefix ``metadata.``."""
+"""Columns of a Parquet file that are not metadata; metadata of these names gets the prefix ``metadata.``."""
 
 
 def export(store: ItemStore, path: Path) -> Path:

@@ -72,7 +72,7 @@ def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Picture
     """Images with their ids and metadata; a path is its own id, and becomes the column ``path``.
 
     Raises:
-        DataError: images that are no files have no ids.
+        DataError: images that are not files need ids.
         SizeError: counts differ.
     """
     if isinstance(pictures, str | Path | bytes | Image.Image):

@@ -1,0 +1,1 @@
+"""`cosphere index ...`: a gallery's verbs, one file each."""

@@ -1,0 +1,30 @@
+"""`cosphere index compact`: deleted items out of a gallery's file."""
+
+from __future__ import annotations
+
+from cosphere.cli import console
+from cosphere.cli.index.options import add_gallery
+from cosphere.cli.parsing import CommandParser
+from cosphere.gallery import Store, compact
+
+_EXAMPLES = ["cosphere index compact photos.gallery"]
+
+
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
+        "index compact",
+        "Take deleted items out of a gallery's blocks and rewrite its file without free space. Needs as much space again meanwhile.",
+        _EXAMPLES,
+    )
+    add_gallery(made)
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Compact, and say how much was freed."""
+    given = parser().read(arguments)
+    with Store.open(given.gallery) as store, console.progress_bar("compacting") as progress:
+        done = compact(store, progress)
+    console.line(f"{given.gallery}: {done.before:,} bytes before, {done.after:,} after")
+    return 0

@@ -1,0 +1,24 @@
+"""Options that several of a gallery's verbs share."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from cosphere.cli.parsing import CommandParser
+from cosphere.gallery import Where
+from cosphere.gallery.where_text import FORMS, where_of
+
+
+def add_gallery(parser: CommandParser) -> None:
+    """The folder, as the first word."""
+    parser.add_argument("gallery", type=str, help="the gallery's folder")
+
+
+def add_where(parser: CommandParser, what: str) -> None:
+    """``--where``, repeatable."""
+    parser.add_argument("--where", action="append", type=str, help=f"{what}: {FORMS}; repeatable, all must hold")
+
+
+def where_given(given: Namespace) -> Where | None:
+    """The filter of :func:`add_where`; None without one."""
+    return where_of(given.where or [])

@@ -1,0 +1,349 @@
+"""Filling, searching and moving a gallery as one call each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosphere import data
+from cosphere.checks import check_choice, check_whole
+from cosphere.codes import to_bits
+from cosphere.embeddings import columns_of
+from cosphere.errors import DataError, SettingsError, counted
+from cosphere.experiment.embedding import check_embedding, settings_of_model, tolerated
+from cosphere.experiment.images import ALL, take_split
+from cosphere.experiment.listener import SILENT, Listener
+from cosphere.experiment.models import load_model
+from cosphere.experiment.searching import is_gallery_file
+from cosphere.gallery import Added, Space, Store, Where, migration
+from cosphere.gallery.folder import FILE
+from cosphere.gallery.schema import HOLDS
+from cosphere.gallery.store import Existing
+from cosphere.models import Embedder
+from cosphere.search.gallery import Gallery, GalleryHit
+from cosphere.search.gallery_file import load_gallery
+from cosphere.search.gallery_items import box_of, columns_of_table
+from cosphere.search.gallery_rows import space_of
+from cosphere.search.pictures import embed_pictures
+
+if TYPE_CHECKING:
+    from cosphere.data import Catalogue, Classes
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was added to a gallery."""
+
+    added: Added
+    items: int
+    """Items that it now has."""
+    unread: int
+    """Images that could not be read, and were left out."""
+    made: bool
+    """Whether the gallery is new."""
+
+
+def add_to_index(
+    gallery: str | Path,
+    source: str | Path,
+    *,
+    model: str | Path | None = None,
+    holds: str | None = None,
+    thumbnail: int | None = None,
+    existing: Existing = "skip",
+    split: str = ALL,
+    layout: str = "auto",
+    classes: Classes | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    max_unreadable: float | None = None,
+    listener: Listener = SILENT,
+) -> Filled:
+    """Add the images of a source to a gallery, which is made if there is none. Each batch is a commit: a killed call goes on.
+
+    The id of an image is its absolute path, with ``@left,top,right,bottom`` where it has a box. Its metadata are ``path``, ``label``
+    and ``split`` where the source has them, and the box.
+
+    Args:
+        gallery: its folder.
+        source: image folder, table or benchmark root, with or without labels; or an .npz file of :func:`embed_images`.
+        model: a run's folder or a model bundle; None takes the one that the gallery was filled with, from where it lay then.
+        holds: ``floats``, ``codes`` or ``both``, of a gallery that is made; floats by default.
+        thumbnail: longer side of thumbnails in pixels, of a gallery that is made; none by default.
+        existing: what happens to an image that is there: ``skip``, ``replace``, or ``refuse`` all.
+        split: split to add; ``all`` for every image.
+        layout: how the source is laid out.
+        classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass and one commit.
+        workers: does not matter here: threads decode.
+        max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, or 0.01.
+        listener: receives notes of the data, and progress.
+
+    Raises:
+        RunError, WeightsError: there is no model, or the gallery cannot be used.
+        DataError: the gallery is of another model, there is no such split, or too many images cannot be read.
+        SettingsError: a setting is out of range.
+    """
+    check_embedding(batch_size, workers, max_unreadable)
+    if holds is not None:
+        check_choice("holds", holds, HOLDS)
+    made = not (Path(gallery) / FILE).exists()
+    if not made and (holds, thumbnail) != (None, None):
+        raise SettingsError(f"{gallery} is there already, so --holds and --thumbnail do not apply. Leave them out.")
+    if is_gallery_file(source):
+        return _add_file(gallery, Path(source), made, model, holds, existing)
+    path = _model_path(gallery, model, made)
+    settings = settings_of_model(path)
+    own = "top" if settings is None else settings.data.classes
+    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
+    listener.listed(catalogue.remarks)
+    chosen = take_split(catalogue, split, settings).images
+    embedder = load_model(path, device)
+    with _opened(gallery, made, embedder, path, holds, thumbnail) as opened:
+        before = len(opened)
+        ids, metadata = _described(chosen, listener)
+        with listener.progress("adding images") as progress:
+            added = opened.add(
+                [one["path"] for one in metadata],
+                ids,
+                metadata,
+                existing=existing,
+                batch_size=batch_size,
+                max_unreadable=tolerated(max_unreadable, settings),
+                progress=progress,
+            )
+        return Filled(added, len(opened), len(ids) - sum(added), made and not before)
+
+
+def _opened(
+    gallery: str | Path, made: bool, embedder: Embedder, model: Path, holds: str | None, thumbnail: int | None
+) -> Gallery:
+    if made:
+        return Gallery.create(
+            gallery, embedder=embedder, model=model.absolute(), holds=holds or "floats", thumbnail=thumbnail or 0
+        )
+    return Gallery.open(gallery, embedder=embedder)
+
+
+def _add_file(
+    gallery: str | Path, source: Path, made: bool, model: str | Path | None, holds: str | None, existing: Existing
+) -> Filled:
+    """Add saved embeddings, for which no model is needed."""
+    table = load_gallery(source).images
+    where = "" if model is None else str(Path(model).absolute())
+    opened = (
+        Gallery.create(
+            gallery, dim=table.embeddings.shape[1], holds=holds or "floats", model=where, model_id=table.model_id
+        )
+        if made
+        else Gallery.open(gallery)
+    )
+    with opened:
+        added = opened.add(table, existing=existing)
+        return Filled(added, len(opened), 0, made)
+
+
+def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Path:
+    """The model to load.
+
+    Raises:
+        SettingsError: none was given, and the gallery does not know where its own lies.
+    """
+    if model is not None:
+        return Path(model)
+    if made:
+        raise SettingsError(f"{gallery} is not there yet. To make it, name the model: --model runs/first.")
+    with Store.open(gallery) as store:
+        known = store.space().model
+    if not known or not Path(known).exists():
+        lost = f"its model is no longer at {known}" if known else "it does not know where its model lies"
+        raise SettingsError(f"{gallery} needs the model of its embeddings, but {lost}. Give it: --model runs/first.")
+    return Path(known)
+
+
+def _described(images: Catalogue, listener: Listener) -> tuple[list[str], list[dict[str, Any]]]:
+    """Ids and metadata of a catalogue's images; of rows that show one picture, the first."""
+    table = columns_of(images)
+    splits = images.splits.tolist()
+    ids: dict[str, dict[str, Any]] = {}
+    for columns, split in zip(columns_of_table(table), splits, strict=True):
+        box = box_of(columns)
+        id_ = columns["path"] if box is None else f"{columns['path']}@{','.join(map(str, box))}"
+        ids.setdefault(id_, columns | ({} if split == ALL else {"split": split}))
+    if len(ids) < len(images):
+        listener.note(
+            f"{counted(len(images) - len(ids), 'row')} of the source show a picture that another row shows; each is added once"
+        )
+    return list(ids), list(ids.values())
+
+
+@dataclass(frozen=True)
+class IndexAnswer:
+    """The nearest items of one query."""
+
+    query: Any
+    hits: tuple[GalleryHit, ...]
+    thumbnails: tuple[bytes | None, ...]
+    """JPEG of each hit, where the gallery keeps one."""
+    own: int
+    """Items that show the query's own file; they are left out."""
+    items: int
+    """Items of the gallery."""
+    measure: str
+    """What the scores are."""
+
+
+def search_index(
+    gallery: str | Path,
+    queries: Sequence[str | Path] = (),
+    *,
+    ids: Sequence[str] = (),
+    model: str | Path | None = None,
+    k: int = 8,
+    where: Where | None = None,
+    precision: Any = None,
+    device: str = "auto",
+) -> list[IndexAnswer]:
+    """The items nearest to each query image, and to each item named by its id.
+
+    A query that is a file of the gallery does not meet itself.
+
+    Args:
+        gallery: its folder.
+        queries: image files.
+        ids: of items that are searched with; these need no model.
+        model: a run's folder or a bundle; None takes the one that the gallery was filled with.
+        k: items to find; fewer where the gallery or the filter has fewer.
+        where: a filter of metadata, see :mod:`cosphere.gallery.where`.
+        precision: ``floats`` or ``codes``, where the gallery holds both; None for floats.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        RunError, WeightsError: there is no gallery or no model, or it is damaged.
+        DataError: the model is another one, an id is not there, or the filter is wrong.
+        SettingsError: a setting is out of range.
+    """
+    check_whole("k", k, least=1)
+    if not queries and not ids:
+        raise SettingsError("what should be searched for? Give an image, or the id of an item with --id.")
+    embedder = load_model(_model_path(gallery, model, False), device) if queries else None
+    with Gallery.open(gallery, embedder=embedder) as opened:
+        space = opened.space
+        measure = "1 - 2 x share of differing bits" if precision == "codes" or not space.has_floats else "cosine"
+        answers = []
+        for query in queries:
+            own = len(opened.store.rows({"path": _names(query)}))
+            found = opened.search(query, k + own, where, precision=precision)
+            hits = [hit for hit in found if hit.metadata.get("path") not in _names(query)][:k]
+            answers.append(_answer(opened, query, hits, own, measure))
+        for id_ in ids:
+            answers.append(
+                _answer(opened, id_, opened.search(id=id_, k=k, where=where, precision=precision), 1, measure)
+            )
+        return answers
+
+
+def _names(query: str | Path) -> list[str]:
+    """The paths under which a file may have been added."""
+    return [os.path.abspath(query), os.path.realpath(query)]  # noqa: PTH100
+
+
+def _answer(gallery: Gallery, query: Any, hits: Sequence[GalleryHit], own: int, measure: str) -> IndexAnswer:
+    pictures = tuple(gallery.get(hit.id).thumbnail if hit.id in gallery else None for hit in hits)
+    return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure)
+
+
+def migrate_index(
+    gallery: str | Path,
+    model: str | Path,
+    *,
+    holds: str | None = None,
+    drop_unreadable: bool = False,
+    device: str = "auto",
+    batch_size: int = 64,
+    listener: Listener = SILENT,
+) -> int:
+    """Move a gallery to another model: its images are embedded again, and all searches change over at once.
+
+    Until then searches see the old embeddings. A call that was killed goes on with the images that are missing.
+
+    Args:
+        gallery: its folder. Every item must have the ``path`` of its image.
+        model: a run's folder or a bundle.
+        holds: ``floats``, ``codes`` or ``both``; None keeps what the gallery holds.
+        drop_unreadable: delete items whose image is missing or cannot be read, instead of stopping.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass.
+        listener: receives progress and notes.
+
+    Returns:
+        the number of items.
+
+    Raises:
+        DataError: an item has no image file, or it cannot be read.
+        RunError, WeightsError: there is no gallery or model, another process writes, or a migration to another model is under way.
+    """
+    check_whole("batch_size", batch_size, least=1)
+    embedder = load_model(model, device)
+    with Store.open(gallery) as store:
+        target = space_of(embedder, holds or store.space().holds, Path(model).absolute())
+        _check_paths(store)
+        if migration.begin(store, target):
+            listener.note("going on with a migration that was stopped")
+        done, total = len(store) - _waiting_items(store), len(store)
+        with listener.progress("embedding again") as progress:
+            for block in migration.waiting(store):
+                if progress is not None:
+                    progress(done, total)
+                _stage(store, block, embedder, target, drop_unreadable, batch_size)
+                done += len(block.items)
+                if progress is not None:
+                    progress(done, total)
+        migration.switch(store)
+        return len(store)
+
+
+def _check_paths(store: Store) -> None:
+    bare = store.rows({"path": ("exists", False)})
+    if len(bare):
+        raise DataError(
+            f"{len(bare):,} of {counted(len(store), 'item')} have no image file in their metadata (column path), so they cannot be "
+            "embedded again. Delete them with --where, or make a gallery of the new model's embeddings."
+        )
+
+
+def _waiting_items(store: Store) -> int:
+    return sum(len(block.items) for block in migration.waiting(store))
+
+
+def _stage(
+    store: Store, block: migration.Waiting, embedder: Embedder, target: Space, drop: bool, batch_size: int
+) -> None:
+    """Embed the images of one block and keep their rows."""
+    paths = [str(item.metadata["path"]) for item in block.items]
+    boxes = [box_of(item.metadata) for item in block.items]
+    rows = np.zeros((len(paths), embedder.output_dim), np.float32)
+    read = np.zeros(len(paths), bool)
+    reasons: list[str] = []
+    for batch in embed_pictures(embedder, paths, boxes, batch_size=batch_size):
+        rows[batch.places], read[batch.places] = batch.embeddings, True
+        reasons += [one.reason for one in batch.skipped]
+    if reasons and not drop:
+        raise DataError(
+            f"{counted(len(reasons), 'image')} cannot be read: {'; '.join(one.rstrip('.') for one in reasons[:3])}. Put them back and go "
+            "on with the same command, or delete their items with --drop_unreadable true."
+        )
+    if reasons:
+        store.delete([item.id for item, there in zip(block.items, read.tolist(), strict=True) if not there])
+        kept = [item for item, there in zip(block.items, read.tolist(), strict=True) if there]
+        block, rows = block._replace(items=kept), rows[read]
+    if block.items:
+        codes = to_bits(rows) if target.has_codes else None
+        migration.stage(store, block, rows if target.has_floats else None, codes)

@@ -1,0 +1,125 @@
+"""`cosphere index ...`: each verb once on small pictures, with what it prints, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cosphere.cli import main
+from cosphere.models import EmbedderSettings, build_embedder
+
+
+@pytest.fixture(scope="module")
+def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A model, a gallery filled from the test images, and one of these."""
+    folder = tmp_path_factory.mktemp("index")
+    torch.manual_seed(0)
+    settings = EmbedderSettings(backbone="test_resnet", weights="none", dim=8)
+    build_embedder(settings, image_size=32).save(folder / "model")
+    gallery = folder / "photos.gallery"
+    words = ["--model", str(folder / "model"), "--holds", "both", "--thumbnail", "24"]
+    assert main(["index", "add", str(gallery), str(photos / "test"), *words]) == 0
+    return folder / "model", gallery, photos / "test" / "class10" / "0.png"
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:
+    capsys.readouterr()
+    assert main(["index", *map(str, words)]) == code
+    shown = capsys.readouterr()
+    return shown.out, shown.err
+
+
+def test_a_gallery_from_beginning_to_end(
+    made: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, gallery, query = made
+    again, _ = said(capsys, "add", gallery, query.parent.parent)
+    assert "0 added, " in again
+    assert "were there already" in again
+    out, err = said(capsys, "info", gallery, "--check")
+    assert "8 x float32 and bits, 33 bytes each" in out
+    assert "checked: everything is as it was written" in out
+    assert "label (" in out
+    content = json.loads(said(capsys, "info", gallery, "--json")[0])
+    assert content["items"] == content["thumbnails"] > 4
+
+    picture = tmp_path / "found.png"
+    out, _ = said(capsys, "search", gallery, query, "--k", 3, "--where", "label=class10", "--out", picture)
+    assert "0.png is in the gallery, so it is left out" in out
+    assert str(query.with_name("1.png")) in out
+    with Image.open(picture) as strip:
+        assert strip.width > 3 * 160
+    found = json.loads(said(capsys, "search", gallery, "--id", query, "--k", 2, "--json", "--out", picture)[0])
+    assert len(found[0]["hits"]) == 2
+    assert (
+        "nothing found for 0.png"
+        in said(capsys, "search", gallery, query, "--where", "label=none", "--out", picture)[0]
+    )
+
+    receipt = tmp_path / "receipt.json"
+    out, _ = said(capsys, "delete", gallery, "--where", "label=class10", "--dry_run")
+    assert "would delete" in out
+    out, _ = said(capsys, "delete", gallery, query, "--receipt", receipt)
+    assert out.startswith(f"deleted 1 item; {content['items'] - 1} left")
+    out, _ = said(capsys, "prove-deleted", gallery, query, "--receipt", receipt)
+    assert out.rstrip().endswith("nothing is left")
+    assert "gallery.sqlite-wal" in out
+    (gallery / "left.txt").write_text(str(query))
+    out, err = said(capsys, "prove-deleted", gallery, query, query.with_name("1.png"), code=1)
+    assert f"found: text '{query}' in left.txt, at byte 0" in out
+    assert f"still an item: {query.with_name('1.png')}" in out
+    assert "without --receipt, vectors, codes and thumbnails were not looked for" in err
+    (gallery / "left.txt").unlink()
+
+    assert "bytes before" in said(capsys, "compact", gallery)[0]
+    for name in ("x.parquet", "x.npz", "x.faiss"):
+        assert f"{content['items'] - 1} items in" in said(capsys, "export", gallery, tmp_path / name)[0]
+    torch.manual_seed(1)
+    build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=5), image_size=32).save(
+        tmp_path / "other"
+    )
+    assert "no migration was under way" in said(capsys, "migrate", gallery, "--abandon")[0]
+    assert f"{content['items'] - 1} items, embedded by" in said(capsys, "migrate", gallery, tmp_path / "other")[0]
+    assert "5 x float32 and bits" in said(capsys, "info", gallery)[0]
+    assert model.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["search", "nowhere", "x.jpg"],
+            "nowhere is not a gallery: it has no gallery.sqlite. Make one with `cosphere index add`.",
+        ),
+        (["search", "GALLERY", "nothing.jpg"], "nothing.jpg does not exist"),
+        (["search", "GALLERY"], "what should be searched for?"),
+        (["search", "GALLERY", "x.jpg", "--where", "label"], "--where 'label' is not a condition; wanted COLUMN=VALUE"),
+        (["search", "GALLERY", "x.jpg", "--out", "x.gif"], "--out is a picture"),
+        (["delete", "GALLERY"], "what should be deleted?"),
+        (["delete", "GALLERY", "x"], "1 id ('x') is not in the gallery"),
+        (["export", "GALLERY", "x.csv"], "x.csv has suffix '.csv'; wanted .parquet, .npz, .faiss."),
+        (["prove-deleted", "GALLERY"], "what should be gone?"),
+        (["migrate", "GALLERY"], "which model should embed the images?"),
+        (["info", "GALLERY", "--chekc"], "there is no setting 'chekc'"),
+        (["serch", "GALLERY"], "Did you mean 'search'?"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    words: list[str], error: str, made: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, err = said(capsys, *[str(made[1]) if word == "GALLERY" else word for word in words], code=2)
+    assert error in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["info", "delete", "compact", "prove_deleted"])
+def test_verbs_without_a_model_load_no_torch(verb: str) -> None:
+    code = f"import sys, cosphere.cli.index.{verb}; print('torch' in sys.modules, 'faiss' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["False", "False"]

@@ -1,0 +1,181 @@
+"""Galleries filled from folders, tables and files, searched with images, and moved to another model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.experiment import Listener, add_to_index, embed_images, migrate_index, search_index
+from cosphere.gallery import Store, migration
+from cosphere.models import Embedder, EmbedderSettings, build_embedder
+from cosphere.search import Gallery
+
+
+def bundle_of(path: Path, seed: int, dim: int = 8) -> Path:
+    torch.manual_seed(seed)
+    build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=dim), image_size=32).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(tmp_path_factory.mktemp("bundle") / "model", 0)
+
+
+@pytest.fixture
+def flat(photos: Path, tmp_path: Path) -> Path:
+    """Images without class folders."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number, path in enumerate(sorted((photos / "test").rglob("*.png"))[:9]):
+        shutil.copy(path, folder / f"{number}.png")
+    return folder
+
+
+class Notes(Listener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_flat_folder_is_added_searched_and_added_again(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    path = tmp_path / "g"
+    filled = add_to_index(path, flat, model=bundle, holds="both", thumbnail=16, batch_size=4)
+    assert (filled.added, filled.items, filled.unread, filled.made) == ((9, 0, 0), 9, 0, True)
+    shutil.copy(flat / "0.png", flat / "again.png")
+    filled = add_to_index(path, flat)  # the model lies where it did
+    assert (filled.added, filled.items, filled.made) == ((1, 0, 9), 10, False)
+    (answer,) = search_index(path, [flat / "0.png"], k=3)
+    assert answer.own == 1
+    assert answer.hits[0].id == str(flat / "again.png")
+    assert answer.hits[0].score == pytest.approx(1, abs=1e-6)
+    assert str(flat / "0.png") not in [hit.id for hit in answer.hits]
+    assert len(answer.hits) == 3
+    assert answer.thumbnails[0] is not None
+    link = tmp_path / "link.png"
+    link.symlink_to(flat / "0.png")
+    assert [hit.id for hit in search_index(path, [link], k=3)[0].hits] == [hit.id for hit in answer.hits]
+    (by_id,) = search_index(path, ids=[str(flat / "0.png")], k=3)
+    assert [hit.id for hit in by_id.hits] == [hit.id for hit in answer.hits]
+    (by_codes,) = search_index(path, [flat / "0.png"], k=3, precision="codes")
+    assert by_codes.measure == "1 - 2 x share of differing bits"
+    assert add_to_index(path, flat, existing="replace").added == (0, 10, 0)
+
+
+def test_labels_splits_and_boxes_become_metadata(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "g"
+    add_to_index(path, photos, model=bundle)
+    with Gallery.open(path) as gallery:
+        item = gallery.get(str(photos / "test" / "class10" / "0.png"))
+        assert dict(item.metadata) == {"path": item.id, "label": "class10", "split": "test"}
+        row = Embedder.load(bundle).encode(item.id, normalize=False)[0]
+        assert np.allclose(item.embedding, row, atol=1e-5)
+    assert {hit.metadata["label"] for hit in search_index(path, [item.id], where={"label": "class10"})[0].hits} == {
+        "class10"
+    }
+    table = pd.DataFrame(
+        {
+            "path": ["test/class10/0.png"] * 3,
+            "x_1": [0, 5, 5],
+            "y_1": [0, 5, 5],
+            "x_2": [20, 30, 30],
+            "y_2": [20, 30, 30],
+        }
+    )
+    table.to_csv(photos / "boxes.csv", index=False)
+    notes = Notes()
+    try:
+        filled = add_to_index(tmp_path / "boxes", photos / "boxes.csv", model=bundle, listener=notes)
+    finally:
+        (photos / "boxes.csv").unlink()
+    assert filled.added == (2, 0, 0)
+    assert notes.notes == ["1 row of the source show a picture that another row shows; each is added once"]
+    with Gallery.open(tmp_path / "boxes") as gallery:
+        part = gallery.get(f"{photos / 'test' / 'class10' / '0.png'}@5,5,30,30")
+        assert part.metadata["x_1"] == 5
+
+
+def test_saved_embeddings_fill_a_gallery_without_a_model(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    table = embed_images(bundle, flat)
+    table.save(tmp_path / "flat.npz")
+    assert add_to_index(tmp_path / "g", tmp_path / "flat.npz").added == (9, 0, 0)
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert gallery.space.model_id == table.model_id
+        assert gallery.search(table.embeddings[4], 1)[0].id == str(flat / "4.png")
+    with pytest.raises(SettingsError, match=r"it does not know where its model lies\. Give it: --model runs/first"):
+        search_index(tmp_path / "g", [flat / "0.png"])
+    assert search_index(tmp_path / "g", [flat / "0.png"], model=bundle)[0].own == 1
+
+
+def test_mistakes_are_explained_and_make_no_gallery(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    path = tmp_path / "g"
+    with pytest.raises(SettingsError, match=r"is not there yet\. To make it, name the model"):
+        add_to_index(path, flat)
+    with pytest.raises(DataError, match="does not exist"):
+        add_to_index(path, tmp_path / "nothing", model=bundle)
+    with pytest.raises(RunError, match="there is no model bundle"):
+        add_to_index(path, flat, model=tmp_path / "nothing")
+    with pytest.raises(SettingsError, match="holds must be"):
+        add_to_index(path, flat, model=bundle, holds="bits")
+    assert not path.exists()
+    add_to_index(path, flat, model=bundle)
+    with pytest.raises(SettingsError, match="is there already, so --holds and --thumbnail do not apply"):
+        add_to_index(path, flat, thumbnail=16)
+    other = bundle_of(tmp_path / "other", 1)
+    with pytest.raises(DataError, match=r"holds embeddings of model .* `cosphere index migrate`"):
+        add_to_index(path, flat, model=other)
+    with pytest.raises(DataError, match="holds embeddings of model"):
+        search_index(path, [flat / "0.png"], model=other)
+    with pytest.raises(SettingsError, match="what should be searched for"):
+        search_index(path)
+
+
+def test_a_migration_embeds_again_and_goes_on(
+    bundle: Path, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "g", bundle_of(tmp_path / "other", 1, dim=12)
+    add_to_index(path, flat, model=bundle, holds="both")
+    Image.new("RGB", (30, 30), (9, 9, 200)).save(flat / "late.png")
+    (flat / "3.png").rename(tmp_path / "3.png")
+    with pytest.raises(DataError, match=r"1 image cannot be read: .*3\.png.* go on with the same command"):
+        migrate_index(path, other)
+    assert search_index(path, [flat / "0.png"], k=1)[0].hits  # the old rows are still searched
+    add_to_index(path, flat)
+    (tmp_path / "3.png").rename(flat / "3.png")
+    notes = Notes()
+    assert migrate_index(path, other, listener=notes) == 10
+    assert notes.notes == ["going on with a migration that was stopped"]
+    embedder = Embedder.load(other)
+    with Gallery.open(path, embedder=embedder) as gallery:
+        assert (gallery.space.dim, gallery.space.model, gallery.space.holds) == (12, str(other), "both")
+        for name in ("0.png", "3.png", "late.png"):
+            item = gallery.get(str(flat / name))
+            assert np.allclose(item.embedding, embedder.encode(flat / name, normalize=False)[0], atol=1e-5)
+    assert search_index(path, [flat / "0.png"], k=1)[0].hits
+    with pytest.raises(RunError, match="holds rows of this model already"):
+        migrate_index(path, other)
+
+
+def test_a_migration_can_drop_what_it_cannot_read(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    path, other = tmp_path / "g", bundle_of(tmp_path / "other", 1)
+    add_to_index(path, flat, model=bundle)
+    (flat / "3.png").write_bytes(b"broken")
+    assert migrate_index(path, other, holds="codes", drop_unreadable=True) == 8
+    with Store.open(path) as store:
+        assert str(flat / "3.png") not in store
+        assert store.space().holds == "codes"
+    with Gallery.create(tmp_path / "bare", dim=8) as bare:
+        bare.add(np.ones((1, 8), np.float32), ["no file"])
+    with pytest.raises(DataError, match="1 of 1 item have no image file in their metadata"):
+        migrate_index(tmp_path / "bare", other)
+    with Store.open(tmp_path / "bare") as store, pytest.raises(RunError, match="is not being migrated"):
+        migration.pending(store)

@@ -1,0 +1,57 @@
+"""Conditions as they are typed on a command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cosphere.errors import DataError
+from cosphere.gallery import parse
+from cosphere.gallery.where_text import where_of
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata", "holds"),
+    [
+        ("label=mug", {"label": "mug"}, True),
+        ("label = mug", {"label": "mug"}, True),
+        ("label=a=b", {"label": "a=b"}, True),
+        ("label!=mug", {"label": "mug"}, False),
+        ("label!=mug", {}, True),
+        ("label=7", {"label": "7"}, True),
+        ("label=7", {"label": 7}, True),
+        ("label=007", {"label": "007"}, True),
+        ('label="7"', {"label": 7}, False),
+        ('label=["mug", "vase"]', {"label": "vase"}, True),
+        ('label!=["mug", "vase"]', {"label": "vase"}, False),
+        ("year>=2024", {"year": 2024}, True),
+        ("year>2024", {"year": 2024}, False),
+        ("year<2024.5", {"year": "2000"}, False),
+        ("path^=/photos/", {"path": "/photos/1.jpg"}, True),
+        ("path^=2024", {"path": "2024-01"}, True),
+        ("flag=true", {"flag": True}, True),
+        ("flag=true", {"flag": "true"}, True),
+        ("label=null", {"label": "null"}, True),
+    ],
+)
+def test_a_condition_means_what_it_reads(text: str, metadata: dict[str, Any], holds: bool) -> None:
+    where = where_of([text])
+    assert where is not None
+    assert parse(where).holds("an id", metadata) is holds
+
+
+def test_all_conditions_hold_also_two_of_one_column() -> None:
+    where = where_of(["year>=2020", "year<2024", "label=mug"])
+    assert where is not None
+    years = [year for year in range(2018, 2027) if parse(where).holds("x", {"year": year, "label": "mug"})]
+    assert years == [2020, 2021, 2022, 2023]
+    assert where_of([]) is None
+
+
+@pytest.mark.parametrize("text", ["label", "=mug", "", ">3"])
+def test_what_is_not_a_condition_is_explained(text: str) -> None:
+    with pytest.raises(
+        DataError, match=r"is not a condition; wanted COLUMN=VALUE, or !=, <, <=, >, >=, \^= \(begins with\)"
+    ):
+        where_of([text])
