@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cosphere._types import Progress
-from cosphere.data.dataset import UnreadableLog
 from cosphere.errors import DataError, counted
 from cosphere.gallery import Added
 from cosphere.gallery.interface import ItemStore
@@ -27,6 +26,8 @@ def add_pictures(
     progress: Progress | None,
 ) -> Added:
     """Add images, each batch in a transaction of its own; see :meth:`cosphere.search.Gallery.add`."""
+    from cosphere.data.dataset import UnreadableLog  # with pandas, which a search does not need
+
     every = len(table.ids)
     unreadable = UnreadableLog(every, max_unreadable)
     new = _missing(store, table.ids)
