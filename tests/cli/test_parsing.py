@@ -90,6 +90,20 @@ def test_one_line_errors_in_a_recipe(tmp_path: Path, recipe: str, message: str) 
         parser().read(["--config", str(tmp_path / "recipe.yaml")])
 
 
+@pytest.mark.parametrize("name", ["ssl/simclr-small", "recipes/ssl/simclr-small.yaml"])
+@pytest.mark.parametrize("form", ["two words", "one"])
+def test_a_recipe_of_ours_is_found_from_any_folder(
+    name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cosphere.cli import train
+
+    monkeypatch.chdir(tmp_path)
+    given = train.parser().read(["photos", *(["--config", name] if form == "two words" else [f"--config={name}"])])
+    assert given.loss.name == "nt_xent"
+    with pytest.raises(SettingsError, match=r"there is no recipe ssl/simclr-smal\. Did you mean 'ssl/simclr-small'\?"):
+        train.parser().read(["photos", "--config", "ssl/simclr-smal"])
+
+
 def test_a_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"there is no recipe .*none.yaml"):
         parser().read(["--config", str(tmp_path / "none.yaml")])

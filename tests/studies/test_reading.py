@@ -173,7 +173,7 @@ def test_a_file_is_found_by_name_or_path_and_named_in_errors(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_a_shipped_study_is_valid_in_each_of_its_modes_and_asks_something(name: str) -> None:
     content = yaml.safe_load(shipped_studies()[name].read_text())
-    for mode in content["modes"]:
+    for mode in content.get("modes", [None]):
         study = read_study(name, mode=mode)
         assert study.comparisons
         assert study.title.endswith("?")

@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from cosphere.cli.recipe_files import recipe_file
 from cosphere.errors import SettingsError
 from cosphere.fields import nearest_name
 
@@ -50,7 +51,7 @@ class CommandParser(ArgumentParser):
         Raises:
             SettingsError: an unknown setting, a wrong type or a value out of range.
         """
-        namespace: Namespace = self.instantiate(self.parse_args(self._plain(arguments)))
+        namespace: Namespace = self.instantiate(self.parse_args(_with_shipped_recipe(self._plain(arguments))))
         return namespace
 
     def _plain(self, arguments: list[str]) -> list[str]:
@@ -106,9 +107,6 @@ class CommandParser(ArgumentParser):
             if kind == "list":
                 kind = f"a list in brackets: --{key} '[{value}]'"
             return f"{key} is {value!r}; wanted {kind}."
-        missing = re.search(r'Parser key "config": File does not exist: (.*)', message)
-        if missing:
-            return f"there is no recipe {missing.group(1)}."
         return message
 
     def _names(self) -> list[str]:
@@ -119,6 +117,20 @@ class CommandParser(ArgumentParser):
             for option in action.option_strings
             if option.startswith("--")
         ]
+
+
+def _with_shipped_recipe(words: list[str]) -> list[str]:
+    """The arguments with the file of a recipe of ours where its name was given, as ``ssl/simclr-small``.
+
+    Raises:
+        SettingsError: there is neither such a file nor such a recipe; the error names the nearest.
+    """
+    for at, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--config" and (equals or at + 1 < len(words)):
+            file = str(recipe_file(value if equals else words[at + 1]))
+            return [*words[:at], name, file, *words[at + (1 if equals else 2) :]]
+    return words
 
 
 def settings_of(kind: type[T], given: Namespace) -> T:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from cosphere.cli.recipe_files import recipe_file
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.fields import nearest_name
 
@@ -79,7 +80,7 @@ def answer(command: str, arguments: Sequence[str]) -> str | None:
             name, value = name.replace("-", "_"), value if equals else following or ""
             _check(about["options"], name, value if equals or following is not None else None)
             if name == "config" and value:
-                _check_recipe(about["options"], Path(value))
+                _check_recipe(about["options"], recipe_file(value))
     return None
 
 
@@ -136,8 +137,6 @@ def _check_recipe(settings: dict[str, Any], path: Path) -> None:
     """Refuse a recipe that cannot be read, uses aliases or holds an unknown name, before the parser expands it."""
     from cosphere.files import read_yaml
 
-    if not path.exists():
-        raise SettingsError(f"there is no recipe {path}.")
     _check_names(settings, read_yaml(path, what="a recipe"), "")
 
 
