@@ -166,7 +166,9 @@ def test_it_says_how_to_run_it_and_what_to_expect(file: Path) -> None:
         assert any("sec.weight" in sentence for sentence in about["ours"]) == (read(file)["sec"]["weight"] > 0)
     elif file.parent.name == "ssl":  # The rows with SEC stand in a paper whose text we did not have.
         assert file.stem.endswith("-small") or ("published" not in about and about["reference"] and about["known"])
-        assert any("sec.weight" in one for one in (about or {}).get("ours", [])) == (file.stem.endswith(("-l2", "-sec")))
+        assert any("sec.weight" in one for one in (about or {}).get("ours", [])) == (
+            file.stem.endswith(("-l2", "-sec"))
+        )
     elif file.parent.name != "cars196-half":
         assert about["published"]
         assert all(0 < value < 100 for value in about["published"].values())

@@ -97,6 +97,34 @@ def test_blocks_do_not_show(ragged, gradient):
             torch.testing.assert_close(gradient(loss, *batch), slope, rtol=1e-10, atol=1e-14)
 
 
+class Kept:
+    """A tensor that waits for backward; counts what all of them hold at once."""
+
+    held = most = 0
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+        Kept.held += tensor.numel()
+        Kept.most = max(Kept.most, Kept.held)
+
+    def __del__(self):
+        Kept.held -= self.tensor.numel()
+
+
+def test_4096_views_never_hold_all_their_cosines():
+    """Two views of 2048 images: the value of the whole matrix, and a few blocks of it in memory."""
+    rows = torch.randn(4096, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    views = torch.arange(2048).repeat_interleave(2)
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        loss = NTXentLoss()(rows, views)
+    assert Kept.most < 4096 * 4096 / 3
+    loss.backward()
+    unit = torch.nn.functional.normalize(rows.detach().double())
+    logits = (unit @ unit.T / 0.5).fill_diagonal_(-torch.inf)
+    want = torch.nn.functional.cross_entropy(logits, torch.arange(4096).view(-1, 2).flip(1).flatten())
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+
+
 def test_a_solved_pair_keeps_its_small_cost():
     """Where log-sum-exp minus the positive would round to zero: e^-50, far below the rounding of 25."""
     points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
