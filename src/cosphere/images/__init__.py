@@ -1,5 +1,8 @@
 """Images: decoding, containers of images, the pixel cache, preprocessing and augmentation."""
 
+from cosphere.images.alignment import align as align
+from cosphere.images.alignment import face_template as face_template
+from cosphere.images.alignment import similarity_transforms as similarity_transforms
 from cosphere.images.augmentation import Augmentation as Augmentation
 from cosphere.images.augmentation import own_scale as own_scale
 from cosphere.images.augmentation import preset as preset
