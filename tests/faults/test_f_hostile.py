@@ -19,7 +19,7 @@ from faults.making import class_folders, flat
 from PIL import Image
 
 from cosphere.cli import main
-from cosphere.data import check, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
+from cosphere.data import check, convert, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
 from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
@@ -28,7 +28,7 @@ from cosphere.experiment import embed_images
 from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.outputs import check_output
 from cosphere.files import read_arrays, read_json, read_yaml
-from cosphere.images import read_image
+from cosphere.images import load_detector, read_image
 from cosphere.losses import CrossBatchMemory, TripletLoss
 from cosphere.losses.timing import time_losses
 from cosphere.models import Embedder, EmbedderSettings
@@ -210,6 +210,19 @@ FACES = [
         lambda root: check(record_file(root, b"0\t0\n", b"\x0a\x23\xd7\xce\xff\xff\xff\x1f")),
         "more than",
         id="a record that claims 512 MB",
+    ),
+    pytest.param(
+        lambda root: convert(class_folders(root / "in", "ab"), root / "in" / "out"),
+        "lies among the images",
+        id="F16 a conversion into its source",
+    ),
+    pytest.param(
+        lambda root: convert(class_folders(root / "in", "ab"), class_folders(root / "out", "c"), overwrite=True),
+        "holds more than a conversion wrote",
+        id="F16 a conversion over photos",
+    ),
+    pytest.param(
+        lambda root: load_detector(record_file(root, b"", b"")), "cannot be used as", id="a detector that is none"
     ),
     pytest.param(
         file_of("1\n../../x\t1\n", read_lfw_people, "people.txt"), "is a path, not a name", id="a person who is a path"

@@ -5,6 +5,10 @@ from __future__ import annotations
 COMMANDS = {
     "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
     "data check": ("cosphere.cli.data_check", "check a folder, table or benchmark before training"),
+    "data align": (
+        "cosphere.cli.data_align",
+        "find faces with a detector of yours, align them and write them as images",
+    ),
     "data convert": ("cosphere.cli.data_convert", "copy images into another form: folder, RecordIO, zip or table"),
     "plan": ("cosphere.cli.plan", "propose runs for your images, with time and memory on this machine; can race them"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),

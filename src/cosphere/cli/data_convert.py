@@ -5,7 +5,7 @@ from __future__ import annotations
 from cosphere.cli import console
 from cosphere.cli.options import add_source
 from cosphere.cli.parsing import CommandParser
-from cosphere.data import convert
+from cosphere.data import Conversion, convert
 from cosphere.errors import counted
 
 _EXAMPLES = [
@@ -49,10 +49,16 @@ def run(arguments: list[str]) -> int:
             max_unreadable=given.max_unreadable,
             progress=progress,
         )
+    show(result)
+    return 0
+
+
+def show(result: Conversion) -> None:
+    """Print what was written and what was left out."""
     for text in result.notes:
         console.note(text)
     if result.resumed:
-        console.note(f"{counted(result.resumed, 'image')} of an unfinished conversion did not have to be written again")
+        console.note(f"went on after {counted(result.resumed, 'image')} that an earlier process was through with")
     for image in result.skipped[:3]:
         console.note(f"left out: {image.reason}")
     if len(result.skipped) > 3:
@@ -60,4 +66,3 @@ def run(arguments: list[str]) -> int:
     console.line(f"{counted(result.images, 'image')} in {result.target}, their table in {result.table}")
     if result.pairs is not None:
         console.line(f"pairs in {result.pairs}")
-    return 0

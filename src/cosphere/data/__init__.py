@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cosphere.data.dataset import Item as Item
     from cosphere.data.dataset import UnreadableLog as UnreadableLog
     from cosphere.data.dataset import collate as collate
+    from cosphere.data.faces.aligning import align_faces as align_faces
     from cosphere.data.faces.ijb import IJB as IJB
     from cosphere.data.faces.ijb import FaceImages as FaceImages
     from cosphere.data.faces.ijb import TemplateMedia as TemplateMedia
@@ -75,6 +76,7 @@ else:
             "ImageRows": "cosphere.data.dataset",
             "Item": "cosphere.data.dataset",
             "UnreadableLog": "cosphere.data.dataset",
+            "align_faces": "cosphere.data.faces.aligning",
             "IJB": "cosphere.data.faces.ijb",
             "FaceImages": "cosphere.data.faces.ijb",
             "TemplateMedia": "cosphere.data.faces.ijb",
@@ -152,6 +154,7 @@ __all__ = [
     "TrainingParts",
     "UnreadableLog",
     "ViewBatches",
+    "align_faces",
     "check",
     "collate",
     "convert",

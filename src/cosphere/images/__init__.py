@@ -21,6 +21,9 @@ from cosphere.images.decode import Box as Box
 from cosphere.images.decode import check_box as check_box
 from cosphere.images.decode import image_kind as image_kind
 from cosphere.images.decode import read_image as read_image
+from cosphere.images.detectors import Detector as Detector
+from cosphere.images.detectors import Faces as Faces
+from cosphere.images.detectors import load_detector as load_detector
 from cosphere.images.encoded import EncodedImage as EncodedImage
 from cosphere.images.encoded import encoded_image as encoded_image
 from cosphere.images.modes import Pixels as Pixels

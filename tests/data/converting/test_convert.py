@@ -403,7 +403,7 @@ def test_killed_at_random_moments(tmp_path: Path, many: Path, name: str) -> None
 def test_what_is_unfinished_is_not_taken_for_another(tmp_path: Path, many: Path, photos: Path) -> None:
     target = tmp_path / "new" / "out.rec"
     assert killed(many, target, die_at_call(converting, "encoded_image", 20))
-    with pytest.raises(RunError, match="is an unfinished conversion of other images"):
+    with pytest.raises(RunError, match=r"is an unfinished conversion to .* of other images or with other settings"):
         convert(photos, target)
     assert convert(photos, target, overwrite=True).resumed == 0
     assert len(read_catalogue(target)) == 12

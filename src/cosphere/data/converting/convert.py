@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,7 +21,6 @@ from cosphere.data.converting.replacing import check_apart, check_free, containe
 from cosphere.data.converting.targets import Form, Target, form_of
 from cosphere.data.converting.working import VERSION, Working, unwritable
 from cosphere.data.folders import Classes
-from cosphere.data.listing import is_image
 from cosphere.data.pairs import read_verification_bin
 from cosphere.data.reading import read_catalogue
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
@@ -42,8 +43,9 @@ class Conversion:
         table: the table with every column of the source; :func:`read_catalogue` reads it.
         pairs: the table of pairs of a verification set; None for other data.
         images: number of images written, each once.
-        resumed: how many of them an earlier process had written.
+        resumed: how many images of the source an earlier process was through with.
         skipped: images that were left out because they cannot be read.
+        without: images that could be read and of which nothing was made, such as images without a face.
         notes: how the source was read.
     """
 
@@ -54,6 +56,7 @@ class Conversion:
     images: int
     resumed: int
     skipped: tuple[Skipped, ...]
+    without: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -97,35 +100,108 @@ def convert(
         DataError: the source cannot be read, or too many images.
         RunError: the target exists, lies among the images, or cannot be written; or another process converts to it.
     """
+    form = form_of(Path(target))
     check_number("max_unreadable", max_unreadable, at_least=0, at_most=1)
-    target = Path(target)
-    form = form_of(target)
     catalogue = source if isinstance(source, Catalogue) else _catalogue(source, layout, classes, max_unreadable)
-    pairs = _pairs_of(source)
-    outputs = _outputs(form, target, pairs is not None)
-    check_apart(outputs, catalogue, source)
     plan = make_plan(catalogue, numbered=form.numbered)
-    with Working.claimed(target, _digest(plan, form, target), restart=overwrite) as working:
+    job = Job(Path(target), form, plan, _whole, "bytes", max_unreadable, _pairs_of(source))
+    return run_job(job, source, overwrite=overwrite, progress=progress)
+
+
+class Piece(NamedTuple):
+    """An encoded image that is made of an image of the source."""
+
+    content: bytes
+    suffix: str
+    columns: dict[str, Any]
+    """Columns of its own for the table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be written."""
+
+    target: Path
+    form: Form
+    plan: Plan
+    pieces: Callable[[str], list[Piece]]
+    """What an image of the source becomes; an ImageError where it cannot be read."""
+    about: str
+    """What ``pieces`` does, with its settings. An unfinished job is continued by one that does the same."""
+    max_unreadable: float
+    pairs: pd.DataFrame | None = None
+
+    @property
+    def table(self) -> Path:
+        """The table of images."""
+        return self.target.parent / self.form.table(self.target.name)
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What is written, the target itself last."""
+        names = self.form.outputs(self.target.name)
+        if self.pairs is not None and "/" not in self.form.pairs(self.target.name):
+            names = (self.form.pairs(self.target.name), *names)
+        return [self.target.parent / name for name in names]
+
+    def digest(self) -> str:
+        """A digest of all that the result depends on, but for the bytes of image files."""
+        files = sorted(containers(self.plan.sources))
+        stats = [(name, os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in files]  # noqa: PTH116
+        about = [VERSION, self.form.name, self.target.name, self.about, stats, list(self.plan.catalogue.table)]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for source, name in zip(self.plan.sources, self.plan.names, strict=True):
+            digest.update(f"{source}\n{name}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def _whole(source: str) -> list[Piece]:
+    """An image as it is."""
+    image = encoded_image(source)
+    return [Piece(image.content, image.suffix, {})]
+
+
+def run_job(job: Job, source: object, *, overwrite: bool, progress: Progress | None) -> Conversion:
+    """Write what a job says, or what a killed process left of it.
+
+    Args:
+        job: what is to be written.
+        source: where the catalogue was read from.
+        overwrite: see :func:`convert`.
+        progress: see :func:`convert`.
+
+    Raises:
+        DataError: too many images cannot be read.
+        RunError: see :func:`convert`.
+    """
+    check_apart(job.outputs, job.plan.catalogue, source)
+    with Working.claimed(job.target, job.digest(), restart=overwrite) as working:
         try:
-            resumed = sum(reference is not None for reference in working.references)
+            resumed = len(working.done)
             if not working.finished:
-                check_free(outputs, target.parent / form.table(target.name), overwrite=overwrite)
-                _write(working, form, target, plan, max_unreadable, progress)
-                _write_tables(working, form, target, plan, pairs)
+                check_free(job.outputs, job.table, overwrite=overwrite)
+                _write(working, job, progress)
+                _write_tables(working, job)
                 working.save({}, finished=True)
-            working.move_out(outputs, replace=overwrite)
+            working.move_out(job.outputs, replace=overwrite)
         except OSError as error:
-            raise unwritable(target, error) from error
+            raise unwritable(job.target, error) from error
     return Conversion(
-        target=target,
-        form=form.name,
-        table=target.parent / form.table(target.name),
-        pairs=None if pairs is None else target.parent / form.pairs(target.name),
-        images=sum(reference is not None for reference in working.references),
+        target=job.target,
+        form=job.form.name,
+        table=job.table,
+        pairs=None if job.pairs is None else job.target.parent / job.form.pairs(job.target.name),
+        images=sum(1 if isinstance(one, str) else len(one) for one in working.done),
         resumed=resumed,
         skipped=tuple(working.skipped),
-        notes=catalogue.notes,
+        without=tuple(job.plan.sources[number] for number in _empty(working)),
+        notes=job.plan.catalogue.notes,
     )
+
+
+def _empty(working: Working) -> list[int]:
+    """The images of which nothing was made although they could be read."""
+    return [number for number, one in enumerate(working.done) if not one and number not in working.unreadable]
 
 
 def _catalogue(source: str | Path, layout: str, classes: Classes, max_missing: float) -> Catalogue:
@@ -144,61 +220,48 @@ def _pairs_of(source: Catalogue | str | Path) -> pd.DataFrame | None:
     return table if listed.folds is None else table.assign(fold=listed.folds)
 
 
-def _digest(plan: Plan, form: Form, target: Path) -> str:
-    """A digest of all that a conversion depends on, but for the bytes of image files."""
-    stats = [(name, os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in sorted(containers(plan.sources))]  # noqa: PTH116
-    digest = hashlib.sha256(json.dumps([VERSION, form.name, target.name, stats, list(plan.catalogue.table)]).encode())
-    for source, name in zip(plan.sources, plan.names, strict=True):
-        digest.update(f"{source}\n{name}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _outputs(form: Form, target: Path, pairs: bool) -> list[Path]:
-    """What is written, the target itself last."""
-    names = form.outputs(target.name)
-    if pairs and "/" not in form.pairs(target.name):
-        names = (form.pairs(target.name), *names)
-    return [target.parent / name for name in names]
-
-
-def _write(
-    working: Working, form: Form, target: Path, plan: Plan, max_unreadable: float, progress: Progress | None
-) -> None:
+def _write(working: Working, job: Job, progress: Progress | None) -> None:
     """Write the images that are not written yet.
 
     Raises:
         DataError: too many of them cannot be read.
     """
-    total = len(plan.sources)
-    writer = form.make(working.out, target.name, plan, working.target_state)
+    total = len(job.plan.sources)
+    writer = job.form.make(working.out, job.target.name, job.plan, working.target_state)
     try:
-        saved, moment = len(working.references), time.monotonic()
+        saved, moment = len(working.done), time.monotonic()
         for number in range(saved, total):
-            _write_one(working, writer, plan, number)
-            if len(working.skipped) > max_unreadable * total:
-                raise DataError(_too_many(working.skipped, total, max_unreadable))
+            _write_one(working, writer, job, number)
+            if len(working.skipped) > job.max_unreadable * total:
+                raise DataError(_too_many(working.skipped, total, job.max_unreadable))
             if progress is not None:
                 progress(number + 1, total)
             since = number + 1 - saved
             if since >= max(_FEWEST, number // 8) or time.monotonic() - moment > _SECONDS:
                 working.save(writer.checkpoint())
                 saved, moment = number + 1, time.monotonic()
-        if len(working.skipped) == total:
-            raise DataError(_too_many(working.skipped, total, max_unreadable))
+        if not any(working.done):
+            working.discard()
+            raise DataError(_nothing(working.skipped, total))
         writer.finish()
     finally:
         writer.leave()
 
 
-def _write_one(working: Working, writer: Target, plan: Plan, number: int) -> None:
-    source, name = plan.sources[number], plan.names[number]
+def _write_one(working: Working, writer: Target, job: Job, number: int) -> None:
+    source, name = job.plan.sources[number], job.plan.names[number]
     try:
-        image = encoded_image(source)
+        pieces = job.pieces(source)
     except ImageError as error:
         working.left_out(source, str(error))
         return
-    name = name if is_image(name) else name + image.suffix
-    working.done(writer.write(number, name, image.content))
+    written: list[tuple[str, dict[str, Any]]] = []
+    for place, piece in enumerate(pieces):
+        own = f"{name}{job.plan.mark}{place + 1}" if place else name
+        reference = writer.write(number, own + (job.plan.suffixes[number] or piece.suffix), piece.content)
+        written.append((reference, piece.columns))
+    alone = len(written) == 1 and not written[0][1]
+    working.note(written[0][0] if alone else written)
 
 
 def _too_many(skipped: list[Skipped], total: int, share: float) -> str:
@@ -208,13 +271,19 @@ def _too_many(skipped: list[Skipped], total: int, share: float) -> str:
     )
 
 
-def _write_tables(working: Working, form: Form, target: Path, plan: Plan, pairs: pd.DataFrame | None) -> None:
+def _nothing(skipped: list[Skipped], total: int) -> str:
+    if skipped:
+        return f"none of {counted(total, 'image')} can be read. First: {skipped[0].reason}"
+    return f"nothing was found in any of {counted(total, 'image')}. Check the images and the settings."
+
+
+def _write_tables(working: Working, job: Job) -> None:
     """Write the table of images, and that of pairs whose two images were written."""
-    _write_table(plan.table(working.references), working.out / form.table(target.name))
-    if pairs is not None:
-        names = pd.Series(working.references, dtype=object)
-        whole = pairs.assign(a=names[pairs["a"]].to_numpy(), b=names[pairs["b"]].to_numpy()).dropna()
-        _write_table(whole, working.out / form.pairs(target.name))
+    _write_table(job.plan.table(working.done), working.out / job.form.table(job.target.name))
+    if job.pairs is not None:
+        names = pd.Series([one if isinstance(one, str) else None for one in working.done], dtype=object)
+        whole = job.pairs.assign(a=names[job.pairs["a"]].to_numpy(), b=names[job.pairs["b"]].to_numpy()).dropna()
+        _write_table(whole, working.out / job.form.pairs(job.target.name))
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ import pandas as pd
 from cosphere._types import Integers
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.converting.names import DistinctNames, safe_name
+from cosphere.data.converting.working import Done
 from cosphere.data.listing import is_image
 from cosphere.errors import DataError
 from cosphere.images.containers.recordio_writer import MOST
@@ -32,26 +35,41 @@ class Plan:
     sources: list[str]
     """N paths or items of containers."""
     names: list[str]
-    """N paths in the target, with ``/``; where the source has no suffix of an image, without a suffix."""
+    """N paths in the target, with ``/`` and without suffixes."""
+    suffixes: list[str]
+    """N suffixes; empty where that of the written image is used."""
     identities: Integers | None
     """(N,) the number of each image's class; None for a target that keeps labels as text."""
     of_row: Integers
     """Of each row of the catalogue, which image it shows."""
 
-    def table(self, references: list[str | None]) -> pd.DataFrame:
-        """The catalogue's table with the images under other names.
+    @cached_property
+    def mark(self) -> str:
+        """What stands between a name and a number where several images are made of one; no name holds it."""
+        mark = "-face"
+        while any(mark in name for name in self.names):
+            mark += "_"
+        return mark
+
+    def table(self, done: list[Done]) -> pd.DataFrame:
+        """The catalogue's table with the images under other names: a row for each that was made of an image, none for others.
 
         Args:
-            references: N names for the column ``path``; None for images that were left out, whose rows are dropped.
+            done: what became of the N images.
         """
-        paths = np.array(references, dtype=object)[self.of_row]
-        table = self.catalogue.table.assign(path=paths)
+        table: pd.DataFrame = self.catalogue.table
         empty = [name for name, missing in (("label", ""), ("split", EVERYTHING)) if set(table[name]) == {missing}]
-        columns = [name for name in table.columns if name not in empty]
-        return table.loc[[path is not None for path in paths], columns].reset_index(drop=True)
+        made: list[list[tuple[str, dict[str, Any]]]] = [[(one, {})] if isinstance(one, str) else one for one in done]
+        numbers = np.array([len(pieces) for pieces in made], dtype=np.int64)[self.of_row]
+        rows = np.repeat(np.arange(len(table)), numbers)
+        pieces = [piece for image in self.of_row.tolist() for piece in made[image]]
+        new = table.drop(columns=empty).iloc[rows].reset_index(drop=True)
+        new["path"] = [name for name, _ in pieces]
+        own = dict.fromkeys(column for _, columns in pieces for column in columns)
+        return new.assign(**{column: [columns.get(column) for _, columns in pieces] for column in own})
 
 
-def make_plan(catalogue: Catalogue, *, numbered: bool) -> Plan:
+def make_plan(catalogue: Catalogue, *, numbered: bool, suffixes: bool = True) -> Plan:
     """Plan the conversion of a catalogue.
 
     An image is called ``split/label/name``, without the split where there is one only and without the label where there are
@@ -61,6 +79,7 @@ def make_plan(catalogue: Catalogue, *, numbered: bool) -> Plan:
         catalogue: the images.
         numbered: write the images class by class, and number the classes: by their labels where these are whole numbers,
             otherwise from 0 in natural order.
+        suffixes: keep the suffixes of the sources.
 
     Raises:
         DataError: classes are to be numbered, and an image has no label.
@@ -76,10 +95,12 @@ def make_plan(catalogue: Catalogue, *, numbered: bool) -> Plan:
         of_row = np.argsort(order, kind="stable")[of_row]
     paths = catalogue.paths
     sources = [paths[row] for row in first[order].tolist()]
+    names, own = _names(sources, _folders(catalogue.rows(first[order].tolist())), suffixes)
     return Plan(
         catalogue=catalogue,
         sources=sources,
-        names=_names(sources, _folders(catalogue.rows(first[order].tolist()))),
+        names=names,
+        suffixes=own,
         identities=identities,
         of_row=np.asarray(of_row, dtype=np.int64),
     )
@@ -113,21 +134,25 @@ def _folders(catalogue: Catalogue) -> list[str]:
     return [split_folders[split] + label_folders[label] for split, label in rows]
 
 
-def _names(sources: list[str], folders: list[str]) -> list[str]:
-    """The path of each image in the target. Names stay distinct with whatever suffix an image without one gets."""
-    bases = [re.split(r"[/\\#]", source)[-1] for source in sources]
-    with_suffix = all(is_image(base) for base in bases)
+def _names(sources: list[str], folders: list[str], keep: bool) -> tuple[list[str], list[str]]:
+    """The path of each image in the target and its suffix. Names stay distinct with whatever suffix an image without one gets."""
+    parts = [_split(re.split(r"[/\\#]", source)[-1], keep) for source in sources]
+    all_known = all(suffix for _, suffix in parts)
     inside: dict[str, DistinctNames] = defaultdict(DistinctNames)
-    reserved = DistinctNames()
     for name in (TABLE, PAIRS):
-        reserved.distinct(name)
-    inside[""] = reserved
+        inside[""].distinct(name)
+        inside[""].distinct(os.path.splitext(name)[0])  # noqa: PTH122
     names = []
-    for base, folder in zip(bases, folders, strict=True):
-        stem, suffix = os.path.splitext(base) if is_image(base) else (base, "")  # noqa: PTH122
-        name = safe_name(stem)
-        if with_suffix:
-            names.append(folder + inside[folder].distinct(name + suffix.lower()))
-        else:
-            names.append(folder + inside[folder].distinct(name) + suffix.lower())
-    return names
+    for (stem, suffix), folder in zip(parts, folders, strict=True):
+        end = suffix if all_known else ""  # 1.jpg and 1.png are two names
+        name = inside[folder].distinct(safe_name(stem) + end).removesuffix(end)
+        names.append(folder + name)
+    return names, [suffix for _, suffix in parts]
+
+
+def _split(name: str, keep: bool) -> tuple[str, str]:
+    """Stem and suffix of a file's name; no suffix where it is not one of an image, or is not kept."""
+    if not is_image(name):
+        return name, ""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    return stem, suffix.lower() if keep else ""

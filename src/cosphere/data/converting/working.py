@@ -1,7 +1,7 @@
 """The hidden folder beside a target in which a conversion is built, and from which it goes on after it was killed.
 
-It holds ``state.json``, written atomically at each checkpoint, ``done.jsonl`` with a line for each image (what the table calls
-it, or why it was left out), and ``out/`` with what will be moved to the target.
+It holds ``state.json``, written atomically at each checkpoint, ``done.jsonl`` with a line for each image (what became of it), and
+``out/`` with what will be moved to the target.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from cosphere.runs import open_lock
 VERSION = 1
 """Of the state; another version is not continued."""
 
+Done = str | list[tuple[str, dict[str, Any]]]
+"""What became of an image: what the table calls it, or a list of those that were made of it with their own columns; an empty
+list where it was left out."""
+
 
 @dataclass
 class Working:
@@ -31,9 +35,12 @@ class Working:
     path: Path
     digest: str
     """Of the source and the form. A state with another digest belongs to another conversion."""
-    references: list[str | None] = field(default_factory=list)
-    """For each image that is done, what the table calls it; None for one that was left out."""
+    done: list[Done] = field(default_factory=list)
+    """What became of each image."""
     skipped: list[Skipped] = field(default_factory=list)
+    """Images that cannot be read."""
+    unreadable: set[int] = field(default_factory=set)
+    """Their numbers."""
     target_state: dict[str, Any] | None = None
     finished: bool = False
     """Whether everything is written and only has to be moved."""
@@ -83,8 +90,8 @@ class Working:
             state = read_json(self.path / "state.json", what="the state of a conversion")
             if not restart and (state.get("version"), state.get("digest")) != (VERSION, self.digest):
                 raise RunError(
-                    f"{self.path} is an unfinished conversion of other images to {target}. Finish that one, delete the folder, "
-                    "or set overwrite."
+                    f"{self.path} is an unfinished conversion to {target} of other images or with other settings. Finish that "
+                    "one, delete the folder, or set overwrite."
                 )
             if restart and state.get("digest") != self.digest:
                 state = {}
@@ -103,24 +110,28 @@ class Working:
         self._journal = path.open("a+", encoding="utf-8")
         self._journal.seek(0)
         for line in self._journal:
-            content = json.loads(line)
-            self._note(*content) if isinstance(content, list) else self.references.append(content)
-        if len(self.references) != done:
+            self._keep(json.loads(line))
+        if len(self.done) != done:
             raise RunError(f"{path} is damaged. Delete {self.path} and convert again.")
 
-    def _note(self, path: str, reason: str) -> None:
-        self.references.append(None)
-        self.skipped.append(Skipped(path, reason))
+    def _keep(self, content: Any) -> None:
+        if isinstance(content, dict):
+            self.unreadable.add(len(self.done))
+            self.done.append([])
+            self.skipped.append(Skipped(content["path"], content["reason"]))
+        else:
+            self.done.append(content if isinstance(content, str) else [(name, columns) for name, columns in content])
 
-    def done(self, reference: str) -> None:
-        """Note that the next image is written, and what the table calls it."""
-        self.references.append(reference)
-        self._write(reference)
+    def note(self, done: Done) -> None:
+        """Note what became of the next image."""
+        self._keep(done)
+        self._write(done)
 
     def left_out(self, path: str, reason: str) -> None:
         """Note that the next image cannot be read."""
-        self._note(path, reason)
-        self._write([path, reason])
+        content = {"path": path, "reason": reason}
+        self._keep(content)
+        self._write(content)
 
     def _write(self, content: object) -> None:
         if self._journal is None:
@@ -140,12 +151,16 @@ class Working:
         state = {
             "version": VERSION,
             "digest": self.digest,
-            "done": len(self.references),
+            "done": len(self.done),
             "journal_bytes": os.fstat(self._journal.fileno()).st_size,
             "target": target_state,
             "finished": finished,
         }
         write_json(self.path / "state.json", state)
+
+    def discard(self) -> None:
+        """Leave nothing to go on from: the folder goes when it is let go."""
+        (self.path / "state.json").unlink(missing_ok=True)
 
     def move_out(self, outputs: Iterable[Path], *, replace: bool) -> None:
         """Move what was built to its place, and remove the working folder.
