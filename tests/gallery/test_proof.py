@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import sqlite3
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from making_gallery import DIM, rows_of
 from cosphere.errors import RunError
 from cosphere.gallery import Receipt, Space, Store, prove_deleted
 from cosphere.gallery.erasure import quick_hash, read_log, window_places, windows
+from cosphere.gallery.traces import left_over
 
 WIDE = 256
 
@@ -79,6 +82,7 @@ def test_the_pragma_is_what_removes_single_rows(tmp_path: Path, monkeypatch: pyt
 
     filled(tmp_path / "g")
     run = Connection.run
+    monkeypatch.setattr("cosphere.gallery.store.left_over", lambda *_: False)
     monkeypatch.setattr(
         Connection,
         "run",
@@ -206,3 +210,47 @@ def test_the_quick_hash_is_one_function_of_sixteen_bytes() -> None:
 
     assert [by_hand(*pair) for pair in pairs[:50].tolist()] == hashes[:50].tolist()
     assert len(set(hashes.tolist())) > 4990
+
+
+def churn(folder: Path) -> bool:
+    """Add items of random ids and delete half of all, again and again; whether the proof holds."""
+    chance = random.Random(3)
+    held: set[str] = set()
+    gone: list[str] = []
+    receipts = []
+    with Store.create(folder, Space(dim=16)) as store:
+        for turn in range(4):
+            ids = [hashlib.sha256(f"{turn}/{place}".encode()).hexdigest() for place in range(400)]
+            rows = np.random.default_rng(turn).normal(size=(400, 16)).astype(np.float32)
+            store.add(ids, rows, metadata=[{"label": one[:9], "path": f"/x/{one}"} for one in ids])
+            held |= set(ids)
+            out = chance.sample(sorted(held), len(held) // 2)
+            receipts.append(store.delete(out).receipt)
+            held -= set(out)
+            gone += out
+    return prove_deleted(folder, gone, receipts).holds
+
+
+def test_copies_that_sqlite_leaves_between_cells_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """secure_delete does not reach cells that were copied when a tree was balanced."""
+    assert churn(tmp_path / "scrubbed")
+    monkeypatch.setattr("cosphere.gallery.store.left_over", lambda *_: False)
+    assert not churn(tmp_path / "left")
+
+
+def test_unused_bytes_lie_between_the_cells(tmp_path: Path) -> None:
+    file = tmp_path / "x.sqlite"
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("PRAGMA page_size = 8192")
+    other.execute("CREATE TABLE t (x TEXT)")
+    other.executemany("INSERT INTO t VALUES (?)", [("living text",), ("another one",)])
+    other.close()
+    assert not left_over(file, ["living text", "another one"], [])
+    content_ = bytearray(file.read_bytes())
+    content_[8192 + 4000 : 8192 + 4010] = b"stale text"
+    file.write_bytes(content_)
+    assert left_over(file, ["stale text"], [])
+    assert not left_over(file, ["stale texts"], [])
+    content_[8192 + 4000 : 8192 + 4032] = bytes(range(32))
+    file.write_bytes(content_)
+    assert left_over(file, [], [Receipt.of("", 1, [bytes(range(32))])])

@@ -157,3 +157,12 @@ def erase(connection: Connection, gone: Sequence[Item]) -> None:
         "DELETE FROM name WHERE number = ? AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.name = name.number)",
         ((one,) for one in number.values()),
     )
+
+
+def texts_left_alone(connection: Connection, gone: Sequence[Item]) -> list[str]:
+    """The ids of deleted items, and those of their texts that no item has any more."""
+    values = {(name, value) for item in gone for name, value in item.metadata.items() if isinstance(value, str)}
+    number = known_numbers(connection, {name for name, _ in values})
+    query = "SELECT 1 FROM fact WHERE name = ? AND value = ? LIMIT 1"
+    alone = [value for name, value in values if connection.one(query, (number.get(name), value)) is None]
+    return [*(item.id for item in gone), *alone]

@@ -19,6 +19,7 @@ from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
 from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space, State, damaged, read_space, read_state, write_state
 from cosphere.gallery.sqlite import Connection
+from cosphere.gallery.traces import left_over
 from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors, shown
 from cosphere.gallery.where import Filter, Where, matching, parse
 
@@ -260,7 +261,18 @@ class Store(GalleryFolder):
                     write_state(connection, state)
             if rows:
                 self._remove_indexes()
-            return Deleted(tuple(item.id for item in gone), receipt, not rows or self.flush())
+            return Deleted(tuple(item.id for item in gone), receipt, not rows or self._flushed_of(gone, receipt))
+
+    def _flushed_of(self, gone: Sequence[Item], receipt: Receipt) -> bool:
+        """Empty the log; where a copy of something deleted is left between the cells of a page, rewrite the file."""
+        if not self.flush():
+            return False
+        with self.reading() as connection:
+            texts = items.texts_left_alone(connection, gone)
+        if left_over(self.file, texts, [receipt]):
+            self.vacuum()
+            return self.flush()
+        return True
 
     def _remove_indexes(self) -> None:
         """Index files hold copies of rows, deleted ones among them."""
