@@ -34,6 +34,25 @@ def test_forward_gives_raw_lengths(small, pictures):
     assert (found.norm(dim=1) - 1).abs().min() > 0.1
 
 
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit2", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("pooling", ["flatten", "depthwise"])
+def test_poolings_for_aligned_faces_take_any_backbone_at_112_px(small, backbone, pooling):
+    embedder = small(backbone=backbone, size=112, pooling=pooling, norm="none", head_settings={"after": "batch"})
+    with torch.no_grad():
+        (last,) = embedder.backbone.features(torch.randn(2, 3, 112, 112))
+        pooled = embedder.head.pool(last.values)
+        rows = last.finish(pooled)
+    width, positions = embedder.backbone.width, embedder.backbone.positions
+    assert rows.shape == (2, width * (positions if pooling == "flatten" else 1))
+    with torch.no_grad():  # of flattened positions, each is finished by itself
+        torch.testing.assert_close(rows[:, -width:], last.finish(pooled[:, -embedder.backbone.channels :]))
+    assert embedder.embed_inputs(torch.randn(2, 3, 112, 112)).shape == (2, 12)
+    with pytest.raises(
+        SizeError, match=r"training batch of 1 image has no variance for batch norm\. Use at least 2\.$"
+    ):
+        embedder.train()(torch.randn(1, 3, 112, 112))
+
+
 def test_settings_reach_the_head(small):
     assert isinstance(small(norm="layer").head.norm, nn.LayerNorm)
     assert small(bias=False).head.linear.bias is None

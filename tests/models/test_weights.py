@@ -34,7 +34,7 @@ def test_reads_both_kinds_of_file(tensors, tmp_path):
     assert same(read_weights(tmp_path / "w.safetensors"), tensors)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_backbone", "net_state_dict"])
 def test_unwraps_checkpoints_of_data_parallel_training(tensors, tmp_path, key):
     torch.save({"epoch": 3, key: {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "w.pth")
     assert same(read_weights(tmp_path / "w.pth"), tensors)

@@ -305,9 +305,8 @@ class Embedder(nn.Module):
 
     def _check_variance(self, inputs: Tensor) -> None:
         if self.training and len(inputs) == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.head.modules()):
-            raise SizeError(
-                "a training batch of 1 image has no variance for batch norm. Use at least 2, or norm='layer'."
-            )
+            other = ", or norm='layer'" if self.settings.norm == "batch" else ""
+            raise SizeError(f"a training batch of 1 image has no variance for batch norm. Use at least 2{other}.")
 
 
 def build_embedder(
