@@ -10,6 +10,11 @@ COMMANDS = {
         "find faces with a detector of yours, align them and write them as images",
     ),
     "data convert": ("cosphere.cli.data_convert", "copy images into another form: folder, RecordIO, zip or table"),
+    "data audit": (
+        "cosphere.cli.data_audit",
+        "rank wrong labels, near duplicates, odd classes and outliers, with pictures and a patch",
+    ),
+    "data patch": ("cosphere.cli.data_patch", "apply the changes of a patch to the labels, or undo them"),
     "plan": ("cosphere.cli.plan", "propose runs for your images, with time and memory on this machine; can race them"),
     "train": ("cosphere.cli.train", "train an embedding from a folder, a table, a benchmark or a recipe"),
     "evaluate": (

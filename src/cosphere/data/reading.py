@@ -76,7 +76,7 @@ def read_catalogue(
     if container is not None and layout in ("auto", "folder"):
         return read_container(container, path, **options)
     if layout == "table" or (path.is_file() and layout == "auto"):
-        table = _table_in(path) if path.is_dir() else path
+        table = table_in(path) if path.is_dir() else path
         return read_table(table, root=root, **table_options)
     if not path.is_dir():
         raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
@@ -202,7 +202,12 @@ def _tables(folder: Path, labels: Labels = "required") -> list[Path]:
     )
 
 
-def _table_in(folder: Path) -> Path:
+def table_in(folder: Path) -> Path:
+    """The one table in a folder that names images and labels.
+
+    Raises:
+        DataError: there is none, or several.
+    """
     tables = _tables(folder)
     if len(tables) != 1:
         names = ", ".join(table.name for table in tables) or "none"

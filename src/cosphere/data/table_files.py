@@ -134,16 +134,8 @@ def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
         ValueError: the text cannot be decoded, is empty, or a row has more cells than the header.
     """
     notes: list[str] = []
-    text = _decoded(content, notes, whole=rows is None)
-    lines = text.splitlines()
-    separator = None
-    skip = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
-    own = _EXCEL_SEPARATOR.fullmatch(lines[skip]) if skip < len(lines) else None
-    if own is not None:
-        separator, skip = own[1], skip + 1  # Excel's own line; the next one is the header
-    if len(lines) <= skip or not lines[skip].strip():
-        raise ValueError("it has no header")
-    separator = separator or max("\t;,", key=lines[skip].count)
+    text, _ = decoded(content, notes, whole=rows is None)
+    skip, separator = separation(text)
     # A quote after a space still quotes: path, "a"
     reader = csv.reader(text.splitlines(keepends=True)[skip:], delimiter=separator, skipinitialspace=True)
     header = [_plain(cell) for cell in next(reader)]
@@ -162,6 +154,23 @@ def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
     )
 
 
+def separation(text: str) -> tuple[int, str]:
+    """How many lines stand before the header, and what separates cells.
+
+    Raises:
+        ValueError: there is no header.
+    """
+    lines = text.splitlines()
+    separator = None
+    skip = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
+    own = _EXCEL_SEPARATOR.fullmatch(lines[skip]) if skip < len(lines) else None
+    if own is not None:
+        separator, skip = own[1], skip + 1  # Excel's own line; the next one is the header
+    if len(lines) <= skip or not lines[skip].strip():
+        raise ValueError("it has no header")
+    return skip, separator or max("\t;,", key=lines[skip].count)
+
+
 def _fitted(row: list[str], width: int, line: int) -> list[str]:
     """The cells of a row, brought to the width of the header; a comma at the end of a line adds empty cells."""
     if any(row[width:]):
@@ -169,20 +178,20 @@ def _fitted(row: list[str], width: int, line: int) -> list[str]:
     return row[:width] + [""] * (width - len(row))
 
 
-def _decoded(content: bytes, notes: list[str], *, whole: bool) -> str:
-    """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note."""
+def decoded(content: bytes, notes: list[str], *, whole: bool) -> tuple[str, str]:
+    """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note; and the encoding."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:64]:
         encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
     try:
         # A part of a file may end inside a character.
-        return codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole)
+        return codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole), encoding or "utf-8"
     except UnicodeDecodeError:
         if encoding is not None:
             raise
     text = content.decode("cp1252")
     notes.append("the table is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong")
-    return text
+    return text, "cp1252"
 
 
 def _plain(cell: object) -> str:

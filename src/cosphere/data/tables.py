@@ -83,7 +83,7 @@ def read_table(
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
     if file.frame.empty:
         raise DataError(f"{file.name} has no rows. Give one row for each image.")
-    columns = _columns(file, labels)
+    columns = table_columns(file, labels)
     if labels == "required":
         label: object = file.filled(columns["label"], "label")
     else:
@@ -179,13 +179,13 @@ def _usable_boxes(table: pd.DataFrame, file: TableFile, max_share: float) -> tup
 def has_columns(path: Path, labels: Labels = "required") -> bool:
     """Whether a file is a table with a path and, if required, a label column."""
     try:
-        _columns(load_table(path, header_only=True), labels)
+        table_columns(load_table(path, header_only=True), labels)
     except DataError:
         return False
     return True
 
 
-def _columns(file: TableFile, labels: Labels) -> dict[str, object]:
+def table_columns(file: TableFile, labels: Labels) -> dict[str, object]:
     """Map our name of each column to the table's.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cosphere.embeddings import Embeddings
 from cosphere.embeddings import embed as embed_catalogue
 from cosphere.evaluate.agreement import Agreement, agreement
+from cosphere.evaluate.audit import AuditFindings, AuditSettings, audit_embeddings
 from cosphere.evaluate.by_group import GroupScores
 from cosphere.evaluate.calibration import PairRates, calibrate, pair_rates
 from cosphere.evaluate.clustering import (
@@ -53,6 +54,8 @@ __all__ = [
     "CLUSTERING_PRESETS",
     "Agreement",
     "Arm",
+    "AuditFindings",
+    "AuditSettings",
     "ClusteringPreset",
     "ClusteringScores",
     "ClusteringSeeds",
@@ -79,6 +82,7 @@ __all__ = [
     "ThresholdRow",
     "VerificationScores",
     "agreement",
+    "audit_embeddings",
     "bootstrap",
     "bootstrap_all",
     "bootstrap_classes",

@@ -1,4 +1,4 @@
-"""Likely label errors: images whose nearest neighbours agree on one other class."""
+"""Likely label errors: images that lie nearer to another class than to their own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from cosphere._types import Floats, Integers
+from cosphere._types import Flags, Floats, Integers
 from cosphere.checks import check_whole
-from cosphere.codes import is_codes
+from cosphere.codes import code_bytes, from_bits, is_codes
 from cosphere.errors import SizeError
 from cosphere.evaluate._relevance import Column, integer_column
-from cosphere.rows import BLOCK_BYTES, Matrix
+from cosphere.rows import BLOCK_BYTES, EQUAL_COSINE, Matrix, UnitRows, unit_rows
 from cosphere.search import Neighbours, search
 from cosphere.search.hamming import hamming_search
 
@@ -29,13 +28,15 @@ class LabelSuspects:
     labels: Column
     """(n,) the label that each carries."""
     suggested: Column
-    """(n,) the class that most of its neighbours carry."""
+    """(n,) the class that it lies nearest to."""
     agreement: Floats
-    """(n,) in (0, 1]: share of the neighbours that carry the suggested class."""
+    """(n,) in (0, 1]: share of the k neighbours that carry the suggested class."""
     own: Floats
     """(n,) in [0, 1]: supporters among the neighbours, divided by the most there could be, min(k, other images of the class)."""
+    margin: Floats
+    """(n,) in (0, 2]: how much nearer the suggested class is than the own one, as a difference of mean cosines."""
     evidence: Floats
-    """(n,) in (0, 1]: supporters that the image could have, min(k, other images of its class), divided by k."""
+    """(n,) in (0, 1): s / (s + 2) of s other images of its class."""
 
     def __len__(self) -> int:
         """Number of suspects."""
@@ -43,11 +44,11 @@ class LabelSuspects:
 
     @property
     def suspicion(self) -> Floats:
-        """(n,) in (0, 1]: ``(agreement - own) * evidence``. 1 where all neighbours of an image of a large class carry one other.
+        """(n,) above 0: ``margin * evidence``.
 
         The weight puts errors in large classes before images of rare classes that the model misreads.
         """
-        return (self.agreement - self.own) * self.evidence
+        return self.margin * self.evidence
 
     def as_rows(self) -> list[dict[str, float | int]]:
         """One plain dictionary for each image."""
@@ -66,26 +67,26 @@ def likely_mislabelled(
     top: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> LabelSuspects:
-    """Images whose neighbours carry another class more often than their own.
+    """Images that lie nearer to another class than to their own.
 
-    The vote of the nearest neighbours against the label (Wilson, "Asymptotic properties of nearest neighbor rules using
-    edited data", 1972, who drops every outvoted image). It finds labels that contradict the model: wrong labels, and correct
-    labels of images that the model misreads. Look at them; do not delete them. A model that was trained to the end on wrong
-    labels has learned them and cannot show them; embed with a model trained on other images.
+    Candidates are the classes of the k nearest neighbours (the vote of Wilson, "Asymptotic properties of nearest neighbor rules using
+    edited data", 1972, with distances instead of counts). The nearness of a class is the mean cosine to its nearest images: a fifth of
+    them, and for an image of a class with s others at least one in s. So the own class of an image, of which s others are left, and
+    the other class are looked at alike, whatever their sizes, and small classes do not fill the list.
 
-    An image of a class of n images has at most n - 1 supporters, so the own share is taken of those it could have: a perfect
-    embedding gives no suspects, whatever the class sizes. A class of one image supports nobody and is never suspected.
+    It finds labels that contradict the model: wrong labels, and correct labels of images that the model misreads. Look at them; do not
+    delete them. A model that was trained to the end on wrong labels has learned them and cannot show them; embed with a model trained
+    on other images. A perfect embedding gives no suspects. A class of one image supports nobody and is never suspected.
 
-    At equal suspicion, the image whose nearest neighbour of the suggested class is nearer comes first. Row order decides
-    only between duplicates.
+    At equal suspicion, the lower row comes first.
 
     Args:
         embeddings: (N, D) float, any length, or (N, D / 8) uint8, packed bits.
         labels: (N,) integers of any size.
         identities: (N,) integers, the picture of each row: see :meth:`Embeddings.identities`. Rows of one picture do not vote for
             each other. None: all rows show different pictures.
-        neighbours: k, how many vote; fewer where the set is smaller.
-        top: how many to return at most; None returns every image that is outvoted.
+        neighbours: k, whose classes are candidates; fewer where the set is smaller.
+        top: how many to return at most; None returns every image that is nearer to another class.
         block_bytes: bound of the working memory of the search.
 
     Raises:
@@ -93,8 +94,9 @@ def likely_mislabelled(
         SettingsError: neighbours or top is below 1.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
-    >>> likely_mislabelled(x, [0, 0, 1, 1, 1, 1], neighbours=2).as_rows()
-    [{'row': 2, 'label': 1, 'suggested': 0, 'agreement': 1.0, 'own': 0.0, 'suspicion': 1.0}]
+    >>> found = likely_mislabelled(x, [0, 0, 1, 1, 1, 1], neighbours=2)
+    >>> found.rows.tolist(), found.suggested.tolist(), found.agreement.tolist(), found.own.tolist()
+    ([2], [0], [1.0], [0.0])
     """
     for name, value in (("neighbours", neighbours), ("top", top)):
         if value is not None:
@@ -106,17 +108,38 @@ def likely_mislabelled(
     k = neighbourhood.ids.shape[1]
     classes, numbers = np.unique(classes_of, return_inverse=True)
     votes = numbers[neighbourhood.ids.numpy()]  # (N, k)
-    possible = _most_supporters(numbers, pictures, k)
-    supporters = (votes == numbers[:, None]).sum(axis=1)
-    own = np.divide(supporters, possible, out=np.ones(count), where=possible > 0)
-    suggested, counts, nearest = _other_class(votes, neighbourhood.scores.numpy(), numbers)
-    agreement = counts / k
-    suspects = np.flatnonzero(agreement > own)
-    order = np.lexsort((-nearest[suspects], ((own - agreement) * possible / k)[suspects]))
-    rows = suspects[order][:top]
+    others = _other_pictures(numbers, pictures)
+    candidates = _candidates(votes, numbers)
+    nearness = _nearness(_floats(embeddings), numbers, pictures, candidates, others, block_bytes)
+    best = nearness[:, 1:].argmax(axis=1) + 1
+    every = np.arange(count)
+    margin = np.where(others > 0, nearness[every, best] - nearness[:, 0], -np.inf)
+    suggested = candidates[every, best]
+    suspects = np.flatnonzero(margin > EQUAL_COSINE)
+    rows = suspects[np.argsort(-margin[suspects] * _evidence(others[suspects]), kind="stable")][:top]
+    agreement = (votes[rows] == suggested[rows, None]).mean(axis=1)
+    supporters = (votes[rows] == numbers[rows, None]).sum(axis=1)
+    own = supporters / np.minimum(k, others[rows])
     return LabelSuspects(
-        rows, classes_of[rows], classes[suggested[rows]], agreement[rows], own[rows], possible[rows] / k
+        rows, classes_of[rows], classes[suggested[rows]], agreement, own, margin[rows], _evidence(others[rows])
     )
+
+
+_SHARE = 0.2
+"""Part of a class whose mean cosine is its nearness."""
+_PRIOR = 2
+"""Other images of a class that weigh as much as what is not known of it."""
+
+
+def _evidence(others: Integers) -> Floats:
+    evidence: Floats = others / (others + _PRIOR)
+    return evidence
+
+
+def _floats(embeddings: Matrix) -> UnitRows:
+    if is_codes(embeddings):
+        return unit_rows(from_bits(code_bytes(embeddings), 8 * embeddings.shape[1]))
+    return unit_rows(embeddings)
 
 
 def _voters(embeddings: Matrix, pictures: Column, neighbours: int, block_bytes: int) -> Neighbours:
@@ -137,32 +160,57 @@ def _voters(embeddings: Matrix, pictures: Column, neighbours: int, block_bytes: 
     return Neighbours(listed.ids.gather(1, order), listed.scores.gather(1, order))
 
 
-def _most_supporters(classes: Integers, pictures: Column, k: int) -> Integers:
-    """(N,) how many of k neighbours could carry the label of each image: the other pictures of its class, at most k."""
+def _other_pictures(classes: Integers, pictures: Column) -> Integers:
+    """(N,) rows of each one's class that show other pictures."""
     _, of_row, copies = np.unique(
         np.stack([classes, pictures.astype(np.int64)], axis=1), axis=0, return_inverse=True, return_counts=True
     )
-    others = np.bincount(classes)[classes] - copies[of_row]
-    possible: Integers = np.minimum(others, k)
-    return possible
+    others: Integers = np.bincount(classes)[classes] - copies[of_row]
+    return others
 
 
-def _other_class(votes: Integers, cosines: npt.NDArray[Any], own: Integers) -> tuple[Integers, Integers, Floats]:
-    """The other class with most of the votes; of equal ones the class with the nearest neighbour.
+def _candidates(votes: Integers, own: Integers) -> Integers:
+    """(N, 1 + k): the own class, then each other class among the neighbours once, -1 elsewhere."""
+    found = np.concatenate([own[:, None], votes], axis=1)
+    for place in range(1, found.shape[1]):
+        repeated = (found[:, :place] == found[:, place, None]).any(axis=1)
+        found[repeated, place] = -1
+    return found
 
-    Args:
-        votes: (N, k) class of each neighbour, nearest first.
-        cosines: (N, k)
-        own: (N,) class of the image, whose votes do not count.
 
-    Returns:
-        (N,) the class, its votes (0 where all neighbours are of the own class), and its largest cosine.
+def _nearness(
+    rows: UnitRows, classes: Integers, pictures: Column, candidates: Integers, others: Integers, block_bytes: int
+) -> Floats:
+    """(N, w) mean cosine of each row to the nearest part of each of its candidate classes; -inf for no class.
+
+    One product for each class, of its images and the rows that it is a candidate of.
     """
-    width = votes.shape[1]
-    counts = np.zeros(votes.shape, dtype=np.int64)
-    for place in range(width):  # A (N, k, k) comparison at once would take k times the memory.
-        counts += votes == votes[:, place, None]
-    counts[votes == own[:, None]] = 0
-    best = counts.argmax(axis=1)  # The first of equals is the nearest.
-    rows = np.arange(len(votes))
-    return votes[rows, best], counts[rows, best], cosines[rows, best].astype(np.float64)
+    nearness = np.full(candidates.shape, -np.inf)
+    part = np.maximum(_SHARE, 1 / np.maximum(others, 1))
+    asked, places = np.nonzero(candidates >= 0)
+    order = np.argsort(candidates[asked, places], kind="stable")
+    asked, places = asked[order], places[order]
+    by_class = np.argsort(classes, kind="stable")
+    count = int(classes.max()) + 1
+    ends = np.searchsorted(candidates[asked, places], np.arange(count + 1))
+    members = np.searchsorted(classes[by_class], np.arange(count + 1))
+    for name in range(count):
+        images = by_class[members[name] : members[name + 1]]
+        step = max(1, block_bytes // (32 * len(images)))
+        for start in range(ends[name], ends[name + 1], step):
+            here = slice(start, min(start + step, ends[name + 1]))
+            some = asked[here]
+            same = pictures[some][:, None] == pictures[images][None]
+            cosines = (rows.rows[torch.from_numpy(some)] @ rows.rows[torch.from_numpy(images)].T).double().cpu().numpy()
+            nearness[some, places[here]] = _mean_of_nearest(cosines, same, part[some])
+    return nearness
+
+
+def _mean_of_nearest(cosines: Floats, left_out: Flags, part: Floats) -> Floats:
+    """(n,) mean of the largest part of each row, at least of one; -inf where all are left out."""
+    available = (~left_out).sum(axis=1)
+    ranked = -np.sort(np.where(left_out, np.inf, -cosines), axis=1)
+    sums = np.cumsum(np.where(np.isfinite(ranked), ranked, 0), axis=1)
+    count = np.clip(np.ceil(part * available - 1e-9).astype(np.int64), 1, np.maximum(available, 1))
+    means: Floats = np.where(available > 0, sums[np.arange(len(sums)), count - 1] / count, -np.inf)
+    return means

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from cosphere._lazy import lazily
 
 if TYPE_CHECKING:
+    from cosphere.experiment.auditing import Audit as Audit
+    from cosphere.experiment.auditing import audit as audit
     from cosphere.experiment.calibrating import CalibratedRun as CalibratedRun
     from cosphere.experiment.calibrating import calibrate_run as calibrate_run
     from cosphere.experiment.comparing import ComparedRuns as ComparedRuns
@@ -47,6 +49,8 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "Audit": "cosphere.experiment.auditing",
+            "audit": "cosphere.experiment.auditing",
             "CalibratedRun": "cosphere.experiment.calibrating",
             "calibrate_run": "cosphere.experiment.calibrating",
             "ComparedRuns": "cosphere.experiment.comparing",
@@ -87,6 +91,7 @@ else:
     )
 
 __all__ = [
+    "Audit",
     "CalibratedRun",
     "ComparedRuns",
     "Evaluation",
@@ -97,6 +102,7 @@ __all__ = [
     "Reproduction",
     "Searched",
     "add_to_index",
+    "audit",
     "calibrate_run",
     "choose_device",
     "choose_images",

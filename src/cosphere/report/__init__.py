@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cosphere._lazy import lazily
 
 if TYPE_CHECKING:
+    from cosphere.report.audit import write_audit as write_audit
     from cosphere.report.data import ReportData as ReportData
     from cosphere.report.data import report_data_from_run as report_data_from_run
     from cosphere.report.page import write_report as write_report
@@ -19,6 +20,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "write_audit": "cosphere.report.audit",
             "ReportData": "cosphere.report.data",
             "report_data_from_run": "cosphere.report.data",
             "write_report": "cosphere.report.page",
@@ -36,6 +38,7 @@ __all__ = [
     "StripItem",
     "neighbour_strip",
     "report_data_from_run",
+    "write_audit",
     "write_report",
     "write_sphere",
     "write_study_report",

@@ -1,0 +1,8 @@
+"""Proposed changes of labels as a file: look at it, apply it, undo it. No image is ever deleted or written."""
+
+from __future__ import annotations
+
+from cosphere.data.patches.applying import AppliedPatch, apply_patch, undo_patch
+from cosphere.data.patches.proposal import RELABEL, REMOVE, Change, read_patch, write_patch
+
+__all__ = ["RELABEL", "REMOVE", "AppliedPatch", "Change", "apply_patch", "read_patch", "undo_patch", "write_patch"]
