@@ -104,6 +104,8 @@ def test_short_forms(filled: Store) -> None:
     assert len(filled.rows({"a": 7}))
     assert set(filled.rows({"a": 7})).isdisjoint(filled.rows({"a": "7"}))
     assert filled.rows({"a": 1}).tolist() == filled.rows({"a": True}).tolist()
+    assert filled.rows({"a": []}).tolist() == []
+    assert filled.rows({"a": ("not in", [])}).tolist() == filled.rows().tolist()
     assert filled.rows().tolist() == [item.row for item in filled]
     many = [f"id {place}" for place in range(5000)]
     assert len(filled.rows({"id": many})) == 135

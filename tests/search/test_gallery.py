@@ -226,6 +226,25 @@ def test_searches_from_several_threads(filled: Gallery) -> None:
     assert [found[number] for number in range(40)] == want
 
 
+def test_a_remembered_filter_follows_the_commits(filled: Gallery) -> None:
+    query, where = rows_of(1, 8)[0], {"label": "new"}
+    for turn in range(6):
+        filled.search(query, 1, {"n": turn})  # more filters than are remembered
+        assert len(filled.search(query, 10, where)) == turn
+        assert len(filled.search(query, 10, where)) == turn
+        filled.add(rows_of(1, 100 + turn), [f"new {turn}"], where)
+    filled.delete(["new 0"])
+    assert len(filled.search(query, 10, where)) == 5
+    assert len(filled._filtered) == 1
+
+
+def test_rows_are_read_ahead_of_the_first_search(original: Path) -> None:
+    with Gallery.open(original) as gallery:
+        assert gallery.held_bytes == 0
+        assert gallery.load() == gallery.store.state().generation
+        assert gallery.held_bytes >= 2000 * 4 * DIM
+
+
 def test_memory_is_that_of_the_rows(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (20_000, 64), np.uint8)
     with Gallery.create(tmp_path / "g", dim=512, holds="codes") as gallery:

@@ -177,10 +177,14 @@ def _rows_of(connection: Connection, condition: Condition, number: int | None, e
         return np.zeros(0, dtype=np.int64)
     table, column, about = ("item", "id", ()) if condition.column == ID else ("fact", "value", (number,))
     named = "" if condition.column == ID else "name = ? AND "
-    rows: list[tuple[Any, ...]] = []
-    for test, bound in _tests(operator, column, values):
-        rows += connection.rows(f"SELECT row FROM {table} WHERE {named}{test}", (*about, *bound))
-    return np.unique(np.array([row for (row,) in rows], dtype=np.int64))
+    parts = [
+        np.fromiter(
+            (row for (row,) in connection.each(f"SELECT row FROM {table} WHERE {named}{test}", (*about, *bound))),
+            dtype=np.int64,
+        )
+        for test, bound in _tests(operator, column, values)
+    ]
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
 
 def _tests(operator: str, column: str, values: tuple[Value, ...]) -> Iterable[tuple[str, list[Value]]]:

@@ -17,20 +17,23 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from cosphere._types import Float32s, Progress
+from cosphere._types import Float32s, Integers, Progress
 from cosphere.errors import DataError, SettingsError
 from cosphere.gallery import Compacted, Deleted, Item, Space, Store, Where, check_all, compact, parse
 from cosphere.gallery.items import find, read, read_thumbnails
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.where import matching
+from cosphere.gallery.where import Filter, matching
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
-from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem
+from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision
 from cosphere.search.gallery_rows import check_model, space_of
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held
 
 __all__ = ["Gallery", "GalleryHit", "GalleryItem"]
+
+_FILTERS = 4
+"""Filters whose rows are remembered between two commits."""
 
 
 class Gallery(AnyGallery):
@@ -44,6 +47,8 @@ class Gallery(AnyGallery):
         super().__init__(store, embedder)
         self.store = store
         self._held: dict[str, Held] = {}
+        self._filtered: dict[Filter, Integers] = {}
+        self._filtered_at = -1
         self._guard = threading.RLock()
 
     @classmethod
@@ -107,6 +112,7 @@ class Gallery(AnyGallery):
         """Let another process write, and free the memory. A later call opens the gallery again."""
         with self._guard:
             self._held.clear()
+            self._filtered.clear()
             self.store.close()
 
     @property
@@ -146,6 +152,16 @@ class Gallery(AnyGallery):
 
     # Searching
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the rows in memory."""
+        return sum(held.nbytes for held in self._held.values())
+
+    def load(self, precision: Precision | None = None) -> int:
+        """Read the rows into memory, which otherwise the first search does; returns the generation of the last commit."""
+        with self._guard, self.store.reading() as connection:
+            return self._current(self._kind(precision), connection).known.generation
+
     def refresh(self) -> int:
         """Bring the rows in memory up to the last commit, and return its generation. A search does this by itself."""
         with self._guard, self.store.reading() as connection:
@@ -160,13 +176,25 @@ class Gallery(AnyGallery):
         with self._guard, self.store.reading() as connection:
             held = self._current(kind, connection)
             self._check_width(held.space)
-            kept = None if wanted is None else matching(connection, wanted, held.live_rows)
+            kept = None if wanted is None else self._kept(connection, wanted, held)
             found = held.search(queries, k, kept)
             items = {item.row: item for item in read(connection, np.unique(found.rows).tolist())}
         return [
             [(items[row], score) for row, score in zip(rows, scores, strict=True)]
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+
+    def _kept(self, connection: Connection, wanted: Filter, held: Held) -> Integers:
+        """Row numbers that a filter keeps; those of the last filters are remembered until the next commit."""
+        generation = held.known.generation
+        if self._filtered_at != generation:
+            self._filtered.clear()
+            self._filtered_at = generation
+        if wanted not in self._filtered:
+            while len(self._filtered) >= _FILTERS:
+                del self._filtered[next(iter(self._filtered))]
+            self._filtered[wanted] = matching(connection, wanted, held.live_rows)
+        return self._filtered[wanted]
 
     def _current(self, kind: str, connection: Connection) -> Held:
         held = self._held.setdefault(kind, Held(kind))
