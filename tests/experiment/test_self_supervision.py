@@ -19,9 +19,11 @@ from cosphere.data import read_catalogue, training_parts
 from cosphere.errors import DataError
 from cosphere.experiment import resume_run, run
 from cosphere.experiment.listener import SilentReporter
+from cosphere.images import IMAGENET_MEAN, Augmentation
+from cosphere.images.augmentation import CIFAR_MEAN, CIFAR_STD
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
-from cosphere.train import TrainSettings
+from cosphere.train import TrainSettings, build_model
 from cosphere.train.checkpoint import load_checkpoint
 
 SIMCLR: dict[str, Any] = {
@@ -96,7 +98,8 @@ def test_images_without_labels_are_held_out_whatever_their_order(flat: Path) -> 
 
 
 def test_a_loss_that_compares_classes_still_wants_them(flat: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds 60 images but no class folders"):
+    advice = "holds 60 images but no class folders.* Or learn without labels: --config ssl/simclr-small"
+    with pytest.raises(DataError, match=advice):
         run(settings_on(flat, **{"loss.name": "sup_con", "loss.settings": {}}), tmp_path / "run")
 
 
@@ -124,6 +127,17 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(flat: Path, tmp_pa
         run(settings, tmp_path / "broken", reporter=Killer())
     resume_run(tmp_path / "broken")
     same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_network_with_random_weights_sees_the_presets_mean_and_deviation(tmp_path: Path) -> None:
+    embedder, augmentation = build_model(settings_on(tmp_path))
+    assert (embedder.preprocessing.mean, embedder.preprocessing.std) == (CIFAR_MEAN, CIFAR_STD)
+    assert augmentation == Augmentation(preset="simclr-cifar")
+    other, _ = build_model(settings_on(tmp_path, **{"images.preset": "simclr-224", "images.blur": 0}))
+    assert other.preprocessing.mean == IMAGENET_MEAN
+    embedder.save(tmp_path / "model")
+    tuned = {"model.weights": str(tmp_path / "model"), "images.preset": "sec"}  # what the weights were trained on wins
+    assert build_model(settings_on(tmp_path, **tuned))[0].preprocessing.mean == CIFAR_MEAN
 
 
 def same(one: Path, other: Path) -> None:

@@ -14,6 +14,7 @@ from cosphere.experiment import resume_run
 from cosphere.experiment import run as run_experiment
 from cosphere.runs import RunFolder
 from cosphere.train import TrainResult, TrainSettings, reporter
+from cosphere.train.setup import learns_from_labels
 
 _EXAMPLES = [
     "cosphere train photos/ --name first",
@@ -108,4 +109,5 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
         console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
     console.line(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; the model is in {folder.model}")
     root = Path(settings.data.root).absolute()
-    console.line(f"next: cosphere evaluate {folder.path} {root}    cosphere search {folder.path} {root} QUERY.jpg")
+    by = "" if learns_from_labels(settings) else " --protocol knn"  # as self-supervision is judged, on data with labels
+    console.line(f"next: cosphere evaluate {folder.path} {root}{by}    cosphere search {folder.path} {root} QUERY.jpg")

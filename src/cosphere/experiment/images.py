@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosphere import data
 from cosphere.errors import DataError
@@ -104,12 +105,18 @@ def training_images(settings: TrainSettings) -> Catalogue:
     from cosphere.train.setup import learns_from_labels  # here, because a search needs neither losses nor training
 
     how = settings.data
-    return data.read_catalogue(
-        how.root,
-        layout=how.layout,
-        classes=how.classes,
-        labels="required" if learns_from_labels(settings) else "optional",
-    )
+    places: dict[str, Any] = {"layout": how.layout, "classes": how.classes}
+    if not learns_from_labels(settings):
+        return data.read_catalogue(how.root, labels="optional", **places)
+    try:
+        return data.read_catalogue(how.root, **places)
+    except DataError as error:
+        unlabelled = False
+        with contextlib.suppress(DataError):
+            unlabelled = not data.read_catalogue(how.root, labels="optional", **places).labelled
+        if unlabelled:
+            raise DataError(f"{error} Or learn without labels: --config ssl/simclr-small.") from error
+        raise
 
 
 def parts_of_training(catalogue: Catalogue, settings: TrainSettings) -> TrainingParts:
