@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,11 @@ from cosphere.gallery.where import Filter, matching
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
 from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision
+from cosphere.search.gallery_index import GalleryIndex
 from cosphere.search.gallery_rows import check_model, space_of
 from cosphere.search.hamming import BitRows
-from cosphere.search.held import Held
+from cosphere.search.held import Held, Nearest
+from cosphere.search.index import Index, check_kind
 
 __all__ = ["Gallery", "GalleryHit", "GalleryItem"]
 
@@ -47,6 +49,7 @@ class Gallery(AnyGallery):
         super().__init__(store, embedder)
         self.store = store
         self._held: dict[str, Held] = {}
+        self._index: GalleryIndex | None = None
         self._filtered: dict[Filter, Integers] = {}
         self._filtered_at = -1
         self._guard = threading.RLock()
@@ -113,6 +116,8 @@ class Gallery(AnyGallery):
         with self._guard:
             self._held.clear()
             self._filtered.clear()
+            if self._index is not None:
+                self._index = GalleryIndex(self._index.kind, self._index.options)
             self.store.close()
 
     @property
@@ -177,12 +182,45 @@ class Gallery(AnyGallery):
             held = self._current(kind, connection)
             self._check_width(held.space)
             kept = None if wanted is None else self._kept(connection, wanted, held)
-            found = held.search(queries, k, kept)
-            items = {item.row: item for item in read(connection, np.unique(found.rows).tolist())}
+            found = self._found(queries, k, held, kept)
+            items = {item.row: item for item in read(connection, np.unique(found.rows[found.rows > 0]).tolist())}
         return [
-            [(items[row], score) for row, score in zip(rows, scores, strict=True)]
+            [(items[row], score) for row, score in zip(rows, scores, strict=True) if row in items]
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+
+    def _found(self, queries: UnitRows | BitRows, k: int, held: Held, kept: Integers | None) -> Nearest:
+        if self._index is None or not isinstance(queries, UnitRows):
+            return held.search(queries, k, kept)
+        return self._index.search(queries, k, held, kept)
+
+    def use_index(self, kind: str = "auto", **options: Any) -> Index | None:
+        """Search floats through an index from now on, instead of comparing all rows.
+
+        It is built in memory, takes in each commit, and is built again when a fifth of its rows is deleted. A filter that keeps
+        less than 5 % is answered exactly. Galleries of fewer than 1000 items are searched exactly all the same.
+
+        Args:
+            kind: one of :data:`cosphere.search.KINDS`; ``auto`` measures and chooses; ``exact`` goes back to comparing all rows.
+            options: further arguments of :meth:`Index.build`, such as ``wanted_recall`` or ``ef_search``.
+
+        Returns:
+            the index, with its measured recall in ``check`` and why it was chosen in ``reason``; None where all rows are compared.
+
+        Raises:
+            SettingsError: there is no such kind, or the gallery holds codes only.
+        """
+        check_kind(kind, auto=True)
+        if kind == "exact":
+            self._index = None
+            return None
+        if not self.space.has_floats:
+            raise SettingsError(f"{self.path} holds codes only, which are compared exactly. Leave use_index out.")
+        index = GalleryIndex(kind, options)
+        with self._guard, self.store.reading() as connection:
+            index.refresh(self._current("floats", connection))
+            self._index = index
+        return index.index
 
     def _kept(self, connection: Connection, wanted: Filter, held: Held) -> Integers:
         """Row numbers that a filter keeps; those of the last filters are remembered until the next commit."""

@@ -158,6 +158,11 @@ class Held:
         parts = [one.numbers[: one.size][one.live[: one.size]] for one in self._segments]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
+    def units(self, rows: Integers) -> Tensor:
+        """(n, D) float32 unit rows of sorted row numbers, copied."""
+        parts = [one.values[torch.from_numpy(one.places_of(rows))] for one in self._segments]
+        return torch.cat(parts) if parts else torch.zeros(0, self.space.dim)
+
     def search(
         self, queries: UnitRows | BitRows, k: int, rows: Integers | None = None, block_bytes: int = BLOCK_BYTES
     ) -> Nearest:

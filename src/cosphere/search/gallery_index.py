@@ -1,0 +1,79 @@
+"""An approximate index over the rows that a gallery holds in memory: caught up with every commit, built again when much changed.
+
+It is made from the rows and never the truth: which rows are alive is asked of the gallery at every search, and given to the index as a
+bitmap, together with the filter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cosphere._types import Flags, Integers
+from cosphere.rows import UnitRows
+from cosphere.search.held import Held, Nearest
+from cosphere.search.index import REBUILD_SHARE, Index
+
+FEWEST = 1000
+"""Rows below which all of them are compared, whatever the kind."""
+
+
+class GalleryIndex:
+    """An index of some kind over a gallery's float rows.
+
+    Args:
+        kind: one of :data:`cosphere.search.KINDS`, or ``auto``.
+        options: further arguments of :meth:`Index.build`, such as ``wanted_recall`` or ``ef_search``.
+    """
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        self.kind = kind
+        self.index: Index | None = None
+        self.options = options
+        self._numbers: Integers = np.zeros(0, np.int64)
+        self._alive: Flags | None = None
+        self._known = Held("floats").known
+
+    def refresh(self, held: Held) -> None:
+        """Take in what the gallery's rows in memory gained and lost."""
+        if held.known == self._known:
+            return
+        live = held.live_rows()
+        moved = (held.known.epoch, held.known.space) != (self._known.epoch, self._known.space)
+        last = int(self._numbers[-1]) if len(self._numbers) else 0
+        new = live[live > last]
+        dead = len(self._numbers) + len(new) - len(live)
+        if len(live) < FEWEST:
+            self.index, self._numbers = None, live[:0]
+        elif self.index is None or moved or dead > REBUILD_SHARE * (len(self._numbers) + len(new)):
+            self.index = Index.build(held.units(live), self.kind, **self.options)
+            self._numbers = live
+        elif len(new):
+            self.index.add(held.units(new))
+            self._numbers = np.concatenate([self._numbers, new])
+        self._alive = None if len(self._numbers) == len(live) else np.isin(self._numbers, live, assume_unique=True)
+        self._known = held.known
+
+    def search(self, queries: UnitRows, k: int, held: Held, rows: Integers | None) -> Nearest:
+        """The nearest rows as the index finds them; see :meth:`Held.search`. A place for which it finds none has row number -1."""
+        self.refresh(held)
+        if self.index is None:
+            return held.search(queries, k, rows)
+        keep = self._alive
+        if rows is not None:
+            at = np.minimum(np.searchsorted(self._numbers, rows), len(self._numbers) - 1)
+            kept = np.zeros(len(self._numbers), dtype=bool)
+            kept[at[self._numbers[at] == rows]] = True
+            keep = kept if keep is None else keep & kept
+        count = len(self._numbers) if keep is None else int(keep.sum())
+        if not count:
+            return held.search(queries, k, rows)
+        ids, scores = self.index.search(queries.rows, min(k, count, self._most()), keep=keep)
+        numbers = np.where(ids.numpy() < 0, -1, self._numbers[np.maximum(ids.numpy(), 0)])
+        return Nearest(numbers, scores.numpy())
+
+    def _most(self) -> int:
+        """Most neighbours that the kind can give; a shortlist bounds them."""
+        bounded = self.index is not None and self.index.kind in ("rerank", "coarse-bits")
+        return self.index.shortlist if bounded and self.index is not None else 2**31

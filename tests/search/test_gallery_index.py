@@ -1,0 +1,82 @@
+"""A gallery searched through an approximate index: caught up with every commit, and never an answer that was deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosphere.errors import SettingsError
+from cosphere.search import Gallery
+
+DIM = 16
+
+
+def rows_of(count: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(count, 4)) @ np.random.default_rng(99).normal(size=(4, DIM))).astype(np.float32)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    with Gallery.create(tmp_path / "g", dim=DIM) as made:
+        made.add(rows_of(2000), [f"i{n}" for n in range(2000)], {"n": list(range(2000))})
+        yield made
+
+
+def recall(gallery: Gallery, exact: Gallery, where: dict | None = None) -> float:
+    """Share of the ten nearest that the index finds."""
+    queries = rows_of(30, 7)
+    found = gallery.search_many(queries, 10, where)
+    want = exact.search_many(queries, 10, where)
+    shared = [len({hit.id for hit in one} & {hit.id for hit in other}) for one, other in zip(found, want, strict=True)]
+    return sum(shared) / sum(len(one) for one in want)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "int8"])
+def test_an_index_follows_additions_deletions_and_filters(kind: str, gallery: Gallery) -> None:
+    index = gallery.use_index(kind, wanted_recall=0.9)
+    assert index is not None
+    assert index.check is not None
+    with Gallery.open(gallery.path) as exact:
+        assert recall(gallery, exact) > 0.85
+        gallery.add(rows_of(300, 1), [f"new {n}" for n in range(300)], {"n": list(range(5000, 5300))})
+        gone = [f"i{n}" for n in range(0, 600, 3)]
+        gallery.delete(gone)
+        assert recall(gallery, exact) > 0.85
+        assert gallery._index.index is index  # caught up, not built again
+        for hits in gallery.search_many(rows_of(50, 3), 50):
+            assert not {hit.id for hit in hits} & set(gone)
+        assert recall(gallery, exact, {"n": ("<", 1000)}) > 0.85
+        assert recall(gallery, exact, {"n": ("<", 20)}) == 1  # few: exactly
+        assert gallery.search(rows_of(1)[0], 5, {"n": -1}) == []
+        gallery.delete(where={"n": ("<", 900)})
+        gallery.search(rows_of(1)[0])
+        assert gallery._index.index is not index  # more than a fifth is deleted
+        assert recall(gallery, exact) > 0.85
+        assert len(gallery.search(rows_of(1)[0], 10**5, {"n": ("<", 950)})) == 50
+        gallery.compact()
+        assert recall(gallery, exact) > 0.85
+        gallery.close()
+        assert gallery._index.index is None  # the memory is free
+        assert recall(gallery, exact) > 0.85
+
+
+def test_the_kind_is_checked_and_exact_goes_back(gallery: Gallery, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no index of kind 'hnws'"):
+        gallery.use_index("hnws")
+    gallery.use_index("hnsw")
+    assert gallery.use_index("exact") is None
+    assert gallery._index is None
+    codes = Gallery.create(tmp_path / "codes", dim=DIM, holds="codes")
+    with codes, pytest.raises(SettingsError, match="holds codes only, which are compared exactly"):
+        codes.use_index("hnsw")
+    with Gallery.create(tmp_path / "small", dim=DIM) as small:
+        small.add(rows_of(5), range(5))
+        assert small.use_index("hnsw") is None
+        assert [hit.id for hit in small.search(rows_of(5)[2], 1)] == ["2"]
+        small.add(rows_of(1500, 4), [f"more {n}" for n in range(1500)])
+        assert len(small.search(rows_of(5)[2], 3)) == 3
+        assert small._index.index is not None
