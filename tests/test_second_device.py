@@ -19,6 +19,7 @@ from torch import Tensor
 from cosphere import evaluate, losses, search
 from cosphere.codes import from_bits, hamming, to_bits
 from cosphere.health import embedding_health
+from cosphere.images import preset
 from cosphere.norm_lens import gradient_lens, step_lens
 from cosphere.spherical import SphericalConstraint
 from cosphere.train.ledger import step_numbers
@@ -264,6 +265,21 @@ def test_training_steps(name: str, kind: type[torch.optim.Optimizer]) -> None:
         for one, other in zip(here[0].parameters(), parts[0].parameters(), strict=True):
             assert other.device == DEVICE
             torch.testing.assert_close(other.detach().cpu(), one.detach())
+
+
+# Views
+
+
+@pytest.mark.parametrize("name", ["simclr-cifar", "simclr-224"])
+def test_views_are_finished_there_without_waiting(name: str) -> None:
+    sizes, augmentation = preset(name, 16)
+    pixels = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    expected = augmentation.finished(pixels, sizes, np.arange(24))
+    with second_device() as reads:
+        there = augmentation.finished(sent(pixels), sizes, np.arange(24))
+        assert there.device == DEVICE
+        assert reads.total() == 0, dict(reads)
+        assert torch.equal(there.cpu(), expected)
 
 
 # Search, evaluation, health

@@ -67,10 +67,10 @@ def test_blur_is_torchvisions_with_one_sigma_for_each_image(side: int, kernel: i
 
 
 def test_every_order_is_each_rows_own() -> None:
-    orders = torch.tensor(list(itertools.permutations(range(3))))
+    orders = np.array(list(itertools.permutations(range(3))))
     values = torch.ones(7, 3, 2, 2)
     changes = [lambda some, _: some + 1, lambda some, _: some * 3, lambda some, _: some.square()]
-    colours.in_any_order(values, torch.arange(6), torch.cat([orders, orders[:1]]), changes)
+    colours.in_any_order(values, np.arange(6), np.concatenate([orders, orders[:1]]), changes)
     for row, order in enumerate(orders.tolist()):
         want = 1
         for change in order:

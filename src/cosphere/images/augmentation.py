@@ -246,20 +246,22 @@ class Augmentation(PlainSettings):
         """
         spread = np.array([self.color_jitter] * 3 + [self.hue])
         amounts = torch.from_numpy((2 * table[:, 1:5] - 1) * spread).to(images)[:, :, None, None, None]
-        order = torch.from_numpy(table[:, 5:9].argsort(axis=1)).to(images.device)
+        order = table[:, 5:9].argsort(axis=1)
         changes = [
             lambda some, rows: colours.brightness(some, 1 + amounts[rows, 0]),
             lambda some, rows: colours.contrast(some, 1 + amounts[rows, 1]),
             lambda some, rows: colours.saturation(some, 1 + amounts[rows, 2]),
             lambda some, rows: colours.hue(some, amounts[rows, 3]),
         ]
-        colours.in_any_order(images, _rows(table[:, 0] < self.color_probability, images), order, changes)
-        rows = _rows(table[:, 9] < self.grayscale, images)
-        if len(rows):
+        colours.in_any_order(images, np.flatnonzero(table[:, 0] < self.color_probability), order, changes)
+        gray = np.flatnonzero(table[:, 9] < self.grayscale)
+        if len(gray):
+            rows = torch.from_numpy(gray).to(images.device)
             images[rows] = colours.gray(images[rows]).expand(-1, 3, -1, -1)
-        rows = _rows(table[:, 10] < self.blur, images)
-        if len(rows):
-            images[rows] = colours.blur(images[rows], 0.1 + 1.9 * table[rows.cpu().numpy(), 11])
+        blurred = np.flatnonzero(table[:, 10] < self.blur)
+        if len(blurred):
+            rows = torch.from_numpy(blurred).to(images.device)
+            images[rows] = colours.blur(images[rows], 0.1 + 1.9 * table[blurred, 11])
 
     def _crop(self, pixels: Tensor, size: int, draw: random.Random) -> Tensor:
         _, height, width = pixels.shape
@@ -289,11 +291,6 @@ class Augmentation(PlainSettings):
             sigma = np.array([draw.uniform(0.1, 2)])
             pixels = colours.blur(pixels[None].float(), sigma)[0].round_().to(torch.uint8)
         return pixels
-
-
-def _rows(chosen: NDArray[np.bool_], like: Tensor) -> Tensor:
-    """(R,) int64 numbers of the chosen rows, on the device of another tensor."""
-    return torch.from_numpy(np.flatnonzero(chosen)).to(like.device)
 
 
 def own_scale(name: str) -> tuple[Triple, Triple] | None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere._types import Floats
+from cosphere._types import Floats, Integers
 
 WHITE = 255.0
 
@@ -75,20 +75,21 @@ def blur(images: Tensor, sigma: Floats) -> Tensor:
 
 
 def in_any_order(
-    images: Tensor, rows: Tensor, order: Tensor, changes: list[Callable[[Tensor, Tensor], Tensor]]
+    images: Tensor, rows: Integers, order: Integers, changes: list[Callable[[Tensor, Tensor], Tensor]]
 ) -> None:
     """Apply every change to the images of some rows, in an order of each row's own. In place.
 
     Args:
         images: (B, 3, H, W) float.
-        rows: (R,) int64.
-        order: (B, len(changes)) int64; ``order[i, t]`` is the change that image i gets at time t.
+        rows: (R,) integers, on the host: choosing on a GPU would wait for it each time.
+        order: (B, len(changes)) integers; ``order[i, t]`` is the change that image i gets at time t.
         changes: each from images (b, 3, H, W) and the numbers (b,) of their rows to the changed images.
     """
     for time in range(len(changes)):
         for number, change in enumerate(changes):
-            chosen = rows[order[rows, time] == number]
-            if len(chosen):
+            some = rows[order[rows, time] == number]
+            if len(some):
+                chosen = torch.from_numpy(some).to(images.device)
                 images[chosen] = change(images[chosen], chosen)
 
 
