@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosphere.cli.evaluate import show, suspects_line
-from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
-from cosphere.experiment import Evaluation
+from cosphere.cli.evaluate import run, show, suspects_line
+from cosphere.cli.protocol_tables import show as show_protocol
+from cosphere.errors import SettingsError
+from cosphere.evaluate import Embeddings, EvaluationSettings, Interval, score_embeddings
+from cosphere.evaluate.scores import Value
+from cosphere.experiment import Evaluation, ProtocolEvaluation
 from cosphere.experiment.evaluation import save_class_tables
+from cosphere.experiment.protocols import Part, ProtocolScores
 from cosphere.runs import RunFolder
 
 
@@ -72,3 +76,40 @@ def test_published_scores_and_the_weakest_classes_stand_beside(
 )
 def test_the_line_of_suspects_counts_in_grammar(suspects: int, words: str) -> None:
     assert suspects_line(suspects, 32) == f"{words} first in"
+
+
+def test_the_tables_of_a_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = Part(
+        key="unseen",
+        title="people [b]never[/b] trained on",
+        values={"accuracy": Value(0.5, Interval(0.4, 0.6)), "tar@far=1e-3": Value(0.25, None)},
+        counts={"same_pairs": 1200, "different_pairs": 7},
+        details={"folds": {"accuracy_std": 0.0321}, "lengths": {"correlation": 0.125, "gain": None}},
+    )
+    scores = ProtocolScores(protocol="lfw", settings=None, parts=(part,), notes=("a note [/x]",))
+    folder = RunFolder(tmp_path / "a run")
+    show_protocol(ProtocolEvaluation(folder=folder, scores=scores, path=folder.path / "scores-lfw.json"))
+    shown = capsys.readouterr()
+    assert "people [b]never[/b] trained on" in shown.out
+    row = next(line for line in shown.out.splitlines() if "unseen/accuracy" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == ["unseen/accuracy", "50.00", "40.0 to 60.0", "3.21"]
+    assert "1,200 same pairs, 7 different pairs" in shown.out
+    assert "length and being right: correlation +0.12\n" in shown.out
+    assert "note: a note [/x]" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pairs", "x.csv"], "--pairs and --options belong to a protocol. Add --protocol pairs"),
+        (["--options.k", "3"], "--pairs and --options belong to a protocol"),
+        (["--protocol", "knn", "--pairs", "x.csv"], "--pairs belongs to --protocol pairs; got --protocol knn"),
+        (["--protocol", "lfw", "--codes"], "--untrained and --codes do not go with --protocol"),
+        (["--protocol", "lfw", "--bits"], "--bits does not go with --protocol"),
+        (["--protocol", "lfv"], "there is no protocol 'lfv'. Did you mean 'lfw'?"),
+    ],
+)
+def test_options_that_do_not_go_together(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        run([str(tmp_path), *words])
+    assert message in str(caught.value)

@@ -101,6 +101,10 @@ def _run_protocol(given: Namespace) -> int:
         options["pairs"] = given.pairs
     if given.untrained or given.codes:
         raise SettingsError("--untrained and --codes do not go with --protocol. Leave them out.")
+    defaults = dataclasses.asdict(EvaluationSettings())
+    ranking = next((name for name, value in defaults.items() if given[name] != value), None)
+    if ranking is not None:
+        raise SettingsError(f"--{ranking} does not go with --protocol, whose settings are --options. Leave it out.")
     evaluation = evaluate_protocol(
         given.run,
         given.source,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -63,6 +64,9 @@ def test_the_linear_probe_is_logistic_regression(shared: Path, face_run: Path) -
     want = (model.predict(scaler.transform(test)) == labels).mean()
     scores = evaluate_protocol(face_run, shared, protocol="linear", options={"decay": 1e-2}).scores
     assert scores.value("accuracy") == pytest.approx(want)
+    interval = scores.values["accuracy"].interval
+    assert interval is not None
+    assert binom.sf(round(want * 20) - 1, 20, interval.low) == pytest.approx(0.025)  # Clopper and Pearson's lower end
     sgd = evaluate_protocol(face_run, shared, protocol="linear", options={"recipe": "sgd", "epochs": 3, "rate": 0.1})
     assert sgd.scores.value("accuracy_best_epoch") >= sgd.scores.value("accuracy")
     assert any("accuracy is after the last epoch" in note for note in sgd.scores.notes)

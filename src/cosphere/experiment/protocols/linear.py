@@ -11,6 +11,7 @@ from cosphere.evaluate import linear_probe
 from cosphere.evaluate.scores import Value
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.probing import ProbeData, chance, halves, probe_data
+from cosphere.experiment.protocols.verifying import binomial
 from cosphere.fields import Settings, setting
 
 
@@ -25,6 +26,7 @@ class LinearSettings(Settings):
         rate: of "sgd".
         batch_size: images in a step of "sgd".
         decay: weight of half the squared weights, of "lbfgs".
+        level: confidence level of the interval over test images.
         seed: of the first weights and the order of "sgd".
     """
 
@@ -35,6 +37,7 @@ class LinearSettings(Settings):
     rate: float = setting(5.0, above=0)
     batch_size: int = setting(256, at_least=1, at_most=MOST_IMAGES)
     decay: float = setting(1e-4, at_least=0)
+    level: float = setting(0.95, above=0, below=1)
     seed: int = setting(0, at_least=0, at_most=2**31 - 1)
 
 
@@ -62,7 +65,7 @@ def _scores(data: ProbeData, settings: LinearSettings) -> ProtocolScores:
         seed=settings.seed,
     )
     values = {
-        "accuracy": Value(probe.final, None),
+        "accuracy": Value(probe.final, binomial(round(probe.final * len(data.test)), len(data.test), settings.level)),
         "accuracy_best_epoch": Value(probe.best, None),
         "accuracy_train": Value(probe.train, None),
     }

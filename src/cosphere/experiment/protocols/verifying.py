@@ -187,7 +187,7 @@ def verification_part(
     elif chosen_on is not None:
         threshold = best_threshold(chosen_on.cosines, chosen_on.same, protocol=settings.rule)
         right = right_at(pairs.cosines, pairs.same, threshold, protocol=settings.rule)
-        judged = {"accuracy": Value(float(right.mean()), _binomial(right, settings.level))}
+        judged = {"accuracy": Value(float(right.mean()), binomial(int(right.sum()), len(right), settings.level))}
         details["threshold"] = threshold
     details["hardest"] = hardest(pairs, right, settings.hardest)
     if right is not None:
@@ -235,8 +235,9 @@ def _mean(accuracies: Floats, level: float) -> Value:
     return Value(summary.mean, ends)
 
 
-def _binomial(right: Flags, level: float) -> Interval:
-    ends = binomtest(int(right.sum()), len(right)).proportion_ci(level, "exact")
+def binomial(hits: int, count: int, level: float) -> Interval:
+    """The exact interval of a share of independent trials (Clopper and Pearson)."""
+    ends = binomtest(hits, count).proportion_ci(level, "exact")
     return Interval(float(ends.low), float(ends.high))
 
 
