@@ -95,7 +95,7 @@ def answer(
         gallery: G embeddings.
         k: images to find, from 1 to G less the query's own rows.
         kind: of the index, see :data:`cosphere.search.KINDS`, or "auto".
-        shortlist: codes that kinds ``rerank`` and ``coarse-bits`` rank again; None takes 100 (or k where it is larger) and 1000.
+        shortlist: codes that kinds ``rerank`` and ``coarse-bits`` rank again; None takes 100 (or k where it is larger) and 2000.
         wanted_recall: in [0, 1]; refuse an index that finds less of what exact search finds.
         index: of the gallery's embeddings, to be used as it is; None builds one. ``kind``, ``shortlist`` and
             ``wanted_recall`` are then not looked at.

@@ -28,8 +28,6 @@ _TILE_BYTES = 2**18
 """Gallery codes per tile. They and the distances stay in the second-level cache."""
 _SCAN_QUERIES = 32
 """Queries up to which the counting search of faiss is the faster one."""
-_SCAN_BYTES = 2**22
-"""Counters of one query's counting search: k rows for each possible distance."""
 _MOST_BITS = 2**24
 """Distances up to this are exact in float32."""
 
@@ -221,7 +219,7 @@ def search_bits(
         raise SizeError(f"dim={bits} does not fit codes of {gallery.width} bits. Give the width that was packed.")
     allowed = Allowed.of(gallery.size, queries.size, keep, exclude)
     k = allowed.check_k(k)
-    if fits_scan(queries, gallery, k + allowed.excludes):
+    if fits_scan(queries, gallery, k + allowed.excludes, block_bytes):
         ids, distances = scan(queries.rows.numpy(), gallery.rows.numpy(), k, allowed)
         return Neighbours(torch.from_numpy(ids), 1 - 2 * torch.from_numpy(distances) / bits)
     step = min(rows_within(block_bytes, 12 * gallery.size + 64 * k), queries.size)
@@ -241,10 +239,10 @@ def search_bits(
     return Neighbours(all_ids, scores)
 
 
-def fits_scan(queries: BitRows, gallery: BitRows, k: int) -> bool:
-    """Whether :func:`scan` is the faster way: few queries, a k whose counters stay in the cache, all on a CPU."""
+def fits_scan(queries: BitRows, gallery: BitRows, k: int, block_bytes: int) -> bool:
+    """Whether :func:`scan` is the faster way: few queries, counters of k rows for each distance that fit, all on a CPU."""
     on_cpu = queries.device.type == gallery.device.type == "cpu"
-    return on_cpu and queries.size <= _SCAN_QUERIES and 8 * k * (gallery.width + 1) <= _SCAN_BYTES
+    return on_cpu and queries.size <= _SCAN_QUERIES and 8 * queries.size * k * (gallery.width + 1) <= block_bytes
 
 
 def _hide(block: Tensor, exclude: Tensor, width: int) -> None:

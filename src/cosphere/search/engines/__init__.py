@@ -64,7 +64,7 @@ ENGINES: dict[str, Kind] = {
     ),
     "pq": _exhaustive("pq", "product quantisation, trained on the gallery", "cosine of quantised rows"),
     "coarse-bits": Kind(
-        "the first 256 bits find a shortlist, whole codes rank it",
+        "the first bits find a shortlist, whole codes rank it",
         _SIGNS,
         CoarseBits.build,
         CoarseBits.read,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosphere._types import Integers
 from cosphere.codes import Bytes, bytes_of, from_bits, to_bits
-from cosphere.rows import UnitRows
+from cosphere.rows import BLOCK_BYTES, UnitRows
 from cosphere.search.allowed import Allowed
 from cosphere.search.counting import nearest_listed
 from cosphere.search.engines.base import FEW, Approximate, Arrays, array_of
@@ -26,11 +26,11 @@ _MOST_QUERIES = 32
 
 
 class CoarseBits(Approximate):
-    """Kind ``coarse-bits``. The first bits lie in a block of their own: a query reads an eighth of 2048-bit codes, then its shortlist."""
+    """Kind ``coarse-bits``. The first bits lie in a block of their own: a query reads a quarter of 2048-bit codes, then its shortlist."""
 
     def __init__(self, codes: Bytes, dim: int, settings: IndexSettings) -> None:
         self._codes, self._dim = codes, dim
-        self._coarse = np.ascontiguousarray(codes[:, : settings.coarse_bits // 8])
+        self._coarse = np.ascontiguousarray(codes[:, : settings.coarse_bytes(codes.shape[1])])
         self.effort = settings.shortlist or COARSE_SHORTLIST
 
     @classmethod
@@ -83,7 +83,8 @@ class CoarseBits(Approximate):
         # A filter hides no row of the shortlist, so it needs no more of them.
         places = min(max(self.effort, wide), allowed.count)
         codes = to_bits(queries.rows.cpu().numpy())
-        step = max(1, min(_MOST_QUERIES, _LISTED_BYTES // (places * codes.shape[1])))
+        counters = 8 * places * (8 * self._coarse.shape[1] + 1)  # of the counting search
+        step = max(1, min(_MOST_QUERIES, _LISTED_BYTES // (places * codes.shape[1]), BLOCK_BYTES // counters))
         parts = [self._ranked(codes[at : at + step], wide, places, allowed) for at in range(0, len(codes), step)]
         return _joined(parts)
 

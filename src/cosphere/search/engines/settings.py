@@ -14,8 +14,9 @@ import numpy.typing as npt
 from cosphere.checks import check_whole
 from cosphere.errors import SettingsError, did_you_mean
 
-COARSE_SHORTLIST = 1000
+COARSE_SHORTLIST = 2000
 """Default shortlist of kind ``coarse-bits``."""
+_FEWEST_COARSE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,11 @@ class IndexSettings:
     """
 
     shortlist: int | None = None
-    """Rows that are ranked again: of ``rerank`` (100) and ``coarse-bits`` (1000). More finds more and takes longer."""
+    """Rows that are ranked again: of ``rerank`` (100) and ``coarse-bits`` (2000). More finds more and takes longer."""
     parts: int | None = None
     """Bytes per row of ``pq``; None takes ceil(D / 8), as many as packed bits."""
-    coarse_bits: int = 256
-    """First bits of each code that ``coarse-bits`` makes its shortlist by, a multiple of 8."""
+    coarse_bits: int | None = None
+    """First bits of each code that ``coarse-bits`` makes its shortlist by, a multiple of 8; None takes a quarter, at least 256."""
     m: int = 32
     """M of ``hnsw`` and ``hnsw-bits`` (Malkov & Yashunin, 2018): links of a row, twice as many on the lowest level."""
     ef_construction: int = 120
@@ -48,7 +49,7 @@ class IndexSettings:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_whole(name, value, least=least, most=most))
-        if self.coarse_bits % 8:
+        if self.coarse_bits is not None and self.coarse_bits % 8:
             raise SettingsError(f"coarse_bits must be a multiple of 8; got {self.coarse_bits}.")
 
     @classmethod
@@ -63,6 +64,11 @@ class IndexSettings:
             if name not in names:
                 raise SettingsError(f"an index has no setting {name!r}. {did_you_mean(name, names)}")
         return cls(**values)
+
+    def coarse_bytes(self, width: int) -> int:
+        """Bytes of each code of ``width`` bytes that a shortlist is made by."""
+        bits = max(_FEWEST_COARSE, 2 * width) if self.coarse_bits is None else self.coarse_bits
+        return min(width, bits // 8)
 
     def lists(self, rows: int) -> int:
         """``nlist`` of an index of so many rows.
