@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from making_gallery import DIM, content, rows_of
 
-from cosphere.errors import DataError, RunError, SettingsError, SizeError
+from cosphere.errors import DamagedError, DataError, RunError, SettingsError, SizeError
 from cosphere.gallery import Known, Space, Store, compact
 from cosphere.gallery.blocks import extents
+from cosphere.gallery.schema import digest
 
 
 def test_a_process_that_opens_a_gallery_loads_nothing_heavy(empty: Store) -> None:
@@ -262,7 +264,6 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path, empty: Store) -> None:
     (tmp_path / "x" / "gallery.sqlite").write_bytes(b"not a database, but long enough to be one" * 200)
     with pytest.raises(RunError, match="is damaged: file is not a database"):
         Store.open(tmp_path / "x")
-    import sqlite3
 
     with sqlite3.connect(tmp_path / "x.sqlite") as other:
         other.execute("CREATE TABLE mine (x)")
@@ -286,3 +287,45 @@ def test_space_and_state_come_back(tmp_path: Path) -> None:
         assert store.space() == space
         assert store.state().thumbnail == 96
         assert json.loads((tmp_path / "g" / "writer.lock").read_text() or "null") is None
+
+
+def test_thumbnails_are_counted_and_bounded(empty: Store) -> None:
+    with pytest.raises(SizeError, match="want thumbnails of 2 items, got 1"):
+        empty.add(["a", "b"], *rows_of(2), thumbnails=[b"x"])
+    with pytest.raises(SizeError, match="a thumbnail has more than 4,194,304 bytes"):
+        empty.add(["a"], *rows_of(1), thumbnails=[bytes(2**22 + 1)])
+
+
+@pytest.mark.parametrize(
+    ("table", "content_", "about"),
+    [
+        ("state", {"generation": 1}, ("state",)),
+        ("state", [1], ("state",)),
+        ("state", "\x00", ("state",)),
+        ("space", {"dim": "wide", "holds": "both", "model_id": "", "model": "", "preprocessing": None}, ("space", 1)),
+        (
+            "space",
+            {"dim": 20, "holds": "both", "model_id": "", "model": "", "preprocessing": None, "code": "x"},
+            ("space", 1),
+        ),
+    ],
+)
+def test_a_record_that_a_stranger_wrote_is_damaged(table: str, content_: object, about: tuple, empty: Store) -> None:
+    with empty.writing() as (connection, *_):
+        text = json.dumps(content_)
+        connection.run(f"UPDATE {table} SET content = ?, digest = ?", (text, digest(text.encode(), *about)))
+    with pytest.raises(DamagedError, match=f"{table}.* is not what was written"):
+        empty.space()
+
+
+def test_a_schema_that_a_stranger_wrote_runs_nothing(empty: Store) -> None:
+    """Functions with effects, such as load_extension, are refused in a stranger's triggers and views."""
+    empty.close()
+    other = sqlite3.connect(empty.file, isolation_level=None)
+    other.execute("CREATE TRIGGER bad AFTER INSERT ON item BEGIN SELECT load_extension('x'); END")
+    other.close()
+    with pytest.raises(
+        RunError, match=r"cannot be used: (unsafe use of load_extension|not authorized|no such function)"
+    ):
+        empty.add(["a"], *rows_of(1))
+    assert len(empty) == 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cosphere.gallery.schema import damaged, digest
+from cosphere.gallery.schema import damaged, digest, plain_object
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.values import Value, as_text
 
@@ -110,7 +109,10 @@ def read(connection: Connection, rows: Sequence[int]) -> list[Item]:
 def _item(connection: Connection, row: int, id_: Any, text: Any, kept: int) -> Item:
     if not isinstance(id_, str) or not isinstance(text, str) or _digest(row, id_, text) != kept:
         raise damaged(connection.path, f"item {row}")
-    return Item(row, id_, json.loads(text))
+    metadata = plain_object(text)
+    if metadata is None:
+        raise damaged(connection.path, f"item {row}")
+    return Item(row, id_, metadata)
 
 
 def read_all(connection: Connection) -> Iterator[Item]:

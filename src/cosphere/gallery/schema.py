@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cosphere.errors import DamagedError, RunError
 from cosphere.gallery.sqlite import Connection
 
+R = TypeVar("R", "State", "Space")
 FORMAT = 1
 """Incremented when an older Cosphere can no longer read the file."""
 APPLICATION = 0x436F7370
@@ -118,8 +119,19 @@ def unsealed(path: Path, text: Any, kept: Any, *about: object) -> dict[str, Any]
     """
     if not isinstance(text, str) or digest(text.encode("utf-8", "surrogatepass"), *about) != kept:
         raise damaged(path, " ".join(map(str, about)))
-    content: dict[str, Any] = json.loads(text)
+    content = plain_object(text)
+    if content is None:
+        raise damaged(path, " ".join(map(str, about)))
     return content
+
+
+def plain_object(text: str) -> dict[str, Any] | None:
+    """A JSON object; None for any other text."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def damaged(path: Path, part: str) -> DamagedError:
@@ -165,7 +177,19 @@ def read_state(connection: Connection) -> State:
     found = connection.one("SELECT content, digest FROM state")
     if found is None:
         raise damaged(connection.path, "state")
-    return State(**unsealed(connection.path, *found, "state"))
+    return _record(State, connection, unsealed(connection.path, *found, "state"), "state")
+
+
+def _record(kind: type[R], connection: Connection, content: dict[str, Any], name: str) -> R:
+    """A record of plain values; of a stranger's file, its digest may be right and its fields not."""
+    known = {field.name: field.type for field in fields(kind)}
+    try:
+        whole = all(isinstance(content[name], int) for name, type_ in known.items() if type_ == "int")
+    except KeyError:
+        whole = False
+    if not whole or set(content) != set(known):
+        raise damaged(connection.path, name)
+    return kind(**content)
 
 
 def write_state(connection: Connection, state: State) -> None:
@@ -182,7 +206,7 @@ def read_space(connection: Connection, number: int) -> Space:
     found = connection.one("SELECT content, digest FROM space WHERE number = ?", (number,))
     if found is None:
         raise damaged(connection.path, f"space {number}")
-    return Space(**unsealed(connection.path, *found, "space", number))
+    return _record(Space, connection, unsealed(connection.path, *found, "space", number), f"space {number}")
 
 
 def write_space(connection: Connection, number: int, space: Space) -> None:

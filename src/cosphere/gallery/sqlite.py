@@ -83,6 +83,8 @@ class Connection:
         with self.explained():
             self._open = _opened(path, mode)
             self.run(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+            self.run("PRAGMA trusted_schema = OFF")  # the file may be a stranger's
+            self.run("PRAGMA cell_size_check = ON")
             if mode == "create":
                 self.run(f"PRAGMA page_size = {PAGE_BYTES}")
                 self.run("PRAGMA journal_mode = WAL")

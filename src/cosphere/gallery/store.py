@@ -23,6 +23,7 @@ from cosphere.gallery.traces import left_over
 from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors, shown
 from cosphere.gallery.where import Filter, Where, matching, parse
 
+MOST_THUMBNAIL_BYTES = 2**22
 Existing = Literal["refuse", "skip", "replace"]
 
 
@@ -174,6 +175,7 @@ class Store(GalleryFolder):
         space = self.space()
         rows = Rows(np.zeros(0, np.int64), check_vectors(vectors, space, texts), check_codes(codes, space, texts))
         columns = _metadata(metadata, len(texts))
+        _check_thumbnails(thumbnails, len(texts))
         if not texts:
             return Added(0, 0, 0)
         with self.writing() as (connection, state, now):
@@ -372,6 +374,15 @@ def _metadata(metadata: Sequence[Mapping[str, Any] | None] | None, count: int) -
     if len(metadata) != count:
         raise SizeError(f"want metadata of {count} items, got {len(metadata)}. Give one mapping for each item.")
     return [check_metadata(one, place) for place, one in enumerate(metadata)]
+
+
+def _check_thumbnails(thumbnails: Sequence[bytes | None] | None, count: int) -> None:
+    if thumbnails is None:
+        return
+    if len(thumbnails) != count:
+        raise SizeError(f"want thumbnails of {count} items, got {len(thumbnails)}. Give one for each, None for none.")
+    if any(len(one or b"") > MOST_THUMBNAIL_BYTES for one in thumbnails):
+        raise SizeError(f"a thumbnail has more than {MOST_THUMBNAIL_BYTES:,} bytes. Make it smaller.")
 
 
 def _payloads(erased: Sequence[Rows], thumbnails: Sequence[bytes]) -> list[bytes]:
