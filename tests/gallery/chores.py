@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ DIM = 24
 MODELS = ("first", "second", "third", "fourth")
 
 
+@cache
 def vector(id_: str, version: int, model: str) -> np.ndarray:
     """The row of an item: a function of its id, its version and the model."""
     seed = sum(ord(letter) * 31**place for place, letter in enumerate(f"{id_}/{version}/{model}")) % 2**32

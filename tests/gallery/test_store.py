@@ -30,7 +30,7 @@ def test_a_process_that_opens_a_gallery_loads_nothing_heavy(empty: Store) -> Non
 @pytest.mark.usefixtures("driver")
 def test_random_changes_leave_what_a_dictionary_holds(empty: Store) -> None:
     chance, want = random.Random(0), {}
-    for turn in range(16):
+    for turn in range(11):
         known = sorted(want)
         kind = chance.choice(["add", "add", "one", "replace", "delete", "delete", "compact", "reopen"])
         if kind in ("add", "one") or not known:
@@ -56,17 +56,17 @@ def test_random_changes_leave_what_a_dictionary_holds(empty: Store) -> None:
     assert content(empty) == want
     assert sorted(item.id for item in empty) == sorted(want)
     assert all(one in empty for one in want)
-    assert "16/0" not in empty
+    assert "11/0" not in empty
 
 
 def test_a_reader_that_catches_up_holds_what_a_new_one_reads(empty: Store) -> None:
     chance, held, known = random.Random(1), {}, Known()
-    for turn in range(14):
+    for turn in range(9):
         rows, codes = rows_of(chance.choice([1, 3, 700]), turn)
         empty.add([f"{turn}/{place}" for place in range(len(rows))], rows, codes)
         every = [item.id for item in empty]
         empty.delete(chance.sample(every, chance.choice([1, len(every) // 3])))
-        if turn % 6 == 5:
+        if turn % 5 == 4:
             compact(empty)
         if turn % 3 == 0:
             continue

@@ -70,7 +70,7 @@ def test_filters_agree_with_plain_python(filled: Store) -> None:
     chance = random.Random(1)
     items = list(filled)
     hits = 0
-    for _ in range(120):
+    for _ in range(80):
         where: list[dict[str, Any]] = []
         for _ in range(chance.choice([1, 1, 2])):
             part = {}
@@ -94,7 +94,7 @@ def test_filters_agree_with_plain_python(filled: Store) -> None:
         assert filled.rows(where).tolist() == want, where
         assert [item.row for item in items if parse(where).holds(item.id, item.metadata)] == want, where
         hits += bool(want)
-    assert 40 < hits < 120  # the filters can tell items apart
+    assert 25 < hits < 80  # the filters can tell items apart
 
 
 def test_short_forms(filled: Store) -> None:
