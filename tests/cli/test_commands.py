@@ -17,6 +17,7 @@ from PIL import Image
 
 from cosphere import __version__
 from cosphere.cli import COMMANDS, main
+from cosphere.images import Faces, face_template
 from cosphere.models import Embedder
 from cosphere.train import PlainReporter
 
@@ -79,6 +80,26 @@ def test_convert_says_what_it_wrote(photos: Path, tmp_path: Path, capsys: pytest
     assert f"84 images in {tmp_path / 'x.rec'}, their table in" in " ".join(capsys.readouterr().out.split())
     assert main(["data", "convert", str(photos), str(tmp_path / "x.rec")]) == 2
     assert main(["data", "convert", str(photos), str(tmp_path / "x.rec"), "--overwrite"]) == 0
+
+
+def test_align_says_where_it_found_no_face(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(image: np.ndarray) -> Faces:
+        """A face in half of the classes."""
+        found = image[..., 0].mean() > image[..., 2].mean()
+        return Faces(np.ones((int(found), 4)), face_template()[None][: int(found)], np.ones(int(found)))
+
+    monkeypatch.setattr("cosphere.cli.data_align.load_detector", lambda *_, **__: detect)
+    words = ["data", "align", str(photos), str(tmp_path / "faces"), "--detector", "x.onnx", "--width", "96"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    faces = len(list((tmp_path / "faces").rglob("*.jpg")))
+    assert 0 < faces < 84
+    assert f"{faces} images in {tmp_path / 'faces'}, their table in" in " ".join(printed.out.split())
+    assert f"no face in {84 - faces} images: " in " ".join(printed.err.split())
+    with Image.open(next((tmp_path / "faces").rglob("*.jpg"))) as face:
+        assert face.size == (96, 112)
 
 
 def test_training_leaves_a_run(trained: Path) -> None:
@@ -302,6 +323,8 @@ def test_published_scores_stand_beside_ours(
             "wanted_recall must be a number >= 0 and at most 1",
         ),
         (["losses", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
+        (["data", "align", "{photos}", "{tmp}/x", "--detector", "{tmp}/none.onnx"], "there is no detector"),
+        (["data", "align", "{photos}", "{tmp}/x"], "detector"),
         (["data", "convert", "{photos}", "{photos}/x"], "lies among the images that are read"),
         (["data", "convert", "{photos}", "{tmp}/x.bin"], "is no form that data is converted into"),
         (["data", "chek"], "there is no `cosphere data chek`. Did you mean 'check'?"),
