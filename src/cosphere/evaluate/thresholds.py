@@ -46,16 +46,17 @@ class ThresholdRow(NamedTuple):
         """Plain numbers; an infinite threshold is None."""
         return {
             "wanted_far": self.wanted_far,
-            "threshold": _plain(self.threshold),
+            "threshold": plain_threshold(self.threshold),
             "far": self.far,
             "tar": self.tar,
-            "threshold_interval": [_plain(end) for end in self.threshold_interval],
+            "threshold_interval": [plain_threshold(end) for end in self.threshold_interval],
             "far_interval": list(self.far_interval),
             "tar_interval": list(self.tar_interval),
         }
 
 
-def _plain(value: float) -> float | None:
+def plain_threshold(value: float) -> float | None:
+    """For JSON: a threshold, or None where it is infinite, because it accepts every pair or none."""
     return value if math.isfinite(value) else None
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cosphere.errors import DataError, SettingsError
 from cosphere.experiment import evaluate_protocol
+from cosphere.experiment.protocols.verifying import ScoredPairs, VerificationSettings, verification_part
 from cosphere.models import Embedder
 
 
@@ -162,3 +163,24 @@ def test_a_model_that_saw_nobody_here(photos: Path, lfw_root: Path, face_run: Pa
     assert "nobody here has the name of a class that the model was trained on" in scores.notes
     with pytest.raises(SettingsError, match="the protocol lfw has no score 'unseen/auc' here"):
         scores.value("unseen/auc")
+
+
+def test_a_threshold_that_accepts_every_pair_is_null_in_the_file() -> None:
+    """Of people never trained on, most pairs are same ones: for a weak model it is best to accept them all."""
+    rng = np.random.default_rng(0)
+    same = rng.random(60) < 0.8
+    names = np.array([["a.jpg", "b.jpg"]] * 60, dtype=object)
+    scored = ScoredPairs(
+        np.where(same, -0.5, 0.5) + rng.normal(0, 0.1, 60),
+        same,
+        np.repeat(np.arange(3), 20),
+        rng.random((60, 2)),
+        names,
+    )
+    settings = VerificationSettings(samples=0)
+    folds = verification_part("unseen", "unseen", scored, settings)
+    chosen = verification_part("view_1", "View 1", scored._replace(folds=None), settings, chosen_on=scored)
+    content = json.loads(json.dumps([folds.as_dict(), chosen.as_dict()], allow_nan=False))
+    assert content[0]["folds"]["thresholds"] == [None, None, None]
+    assert content[1]["threshold"] is None
+    assert content[1]["scores"]["accuracy"]["value"] == pytest.approx(same.mean())

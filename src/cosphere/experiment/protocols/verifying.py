@@ -16,6 +16,7 @@ from cosphere.data import Pairs
 from cosphere.errors import DataError, SettingsError, counted
 from cosphere.evaluate import Interval, length_quality, seeds_summary, verification, verification_intervals
 from cosphere.evaluate.scores import Value
+from cosphere.evaluate.thresholds import plain_threshold
 from cosphere.evaluate.verification import FarRule, Folds, Roc, best_threshold, fold_accuracies, right_at
 from cosphere.evaluate.verification import Protocol as Rule
 from cosphere.experiment.protocols.base import Part
@@ -188,7 +189,7 @@ def verification_part(
         threshold = best_threshold(chosen_on.cosines, chosen_on.same, protocol=settings.rule)
         right = right_at(pairs.cosines, pairs.same, threshold, protocol=settings.rule)
         judged = {"accuracy": Value(float(right.mean()), binomial(int(right.sum()), len(right), settings.level))}
-        details["threshold"] = threshold
+        details["threshold"] = plain_threshold(threshold)
     details["hardest"] = hardest(pairs, right, settings.hardest)
     if right is not None:
         details["lengths"] = length_quality(pairs.lengths, right).as_dict()
@@ -245,7 +246,7 @@ def _folds_content(pairs: ScoredPairs, numbers: Integers, folds: Folds) -> dict[
     names = np.unique(numbers)
     return {
         "accuracies": folds.accuracies.tolist(),
-        "thresholds": folds.thresholds.tolist(),
+        "thresholds": [plain_threshold(one) for one in folds.thresholds.tolist()],
         "accuracy_std": float(folds.accuracies.std()),
         "same_pairs": [int((pairs.same & (numbers == name)).sum()) for name in names],
         "different_pairs": [int((~pairs.same & (numbers == name)).sum()) for name in names],
