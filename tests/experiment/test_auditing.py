@@ -128,6 +128,8 @@ def test_what_cannot_be_audited(bundle: Path, planted: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is a file; wanted a folder"):
         audit(planted, bundle, out=tmp_path / "file")
+    with pytest.raises(SettingsError, match=r"lies among the images of .*Choose a folder outside of them"):
+        audit(planted, bundle, out=planted / "train" / "audit")
     with pytest.raises(DataError, match="has no split 'val'"):
         audit(planted, bundle, out=tmp_path / "audit", split="val")
 

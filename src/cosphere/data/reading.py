@@ -20,7 +20,7 @@ from cosphere.errors import DataError, SettingsError, did_you_mean
 from cosphere.images import container_of
 from cosphere.images.containers import Container
 
-_OWN_TABLES = {"suspects.csv", "classes.csv"}
+_OWN_TABLES = {"suspects.csv", "classes.csv", "patch.csv"}
 """Tables that an evaluation writes: copied into a folder of images, they are still no list of its images."""
 
 

@@ -16,7 +16,7 @@ from cosphere import data, embeddings
 from cosphere._types import Floats, Integers, Progress
 from cosphere.data.patches import RELABEL, REMOVE, Change, write_patch
 from cosphere.embeddings import Embeddings
-from cosphere.errors import ImageError
+from cosphere.errors import ImageError, SettingsError
 from cosphere.evaluate import AuditFindings, AuditSettings, audit_embeddings
 from cosphere.experiment.embedding import check_embedding, settings_of_model, store_of, tolerated
 from cosphere.experiment.images import ALL, take_split
@@ -105,6 +105,8 @@ def audit(
     """
     check_embedding(batch_size, workers, max_unreadable)
     check_output_folder(out, (PATCH, FINDINGS, PAGE))
+    if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
+        raise SettingsError(f"--out {out} lies among the images of {source}. Choose a folder outside of them.")
     trained = None if model is None else settings_of_model(model)
     own = "top" if trained is None else trained.data.classes
     catalogue = data.read_catalogue(source, layout=layout, classes=classes or own)
