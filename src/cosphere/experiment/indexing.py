@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,12 +300,10 @@ def migrate_index(
         done, total = len(store) - _waiting_items(store), len(store)
         with listener.progress("embedding again") as progress:
             for block in migration.waiting(store):
-                if progress is not None:
-                    progress(done, total)
-                _stage(store, block, embedder, target, drop_unreadable, batch_size)
+                for count in _stage(store, block, embedder, target, drop_unreadable, batch_size):
+                    if progress is not None:
+                        progress(done + count, total)
                 done += len(block.items)
-                if progress is not None:
-                    progress(done, total)
         migration.switch(store)
         return len(store)
 
@@ -325,8 +323,8 @@ def _waiting_items(store: Store) -> int:
 
 def _stage(
     store: Store, block: migration.Waiting, embedder: Embedder, target: Space, drop: bool, batch_size: int
-) -> None:
-    """Embed the images of one block and keep their rows."""
+) -> Iterator[int]:
+    """Embed the images of one block and keep their rows; gives the number of images done so far after each batch."""
     paths = [str(item.metadata["path"]) for item in block.items]
     boxes = [box_of(item.metadata) for item in block.items]
     rows = np.zeros((len(paths), embedder.output_dim), np.float32)
@@ -335,6 +333,7 @@ def _stage(
     for batch in embed_pictures(embedder, paths, boxes, batch_size=batch_size):
         rows[batch.places], read[batch.places] = batch.embeddings, True
         reasons += [one.reason for one in batch.skipped]
+        yield int(read.sum()) + len(reasons)
     if reasons and not drop:
         raise DataError(
             f"{counted(len(reasons), 'image')} cannot be read: {'; '.join(one.rstrip('.') for one in reasons[:3])}. Put them back and go "
