@@ -27,6 +27,7 @@ def faces(content: dict[str, Any]) -> dict[str, Any]:
         "search": {"metric": "pairs/auc"},
         "protocols": {"lfw": {"flip": "none"}},
         "seeds": 1,
+        "candidates": 1,
         "questions": [{"ask": "Does SEC raise the AUC?", "arm": "sec", "against": "plain"}],
     }
     return content
@@ -52,7 +53,7 @@ def test_candidates_are_chosen_and_tests_opened_last(faces: dict[str, Any], tmp_
     listener = Records()
     with pytest.raises(DataError, match=r"arm plain, final-seed0: "):
         run(study, listed, tmp_path / "study", listener=listener)
-    assert listener.phases == ["tune"] * 4
+    assert listener.phases == ["tune"] * 2
     folder = StudyFolder(tmp_path / "study")
     assert folder.choices.exists()
     assert not list((tmp_path / "study").rglob("scores-lfw.json"))
@@ -66,7 +67,7 @@ def test_candidates_are_chosen_and_tests_opened_last(faces: dict[str, Any], tmp_
         shutil.move(file, root / file.name)
     result = run(study, listed, tmp_path / "study", listener=listener)
     assert result.complete
-    assert listener.phases == ["tune"] * 4 + ["final"] * 2
+    assert listener.phases == ["tune"] * 2 + ["final"] * 2
     tuned = result.table[result.table["phase"] == "tune"]
     assert tuned["score.pairs/auc"].between(0, 1).all()
     final = result.table[result.table["phase"] == "final"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -16,24 +17,30 @@ from cosphere.experiment.protocols.verifying import ScoredPairs, VerificationSet
 from cosphere.models import Embedder
 
 
-def loaded(path: Path, *, mirrored: bool) -> Image.Image:
-    picture = Image.open(path).convert("RGB")
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+@functools.cache
+def embeddings(root: Path, run: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The raw embedding of each image, and of its mirror image."""
+    paths = sorted(root.glob("*/*.png"))
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    sets = {
+        "plain": pictures,
+        "mirrored": [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures],
+    }
+    embedder = Embedder.load(run / "model")
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return {
+        kind: dict(zip(names, embedder.encode(one, normalize=False).astype(np.float64), strict=True))
+        for kind, one in sets.items()
+    }
 
 
 def by_hand(root: Path, run: Path, name: str, flip: str) -> tuple[list[float], list[bool], list[tuple[str, str]]]:
     """Cosines of a list's pairs, read line by line."""
-    embedder = Embedder.load(run / "model")
-    known: dict[str, np.ndarray] = {}
+    known = embeddings(root, run)
 
     def feature(image: str) -> np.ndarray:
-        if image not in known:
-            plain, other = (
-                embedder.encode([loaded(root / image, mirrored=mirrored)], normalize=False)[0].astype(np.float64)
-                for mirrored in (False, True)
-            )
-            known[image] = {"none": plain, "sum": plain + other, "concat": np.concatenate([plain, other])}[flip]
-        return known[image]
+        plain, other = known["plain"][image], known["mirrored"][image]
+        return {"none": plain, "sum": plain + other, "concat": np.concatenate([plain, other])}[flip]
 
     cosines, same, people = [], [], []
     for line in (root / name).read_text().splitlines()[1:]:
