@@ -59,7 +59,7 @@ def flipped(source: Path, copy: Path, at: int, bit: int) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("flips", [12, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [12, pytest.param(150, marks=pytest.mark.slow)])
 def test_flipped_bits_are_never_served(flips: int, healthy: tuple[Path, dict], tmp_path: Path) -> None:
     folder, want = healthy
     chance = random.Random(0)
