@@ -149,6 +149,9 @@ def test_a_row_that_does_not_exist(name: str, tmp_path: Path) -> None:
         path.write_bytes(python_2_pickle(pictures(2), [0, 1]))
     with pytest.raises(ImageError, match="has rows 0 to 1, so there is no row 2"):
         read_image(f"{path}#2")
+    for name in ("x", "", "9" * 5000):
+        with pytest.raises(ImageError, match="has numbered rows, so there is no row"):
+            read_image(f"{path}#{name}")
     with pytest.raises(DataError, match="no row -1"):
         read_cifar_row(path, -1)
 

@@ -44,9 +44,9 @@ def test_a_box_of_a_page(scan: Path) -> None:
     assert (read_image(f"{scan}#3", box=(0, 300, 100, 400)) == (0, 0, 255)).all()
 
 
-@pytest.mark.parametrize("page", ["0", "4", "x", "", "1.0", "-1"])
+@pytest.mark.parametrize("page", ["0", "4", "x", "", "1.0", "-1", "9" * 5000])
 def test_pages_that_are_not_there(scan: Path, page: str) -> None:
-    with pytest.raises(ImageError, match=rf"scan\.pdf has pages 1 to 3, so there is no page '{page}'"):
+    with pytest.raises(ImageError, match=rf"scan\.pdf has pages 1 to 3, so there is no page '{page[:40]}'"):
         read_image(f"{scan}#{page}")
 
 

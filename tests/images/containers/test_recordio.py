@@ -110,10 +110,10 @@ def test_large_keys_and_labels(tmp_path: Path) -> None:
     assert read_image(f"{path}#{2**40}").shape == (13, 11, 3)
 
 
-@pytest.mark.parametrize("key", ["5", "", "x", "-1", "1.0", "99"])
+@pytest.mark.parametrize("key", ["5", "", "x", "-1", "1.0", "99", "9" * 5000])
 def test_keys_that_are_not_there(tmp_path: Path, key: str) -> None:
     path = write(tmp_path / "data.rec", {1: payload(jpeg(1), 1.0), 7: payload(jpeg(1), 1.0)})
-    with pytest.raises(ImageError, match=rf"has no record '{key}'; its keys go from 1 to 7"):
+    with pytest.raises(ImageError, match=rf"has no record '{key[:40]}'; its keys go from 1 to 7"):
         read_image(f"{path}#{key}")
 
 

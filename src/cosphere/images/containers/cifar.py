@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cosphere._types import Integers
 from cosphere.errors import DataError
-from cosphere.images.containers.kind import Container
+from cosphere.images.containers.kind import Container, item_number
 
 SIDE = 32
 """Height and width of a CIFAR image, in pixels."""
@@ -275,9 +275,9 @@ def _rows(path: Path) -> list[str]:
 
 
 def _read(path: Path, item: str) -> NDArray[np.uint8]:
-    if not (item.isascii() and item.isdigit()):
-        raise DataError(f"{path} has numbered rows, so there is no row {item!r}.")
-    return read_cifar_row(path, int(item))
+    if item_number(item) < 0:
+        raise DataError(f"{path} has numbered rows, so there is no row {item[:40]!r}.")
+    return read_cifar_row(path, item_number(item))
 
 
 def _label_texts(path: Path) -> list[str]:

@@ -45,6 +45,15 @@ class Container:
     has_paths: bool = False
 
 
+def item_number(name: str) -> int:
+    """The number that an item's name is; -1 for any other name, and for one of more than 18 digits, which no container holds.
+
+    >>> item_number("17"), item_number("seven"), item_number("9" * 5000)
+    (17, -1, -1)
+    """
+    return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
+
+
 class ForkSafeLock:
     """A lock that is free in a forked process: the thread that held it stayed in the parent and would never release it."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere.errors import DataError, MissingExtraError
-from cosphere.images.containers.kind import Container, ForkSafeLock
+from cosphere.images.containers.kind import Container, ForkSafeLock, item_number
 
 DPI = 200
 """Resolution of a rendered page, in pixels per inch: an A4 page has 1654 x 2339 pixels."""
@@ -43,9 +43,9 @@ def read_page(path: Path, page: str) -> NDArray[np.uint8]:
         MissingExtraError: pypdfium2 is not installed.
     """
     with _document(path) as document:
-        if not (page.isascii() and page.isdigit() and 1 <= int(page) <= len(document)):
-            raise DataError(f"{path} has pages 1 to {len(document)}, so there is no page {page!r}.")
-        sheet = document[int(page) - 1]
+        if not 1 <= item_number(page) <= len(document):
+            raise DataError(f"{path} has pages 1 to {len(document)}, so there is no page {page[:40]!r}.")
+        sheet = document[item_number(page) - 1]
         width, height = (side * DPI / 72 for side in sheet.get_size())  # a point is 1/72 inch
         if width * height > MAX_PAGE_PIXELS:
             raise DataError(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cosphere._types import Float32s, Integers
 from cosphere.errors import DataError, agreeing, counted
-from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock
+from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock, item_number
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")
@@ -96,10 +96,10 @@ def read_record(path: Path, key: str) -> bytes:
     """
     opened = _opened_file(path)
     index = opened.index
-    number = int(key) if key.isascii() and key.isdigit() and len(key) < 19 else -1
+    number = item_number(key)
     place = int(index.keys.searchsorted(number))
     if place == len(index.keys) or index.keys[place] != number:
-        raise DataError(f"{path} has no record {key!r}; its keys go from {index.keys[0]} to {index.keys[-1]}.")
+        raise DataError(f"{path} has no record {key[:40]!r}; its keys go from {index.keys[0]} to {index.keys[-1]}.")
     payload = opened.payload(place)
     flag, *_ = _unpacked(payload, path)
     return payload[HEADER.size + 4 * flag :]

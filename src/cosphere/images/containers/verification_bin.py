@@ -21,7 +21,7 @@ import numpy as np
 
 from cosphere._types import Flags, Integers
 from cosphere.errors import DataError
-from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container
+from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, item_number
 from cosphere.images.containers.plain_pickle import PlainArray, Span, plain_value
 
 
@@ -59,9 +59,9 @@ def read_item(path: Path, name: str) -> bytes:
         DataError: there is no such image, the file cannot be read, or the image is larger than :data:`MAX_ITEM_BYTES`.
     """
     content = _set_in(path)
-    number = int(name) if name.isascii() and name.isdigit() and len(name) < 19 else len(content.starts)
-    if number >= len(content.starts):
-        raise DataError(f"{path} has images 0 to {len(content.starts) - 1}, so there is no image {name!r}.")
+    number = item_number(name)
+    if not 0 <= number < len(content.starts):
+        raise DataError(f"{path} has images 0 to {len(content.starts) - 1}, so there is no image {name[:40]!r}.")
     size = int(content.sizes[number])
     if size > MAX_ITEM_BYTES:
         raise DataError(
