@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from cosphere.cli import main
 from cosphere.models import EmbedderSettings, build_embedder
+from cosphere.search import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,20 @@ def test_verbs_without_a_model_load_no_torch(verb: str) -> None:
     code = f"import sys, cosphere.cli.index.{verb}; print('torch' in sys.modules, 'faiss' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_an_index_is_built_used_and_passed_by(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(1500, 16)).astype(np.float32)
+    with Gallery.create(tmp_path / "g", dim=16) as gallery:
+        gallery.add(rows, [f"i{n}" for n in range(1500)])
+    out, _ = said(capsys, "build", tmp_path / "g", "--kind", "hnsw", "--wanted_recall", "0.9")
+    assert "index of kind hnsw over 1,500 rows" in out
+    assert "% of what exact search finds, 10 neighbours of 100 rows measured" in out
+    words = ("search", tmp_path / "g", "--id", "i3", "--k", "2", "--json", "--out", tmp_path / "s.png")
+    near, exact = (json.loads(said(capsys, *words, *more)[0]) for more in ((), ("--exact",)))
+    assert near[0]["hits"][0] == exact[0]["hits"][0]
+    out, err = said(capsys, "build", tmp_path / "g")
+    assert "no index is needed, all 1,500 rows are compared" in out
+    assert "exact: one query over 1,500 rows takes about" in out + err
+    _, err = said(capsys, "build", tmp_path / "g", "--kind", "hnws", code=2)
+    assert "hnsw" in err

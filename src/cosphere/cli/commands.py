@@ -31,6 +31,7 @@ COMMANDS = {
     "search": ("cosphere.cli.search", "find the images nearest to one image"),
     "index add": ("cosphere.cli.index.add", "add images to a gallery, which is made if there is none"),
     "index search": ("cosphere.cli.index.search", "find the items of a gallery nearest to one image"),
+    "index build": ("cosphere.cli.index.build", "make an approximate index, for searches of large galleries"),
     "index delete": ("cosphere.cli.index.delete", "delete items by id or by their metadata"),
     "index info": ("cosphere.cli.index.info", "show what a gallery holds, and check it"),
     "index export": ("cosphere.cli.index.export", "write a gallery as .parquet, .npz or .faiss"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cosphere.experiment.images import choose_images as choose_images
     from cosphere.experiment.images import take_split as take_split
     from cosphere.experiment.indexing import add_to_index as add_to_index
+    from cosphere.experiment.indexing import build_index as build_index
     from cosphere.experiment.indexing import migrate_index as migrate_index
     from cosphere.experiment.indexing import search_index as search_index
     from cosphere.experiment.listener import Listener as Listener
@@ -61,6 +62,7 @@ else:
             "choose_images": "cosphere.experiment.images",
             "take_split": "cosphere.experiment.images",
             "add_to_index": "cosphere.experiment.indexing",
+            "build_index": "cosphere.experiment.indexing",
             "migrate_index": "cosphere.experiment.indexing",
             "search_index": "cosphere.experiment.indexing",
             "Listener": "cosphere.experiment.listener",
@@ -103,6 +105,7 @@ __all__ = [
     "Searched",
     "add_to_index",
     "audit",
+    "build_index",
     "calibrate_run",
     "choose_device",
     "choose_images",

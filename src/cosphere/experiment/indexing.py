@@ -29,6 +29,7 @@ from cosphere.search.gallery import Gallery, GalleryHit
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.gallery_items import box_of, columns_of_table
 from cosphere.search.gallery_rows import space_of
+from cosphere.search.index import Index
 from cosphere.search.pictures import embed_pictures
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def search_index(
     k: int = 8,
     where: Where | None = None,
     precision: Any = None,
+    exact: bool = False,
     device: str = "auto",
 ) -> list[IndexAnswer]:
     """The items nearest to each query image, and to each item named by its id.
@@ -223,6 +225,7 @@ def search_index(
         k: items to find; fewer where the gallery or the filter has fewer.
         where: a filter of metadata, see :mod:`cosphere.gallery.where`.
         precision: ``floats`` or ``codes``, where the gallery holds both; None for floats.
+        exact: compare all rows, also where the folder holds an index.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
@@ -235,6 +238,8 @@ def search_index(
         raise SettingsError("what should be searched for? Give an image, or the id of an item with --id.")
     embedder = load_model(_model_path(gallery, model, False), device) if queries else None
     with Gallery.open(gallery, embedder=embedder) as opened:
+        if exact:
+            opened.use_index("exact")
         space = opened.space
         measure = "1 - 2 x share of differing bits" if precision == "codes" or not space.has_floats else "cosine"
         answers = []
@@ -258,6 +263,35 @@ def _names(query: str | Path) -> list[str]:
 def _answer(gallery: Gallery, query: Any, hits: Sequence[GalleryHit], own: int, measure: str) -> IndexAnswer:
     pictures = tuple(gallery.get(hit.id).thumbnail if hit.id in gallery else None for hit in hits)
     return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure)
+
+
+def build_index(
+    gallery: str | Path,
+    *,
+    kind: str = "auto",
+    wanted_recall: float | None = None,
+    most_bytes: float | None = None,
+    seed: int = 0,
+) -> Index:
+    """Make an approximate index over a gallery's float rows and keep it in the folder; see :meth:`Gallery.build_index`.
+
+    Args:
+        gallery: its folder.
+        kind: one of :data:`cosphere.search.KINDS` except ``exact``, or ``auto``, which measures and chooses.
+        wanted_recall: in [0, 1], of exact search; an index that finds less is an error. Kind ``auto`` takes 0.95.
+        most_bytes: of kind ``auto``: bound of the index in memory.
+        seed: of what is drawn or trained.
+
+    Returns:
+        the index, with its measured recall in ``check`` and why it was chosen in ``reason``.
+
+    Raises:
+        SettingsError: a setting is out of range, the gallery holds codes only, or too little is found.
+        RunError: there is no gallery, another process writes, or there are fewer than 1000 items.
+    """
+    with Gallery.open(gallery) as opened:
+        options = {"wanted_recall": wanted_recall, "seed": seed}
+        return opened.build_index(kind, **options, **({"most_bytes": most_bytes} if kind == "auto" else {}))
 
 
 def migrate_index(

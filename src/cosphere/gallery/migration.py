@@ -147,6 +147,7 @@ def switch(store: Store) -> None:
             connection,
             replace(state, space=state.staged, staged=None, epoch=state.epoch + 1, generation=state.generation + 1),
         )
+    store.remove_indexes()  # of the old rows
     store.remove_space(old)
     store.flush()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -194,7 +195,7 @@ class Store(GalleryFolder):
                 self._insert(connection, state, now, keep, texts, rows, columns, thumbnails)
         replaced = len(there) if existing == "replace" else 0
         if replaced:
-            self._remove_indexes()
+            self.remove_indexes()
         return Added(len(keep) - replaced, replaced, len(texts) - len(keep))
 
     def _insert(
@@ -262,7 +263,7 @@ class Store(GalleryFolder):
                     log_erasure(connection, receipt)
                     write_state(connection, state)
             if rows:
-                self._remove_indexes()
+                self.remove_indexes()
             return Deleted(tuple(item.id for item in gone), receipt, not rows or self._flushed_of(gone, receipt))
 
     def _flushed_of(self, gone: Sequence[Item], receipt: Receipt) -> bool:
@@ -276,8 +277,13 @@ class Store(GalleryFolder):
             return self.flush()
         return True
 
-    def _remove_indexes(self) -> None:
-        """Index files hold copies of rows, deleted ones among them."""
+    @property
+    def index_file(self) -> Path:
+        """Where the index of the float rows is, if one was built."""
+        return self.folder / INDEXES / "floats.npz"
+
+    def remove_indexes(self) -> None:
+        """Remove the index files: they hold copies of rows, deleted ones among them."""
         shutil.rmtree(self.folder / INDEXES, ignore_errors=True)
 
     def _chosen(self, connection: Connection, ids: Sequence[str] | None, wanted: Filter | None) -> list[int]:

@@ -9,6 +9,7 @@ The folder is :class:`cosphere.gallery.Store`'s; this class adds the search and 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Float32s, Integers, Progress
-from cosphere.errors import DataError, SettingsError
+from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.gallery import Compacted, Deleted, Item, Space, Store, Where, check_all, compact, parse
 from cosphere.gallery.items import find, read, read_thumbnails
 from cosphere.gallery.sqlite import Connection
@@ -50,6 +51,7 @@ class Gallery(AnyGallery):
         self.store = store
         self._held: dict[str, Held] = {}
         self._index: GalleryIndex | None = None
+        self._looked = False
         self._filtered: dict[Filter, Integers] = {}
         self._filtered_at = -1
         self._guard = threading.RLock()
@@ -190,6 +192,7 @@ class Gallery(AnyGallery):
         ]
 
     def _found(self, queries: UnitRows | BitRows, k: int, held: Held, kept: Integers | None) -> Nearest:
+        self._look_for_index()
         if self._index is None or not isinstance(queries, UnitRows):
             return held.search(queries, k, kept)
         return self._index.search(queries, k, held, kept)
@@ -211,16 +214,76 @@ class Gallery(AnyGallery):
             SettingsError: there is no such kind, or the gallery holds codes only.
         """
         check_kind(kind, auto=True)
+        self._looked = True
         if kind == "exact":
             self._index = None
             return None
-        if not self.space.has_floats:
-            raise SettingsError(f"{self.path} holds codes only, which are compared exactly. Leave use_index out.")
+        self._check_floats()
         index = GalleryIndex(kind, options)
         with self._guard, self.store.reading() as connection:
             index.refresh(self._current("floats", connection))
             self._index = index
         return index.index
+
+    def build_index(self, kind: str = "auto", **options: Any) -> Index:
+        """:meth:`use_index`, and keep the index in the folder, for every process that opens the gallery.
+
+        Whoever opens it takes the file and catches up with what was added since. A deletion removes the file, because it holds copies
+        of rows, and so does a migration; searches of processes that then open the gallery are exact until it is built again.
+
+        Args:
+            kind: as for :meth:`use_index`, except ``exact``. Where ``auto`` finds that comparing all rows is quick enough, no file is
+                written, and the index that is returned is of kind ``exact``.
+            options: likewise; plain values.
+
+        Raises:
+            SettingsError: there is no such kind, or the gallery holds codes only.
+            RunError: another process writes, there are fewer than 1000 items, or the file cannot be written.
+        """
+        if kind == "exact":
+            raise SettingsError("an exact search needs no index. Use `remove_index` to go back to it.")
+        self._check_floats()
+        with self._guard:
+            with self.store.writing():
+                pass  # another writer is refused now, and not after the index was built
+            self.use_index(kind, **options)
+            with self.store.writing() as (connection, state, _):  # nobody deletes meanwhile
+                index = cast(GalleryIndex, self._index)
+                index.refresh(self._current("floats", connection))
+                if index.index is not None and index.index.kind == "exact":
+                    self._index = None
+                    self.store.remove_indexes()
+                    return index.index
+                index.save(self.store.index_file, state)
+            return cast(Index, index.index)
+
+    def remove_index(self) -> None:
+        """Remove the index that :meth:`build_index` made: searches compare all rows again.
+
+        Raises:
+            RunError: another process writes.
+        """
+        with self._guard, self.store.writing():
+            self.store.remove_indexes()
+            self.use_index("exact")
+
+    @property
+    def index(self) -> Index | None:
+        """The index that searches of floats go through; None where all rows are compared."""
+        with self._guard:
+            self._look_for_index()
+            return None if self._index is None else self._index.index
+
+    def _look_for_index(self) -> None:
+        """Take the index that lies in the folder, once. One that is damaged or of other rows is passed by: exact search needs none."""
+        if not self._looked and self.space.has_floats:
+            with contextlib.suppress(RunError):
+                self._index = GalleryIndex.load(self.store.index_file, self.store.state())
+        self._looked = True
+
+    def _check_floats(self) -> None:
+        if not self.space.has_floats:
+            raise SettingsError(f"{self.path} holds codes only, which are compared exactly. Leave the index out.")
 
     def _kept(self, connection: Connection, wanted: Filter, held: Held) -> Integers:
         """Row numbers that a filter keeps; those of the last filters are remembered until the next commit."""

@@ -1,20 +1,27 @@
 """An approximate index over the rows that a gallery holds in memory: caught up with every commit, built again when much changed.
 
 It is made from the rows and never the truth: which rows are alive is asked of the gallery at every search, and given to the index as a
-bitmap, together with the filter.
+bitmap, together with the filter. On disk it is a file of ``index/``, which a deletion removes, because it holds copies of rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from cosphere._types import Flags, Integers
+from cosphere.errors import RunError
+from cosphere.files import read_arrays
+from cosphere.gallery.schema import State
 from cosphere.rows import UnitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import REBUILD_SHARE, Index
 
+_NUMBERS, _ABOUT = "gallery_rows", "gallery_about"
 FEWEST = 1000
 """Rows below which all of them are compared, whatever the kind."""
 
@@ -40,7 +47,7 @@ class GalleryIndex:
         if held.known == self._known:
             return
         live = held.live_rows()
-        moved = (held.known.epoch, held.known.space) != (self._known.epoch, self._known.space)
+        moved = held.known.space != self._known.space  # a row keeps its number, so compaction moves nothing here
         last = int(self._numbers[-1]) if len(self._numbers) else 0
         new = live[live > last]
         dead = len(self._numbers) + len(new) - len(live)
@@ -54,6 +61,43 @@ class GalleryIndex:
             self._numbers = np.concatenate([self._numbers, new])
         self._alive = None if len(self._numbers) == len(live) else np.isin(self._numbers, live, assume_unique=True)
         self._known = held.known
+
+    def save(self, path: Path, state: State) -> None:
+        """Write it beside the old file, which is then replaced.
+
+        Args:
+            path: the file.
+            state: of the gallery whose rows it has.
+
+        Raises:
+            RunError: it cannot be written, or there is nothing to write.
+        """
+        if self.index is None:
+            raise RunError(
+                f"{path.parent.parent} has fewer than {FEWEST:,} items, which are searched exactly. Build no index."
+            )
+        path.parent.mkdir(exist_ok=True)
+        about = {"gallery": state.name, "space": state.space, "options": self.options, "asked": self.kind}
+        self.index.save(path, images={_NUMBERS: self._numbers, _ABOUT: np.array(json.dumps(about))})
+
+    @classmethod
+    def load(cls, path: Path, state: State) -> Self:
+        """Read what :meth:`save` wrote. It holds numbers only, all of which are checked, so a stranger's file runs no code.
+
+        Raises:
+            RunError: it is missing or damaged, or of another gallery or of rows that a migration replaced.
+        """
+        arrays = read_arrays(path, what="an index of a gallery")
+        numbers, about = arrays.pop(_NUMBERS, None), _about(arrays.pop(_ABOUT, None))
+        if numbers is None or (about.get("gallery"), about.get("space")) != (state.name, state.space):
+            raise RunError(f"{path} is not an index of this gallery's rows. Build it again.")
+        index = Index.from_arrays(arrays, path)
+        if numbers.dtype != np.int64 or numbers.shape != (len(index),) or (np.diff(numbers, prepend=0) <= 0).any():
+            raise RunError(f"{path} is damaged: its row numbers do not fit. Build it again.")
+        made = cls(str(about.get("asked")), dict(about.get("options") or {}))
+        made.index, made._numbers = index, numbers
+        made._known = replace(made._known, space=state.space)  # so the first search takes in what changed since
+        return made
 
     def search(self, queries: UnitRows, k: int, held: Held, rows: Integers | None) -> Nearest:
         """The nearest rows as the index finds them; see :meth:`Held.search`. A place for which it finds none has row number -1."""
@@ -77,3 +121,12 @@ class GalleryIndex:
         """Most neighbours that the kind can give; a shortlist bounds them."""
         bounded = self.index is not None and self.index.kind in ("rerank", "coarse-bits")
         return self.index.shortlist if bounded and self.index is not None else 2**31
+
+
+def _about(content: Any) -> dict[str, Any]:
+    """What :meth:`GalleryIndex.save` wrote beside the index; empty where it is something else."""
+    try:
+        about = json.loads(str(content))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}

@@ -47,6 +47,9 @@ def parser() -> CommandParser:
         help="compare floats or codes, where the gallery holds both; by default floats",
     )
     made.add_argument(
+        "--exact", type=bool, default=False, help="compare all rows, also where `cosphere index build` made an index"
+    )
+    made.add_argument(
         "--model", type=str | None, default=None, help="the gallery's model, if it no longer lies where it did"
     )
     made.add_argument(
@@ -71,6 +74,7 @@ def run(arguments: list[str]) -> int:
         k=given.k,
         where=where_given(given),
         precision=given.precision,
+        exact=given.exact,
         device=given.device,
     )
     if given.json:

@@ -1,0 +1,60 @@
+"""`cosphere index build`: an approximate index over a gallery's rows, kept in its folder."""
+
+from __future__ import annotations
+
+from cosphere.cli import console
+from cosphere.cli.index.options import add_gallery
+from cosphere.cli.parsing import CommandParser
+from cosphere.errors import counted
+from cosphere.experiment import build_index
+from cosphere.search import AUTO, KINDS
+
+_EXAMPLES = [
+    "cosphere index build photos.gallery",
+    "cosphere index build photos.gallery --kind hnsw --wanted_recall 0.98",
+    "cosphere index build photos.gallery --most_bytes 2e9",
+]
+
+
+def parser() -> CommandParser:
+    """The command's options."""
+    made = CommandParser(
+        "index build",
+        "Build an approximate index, so that a search looks at a part of the rows. Later searches use it and catch up with additions; "
+        "a deletion removes it, because it holds copies of rows.",
+        _EXAMPLES,
+    )
+    add_gallery(made)
+    kinds = ", ".join(kind for kind in KINDS if kind != "exact")
+    made.add_argument("--kind", type=str, default=AUTO, help=f"{AUTO} (measures and chooses), {kinds}")
+    made.add_argument(
+        "--wanted_recall",
+        type=float | None,
+        default=None,
+        help="0 to 1: share of what exact search finds that the index must find; of kind auto 0.95",
+    )
+    made.add_argument(
+        "--most_bytes", type=float | None, default=None, help="of kind auto: bound of the index in memory"
+    )
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Build it, and say what was built and how much it finds."""
+    given = parser().read(arguments)
+    with console.progress_bar("building the index"):
+        index = build_index(
+            given.gallery, kind=given.kind, wanted_recall=given.wanted_recall, most_bytes=given.most_bytes
+        )
+    if index.kind == "exact":
+        console.line(f"{given.gallery}: no index is needed, all {counted(len(index), 'row')} are compared")
+    else:
+        console.line(f"{given.gallery}: index of kind {index.kind} over {counted(len(index), 'row')}")
+    if index.check is not None and index.kind != "exact":
+        console.line(
+            f"finds {100 * index.check.recall:.1f} % of what exact search finds, {index.check.k} neighbours of "
+            f"{counted(index.check.queries, 'row')} measured"
+        )
+    if index.reason:
+        console.note(index.reason)
+    return 0

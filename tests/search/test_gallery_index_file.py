@@ -1,0 +1,129 @@
+"""The index in a gallery's folder: made from the rows, caught up with them, and removed with what was deleted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosphere.errors import RunError, SettingsError
+from cosphere.gallery import prove_deleted
+from cosphere.search import Gallery
+
+DIM = 24
+
+
+def made(folder: Path, count: int = 1500) -> tuple[Gallery, np.ndarray]:
+    rows = np.random.default_rng(5).normal(size=(count, DIM)).astype(np.float32)
+    gallery = Gallery.create(folder, dim=DIM)
+    gallery.add(rows, [f"i{n}" for n in range(count)])
+    return gallery, rows
+
+
+def test_an_index_in_the_folder_serves_whoever_opens_it(tmp_path: Path) -> None:
+    gallery, rows = made(tmp_path / "g")
+    with gallery:
+        built = gallery.build_index("hnsw", wanted_recall=0.9)
+        assert built.check is not None
+        gallery.add(rows[:1] * 2 + 0.01, ["new"])  # the file knows nothing of it
+    with Gallery.open(tmp_path / "g") as other:
+        index = other.index
+        assert index is not None
+        assert (index.kind, len(index)) == ("hnsw", 1500)
+        assert index.check == built.check
+        assert {hit.id for hit in other.search(rows[0], k=2)} == {"i0", "new"}
+        assert len(index) == 1501
+        hits = [{hit.id for hit in other.search(row, k=10)} for row in rows[:30]]
+        other.use_index("exact")
+        exact = [{hit.id for hit in other.search(row, k=10)} for row in rows[:30]]
+        assert sum(len(one & two) for one, two in zip(hits, exact, strict=True)) > 0.9 * 300
+        other.remove_index()
+    with Gallery.open(tmp_path / "g") as third:
+        assert third.index is None
+
+
+def test_a_deletion_removes_the_index_and_its_rows_from_the_folder(tmp_path: Path) -> None:
+    gallery, rows = made(tmp_path / "g")
+    with gallery:
+        gallery.build_index("hnsw")
+        assert gallery.store.index_file.exists()
+        receipt = gallery.delete("i7").receipt
+        assert not gallery.store.index_file.exists()
+        assert "i7" not in {hit.id for hit in gallery.search(rows[7], k=50)}  # the index in memory goes on
+        assert gallery.index is not None
+    assert prove_deleted(tmp_path / "g", receipts=[receipt]).holds
+    with Gallery.open(tmp_path / "g") as other:
+        assert other.index is None
+        assert "i7" not in {hit.id for hit in other.search(rows[7], k=50)}
+
+
+def test_an_index_that_is_damaged_or_of_other_rows_is_passed_by(tmp_path: Path) -> None:
+    gallery, rows = made(tmp_path / "g")
+    with gallery:
+        gallery.build_index("hnsw")
+        file = gallery.store.index_file
+    stranger, _ = made(tmp_path / "h", 1600)
+    with stranger:
+        stranger.build_index("hnsw")
+        foreign = stranger.store.index_file.read_bytes()
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (foreign, bytes(flipped), whole[: len(whole) // 2], b"", b"PK\x03\x04 nothing"):
+        file.write_bytes(content)
+        with Gallery.open(tmp_path / "g") as other:
+            assert other.index is None
+            assert other.search(rows[3], k=1)[0].id == "i3"
+    file.write_bytes(whole)
+    with Gallery.open(tmp_path / "g") as other:
+        assert other.index is not None
+
+
+def test_indexes_that_cannot_be_kept(tmp_path: Path) -> None:
+    gallery, _ = made(tmp_path / "g", 1200)
+    with gallery, Gallery.open(tmp_path / "g") as other:
+        with pytest.raises(RunError, match=r"is being written by this process since .* A gallery has one writer"):
+            other.build_index("hnsw")
+        with pytest.raises(SettingsError, match="an exact search needs no index"):
+            gallery.build_index("exact")
+    small, _ = made(tmp_path / "s", 20)
+    with small, pytest.raises(RunError, match="has fewer than 1,000 items, which are searched exactly"):
+        small.build_index("hnsw")
+
+
+BUILDER = """
+import sys
+import numpy as np
+from cosphere.search import Gallery
+
+gallery = Gallery.open(sys.argv[1])
+print("ready", flush=True)
+for version in range(1000):
+    gallery.build_index("hnsw", check_queries=5)
+    gallery.upsert(np.full((1, 24), 1.0 + version, "float32"), ["marked"], [{"version": version}])  # removes the index
+"""
+
+
+@pytest.mark.slow
+def test_building_is_killed_at_any_moment(tmp_path: Path) -> None:
+    gallery, rows = made(tmp_path / "g")
+    with gallery:
+        gallery.add(np.ones((1, DIM), dtype=np.float32), ["marked"], [{"version": -1}])
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        program = [sys.executable, "-c", BUILDER, str(tmp_path / "g")]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(float(random.uniform(0, 1.5)))
+            process.kill()
+        with Gallery.open(tmp_path / "g") as other:
+            assert len(other) == 1501
+            assert other.search(rows[9], k=1)[0].id == "i9"
+            (first, second) = other.search(np.ones(DIM, dtype=np.float32), k=2)
+            assert (first.id, first.metadata) == ("marked", other.get("marked").metadata)
+            assert second.id != "marked"
