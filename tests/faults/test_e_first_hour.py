@@ -112,7 +112,12 @@ def test_one_picture_one_embedding(form: str, run: Path, tmp_path: Path) -> None
 
 
 def test_no_score_of_bits_is_called_a_cosine() -> None:
-    assert [kind for kind, words in MEASURES.items() if words == "cosine"] == ["exact", "rerank"]
+    assert [kind for kind, words in MEASURES.items() if words == "cosine"] == [
+        "exact",
+        "rerank",
+        "hnsw",
+        "ivf",
+    ]  # whole rows
 
 
 @pytest.mark.parametrize("values", [{"loss.settings.margn": 1}, {"validation.metric": "recal@1"}])

@@ -339,3 +339,13 @@ def test_every_kind_that_looks_at_a_part_names_the_setting() -> None:
     efforts = {name: kind.effort for name, kind in ENGINES.items() if kind.effort}
     assert set(efforts) == {*APPROXIMATE, "rerank"}
     assert set(efforts.values()) <= names
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "hnsw-bits", "ivf", "ivf-bits"])
+def test_faiss_whose_methods_others_have_replaced(kind: str) -> None:
+    pytest.importorskip("faiss.contrib.torch_utils")  # as pytorch-metric-learning does; for the rest of the process
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 32)).astype(np.float32))
+    index = Index.build(rows, kind, check_queries=0)
+    keep = np.arange(300) % 2 == 0
+    found = index.search(rows[:20:2], 1, keep=keep)
+    assert found.ids[:, 0].tolist() == list(range(0, 20, 2))

@@ -292,9 +292,9 @@ def test_another_number_of_ranks_goes_on_with_the_same_global_batches() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"coverage": True}, {"replacement": "always"}])
-def test_an_epoch_of_sixty_thousand_images_takes_less_than_a_second(options: dict[str, Any]) -> None:
+def test_an_epoch_of_sixty_thousand_images_takes_no_longer_than_two_seconds(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(11318), rng.integers(2, 9, 11318)))
     start = time.process_time()
     assert sum(1 for _ in ClassBalancedBatches(labels, 75, 5, **options)) > 500
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 2.0  # a guard: batches that each look at all images take minutes

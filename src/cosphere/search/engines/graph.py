@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cosphere._types import Integers
 from cosphere.rows import UnitRows
-from cosphere.search._faiss import faiss_for
+from cosphere.search._faiss import faiss_for, search_with
 from cosphere.search.allowed import Allowed
 from cosphere.search.engines.base import Approximate, Arrays, column_of
 from cosphere.search.engines.coarse import exact_codes
@@ -92,7 +92,7 @@ class Graph(Approximate):
         """Walk the graph."""
         chosen = selector(allowed)
         how = faiss_for(PURPOSE).SearchParametersHNSW(efSearch=effort, sel=chosen)
-        found, ids = self._graph.search(self._form.encode(queries), wide, params=how)
+        found, ids = search_with(self._graph, self._form.encode(queries), wide, how)
         return ids, self._form.scores(found)
 
     def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
@@ -101,7 +101,7 @@ class Graph(Approximate):
             return exact_codes(self._form.encode(queries), self._encoded(), wide, allowed, self.dim)
         chosen = selector(allowed)
         how = faiss_for(PURPOSE).SearchParameters(sel=chosen)
-        found, ids = self._graph.storage.search(self._form.encode(queries), wide, params=how)
+        found, ids = search_with(self._graph.storage, self._form.encode(queries), wide, how)
         return ids, found
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cosphere._types import Integers
 from cosphere.codes import bytes_of
 from cosphere.rows import UnitRows
-from cosphere.search._faiss import faiss_for
+from cosphere.search._faiss import faiss_for, search_with
 from cosphere.search.allowed import NOTHING, Allowed
 from cosphere.search.engines.base import Approximate, Arrays, array_of, column_of
 from cosphere.search.engines.coarse import exact_codes, packed
@@ -120,7 +120,7 @@ class FloatLists(Lists):
         """Visit ``effort`` lists."""
         chosen = selector(allowed)
         how = faiss_for(PURPOSE).SearchParametersIVF(nprobe=effort, sel=chosen)
-        found, ids = self._index.search(self._form.encode(queries), wide, params=how)
+        found, ids = search_with(self._index, self._form.encode(queries), wide, how)
         return ids, found
 
     def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
