@@ -1,11 +1,12 @@
-"""A writer that works until it is killed, and what a gallery must hold after each of its steps. Imports no torch: it starts quickly.
+"""Writers that work until they are killed, and what a gallery must hold after each of their steps. Imports no torch.
 
-python chores.py FOLDER SEED FIRST    # prints one line before each step and one after it
+python chores.py    # reads a line of orders for each writer, forks it, and says when it has died
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -128,10 +129,24 @@ def migrate(store: Store, model: str) -> None:
     migration.switch(store)
 
 
-def main(folder: str, seed: int, first: int) -> None:
-    """Work from a step on, in a gallery that holds what :class:`Mirror` reads from stdin."""
+def main() -> None:
+    """Fork one writer after another: a fork is there at once, and importing NumPy for each would take most of the time."""
+    for line in sys.stdin:
+        writer = os.fork()
+        if writer == 0:
+            try:
+                work(**json.loads(line))
+            finally:
+                os._exit(1)
+        print(json.dumps({"writer": writer}), flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1])
+        print(f"\n{json.dumps({'died': status})}", flush=True)  # on a line of its own, whatever the writer left behind
+
+
+def work(folder: str, seed: int, first: int, items: dict[str, int], model: str) -> None:
+    """Work from a step on, in a gallery that holds these items. Prints one line before each step and one after it."""
     mirror = Mirror(seed)
-    mirror.items, mirror.model = json.loads(sys.stdin.readline())
+    mirror.items, mirror.model = items, model
     with Store.open(Path(folder)) as store:
         for number in range(first, first + 10_000):
             step = mirror.step(number)
@@ -142,4 +157,4 @@ def main(folder: str, seed: int, first: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main()

@@ -71,7 +71,7 @@ def test_changes_are_the_same(both: tuple[Gallery, PostgresGallery], tmp_path: P
         assert item.code is not None
         assert item.embedding.tolist() == [1.0] * DIM
         assert item.code.tolist() == [255] * (DIM // 8)
-        with pytest.raises(DataError, match="'i3' is no id of"):
+        with pytest.raises(DataError, match="'i3' is not an id of"):
             gallery.get("i3")
         gallery.compact()
         gallery.export(tmp_path / f"{number}.parquet")

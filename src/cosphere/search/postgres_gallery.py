@@ -109,7 +109,7 @@ class PostgresGallery(AnyGallery):
         """
         found = self.store.whole(id_)
         if found is None:
-            raise DataError(f"{id_!r} is no id of {self.store.place}. Check its spelling.")
+            raise DataError(f"{id_!r} is not an id of {self.store.place}. Check its spelling.")
         item, rows, thumbnail = found
         vector, code = (None if part is None else part[0] for part in rows[1:])
         return GalleryItem(
