@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from cosphere._lazy import lazily
 from cosphere.search.asymmetric import asymmetric_search, reranked_search
 from cosphere.search.engines import IndexSettings
 from cosphere.search.exact import Neighbours, search
 from cosphere.search.expansion import expanded_queries
-from cosphere.search.gallery import Gallery, GalleryHit
-from cosphere.search.gallery_file import GalleryFile, load_gallery, save_gallery
 from cosphere.search.hamming import hamming_search
 from cosphere.search.index import AUTO, KINDS, Index
-from cosphere.search.postgres_gallery import PostgresGallery
 from cosphere.search.reciprocal import k_reciprocal_search
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
 from cosphere.search.refining import Refinement
 from cosphere.search.self_check import SelfCheck, check_search
 from cosphere.search.storage import ProductQuantiser
+
+# Galleries bring a database with them, which a search in saved embeddings does without.
+if TYPE_CHECKING:
+    from cosphere.search.any_gallery import GalleryHit as GalleryHit
+    from cosphere.search.gallery import Gallery as Gallery
+    from cosphere.search.gallery_file import GalleryFile as GalleryFile
+    from cosphere.search.gallery_file import load_gallery as load_gallery
+    from cosphere.search.gallery_file import save_gallery as save_gallery
+    from cosphere.search.postgres_gallery import PostgresGallery as PostgresGallery
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "GalleryHit": "cosphere.search.any_gallery",
+            "Gallery": "cosphere.search.gallery",
+            "GalleryFile": "cosphere.search.gallery_file",
+            "load_gallery": "cosphere.search.gallery_file",
+            "save_gallery": "cosphere.search.gallery_file",
+            "PostgresGallery": "cosphere.search.postgres_gallery",
+        },
+    )
 
 __all__ = [
     "AUTO",
