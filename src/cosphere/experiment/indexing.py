@@ -21,9 +21,9 @@ from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
 from cosphere.gallery import Added, Space, Store, Where, migration
+from cosphere.gallery.adding import Existing
 from cosphere.gallery.folder import FILE
 from cosphere.gallery.schema import HOLDS
-from cosphere.gallery.store import Existing
 from cosphere.models import Embedder
 from cosphere.search.gallery import Gallery, GalleryHit
 from cosphere.search.gallery_file import load_gallery

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from cosphere.gallery.adding import Existing
 from cosphere.gallery.blocks import Rows
 from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space
-from cosphere.gallery.store import Added, Existing
+from cosphere.gallery.store import Added
 
 
 class ItemStore(Protocol):

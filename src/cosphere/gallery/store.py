@@ -6,14 +6,23 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere.checks import check_choice
-from cosphere.errors import DataError, RunError, SizeError, agreeing
+from cosphere.errors import RunError
 from cosphere.gallery import blocks, items
+from cosphere.gallery.adding import (
+    Existing,
+    NewItems,
+    check_asked,
+    check_new,
+    check_there,
+    checked_items,
+    names_to_delete,
+)
 from cosphere.gallery.blocks import Numbers, Rows
 from cosphere.gallery.erasure import Receipt, log_erasure, scan_of
 from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
@@ -21,11 +30,7 @@ from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space, State, damaged, read_space, read_state, write_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.traces import left_over
-from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors, shown
 from cosphere.gallery.where import Filter, Where, matching, parse
-
-MOST_THUMBNAIL_BYTES = 2**22
-Existing = Literal["refuse", "skip", "replace"]
 
 
 class Added(NamedTuple):
@@ -172,51 +177,33 @@ class Store(GalleryFolder):
             RunError: as for :meth:`writing`.
         """
         check_choice("existing", existing, ["refuse", "skip", "replace"])
-        texts = check_ids(ids, _length(vectors, codes, ids))
         space = self.space()
-        rows = Rows(np.zeros(0, np.int64), check_vectors(vectors, space, texts), check_codes(codes, space, texts))
-        columns = _metadata(metadata, len(texts))
-        _check_thumbnails(thumbnails, len(texts))
-        if not texts:
+        new = checked_items(space, ids, vectors, codes, metadata, thumbnails)
+        if not new.ids:
             return Added(0, 0, 0)
         with self.writing() as (connection, state, now):
             if (now.dim, now.holds, now.model_id) != (space.dim, space.holds, space.model_id):
                 raise RunError(f"{self.folder} was migrated to another model meanwhile. Open it again.")
-            there = items.find(connection, texts)
-            if there and existing == "refuse":
-                raise DataError(
-                    f"{shown(list(there), 'id')} {agreeing(len(there), 'are')} in the gallery already. "
-                    "Use upsert to replace, or leave them out."
-                )
+            there = items.find(connection, new.ids)
+            check_new(there, existing)
             if there and existing == "replace":
                 state, _ = self._erase(connection, state, sorted(there.values()))
-            keep = [place for place, one in enumerate(texts) if existing == "replace" or one not in there]
+            keep = [place for place, one in enumerate(new.ids) if existing == "replace" or one not in there]
             if keep:
-                self._insert(connection, state, now, keep, texts, rows, columns, thumbnails)
+                self._insert(connection, state, now, keep, new)
         replaced = len(there) if existing == "replace" else 0
         if replaced:
             self.remove_indexes()
-        return Added(len(keep) - replaced, replaced, len(texts) - len(keep))
+        return Added(len(keep) - replaced, replaced, len(new.ids) - len(keep))
 
-    def _insert(
-        self,
-        connection: Connection,
-        state: State,
-        space: Space,
-        keep: list[int],
-        ids: list[str],
-        rows: Rows,
-        metadata: list[dict[str, Any]],
-        thumbnails: Sequence[bytes | None] | None,
-    ) -> None:
-        whole = len(keep) == len(ids)
+    def _insert(self, connection: Connection, state: State, space: Space, keep: list[int], new: NewItems) -> None:
+        whole = len(keep) == len(new.ids)
         numbers = np.arange(state.next_row, state.next_row + len(keep), dtype=np.int64)
         selection: Any = slice(None) if whole else keep
-        vectors, codes = blocks.picked(rows.vectors, selection), blocks.picked(rows.codes, selection)
-        pictures = None if thumbnails is None else [thumbnails[place] for place in keep]
-        items.insert(
-            connection, numbers.tolist(), [ids[place] for place in keep], [metadata[place] for place in keep], pictures
-        )
+        vectors, codes = blocks.picked(new.vectors, selection), blocks.picked(new.codes, selection)
+        pictures = None if new.thumbnails is None else [new.thumbnails[place] for place in keep]
+        ids, metadata = [new.ids[place] for place in keep], [new.metadata[place] for place in keep]
+        items.insert(connection, numbers.tolist(), ids, metadata, pictures)
         next_block = blocks.append(connection, state, space, Rows(numbers, vectors, codes))
         write_state(
             connection,
@@ -250,8 +237,7 @@ class Store(GalleryFolder):
             DataError: an id is not there, the filter is wrong, or neither is given.
             RunError: as for :meth:`writing`.
         """
-        if ids is None and where is None:
-            raise DataError("what should be deleted? Give ids, or a filter of metadata.")
+        check_asked(ids, where)
         wanted = None if where is None else parse(where)
         with self._guard:
             with self.writing() as (connection, state, _):
@@ -289,13 +275,9 @@ class Store(GalleryFolder):
     def _chosen(self, connection: Connection, ids: Sequence[str] | None, wanted: Filter | None) -> list[int]:
         if ids is None:
             return rows_where(connection, wanted).tolist()  # type: ignore[no-any-return]
-        names = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+        names = names_to_delete(ids)
         there = items.find(connection, names)
-        missing = [one for one in names if one not in there]
-        if missing:
-            raise DataError(
-                f"{shown(missing, 'id')} {agreeing(len(missing), 'are')} not in the gallery. Check them; nothing was deleted."
-            )
+        check_there(names, there)
         rows = np.array(sorted(there.values()), dtype=np.int64)
         if wanted is not None:
             rows = np.intersect1d(rows, rows_where(connection, wanted), assume_unique=True)
@@ -365,30 +347,6 @@ def rows_where(connection: Connection, wanted: Filter | None) -> Numbers:
         return np.fromiter(items.all_rows(connection), dtype=np.int64)
 
     return every() if wanted is None else matching(connection, wanted, every)
-
-
-def _length(vectors: npt.NDArray[Any] | None, codes: npt.NDArray[Any] | None, ids: Sequence[Any]) -> int:
-    for part in (vectors, codes):
-        if part is not None:
-            return len(part)
-    return len(ids)
-
-
-def _metadata(metadata: Sequence[Mapping[str, Any] | None] | None, count: int) -> list[dict[str, Any]]:
-    if metadata is None:
-        return [{} for _ in range(count)]
-    if len(metadata) != count:
-        raise SizeError(f"want metadata of {count} items, got {len(metadata)}. Give one mapping for each item.")
-    return [check_metadata(one, place) for place, one in enumerate(metadata)]
-
-
-def _check_thumbnails(thumbnails: Sequence[bytes | None] | None, count: int) -> None:
-    if thumbnails is None:
-        return
-    if len(thumbnails) != count:
-        raise SizeError(f"want thumbnails of {count} items, got {len(thumbnails)}. Give one for each, None for none.")
-    if any(len(one or b"") > MOST_THUMBNAIL_BYTES for one in thumbnails):
-        raise SizeError(f"a thumbnail has more than {MOST_THUMBNAIL_BYTES:,} bytes. Make it smaller.")
 
 
 def _payloads(erased: Sequence[Rows], thumbnails: Sequence[bytes]) -> list[bytes]:

@@ -17,8 +17,8 @@ from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError, counted
 from cosphere.gallery import Added, Item, Space, Where
+from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
-from cosphere.gallery.store import Existing
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows, as_array
 from cosphere.search.gallery_export import export

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cosphere._types import Progress
 from cosphere.errors import DataError, counted
 from cosphere.gallery import Added
+from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
-from cosphere.gallery.store import Existing
 from cosphere.models import Embedder
 from cosphere.search.gallery_items import Pictures, box_of
 from cosphere.search.gallery_rows import as_held

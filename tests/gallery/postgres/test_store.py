@@ -88,7 +88,7 @@ def test_deletion(make: Make) -> None:
     store = make()
     ids, vectors, codes = rows(6)
     store.add(ids, vectors, codes, metadata=[{"n": place} for place in range(6)])
-    with pytest.raises(DataError, match=r"1 id \('gone'\) is not in the gallery\. Nothing was deleted\."):
+    with pytest.raises(DataError, match=r"1 id \('gone'\) is not in the gallery\. Check them; nothing was deleted\."):
         store.delete(["item 0", "gone"])
     with pytest.raises(DataError, match="what should be deleted"):
         store.delete()
@@ -154,6 +154,10 @@ def test_what_cannot_be_kept(make: Make) -> None:
         store.add(["a\0", "b"], vectors, codes)
     with pytest.raises(DataError, match="metadata of item 1: 'x\\\\x00' holds the character NUL"):
         store.add(ids, vectors, codes, metadata=[{}, {"a": "x\0"}])
+    with pytest.raises(SizeError, match="want metadata of 2 items, got 1"):
+        store.add(ids, vectors, codes, metadata=[{}])
+    with pytest.raises(SizeError, match="want thumbnails of 2 items, got 3"):
+        store.add(ids, vectors, codes, thumbnails=[None] * 3)
     broken = vectors.copy()
     broken[1, 2] = np.nan
     with pytest.raises(DataError, match=r"1 embedding \('item 1'\) holds? NaN or infinity"):

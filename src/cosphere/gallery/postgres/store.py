@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.checks import check_choice
-from cosphere.errors import DataError, agreeing
+from cosphere.gallery.adding import Existing, check_asked, check_new, check_there, checked_items, names_to_delete
 from cosphere.gallery.blocks import Rows
 from cosphere.gallery.items import Item
 from cosphere.gallery.postgres.connection import connect, explained
@@ -29,9 +29,7 @@ from cosphere.gallery.postgres.conversion import (
 )
 from cosphere.gallery.postgres.database import GallerySchema
 from cosphere.gallery.postgres.filters import clause_of
-from cosphere.gallery.store import Added, Existing
-from cosphere.gallery.values import check_codes, check_ids, check_metadata, check_vectors
-from cosphere.gallery.values import shown as shown_ids
+from cosphere.gallery.store import Added
 from cosphere.gallery.where import Where, parse
 
 _PAGE = 2000
@@ -87,9 +85,11 @@ class PostgresStore(GallerySchema):
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there."""
         with self.transaction(reading=True) as connection:
-            return {
-                id_ for (id_,) in connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (list(ids),))
-            }
+            return self._known(connection, ids)
+
+    def _known(self, connection: Any, ids: Sequence[str]) -> set[str]:
+        found = connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (list(ids),))
+        return {id_ for (id_,) in found}
 
     def whole(self, id_: str) -> tuple[Item, Rows, bytes | None] | None:
         """An item with its rows of numbers and its thumbnail; None if there is none of this id."""
@@ -130,36 +130,29 @@ class PostgresStore(GallerySchema):
         """
         check_choice("existing", existing, ["refuse", "skip", "replace"])
         space, stored, _ = self.about()
-        count = next((len(part) for part in (vectors, codes) if part is not None), len(ids))
-        texts = check_ids(ids, count)
-        check_texts(texts, "id")
-        rows, bits = check_vectors(vectors, space, texts), check_codes(codes, space, texts)
-        columns = [check_metadata(one, place) for place, one in enumerate(metadata or [None] * count)]
-        for place, one in enumerate(columns):
-            check_columns(one, place)
+        new = checked_items(space, ids, vectors, codes, metadata, thumbnails)
+        check_texts(new.ids, "id")
+        for place, columns in enumerate(new.metadata):
+            check_columns(columns, place)
         with self.transaction() as connection:
             # Writers take turns, so that no other one adds the same id in between; readers go on.
             connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
-            found = connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (texts,))
-            there = {id_ for (id_,) in found}
-            if there and existing == "refuse":
-                raise DataError(
-                    f"{shown_ids(sorted(there), 'id')} {agreeing(len(there), 'are')} in the gallery already. "
-                    "Use upsert to replace, or leave them out."
-                )
+            there = self._known(connection, new.ids)
+            check_new(sorted(there), existing)
             if there and existing == "replace":
                 connection.execute(f"DELETE FROM {self.table} WHERE id = ANY(%s)", (list(there),))
-            keep = [place for place, one in enumerate(texts) if existing == "replace" or one not in there]
+            keep = [place for place, one in enumerate(new.ids) if existing == "replace" or one not in there]
             types = ["text", "jsonb", TYPES[stored], "bit", "bytea"]
             copied = f"COPY {self.table} (id, columns, vector, code, thumbnail) FROM STDIN WITH (FORMAT BINARY)"
             with connection.cursor() as cursor, cursor.copy(copied) as copy:
                 copy.set_types(types)
                 for place in keep:
-                    vector = None if rows is None else as_stored(rows[place], stored)
-                    picture = None if thumbnails is None else thumbnails[place]
-                    copy.write_row((texts[place], json_of(columns[place]), vector, as_bits(bits, place), picture))
+                    vector = None if new.vectors is None else as_stored(new.vectors[place], stored)
+                    picture = None if new.thumbnails is None else new.thumbnails[place]
+                    code = as_bits(new.codes, place)
+                    copy.write_row((new.ids[place], json_of(new.metadata[place]), vector, code, picture))
         replaced = len(there) if existing == "replace" else 0
-        return Added(len(keep) - replaced, replaced, count - len(keep))
+        return Added(len(keep) - replaced, replaced, len(new.ids) - len(keep))
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> tuple[str, ...]:
         """Delete items, all or none; returns their ids.
@@ -174,22 +167,14 @@ class PostgresStore(GallerySchema):
             DataError: an id is not there, the filter is wrong, or neither is given.
             RunError: as for :meth:`transaction`.
         """
-        if ids is None and where is None:
-            raise DataError("what should be deleted? Give ids, or a filter of metadata.")
+        check_asked(ids, where)
         clause = clause_of(None if where is None else parse(where))
-        names = None if ids is None else list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
         with self.transaction() as connection:
             connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
             chosen, values = clause.sql, clause.values
-            if names is not None:
-                there = {
-                    id_ for (id_,) in connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (names,))
-                }
-                missing = [one for one in names if one not in there]
-                if missing:
-                    raise DataError(
-                        f"{shown_ids(missing, 'id')} {agreeing(len(missing), 'are')} not in the gallery. Nothing was deleted."
-                    )
+            if ids is not None:
+                names = names_to_delete(ids)
+                check_there(names, self._known(connection, names))
                 chosen, values = f"id = ANY(%s) AND {clause.sql}", (names, *clause.values)
             gone = connection.execute(f"DELETE FROM {self.table} WHERE {chosen} RETURNING row, id", values).fetchall()
         return tuple(id_ for _, id_ in sorted(gone))
