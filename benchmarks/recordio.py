@@ -1,7 +1,7 @@
 """Records per second from a RecordIO file of faces, in the order of the file and at random; decoding is excluded.
 
     python benchmarks/recordio.py                    # 100 000 made-up faces of 112 x 112: about 500 MB in a temporary folder
-    python benchmarks/recordio.py --records 20000 --runs 1 --out /tmp/recordio.json
+    python benchmarks/recordio.py --records 20000 --runs 1 --out recordio.json
 
 The file was just written, so it comes from the page cache: this measures the reader, not the disk. Random reading goes the
 way that training goes, from ``train.rec#17`` to the bytes of the image.

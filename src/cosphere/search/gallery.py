@@ -28,7 +28,7 @@ from cosphere.models import Embedder
 from cosphere.rows import UnitRows
 from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision
 from cosphere.search.gallery_index import GalleryIndex
-from cosphere.search.gallery_rows import check_model, space_of
+from cosphere.search.gallery_rows import check_model, new_space
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import Index, check_kind
@@ -83,15 +83,7 @@ class Gallery(AnyGallery):
             SettingsError: a setting is out of range, or neither a width nor an embedder is given.
             RunError: there is a gallery already, or the folder cannot be written.
         """
-        if embedder is None and dim is None:
-            raise SettingsError("how wide are the embeddings? Give dim, or the embedder that makes them.")
-        if embedder is not None and dim not in (None, embedder.output_dim):
-            raise SettingsError(f"dim is {dim}, but the embedder makes {embedder.output_dim} numbers. Leave dim out.")
-        space = (
-            Space(dim=cast(int, dim), holds=holds, model_id=model_id, model=str(model))
-            if embedder is None
-            else space_of(embedder, holds, model)
-        )
+        space = new_space(embedder, dim, holds, model, model_id)
         return cls(Store.create(path, space, thumbnail=thumbnail), embedder)
 
     @classmethod

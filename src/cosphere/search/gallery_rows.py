@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.codes import is_codes, to_bits
-from cosphere.errors import DataError, SizeError
+from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.gallery import Space
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows, unit_rows
@@ -64,6 +64,23 @@ def as_queries(rows: npt.NDArray[Any], kind: str, space: Space, path: Path | str
     if not bool(units.rows.any(dim=1).all()):
         raise DataError("a query is zero and has no direction. Leave it out.")
     return units if kind == "floats" else bit_rows(to_bits(np.ascontiguousarray(rows)), name="queries")
+
+
+def new_space(
+    embedder: Embedder | None, dim: int | None, holds: str, model: str | Path = "", model_id: str = ""
+) -> Space:
+    """What the rows of a new gallery are: those of a model, or of a given width.
+
+    Raises:
+        SettingsError: neither is given, or they disagree.
+    """
+    if embedder is None:
+        if dim is None:
+            raise SettingsError("how wide are the embeddings? Give dim, or the embedder that makes them.")
+        return Space(dim=dim, holds=holds, model_id=model_id, model=str(model))
+    if dim not in (None, embedder.output_dim):
+        raise SettingsError(f"dim is {dim}, but the embedder makes {embedder.output_dim} numbers. Leave dim out.")
+    return space_of(embedder, holds, model)
 
 
 def space_of(embedder: Embedder, holds: str, model: str | Path = "") -> Space:

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Float32s
-from cosphere.errors import DataError, SettingsError
-from cosphere.gallery import Item, Space, Where
+from cosphere.errors import DataError
+from cosphere.gallery import Item, Where
 from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
 from cosphere.search.any_gallery import AnyGallery, GalleryItem
-from cosphere.search.gallery_rows import space_of
+from cosphere.search.gallery_rows import new_space
 from cosphere.search.hamming import BitRows
 
 
@@ -75,11 +75,7 @@ class PostgresGallery(AnyGallery):
             SettingsError: a setting is out of range, or neither a width nor an embedder is given.
             RunError: the name is taken, or the server cannot be reached or lacks pgvector >= 0.8.4.
         """
-        if embedder is None and dim is None:
-            raise SettingsError("how wide are the embeddings? Give dim, or the embedder that makes them.")
-        if embedder is not None and dim not in (None, embedder.output_dim):
-            raise SettingsError(f"dim is {dim}, but the embedder makes {embedder.output_dim} numbers. Leave dim out.")
-        space = Space(dim=cast(int, dim), holds=holds) if embedder is None else space_of(embedder, holds)
+        space = new_space(embedder, dim, holds)
         return cls(PostgresStore.create(address, name, space, stored=stored, thumbnail=thumbnail), embedder)
 
     @classmethod
