@@ -72,7 +72,7 @@ def likely_mislabelled(
     Candidates are the classes of the k nearest neighbours (the vote of Wilson, "Asymptotic properties of nearest neighbor rules using
     edited data", 1972, with distances instead of counts). The nearness of a class is the mean cosine to its nearest images: a fifth of
     them, and for an image of a class with s others at least one in s. So the own class of an image, of which s others are left, and
-    the other class are looked at alike, whatever their sizes, and small classes do not fill the list.
+    the other class are compared in the same way, whatever their sizes, and small classes do not fill the list.
 
     It finds labels that contradict the model: wrong labels, and correct labels of images that the model misreads. Look at them; do not
     delete them. A model that was trained to the end on wrong labels has learned them and cannot show them; embed with a model trained

@@ -17,7 +17,7 @@ FORMS = "COLUMN=VALUE, or !=, <, <=, >, >=, ^= (begins with)"
 def where_of(texts: Sequence[str]) -> Where | None:
     """The filter that conditions such as ``label=mug`` stand for; all must hold.
 
-    A value is text, but for numbers after an order, and for JSON: ``["mug", "vase"]`` is one of two, ``"7"`` the text. ``label=7``
+    A value is a text, except a number after `<` or `>`, and JSON: ``["mug", "vase"]`` is one of two, ``"7"`` the text. ``label=7``
     means the number and the text, because a reader cannot tell which one a column holds.
 
     Args:

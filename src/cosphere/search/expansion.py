@@ -72,7 +72,7 @@ def expanded_units(
             "Average fewer, or add images."
         )
     found = search_units(queries, gallery, images, exclude, block_bytes)
-    weights = found.scores.clamp(min=0).double() ** alpha  # 0^0 is 1: alpha 0 counts every row alike
+    weights = found.scores.clamp(min=0).double() ** alpha  # 0^0 is 1: alpha 0 gives every row the same weight
     sums = queries.rows.cpu().double()
     step = max(1, _GATHERED_BYTES // (12 * images * gallery.width))
     for start in range(0, queries.size, step):

@@ -33,7 +33,7 @@ class Refinement:
     expand: int = 0
     """Nearest images that are averaged with the query before it is searched again; 0 for none. See :func:`expanded_queries`."""
     alpha: float = ALPHA
-    """Of the expansion: the weight of an image is its cosine to this power; 0 weights all alike."""
+    """Of the expansion: the weight of an image is its cosine to this power; 0 gives all the same weight."""
     reciprocal: bool = False
     """Re-rank the 500 nearest by k-reciprocal neighbours, see :func:`k_reciprocal_search`."""
     per_label: int | None = None

@@ -145,7 +145,7 @@ class Job:
         return [self.target.parent / name for name in names]
 
     def digest(self) -> str:
-        """A digest of all that the result depends on, but for the bytes of image files."""
+        """A digest of all that the result depends on, except the bytes of image files."""
         files = sorted(containers(self.plan.sources))
         stats = [(name, os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in files]  # noqa: PTH116
         about = [VERSION, self.form.name, self.target.name, self.about, stats, list(self.plan.catalogue.table)]

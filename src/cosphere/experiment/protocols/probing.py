@@ -17,7 +17,7 @@ TRAIN = "train"
 
 
 class ProbeData(NamedTuple):
-    """Features of training and test images with labels that are numbered alike."""
+    """Features of training and test images whose labels have the same numbers."""
 
     train: Float32s
     """(N, D) raw."""
