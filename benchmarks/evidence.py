@@ -26,7 +26,17 @@ FIGURES = ("differences", "convergence", "lengths", "spreads", "variance")
 """Of a study, for the page; the others are tables there."""
 PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 MARKED = re.compile(r"(<!-- study (\S+?)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-COLUMNS = (("recall@1", "R@1"), ("map@r", "MAP@R"))
+COLUMNS = (
+    ("recall@1", "R@1"),
+    ("map@r", "MAP@R"),
+    ("lfw/view_1/auc", "View 1 AUC"),
+    ("lfw/view_1/accuracy", "View 1 accuracy"),
+    ("lfw/unseen/auc", "unseen AUC"),
+    ("lfw/unseen/balanced_accuracy", "unseen accuracy"),
+    ("linear/accuracy", "linear probe"),
+    ("knn/accuracy", "kNN"),
+)
+"""Scores of a study in the order of its table; one that no arm has is left out."""
 
 
 def percent(summary: dict[str, Any] | None) -> str:
