@@ -21,6 +21,11 @@ class Engine(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gears(Settings):
+    ratios: tuple[float, ...] = setting((3.5, 1.0), above=0, below=10)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Car(Settings):
     wheels: int = setting(4, basic=True)
     towing: bool = setting(False, changes_numbers=False)
@@ -86,6 +91,12 @@ def test_values_of_another_type_are_one_sentence(hint: Any, value: object, messa
 def test_types_and_bounds_hold_wherever_an_object_is_made() -> None:
     with pytest.raises(SettingsError, match=r"^engine.power must be a whole number from 1 to 900; got 0\.$"):
         Engine(power=0)
+    with pytest.raises(
+        SettingsError, match=r"^ratios must be a number above 0 and below 10, finite; got 12\.0\.$"
+    ):
+        Gears(ratios=(1.0, 12))
+    with pytest.raises(SettingsError, match=r"^ratios is empty; wanted at least one number"):
+        Gears(ratios=())
     with pytest.raises(SettingsError, match=r"^engine.gear must be a number, finite; got inf\.$"):
         Engine(gear=float("inf"))
     with pytest.raises(SettingsError, match=r"^wheels is 'x'; wanted a whole number\.$"):

@@ -83,7 +83,12 @@ class Settings:
 
 
 def _check_bounds(name: str, value: Any, rule: Rule) -> None:
-    if isinstance(value, float):
+    if isinstance(value, tuple) and rule != Rule():
+        if not value:
+            raise SettingsError(f"{name} is empty; wanted at least one number. Leave it out to have the default.")
+        for one in value:
+            _check_bounds(name, one, rule)
+    elif isinstance(value, float):
         check_number(name, value, above=rule.above, at_least=rule.at_least, below=rule.below, at_most=rule.at_most)
     elif isinstance(value, int) and not isinstance(value, bool):
         least, most = (None if bound is None else int(bound) for bound in (rule.at_least, rule.at_most))

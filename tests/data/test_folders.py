@@ -124,6 +124,10 @@ def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match=r"1 file that is not an image was left out: \.txt 1"):
         read_folder(tmp_path)
+    for name in ("agedb_30.bin", "train.idx", "train.rec"):  # as InsightFace's folders are
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"Give the file that holds them: \S+train\.rec"):
+        read_folder(tmp_path)
 
 
 def test_no_class_folders(tmp_path: Path, draw) -> None:

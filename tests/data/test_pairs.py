@@ -48,10 +48,15 @@ def test_lfws_development_list_has_no_folds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "cannot be read as a list of LFW pairs"),
+        ("", r"cannot be read as a list of LFW pairs: it should begin with 'folds<TAB>n' or 'n', got ''"),
         ("Ann\t1\t2\n", "cannot be read as a list of LFW pairs"),
-        ("1\nAnn 1 2\nAnn\t1\tBob\t1\n", "want 'name n m' or 'name n other m', got 'Ann 1 2'"),
-        ("1\nAnn\tone\t2\nAnn\t1\tBob\t1\n", "want 'name n m'"),
+        ("1 1 1\nAnn\t1\t2\nAnn\t1\tBob\t1\n", "cannot be read as a list of LFW pairs"),
+        ("9" * 6000 + "\n", "cannot be read as a list of LFW pairs"),
+        ("0\n", "promises 0 same and as many different pairs; it has 0 and 0"),
+        ("1\nAnn 1 2\nAnn\t1\tBob\t1\n", r"want 'name<TAB>n<TAB>m' or 'name<TAB>n<TAB>other<TAB>m', got 'Ann 1 2'"),
+        ("1\nAnn\tone\t2\nAnn\t1\tBob\t1\n", "want 'name<TAB>n<TAB>m'"),
+        ("1\nAnn\t1\t\u00b2\nAnn\t1\tBob\t1\n", "want 'name<TAB>n<TAB>m'"),
+        ("1\nAnn\t1\t" + "9" * 6000 + "\nAnn\t1\tBob\t1\n", "want 'name<TAB>n<TAB>m'"),
         ("2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n", "promises 2 same and as many different pairs; it has 1 and 1"),
         ("1\nAnn\t1\t2\nAnn\t1\t3\n", "promises 1 same and as many different pairs; it has 2 and 0"),
     ],
@@ -62,8 +67,15 @@ def test_lists_that_are_not_lfws(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.txt cannot be read"):
+    with pytest.raises(DataError, match=r"none\.txt is missing"):
         read_lfw_pairs(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("begin", ["", "\ufeff", "\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_from_a_windows_editor(tmp_path: Path, begin: str, end: str) -> None:
+    (tmp_path / "own.txt").write_bytes((begin + f"1{end}Bär Bel\t1\t2{end}Bär Bel\t1\tBob\t3{end}").encode())
+    assert read_lfw_pairs(tmp_path / "own.txt").names[1] == ("Bär Bel/Bär Bel_0001.jpg", "Bob/Bob_0003.jpg")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +124,22 @@ def test_a_name_may_be_longer_or_shorter_than_another(tmp_path: Path) -> None:
     paths = ["/d/a/1.jpg", "/d/b/1.jpg", "/d/b/2.jpg"]
     listed = PairList((("a/1.jpg", "2"), ("/d/b/1.jpg", "2.png")), np.array([True, False]), None)
     assert find_pairs(listed, paths).rows.tolist() == [[0, 2], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("B\u00e4r/1.jpg", "/faces/Ba\u0308r/1.jpg"),
+        ("Ann\\1.jpg", "/faces/Ann/1.jpg"),
+        ("Dr. No/Dr. No_0001", "/faces/Dr. No/Dr. No_0001.jpg"),
+        ("Ann/1.v2", "/faces/Ann/1.v2.png"),
+        ("Ann/1.jpg", "/faces/all.zip#Ann/1.jpg"),
+        ("all.zip#Ann/1.jpg", "/faces/all.zip#Ann/1.jpg"),
+    ],
+)
+def test_one_image_by_two_names(name: str, path: str) -> None:
+    listed = PairList(((name, "other.jpg"),), np.array([False]), None)
+    assert find_pairs(listed, ["/faces/other.jpg", path]).rows.tolist() == [[1, 0]]
 
 
 def test_images_that_are_missing_or_not_clear() -> None:

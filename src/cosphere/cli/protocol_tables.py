@@ -38,6 +38,6 @@ def show_part(name: str, part: Part) -> None:
         gain = (
             ""
             if lengths["gain"] is None
-            else f"; rejecting short ones gains {100 * lengths['gain']:.0f} % of what is possible"
+            else f"; rejecting short ones gains {round(100 * lengths['gain'])} % of what is possible"
         )
         console.line(f"length and being right: correlation {lengths['correlation']:+.2f}{gain}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cosphere.checks import check_choice
 from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
-from cosphere.data.listing import Listing, list_images, list_members
+from cosphere.data.listing import Listing, list_images, list_members, scan
 from cosphere.data.names import named_in_nfc
 from cosphere.errors import DataError, counted
 from cosphere.images import container_of
@@ -81,7 +81,7 @@ def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tu
     check_choice("classes", classes, get_args(Classes))
     check_choice("labels", labels, get_args(Labels))
     if not listing.images:
-        raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_ADVICE}")
+        raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_container_in(root) or _ADVICE}")
     notes = listing.notes()
     wrapper, images = _step_in(listing.images, notes)
     unlabelled = _without_classes(images) if labels == "optional" else None
@@ -202,6 +202,13 @@ def _step_in(images: list[str], notes: list[str]) -> tuple[str, list[str]]:
         wrapper += f"{name}/"
         images = [path.removeprefix(f"{name}/") for path in images]
         notes.append(f"the classes were found one folder down, in {name}/")
+
+
+def _container_in(root: Path) -> str:
+    """What to do with a folder such as InsightFace's, whose images lie in one file: preferably one that has labels."""
+    entries = scan(root) if root.is_dir() else []
+    kinds = [(kind.labels is None, entry.name) for entry in entries if (kind := container_of(entry.name)) is not None]
+    return f"Give the file that holds them: {root / min(kinds)[1]}" if kinds else ""
 
 
 def _passed_over(listing: Listing) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ import numpy as np
 from cosphere._types import Flags, Integers
 from cosphere.checks import check_number
 from cosphere.data.faces.people import lfw_image
+from cosphere.data.listing import is_image
+from cosphere.data.names import nfc
 from cosphere.data.table_files import load_table
+from cosphere.data.text_lists import is_count, read_lines
 from cosphere.errors import DataError, SizeError, counted
 from cosphere.images import verification_labels
 
@@ -72,7 +76,7 @@ def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0
     """Find the images of a list among the rows of a catalogue.
 
     A name matches the path that ends in it, part by part: ``Ann/Ann_0001.jpg`` matches ``/data/lfw/Ann/Ann_0001.jpg``.
-    The suffix may differ or be missing, because aligned copies of a data set often have another.
+    The suffix of an image may differ or be missing, because aligned copies of a data set often have another.
 
     Args:
         listed: from :func:`read_pairs`, :func:`read_lfw_pairs` or :func:`read_verification_bin`.
@@ -123,9 +127,12 @@ def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """The parts of a path, the last without its suffix; the number in ``lfw.bin#17`` is part of the name."""
-    pure = PurePosixPath(path)
-    return (*pure.parts[:-1], pure.name if "#" in pure.suffix else pure.stem)
+    r"""The parts of a path in one form of characters, the last without the suffix of an image.
+
+    An item's name is a part too (``lfw.bin#17``), and lists written on Windows separate parts by ``\``.
+    """
+    *folders, name = PurePosixPath(nfc(path).replace("\\", "/").replace("#", "/")).parts or ("",)
+    return (*folders, os.path.splitext(name)[0] if is_image(name) else name)  # noqa: PTH122
 
 
 def read_lfw_pairs(path: str | Path) -> PairList:
@@ -141,22 +148,25 @@ def read_lfw_pairs(path: str | Path) -> PairList:
         DataError: the file cannot be read, a line has another form, or the counts differ from the first line.
     """
     path = Path(path)
-    try:
-        first, *lines = path.read_text(encoding="utf-8").splitlines()
-        counts = [int(word) for word in first.split()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a list of LFW pairs: {error}. Use LFW's own list.") from error
-    lines = [line for line in lines if line.strip()]
+    first, *lines = read_lines(path) or [""]
+    counts = first.split()
+    if len(counts) not in (1, 2) or not all(map(is_count, counts)):
+        raise DataError(
+            f"{path} cannot be read as a list of LFW pairs: it should begin with 'folds<TAB>n' or 'n', got {first[:80]!r}. "
+            "Use LFW's own list."
+        )
     names, same = [], []
     for line in lines:
-        words = line.split("\t")
-        if len(words) not in (3, 4) or not (words[1].isdigit() and words[-1].isdigit()):
-            raise DataError(f"{path.name}: want 'name n m' or 'name n other m', got {line!r}. Use LFW's own list.")
+        words = [word.strip() for word in line.split("\t")]
+        if len(words) not in (3, 4) or not (is_count(words[1]) and is_count(words[-1])):
+            raise DataError(
+                f"{path.name}: want 'name<TAB>n<TAB>m' or 'name<TAB>n<TAB>other<TAB>m', got {line[:80]!r}. Use LFW's own list."
+            )
         one, other = words[0], words[-2] if len(words) == 4 else words[0]
         names.append((lfw_image(one, int(words[1])), lfw_image(other, int(words[-1]))))
         same.append(len(words) == 3)
-    folds, each = counts if len(counts) == 2 else (1, counts[0] if counts else 0)
-    if len(names) != 2 * folds * each or sum(same) != folds * each:
+    each, folds = int(counts[-1]), int(counts[0]) if len(counts) == 2 else 1
+    if not names or len(names) != 2 * folds * each or sum(same) != folds * each:
         raise DataError(
             f"{path.name} promises {folds * each} same and as many different pairs; it has {sum(same)} and "
             f"{len(same) - sum(same)}. Use LFW's own list."

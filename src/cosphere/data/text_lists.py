@@ -14,12 +14,17 @@ def read_lines(path: Path) -> list[str]:
         DataError: the file is missing, cannot be read or is not text.
     """
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a mark
+        return [line for line in text.splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Unpack the whole archive of the data set.") from None
     except PermissionError:
         raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} cannot be read as text: {error}. Unpack the archive again, or save your own list as UTF-8."
+        ) from error
+    except OSError as error:
         raise DataError(f"{path} cannot be read as text: {error}. Unpack the archive again.") from error
 
 
@@ -47,6 +52,15 @@ def read_columns(path: Path, columns: int, *, skip: int = 0) -> list[list[str]]:
     return rows
 
 
+def is_count(text: str) -> bool:
+    """Whether a cell is a whole number from 0, in ASCII digits and below a billion.
+
+    >>> [is_count(text) for text in ("12", "-1", "\u00b2", "9" * 6000)]
+    [True, False, False, False]
+    """
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def whole_number(text: str, path: Path) -> int:
     """Parse a class number from a list file.
 
@@ -57,5 +71,5 @@ def whole_number(text: str, path: Path) -> int:
         return int(text)
     except ValueError:
         raise DataError(
-            f"{path.name} should hold a number where it holds {text!r}. Unpack the archive again."
+            f"{path.name} should hold a number where it holds {text[:40]!r}. Unpack the archive again."
         ) from None

@@ -316,7 +316,7 @@ def preset(
     Args:
         name: "sec" (shorter side to size x 256 / 227, random resized crop; Zhang 2020), "normsoftmax" (both sides to
             size x 256 / 224, random square; Zhai & Wu 2019), "none" (shorter side to size x 256 / 224, no
-            augmentation), "simclr-cifar" (shorter side to size, SimCLR's crops and colours on CIFAR without blur) or "simclr-224"
+            augmentation), "simclr-cifar" (both sides to size, SimCLR's crops and colours on CIFAR without blur) or "simclr-224"
             (shorter side to size x 256 / 224, those on ImageNet; Chen et al. 2020).
         size: side of the network input, in pixels.
         mean: mean that the backbone expects; see :class:`Preprocessing`.

@@ -59,6 +59,9 @@ def test_features_that_cannot_be_written(tmp_path: Path) -> None:
             write_megaface_feature(tmp_path / "a.bin", wrong)
     with pytest.raises(DataError, match="NaN or infinity"):
         write_megaface_feature(tmp_path / "a.bin", [1.0, float("nan")])
+    (tmp_path / "a.bin").write_bytes(struct.pack("<4if", 1, 1, 4, 5, float("inf")))
+    with pytest.raises(DataError, match=r"a\.bin holds NaN or infinity"):
+        read_megaface_feature(tmp_path / "a.bin")
     with pytest.raises(DataError, match=r"none\.bin cannot be read"):
         read_megaface_feature(tmp_path / "none.bin")
 

@@ -31,6 +31,10 @@ def test_the_images_of_people(tmp_path: Path) -> None:
     assert people.images[11:] == ["Bob Lee/Bob Lee_0012.jpg", "Ann/Ann_0001.jpg"]
 
 
+def test_a_list_that_begins_with_a_mark(tmp_path: Path) -> None:
+    assert read_lfw_people(write(tmp_path, "\ufeff1\r\nAnn\t2\r\n")).images == ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg"]
+
+
 def test_a_fold_of_nobody(tmp_path: Path) -> None:
     people = read_lfw_people(write(tmp_path, "2\n0\n1\nAnn\t1\n"))
     assert people.folds is not None

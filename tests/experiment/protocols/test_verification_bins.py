@@ -46,6 +46,16 @@ def test_the_pairs_of_the_file_are_scored_in_ten_folds(agedb: Path, face_run: Pa
     assert folder.values == scores.values
 
 
+@pytest.mark.parametrize(("protocol", "options"), [("lfw", {}), ("pairs", {}), ("pairs", {"pairs": "THE FILE"})])
+def test_protocols_of_lists_take_such_a_file(
+    agedb: Path, face_run: Path, protocol: str, options: dict[str, str]
+) -> None:
+    given = {"flip": "none", "samples": 0, **{name: str(agedb) for name in options}}
+    scores = evaluate_protocol(face_run, agedb, protocol=protocol, options=given).scores
+    want = evaluate_protocol(face_run, agedb, protocol="agedb", options={"flip": "none", "samples": 0}).scores
+    assert (scores.protocol, scores.values) == (protocol, want.values)
+
+
 def test_other_sources_are_refused(lfw_root: Path, face_run: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"the protocol cfp wants cfp_fp.bin or cfp_ff.bin, InsightFace's file, or a folder"

@@ -250,6 +250,21 @@ def test_a_header_that_makes_no_sense(tmp_path: Path, end: float) -> None:
         recordio.keys(path)
 
 
+@pytest.mark.parametrize("label", [float("nan"), float("inf")])
+def test_a_label_that_is_no_number(tmp_path: Path, label: float) -> None:
+    path = write(tmp_path / "data.rec", {1: payload(jpeg(1), 1.0), 2: payload(jpeg(1), label)})
+    with pytest.raises(DataError, match=r"data\.rec is damaged: 1 record has no number for a label, first 2"):
+        recordio.labels(path)
+
+
+def test_an_index_with_two_keys_for_one_record(tmp_path: Path) -> None:
+    path = faces(tmp_path / "train.rec")
+    lines = path.with_suffix(".idx").read_text().splitlines()
+    path.with_suffix(".idx").write_text("\n".join([*lines[:3], f"3\t{lines[2].split()[1]}", *lines[4:]]))
+    with pytest.raises(DataError, match=rf"several keys of its index point to byte {lines[2].split()[1]}"):
+        recordio.keys(path)
+
+
 def test_an_index_with_a_key_twice(tmp_path: Path) -> None:
     path = faces(tmp_path / "train.rec")
     path.with_suffix(".idx").write_text("1\t0\n2\t8\n1\t16\n")

@@ -164,7 +164,7 @@ def read_face_images(path: str | Path) -> FaceImages:
         DataError: the file cannot be read, or a line has another form.
     """
     path = Path(path)
-    numbers = [f"n{column}" for column in range(11)]
+    numbers = [f"{axis}{point}" for point in range(1, 6) for axis in "xy"] + ["score"]
     table = _table(path, {"name": str, **dict.fromkeys(numbers, np.float32)})
     values = table[numbers].to_numpy(dtype=np.float32)
     _check_finite(values, path)
@@ -265,7 +265,7 @@ def _check_width(path: Path, width: int) -> None:
     with path.open("rb") as file:
         first = file.readline(2**16).split()
     if first and len(first) != width:
-        raise ValueError(f"line 1 has {len(first)} cells, wanted {width}")
+        raise ValueError(f"line 1 has {counted(len(first), 'cell')}, wanted {width}")
 
 
 def _names(column: pd.Series, path: Path) -> tuple[str, ...]:

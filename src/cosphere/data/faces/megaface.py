@@ -57,7 +57,7 @@ def read_megaface_feature(path: str | Path) -> Float32s:
     """Read one feature. (D,) float32.
 
     Raises:
-        DataError: the file cannot be read, has another header, or is longer or shorter than its header says.
+        DataError: the file cannot be read, has another header, is longer or shorter than its header says, or holds NaN or infinity.
     """
     path = Path(path)
     try:
@@ -75,7 +75,10 @@ def read_megaface_feature(path: str | Path) -> Float32s:
         )
     if len(content) != _HEADER.size + 4 * rows:
         raise DataError(f"{path} should have {_HEADER.size + 4 * rows:,} bytes for {rows} values. Write it again.")
-    return np.frombuffer(content, dtype="<f4", offset=_HEADER.size).astype(np.float32)
+    values = np.frombuffer(content, dtype="<f4", offset=_HEADER.size).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path} holds NaN or infinity. Write it again, or leave that image out of the list.")
+    return values
 
 
 def write_megaface_feature(path: str | Path, feature: ArrayLike) -> None:

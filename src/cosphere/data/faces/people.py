@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cosphere._types import Integers
-from cosphere.data.text_lists import read_lines
+from cosphere.data.text_lists import is_count, read_lines
 from cosphere.errors import DataError, counted
 
 
@@ -94,16 +94,12 @@ def read_lfw_people(path: str | Path) -> People:
 
 
 def _is_count(cells: list[str]) -> bool:
-    return len(cells) == 1 and _is_number(cells[0].strip())
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 10
+    return len(cells) == 1 and is_count(cells[0].strip())
 
 
 def _person(cells: list[str], path: Path) -> tuple[str, int]:
     name, count = cells[0].strip(), cells[-1].strip()
-    if len(cells) != 2 or not name or not _is_number(count) or int(count) < 1:
+    if len(cells) != 2 or not name or not is_count(count) or int(count) < 1:
         raise DataError(f"{path.name}: want 'name<TAB>images', got {chr(9).join(cells)!r}. Use LFW's own list.")
     if name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise DataError(f"{path.name}: {name!r} is a path, not a name. Use LFW's own list.")

@@ -27,7 +27,7 @@ from cosphere.evaluate.scores import Value
 from cosphere.evaluate.verification import far_name, tar_at_far
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Embedded
-from cosphere.experiment.protocols.verifying import OPEN_NAMES, Flip, chance, roc_points
+from cosphere.experiment.protocols.verifying import OPEN_NAMES, Flip, chance, roc_points, too_few
 from cosphere.fields import Settings, setting
 
 PAIRS_AT_ONCE = 2**16
@@ -54,9 +54,9 @@ class IJBSettings(Settings):
     flip: Flip = "sum"
     detector: bool = True
     images: str | None = None
-    fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-    fpirs: tuple[float, ...] = (1e-1, 1e-2)
-    ranks: tuple[int, ...] = (1, 5, 10)
+    fars: tuple[float, ...] = setting((1e-2, 1e-3, 1e-4, 1e-5, 1e-6), above=0, below=1)
+    fpirs: tuple[float, ...] = setting((1e-1, 1e-2), above=0, below=1)
+    ranks: tuple[int, ...] = setting((1, 5, 10), at_least=1)
     samples: int = setting(1000, at_least=1, at_most=MOST_SAMPLES)
     seed: int = setting(0, at_least=0, at_most=2**31 - 1)
 
@@ -156,11 +156,8 @@ def _one_to_one(
         "same_pairs": found.same_pairs,
         "different_pairs": found.different_pairs,
     }
-    small = [far for far in settings.fars if far * found.different_pairs < 1]
-    if small:
-        notes.append(
-            f"{counted(found.different_pairs, 'different pair')} cannot show a false-accept rate of {max(small):g}"
-        )
+    note = too_few(found.different_pairs, settings.fars)
+    notes += [note] if note else []
     details = {"roc": roc_points(found.roc, found.different_pairs)}
     return Part(key=key, title=f"1:1, {how}", values=values, counts=counts, details=details)
 
@@ -227,7 +224,7 @@ def _one_to_many(
             seed=settings.seed,
         )
         values |= {f"tpir@fpir={far_name(rate)}": Value(value, None) for rate, value in found.dir_at_fpir.items()}
-    counts = {"gallery": len(images), "known_probes": int(known.sum()), "unknown_probes": int((~known).sum())}
+    counts = {"gallery_templates": len(images), "known_probes": int(known.sum()), "unknown_probes": int((~known).sum())}
     inner = f"{key}/{gallery_name}" if key else gallery_name
     return Part(key=inner, title=f"1:N, gallery {gallery_name}, {how}", values=values, counts=counts)
 

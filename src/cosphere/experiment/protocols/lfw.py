@@ -8,6 +8,8 @@ that the model was trained on; the folds stay as they are, only smaller, and of 
 View 1 (``pairsDevTrain.txt``, ``pairsDevTest.txt``) has people of its own on both sides: the threshold that is best on the training pairs
 judges the test pairs.
 
+InsightFace's ``lfw.bin`` holds View 2 too, without names, and so without these parts.
+
 The parts ``templates`` and ``templates_plain`` add up images of people who were not trained on, with raw lengths as weights and without.
 """
 
@@ -17,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cosphere.data import Catalogue, read_lfw_pairs
+from cosphere.data import read_lfw_pairs
 from cosphere.errors import DataError, counted
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Compared, compare_lists
 from cosphere.experiment.protocols.pooling import template_parts
+from cosphere.experiment.protocols.verification_bins import bin_in, run_bin
 from cosphere.experiment.protocols.verifying import (
     OPEN_NAMES,
     SCORES,
@@ -35,17 +38,20 @@ from cosphere.experiment.protocols.verifying import (
 
 VIEW_2, TRAIN, TEST = "pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt"
 _TEMPLATES = ("templates/", "templates_plain/")
-WANTS = f"{VIEW_2} and <Person>/<Person>_0001.jpg"
+WANTS = f"{VIEW_2} and <Person>/<Person>_0001.jpg, or InsightFace's lfw.bin"
+BINS = ("lfw",)
 
 
 def run(subject: Subject, settings: VerificationSettings) -> ProtocolScores:
     """Score a model by LFW's protocols. See the head of this file.
 
     Raises:
-        DataError: the source has no ``pairs.txt``, or too many of its images are missing.
+        DataError: the source has neither ``pairs.txt`` nor ``lfw.bin``, or too many of its images are missing.
     """
+    folder = _folder_of_lists(subject)
+    if folder is None:
+        return run_bin(subject, settings, protocol="lfw", names=BINS)
     catalogue = subject.catalogue()
-    folder = _folder_of_lists(subject, catalogue)
     names = [name for name in (VIEW_2, TRAIN, TEST) if (folder / name).is_file()]
     lists = {name: read_lfw_pairs(folder / name) for name in names}
     if lists[VIEW_2].folds is None:
@@ -72,14 +78,17 @@ def run(subject: Subject, settings: VerificationSettings) -> ProtocolScores:
     return ProtocolScores(protocol="lfw", settings=settings, parts=tuple(parts), notes=tuple(notes), data=compared.data)
 
 
-def _folder_of_lists(subject: Subject, catalogue: Catalogue) -> Path:
-    """The folder with ``pairs.txt``: the source, or the folder of the images or the one around it."""
-    places = [catalogue.root, catalogue.root.parent]
-    places = places if subject.source is None else [subject.source, *places]
-    place = next((place for place in places if (place / VIEW_2).is_file()), None)
-    if place is None:
+def _folder_of_lists(subject: Subject) -> Path | None:
+    """The folder with ``pairs.txt``: the source or one around it. None where there is InsightFace's file instead.
+
+    Raises:
+        DataError: there is neither, which is said before any image is listed.
+    """
+    source = subject.catalogue().root if subject.source is None else subject.source
+    place = next((place for place in (source, *source.absolute().parents[:2]) if (place / VIEW_2).is_file()), None)
+    if place is None and bin_in(subject.source, BINS) is None:
         raise DataError(
-            f"the protocol lfw wants {WANTS}; {places[0]} has no {VIEW_2}. Give the root of LFW, or use --protocol pairs "
+            f"the protocol lfw wants {WANTS}; {source} has no {VIEW_2}. Give the root of LFW, or use --protocol pairs "
             "with --pairs FILE."
         )
     return place

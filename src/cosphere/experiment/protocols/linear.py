@@ -66,11 +66,11 @@ def _scores(data: ProbeData, settings: LinearSettings) -> ProtocolScores:
     )
     values = {
         "accuracy": Value(probe.final, binomial(round(probe.final * len(data.test)), len(data.test), settings.level)),
-        "accuracy_best_epoch": Value(probe.best, None),
         "accuracy_train": Value(probe.train, None),
     }
     notes = list(data.notes)
-    if settings.recipe == "sgd":
+    if settings.recipe == "sgd":  # "lbfgs" has no epochs
+        values["accuracy_best_epoch"] = Value(probe.best, None)
         notes.append(
             "accuracy is after the last epoch, the number to report; accuracy_best_epoch is chosen on the test images"
         )

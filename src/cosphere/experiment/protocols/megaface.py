@@ -33,8 +33,8 @@ from cosphere.evaluate.scores import Value
 from cosphere.evaluate.verification import far_name
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Embedded
-from cosphere.experiment.protocols.verifying import Flip
-from cosphere.fields import Settings
+from cosphere.experiment.protocols.verifying import Flip, too_few
+from cosphere.fields import Settings, setting
 
 PROBES, DISTRACTORS = "facescrub", "megaface"
 LISTS = {
@@ -65,8 +65,8 @@ class MegaFaceSettings(Settings):
     flip: Flip = "sum"
     features: str | None = None
     suffix: str = "cosphere"
-    ranks: tuple[int, ...] = (1, 10)
-    fars: tuple[float, ...] = (1e-4, 1e-5, 1e-6)
+    ranks: tuple[int, ...] = setting((1, 10), at_least=1)
+    fars: tuple[float, ...] = setting((1e-4, 1e-5, 1e-6), above=0, below=1)
     refined: bool = True
 
 
@@ -104,10 +104,8 @@ def run(subject: Subject, settings: MegaFaceSettings) -> ProtocolScores:
         "distractors": len(rows[DISTRACTORS]),
         "trials": int(found["trials"]),
     }
-    pairs = len(persons) * len(rows[DISTRACTORS])
-    small = [far for far in settings.fars if far * pairs < 1]
-    if small:
-        notes.append(f"{pairs:,} pairs with distractors cannot show a false-accept rate of {max(small):g}")
+    note = too_few(len(persons) * len(rows[DISTRACTORS]), settings.fars, "distractor pair")
+    notes += [note] if note else []
     part = Part(key="", title="FaceScrub among distractors", values=values, counts=counts)
     return ProtocolScores(protocol="megaface", settings=settings, parts=(part,), notes=tuple(notes), data=data)
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from cosphere._types import Integers
-from cosphere.data import PairList, Pairs, read_lfw_pairs, read_pairs
+from cosphere.data import PairList, Pairs, read_lfw_pairs, read_pairs, read_verification_bin
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, counted
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Embedded, compare_lists
+from cosphere.experiment.protocols.verification_bins import SUFFIX, bin_in, run_bin
 from cosphere.experiment.protocols.verifying import (
     OPEN_NAMES,
     SCORES,
@@ -38,8 +39,8 @@ class PairSettings(VerificationSettings):
     """How pairs are found, embedded and scored.
 
     Args:
-        pairs: a table with the columns a, b, same and perhaps fold (.csv, .tsv, .parquet), or a list in LFW's format; null draws
-            pairs from the labels of the images.
+        pairs: a table with the columns a, b, same and perhaps fold (.csv, .tsv, .parquet), or a list in LFW's format; null takes
+            those of InsightFace's file (.bin), or draws pairs from the labels of other images.
         count: pairs of each kind to draw, at most.
         folds: of lists without folds; drawn, each with its share of both kinds.
     """
@@ -55,6 +56,8 @@ def run(subject: Subject, settings: PairSettings) -> ProtocolScores:
     Raises:
         DataError: there is no such list, too many of its images are missing, or not both kinds of pairs can be made.
     """
+    if settings.pairs is None and bin_in(subject.source, ()) is not None:
+        return run_bin(subject, settings, protocol="pairs", names=())
     if settings.pairs is None:
         chosen = take_split(subject.catalogue(), subject.split or ALL).images
         images = Embedded(subject, chosen, settings.flip)
@@ -88,13 +91,15 @@ def label_scores(table: Embeddings, settings: PairSettings) -> ProtocolScores:
 
 
 def read_list(path: Path) -> PairList:
-    """A table of pairs by its suffix, or LFW's format.
+    """A table of pairs or InsightFace's file by its suffix, or LFW's format.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is none of them.
     """
     if not path.is_file():
         raise DataError(f"there is no list of pairs {path}. Check --pairs.")
+    if path.suffix.lower() == SUFFIX:
+        return read_verification_bin(path)
     table = path.suffix.lower() in TABLE_SUFFIXES - {".txt"}
     return read_pairs(path) if table else read_lfw_pairs(path)
 

@@ -1,6 +1,6 @@
 """InsightFace's verification sets, such as ``agedb_30.bin`` and ``cfp_fp.bin``: ten folds of aligned pairs in one file.
 
-The file names nobody, so pairs of people that were trained on cannot be left out.
+Protocols `lfw` and `pairs` take such a file too. The file names nobody, so pairs of people that were trained on cannot be left out.
 """
 
 from __future__ import annotations
@@ -65,16 +65,21 @@ def find_bin(source: Path | None, protocol: str, names: tuple[str, ...]) -> Path
     Raises:
         DataError: there is none.
     """
-    if source is not None and source.is_file() and source.suffix.lower() == SUFFIX:
-        return source
-    files = [] if source is None else [source / f"{name}{SUFFIX}" for name in names]
-    file = next((file for file in files if file.is_file()), None)
+    file = bin_in(source, names)
     if file is None:
         wanted = " or ".join(f"{name}{SUFFIX}" for name in names)
         raise DataError(
             f"the protocol {protocol} wants {wanted}, InsightFace's file, or a folder that holds it; got {source}. Give its path."
         )
     return file
+
+
+def bin_in(source: Path | None, names: tuple[str, ...]) -> Path | None:
+    """The file of a verification set that a source is or, under one of these names, holds; None where there is none."""
+    if source is not None and source.is_file() and source.suffix.lower() == SUFFIX:
+        return source
+    files = [] if source is None else [source / f"{name}{SUFFIX}" for name in names]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _entry(name: str, title: str, names: tuple[str, ...]) -> ProtocolEntry:

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from cosphere._types import Flags, Floats, Integers
 from cosphere.checks import MOST_SAMPLES
 from cosphere.data import Pairs
-from cosphere.errors import DataError, SettingsError, counted
+from cosphere.errors import DataError, counted
 from cosphere.evaluate import Interval, length_quality, seeds_summary, verification, verification_intervals
 from cosphere.evaluate.scores import Value
 from cosphere.evaluate.thresholds import plain_threshold
@@ -53,17 +53,12 @@ class VerificationSettings(Settings):
     flip: Flip = "sum"
     rule: Rule = "exact"
     far_rule: FarRule = "exact"
-    fars: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
+    fars: tuple[float, ...] = setting((1e-1, 1e-2, 1e-3), above=0, below=1)
     samples: int = setting(1000, at_least=0, at_most=MOST_SAMPLES)
     level: float = setting(0.95, above=0, below=1)
     seed: int = setting(0, at_least=0, at_most=2**31 - 1)
     hardest: int = setting(12, at_least=0, at_most=1000)
     max_missing: float = setting(0.01, at_least=0, at_most=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.fars or not all(0 < far < 1 for far in self.fars):
-            raise SettingsError(f"options.fars is {list(self.fars)}; wanted rates between 0 and 1. Give [1e-2, 1e-3].")
 
 
 class ScoredPairs(NamedTuple):
@@ -280,16 +275,15 @@ def hardest(pairs: ScoredPairs, right: Flags | None, count: int) -> dict[str, li
 
 def rate_notes(parts: Iterable[Part], fars: Sequence[float]) -> list[str]:
     """A note for each part whose different pairs are too few for a false-accept rate."""
-    notes = []
-    for part in parts:
-        different = part.counts["different_pairs"]
-        small = [far for far in fars if far * different < 1]
-        if small:
-            notes.append(
-                f"{part.title}: {counted(different, 'different pair')} cannot show a false-accept rate of {min(small):g}; "
-                "its threshold accepts none of them"
-            )
-    return notes
+    notes = [(part, too_few(part.counts["different_pairs"], fars)) for part in parts]
+    return [f"{part.title}: {note}; its threshold accepts none of them" for part, note in notes if note]
+
+
+def too_few(different: int, fars: Sequence[float], kind: str = "different pair") -> str:
+    """What so many different pairs cannot show; empty where they are enough for each false-accept rate."""
+    small = [far for far in fars if far * different < 1]
+    below = " or less" if len(small) > 1 else ""
+    return f"{counted(different, kind)} cannot show a false-accept rate of {max(small):g}{below}" if small else ""
 
 
 def check_kinds(pairs: ScoredPairs, what: str) -> None:

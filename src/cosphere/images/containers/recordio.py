@@ -85,6 +85,12 @@ def labels(path: Path) -> list[str]:
     flags: NDArray[np.uint32] = _words(content, index.offsets + first).view("<u4")
     places = np.where(flags[:, 0] > 0, index.offsets + first + HEADER.size, index.offsets + first + 4)
     values: Float32s = _words(content, places).view("<f4")
+    lost = np.flatnonzero(~np.isfinite(values[:, 0]))
+    if len(lost):
+        raise _damaged(
+            path,
+            f"{counted(len(lost), 'record')} {agreeing(len(lost), 'have')} no number for a label, first {index.keys[lost[0]]}",
+        )
     return [str(int(value)) if value.is_integer() else str(value) for value in values[:, 0].tolist()]
 
 
@@ -182,20 +188,34 @@ def _unpacked(payload: bytes, path: Path) -> tuple[int, float, int, int]:
 
 
 def _images(path: Path) -> _Index:
-    """The index without InsightFace's header record and its records of identities."""
+    """The index without InsightFace's header record and its records of identities.
+
+    Raises:
+        DataError: a file is damaged, or several images are at one place, as in the index of another file.
+    """
     opened = _opened_file(path)
     index = opened.index
-    if index.keys[0] != 0:
-        return index
+    end = _header_end(opened) if index.keys[0] == 0 else None
+    if end is not None:
+        chosen = (index.keys > 0) & (index.keys < end)
+        index = _Index(index.keys[chosen], index.offsets[chosen])
+    in_order = np.sort(index.offsets)
+    shared = np.flatnonzero(np.diff(in_order) == 0)
+    if len(shared):
+        raise _damaged(path, f"several keys of its index point to byte {in_order[shared[0]]}")
+    return index
+
+
+def _header_end(opened: _Opened) -> float | None:
+    """The key after the last image, which InsightFace's record 0 says; None where record 0 is an image."""
     payload = opened.payload(0)
-    flag, *_ = _unpacked(payload, path)
+    flag, *_ = _unpacked(payload, opened.path)
     if flag == 0:
-        return index
+        return None
     (end,) = struct.unpack_from("<f", payload, HEADER.size)
     if not 1 <= end < 2**53:
-        raise _damaged(path, f"its header says that the images end at key {end:g}")
-    chosen = (index.keys > 0) & (index.keys < end)
-    return _Index(index.keys[chosen], index.offsets[chosen])
+        raise _damaged(opened.path, f"its header says that the images end at key {end:g}")
+    return float(end)
 
 
 class _Opened:
