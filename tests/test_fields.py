@@ -91,9 +91,7 @@ def test_values_of_another_type_are_one_sentence(hint: Any, value: object, messa
 def test_types_and_bounds_hold_wherever_an_object_is_made() -> None:
     with pytest.raises(SettingsError, match=r"^engine.power must be a whole number from 1 to 900; got 0\.$"):
         Engine(power=0)
-    with pytest.raises(
-        SettingsError, match=r"^ratios must be a number above 0 and below 10, finite; got 12\.0\.$"
-    ):
+    with pytest.raises(SettingsError, match=r"^ratios must be a number above 0 and below 10, finite; got 12\.0\.$"):
         Gears(ratios=(1.0, 12))
     with pytest.raises(SettingsError, match=r"^ratios is empty; wanted at least one number"):
         Gears(ratios=())
