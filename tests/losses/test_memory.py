@@ -365,7 +365,7 @@ def test_wrong_batches_are_named():
     ((rows, labels),) = batches(4)
     with pytest.raises(SizeError, match=r"memory is 4 wide, embeddings 3. Build it with embedding_dim=3"):
         memory(rows[:, :3], labels)
-    with pytest.raises(SizeError, match=r"batch of 8 does not fit a memory of 5 rows"):
+    with pytest.raises(SizeError, match=r"batch of 8 does not fit a memory of 5 rows\. Make it with size=8 or more"):
         memory(rows.repeat(2, 1), labels.repeat(2))
     with pytest.raises(SizeError, match=r"memory holds torch.float32.*Call memory.to\(torch.float64\)"):
         memory(rows.double(), labels)

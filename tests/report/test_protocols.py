@@ -46,7 +46,7 @@ def part(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def data(part: dict[str, Any]) -> ReportData:
-    content = {"protocol": "lfw", "parts": [part], "notes": ["the first note", HOSTILE]}
+    content = {"protocol": "lfw", "parts": [part], "notes": ["the first note", "lfw.bin: one", HOSTILE]}
     return ReportData(name="run", protocols={"lfw": content})
 
 
@@ -71,6 +71,12 @@ def test_the_errors_are_drawn_over_the_rejected_share(part: dict[str, Any]) -> N
         assert affine(drawn[:, axis], values[:, axis]) < 1e-3
 
 
+@pytest.mark.parametrize("figure", [roc_figure, reject_figure])
+def test_several_lines_are_named_below_the_axes(part: dict[str, Any], figure: Any) -> None:
+    assert not {"View 2, all pairs", "unseen"} & set(texts(figure([part])))
+    assert {part["title"], "unseen"} <= set(texts(figure([part, {**part, "title": "unseen"}])))
+
+
 def test_parts_without_curves_give_no_figure(part: dict[str, Any]) -> None:
     assert roc_figure([{**part, "roc": {}}]) is None
     assert reject_figure([{"title": "x"}]) is None
@@ -85,7 +91,10 @@ def test_tables_pairs_and_notes_are_on_the_page(data: ReportData) -> None:
     assert '<th scope="row">TAR@FAR 1e-3</th><td>50.00</td><td>–</td>' in text
     assert "3000 same pairs, 3000 different pairs." in text
     assert "correlation +0.25, rejecting short ones gains 40 % of what is possible." in text
+    data.protocols["lfw"]["parts"][0]["lengths"]["gain"] = -0.001
+    assert "gains 0 % of what" in page(data)
     assert '<p class="note">The first note.</p>' in text
+    assert '<p class="note">lfw.bin: one.</p>' in text
     assert text.count("cosine -0.125</b> ✗ judged wrong") == 8
     assert "<summary>Show 2 more</summary>" in text  # of the same pairs
     assert "cosine 0.875</b> ✓ judged different" in text

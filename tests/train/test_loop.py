@@ -18,7 +18,7 @@ import torch
 
 from cosphere.cli import main
 from cosphere.data import Catalogue, read_catalogue
-from cosphere.errors import DataError, DivergenceError, RunError, SettingsError, SizeError
+from cosphere.errors import DataError, DivergenceError, RunError, SettingsError
 from cosphere.health import embedding_health
 from cosphere.losses import MultiSimilarityLoss
 from cosphere.models import Embedder, EmbedderSettings
@@ -526,11 +526,6 @@ def test_a_schedule_inside_a_loss_runs_over_the_run(photos: Path, tmp_path: Path
     assert build_loss(settings, None, 10, 8).total_steps == settings.steps
     given = replace(settings, loss=LossSettings(name="heated_up_softmax", settings={"total_steps": 77}))
     assert build_loss(given, None, 10, 8).total_steps == 77
-
-
-def test_a_memory_smaller_than_a_batch_says_so(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(SizeError, match="memory"):
-        run_small(photos, tmp_path / "run", small(loss=LossSettings(name="contrastive", memory=4)))
 
 
 @pytest.mark.parametrize("name", ["memory", "memory_after"])

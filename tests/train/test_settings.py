@@ -14,6 +14,7 @@ from cosphere.train.settings import (
     BatchSettings,
     DataSettings,
     ImageSettings,
+    LossSettings,
     OptimizerSettings,
     ScheduleSettings,
     SecSettings,
@@ -78,6 +79,10 @@ from cosphere.train.settings import (
         (
             lambda: TrainSettings(steps=5, schedule=ScheduleSettings(new_layers_steps=5)),
             "schedule.new_layers_steps 5 leaves none of the 5 steps for the backbone.",
+        ),
+        (
+            lambda: TrainSettings(batch=BatchSettings(size=12), loss=LossSettings(name="contrastive", memory=11)),
+            "loss.memory 11 does not hold a batch of batch.size 12. Set it to 12 or more, or to 0 for none.",
         ),
     ],
 )

@@ -109,5 +109,8 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
         console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
     console.line(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; the model is in {folder.model}")
     root = Path(settings.data.root).absolute()
-    by = "" if learns_from_labels(settings) else " --protocol knn"  # as self-supervision is judged, on data with labels
-    console.line(f"next: cosphere evaluate {folder.path} {root}{by}    cosphere search {folder.path} {root} QUERY.jpg")
+    scored = str(root)
+    if not learns_from_labels(settings):  # judged as self-supervision is, on images with labels
+        unlabelled = settings.data.validation_share and not result.best_scores
+        scored = f"{'LABELLED_IMAGES' if unlabelled else root} --protocol knn"
+    console.line(f"next: cosphere evaluate {folder.path} {scored}    cosphere search {folder.path} {root} QUERY.jpg")

@@ -192,7 +192,8 @@ class CrossBatchMemory(Loss):
             )
         if len(embeddings) > self.size:
             raise SizeError(
-                f"a batch of {len(embeddings)} does not fit a memory of {counted(self.size, 'row')}. Give it more size."
+                f"a batch of {len(embeddings)} does not fit a memory of {counted(self.size, 'row')}. Make it with "
+                f"size={len(embeddings)} or more."
             )
         if embeddings.device != held.device:
             raise SizeError(

@@ -76,4 +76,5 @@ def shown(value: object) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of one as a percentage."""
-    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"
+    # Adding 0 turns the -0.0 of a share that rounds to nothing into 0.0.
+    return "–" if share is None or not math.isfinite(share) else f"{round(100 * share, digits) + 0:.{digits}f} %"

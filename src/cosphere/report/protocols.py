@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from cosphere.report.data import ReportData, Score, read_scores
 from cosphere.report.drawing import COLOURS, charts, drawing, gid_of
 from cosphere.report.markup import paragraph, percent, safe, section, shown, table
@@ -44,8 +46,10 @@ def _protocol(name: str, content: Mapping[str, Any], pictures: Thumbnails) -> st
 
 
 def _sentence(text: str) -> str:
-    """A note as a sentence of a page."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+    """A note as a sentence of a page; a file's name at its start stays as it is."""
+    first = text.split()[0].rstrip(":") if text.split() else ""
+    start = text[:1] if "." in first else text[:1].upper()
+    return f"{start}{text[1:].rstrip('.')}." if text else ""
 
 
 def _items(content: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -90,7 +94,7 @@ def roc_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
     known = [(title, roc["far"], roc["tar"]) for title, roc in curves if roc.get("far") and roc.get("tar")]
     if not known:
         return None
-    with drawing() as (_, (axes,), svg):
+    with drawing() as (figure, (axes,), svg):
         for (title, far, tar), (colour, dash) in zip(known, LINES, strict=False):
             points = [(rate, 100 * hit) for rate, hit in zip(far, tar, strict=True) if rate > 0]
             axes.step(
@@ -104,7 +108,7 @@ def roc_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
         axes.set_xscale("log")
         axes.set_ylim(0, 102)
         axes.set(title="ROC", xlabel="false-accept rate", ylabel="true-accept rate (%)")
-        axes.legend(loc="best", fontsize=8)
+        _name_lines(figure, len(known))
     return svg[0]
 
 
@@ -114,7 +118,7 @@ def reject_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
     known = [(title, lengths) for title, lengths in known if lengths.get("errors")]
     if not known:
         return None
-    with drawing() as (_, (axes,), svg):
+    with drawing() as (figure, (axes,), svg):
         for (title, lengths), (colour, dash) in zip(known, LINES, strict=False):
             shares, errors = ([100 * value for value in lengths[name]] for name in ("shares", "errors"))
             axes.plot(shares, errors, color=COLOURS[colour], linestyle=dash, label=title, gid=gid_of(title))
@@ -124,8 +128,14 @@ def reject_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
             xlabel="pairs with the shortest embeddings rejected (%)",
             ylabel="wrong among the others (%)",
         )
-        axes.legend(loc="best", fontsize=8)
+        _name_lines(figure, len(known))
     return svg[0]
+
+
+def _name_lines(figure: Figure, count: int) -> None:
+    """A legend below the axes, where long titles hide no line; none for one line, whose part has its title beside it."""
+    if count > 1:
+        figure.legend(loc="outside lower left", fontsize=8, frameon=False)
 
 
 def _hardest(one: Mapping[str, Any], pictures: Thumbnails) -> str:

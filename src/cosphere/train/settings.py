@@ -247,6 +247,11 @@ class TrainSettings(Settings):
             raise SettingsError(
                 f"schedule.new_layers_steps {self.schedule.new_layers_steps} leaves none of the {self.steps} steps for the backbone."
             )
+        if 0 < self.loss.memory < self.batch.size:
+            raise SettingsError(
+                f"loss.memory {self.loss.memory} does not hold a batch of batch.size {self.batch.size}. Set it to "
+                f"{self.batch.size} or more, or to 0 for none."
+            )
         if self.features.copies:
             self._check_frozen()
 

@@ -82,8 +82,10 @@ def test_new_classes_are_refused_and_a_named_split_is_halved(photos: Path, face_
 
 
 def test_data_without_splits_is_refused(shared: Path, face_run: Path) -> None:
-    with pytest.raises(DataError, match=r"linear wants a train and a test split; .* has all. Give --split all"):
+    with pytest.raises(DataError, match=r"linear wants a train and a test split; .* has only 'all'\. Give --split all"):
         evaluate_protocol(face_run, shared / "train", protocol="linear")
+    with pytest.raises(DataError, match=r"knn wants images with labels, and those in .* have none"):
+        evaluate_protocol(face_run, next((shared / "train").iterdir()), protocol="knn", split="all")
 
 
 def test_halves_are_of_each_class() -> None:

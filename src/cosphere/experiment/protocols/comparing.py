@@ -100,6 +100,7 @@ def compare_lists(
         whole = (rows >= 0).all(axis=1)
         if not whole.all():
             notes.append(f"{name}: {counted(int((~whole).sum()), 'pair')} left out, of images that cannot be read")
+        notes += [f"{name}: {text}" for text in _odd_pairs(pairs.rows)]
         folds = None if pairs.folds is None else pairs.folds[whole]
         readable[name] = Pairs(rows=rows[whole], same=pairs.same[whole], folds=folds)
     labels = images.table["label"].to_numpy(dtype=object)[embedded.place >= 0]
@@ -111,3 +112,11 @@ def compare_lists(
         notes=tuple(notes),
         data=embedded.data,
     )
+
+
+def _odd_pairs(rows: Integers) -> list[str]:
+    """What is odd about pairs: those of one image with itself, and those that are listed again."""
+    alone = int((rows[:, 0] == rows[:, 1]).sum())
+    again = len(rows) - len(np.unique(np.sort(rows, axis=1), axis=0))
+    notes = [f"{counted(alone, 'pair')} {agreeing(alone, 'compare')} an image with itself"] if alone else []
+    return notes + ([f"{counted(again, 'pair')} {agreeing(again, 'are')} listed more than once"] if again else [])

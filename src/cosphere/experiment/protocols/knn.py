@@ -62,7 +62,9 @@ def _scores(data: ProbeData, settings: NearestSettings) -> ProtocolScores:
         own = vote.log_votes[np.arange(len(columns)), columns]
         above = (vote.log_votes > own[:, None]).sum(axis=1)
         values["accuracy_top5"] = Value(float(((above < TOP) & np.isfinite(own)).mean()), None)
-    part = Part(key="", title=f"{settings.k} nearest neighbours", values=values, counts=data.counts)
+    part = Part(
+        key="", title=f"{min(settings.k, len(data.train))} nearest neighbours", values=values, counts=data.counts
+    )
     return ProtocolScores(protocol="knn", settings=settings, parts=(part,), notes=data.notes, data=data.data)
 
 

@@ -13,7 +13,7 @@ from cosphere._types import Integers
 from cosphere.data import PairList, Pairs, read_lfw_pairs, read_pairs, read_verification_bin
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.embeddings import Embeddings
-from cosphere.errors import DataError, counted
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.comparing import Embedded, compare_lists
@@ -74,12 +74,12 @@ def run(subject: Subject, settings: PairSettings) -> ProtocolScores:
     trained = set(people.ravel().tolist()) & (subject.trained or frozenset())
     if trained:
         new, about = without(pairs, people, trained)
-        notes += [
-            f"{counted(len(trained), 'class')} of these images were trained on: 'unseen' leaves out their pairs",
-            *about,
-        ]
+        told = f"{counted(len(trained), 'class')} of these images {agreeing(len(trained), 'were')} trained on"
         if new.same.any() and not new.same.all():
+            notes += [f"{told}: 'unseen' leaves out their pairs", *about]
             parts.append(verification_part("unseen", f"{path.name}, classes never trained on", new, settings))
+        else:
+            notes.append(f"{told}; too few pairs are left without them, so there is no part 'unseen'")
     return _result(parts, notes, settings, compared.data)
 
 

@@ -48,15 +48,20 @@ def probe_data(subject: Subject, name: str) -> ProbeData:
         name: of the protocol, for errors.
 
     Raises:
-        DataError: there is no train or no test split, or a test class is not in train.
+        DataError: there are no labels, there is no train or no test split, or a test class is not in train.
     """
     catalogue = subject.catalogue()
+    if not catalogue.labelled:
+        raise DataError(
+            f"{name} wants images with labels, and those in {catalogue.root} have none. Give class folders, or a table with path and "
+            "label."
+        )
     if subject.split is not None:
         return halves(subject.embed(take_split(catalogue, subject.split).images), subject.split, name)
     missing = [split for split in (TRAIN, TEST) if split not in catalogue.split_names]
     if missing:
         raise DataError(
-            f"{name} wants a train and a test split; {catalogue.root} has {', '.join(catalogue.split_names)}. "
+            f"{name} wants a train and a test split; {catalogue.root} has only {', '.join(map(repr, catalogue.split_names))}. "
             f"Give --split {catalogue.split_names[0]}: half of its images of each class then train the probe."
         )
     train, test = catalogue.select(TRAIN), catalogue.select(TEST)
