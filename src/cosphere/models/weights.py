@@ -142,8 +142,10 @@ def _few(keys: Sequence[str]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, shortened: torch's own messages have many lines."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first sentence of an error, shortened: torch's own messages have many lines."""
+    text = str(error).strip().partition("\n")[0].partition(". ")[0]
+    if not text or text.isdigit():  # such as the KeyError of a byte that is no instruction
+        return "it is empty, or torch.save did not write it"
     if "weights only" in text.lower():  # torch's own words name the switch that would run the code
         return "it holds more than tensors, which could run code"
     return text if len(text) <= 120 else text[:117] + "..."
