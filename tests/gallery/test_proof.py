@@ -13,7 +13,7 @@ import pytest
 from making_gallery import DIM, rows_of
 
 from cosphere.errors import RunError
-from cosphere.gallery import Receipt, Space, Store, prove_deleted
+from cosphere.gallery import Receipt, Space, Store, compact, load_receipts, prove_deleted, save_receipts
 from cosphere.gallery.erasure import quick_hash, read_log, window_places, windows
 from cosphere.gallery.traces import left_over
 
@@ -181,10 +181,67 @@ def test_a_receipt_holds_no_personal_data_and_comes_back(tmp_path: Path) -> None
     assert again.digest == deleted.receipt.digest
     assert again.as_dict() == deleted.receipt.as_dict()
     assert again.covered == 3
-    for change in ({"quick": "zz"}, {"sure": ""}, {"salt": None}, {"quick": "ffffffff", "sure": "00" * 8}):
+    for change in (
+        {"quick": "zz"},
+        {"sure": ""},
+        {"salt": None},
+        {"payloads": 1},
+        {"quick": "ffffffff", "sure": "00" * 8},
+    ):
         (tmp_path / "bad.json").write_text(json.dumps(json.loads(text) | change))
         with pytest.raises(RunError, match="is not a receipt of a deletion"):
             Receipt.load(tmp_path / "bad.json")
+
+
+def test_what_is_replaced_has_a_receipt_as_what_is_deleted_has(tmp_path: Path) -> None:
+    rows, codes = filled(tmp_path / "g")
+    changed, same = ["face 00003", "face 01499"], ["face 00009"]
+    with Store.open(tmp_path / "g") as store:
+        first = store.add(changed, -rows[[3, 1499]], ~codes[[3, 1499]], existing="replace")
+        again = store.add(same, rows[[9]], codes[[9]], existing="replace")
+        new = store.add(["new"], rows[:1], codes[:1], existing="replace")
+        with store.reading() as connection:
+            log = read_log(connection)
+        compact(store)
+    assert (first, again, new) == ((0, 2, 0), (0, 1, 0), (1, 0, 0))
+    assert [one.items for one in (*first.receipts, *again.receipts)] == [2, 1]
+    assert new.receipts == ()
+    assert [(one["items"], one["replaced"]) for one in log] == [(2, True), (1, True)]
+    proof = prove_deleted(tmp_path / "g", [], first.receipts)
+    assert proof.holds, proof.found
+    assert (proof.windows, proof.shared, proof.complete) == (2 * (16 + 16 + 2), 0, True)
+    both = prove_deleted(tmp_path / "g", [], [*first.receipts, *again.receipts])
+    assert both.holds  # the vector and code of the third are in the gallery again
+    assert both.shared == 16 + 2
+    with (tmp_path / "g" / "left").open("wb") as file:
+        file.write(rows[1499].tobytes())
+    assert not prove_deleted(tmp_path / "g", [], first.receipts).holds
+    save_receipts(tmp_path / "r.json", [*first.receipts, *again.receipts])
+    assert [one.digest for one in load_receipts(tmp_path / "r.json")] == [
+        one.digest for one in (*first.receipts, *again.receipts)
+    ]
+    with pytest.raises(RunError, match="holds 2 receipts; wanted one"):
+        Receipt.load(tmp_path / "r.json")
+
+
+def test_a_receipt_says_that_it_is_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosphere.gallery.erasure.MOST_PAYLOADS", 8)
+    rows, _ = filled(tmp_path / "g", 30)
+    with Store.open(tmp_path / "g") as store:
+        receipt = store.delete([f"face {place:05}" for place in range(10)]).receipt
+    assert (receipt.payloads, receipt.covered, receipt.short, receipt.left_out) == (30, 8, 0, 22)
+    proof = prove_deleted(tmp_path / "g", [], [receipt])
+    assert proof.holds
+    assert not proof.complete
+    # What is left of something that is not in the sample is not found: the proof is of what was looked for.
+    (tmp_path / "g" / "left").write_bytes(rows[1].tobytes())
+    assert prove_deleted(tmp_path / "g", [], [receipt]).holds
+    (tmp_path / "g" / "left").write_bytes(rows[0].tobytes())
+    assert not prove_deleted(tmp_path / "g", [], [receipt]).holds
+    old = {name: value for name, value in receipt.as_dict().items() if name != "payloads"}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    older = Receipt.load(tmp_path / "old.json")
+    assert (older.payloads, older.left_out, older.as_dict()) == (None, 0, old)
 
 
 def test_windows_cover_a_payload() -> None:

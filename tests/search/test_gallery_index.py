@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, SizeError
 from cosphere.search import Gallery
 
 DIM = 16
@@ -46,7 +46,7 @@ def test_an_index_follows_additions_deletions_and_filters(kind: str, gallery: Ga
         gone = [f"i{n}" for n in range(0, 600, 3)]
         gallery.delete(gone)
         assert recall(gallery, exact) > 0.85
-        assert gallery._index.index is index  # caught up, not built again
+        assert gallery.index is index  # caught up, not built again
         for hits in gallery.search_many(rows_of(50, 3), 50):
             assert not {hit.id for hit in hits} & set(gone)
         assert recall(gallery, exact, {"n": ("<", 1000)}) > 0.85
@@ -54,13 +54,13 @@ def test_an_index_follows_additions_deletions_and_filters(kind: str, gallery: Ga
         assert gallery.search(rows_of(1)[0], 5, {"n": -1}) == []
         gallery.delete(where={"n": ("<", 900)})
         gallery.search(rows_of(1)[0])
-        assert gallery._index.index is not index  # more than a fifth is deleted
+        assert gallery.index is not index  # more than a fifth is deleted
         assert recall(gallery, exact) > 0.85
         assert len(gallery.search(rows_of(1)[0], 10**5, {"n": ("<", 950)})) == 50
         gallery.compact()
         assert recall(gallery, exact) > 0.85
         gallery.close()
-        assert gallery._index.index is None  # the memory is free
+        assert gallery.index is None  # the memory is free
         assert recall(gallery, exact) > 0.85
 
 
@@ -69,14 +69,53 @@ def test_the_kind_is_checked_and_exact_goes_back(gallery: Gallery, tmp_path: Pat
         gallery.use_index("hnws")
     gallery.use_index("hnsw")
     assert gallery.use_index("exact") is None
-    assert gallery._index is None
+    assert gallery.index is None
     codes = Gallery.create(tmp_path / "codes", dim=DIM, holds="codes")
-    with codes, pytest.raises(SettingsError, match="holds codes only, which are compared exactly"):
+    with (
+        codes,
+        pytest.raises(SizeError, match="are packed codes; an index of kind 'hnsw' wants floats"),
+    ):
         codes.use_index("hnsw")
+    with codes, pytest.raises(SettingsError, match="holds codes, not floats"):
+        codes.use_index("hnsw", precision="floats")
+    with codes, pytest.raises(SettingsError, match="an exact search needs no index"):
+        codes.build_index("bits")
     with Gallery.create(tmp_path / "small", dim=DIM) as small:
         small.add(rows_of(5), range(5))
         assert small.use_index("hnsw") is None
         assert [hit.id for hit in small.search(rows_of(5)[2], 1)] == ["2"]
         small.add(rows_of(1500, 4), [f"more {n}" for n in range(1500)])
         assert len(small.search(rows_of(5)[2], 3)) == 3
-        assert small._index.index is not None
+        assert small.index is not None
+
+
+@pytest.mark.parametrize("kind", ["hnsw-bits", "ivf-bits", "coarse-bits"])
+def test_codes_have_an_index_of_their_own(kind: str, tmp_path: Path) -> None:
+    """Against Hamming distances of numpy, with a width that fills no byte."""
+    dim, random = 93, np.random.default_rng(5)
+    signs = np.sign(random.normal(size=(40, dim)))[random.integers(0, 40, 1400)]
+    bits = np.where(random.random(signs.shape) < 0.12, -signs, signs) > 0
+    codes = np.packbits(bits, axis=1)
+    ids = [f"i{n}" for n in range(len(codes))]
+    with Gallery.create(tmp_path / "g", dim=dim, holds="codes") as gallery:
+        gallery.add(codes[:1300], ids[:1300], {"n": list(range(1300))})
+        built = gallery.build_index(kind, wanted_recall=0.95)
+        assert built.check is not None
+        assert built.check.recall >= 0.95
+        gallery.add(codes[1300:], ids[1300:], {"n": list(range(1300, 1400))})
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert gallery.index is not None
+        assert (gallery.index.kind, gallery.index.dim) == (kind, dim)
+        gallery.delete([f"i{n}" for n in range(30)])
+        found = 0
+        for query in range(40, 60):
+            apart = (bits != bits[query]).sum(axis=1)[30:]
+            hits = gallery.search(codes[query], k=10)
+            scores = [round(dim * (1 - hit.score) / 2) for hit in hits]
+            assert scores == [int((bits[int(hit.id[1:])] != bits[query]).sum()) for hit in hits]
+            found += sum(score <= np.sort(apart)[9] for score in scores)
+            few = gallery.search(codes[query], k=5, where={"n": ("<", 60)})  # exactly
+            assert [round(dim * (1 - hit.score) / 2) for hit in few] == np.sort(apart[:30])[:5].tolist()
+        assert found / 200 >= 0.9
+        gallery.exact = True
+        assert gallery.index is None

@@ -50,9 +50,9 @@ def test_a_deletion_removes_the_index_and_its_rows_from_the_folder(tmp_path: Pat
     gallery, rows = made(tmp_path / "g")
     with gallery:
         gallery.build_index("hnsw")
-        assert gallery.store.index_file.exists()
+        assert gallery.store.index_file("floats").exists()
         receipt = gallery.delete("i7").receipt
-        assert not gallery.store.index_file.exists()
+        assert not gallery.store.index_file("floats").exists()
         assert "i7" not in {hit.id for hit in gallery.search(rows[7], k=50)}  # the index in memory goes on
         assert gallery.index is not None
     assert prove_deleted(tmp_path / "g", receipts=[receipt]).holds
@@ -65,11 +65,11 @@ def test_an_index_that_is_damaged_or_of_other_rows_is_passed_by(tmp_path: Path) 
     gallery, rows = made(tmp_path / "g")
     with gallery:
         gallery.build_index("hnsw")
-        file = gallery.store.index_file
+        file = gallery.store.index_file("floats")
     stranger, _ = made(tmp_path / "h", 1600)
     with stranger:
         stranger.build_index("hnsw")
-        foreign = stranger.store.index_file.read_bytes()
+        foreign = stranger.store.index_file("floats").read_bytes()
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from cosphere.gallery.compaction import Compacted, check_all, compact
-from cosphere.gallery.erasure import Receipt
+from cosphere.gallery.erasure import Receipt, load_receipts, save_receipts
 from cosphere.gallery.items import Item
 from cosphere.gallery.proof import Finding, Proof, prove_deleted
 from cosphere.gallery.schema import Space, State
@@ -30,7 +30,9 @@ __all__ = [
     "check_all",
     "compact",
     "library_version",
+    "load_receipts",
     "parse",
     "prove_deleted",
+    "save_receipts",
     "version_warning",
 ]

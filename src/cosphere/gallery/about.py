@@ -69,7 +69,9 @@ def about(store: Store) -> About:
             log_bytes=log.stat().st_size if log.exists() else 0,
             columns=tuple((str(name), int(count)) for name, count in columns),
             first_ids=tuple(str(one) for (one,) in connection.rows("SELECT id FROM item ORDER BY row LIMIT 3")),
-            deletions=tuple((str(one["time"]), int(one["items"])) for one in read_log(connection)),
+            deletions=tuple(
+                (str(one["time"]), int(one["items"])) for one in read_log(connection) if not one.get("replaced")
+            ),
             migrating=migrating,
             library=f"{'.'.join(map(str, library_version()[:3]))} ({driver_name()})",
             warning=version_warning(),

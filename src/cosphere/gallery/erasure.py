@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,11 +53,18 @@ class Receipt:
     """(w,) 24-bit hashes of the windows, see :func:`quick_hash`."""
     sure: npt.NDArray[np.uint64]
     """(w,) 64 bits of the BLAKE2b hash of each window, keyed with the salt."""
+    payloads: int | None = None
+    """All vectors, codes and thumbnails that were removed; None in a receipt of an older Cosphere."""
+
+    @property
+    def left_out(self) -> int:
+        """Vectors, codes and thumbnails that the receipt knows nothing of, because it is a sample: of more than 20 000."""
+        return 0 if self.payloads is None else self.payloads - self.covered - self.short
 
     @classmethod
     def of(cls, gallery: str, count: int, payloads: Sequence[bytes]) -> Receipt:
         """The receipt of a deletion of ``count`` items that had these vectors, codes and thumbnails."""
-        salt = secrets.token_bytes(16)
+        salt, total = secrets.token_bytes(16), len(payloads)
         if len(payloads) > MOST_PAYLOADS:
             payloads = [payloads[at] for at in np.linspace(0, len(payloads) - 1, MOST_PAYLOADS).astype(int).tolist()]
         found = [windows(one) for one in payloads]
@@ -71,6 +78,7 @@ class Receipt:
             salt,
             quick_hash(np.frombuffer(b"".join(every), dtype="<u8").reshape(-1, 2)),
             np.array([sure_hash(window, salt) for window in every], dtype=np.uint64),
+            total,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,6 +93,7 @@ class Receipt:
             "salt": self.salt.hex(),
             "quick": self.quick.astype("<u4").tobytes().hex(),
             "sure": self.sure.astype("<u8").tobytes().hex(),
+            **({} if self.payloads is None else {"payloads": self.payloads}),
         }
 
     @property
@@ -105,28 +114,56 @@ class Receipt:
         """Read a file of :meth:`save`.
 
         Raises:
-            RunError: the file is missing, or no receipt.
+            RunError: the file is missing, or no receipt, or holds several: see :func:`load_receipts`.
         """
-        content = read_json(Path(path), what="a receipt of `cosphere index delete --receipt`")
+        found = load_receipts(path)
+        if len(found) != 1:
+            raise RunError(f"{path} holds {len(found)} receipts; wanted one. Read them with load_receipts.")
+        return found[0]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], path: str | Path) -> Receipt:
+        """The inverse of :meth:`as_dict`; ``path`` is named in errors.
+
+        Raises:
+            RunError: it is no receipt.
+        """
         try:
             quick = np.frombuffer(bytes.fromhex(content["quick"]), dtype="<u4").astype(np.uint32)
             sure = np.frombuffer(bytes.fromhex(content["sure"]), dtype="<u8").astype(np.uint64)
             count, covered, short = (int(content[name]) for name in ("items", "covered", "short"))
-            receipt = cls(
-                str(content["gallery"]),
-                str(content["time"]),
-                count,
-                covered,
-                short,
-                bytes.fromhex(content["salt"]),
-                quick,
-                sure,
-            )
+            total = int(content["payloads"]) if "payloads" in content else None
+            place, salt = (str(content["gallery"]), str(content["time"])), bytes.fromhex(content["salt"])
+            receipt = cls(*place, count, covered, short, salt, quick, sure, total)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a receipt of a deletion: {error!r}. Give the file of --receipt.") from error
-        if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(receipt.salt) > 64:
+        if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(salt) > 64 or receipt.left_out < 0:
             raise RunError(f"{path} is not a receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
         return receipt
+
+
+def save_receipts(path: str | Path, receipts: Sequence[Receipt]) -> None:
+    """Write one receipt or several as one JSON file, atomically.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    if len(receipts) == 1:
+        receipts[0].save(path)
+    else:
+        write_json(Path(path), {"receipts": [one.as_dict() for one in receipts]})
+
+
+def load_receipts(path: str | Path) -> list[Receipt]:
+    """Read a file of :meth:`Receipt.save` or :func:`save_receipts`.
+
+    Raises:
+        RunError: the file is missing, or no receipt.
+    """
+    content = read_json(Path(path), what="a receipt of `cosphere index delete --receipt`")
+    several = content.get("receipts")
+    parts = several if isinstance(several, list) else [content]
+    return [Receipt.from_dict(one if isinstance(one, dict) else {}, path) for one in parts]
 
 
 def window_places(size: int) -> list[int]:
@@ -173,16 +210,17 @@ def sure_hash(window: bytes, salt: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(window, digest_size=8, key=salt).digest(), "little")
 
 
-def log_erasure(connection: Connection, receipt: Receipt) -> None:
-    """Add a deletion to the gallery's chain, inside a transaction."""
+def log_erasure(connection: Connection, receipt: Receipt, *, replaced: bool = False) -> None:
+    """Add a deletion, or the replacement of items, to the gallery's chain, inside a transaction."""
     last = connection.one("SELECT content FROM erasure ORDER BY number DESC LIMIT 1")
     previous = hashlib.sha256(last[0].encode()).hexdigest() if last is not None else ""
     content = {"time": receipt.time, "items": receipt.items, "receipt": receipt.digest, "previous": previous}
+    content |= {"replaced": True} if replaced else {}
     connection.run("INSERT INTO erasure (content, digest) VALUES (?, ?)", sealed(content, "erasure"))
 
 
 def read_log(connection: Connection) -> list[dict[str, Any]]:
-    """Every deletion: its time, its number of items, the SHA-256 of its receipt and of the record before.
+    """Every deletion and replacement: time, number of items, SHA-256 of the receipt and of the record before.
 
     Raises:
         DamagedError: a record was changed.

@@ -59,10 +59,17 @@ class Proof:
     """Of these, windows that occur in live items too, and are not counted as found."""
     unknown: tuple[str, ...]
     """Times of receipts that do not belong to a deletion of this gallery."""
+    receipts: tuple[Receipt, ...] = ()
+    """Those that were looked for; :attr:`Receipt.left_out` says how much each does not cover."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every vector, code and thumbnail of the receipts was looked for: none was left out, too short or too uniform."""
+        return not any(one.left_out or one.short for one in self.receipts)
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is left of what was asked for."""
+        """Whether nothing is left of what was looked for."""
         return not (self.found or self.alive or self.unknown)
 
 
@@ -111,6 +118,7 @@ def prove_deleted(
             windows=sum(len(one.sure) for one in receipts),
             shared=shared,
             unknown=tuple(one.time for one in receipts if one.items and one.digest not in known),
+            receipts=tuple(receipts),
         )
 
 

@@ -33,14 +33,34 @@ from cosphere.gallery.traces import left_over
 from cosphere.gallery.where import Filter, Where, matching, parse
 
 
-class Added(NamedTuple):
-    """What :meth:`Store.add` did."""
-
+class _Counts(NamedTuple):
     added: int
     """Items that were not there before."""
     replaced: int
     skipped: int
     """Items whose id was there, and stayed as it was."""
+
+
+class Added(_Counts):
+    """What :meth:`Store.add` did: ``(added, replaced, skipped)``, and the receipts of what was replaced.
+
+    Attributes:
+        receipts: one for each commit that replaced items, as :meth:`Store.delete` gives it; none on a server.
+    """
+
+    receipts: tuple[Receipt, ...] = ()
+
+    @classmethod
+    def of(cls, added: int, replaced: int, skipped: int, receipts: Sequence[Receipt] = ()) -> Added:
+        """Counts with receipts."""
+        made = cls(added, replaced, skipped)
+        made.receipts = tuple(receipts)
+        return made
+
+    def and_then(self, other: Added) -> Added:
+        """Both together."""
+        counts = (one + more for one, more in zip(self, other, strict=True))
+        return Added.of(*counts, receipts=(*self.receipts, *other.receipts))
 
 
 class Deleted(NamedTuple):
@@ -172,6 +192,10 @@ class Store(GalleryFolder):
             thumbnails: N JPEG files, None for an item without one.
             existing: what happens to an id that is there: an error, nothing, or the new item takes its place.
 
+        Returns:
+            counts, and a receipt of the rows that were replaced. They are overwritten as :meth:`delete` does, but the file is not
+            searched for copies afterwards; where :func:`prove_deleted` finds one, :func:`compact` removes it.
+
         Raises:
             DataError, SizeError: an id, a row or a value cannot be kept; it is named.
             RunError: as for :meth:`writing`.
@@ -186,15 +210,18 @@ class Store(GalleryFolder):
                 raise RunError(f"{self.folder} was migrated to another model meanwhile. Open it again.")
             there = items.find(connection, new.ids)
             check_new(there, existing)
+            receipts = []
             if there and existing == "replace":
-                state, _ = self._erase(connection, state, sorted(there.values()))
+                state, receipt = self._erase(connection, state, sorted(there.values()))
+                log_erasure(connection, receipt, replaced=True)
+                receipts.append(receipt)
             keep = [place for place, one in enumerate(new.ids) if existing == "replace" or one not in there]
             if keep:
                 self._insert(connection, state, now, keep, new)
         replaced = len(there) if existing == "replace" else 0
         if replaced:
             self.remove_indexes()
-        return Added(len(keep) - replaced, replaced, len(new.ids) - len(keep))
+        return Added.of(len(keep) - replaced, replaced, len(new.ids) - len(keep), receipts)
 
     def _insert(self, connection: Connection, state: State, space: Space, keep: list[int], new: NewItems) -> None:
         whole = len(keep) == len(new.ids)
@@ -263,10 +290,9 @@ class Store(GalleryFolder):
             return self.flush()
         return True
 
-    @property
-    def index_file(self) -> Path:
-        """Where the index of the float rows is, if one was built."""
-        return self.folder / INDEXES / "floats.npz"
+    def index_file(self, kind: str) -> Path:
+        """Where the index of the ``floats`` or the ``codes`` is, if one was built."""
+        return self.folder / INDEXES / f"{kind}.npz"
 
     def remove_indexes(self) -> None:
         """Remove the index files: they hold copies of rows, deleted ones among them."""

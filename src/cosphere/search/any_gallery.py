@@ -58,11 +58,17 @@ class GalleryItem:
 
 
 class AnyGallery(ABC):
-    """The methods that every gallery has. A subclass says where items lie, and how the nearest are found."""
+    """The methods that every gallery has. A subclass says where items lie, and how the nearest are found.
+
+    Attributes:
+        embedder: the model of its embeddings; None without one.
+        exact: compare all rows, also where there is an index.
+    """
 
     def __init__(self, store: ItemStore, embedder: Embedder | None = None) -> None:
         self._items = store
         self.embedder = embedder
+        self.exact = False
         if embedder is not None:
             check_model(store.space(), embedder, store.place)
 

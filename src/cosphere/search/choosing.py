@@ -11,11 +11,13 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 
+from cosphere.codes import from_bits
 from cosphere.errors import counted
 from cosphere.rows import BLOCK_BYTES, UnitRows, unit_rows
 from cosphere.search.allowed import Allowed
 from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
 from cosphere.search.exact import Neighbours
+from cosphere.search.hamming import Rows, SignRows, rows_at
 from cosphere.search.self_check import NEIGHBOURS, check_search
 
 SAMPLE = 10_000
@@ -47,13 +49,14 @@ class Trial(NamedTuple):
 
 
 def choose(
-    rows: UnitRows, settings: IndexSettings, wanted: float, most_bytes: float | None, seed: int
+    rows: Rows, settings: IndexSettings, wanted: float, most_bytes: float | None, seed: int
 ) -> Iterator[tuple[str, str]]:
     """Kinds to build, best first, each with the reason: the fastest of those that fit the memory and find enough.
 
-    Exact search is taken where it fits and answers within :data:`QUICK`. Otherwise every kind that fits is built on a sample of
-    :data:`SAMPLE` rows; its time is scaled to all rows by how it searches, and its recall is measured there. Whoever builds the index
-    measures again, on all rows, and takes the next kind where that is below what is wanted.
+    Exact search is taken where it fits and answers within :data:`QUICK`; of packed codes that is kind ``bits``, and only kinds that
+    compare signs are tried. Otherwise every kind that fits is built on a sample of :data:`SAMPLE` rows; its time is scaled to all rows
+    by how it searches, and its recall is measured there. Whoever builds the index measures again, on all rows, and takes the next kind
+    where that is below what is wanted.
 
     Args:
         rows: of the gallery.
@@ -64,12 +67,14 @@ def choose(
     """
     count = counted(rows.size, "row")
     sample = _sample(rows, seed)
-    exact = _tried("exact", sample, rows, settings, seed)
+    whole = "bits" if isinstance(rows, SignRows) else "exact"
+    exact = _tried(whole, sample, rows, settings, seed)
     fits = most_bytes is None or exact.bytes <= most_bytes
     if fits and (exact.seconds <= QUICK or rows.size < _FEWEST):
-        yield "exact", f"exact: one query over {count} takes about {1000 * exact.seconds:.2g} ms"
+        yield whole, f"{whole}: one query over {count} takes about {1000 * exact.seconds:.2g} ms"
         return
-    trials = [_tried(kind, sample, rows, settings, seed) for kind in _CANDIDATES if kind != "exact"]
+    candidates = [kind for kind in _CANDIDATES if ENGINES[kind].takes_codes or whole == "exact"]
+    trials = [_tried(kind, sample, rows, settings, seed) for kind in candidates if kind != whole]
     within = [one for one in [exact, *trials] if most_bytes is None or one.bytes <= most_bytes]
     enough = sorted((one for one in within if one.recall >= wanted), key=lambda one: one.seconds)
     bound = "" if most_bytes is None else f" of those within {most_bytes:,.0f} bytes"
@@ -80,18 +85,20 @@ def choose(
             f"{one.kind}: the fastest{bound} that reached a recall of {wanted:g} on {counted(sample.size, 'row')}, with times for "
             f"{count}: {listed}",
         )
-        if one.kind == "exact":
+        if one.kind == whole:
             return
 
 
-def _sample(rows: UnitRows, seed: int) -> UnitRows:
-    if rows.size <= SAMPLE:
-        return rows
-    drawn = np.sort(np.random.default_rng(seed).choice(rows.size, SAMPLE, replace=False))
-    return unit_rows(rows.rows[torch.from_numpy(drawn).to(rows.device)])
+def _sample(rows: Rows, seed: int) -> UnitRows:
+    """Some rows; of codes the directions that they stand for, whose cosines have the order of Hamming distances."""
+    if rows.size > SAMPLE:
+        drawn = np.sort(np.random.default_rng(seed).choice(rows.size, SAMPLE, replace=False))
+        some = rows_at(rows, torch.from_numpy(drawn).to(rows.device))
+        return unit_rows(from_bits(some.rows, some.dim) if isinstance(some, SignRows) else some.rows)
+    return unit_rows(from_bits(rows.rows, rows.dim)) if isinstance(rows, SignRows) else rows
 
 
-def _tried(kind: str, sample: UnitRows, rows: UnitRows, settings: IndexSettings, seed: int) -> Trial:
+def _tried(kind: str, sample: UnitRows, rows: Rows, settings: IndexSettings, seed: int) -> Trial:
     # Lists of the sample hold at least 64 rows, as those of all rows do.
     small = replace(settings, nlist=min(settings.lists(rows.size), max(1, sample.size // 64)))
     engine = ENGINES[kind].build(sample, small, seed)

@@ -31,10 +31,12 @@ from cosphere.search.gallery_index import GalleryIndex
 from cosphere.search.gallery_rows import check_model, new_space
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
-from cosphere.search.index import Index, check_kind
+from cosphere.search.index import Index, check_kind, check_takes_codes
 
 __all__ = ["Gallery", "GalleryHit", "GalleryItem"]
 
+COMPARES_ALL = {"floats": ("exact",), "codes": ("exact", "bits")}
+"""Kinds that need no index, because a gallery compares all rows in this way by itself."""
 _FILTERS = 4
 """Filters whose rows are remembered between two commits."""
 
@@ -50,8 +52,8 @@ class Gallery(AnyGallery):
         super().__init__(store, embedder)
         self.store = store
         self._held: dict[str, Held] = {}
-        self._index: GalleryIndex | None = None
-        self._looked = False
+        self._indexes: dict[str, GalleryIndex | None] = {}
+        """Of floats and of codes; None where all rows are compared, no entry before the folder was looked at."""
         self._filtered: dict[Filter, Integers] = {}
         self._filtered_at = -1
         self._guard = threading.RLock()
@@ -110,8 +112,8 @@ class Gallery(AnyGallery):
         with self._guard:
             self._held.clear()
             self._filtered.clear()
-            if self._index is not None:
-                self._index = GalleryIndex(self._index.kind, self._index.options)
+            for kind, index in self._indexes.items():
+                self._indexes[kind] = None if index is None else GalleryIndex(index.kind, index.options)
             self.store.close()
 
     @property
@@ -184,40 +186,42 @@ class Gallery(AnyGallery):
         ]
 
     def _found(self, queries: UnitRows | BitRows, k: int, held: Held, kept: Integers | None) -> Nearest:
-        self._look_for_index()
-        if self._index is None or not isinstance(queries, UnitRows):
-            return held.search(queries, k, kept)
-        return self._index.search(queries, k, held, kept)
+        index = self._index_of(held.kind)
+        return held.search(queries, k, kept) if index is None else index.search(queries, k, held, kept)
 
-    def use_index(self, kind: str = "auto", **options: Any) -> Index | None:
-        """Search floats through an index from now on, instead of comparing all rows.
+    def use_index(self, kind: str = "auto", *, precision: Precision | None = None, **options: Any) -> Index | None:
+        """Search through an index from now on, instead of comparing all rows.
 
         It is built in memory, takes in each commit, and is built again when a fifth of its rows is deleted. A filter that keeps
         less than 5 % is answered exactly. Galleries of fewer than 1000 items are searched exactly all the same.
 
         Args:
-            kind: one of :data:`cosphere.search.KINDS`; ``auto`` measures and chooses; ``exact`` goes back to comparing all rows.
+            kind: one of :data:`cosphere.search.KINDS`, of codes one that compares signs (``hnsw-bits``, ``ivf-bits``,
+                ``coarse-bits``); ``auto`` measures and chooses; ``exact`` goes back to comparing all rows.
+            precision: which rows, ``floats`` or ``codes``, where the gallery holds both; floats by default.
             options: further arguments of :meth:`Index.build`, such as ``wanted_recall`` or ``ef_search``.
 
         Returns:
             the index, with its measured recall in ``check`` and why it was chosen in ``reason``; None where all rows are compared.
 
         Raises:
-            SettingsError: there is no such kind, or the gallery holds codes only.
+            SettingsError: there is no such kind, or the gallery does not hold such rows.
+            SizeError: the kind compares floats, and the rows are codes.
         """
         check_kind(kind, auto=True)
-        self._looked = True
+        rows = self._kind(precision)
         if kind == "exact":
-            self._index = None
+            self._indexes[rows] = None
             return None
-        self._check_floats()
+        if rows == "codes":
+            check_takes_codes(kind, f"the rows of {self.path}")
         index = GalleryIndex(kind, options)
         with self._guard, self.store.reading() as connection:
-            index.refresh(self._current("floats", connection))
-            self._index = index
+            index.refresh(self._current(rows, connection))
+            self._indexes[rows] = index
         return index.index
 
-    def build_index(self, kind: str = "auto", **options: Any) -> Index:
+    def build_index(self, kind: str = "auto", *, precision: Precision | None = None, **options: Any) -> Index:
         """:meth:`use_index`, and keep the index in the folder, for every process that opens the gallery.
 
         Whoever opens it takes the file and catches up with what was added since. A deletion removes the file, because it holds copies
@@ -225,57 +229,58 @@ class Gallery(AnyGallery):
 
         Args:
             kind: as for :meth:`use_index`, except ``exact``. Where ``auto`` finds that comparing all rows is quick enough, no file is
-                written, and the index that is returned is of kind ``exact``.
+                written, and the index that is returned is of kind ``exact``, or ``bits`` of codes.
+            precision: likewise.
             options: likewise; plain values.
 
         Raises:
-            SettingsError: there is no such kind, or the gallery holds codes only.
+            SettingsError: there is no such kind, or the gallery does not hold such rows.
+            SizeError: the kind compares floats, and the rows are codes.
             RunError: another process writes, there are fewer than 1000 items, or the file cannot be written.
         """
-        if kind == "exact":
+        rows = self._kind(precision)
+        if kind in COMPARES_ALL[rows]:
             raise SettingsError("an exact search needs no index. Use `remove_index` to go back to it.")
-        self._check_floats()
         with self._guard:
             with self.store.writing():
                 pass  # another writer is refused now, and not after the index was built
-            self.use_index(kind, **options)
+            self.use_index(kind, precision=precision, **options)
             with self.store.writing() as (connection, state, _):  # nobody deletes meanwhile
-                index = cast(GalleryIndex, self._index)
-                index.refresh(self._current("floats", connection))
-                if index.index is not None and index.index.kind == "exact":
-                    self._index = None
-                    self.store.remove_indexes()
+                index = cast(GalleryIndex, self._indexes[rows])
+                index.refresh(self._current(rows, connection))
+                if index.index is not None and index.index.kind in COMPARES_ALL[rows]:
+                    self._indexes[rows] = None
+                    self.store.index_file(rows).unlink(missing_ok=True)
                     return index.index
-                index.save(self.store.index_file, state)
+                index.save(self.store.index_file(rows), state)
             return cast(Index, index.index)
 
     def remove_index(self) -> None:
-        """Remove the index that :meth:`build_index` made: searches compare all rows again.
+        """Remove the indexes that :meth:`build_index` made: searches compare all rows again.
 
         Raises:
             RunError: another process writes.
         """
         with self._guard, self.store.writing():
             self.store.remove_indexes()
-            self.use_index("exact")
+            self._indexes = dict.fromkeys(COMPARES_ALL)
 
     @property
     def index(self) -> Index | None:
-        """The index that searches of floats go through; None where all rows are compared."""
+        """The index that searches without ``precision`` go through; None where all rows are compared."""
         with self._guard:
-            self._look_for_index()
-            return None if self._index is None else self._index.index
+            found = self._index_of(self._kind(None))
+            return None if found is None else found.index
 
-    def _look_for_index(self) -> None:
-        """Take the index that lies in the folder, once. One that is damaged or of other rows is passed by: exact search needs none."""
-        if not self._looked and self.space.has_floats:
+    def _index_of(self, kind: str) -> GalleryIndex | None:
+        """The index of floats or codes; the folder is looked at once. What is damaged there, or of other rows, is passed by."""
+        if self.exact:
+            return None
+        if kind not in self._indexes:
+            self._indexes[kind] = None
             with contextlib.suppress(RunError):
-                self._index = GalleryIndex.load(self.store.index_file, self.store.state())
-        self._looked = True
-
-    def _check_floats(self) -> None:
-        if not self.space.has_floats:
-            raise SettingsError(f"{self.path} holds codes only, which are compared exactly. Leave the index out.")
+                self._indexes[kind] = GalleryIndex.load(self.store.index_file(kind), self.store.state())
+        return self._indexes[kind]
 
     def _kept(self, connection: Connection, wanted: Filter, held: Held) -> Integers:
         """Row numbers that a filter keeps; those of the last filters are remembered until the next commit."""

@@ -44,7 +44,7 @@ def add_pictures(
         unreadable.add(batch.skipped)
         if batch.places:
             added = _commit(store, table, [keep[place] for place in batch.places], batch, existing, thumbnail)
-            total = Added(*(one + other for one, other in zip(total, added, strict=True)))
+            total = total.and_then(added)
         done += len(batch.places) + len(batch.skipped)
         if progress is not None:
             progress(done, every)

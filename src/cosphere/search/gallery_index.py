@@ -18,6 +18,7 @@ from cosphere.errors import RunError
 from cosphere.files import read_arrays
 from cosphere.gallery.schema import State
 from cosphere.rows import UnitRows
+from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import REBUILD_SHARE, Index
 
@@ -27,10 +28,10 @@ FEWEST = 1000
 
 
 class GalleryIndex:
-    """An index of some kind over a gallery's float rows.
+    """An index of some kind over a gallery's float rows, or over its codes.
 
     Args:
-        kind: one of :data:`cosphere.search.KINDS`, or ``auto``.
+        kind: one of :data:`cosphere.search.KINDS`, or ``auto``; of codes one that compares signs.
         options: further arguments of :meth:`Index.build`, such as ``wanted_recall`` or ``ef_search``.
     """
 
@@ -40,6 +41,8 @@ class GalleryIndex:
         self.options = options
         self._numbers: Integers = np.zeros(0, np.int64)
         self._alive: Flags | None = None
+        self._kept: tuple[Integers, Flags] | None = None
+        """The rows of the last filter, and the places that they have."""
         self._known = Held("floats").known
 
     def refresh(self, held: Held) -> None:
@@ -54,13 +57,15 @@ class GalleryIndex:
         if len(live) < FEWEST:
             self.index, self._numbers = None, live[:0]
         elif self.index is None or moved or dead > REBUILD_SHARE * (len(self._numbers) + len(new)):
-            self.index = Index.build(held.units(live), self.kind, **self.options)
+            width = held.space.dim if held.kind == "codes" else None
+            self.index = Index.build(held.given(live), self.kind, dim=width, **self.options)
             self._numbers = live
         elif len(new):
-            self.index.add(held.units(new))
+            self.index.add(held.given(new))
             self._numbers = np.concatenate([self._numbers, new])
         self._alive = None if len(self._numbers) == len(live) else np.isin(self._numbers, live, assume_unique=True)
         self._known = held.known
+        self._kept = None
 
     def save(self, path: Path, state: State) -> None:
         """Write it beside the old file, which is then replaced.
@@ -99,23 +104,27 @@ class GalleryIndex:
         made._known = replace(made._known, space=state.space)  # so the first search takes in what changed since
         return made
 
-    def search(self, queries: UnitRows, k: int, held: Held, rows: Integers | None) -> Nearest:
+    def search(self, queries: UnitRows | BitRows, k: int, held: Held, rows: Integers | None) -> Nearest:
         """The nearest rows as the index finds them; see :meth:`Held.search`. A place for which it finds none has row number -1."""
         self.refresh(held)
         if self.index is None:
             return held.search(queries, k, rows)
-        keep = self._alive
-        if rows is not None:
-            at = np.minimum(np.searchsorted(self._numbers, rows), len(self._numbers) - 1)
-            kept = np.zeros(len(self._numbers), dtype=bool)
-            kept[at[self._numbers[at] == rows]] = True
-            keep = kept if keep is None else keep & kept
+        keep = self._alive if rows is None else self._places_of(rows)
         count = len(self._numbers) if keep is None else int(keep.sum())
         if not count:
             return held.search(queries, k, rows)
         ids, scores = self.index.search(queries.rows, min(k, count, self._most()), keep=keep)
         numbers = np.where(ids.numpy() < 0, -1, self._numbers[np.maximum(ids.numpy(), 0)])
         return Nearest(numbers, scores.numpy())
+
+    def _places_of(self, rows: Integers) -> Flags:
+        """Which places of the index hold these rows. A gallery gives the same array for the same filter until the next commit."""
+        if self._kept is None or self._kept[0] is not rows:
+            at = np.minimum(np.searchsorted(self._numbers, rows), len(self._numbers) - 1)
+            kept = np.zeros(len(self._numbers), dtype=bool)
+            kept[at[self._numbers[at] == rows]] = True
+            self._kept = rows, kept if self._alive is None else self._alive & kept
+        return self._kept[1]
 
     def _most(self) -> int:
         """Most neighbours that the kind can give; a shortlist bounds them."""

@@ -14,9 +14,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.codes import Array, Bytes, bytes_of, check_codes, code_bytes
-from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, check_block_bytes, check_widths, full_float32, rows_within
+from cosphere.codes import Array, Bytes, bytes_of, check_codes, code_bytes, is_codes, to_bits
+from cosphere.errors import SizeError, counted
+from cosphere.rows import (
+    BLOCK_BYTES,
+    UnitRows,
+    check_block_bytes,
+    check_widths,
+    full_float32,
+    rows_within,
+    unit_rows,
+)
 from cosphere.search._faiss import faiss_for
 from cosphere.search.allowed import Allowed
 from cosphere.search.counting import in_threads, scan
@@ -54,6 +62,85 @@ class BitRows(NamedTuple):
     def device(self) -> torch.device:
         """Where the codes are."""
         return self.padded.device
+
+
+class SignRows(NamedTuple):
+    """Packed signs of rows of D numbers: what an index of bits takes in place of float rows, with the attributes of a search."""
+
+    bits: BitRows
+    dim: int
+    """D; the bits behind it are zero."""
+
+    @property
+    def rows(self) -> Tensor:
+        """(N, ceil(D / 8)) uint8, a view."""
+        return self.bits.rows
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.bits.size
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.bits.device
+
+
+Rows = UnitRows | SignRows
+"""What an index is built from and searched with."""
+
+
+def rows_given(values: Any, name: str, dim: int | None = None) -> Rows:
+    """Check rows of either kind: floats become unit rows, packed codes stay as they are.
+
+    Args:
+        values: (N, D) float of any length, or (N, ceil(D / 8)) uint8; torch or numpy.
+        name: what they are, for errors.
+        dim: D of packed codes; None takes all bits. Floats say theirs.
+
+    Raises:
+        SizeError, DataError: they are neither, or codes of another width.
+    """
+    if not is_codes(values):
+        return unit_rows(values, name=name)
+    bits = bit_rows(values, name=name)
+    if dim is not None and 8 * bytes_of(dim) != bits.width:
+        raise SizeError(
+            f"{name} are codes of {counted(bits.width // 8, 'byte')}; wanted {bytes_of(dim)}, for {counted(dim, 'bit')}. "
+            "Use the codes of one model."
+        )
+    return SignRows(bits, bits.width if dim is None else dim)
+
+
+def rows_at(rows: Rows, places: Tensor) -> Rows:
+    """Some of the rows, by their numbers."""
+    if isinstance(rows, SignRows):
+        return SignRows(BitRows(rows.rows[places], len(places)), rows.dim)
+    return UnitRows(rows.rows[places], len(places))
+
+
+def packed_signs(rows: Rows) -> Bytes:
+    """(N, ceil(D / 8)) signs of rows, on the CPU: made of floats, or as they were given."""
+    codes = rows.rows.cpu().numpy()
+    packed: Bytes = np.ascontiguousarray(codes if isinstance(rows, SignRows) else to_bits(codes))
+    return packed
+
+
+def float_rows(rows: Rows) -> UnitRows:
+    """Rows as floats.
+
+    Raises:
+        SizeError: they are packed codes, from which floats cannot be made.
+    """
+    if isinstance(rows, SignRows):
+        raise SizeError("this kind of index compares float rows, got packed codes. Give embeddings.")
+    return rows
 
 
 def bit_rows(codes: Any, *, name: str = "codes") -> BitRows:

@@ -158,8 +158,8 @@ class Held:
         parts = [one.numbers[: one.size][one.live[: one.size]] for one in self._segments]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def units(self, rows: Integers) -> Tensor:
-        """(n, D) float32 unit rows of sorted row numbers, copied."""
+    def given(self, rows: Integers) -> Tensor:
+        """(n, D) float32 unit rows, or (n, bytes) codes, of sorted row numbers, copied: what an index is built from."""
         parts = [one.values[torch.from_numpy(one.places_of(rows))] for one in self._segments]
         return torch.cat(parts) if parts else torch.zeros(0, self.space.dim)
 

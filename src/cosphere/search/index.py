@@ -14,15 +14,17 @@ from torch import Tensor
 
 from cosphere._types import Flags
 from cosphere.checks import check_choice, check_number, check_seed, check_whole
+from cosphere.codes import is_codes
 from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.files import read_arrays, write_arrays
-from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, check_block_bytes, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes
 from cosphere.search.allowed import Allowed, kept_rows
 from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.choosing import choose
 from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
 from cosphere.search.engines.settings import COARSE_SHORTLIST
 from cosphere.search.exact import Neighbours
+from cosphere.search.hamming import Rows, SignRows, rows_given
 from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
 
 FORMAT = 3
@@ -72,6 +74,7 @@ class Index:
         embeddings: Matrix,
         kind: str = "exact",
         *,
+        dim: int | None = None,
         check_queries: int = QUERIES,
         wanted_recall: float | None = None,
         most_bytes: float | None = None,
@@ -81,8 +84,10 @@ class Index:
         """Build an index and compare its answers with exact search.
 
         Args:
-            embeddings: (G, D) float, torch or numpy, any length; an exhaustive kind searches on a tensor's device.
+            embeddings: (G, D) float, torch or numpy, any length; an exhaustive kind searches on a tensor's device. Or
+                (G, ceil(D / 8)) uint8 codes, for the kinds that compare signs: ``bits``, ``coarse-bits``, ``hnsw-bits``, ``ivf-bits``.
             kind: one of :data:`KINDS`, or "auto": the fastest on this machine of those that find enough, chosen by measuring.
+            dim: of codes: D, the number of packed signs; None takes all bits of the bytes.
             check_queries: gallery rows used as queries of the check; 0 for no check.
             wanted_recall: in [0, 1]; a lower recall of the check is an error. A kind that looks at a part of the gallery looks at
                 more until it finds as much, unless its effort (``ef_search``, ``nprobe``, ``shortlist``) is given. Kind ``auto``
@@ -105,7 +110,7 @@ class Index:
             raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
         if most_bytes is not None:
             check_number("most_bytes", most_bytes, above=0)
-        rows = unit_rows(embeddings, name="gallery")
+        rows = _rows_for(kind, embeddings, "gallery", dim)
         if kind == AUTO:
             wanted = WANTED_RECALL if wanted_recall is None else wanted_recall
             return cls._chosen(rows, chosen, max(1, check_queries), wanted, most_bytes, seed)
@@ -119,7 +124,7 @@ class Index:
     @classmethod
     def _chosen(
         cls,
-        rows: UnitRows,
+        rows: Rows,
         settings: IndexSettings,
         check_queries: int,
         wanted: float,
@@ -141,7 +146,7 @@ class Index:
             "Lower wanted_recall, or allow more bytes."
         )
 
-    def _measure(self, rows: UnitRows, count: int, wanted: float | None, seed: int) -> None:
+    def _measure(self, rows: Rows, count: int, wanted: float | None, seed: int) -> None:
         """Measure the recall; where some is wanted and the effort was not given, double the effort until it is reached."""
         effort = ENGINES[self.kind].effort
         self.check = self._checked(rows, None, NEIGHBOURS, count, None, seed)
@@ -208,12 +213,12 @@ class Index:
         """Append rows. What was trained, such as centres and codebooks, stays; :attr:`check` is of the rows before.
 
         Args:
-            embeddings: (n, D) float, any length.
+            embeddings: (n, D) float, any length; or codes, of a kind that compares signs.
 
         Raises:
             SizeError, DataError: the embeddings are not (n, D) finite numbers.
         """
-        rows = unit_rows(embeddings, name="new rows")
+        rows = self._rows(embeddings, "new rows")
         if rows.width != self.dim:
             raise SizeError(f"new rows have {rows.width} dimensions, the index {self.dim}. Embed both with one model.")
         self._engine.add(rows)
@@ -235,7 +240,7 @@ class Index:
         the rows that tie at the last place.
 
         Args:
-            queries: (Q, D) float, whatever the kind.
+            queries: (Q, D) float, whatever the kind; or (Q, ceil(D / 8)) uint8 codes, of a kind that compares signs.
             k: neighbours; for ``rerank`` at most the shortlist.
             exclude: (Q,) integers, a row that each query must not return, -1 for none.
             keep: (G,) bool, the rows that may be returned; None for all. Below 5 % of them, an exact search over these rows
@@ -247,7 +252,7 @@ class Index:
             DataError: a query holds NaN or infinity.
         """
         check_block_bytes(block_bytes)
-        rows = unit_rows(queries, name="queries")
+        rows = self._rows(queries, "queries")
         kept = kept_rows(keep, len(self))
         if self._dead is not None and self._dead.any():
             kept = ~self._dead if kept is None else kept & ~self._dead
@@ -266,8 +271,8 @@ class Index:
         """Compare with exact search over the float rows that are not deleted: see :func:`cosphere.search.self_check.check_search`.
 
         Args:
-            embeddings: (G, D) float, the rows that the index was built from.
-            queries: (q, D) float; None draws ``count`` rows of the gallery, each of which excludes itself.
+            embeddings: (G, D) float or codes, the rows that the index was built from.
+            queries: likewise; None draws ``count`` rows of the gallery, each of which excludes itself.
             k: neighbours; at most the size of the gallery.
             count: how many rows to draw.
             wanted: in [0, 1]; a lower recall is an error. None for no lower bound.
@@ -277,7 +282,7 @@ class Index:
             SettingsError: the recall is below what was wanted.
             SizeError: other rows than the index was built from.
         """
-        rows = unit_rows(embeddings, name="embeddings")
+        rows = self._rows(embeddings, "embeddings")
         if (rows.size, rows.width) != (len(self), self.dim):
             raise SizeError(
                 f"the index has {counted(len(self), 'row')} of {counted(self.dim, 'dimension')}, got {rows.size} of {rows.width}. "
@@ -286,12 +291,16 @@ class Index:
         return self._checked(rows, queries, k, count, wanted, seed)
 
     def _checked(
-        self, rows: UnitRows, queries: Matrix | None, k: int, count: int, wanted_recall: float | None, seed: int
+        self, rows: Rows, queries: Matrix | None, k: int, count: int, wanted_recall: float | None, seed: int
     ) -> SelfCheck:
         most = min(k, cast(Tunable, self._engine).effort) if self.kind == "rerank" else k
         living = None if self._dead is None else torch.from_numpy(np.flatnonzero(~self._dead))
         check = check_search(self.search, rows, queries, k=most, count=count, seed=seed, living=living)
         return check if wanted_recall is None else check.require(wanted_recall, f"an index of kind {self.kind!r}")
+
+    def _rows(self, values: Any, name: str) -> Rows:
+        """Rows to add or search with, in a form that the kind takes."""
+        return _rows_for(self.kind, values, name, self.dim if is_codes(values) else None)
 
     def save(self, path: str | Path, *, images: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Write one .npz file atomically, beside the old one, which is then replaced: rows, kind, check, model and format version.
@@ -351,6 +360,29 @@ class Index:
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None
+
+
+def _rows_for(kind: str, values: Any, name: str, dim: int | None) -> Rows:
+    """Checked rows, in a form that a kind takes.
+
+    Raises:
+        SizeError, DataError: they are no rows, or packed codes for a kind that compares floats.
+    """
+    rows = rows_given(values, name, dim)
+    if isinstance(rows, SignRows):
+        check_takes_codes(kind, name)
+    return rows
+
+
+def check_takes_codes(kind: str, name: str) -> None:
+    """Raise unless a kind searches packed codes.
+
+    Raises:
+        SizeError: it compares floats.
+    """
+    if kind != AUTO and not ENGINES[kind].takes_codes:
+        able = ", ".join(one for one, about in ENGINES.items() if about.takes_codes)
+        raise SizeError(f"{name} are packed codes; an index of kind {kind!r} wants floats. Take one of kind {able}.")
 
 
 def check_kind(kind: str, *, auto: bool = False) -> None:

@@ -38,14 +38,13 @@ class PostgresGallery(AnyGallery):
     :meth:`build_index` makes an HNSW index. Deletion is the server's: bytes stay in its log and backups, so nothing proves it.
 
     Attributes:
-        exact: pass the index by.
-        ef_search: candidates of the index, 1 to 1000: more find more, and take longer.
+        exact: compare all rows, also where there is an index.
+        ef_search: candidates of the index without a filter, 1 to 1000: more find more, and take longer.
     """
 
     def __init__(self, store: PostgresStore, embedder: Embedder | None = None) -> None:
         super().__init__(store, embedder)
         self.store = store
-        self.exact = False
         self.ef_search = 100
 
     @classmethod

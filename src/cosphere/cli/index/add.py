@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import counted
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment import add_to_index
+from cosphere.files import check_writable
+from cosphere.gallery import save_receipts
 from cosphere.gallery.schema import HOLDS
 
 _EXAMPLES = [
@@ -53,6 +56,12 @@ def parser() -> CommandParser:
         default="skip",
         help="what happens to images that are there",
     )
+    made.add_argument(
+        "--receipt",
+        type=str | None,
+        default=None,
+        help="with --existing replace: a file for salted hashes of what is replaced, for `index prove-deleted`",
+    )
     add_split(made, default="all", without="by default all")
     add_embedding(made)
     return made
@@ -61,6 +70,10 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Add, and say how many."""
     given = parser().read(arguments)
+    if given.receipt and given.existing != "replace":
+        raise SettingsError("--receipt is of what is replaced; without --existing replace nothing is. Leave it out.")
+    if given.receipt:
+        check_writable(Path(given.receipt))
     filled = add_to_index(
         given.gallery,
         given.source,
@@ -79,4 +92,7 @@ def run(arguments: list[str]) -> int:
     parts += [f"{skipped:,} were there already"] if skipped else []
     parts += [f"{counted(filled.unread, 'image')} could not be read"] if filled.unread else []
     console.line(f"{given.gallery}: {', '.join(parts)}; {counted(filled.items, 'item')} in all")
+    if given.receipt and filled.added.receipts:
+        save_receipts(given.receipt, filled.added.receipts)
+        console.line(f"receipt: {given.receipt}")
     return 0

@@ -6,7 +6,7 @@ from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
-from cosphere.gallery import Proof, Receipt, prove_deleted
+from cosphere.gallery import Proof, load_receipts, prove_deleted
 
 _EXAMPLES = [
     "cosphere index prove-deleted photos.gallery /photos/mug/1.jpg --receipt deleted.json",
@@ -29,7 +29,7 @@ def parser() -> CommandParser:
         "--receipt",
         action="append",
         type=str,
-        help="of `index delete --receipt`: look for vectors, codes and thumbnails too; repeatable",
+        help="of `index delete --receipt` or `index add --receipt`: look for vectors, codes and thumbnails too; repeatable",
     )
     made.add_argument(
         "--text", action="append", type=str, help="another text that must be gone, such as a label; repeatable"
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     ids, texts, files = given.id or [], given.text or [], given.receipt or []
     if not (ids or texts or files):
         raise SettingsError("what should be gone? Give ids, --receipt FILE of the deletion, or --text.")
-    receipts = [Receipt.load(file) for file in files]
+    receipts = [one for file in files for one in load_receipts(file)]
     with console.progress_bar("reading bytes") as progress:
         proof = prove_deleted(given.gallery, ids, receipts, texts=texts, progress=progress)
     show(proof, asked=len(ids) + len(texts), receipts=len(files))
@@ -61,6 +61,17 @@ def show(proof: Proof, *, asked: int, receipts: int) -> None:
     )
     if not receipts:
         console.note("without --receipt, vectors, codes and thumbnails were not looked for")
+    for receipt in proof.receipts:
+        if receipt.left_out:
+            console.note(
+                f"the receipt of {receipt.time} is a sample: it covers {receipt.covered:,} of {receipt.payloads:,} vectors, codes and "
+                "thumbnails; the others were not looked for"
+            )
+        if receipt.short:
+            console.note(
+                f"{receipt.short:,} of the vectors, codes and thumbnails of the receipt of {receipt.time} are too short or too uniform "
+                "to be told from chance; they were not looked for"
+            )
     if not proof.flushed:
         console.note("the write-ahead log could not be emptied first; it was read as it is")
     for one in proof.short:
@@ -76,6 +87,7 @@ def show(proof: Proof, *, asked: int, receipts: int) -> None:
     if len(proof.found) > _SHOWN:
         console.line(f"... and {len(proof.found) - _SHOWN:,} more")
     if proof.holds:
-        console.line("nothing is left")
+        complete = receipts and proof.complete and not proof.short
+        console.line("nothing is left" if complete else "nothing is left of what was looked for")
     elif proof.found:
         console.line("run `cosphere index compact`, which rewrites the file, and prove it again")

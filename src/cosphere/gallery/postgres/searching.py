@@ -13,6 +13,7 @@ from cosphere.checks import check_choice, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.gallery.postgres.conversion import TYPES, as_bits, as_stored
 from cosphere.gallery.postgres.filters import Clause, clause_of
+from cosphere.gallery.postgres.planning import FEW, MOST_EF, candidates, share_kept
 from cosphere.gallery.postgres.store import PostgresStore
 from cosphere.gallery.values import Value
 from cosphere.gallery.where import Where, parse
@@ -21,6 +22,8 @@ By = Literal["floats", "codes", "rerank"]
 _WIDEST = {"vector": 2000, "halfvec": 4000, "bit": 64_000}
 """Numbers of a row that pgvector's HNSW index takes, by column type."""
 _EVERY_TUPLE = 2**31 - 1
+_SCAN_MEMORY = 16
+"""Multiples of ``work_mem`` (4 MB by default) that a scan may take before it ends with what it has."""
 
 
 class Index(NamedTuple):
@@ -131,8 +134,9 @@ def search(
 ) -> list[list[Found]]:
     """The k nearest items of each query, best first; all of them where fewer meet the filter.
 
-    All queries see one committed state. With an index, a search goes on through it until k rows meet the filter
-    (``hnsw.iterative_scan = strict_order``); where it ends with fewer than there are, the rest of the answer is found exactly.
+    All queries see one committed state. With an index, a filter that keeps less than 5 % of the rows, counted in a sample, is
+    answered exactly; a wider one gets more candidates the less it keeps. A search goes on through the index until k rows meet the
+    filter (``hnsw.iterative_scan = strict_order``); where it ends with fewer than there are, the answer is found exactly.
 
     Args:
         store: the gallery.
@@ -142,7 +146,7 @@ def search(
         by: "floats" ranks by cosine, "codes" by Hamming distance, "rerank" takes the nearest by code and ranks them by cosine.
         where: a filter, see :mod:`cosphere.gallery.where`.
         exact: pass the index by.
-        ef_search: candidates of the index, 1 to 1000: more find more, and take longer.
+        ef_search: candidates of the index without a filter, 1 to 1000: more find more, and take longer.
         shortlist: rows that "rerank" takes by code; at least k are taken.
 
     Raises:
@@ -152,25 +156,46 @@ def search(
     """
     check_choice("by", by, ["floats", "codes", "rerank"])
     check_whole("k", k, least=1, most=2**20)
-    check_whole("ef_search", ef_search, least=1, most=1000)
+    check_whole("ef_search", ef_search, least=1, most=MOST_EF)
     check_whole("shortlist", shortlist, least=1, most=2**20)
     asked = _queries(store, vectors, codes, by)
     clause = clause_of(None if where is None else parse(where))
     answers = []
     with store.transaction(reading=True) as connection:
-        for name, value in (
-            ("hnsw.ef_search", ef_search),
-            ("hnsw.iterative_scan", "strict_order"),
-            ("hnsw.max_scan_tuples", _EVERY_TUPLE),
-        ):
-            connection.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
         # Without an index every search is exact, and equal scores come by row.
         exact = exact or ("vector" if by == "floats" else "code") not in _indexed(store, connection)
+        if not exact:
+            share = 1.0 if where is None else share_kept(connection, store.table, clause)
+            exact = share < FEW
+            _set_scan(connection, candidates(ef_search, k, share))
         for vector, code in asked:
             query = _Query(vector, code, k, by, max(k, shortlist))
             found = [] if exact else _nearest(store, connection, query, clause)
             answers.append(found if len(found) == k else _nearest(store, connection, query, clause, exact=True))
     return answers
+
+
+def _set_scan(connection: Any, ef_search: int) -> None:
+    """How the index is scanned until the end of the transaction."""
+    _set(
+        connection,
+        {
+            "hnsw.ef_search": ef_search,
+            "hnsw.iterative_scan": "strict_order",
+            "hnsw.max_scan_tuples": _EVERY_TUPLE,
+            "hnsw.scan_mem_multiplier": _SCAN_MEMORY,
+        },
+    )
+
+
+def _switch(connection: Any, **plans: bool) -> None:
+    """Which ways the planner may take until the end of the transaction."""
+    _set(connection, {name: "on" if may else "off" for name, may in plans.items()})
+
+
+def _set(connection: Any, settings: Mapping[str, Any]) -> None:
+    query = f"SELECT {', '.join(['set_config(%s, %s, true)'] * len(settings))}"
+    connection.execute(query, [str(one) for pair in settings.items() for one in pair])
 
 
 def _queries(
@@ -214,7 +239,8 @@ def _nearest(
     store: PostgresStore, connection: Any, query: _Query, clause: Clause, *, exact: bool = False
 ) -> list[Found]:
     """One query; equal scores by row number."""
-    connection.execute("SELECT set_config('enable_indexscan', %s, true)", ("off" if exact else "on",))
+    # The planner does not count what reading long rows costs, and takes a scan of a small table for cheaper than its index.
+    _switch(connection, enable_indexscan=not exact, enable_seqscan=exact, enable_bitmapscan=exact)
     space, stored, _ = store.about()
     # A second key keeps PostgreSQL from using the index, so only an exact search breaks ties inside the server.
     columns, ties = "row, id, columns", ", row" if exact else ""

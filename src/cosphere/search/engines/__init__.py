@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 
-from cosphere.rows import UnitRows
 from cosphere.search.engines.base import FEW, Approximate, Arrays, Engine, Tunable
 from cosphere.search.engines.coarse import CoarseBits
 from cosphere.search.engines.exhaustive import builder, reader
 from cosphere.search.engines.graph import Graph
 from cosphere.search.engines.lists import BitLists, FloatLists
 from cosphere.search.engines.settings import IndexSettings
+from cosphere.search.hamming import Rows
 
 __all__ = [
     "COSINE",
@@ -41,12 +41,17 @@ class Kind:
     """How it keeps and searches rows."""
     measure: str
     """What its scores are."""
-    build: Callable[[UnitRows, IndexSettings, int], Engine]
-    """From unit rows, settings and a seed."""
+    build: Callable[[Rows, IndexSettings, int], Engine]
+    """From rows, settings and a seed."""
     read: Callable[[Arrays, IndexSettings, str | torch.device], Engine]
     """From the arrays of a file; raises KeyError or ValueError where they do not fit."""
     effort: str = ""
     """The setting that trades time for recall; empty where there is none."""
+
+    @property
+    def takes_codes(self) -> bool:
+        """Whether it compares signs only, so that packed codes are as good as float rows."""
+        return self.measure == _SIGNS
 
 
 def _exhaustive(kind: str, summary: str, measure: str, effort: str = "") -> Kind:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Integers
-from cosphere.rows import UnitRows, check_widths
+from cosphere.rows import check_widths
 from cosphere.search.allowed import NOTHING, Allowed
 from cosphere.search.exact import Neighbours
+from cosphere.search.hamming import Rows, rows_at
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 FEW = 0.05
@@ -39,10 +40,10 @@ class Engine(Protocol):
     def rows(self) -> Tensor:
         """(G, D) float32 unit vectors of the stored rows."""
 
-    def search(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int, /) -> Neighbours:
+    def search(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int, /) -> Neighbours:
         """The k allowed rows nearest to each query, nearest first."""
 
-    def add(self, rows: UnitRows, /) -> None:
+    def add(self, rows: Rows, /) -> None:
         """Append rows of the same width."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -86,14 +87,14 @@ class Approximate(abc.ABC):
         """The effort beyond which nothing is gained."""
 
     @abc.abstractmethod
-    def look(self, queries: UnitRows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Up to ``wide`` allowed rows near each query: ids (Q, wide), -1 for none, and scores (Q, wide), larger where nearer."""
 
     @abc.abstractmethod
-    def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look_exactly(self, queries: Rows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """The ``wide`` nearest of the allowed rows, as :meth:`look` gives them."""
 
-    def search(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
+    def search(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """The k allowed rows nearest to each query, of those that are looked at; equal scores are ordered by row."""
         check_widths(queries.width, self.dim)
         k = allowed.check_k(k)
@@ -105,7 +106,7 @@ class Approximate(abc.ABC):
         found = ranked(*self.look(queries, wide, effort, allowed), k, allowed)
         short = (found.ids < 0).any(dim=1).nonzero().flatten()
         if len(short):
-            again, others = UnitRows(queries.rows[short], len(short)), allowed.of_queries(short)
+            again, others = rows_at(queries, short), allowed.of_queries(short)
             exact = ranked(*self.look_exactly(again, wide, others), k, others)
             found.ids[short], found.scores[short] = exact.ids, exact.scores
         return found

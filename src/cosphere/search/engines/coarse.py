@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Integers
-from cosphere.codes import Bytes, bytes_of, from_bits, to_bits
-from cosphere.rows import BLOCK_BYTES, UnitRows
+from cosphere.codes import Bytes, bytes_of, from_bits
+from cosphere.rows import BLOCK_BYTES
 from cosphere.search.allowed import Allowed
 from cosphere.search.counting import nearest_listed
 from cosphere.search.engines.base import FEW, Approximate, Arrays, array_of
 from cosphere.search.engines.settings import COARSE_SHORTLIST, IndexSettings
-from cosphere.search.hamming import BitRows, search_bits
+from cosphere.search.hamming import BitRows, Rows, packed_signs, search_bits
 from cosphere.tensors import directions
 
 _LISTED_BYTES = 2**25
@@ -34,9 +34,9 @@ class CoarseBits(Approximate):
         self.effort = settings.shortlist or COARSE_SHORTLIST
 
     @classmethod
-    def build(cls, rows: UnitRows, settings: IndexSettings, seed: int) -> CoarseBits:
-        """From unit rows; nothing is drawn."""
-        return cls(to_bits(rows.rows.cpu().numpy()), rows.width, settings)
+    def build(cls, rows: Rows, settings: IndexSettings, seed: int) -> CoarseBits:
+        """From unit rows or codes; nothing is drawn."""
+        return cls(packed_signs(rows), rows.width, settings)
 
     @classmethod
     def read(cls, arrays: Arrays, settings: IndexSettings, device: str | torch.device) -> CoarseBits:
@@ -68,9 +68,9 @@ class CoarseBits(Approximate):
         """(G, D)."""
         return directions(torch.from_numpy(from_bits(self._codes, self._dim))).unit
 
-    def add(self, rows: UnitRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Append rows."""
-        new = to_bits(rows.rows.cpu().numpy())
+        new = packed_signs(rows)
         self._codes = np.concatenate([self._codes, new])
         self._coarse = np.concatenate([self._coarse, new[:, : self._coarse.shape[1]]])
 
@@ -78,11 +78,11 @@ class CoarseBits(Approximate):
         """``kept``."""
         return {"kept": self._codes}
 
-    def look(self, queries: UnitRows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """A shortlist by the first bits, ranked by all."""
         # A filter hides no row of the shortlist, so it needs no more of them.
         places = min(max(self.effort, wide), allowed.count)
-        codes = to_bits(queries.rows.cpu().numpy())
+        codes = packed_signs(queries)
         counters = 8 * places * (8 * self._coarse.shape[1] + 1)  # of the counting search
         step = max(1, min(_MOST_QUERIES, _LISTED_BYTES // (places * codes.shape[1]), BLOCK_BYTES // counters))
         parts = [self._ranked(codes[at : at + step], wide, places, allowed) for at in range(0, len(codes), step)]
@@ -96,9 +96,9 @@ class CoarseBits(Approximate):
         ids, nearest = nearest_listed(listed, distances, wide, Allowed(allowed.size))
         return ids, 1 - 2 * nearest / self._dim
 
-    def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look_exactly(self, queries: Rows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Every allowed row by its whole code."""
-        return exact_codes(to_bits(queries.rows.cpu().numpy()), self._codes, wide, allowed, self._dim)
+        return exact_codes(packed_signs(queries), self._codes, wide, allowed, self._dim)
 
 
 def differing_bits(codes: Bytes, listed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.codes import bytes_of, to_bits
+from cosphere.codes import bytes_of
 from cosphere.rows import UnitRows, check_widths, rounded_up
 from cosphere.search.allowed import Allowed
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
 from cosphere.search.engines.base import FEW, Arrays, array_of
 from cosphere.search.engines.settings import IndexSettings
 from cosphere.search.exact import Neighbours, search_units
-from cosphere.search.hamming import BitRows, search_bits
+from cosphere.search.hamming import BitRows, Rows, SignRows, float_rows, packed_signs, search_bits
 from cosphere.search.storage import Bits, Floats, Int8, ProductQuantiser, Storage, Stored, search_stored
 
 
@@ -65,7 +65,7 @@ class Exhaustive:
         """(G, D)."""
         return self._encoded.rows() if self.floats is None else self.floats.rows
 
-    def search(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
+    def search(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """Compare with every allowed row; where these are few, only they are read."""
         check_widths(queries.width, self.dim)
         if allowed.keep is None or allowed.share >= FEW:
@@ -74,8 +74,9 @@ class Exhaustive:
         found = self.part(torch.from_numpy(allowed.rows)).compare(queries, k, allowed.within_kept(), block_bytes)
         return Neighbours(torch.from_numpy(allowed.rows)[found.ids], found.scores)
 
-    def compare(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
+    def compare(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """The search itself; here by cosine of the rows that are kept."""
+        queries = float_rows(queries)
         if self.floats is not None:
             return search_units(queries, self.floats, k, allowed.exclude, block_bytes, allowed.keep)
         return search_stored(queries, self._encoded, k, allowed.exclude, block_bytes, allowed.keep)
@@ -89,13 +90,14 @@ class Exhaustive:
     def _like(self, floats: UnitRows | None, stored: Stored | None) -> Exhaustive:
         return type(self)(floats, stored)
 
-    def add(self, rows: UnitRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Append rows; a product quantiser keeps its words."""
         if self.floats is not None:
-            self.floats = padded(torch.cat([self.floats.rows, rows.rows.to(self.floats.device)]), self.floats.device)
+            new = float_rows(rows).rows.to(self.floats.device)
+            self.floats = padded(torch.cat([self.floats.rows, new]), self.floats.device)
         if self.stored is not None:
-            new = Stored.of(rows, self.stored.storage).kept
-            self.stored = Stored(self.stored.storage, torch.cat([self.stored.kept, new.to(self.stored.kept.device)]))
+            more = _stored(rows, self.stored.storage).kept.to(self.stored.kept.device)
+            self.stored = Stored(self.stored.storage, torch.cat([self.stored.kept, more]))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """``rows``, ``kept`` and ``words``, as far as the kind has them."""
@@ -112,9 +114,9 @@ class Exhaustive:
 class PackedSigns(Exhaustive):
     """Kind ``bits``: the query becomes bits too."""
 
-    def compare(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
+    def compare(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """By Hamming distance."""
-        bits = BitRows(to_bits(queries.rows), queries.size)
+        bits = BitRows(torch.from_numpy(packed_signs(queries)).to(queries.device), queries.size)
         return search_bits(bits, codes_of(self._encoded), k, allowed.exclude, self.dim, block_bytes, allowed.keep)
 
 
@@ -129,8 +131,9 @@ class Reranked(Exhaustive):
         """All rows."""
         return self.size
 
-    def compare(self, queries: UnitRows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
+    def compare(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """By Hamming distance, then by cosine."""
+        queries = float_rows(queries)
         floats, shortlist = self.floats, self.effort
         if floats is None:
             raise AttributeError("this kind keeps float rows")
@@ -151,12 +154,12 @@ def codes_of(stored: Stored) -> BitRows:
 _ENGINES: dict[str, type[Exhaustive]] = {"bits": PackedSigns, "rerank": Reranked}
 
 
-def builder(kind: str) -> Callable[[UnitRows, IndexSettings, int], Exhaustive]:
-    """How an exhaustive kind is built from unit rows, settings and a seed."""
+def builder(kind: str) -> Callable[[Rows, IndexSettings, int], Exhaustive]:
+    """How an exhaustive kind is built from rows, settings and a seed."""
 
-    def build(rows: UnitRows, settings: IndexSettings, seed: int) -> Exhaustive:
-        stored = None if kind == "exact" else Stored.of(rows, _storage(kind, rows, settings.parts, seed))
-        return _engine(kind, rows if kind in ("exact", "rerank") else None, stored, settings)
+    def build(rows: Rows, settings: IndexSettings, seed: int) -> Exhaustive:
+        stored = None if kind == "exact" else _stored(rows, _storage(kind, rows, settings.parts, seed))
+        return _engine(kind, float_rows(rows) if kind in ("exact", "rerank") else None, stored, settings)
 
     return build
 
@@ -192,7 +195,14 @@ def _engine(kind: str, rows: UnitRows | None, stored: Stored | None, settings: I
     return engine
 
 
-def _storage(kind: str, rows: UnitRows, parts: int | None, seed: int) -> Storage:
+def _stored(rows: Rows, storage: Storage) -> Stored:
+    """Encoded rows; packed codes are encoded already."""
+    if isinstance(rows, SignRows) and isinstance(storage, Bits):
+        return Stored(storage, rows.rows)
+    return Stored.of(float_rows(rows), storage)
+
+
+def _storage(kind: str, rows: Rows, parts: int | None, seed: int) -> Storage:
     if kind == "pq":
         return ProductQuantiser.train(rows.rows, bytes_of(rows.width) if parts is None else parts, seed=seed)
     return _simple_storage(kind, rows.width)

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosphere.codes import bytes_of, from_bits, to_bits
-from cosphere.rows import UnitRows
+from cosphere.codes import bytes_of, from_bits
 from cosphere.search._faiss import faiss_for
 from cosphere.search.allowed import Allowed
 from cosphere.search.engines.base import Arrays, array_of
+from cosphere.search.hamming import Rows, float_rows, packed_signs
 from cosphere.tensors import directions
 
 PURPOSE = "an approximate index"
@@ -33,10 +33,9 @@ class Form:
         """4 D, or ceil(D / 8)."""
         return bytes_of(self.dim) if self.bits else 4 * self.dim
 
-    def encode(self, rows: UnitRows) -> npt.NDArray[Any]:
+    def encode(self, rows: Rows) -> npt.NDArray[Any]:
         """(N, D) float32 or (N, ceil(D / 8)) uint8, contiguous."""
-        floats = rows.rows.cpu().numpy()
-        return np.ascontiguousarray(to_bits(floats) if self.bits else floats)
+        return packed_signs(rows) if self.bits else np.ascontiguousarray(float_rows(rows).rows.cpu().numpy())
 
     def decode(self, coded: npt.NDArray[Any]) -> Tensor:
         """The unit rows of encoded ones."""

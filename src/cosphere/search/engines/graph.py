@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Integers
-from cosphere.rows import UnitRows
 from cosphere.search._faiss import faiss_for, search_with
 from cosphere.search.allowed import Allowed
 from cosphere.search.engines.base import Approximate, Arrays, column_of
 from cosphere.search.engines.coarse import exact_codes
 from cosphere.search.engines.faiss_rows import PURPOSE, Form, selector
 from cosphere.search.engines.settings import IndexSettings
+from cosphere.search.hamming import Rows
 
 EF_SEARCH = 128
 _MOST_EF = 4096
@@ -42,7 +42,7 @@ class Graph(Approximate):
         self.effort = settings.ef_search or EF_SEARCH
 
     @classmethod
-    def build(cls, rows: UnitRows, settings: IndexSettings, seed: int, *, bits: bool) -> Graph:
+    def build(cls, rows: Rows, settings: IndexSettings, seed: int, *, bits: bool) -> Graph:
         """Link every row; with several threads, which links are made depends on their timing."""
         form = Form(rows.width, bits)
         graph = _empty(form, settings.m)
@@ -84,18 +84,18 @@ class Graph(Approximate):
         """(G, D)."""
         return self._form.decode(self._encoded().copy())
 
-    def add(self, rows: UnitRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Link further rows."""
         self._graph.add(self._form.encode(rows))
 
-    def look(self, queries: UnitRows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Walk the graph."""
         chosen = selector(allowed)
         how = faiss_for(PURPOSE).SearchParametersHNSW(efSearch=effort, sel=chosen)
         found, ids = search_with(self._graph, self._form.encode(queries), wide, how)
         return ids, self._form.scores(found)
 
-    def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look_exactly(self, queries: Rows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Compare with every allowed row."""
         if self._form.bits:
             return exact_codes(self._form.encode(queries), self._encoded(), wide, allowed, self.dim)

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from cosphere._types import Integers
 from cosphere.codes import bytes_of
-from cosphere.rows import UnitRows
 from cosphere.search._faiss import faiss_for, search_with
 from cosphere.search.allowed import NOTHING, Allowed
 from cosphere.search.engines.base import Approximate, Arrays, array_of, column_of
 from cosphere.search.engines.coarse import exact_codes, packed
 from cosphere.search.engines.faiss_rows import PURPOSE, Form, selector
 from cosphere.search.engines.settings import IndexSettings
-from cosphere.search.hamming import search_bits
+from cosphere.search.hamming import Rows, search_bits
 
 _ROWS_PER_CENTRE = 64
 """Rows that each centre is trained on."""
@@ -68,7 +67,7 @@ class FloatLists(Lists):
         self._append(rows, assigned)
 
     @classmethod
-    def build(cls, rows: UnitRows, settings: IndexSettings, seed: int) -> FloatLists:
+    def build(cls, rows: Rows, settings: IndexSettings, seed: int) -> FloatLists:
         """Train the centres by spherical k-means on a sample, then assign every row."""
         faiss, coded, count = faiss_for(PURPOSE), Form(rows.width, bits=False).encode(rows), settings.lists(rows.size)
         means = faiss.Kmeans(
@@ -93,7 +92,7 @@ class FloatLists(Lists):
         assigned = np.ascontiguousarray(assigned)
         self._index.add_core(len(rows), swig_ptr(rows), None, swig_ptr(assigned))
 
-    def add(self, rows: UnitRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Append rows to the lists of their nearest centres."""
         coded = self._form.encode(rows)
         _, nearest = self._quantiser.search(coded, 1)
@@ -116,14 +115,14 @@ class FloatLists(Lists):
         """(G, D)."""
         return torch.from_numpy(self._encoded())
 
-    def look(self, queries: UnitRows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Visit ``effort`` lists."""
         chosen = selector(allowed)
         how = faiss_for(PURPOSE).SearchParametersIVF(nprobe=effort, sel=chosen)
         found, ids = search_with(self._index, self._form.encode(queries), wide, how)
         return ids, found
 
-    def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look_exactly(self, queries: Rows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Visit all lists."""
         return self.look(queries, wide, self.most_effort, allowed)
 
@@ -149,7 +148,7 @@ class BitLists(Lists):
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
 
     @classmethod
-    def build(cls, rows: UnitRows, settings: IndexSettings, seed: int) -> BitLists:
+    def build(cls, rows: Rows, settings: IndexSettings, seed: int) -> BitLists:
         """Train the centres by k-means on the signs of a sample, made bits again, then assign every code."""
         faiss, form, count = faiss_for(PURPOSE), Form(rows.width, bits=True), settings.lists(rows.size)
         codes = form.encode(rows)
@@ -169,7 +168,7 @@ class BitLists(Lists):
         centres = array_of(arrays, "centres", np.uint8, bytes_of(dim))
         return cls(codes, dim, centres, column_of(arrays, "assigned", len(codes), 0, len(centres) - 1), settings)
 
-    def add(self, rows: UnitRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Append rows to the lists of their nearest centres."""
         new = self._form.encode(rows)
         self._codes = np.concatenate([self._codes, new])
@@ -180,7 +179,7 @@ class BitLists(Lists):
         """(G, D)."""
         return self._form.decode(self._codes)
 
-    def look(self, queries: UnitRows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Visit ``effort`` lists, query by query."""
         codes = self._form.encode(queries)
         probes = search_bits(packed(codes), packed(self._centres), effort).ids.numpy()
@@ -195,7 +194,7 @@ class BitLists(Lists):
                 ids[query, :k], scores[query, :k] = rows[found.ids[0].numpy()], found.scores[0].numpy()
         return ids, scores
 
-    def look_exactly(self, queries: UnitRows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
+    def look_exactly(self, queries: Rows, wide: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Compare with every allowed code."""
         return exact_codes(self._form.encode(queries), self._codes, wide, allowed, self.dim)
 
