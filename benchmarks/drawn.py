@@ -5,7 +5,9 @@ A row is a real embedding, centred, plus half of the difference of two images of
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,25 @@ class Drawn:
         places = [self._first[label] + random.integers(0, sizes[label]) for _ in range(2)]
         return self._by_class[places[0]], self._by_class[places[1]]
 
+    @property
+    def key(self) -> str:
+        """A digest of the real rows, for names of files."""
+        return hashlib.sha256(self._rows.tobytes()).hexdigest()[:12]
+
     def sample(self) -> Float32s:
         """The real rows."""
         return self._rows
+
+
+def kept(cache: str | None, name: str, make: Callable[[], Any]) -> Any:
+    """An array that takes long to make, from a file of the folder ``cache`` if it is there; without a folder it is made."""
+    if cache is None:
+        return make()
+    path = Path(cache) / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make()
+        with path.with_suffix(".part").open("wb") as file:
+            np.save(file, made)
+        path.with_suffix(".part").rename(path)
+    return np.load(path)

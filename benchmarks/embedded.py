@@ -21,7 +21,15 @@ KEPT = Path(os.environ.get("COSPHERE_RUNS", "runs")) / "embedded"
 SIZE = 160
 
 
-def embedded(data: str | Path, *, run: str | None = None, pooling: str = "avg", split: str = "all") -> Embeddings:
+def embedded(
+    data: str | Path,
+    *,
+    run: str | None = None,
+    pooling: str = "avg",
+    split: str = "all",
+    images: int | None = None,
+    cache: str | Path | None = None,
+) -> Embeddings:
     """The embeddings of a split of a data set; images are decoded once.
 
     Args:
@@ -29,14 +37,20 @@ def embedded(data: str | Path, *, run: str | None = None, pooling: str = "avg", 
         run: a run's folder or a bundle; None for the untrained backbone.
         pooling: of the untrained backbone.
         split: its name; ``all`` for every image.
+        images: only the first ones; None for all.
+        cache: the folder that keeps the embeddings; None for that beside the runs.
     """
     catalogue = read_catalogue(data)
     chosen = catalogue.select(split)
+    chosen = chosen.rows(range(min(images, len(chosen)))) if images else chosen
     values = {"model.pooling": pooling, "images.size": SIZE}
     embedder = untrained_model(TrainSettings().with_values(values)).to(ready()) if run is None else load_model(run)
     key = hashlib.sha256(f"{embedder.id}\n{chosen.fingerprint()}".encode()).hexdigest()[:16]
-    path = KEPT / f"{Path(data).name}-{split}-{pooling if run is None else Path(run).name}-{key}.npz"
+    path = (
+        KEPT if cache is None else Path(cache)
+    ) / f"{Path(data).name}-{split}-{pooling if run is None else Path(run).name}-{key}.npz"
     if not path.exists():
+        print(f"embedding {len(chosen):,} images of {Path(data).name}, {pooling}", flush=True)
         number_classes(embed(embedder, chosen), chosen, catalogue).save(path)
     return Embeddings.load(path)
 

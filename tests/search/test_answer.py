@@ -13,7 +13,7 @@ from cosphere.errors import SettingsError, SizeError
 from cosphere.models import Calibration
 from cosphere.search import Index, Refinement
 from cosphere.search.answer import MEASURES, WHOLE_KINDS, answer
-from cosphere.search.index import KINDS
+from cosphere.search.kinds import KINDS
 
 COLOURS = {"red/0": (250, 10, 10), "red/1": (240, 40, 0), "green/0": (10, 250, 10), "blue/0": (0, 40, 255)}
 

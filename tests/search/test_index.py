@@ -109,7 +109,7 @@ def test_wrong_rows_and_queries(kind: str) -> None:
     with pytest.raises(DataError, match="1 of 1 row of gallery holds"):
         Index.build(torch.tensor([[float("inf"), 0.0]]), kind)
     with pytest.raises(SizeError, match="floating type"):
-        Index.build(np.zeros((3, 2), dtype=np.uint8), kind)
+        Index.build(np.zeros((3, 2), dtype=np.int16), kind)
     index = Index.build(torch.eye(3), kind)
     with pytest.raises(SizeError, match="k=4, but a query can have from 1 to 3"):
         index.search(torch.eye(3), 4)

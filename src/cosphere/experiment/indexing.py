@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,16 +20,17 @@ from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
-from cosphere.gallery import Added, Space, Store, Where, migration
+from cosphere.gallery import Added, Space, Store, Where, is_gallery, migration, open_store
 from cosphere.gallery.adding import Existing
-from cosphere.gallery.folder import FILE
+from cosphere.gallery.address import folder_of, place_of
 from cosphere.gallery.schema import HOLDS
 from cosphere.models import Embedder
-from cosphere.search.gallery import Gallery, GalleryHit
+from cosphere.search.any_gallery import AnyGallery, GalleryHit
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.gallery_items import box_of, columns_of_table
 from cosphere.search.gallery_rows import space_of
 from cosphere.search.index import Index
+from cosphere.search.opening import create_gallery, open_gallery
 from cosphere.search.pictures import embed_pictures
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def add_to_index(
     and ``split`` where the source has them, and the box.
 
     Args:
-        gallery: its folder.
+        gallery: its folder, or its address on a server: ``postgresql://user@host/database#name``.
         source: image folder, table or benchmark root, with or without labels; or an .npz file of :func:`embed_images`.
         model: a run's folder or a model bundle; None takes the one that the gallery was filled with, from where it lay then.
         holds: ``floats``, ``codes`` or ``both``, of a gallery that is made; floats by default.
@@ -95,9 +96,11 @@ def add_to_index(
     check_embedding(batch_size, workers, max_unreadable)
     if holds is not None:
         check_choice("holds", holds, HOLDS)
-    made = not (Path(gallery) / FILE).exists()
+    made = not is_gallery(gallery)
     if not made and (holds, thumbnail) != (None, None):
-        raise SettingsError(f"{gallery} is there already, so --holds and --thumbnail do not apply. Leave them out.")
+        raise SettingsError(
+            f"{place_of(gallery)} is there already, so --holds and --thumbnail do not apply. Leave them out."
+        )
     if is_gallery_file(source):
         return _add_file(gallery, Path(source), made, model, holds, existing)
     path = _model_path(gallery, model, made)
@@ -125,12 +128,12 @@ def add_to_index(
 
 def _opened(
     gallery: str | Path, made: bool, embedder: Embedder, model: Path, holds: str | None, thumbnail: int | None
-) -> Gallery:
+) -> AnyGallery:
     if made:
-        return Gallery.create(
+        return create_gallery(
             gallery, embedder=embedder, model=model.absolute(), holds=holds or "floats", thumbnail=thumbnail or 0
         )
-    return Gallery.open(gallery, embedder=embedder)
+    return open_gallery(gallery, embedder=embedder)
 
 
 def _add_file(
@@ -140,11 +143,11 @@ def _add_file(
     table = load_gallery(source).images
     where = "" if model is None else str(Path(model).absolute())
     opened = (
-        Gallery.create(
+        create_gallery(
             gallery, dim=table.embeddings.shape[1], holds=holds or "floats", model=where, model_id=table.model_id
         )
         if made
-        else Gallery.open(gallery)
+        else open_gallery(gallery)
     )
     with opened:
         added = opened.add(table, existing=existing)
@@ -160,12 +163,14 @@ def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Pa
     if model is not None:
         return Path(model)
     if made:
-        raise SettingsError(f"{gallery} is not there yet. To make it, name the model: --model runs/first.")
-    with Store.open(gallery) as store:
+        raise SettingsError(f"{place_of(gallery)} is not there yet. To make it, name the model: --model runs/first.")
+    with open_store(gallery) as store:
         known = store.space().model
     if not known or not Path(known).exists():
         lost = f"its model is no longer at {known}" if known else "it does not know where its model lies"
-        raise SettingsError(f"{gallery} needs the model of its embeddings, but {lost}. Give it: --model runs/first.")
+        raise SettingsError(
+            f"{place_of(gallery)} needs the model of its embeddings, but {lost}. Give it: --model runs/first."
+        )
     return Path(known)
 
 
@@ -218,7 +223,7 @@ def search_index(
     A query that is a file of the gallery does not meet itself.
 
     Args:
-        gallery: its folder.
+        gallery: its folder or its address.
         queries: image files.
         ids: of items that are searched with; these need no model.
         model: a run's folder or a bundle; None takes the one that the gallery was filled with.
@@ -237,14 +242,13 @@ def search_index(
     if not queries and not ids:
         raise SettingsError("what should be searched for? Give an image, or the id of an item with --id.")
     embedder = load_model(_model_path(gallery, model, False), device) if queries else None
-    with Gallery.open(gallery, embedder=embedder) as opened:
-        if exact:
-            opened.use_index("exact")
+    with open_gallery(gallery, embedder=embedder) as opened:
+        opened.exact = exact
         space = opened.space
         measure = "1 - 2 x share of differing bits" if precision == "codes" or not space.has_floats else "cosine"
         answers = []
         for query in queries:
-            own = len(opened.store.rows({"path": _names(query)}))
+            own = opened.count({"path": _names(query)})
             found = opened.search(query, k + own, where, precision=precision)
             hits = [hit for hit in found if hit.metadata.get("path") not in _names(query)][:k]
             answers.append(_answer(opened, query, hits, own, measure))
@@ -260,7 +264,7 @@ def _names(query: str | Path) -> list[str]:
     return [os.path.abspath(query), os.path.realpath(query)]  # noqa: PTH100
 
 
-def _answer(gallery: Gallery, query: Any, hits: Sequence[GalleryHit], own: int, measure: str) -> IndexAnswer:
+def _answer(gallery: AnyGallery, query: Any, hits: Sequence[GalleryHit], own: int, measure: str) -> IndexAnswer:
     pictures = tuple(gallery.get(hit.id).thumbnail if hit.id in gallery else None for hit in hits)
     return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure)
 
@@ -269,29 +273,33 @@ def build_index(
     gallery: str | Path,
     *,
     kind: str = "auto",
+    precision: Literal["floats", "codes"] | None = None,
     wanted_recall: float | None = None,
     most_bytes: float | None = None,
     seed: int = 0,
-) -> Index:
-    """Make an approximate index over a gallery's float rows and keep it in the folder; see :meth:`Gallery.build_index`.
+) -> Index | None:
+    """Make an approximate index over a gallery's rows and keep it where the gallery lies; see :meth:`Gallery.build_index`.
 
     Args:
-        gallery: its folder.
+        gallery: its folder, or its address on a server, where the index is HNSW of every column and takes no other setting.
         kind: one of :data:`cosphere.search.KINDS` except ``exact``, or ``auto``, which measures and chooses.
+        precision: ``floats`` or ``codes``, where the gallery holds both; None for floats.
         wanted_recall: in [0, 1], of exact search; an index that finds less is an error. Kind ``auto`` takes 0.95.
         most_bytes: of kind ``auto``: bound of the index in memory.
         seed: of what is drawn or trained.
 
     Returns:
-        the index, with its measured recall in ``check`` and why it was chosen in ``reason``.
+        the index, with its measured recall in ``check`` and why it was chosen in ``reason``; None where a server keeps it.
 
     Raises:
-        SettingsError: a setting is out of range, the gallery holds codes only, or too little is found.
+        SettingsError: a setting is out of range or does not apply, the gallery does not hold such rows, or too little is found.
+        SizeError: the kind compares floats, and the rows are codes.
         RunError: there is no gallery, another process writes, or there are fewer than 1000 items.
     """
-    with Gallery.open(gallery) as opened:
-        options = {"wanted_recall": wanted_recall, "seed": seed}
-        return opened.build_index(kind, **options, **({"most_bytes": most_bytes} if kind == "auto" else {}))
+    options = {"precision": precision, "wanted_recall": wanted_recall, "most_bytes": most_bytes, "seed": seed or None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    with open_gallery(gallery) as opened:
+        return opened.build_index(kind, **given)
 
 
 def migrate_index(
@@ -325,8 +333,9 @@ def migrate_index(
         RunError, WeightsError: there is no gallery or model, another process writes, or a migration to another model is under way.
     """
     check_whole("batch_size", batch_size, least=1)
+    folder = folder_of(gallery, "a migration", "Fill another gallery there with the new model, and drop the old one.")
     embedder = load_model(model, device)
-    with Store.open(gallery) as store:
+    with Store.open(folder) as store:
         target = space_of(embedder, holds or store.space().holds, Path(model).absolute())
         _check_paths(store)
         if migration.begin(store, target):

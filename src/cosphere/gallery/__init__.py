@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from cosphere.gallery.compaction import Compacted, check_all, compact
+from cosphere.gallery.address import is_gallery, open_store
+from cosphere.gallery.compaction import check_all, compact
 from cosphere.gallery.erasure import Receipt, load_receipts, save_receipts
+from cosphere.gallery.interface import Compacted
 from cosphere.gallery.items import Item
 from cosphere.gallery.proof import Finding, Proof, prove_deleted
 from cosphere.gallery.schema import Space, State
@@ -29,8 +31,10 @@ __all__ = [
     "Where",
     "check_all",
     "compact",
+    "is_gallery",
     "library_version",
     "load_receipts",
+    "open_store",
     "parse",
     "prove_deleted",
     "save_receipts",

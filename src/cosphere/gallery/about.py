@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from cosphere.gallery import blocks
 from cosphere.gallery.erasure import read_log
+from cosphere.gallery.postgres import PostgresStore, indexes
 from cosphere.gallery.schema import Space, read_space, read_state
 from cosphere.gallery.sqlite import driver_name, library_version, version_warning
 from cosphere.gallery.store import Store
 
 
 @dataclass(frozen=True)
-class About:
-    """A gallery's contents, sizes and library."""
+class Contents:
+    """What a gallery holds, wherever it lies."""
 
     items: int
     space: Space
@@ -21,6 +22,15 @@ class About:
     """Longer side of thumbnails in pixels; 0 for none."""
     thumbnails: int
     """Items that have one."""
+    columns: tuple[tuple[str, int], ...]
+    """Each metadata column, and the items that have it; the most frequent first."""
+    first_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class About(Contents):
+    """A gallery in a folder: contents, sizes and library."""
+
     generation: int
     """Commits so far."""
     dead: int
@@ -28,9 +38,6 @@ class About:
     file_bytes: int
     log_bytes: int
     """Of the write-ahead log."""
-    columns: tuple[tuple[str, int], ...]
-    """Each metadata column, and the items that have it; the most frequent first."""
-    first_ids: tuple[str, ...]
     deletions: tuple[tuple[str, int], ...]
     """Time and number of items of each deletion."""
     migrating: tuple[Space, int, int] | None
@@ -40,12 +47,28 @@ class About:
     """What to know about an old SQLite library."""
 
 
-def about(store: Store) -> About:
+@dataclass(frozen=True)
+class AboutServer(Contents):
+    """A gallery on a server: contents, sizes and versions."""
+
+    stored: str
+    """Number format of the vectors."""
+    table_bytes: int
+    index_bytes: int
+    """Of all indexes, those of ids and metadata too."""
+    indexes: tuple[str, ...]
+    """Columns with an HNSW index."""
+    library: str
+
+
+def about(store: Store | PostgresStore) -> About | AboutServer:
     """Collect it; all of one committed state.
 
     Raises:
         DamagedError: a record is not what was written.
     """
+    if isinstance(store, PostgresStore):
+        return _about_server(store)
     with store.reading() as connection:
         state = read_state(connection)
         (dead,) = connection.one("SELECT coalesce(sum(length(content) / 8 - live), 0) FROM block") or (0,)
@@ -76,3 +99,29 @@ def about(store: Store) -> About:
             library=f"{'.'.join(map(str, library_version()[:3]))} ({driver_name()})",
             warning=version_warning(),
         )
+
+
+def _about_server(store: PostgresStore) -> AboutServer:
+    space, stored, thumbnail = store.about()
+    table = store.table
+    table_bytes, index_bytes = store.sizes()
+    with store.transaction(reading=True) as connection:
+        items, thumbnails = connection.execute(f"SELECT count(*), count(thumbnail) FROM {table}").fetchone()
+        keys = f"SELECT key, count(*) AS items FROM {table}, jsonb_object_keys(columns) AS key GROUP BY key"
+        columns = connection.execute(f"{keys} ORDER BY items DESC, key").fetchall()
+        first = connection.execute(f"SELECT id FROM {table} ORDER BY row LIMIT 3").fetchall()
+        versions = "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+        server, pgvector = connection.execute(versions).fetchone()
+    return AboutServer(
+        items=items,
+        space=space,
+        thumbnail=thumbnail,
+        thumbnails=thumbnails,
+        columns=tuple((str(name), int(count)) for name, count in columns),
+        first_ids=tuple(id_ for (id_,) in first),
+        stored=stored,
+        table_bytes=table_bytes,
+        index_bytes=index_bytes,
+        indexes=indexes(store),
+        library=f"PostgreSQL {server}, pgvector {pgvector}",
+    )

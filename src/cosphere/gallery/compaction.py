@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 from cosphere._types import Progress
 from cosphere.errors import RunError
 from cosphere.gallery import blocks, items
 from cosphere.gallery.blocks import Extent
+from cosphere.gallery.interface import Compacted
+from cosphere.gallery.postgres.store import PostgresStore
 from cosphere.gallery.schema import BLOCK_ROWS, damaged, read_state, write_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Store
@@ -19,22 +20,17 @@ _TOGETHER = 16
 """Blocks that are rewritten in one transaction."""
 
 
-class Compacted(NamedTuple):
-    """What :func:`compact` did."""
-
-    before: int
-    """Bytes of the file before."""
-    after: int
-
-
-def compact(store: Store, progress: Progress | None = None) -> Compacted:
+def compact(store: Store | PostgresStore, progress: Progress | None = None) -> Compacted:
     """Take deleted rows out of the blocks, merge short blocks, and rewrite the file without free pages.
 
-    Items keep their row numbers. Other processes go on reading; a kill at any moment leaves the gallery whole.
+    On a server, rewrite the table and its indexes. Items keep their row numbers. Other processes go on reading; a kill at any moment
+    leaves the gallery whole.
 
     Raises:
         RunError: a migration is under way, another process writes, or the disk is full.
     """
+    if isinstance(store, PostgresStore):
+        return store.compact()
     store.flush()
     before, after = store.file.stat().st_size, 0
     highest = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -12,6 +12,15 @@ from cosphere.gallery.blocks import Rows
 from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space
 from cosphere.gallery.store import Added
+from cosphere.gallery.where import Where
+
+
+class Compacted(NamedTuple):
+    """What a compaction did."""
+
+    before: int
+    """Bytes of the file, or of the table and its indexes, before."""
+    after: int
 
 
 class ItemStore(Protocol):
@@ -42,6 +51,9 @@ class ItemStore(Protocol):
         existing: Existing = "refuse",
     ) -> Added:
         """Add items, all or none. When it returns, they are committed."""
+
+    def count(self, where: Where | None = None) -> int:
+        """Number of items that meet a filter."""
 
     def vectors(self) -> Iterator[tuple[list[Item], Rows]]:
         """All items with their rows, some at a time, all of one committed state."""

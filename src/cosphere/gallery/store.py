@@ -59,8 +59,8 @@ class Added(_Counts):
 
     def and_then(self, other: Added) -> Added:
         """Both together."""
-        counts = (one + more for one, more in zip(self, other, strict=True))
-        return Added.of(*counts, receipts=(*self.receipts, *other.receipts))
+        added, replaced, skipped = (one + more for one, more in zip(self, other, strict=True))
+        return Added.of(added, replaced, skipped, (*self.receipts, *other.receipts))
 
 
 class Deleted(NamedTuple):
@@ -134,6 +134,10 @@ class Store(GalleryFolder):
         wanted = None if where is None else parse(where)
         with self.reading() as connection:
             return rows_where(connection, wanted)
+
+    def count(self, where: Where | None = None) -> int:
+        """Number of items, or of those that meet a filter. Raises as :meth:`rows` does."""
+        return len(self) if where is None else len(self.rows(where))
 
     def read(self, rows: Sequence[int]) -> list[Item]:
         """Items by their row numbers."""

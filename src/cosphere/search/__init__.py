@@ -10,7 +10,8 @@ from cosphere.search.engines import IndexSettings
 from cosphere.search.exact import Neighbours, search
 from cosphere.search.expansion import expanded_queries
 from cosphere.search.hamming import hamming_search
-from cosphere.search.index import AUTO, KINDS, Index
+from cosphere.search.index import Index
+from cosphere.search.kinds import AUTO, KINDS
 from cosphere.search.reciprocal import k_reciprocal_search
 from cosphere.search.reduction import Reduction, first_dimensions, principal_dimensions
 from cosphere.search.refining import Refinement
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cosphere.search.gallery_file import GalleryFile as GalleryFile
     from cosphere.search.gallery_file import load_gallery as load_gallery
     from cosphere.search.gallery_file import save_gallery as save_gallery
+    from cosphere.search.opening import create_gallery as create_gallery
+    from cosphere.search.opening import open_gallery as open_gallery
     from cosphere.search.postgres_gallery import PostgresGallery as PostgresGallery
 else:
     __getattr__ = lazily(
@@ -35,6 +38,8 @@ else:
             "load_gallery": "cosphere.search.gallery_file",
             "save_gallery": "cosphere.search.gallery_file",
             "PostgresGallery": "cosphere.search.postgres_gallery",
+            "create_gallery": "cosphere.search.opening",
+            "open_gallery": "cosphere.search.opening",
         },
     )
 
@@ -54,11 +59,13 @@ __all__ = [
     "SelfCheck",
     "asymmetric_search",
     "check_search",
+    "create_gallery",
     "expanded_queries",
     "first_dimensions",
     "hamming_search",
     "k_reciprocal_search",
     "load_gallery",
+    "open_gallery",
     "principal_dimensions",
     "reranked_search",
     "save_gallery",

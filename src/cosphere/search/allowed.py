@@ -23,13 +23,36 @@ NOTHING = -1
 
 
 @dataclass(frozen=True, eq=False)
+class Kept:
+    """The rows of a gallery that may be returned, with what searches derive from them. Made once, it serves many searches."""
+
+    flags: Flags
+    """(G,) not changed afterwards."""
+
+    @cached_property
+    def count(self) -> int:
+        """Rows that are kept."""
+        return int(np.count_nonzero(self.flags))
+
+    @cached_property
+    def rows(self) -> Integers:
+        """(count,) the rows that are kept, ascending."""
+        return np.flatnonzero(self.flags)
+
+    @cached_property
+    def bitmap(self) -> npt.NDArray[np.uint8]:
+        """(ceil(G / 8),) the kept rows as bits, the first in the lowest bit as faiss reads them."""
+        return np.packbits(self.flags, bitorder="little")
+
+
+@dataclass(frozen=True, eq=False)
 class Allowed:
     """The rows of a gallery that Q queries may return."""
 
     size: int
     """G."""
-    keep: Flags | None = None
-    """(G,) rows that may be returned; None for all."""
+    kept: Kept | None = None
+    """The rows that may be returned; None for all."""
     exclude: Tensor | None = None
     """(Q,) int64 on the CPU, a row that each query must not return, -1 for none; None for no exclusion."""
 
@@ -40,18 +63,23 @@ class Allowed:
         Args:
             size: G.
             queries: Q.
-            keep: (G,) bool, numpy or torch; None for all rows.
+            keep: (G,) bool, numpy or torch, or :class:`Kept`; None for all rows.
             exclude: (Q,) integers, -1 for none; None for no exclusion.
 
         Raises:
             SizeError: a shape or type does not fit.
         """
-        return cls(size, kept_rows(keep, size), exclusions(exclude, queries, size, torch.device("cpu")))
+        return cls(size, kept_of(keep, size), exclusions(exclude, queries, size, torch.device("cpu")))
 
-    @cached_property
+    @property
+    def keep(self) -> Flags | None:
+        """(G,) rows that may be returned; None for all."""
+        return None if self.kept is None else self.kept.flags
+
+    @property
     def count(self) -> int:
         """Rows that are kept."""
-        return self.size if self.keep is None else int(np.count_nonzero(self.keep))
+        return self.size if self.kept is None else self.kept.count
 
     @property
     def share(self) -> float:
@@ -86,15 +114,15 @@ class Allowed:
             )
         return int(k)
 
-    @cached_property
+    @property
     def rows(self) -> Integers:
         """(count,) the rows that are kept, ascending."""
-        return np.arange(self.size) if self.keep is None else np.flatnonzero(self.keep)
+        return np.arange(self.size) if self.kept is None else self.kept.rows
 
-    @cached_property
+    @property
     def bitmap(self) -> npt.NDArray[np.uint8] | None:
-        """(ceil(G / 8),) the kept rows as bits, the first in the lowest bit as faiss reads them; None for all."""
-        return None if self.keep is None else np.packbits(self.keep, bitorder="little")
+        """The kept rows as bits, see :attr:`Kept.bitmap`; None for all."""
+        return None if self.kept is None else self.kept.bitmap
 
     def within_kept(self) -> Allowed:
         """The same for a gallery of the kept rows alone."""
@@ -106,7 +134,20 @@ class Allowed:
 
     def of_queries(self, selection: Any) -> Allowed:
         """The same for some of the queries."""
-        return Allowed(self.size, self.keep, None if self.exclude is None else self.exclude[selection])
+        return Allowed(self.size, self.kept, None if self.exclude is None else self.exclude[selection])
+
+
+def kept_of(keep: Any | None, size: int) -> Kept | None:
+    """Flags with what is derived from them; what was made before is taken as it is.
+
+    Raises:
+        SizeError: not (G,) bool.
+    """
+    if isinstance(keep, Kept):
+        kept_rows(keep.flags, size)
+        return keep
+    flags = kept_rows(keep, size)
+    return None if flags is None else Kept(flags)
 
 
 def kept_rows(keep: Any | None, size: int, name: str = "keep") -> Flags | None:

@@ -17,7 +17,8 @@ from cosphere.errors import SizeError, counted
 from cosphere.models import Calibration, Embedder
 from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.engines import COSINE, ENGINES
-from cosphere.search.index import Index, check_kind
+from cosphere.search.index import Index
+from cosphere.search.kinds import check_kind
 from cosphere.search.refining import SHORTLIST as RECIPROCAL
 from cosphere.search.refining import Refinement
 from cosphere.search.self_check import check_wanted_recall

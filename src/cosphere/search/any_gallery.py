@@ -166,6 +166,14 @@ class AnyGallery(ABC):
         """:meth:`add`; an item whose id is there takes the place of the old one, metadata included."""
         return self.add(items, ids, metadata, existing="replace", **options)
 
+    def count(self, where: Where | None = None) -> int:
+        """Number of items, or of those that meet a filter.
+
+        Raises:
+            DataError: the filter is wrong.
+        """
+        return self._items.count(where)
+
     def _add_table(self, table: Embeddings, ids: Sequence[Any] | None, metadata: Any, existing: Existing) -> Added:
         space = self.space
         if table.model_id and space.model_id and table.model_id != space.model_id:

@@ -31,7 +31,8 @@ from cosphere.search.gallery_index import GalleryIndex
 from cosphere.search.gallery_rows import check_model, new_space
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
-from cosphere.search.index import Index, check_kind, check_takes_codes
+from cosphere.search.index import Index
+from cosphere.search.kinds import check_kind, check_takes_codes
 
 __all__ = ["Gallery", "GalleryHit", "GalleryItem"]
 

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from cosphere._types import Flags, Integers
+from cosphere._types import Integers
 from cosphere.errors import RunError
 from cosphere.files import read_arrays
 from cosphere.gallery.schema import State
 from cosphere.rows import UnitRows
+from cosphere.search.allowed import Kept
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import REBUILD_SHARE, Index
@@ -40,8 +41,8 @@ class GalleryIndex:
         self.index: Index | None = None
         self.options = options
         self._numbers: Integers = np.zeros(0, np.int64)
-        self._alive: Flags | None = None
-        self._kept: tuple[Integers, Flags] | None = None
+        self._alive: Kept | None = None
+        self._kept: tuple[Integers, Kept] | None = None
         """The rows of the last filter, and the places that they have."""
         self._known = Held("floats").known
 
@@ -63,7 +64,8 @@ class GalleryIndex:
         elif len(new):
             self.index.add(held.given(new))
             self._numbers = np.concatenate([self._numbers, new])
-        self._alive = None if len(self._numbers) == len(live) else np.isin(self._numbers, live, assume_unique=True)
+        whole = len(self._numbers) == len(live)
+        self._alive = None if whole else Kept(np.isin(self._numbers, live, assume_unique=True))
         self._known = held.known
         self._kept = None
 
@@ -110,20 +112,20 @@ class GalleryIndex:
         if self.index is None:
             return held.search(queries, k, rows)
         keep = self._alive if rows is None else self._places_of(rows)
-        count = len(self._numbers) if keep is None else int(keep.sum())
+        count = len(self._numbers) if keep is None else keep.count
         if not count:
             return held.search(queries, k, rows)
         ids, scores = self.index.search(queries.rows, min(k, count, self._most()), keep=keep)
         numbers = np.where(ids.numpy() < 0, -1, self._numbers[np.maximum(ids.numpy(), 0)])
         return Nearest(numbers, scores.numpy())
 
-    def _places_of(self, rows: Integers) -> Flags:
+    def _places_of(self, rows: Integers) -> Kept:
         """Which places of the index hold these rows. A gallery gives the same array for the same filter until the next commit."""
         if self._kept is None or self._kept[0] is not rows:
             at = np.minimum(np.searchsorted(self._numbers, rows), len(self._numbers) - 1)
             kept = np.zeros(len(self._numbers), dtype=bool)
             kept[at[self._numbers[at] == rows]] = True
-            self._kept = rows, kept if self._alive is None else self._alive & kept
+            self._kept = rows, Kept(kept if self._alive is None else self._alive.flags & kept)
         return self._kept[1]
 
     def _most(self) -> int:

@@ -13,27 +13,24 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Flags
-from cosphere.checks import check_choice, check_number, check_seed, check_whole
+from cosphere.checks import check_number, check_seed, check_whole
 from cosphere.codes import is_codes
 from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.files import read_arrays, write_arrays
 from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes
-from cosphere.search.allowed import Allowed, kept_rows
+from cosphere.search.allowed import Allowed, Kept, kept_of, kept_rows
 from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.choosing import choose
 from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
 from cosphere.search.engines.settings import COARSE_SHORTLIST
 from cosphere.search.exact import Neighbours
-from cosphere.search.hamming import Rows, SignRows, rows_given
+from cosphere.search.hamming import Rows
+from cosphere.search.kinds import AUTO, check_kind, rows_for
 from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
 
 FORMAT = 3
 """Version of the file format. Raised when an older Cosphere can no longer read it."""
 _READABLE = (2, FORMAT)
-KINDS = {name: kind.summary for name, kind in ENGINES.items()}
-"""Index kinds, and how each keeps and searches rows."""
-AUTO = "auto"
-"""The kind that is chosen by measuring: see :func:`cosphere.search.choosing.choose`."""
 WANTED_RECALL = 0.95
 """Recall that kind ``auto`` wants where none is given."""
 REBUILD_SHARE = 0.2
@@ -67,6 +64,8 @@ class Index:
         """:attr:`Embedder.id` of the model that made the embeddings; empty where unknown. Saved with the index."""
         self._engine = engine
         self._dead = dead
+        self._last: tuple[Kept | None, Kept] | None = None
+        """A filter, and its rows that are not deleted."""
 
     @classmethod
     def build(
@@ -110,7 +109,7 @@ class Index:
             raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
         if most_bytes is not None:
             check_number("most_bytes", most_bytes, above=0)
-        rows = _rows_for(kind, embeddings, "gallery", dim)
+        rows = rows_for(kind, embeddings, "gallery", dim)
         if kind == AUTO:
             wanted = WANTED_RECALL if wanted_recall is None else wanted_recall
             return cls._chosen(rows, chosen, max(1, check_queries), wanted, most_bytes, seed)
@@ -202,7 +201,7 @@ class Index:
             raise SizeError(
                 f"rows to delete do not fit {counted(len(self), 'row')}: {error}. Give rows from 0 to {len(self) - 1}."
             ) from error
-        self._dead = dead
+        self._dead, self._last = dead, None
 
     @property
     def wants_rebuild(self) -> bool:
@@ -224,6 +223,7 @@ class Index:
         self._engine.add(rows)
         if self._dead is not None:
             self._dead = np.concatenate([self._dead, np.zeros(rows.size, dtype=bool)])
+            self._last = None
 
     def search(
         self,
@@ -243,8 +243,8 @@ class Index:
             queries: (Q, D) float, whatever the kind; or (Q, ceil(D / 8)) uint8 codes, of a kind that compares signs.
             k: neighbours; for ``rerank`` at most the shortlist.
             exclude: (Q,) integers, a row that each query must not return, -1 for none.
-            keep: (G,) bool, the rows that may be returned; None for all. Below 5 % of them, an exact search over these rows
-                answers, whatever the kind.
+            keep: (G,) bool, the rows that may be returned, or what :meth:`kept` made of it; None for all. Below 5 % of them, an
+                exact search over these rows answers, whatever the kind.
             block_bytes: bound of the working memory in bytes.
 
         Raises:
@@ -253,10 +253,27 @@ class Index:
         """
         check_block_bytes(block_bytes)
         rows = self._rows(queries, "queries")
-        kept = kept_rows(keep, len(self))
-        if self._dead is not None and self._dead.any():
-            kept = ~self._dead if kept is None else kept & ~self._dead
-        return self._engine.search(rows, k, Allowed.of(len(self), rows.size, kept, exclude), block_bytes)
+        allowed = Allowed.of(len(self), rows.size, self._living(kept_of(keep, len(self))), exclude)
+        return self._engine.search(rows, k, allowed, block_bytes)
+
+    def kept(self, keep: Any) -> Kept:
+        """A filter for ``keep`` of many searches: what they derive from it is made once.
+
+        Args:
+            keep: (G,) bool, the rows that may be returned; copied.
+
+        Raises:
+            SizeError: shape or type do not fit.
+        """
+        return Kept(np.array(kept_rows(keep, len(self))))
+
+    def _living(self, kept: Kept | None) -> Kept | None:
+        """The kept rows that are not deleted; those of the last filter are remembered."""
+        if self._dead is None or not self._dead.any():
+            return kept
+        if self._last is None or self._last[0] is not kept:
+            self._last = kept, Kept(~self._dead if kept is None else kept.flags & ~self._dead)
+        return self._last[1]
 
     def self_check(
         self,
@@ -300,7 +317,7 @@ class Index:
 
     def _rows(self, values: Any, name: str) -> Rows:
         """Rows to add or search with, in a form that the kind takes."""
-        return _rows_for(self.kind, values, name, self.dim if is_codes(values) else None)
+        return rows_for(self.kind, values, name, self.dim if is_codes(values) else None)
 
     def save(self, path: str | Path, *, images: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Write one .npz file atomically, beside the old one, which is then replaced: rows, kind, check, model and format version.
@@ -360,31 +377,3 @@ class Index:
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise RunError(f"{path} is not an index: {text}. Build it again.") from None
-
-
-def _rows_for(kind: str, values: Any, name: str, dim: int | None) -> Rows:
-    """Checked rows, in a form that a kind takes.
-
-    Raises:
-        SizeError, DataError: they are no rows, or packed codes for a kind that compares floats.
-    """
-    rows = rows_given(values, name, dim)
-    if isinstance(rows, SignRows):
-        check_takes_codes(kind, name)
-    return rows
-
-
-def check_takes_codes(kind: str, name: str) -> None:
-    """Raise unless a kind searches packed codes.
-
-    Raises:
-        SizeError: it compares floats.
-    """
-    if kind != AUTO and not ENGINES[kind].takes_codes:
-        able = ", ".join(one for one, about in ENGINES.items() if about.takes_codes)
-        raise SizeError(f"{name} are packed codes; an index of kind {kind!r} wants floats. Take one of kind {able}.")
-
-
-def check_kind(kind: str, *, auto: bool = False) -> None:
-    """Raise unless it is one of :data:`KINDS`, or :data:`AUTO` where that is allowed."""
-    check_choice("index of kind", kind, [*KINDS, AUTO] if auto else KINDS)

@@ -8,27 +8,27 @@ gallery.search("query.jpg", k=8, where={"label": "mug"})
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Float32s
-from cosphere.errors import DataError
+from cosphere.errors import DataError, SettingsError
 from cosphere.gallery import Item, Where
-from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
+from cosphere.gallery.interface import Compacted
+from cosphere.gallery.postgres import PostgresStore, Removed, build_index, drop_index, indexes, search
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
 from cosphere.search.any_gallery import AnyGallery, GalleryItem
 from cosphere.search.gallery_rows import new_space
 from cosphere.search.hamming import BitRows
+from cosphere.search.kinds import AUTO
 
-
-class Removed(NamedTuple):
-    """What :meth:`PostgresGallery.delete` did."""
-
-    ids: tuple[str, ...]
+_KINDS = ("hnsw", AUTO)
 
 
 class PostgresGallery(AnyGallery):
@@ -56,6 +56,8 @@ class PostgresGallery(AnyGallery):
         dim: int | None = None,
         holds: str = "floats",
         embedder: Embedder | None = None,
+        model: str | Path = "",
+        model_id: str = "",
         stored: Literal["float32", "float16"] = "float32",
         thumbnail: int = 0,
     ) -> PostgresGallery:
@@ -67,6 +69,8 @@ class PostgresGallery(AnyGallery):
             dim: D, numbers in an embedding; of an embedder's by default.
             holds: ``floats``, ``codes`` (one bit for each number) or ``both``.
             embedder: the model whose embeddings it will hold.
+            model: where the model lies, for commands that load it.
+            model_id: :attr:`Embedder.id` of the model, where no embedder is given; empty where unknown.
             stored: number format of the vectors; "float16" takes half the space.
             thumbnail: longer side in pixels of the thumbnails to keep of added images; 0 for none.
 
@@ -74,7 +78,7 @@ class PostgresGallery(AnyGallery):
             SettingsError: a setting is out of range, or neither a width nor an embedder is given.
             RunError: the name is taken, or the server cannot be reached or lacks pgvector >= 0.8.4.
         """
-        space = new_space(embedder, dim, holds)
+        space = new_space(embedder, dim, holds, model, model_id)
         return cls(PostgresStore.create(address, name, space, stored=stored, thumbnail=thumbnail), embedder)
 
     @classmethod
@@ -113,14 +117,31 @@ class PostgresGallery(AnyGallery):
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: Where | None = None) -> Removed:
         """Delete items, all or none; see :meth:`PostgresStore.delete`."""
-        return Removed(self.store.delete([ids] if isinstance(ids, str) else ids, where=where))
+        return self.store.delete([ids] if isinstance(ids, str) else ids, where=where)
 
-    def compact(self) -> None:
+    def compact(self) -> Compacted:
         """Rewrite the table without what was deleted; see :meth:`PostgresStore.compact`."""
-        self.store.compact()
+        return self.store.compact()
 
-    def build_index(self, **settings: Any) -> None:
-        """Make an HNSW index; see :func:`cosphere.gallery.postgres.build_index`."""
+    def build_index(self, kind: str = AUTO, **settings: Any) -> None:
+        """Make an HNSW index of every column; see :func:`cosphere.gallery.postgres.build_index`.
+
+        Args:
+            kind: ``hnsw`` or ``auto``, which is the same here.
+            settings: ``m``, ``ef_construction``, ``memory_mb``.
+
+        Raises:
+            SettingsError: another kind or setting, or a value out of range.
+            RunError: the server refuses.
+        """
+        if kind not in _KINDS:
+            raise SettingsError(f"a server's index is of kind 'hnsw'; got {kind!r}. Leave the kind out.")
+        known = sorted(inspect.signature(build_index).parameters.keys() - {"store"})
+        for name in settings:
+            if name not in known:
+                raise SettingsError(
+                    f"a server's index has no setting {name!r}; it has {', '.join(known)}. Leave it out."
+                )
         build_index(self.store, **settings)
 
     def drop_index(self) -> None:

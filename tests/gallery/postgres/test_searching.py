@@ -9,7 +9,10 @@ import pytest
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
+from cosphere.gallery.postgres.filters import clause_of
+from cosphere.gallery.postgres.planning import FEW, share_kept
 from cosphere.gallery.where import parse
+from cosphere.search.engines import FEW as EMBEDDED_FEW
 
 Make = Callable[..., PostgresStore]
 DIM, COUNT = 16, 400
@@ -162,3 +165,38 @@ def test_queries_that_do_not_fit(make: Make) -> None:
         search(floats, 0 * ones)
     with pytest.raises(SettingsError, match="k must be a whole number from 1"):
         search(floats, ones, k=0)
+
+
+@pytest.mark.slow
+def test_a_selective_filter_is_answered_exactly_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(8)
+    vectors, places = random.standard_normal((3000, DIM)).astype(np.float32), random.permutation(3000)
+    store = make(DIM)
+    store.add(
+        [f"i{n}" for n in range(3000)],
+        vectors,
+        np.packbits(vectors > 0, axis=1),
+        metadata=[{"n": int(place), "few": bool(place < 90)} for place in places],
+    )
+    build_index(store, m=4, ef_construction=8)  # a poor graph, which finds less than all there is
+    queries = random.standard_normal((20, DIM)).astype(np.float32)
+
+    def found(**options: object) -> list[list[str]]:
+        return ids(search(store, queries, k=10, ef_search=10, **options))  # type: ignore[arg-type]
+
+    for where in ({"n": ("<", 90)}, {"few": True}, [{"n": ("<", 40)}, {"n": (">", 2970)}]):
+        assert found(where=where) == found(where=where, exact=True), where
+    assert found(where={"n": -1}) == [[]] * 20
+    half = {"n": ("<", 1500)}
+    assert found(where=half) != found(where=half, exact=True)  # through the index
+    with store.transaction(reading=True) as connection:
+        for where, share in (({"n": ("<", 90)}, 0.03), (half, 0.5), ({"n": -1}, 0.0)):
+            assert share_kept(connection, store.table, clause_of(parse(where))) == pytest.approx(share)
+        monkeypatch.setattr("cosphere.gallery.postgres.planning.SAMPLE", 1000)
+        assert share_kept(connection, store.table, clause_of(parse(half))) == pytest.approx(0.5, abs=0.06)
+    monkeypatch.setattr(
+        "cosphere.gallery.postgres.searching.FEW", 0
+    )  # without both, too little is found: the test can fail
+    monkeypatch.setattr("cosphere.gallery.postgres.planning._CANDIDATES", 0)
+    assert found(where={"n": ("<", 90)}) != found(where={"n": ("<", 90)}, exact=True)
+    assert FEW == EMBEDDED_FEW

@@ -92,8 +92,8 @@ def test_deletion(make: Make) -> None:
         store.delete(["item 0", "gone"])
     with pytest.raises(DataError, match="what should be deleted"):
         store.delete()
-    assert store.delete(["item 5", "item 0"], where={"n": ("<", 3)}) == ("item 0",)
-    assert store.delete(where={"n": (">=", 4)}) == ("item 4", "item 5")
+    assert store.delete(["item 5", "item 0"], where={"n": ("<", 3)}).ids == ("item 0",)
+    assert store.delete(where={"n": (">=", 4)}).ids == ("item 4", "item 5")
     store.compact()
     assert store.ids() == ["item 1", "item 2", "item 3"]
     assert store.ids({"n": [1, 3]}) == ["item 1", "item 3"]

@@ -13,6 +13,7 @@ from cosphere.errors import SettingsError, counted
 from cosphere.experiment import add_to_index
 from cosphere.files import check_writable
 from cosphere.gallery import save_receipts
+from cosphere.gallery.address import NO_PROOF, folder_of, place_of
 from cosphere.gallery.schema import HOLDS
 
 _EXAMPLES = [
@@ -20,6 +21,7 @@ _EXAMPLES = [
     "cosphere index add photos.gallery more-photos/",
     "cosphere index add photos.gallery photos/ --model runs/first --holds both --thumbnail 96",
     "cosphere index add photos.gallery photos.npz",
+    "cosphere index add postgresql://me@host/images#photos photos/ --model runs/first",
 ]
 
 
@@ -73,6 +75,7 @@ def run(arguments: list[str]) -> int:
     if given.receipt and given.existing != "replace":
         raise SettingsError("--receipt is of what is replaced; without --existing replace nothing is. Leave it out.")
     if given.receipt:
+        folder_of(given.gallery, "--receipt", NO_PROOF)
         check_writable(Path(given.receipt))
     filled = add_to_index(
         given.gallery,
@@ -91,7 +94,7 @@ def run(arguments: list[str]) -> int:
     parts = [f"{added:,} added"] + [f"{number:,} {what}" for number, what in ((replaced, "replaced"),) if number]
     parts += [f"{skipped:,} were there already"] if skipped else []
     parts += [f"{counted(filled.unread, 'image')} could not be read"] if filled.unread else []
-    console.line(f"{given.gallery}: {', '.join(parts)}; {counted(filled.items, 'item')} in all")
+    console.line(f"{place_of(given.gallery)}: {', '.join(parts)}; {counted(filled.items, 'item')} in all")
     if given.receipt and filled.added.receipts:
         save_receipts(given.receipt, filled.added.receipts)
         console.line(f"receipt: {given.receipt}")

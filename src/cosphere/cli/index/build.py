@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted
 from cosphere.experiment import build_index
+from cosphere.gallery.address import place_of
 from cosphere.search import AUTO, KINDS
 
 _EXAMPLES = [
     "cosphere index build photos.gallery",
     "cosphere index build photos.gallery --kind hnsw --wanted_recall 0.98",
     "cosphere index build photos.gallery --most_bytes 2e9",
+    "cosphere index build photos.gallery --kind hnsw-bits --precision codes",
 ]
 
 
@@ -21,12 +25,18 @@ def parser() -> CommandParser:
     made = CommandParser(
         "index build",
         "Build an approximate index, so that a search looks at a part of the rows. Later searches use it and catch up with additions; "
-        "a deletion removes it, because it holds copies of rows.",
+        "a deletion removes it, because it holds copies of rows. On a server, every column gets an HNSW index that the server keeps up.",
         _EXAMPLES,
     )
     add_gallery(made)
     kinds = ", ".join(kind for kind in KINDS if kind != "exact")
     made.add_argument("--kind", type=str, default=AUTO, help=f"{AUTO} (measures and chooses), {kinds}")
+    made.add_argument(
+        "--precision",
+        type=Literal["floats", "codes"] | None,
+        default=None,
+        help="index floats or codes, where the gallery holds both; by default floats",
+    )
     made.add_argument(
         "--wanted_recall",
         type=float | None,
@@ -44,13 +54,22 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     with console.progress_bar("building the index"):
         index = build_index(
-            given.gallery, kind=given.kind, wanted_recall=given.wanted_recall, most_bytes=given.most_bytes
+            given.gallery,
+            kind=given.kind,
+            precision=given.precision,
+            wanted_recall=given.wanted_recall,
+            most_bytes=given.most_bytes,
         )
-    if index.kind == "exact":
-        console.line(f"{given.gallery}: no index is needed, all {counted(len(index), 'row')} are compared")
+    place = place_of(given.gallery)
+    if index is None:
+        console.line(f"{place}: the server has an HNSW index of every column")
+        return 0
+    whole = index.kind in ("exact", "bits")
+    if whole:
+        console.line(f"{place}: no index is needed, all {counted(len(index), 'row')} are compared")
     else:
-        console.line(f"{given.gallery}: index of kind {index.kind} over {counted(len(index), 'row')}")
-    if index.check is not None and index.kind != "exact":
+        console.line(f"{place}: index of kind {index.kind} over {counted(len(index), 'row')}")
+    if index.check is not None and not whole:
         console.line(
             f"finds {100 * index.check.recall:.1f} % of what exact search finds, {index.check.k} neighbours of "
             f"{counted(index.check.queries, 'row')} measured"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
-from cosphere.gallery import Store, compact
+from cosphere.gallery import compact, open_store
+from cosphere.gallery.address import place_of
 
 _EXAMPLES = ["cosphere index compact photos.gallery"]
 
@@ -24,7 +25,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Compact, and say how much was freed."""
     given = parser().read(arguments)
-    with Store.open(given.gallery) as store, console.progress_bar("compacting") as progress:
+    with open_store(given.gallery) as store, console.progress_bar("compacting") as progress:
         done = compact(store, progress)
-    console.line(f"{given.gallery}: {done.before:,} bytes before, {done.after:,} after")
+    console.line(f"{place_of(given.gallery)}: {done.before:,} bytes before, {done.after:,} after")
     return 0

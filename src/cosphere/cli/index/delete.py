@@ -9,7 +9,9 @@ from cosphere.cli.index.options import add_gallery, add_where, where_given
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.files import check_writable
-from cosphere.gallery import Store
+from cosphere.gallery import open_store
+from cosphere.gallery.address import NO_PROOF, folder_of
+from cosphere.gallery.store import Deleted
 
 _EXAMPLES = [
     "cosphere index delete photos.gallery /photos/mug/1.jpg /photos/mug/2.jpg",
@@ -46,19 +48,20 @@ def run(arguments: list[str]) -> int:
     if ids is None and where is None:
         raise SettingsError("what should be deleted? Give ids, or a condition such as --where label=mug.")
     if given.receipt:
+        folder_of(given.gallery, "--receipt", NO_PROOF)
         check_writable(Path(given.receipt))
-    with Store.open(given.gallery) as store:
+    with open_store(given.gallery) as store:
         if given.dry_run:
             found = store.find(ids, where=where)
             _list(f"would delete {counted(len(found), 'item')} of {len(store):,}", [item.id for item in found])
             return 0
         deleted = store.delete(ids, where=where)
-        if given.receipt:
+        if given.receipt and isinstance(deleted, Deleted):
             deleted.receipt.save(given.receipt)
         _list(f"deleted {counted(len(deleted.ids), 'item')}; {len(store):,} left", deleted.ids)
         if given.receipt and deleted.ids:
             console.line(f"receipt: {given.receipt}")
-        if not deleted.flushed:
+        if isinstance(deleted, Deleted) and not deleted.flushed:
             console.note(
                 "a reader kept the write-ahead log from being emptied; the next deletion or compaction does it"
             )

@@ -9,7 +9,8 @@ from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted
 from cosphere.experiment.outputs import check_output
-from cosphere.search import Gallery
+from cosphere.gallery.address import Server, place_of
+from cosphere.search import open_gallery
 
 _EXAMPLES = [
     "cosphere index export photos.gallery photos.parquet",
@@ -33,8 +34,9 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write it."""
     given = parser().read(arguments)
-    check_output(given.out, source=given.gallery, option="the file")
-    with Gallery.open(given.gallery) as gallery:
+    place = place_of(given.gallery)
+    check_output(given.out, source="" if isinstance(place, Server) else place, option="the file")
+    with open_gallery(given.gallery) as gallery:
         gallery.export(given.out)
         console.line(f"{counted(len(gallery), 'item')} in {given.out}")
         if Path(given.out).suffix.lower() == ".faiss":

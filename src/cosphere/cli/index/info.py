@@ -9,8 +9,9 @@ from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted
-from cosphere.gallery import Store, check_all
-from cosphere.gallery.about import About, about
+from cosphere.gallery import Store, check_all, open_store
+from cosphere.gallery.about import About, AboutServer, Contents, about
+from cosphere.gallery.address import folder_of, place_of
 
 _EXAMPLES = [
     "cosphere index info photos.gallery",
@@ -34,13 +35,15 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Print it."""
     given = parser().read(arguments)
-    with Store.open(given.gallery) as store:
+    if given.check:
+        folder_of(given.gallery, "--check", "A server checks its pages itself; leave it out.")
+    with open_store(given.gallery) as store:
         known = about(store)
         if given.json:
             print(json.dumps(dataclasses.asdict(known), indent=1, ensure_ascii=False))
         else:
-            show(known, given.gallery)
-        if given.check:
+            show(known, str(place_of(given.gallery)))
+        if given.check and isinstance(store, Store):
             with console.progress_bar("checking") as progress:
                 check_all(store, progress)
             if not given.json:
@@ -48,13 +51,14 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def show(known: About, path: str) -> None:
+def show(known: About | AboutServer, path: str) -> None:
     """A table of two columns, and notes."""
     space = known.space
     table = console.table_of(path, "what", "")
     table.columns[1].justify = "left"
     table.show_header = False
-    kept = {"floats": "float32", "codes": "bits", "both": "float32 and bits"}[space.holds]
+    number = "float16" if isinstance(known, AboutServer) and known.stored == "float16" else "float32"
+    kept = {"floats": number, "codes": "bits", "both": f"{number} and bits"}[space.holds]
     rows = [
         ("items", f"{known.items:,}"),
         ("embeddings", f"{space.dim} x {kept}, {space.bytes_per_row:,} bytes each"),
@@ -62,26 +66,40 @@ def show(known: About, path: str) -> None:
         ("thumbnails", f"{known.thumbnails:,} of up to {known.thumbnail} px" if known.thumbnail else "none"),
         ("columns", _columns(known)),
         ("ids", ", ".join(known.first_ids) + (", ..." if known.items > len(known.first_ids) else "") or "none"),
+        *(_of_server(known) if isinstance(known, AboutServer) else _of_folder(known)),
+    ]
+    for what, text in rows:
+        table.add_row(what, console.plain(text))
+    console.show(table)
+    if isinstance(known, About) and known.warning is not None:
+        console.warning(known.warning)
+
+
+def _of_folder(known: About) -> list[tuple[str, str]]:
+    dead = f"{known.dead:,} still take space; `cosphere index compact` frees it" if known.dead else "none"
+    deletions = f"{len(known.deletions):,}, the last at {known.deletions[-1][0]}" if known.deletions else "none"
+    rows = [
         ("file", f"{known.file_bytes:,} bytes, and {known.log_bytes:,} in the write-ahead log"),
-        (
-            "deleted rows",
-            f"{known.dead:,} still take space; `cosphere index compact` frees it" if known.dead else "none",
-        ),
-        ("deletions", f"{len(known.deletions):,}, the last at {known.deletions[-1][0]}" if known.deletions else "none"),
+        ("deleted rows", dead),
+        ("deletions", deletions),
         ("commits", f"{known.generation:,}"),
         ("SQLite", known.library),
     ]
     if known.migrating is not None:
         target, done, total = known.migrating
         rows.append(("migration", f"to model {target.model_id[:12]}: {done:,} of {counted(total, 'block')} done"))
-    for what, text in rows:
-        table.add_row(what, console.plain(text))
-    console.show(table)
-    if known.warning is not None:
-        console.warning(known.warning)
+    return rows
 
 
-def _columns(known: About) -> str:
+def _of_server(known: AboutServer) -> list[tuple[str, str]]:
+    return [
+        ("table", f"{known.table_bytes:,} bytes, and {known.index_bytes:,} of indexes"),
+        ("HNSW index", ", ".join(known.indexes) or "none; `cosphere index build` makes one"),
+        ("server", known.library),
+    ]
+
+
+def _columns(known: Contents) -> str:
     shown = [f"{name} ({count:,})" for name, count in known.columns[:_SHOWN]]
     more = len(known.columns) - len(shown)
     return ", ".join(shown + ([f"and {more:,} more"] if more else [])) or "none"

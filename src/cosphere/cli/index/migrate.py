@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery
+from cosphere.cli.index.options import add_gallery_folder
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import migrate_index
 from cosphere.gallery import Store, migration
+from cosphere.gallery.address import folder_of
 from cosphere.gallery.schema import HOLDS
 
 _EXAMPLES = [
@@ -25,7 +26,7 @@ def parser() -> CommandParser:
         "same command goes on.",
         _EXAMPLES,
     )
-    add_gallery(made)
+    add_gallery_folder(made)
     made.add_argument("model", nargs="?", type=str, help="a run's folder or a model bundle")
     made.add_argument(
         "--holds",
@@ -45,15 +46,18 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Migrate, or give a migration up."""
     given = parser().read(arguments)
+    folder = folder_of(
+        given.gallery, "`index migrate`", "Fill another gallery there with the new model, and drop the old one."
+    )
     if given.abandon:
-        with Store.open(given.gallery) as store:
+        with Store.open(folder) as store:
             there = migration.abandon(store)
         console.line(f"{given.gallery}: {'the migration was given up' if there else 'no migration was under way'}")
         return 0
     if given.model is None:
         raise SettingsError("which model should embed the images? Give a run or a bundle, such as runs/second.")
     count = migrate_index(
-        given.gallery,
+        folder,
         given.model,
         holds=given.holds,
         drop_unreadable=given.drop_unreadable,

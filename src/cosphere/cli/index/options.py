@@ -6,11 +6,17 @@ from jsonargparse import Namespace
 
 from cosphere.cli.parsing import CommandParser
 from cosphere.gallery import Where
+from cosphere.gallery.address import FORM
 from cosphere.gallery.where_text import FORMS, where_of
 
 
 def add_gallery(parser: CommandParser) -> None:
-    """The folder, as the first word."""
+    """The folder or the address, as the first word."""
+    parser.add_argument("gallery", type=str, help=f"the gallery's folder, or {FORM}")
+
+
+def add_gallery_folder(parser: CommandParser) -> None:
+    """The folder, as the first word, for what a server cannot do."""
     parser.add_argument("gallery", type=str, help="the gallery's folder")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery
+from cosphere.cli.index.options import add_gallery_folder
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.gallery import Proof, load_receipts, prove_deleted
+from cosphere.gallery.address import NO_PROOF, folder_of
 
 _EXAMPLES = [
     "cosphere index prove-deleted photos.gallery /photos/mug/1.jpg --receipt deleted.json",
@@ -23,7 +24,7 @@ def parser() -> CommandParser:
         "deleted. Exits with 1 if something is.",
         _EXAMPLES,
     )
-    add_gallery(made)
+    add_gallery_folder(made)
     made.add_argument("id", nargs="*", type=str, help="ids of deleted items")
     made.add_argument(
         "--receipt",
@@ -40,12 +41,15 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Search, and say what was found."""
     given = parser().read(arguments)
+    folder = folder_of(
+        given.gallery, "`index prove-deleted`", NO_PROOF.replace("leave it out", "ask who runs the server")
+    )
     ids, texts, files = given.id or [], given.text or [], given.receipt or []
     if not (ids or texts or files):
         raise SettingsError("what should be gone? Give ids, --receipt FILE of the deletion, or --text.")
     receipts = [one for file in files for one in load_receipts(file)]
     with console.progress_bar("reading bytes") as progress:
-        proof = prove_deleted(given.gallery, ids, receipts, texts=texts, progress=progress)
+        proof = prove_deleted(folder, ids, receipts, texts=texts, progress=progress)
     show(proof, asked=len(ids) + len(texts), receipts=len(files))
     return 0 if proof.holds else 1
 

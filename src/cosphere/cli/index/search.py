@@ -18,6 +18,7 @@ from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_index
 from cosphere.experiment.indexing import IndexAnswer
 from cosphere.experiment.outputs import check_output
+from cosphere.gallery.address import Server, place_of
 from cosphere.report import StripItem
 from cosphere.search import GalleryHit
 from cosphere.search.gallery_items import box_of
@@ -46,9 +47,7 @@ def parser() -> CommandParser:
         default=None,
         help="compare floats or codes, where the gallery holds both; by default floats",
     )
-    made.add_argument(
-        "--exact", type=bool, default=False, help="compare all rows, also where `cosphere index build` made an index"
-    )
+    made.add_argument("--exact", type=bool, default=False, help="compare all rows, also where there is an index")
     made.add_argument(
         "--model", type=str | None, default=None, help="the gallery's model, if it no longer lies where it did"
     )
@@ -65,7 +64,8 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     if Path(given.out).suffix.lower() not in FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
-    check_output(given.out, inputs=given.query or [], source=given.gallery)
+    place = place_of(given.gallery)
+    check_output(given.out, inputs=given.query or [], source="" if isinstance(place, Server) else place)
     answers = search_index(
         given.gallery,
         given.query or [],

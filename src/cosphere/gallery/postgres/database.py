@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from cosphere.checks import check_choice, check_whole
 from cosphere.errors import RunError, SettingsError
 from cosphere.gallery.folder import MOST_THUMBNAIL, check_space
+from cosphere.gallery.interface import Compacted
 from cosphere.gallery.postgres.connection import connect, explained, shown
 from cosphere.gallery.postgres.conversion import TYPES, Stored
 from cosphere.gallery.schema import Space
@@ -97,12 +98,30 @@ class GallerySchema:
             raise
         return store
 
+    @classmethod
+    def exists(cls, address: str, name: str) -> bool:
+        """Whether there is a gallery of this name.
+
+        Raises:
+            SettingsError: the name cannot be one.
+            RunError: the server cannot be reached.
+        """
+        store = cls(address, _checked(name))
+        try:
+            with store.transaction(reading=True) as connection:
+                return store._is_there(connection)
+        finally:
+            store.close()
+
+    def _is_there(self, connection: Any) -> bool:
+        (table,) = connection.execute("SELECT to_regclass(%s)", (f"{self._quoted()}.about",)).fetchone()
+        return table is not None
+
     def about(self) -> About:
         """What the rows are."""
         if self._about is None:
             with self.transaction(reading=True) as connection:
-                table = connection.execute("SELECT to_regclass(%s)", (f"{self._quoted()}.about",)).fetchone()[0]
-                if table is None:
+                if not self._is_there(connection):
                     raise RunError(f"{shown(self.address)} has no gallery {self.name!r}. Make one, or check the name.")
                 (content,) = connection.execute(f"SELECT content FROM {self._quoted()}.about").fetchone()
             if content.get("format") != FORMAT:
@@ -178,17 +197,26 @@ class GallerySchema:
             with self._connection.transaction():
                 yield self._connection
 
-    def compact(self) -> None:
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the table with its long values, and of its indexes."""
+        query = "SELECT pg_table_size(%s), pg_indexes_size(%s)"
+        with self.transaction(reading=True) as connection:
+            table, indexes = connection.execute(query, (self.table, self.table)).fetchone()
+        return int(table), int(indexes)
+
+    def compact(self) -> Compacted:
         """Rewrite the table and its indexes without what was deleted or replaced. Others wait until it is done.
 
         Raises:
             RunError: as for :meth:`transaction`.
         """
         self.about()
+        before = sum(self.sizes())
         with self._guard, explained(self.address):
             if self._connection is None or self._connection.closed:
                 self._connection = connect(self.address)
             self._connection.execute(f"VACUUM (FULL, ANALYZE) {self.table}")
+        return Compacted(before, sum(self.sizes()))
 
     def drop(self) -> None:
         """Remove the gallery with all that it holds.

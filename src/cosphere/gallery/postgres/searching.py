@@ -164,9 +164,11 @@ def search(
     with store.transaction(reading=True) as connection:
         # Without an index every search is exact, and equal scores come by row.
         exact = exact or ("vector" if by == "floats" else "code") not in _indexed(store, connection)
-        if not exact:
-            share = 1.0 if where is None else share_kept(connection, store.table, clause)
+        share = 1.0
+        if not exact and where is not None:
+            share = share_kept(connection, store.table, clause)
             exact = share < FEW
+        if not exact:
             _set_scan(connection, candidates(ef_search, k, share))
         for vector, code in asked:
             query = _Query(vector, code, k, by, max(k, shortlist))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from cosphere.gallery.postgres.conversion import (
     json_of,
 )
 from cosphere.gallery.postgres.database import GallerySchema
-from cosphere.gallery.postgres.filters import clause_of
+from cosphere.gallery.postgres.filters import Clause, clause_of
 from cosphere.gallery.store import Added
 from cosphere.gallery.where import Where, parse
 
@@ -36,13 +36,18 @@ _PAGE = 2000
 """Rows that a reader fetches at a time."""
 
 
+class Removed(NamedTuple):
+    """What :meth:`PostgresStore.delete` did."""
+
+    ids: tuple[str, ...]
+
+
 class PostgresStore(GallerySchema):
     """The items of a gallery. Made with :meth:`create` and :meth:`open`."""
 
     def __len__(self) -> int:
         """Number of items."""
-        with self.transaction(reading=True) as connection:
-            return int(connection.execute(f"SELECT count(*) FROM {self.table}").fetchone()[0])
+        return self.count()
 
     def __contains__(self, id_: object) -> bool:
         """Whether there is an item of this id."""
@@ -81,6 +86,13 @@ class PostgresStore(GallerySchema):
         with self.transaction(reading=True) as connection:
             found = connection.execute(f"SELECT id FROM {self.table} WHERE {clause.sql} ORDER BY row", clause.values)
             return [id_ for (id_,) in found]
+
+    def count(self, where: Where | None = None) -> int:
+        """Number of items, or of those that meet a filter. Raises as :meth:`ids` does."""
+        clause = clause_of(None if where is None else parse(where))
+        with self.transaction(reading=True) as connection:
+            query = f"SELECT count(*) FROM {self.table} WHERE {clause.sql}"
+            return int(connection.execute(query, clause.values).fetchone()[0])
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there."""
@@ -154,8 +166,20 @@ class PostgresStore(GallerySchema):
         replaced = len(there) if existing == "replace" else 0
         return Added(len(keep) - replaced, replaced, len(new.ids) - len(keep))
 
-    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> tuple[str, ...]:
-        """Delete items, all or none; returns their ids.
+    def find(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> list[Item]:
+        """The items that :meth:`delete` would delete.
+
+        Raises:
+            DataError: an id is not there, the filter is wrong, or neither is given.
+        """
+        check_asked(ids, where)
+        with self.transaction(reading=True) as connection:
+            chosen = self._chosen(connection, ids, where)
+            query = f"SELECT row, id, columns FROM {self.table} WHERE {chosen.sql} ORDER BY row"
+            return [Item(*one) for one in connection.execute(query, chosen.values)]
+
+    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Removed:
+        """Delete items, all or none.
 
         PostgreSQL keeps their bytes until a vacuum, in its write-ahead log and in backups: deletion is not proved as in a folder.
 
@@ -168,16 +192,21 @@ class PostgresStore(GallerySchema):
             RunError: as for :meth:`transaction`.
         """
         check_asked(ids, where)
-        clause = clause_of(None if where is None else parse(where))
         with self.transaction() as connection:
             connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
-            chosen, values = clause.sql, clause.values
-            if ids is not None:
-                names = names_to_delete(ids)
-                check_there(names, self._known(connection, names))
-                chosen, values = f"id = ANY(%s) AND {clause.sql}", (names, *clause.values)
-            gone = connection.execute(f"DELETE FROM {self.table} WHERE {chosen} RETURNING row, id", values).fetchall()
-        return tuple(id_ for _, id_ in sorted(gone))
+            chosen = self._chosen(connection, ids, where)
+            query = f"DELETE FROM {self.table} WHERE {chosen.sql} RETURNING row, id"
+            gone = connection.execute(query, chosen.values).fetchall()
+        return Removed(tuple(id_ for _, id_ in sorted(gone)))
+
+    def _chosen(self, connection: Any, ids: Sequence[str] | None, where: Where | None) -> Clause:
+        """The condition for ids, all of which must be there, and a filter."""
+        clause = clause_of(None if where is None else parse(where))
+        if ids is None:
+            return clause
+        names = names_to_delete(ids)
+        check_there(names, self._known(connection, [one for one in names if "\0" not in one]))
+        return Clause(f"id = ANY(%s) AND {clause.sql}", (names, *clause.values))
 
 
 def _stacked(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:

@@ -117,11 +117,12 @@ def ranked(ids: Integers, scores: npt.NDArray[Any], k: int, allowed: Allowed) ->
     missing = ids == NOTHING
     if allowed.exclude is not None:
         missing |= ids == allowed.exclude.numpy()[:, None]
-    scores = np.where(missing, -np.inf, scores).astype(np.float32)
-    ids = np.where(missing, NOTHING, ids)
+    scores = scores.astype(np.float32)
+    if missing.any():
+        scores, ids = np.where(missing, np.float32(-np.inf), scores), np.where(missing, NOTHING, ids)
     order = np.lexsort((ids, -scores), axis=1)[:, :k]
-    taken = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return Neighbours(*map(torch.from_numpy, taken))
+    rows = np.arange(len(ids))[:, None]
+    return Neighbours(torch.from_numpy(ids[rows, order]), torch.from_numpy(scores[rows, order]))
 
 
 def array_of(arrays: Arrays, name: str, dtype: Any, width: int) -> npt.NDArray[Any]:

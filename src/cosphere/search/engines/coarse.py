@@ -90,7 +90,7 @@ class CoarseBits(Approximate):
 
     def _ranked(self, codes: Bytes, wide: int, places: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         listed = search_bits(
-            packed(codes[:, : self._coarse.shape[1]]), packed(self._coarse), places, keep=allowed.keep
+            packed(codes[:, : self._coarse.shape[1]]), packed(self._coarse), places, keep=allowed.kept
         ).ids.numpy()
         distances = differing_bits(codes, self._codes[listed])
         ids, nearest = nearest_listed(listed, distances, wide, Allowed(allowed.size))
@@ -116,7 +116,7 @@ def exact_codes(
 ) -> tuple[Integers, npt.NDArray[Any]]:
     """The ``wide`` nearest of the allowed codes, by Hamming distance: ids and scores. Few allowed ones are copied first."""
     if allowed.keep is None or allowed.share >= FEW:
-        found = search_bits(packed(queries), packed(codes), wide, None, dim, keep=allowed.keep)
+        found = search_bits(packed(queries), packed(codes), wide, None, dim, keep=allowed.kept)
         return found.ids.numpy(), found.scores.numpy()
     found = search_bits(packed(queries), packed(codes[allowed.rows]), wide, None, dim)
     return allowed.rows[found.ids.numpy()], found.scores.numpy()

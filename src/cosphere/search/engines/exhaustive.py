@@ -78,8 +78,8 @@ class Exhaustive:
         """The search itself; here by cosine of the rows that are kept."""
         queries = float_rows(queries)
         if self.floats is not None:
-            return search_units(queries, self.floats, k, allowed.exclude, block_bytes, allowed.keep)
-        return search_stored(queries, self._encoded, k, allowed.exclude, block_bytes, allowed.keep)
+            return search_units(queries, self.floats, k, allowed.exclude, block_bytes, allowed.kept)
+        return search_stored(queries, self._encoded, k, allowed.exclude, block_bytes, allowed.kept)
 
     def part(self, rows: Tensor) -> Exhaustive:
         """An engine of some of the rows."""
@@ -117,7 +117,7 @@ class PackedSigns(Exhaustive):
     def compare(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """By Hamming distance."""
         bits = BitRows(torch.from_numpy(packed_signs(queries)).to(queries.device), queries.size)
-        return search_bits(bits, codes_of(self._encoded), k, allowed.exclude, self.dim, block_bytes, allowed.keep)
+        return search_bits(bits, codes_of(self._encoded), k, allowed.exclude, self.dim, block_bytes, allowed.kept)
 
 
 class Reranked(Exhaustive):
@@ -138,7 +138,7 @@ class Reranked(Exhaustive):
         if floats is None:
             raise AttributeError("this kind keeps float rows")
         codes = codes_of(self._encoded)
-        return rerank_bits(queries, codes, floats, k, shortlist, allowed.exclude, block_bytes, allowed.keep)
+        return rerank_bits(queries, codes, floats, k, shortlist, allowed.exclude, block_bytes, allowed.kept)
 
     def _like(self, floats: UnitRows | None, stored: Stored | None) -> Exhaustive:
         part = Reranked(floats, stored)
