@@ -138,6 +138,8 @@ def test_wrong_input_is_named():
         identification(rows, [0, 0, 1], rows, [0])
     with pytest.raises(SettingsError, match=r"ranks is empty|rank must be a whole number >= 1; got"):
         identification(rows, [0, 0, 1], rows, [])
+    with pytest.raises(SettingsError, match="fars is empty"):
+        verification_among(rows, [0, 0, 1], rows, [])
     with pytest.raises(SizeError, match="dimensions"):
         identification(rows, [0, 0, 1], torch.eye(2))
     with pytest.raises(DataError, match="distractors hold NaN"):

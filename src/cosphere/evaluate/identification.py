@@ -190,6 +190,8 @@ def verification_among(
         DataError: NaN or infinity, or nobody has two images.
         SettingsError: a rate out of range, or one that would keep more than :data:`MOST_KEPT` cosines.
     """
+    if not fars:
+        raise SettingsError("fars is empty. Give at least one rate, such as fars=(1e-6,).")
     for far in fars:
         check_number("far", far, at_least=0, at_most=1)
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
@@ -203,6 +205,19 @@ def verification_among(
             f"a false-accept rate of {max(fars):g} needs the {keep:,} highest of {left.size * right.size:,} cosines; at most "
             f"{MOST_KEPT:,} are kept. Ask for a lower rate."
         )
+    genuine, highest = _genuine_and_highest(left, right, people, keep, block_bytes, progress)
+    if not len(genuine):
+        raise DataError(
+            "nobody has two images, so there is no pair to find. Give probes with two images of one person."
+        )
+    thresholds = {far: float(highest[rank]) for far, rank in ranks.items()}
+    return {far: (float((genuine > cut).double().mean()), cut) for far, cut in thresholds.items()}
+
+
+def _genuine_and_highest(
+    left: UnitRows, right: UnitRows, people: Tensor, keep: int, block_bytes: int, progress: Progress | None
+) -> tuple[Tensor, Tensor]:
+    """The cosines of all pairs of one person, and the ``keep`` highest of probes with distractors, descending."""
     same: list[Tensor] = []
     highest = torch.empty(0)
     most = min(rows_within(block_bytes, 12 * right.size + 8 * left.size), left.size)
@@ -218,13 +233,7 @@ def verification_among(
         highest = highest.topk(min(keep, len(highest))).values
         if progress is not None:
             progress(min(start + most, left.size), left.size)
-    genuine = torch.cat(same)
-    if not len(genuine):
-        raise DataError(
-            "nobody has two images, so there is no pair to find. Give probes with two images of one person."
-        )
-    thresholds = {far: float(highest[rank]) for far, rank in ranks.items()}
-    return {far: (float((genuine > cut).double().mean()), cut) for far, cut in thresholds.items()}
+    return torch.cat(same), highest
 
 
 def _people(labels: Any, probes: UnitRows) -> Tensor:

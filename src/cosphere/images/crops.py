@@ -24,7 +24,7 @@ def random_part(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draw: random.Random
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop: torchvision's RandomResizedCrop with an explicit generator."""
-    for _ in range(10):
+    for _ in range(_TRIES):
         area = height * width * draw.uniform(*scale)
         aspect = math.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1])))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

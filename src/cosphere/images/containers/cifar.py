@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cosphere._types import Integers
 from cosphere.errors import DataError
-from cosphere.images.containers.kind import Container, item_number
+from cosphere.images.containers.kind import Container, item_number, unreadable
 
 SIDE = 32
 """Height and width of a CIFAR image, in pixels."""
@@ -121,11 +121,7 @@ def _read_bytes(path: Path, *, start: int = 0, count: int = -1) -> NDArray[np.ui
     try:
         return np.fromfile(path, dtype=np.uint8, offset=start, count=count)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}. Check the path, the permissions and the disk.")
+        raise unreadable(path, error) from error
 
 
 def _check_row(path: Path, row: int, rows: int) -> None:
@@ -159,7 +155,7 @@ def _check_binary(path: Path) -> int:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if size == 0 or size % record:
         official = next(size for name, size in _OFFICIAL_BYTES.items() if path.name.startswith(name))
         raise DataError(
@@ -183,7 +179,7 @@ def _pickled_batch(path: Path) -> _Batch:
     try:
         status = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _load_batch(path, status.st_mtime_ns, status.st_size)
 
 
@@ -219,7 +215,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{path} {error}") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except Exception as error:  # unpickling damaged data may raise anything
         raise DataError(
             f"{path} is not a whole pickle ({type(error).__name__}). Unpack the official archive again."

@@ -13,6 +13,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from cosphere.errors import DataError
+
 Content = bytes | NDArray[np.uint8]
 """An encoded image file, or decoded pixels (H, W, 3) uint8 RGB."""
 
@@ -52,6 +54,11 @@ def item_number(name: str) -> int:
     (17, -1, -1)
     """
     return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file that the disk does not give."""
+    return DataError(f"{path} cannot be read: {error.strerror or error}. Check the path, the permissions and the disk.")
 
 
 class ForkSafeLock:

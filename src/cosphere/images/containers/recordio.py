@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cosphere._types import Float32s, Integers
 from cosphere.errors import DataError, agreeing, counted
-from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock, item_number
+from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock, item_number, unreadable
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")
@@ -140,7 +140,7 @@ def records(path: Path, *, damaged: Callable[[int, str], object] | None = None) 
                 labels = struct.unpack_from(f"<{flag}f", payload, HEADER.size) if flag else (label,)
                 yield Record(key, labels, payload[start:])
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 class _Source(Protocol):
@@ -240,7 +240,7 @@ class _Opened:
         try:
             return _payload(_Part(self, offset, min(length, _BUFFER)), offset, self.path)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Bytes at a place, without moving a position that threads or processes share."""
@@ -276,11 +276,11 @@ def _opened_file(path: Path) -> _Opened:
         index = os.stat(beside)  # noqa: PTH116
     except FileNotFoundError as error:
         if error.filename == name:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
         short = os.path.basename(beside)  # noqa: PTH119
         raise DataError(f"{path} wants its index {short} beside it. Copy both files of the data set.") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _open(name, own.st_mtime_ns, own.st_size, index.st_mtime_ns, index.st_size, os.getpid())
 
 
@@ -292,7 +292,7 @@ def _open(name: str, mtime_ns: int, size: int, index_mtime_ns: int, index_size: 
     try:
         return _Opened(path, _read_index(path.with_suffix(".idx"), index_size))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _read_index(path: Path, size: int) -> _Index:
@@ -329,10 +329,6 @@ def _words(content: NDArray[np.uint8], places: Integers) -> NDArray[np.uint8]:
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(f"{path} is damaged: {what}. Copy or download it again, with its .idx.")
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}. Check the path, the permissions and the disk.")
 
 
 CONTAINER = Container(

@@ -21,7 +21,7 @@ import numpy as np
 
 from cosphere._types import Flags, Integers
 from cosphere.errors import DataError
-from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, item_number
+from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, item_number, unreadable
 from cosphere.images.containers.plain_pickle import PlainArray, Span, plain_value
 
 
@@ -72,14 +72,14 @@ def read_item(path: Path, name: str) -> bytes:
             file.seek(int(content.starts[number]))
             return file.read(size)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _set_in(path: Path) -> _Set:
     try:
         status = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _read_set(path, status.st_mtime_ns, status.st_size)
 
 
@@ -97,7 +97,7 @@ def _read_set(path: Path, mtime_ns: int, size: int) -> _Set:
             f"{path} {error}. A verification set is a pickle of a list of images and a list of booleans; use the official file."
         ) from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     for part in result:
         part.flags.writeable = False  # shared by all later calls
     return result
@@ -140,10 +140,6 @@ def _flags(values: Any, content: mmap.mmap) -> Flags:
     if isinstance(values, PlainArray) or not all(isinstance(one, bool | int) and one in (0, 1) for one in values):
         raise DataError("holds something else than booleans in its second list")
     return np.array(values, dtype=bool)
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}. Check the path, the permissions and the disk.")
 
 
 CONTAINER = Container(
