@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from cosphere.data import Catalogue
 
 
+# What a killed process wrote is with the system already, and no test cuts the power: waiting for the disk after thousands of small
+# files would show nothing. tests/test_files.py checks that a file is flushed before it takes its name.
+os.fsync = lambda file: None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--slow``: run the tests marked slow too."""
     parser.addoption("--slow", action="store_true", help="also run the tests that take long, as CI does")
@@ -40,16 +45,27 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m slow``, leave files without slow tests closed: importing all of them takes longer than most slow tests."""
+    if config.option.markexpr != "slow" or collection_path.suffix != ".py" or collection_path.name == "conftest.py":
+        return None
+    return True if b"mark.slow" not in collection_path.read_bytes() else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip slow tests without ``--slow``; quicker tests check the same things in smaller ways."""
+    """Skip slow tests without ``--slow``: quicker tests check the same things in smaller ways.
+
+    With it, the longest (``slow(seconds=...)``) start first, so that no process waits at the end for the test of another.
+    """
+    slow = {item: mark for item in items if (mark := item.get_closest_marker("slow"))}
     if config.getoption("--slow"):
+        items.sort(key=lambda item: -slow[item].kwargs.get("seconds", 0) if item in slow else 0)
         return
     skip = pytest.mark.skip(
         reason="takes long, and a quicker test beside it checks the same in a smaller way: run `make slow`, or pytest --slow"
     )
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(skip)
+    for item in slow:
+        item.add_marker(skip)
 
 
 def draw_classes(folder: Path, *, classes: int, images: int, first: int = 0, size: int = 40, seed: int = 0) -> Path:

@@ -23,6 +23,16 @@ def test_writes_makes_folders_and_replaces(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["note.txt"]  # no temporary file is left
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    steps, rename = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append(("flushed", os.fstat(handle).st_size)))
+    monkeypatch.setattr(
+        Path, "replace", lambda part, path: (steps.append(("renamed", str(path))), rename(part, path))[1]
+    )
+    write_text(tmp_path / "file", "four")
+    assert steps == [("flushed", 4), ("renamed", str(tmp_path / "file"))]
+
+
 def test_the_file_has_the_usual_permissions(tmp_path):
     mask = os.umask(0o027)
     try:

@@ -14,6 +14,7 @@ runs/<name>/
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -362,25 +363,22 @@ def _without_folders(word: str) -> str:
     return f"{option}{equals}{Path(value).name}" if value.startswith("/") else word
 
 
+@functools.cache  # what this process runs was loaded once, and two processes of git for each run of a study add up
 def _commit() -> str | None:
     """Commit of the source checkout that Cosphere runs from, with "+" if files were changed; None if it is installed."""
     here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        top = subprocess.run(
-            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
-        changed = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "--untracked-files=no", "."],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return top.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
+@functools.cache
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -150,7 +150,7 @@ def same(one: Path, other: Path) -> None:
     assert ends[0]["stream"] == ends[1]["stream"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_kill_9_and_resume_through_the_command(flat: Path, tmp_path: Path) -> None:
     config = tmp_path / "simclr.yaml"
     settings_on(flat, steps=60, checkpoint_every=30, **{"validation.every": 30, "loss.memory": 40}).write(config)

@@ -52,7 +52,7 @@ def test_a_trial_on_images_has_no_rate_of_features(settings: TrainSettings, tmp_
     assert cost.step > 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_a_trial_runs_in_a_process_of_its_own(settings: TrainSettings) -> None:
     cost = measure_cost(settings.with_values({"features.copies": 3}))
     assert cost.start > 0.1  # imports alone take longer

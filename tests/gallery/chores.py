@@ -53,7 +53,7 @@ class Mirror:
         )
         known = sorted(self.items)
         if kind in ("add", "one") or not known:
-            count = 1 if kind == "one" else int(random.integers(1, 700))
+            count = 1 if kind == "one" else int(random.integers(1, 300))
             return {"kind": "add", "ids": [f"item {number}.{place}" for place in range(count)], "version": number}
         some = [
             known[at]

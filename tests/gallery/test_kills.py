@@ -77,7 +77,7 @@ def survive(nursery: subprocess.Popen[str], folder: Path, kills: int, seed: int)
     for kill in range(kills):
         # A compaction or migration is rare and quick: some kills wait for one.
         during = {0: "compact", 8: "migrate"}.get(kill % 16)
-        seconds = float(random.uniform(0, 0.12 if during is None else 0.01))
+        seconds = float(random.uniform(0, 0.12 if during is None else 0.005))
         first, begun = work_until_killed(nursery, folder, mirror, first, seconds, during)
         with Store.open(folder) as store:
             differences = mirror.differences(store)
@@ -99,7 +99,7 @@ def test_ten_kills_lose_nothing(nursery: subprocess.Popen[str], tmp_path: Path) 
     assert survive(nursery, tmp_path / "gallery", 10, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize("seed", [2, 3])
 def test_two_hundred_kills_lose_nothing(seed: int, nursery: subprocess.Popen[str], tmp_path: Path) -> None:
     interrupted = survive(nursery, tmp_path / "gallery", 100, seed)  # a hundred for each seed

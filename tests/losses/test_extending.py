@@ -50,7 +50,7 @@ def test_three_files_are_touched(copy):
     assert len(line) == len((ROOT / written[2]).read_text(encoding="utf-8").splitlines()) + 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_all_tests_of_losses_run_on_it_and_pass(copy):
     root, _ = copy
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "binomial_deviance or document or table"]

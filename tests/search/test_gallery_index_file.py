@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -96,34 +98,49 @@ def test_indexes_that_cannot_be_kept(tmp_path: Path) -> None:
 
 
 BUILDER = """
-import sys
+import os, sys
 import numpy as np
 from cosphere.search import Gallery
 
-gallery = Gallery.open(sys.argv[1])
-print("ready", flush=True)
-for version in range(1000):
-    gallery.build_index("hnsw", check_queries=5)
-    gallery.upsert(np.full((1, 24), 1.0 + version, "float32"), ["marked"], [{"version": version}])  # removes the index
+Gallery.open(sys.argv[1]).close()  # every import is made before the first fork
+for _ in sys.stdin:
+    builder = os.fork()
+    if builder == 0:
+        gallery = Gallery.open(sys.argv[1])
+        print(os.getpid(), flush=True)
+        for version in range(1000):
+            gallery.build_index("hnsw", check_queries=5)
+            # removes the index
+            gallery.upsert(np.full((1, 24), 1.0 + version, "float32"), ["marked"], [{"version": version}])
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(builder, 0)[1]) == -9
+    print("killed", flush=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its forks")
+@pytest.mark.slow(seconds=15)
 def test_building_is_killed_at_any_moment(tmp_path: Path) -> None:
     gallery, rows = made(tmp_path / "g")
     with gallery:
         gallery.add(np.ones((1, DIM), dtype=np.float32), ["marked"], [{"version": -1}])
     random = np.random.default_rng(0)
-    for _ in range(6):
-        program = [sys.executable, "-c", BUILDER, str(tmp_path / "g")]
-        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+    program = [sys.executable, "-c", BUILDER, str(tmp_path / "g")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(6):
+            process.stdin.write("next\n")
+            process.stdin.flush()
+            builder = int(process.stdout.readline())
             time.sleep(float(random.uniform(0, 1.5)))
-            process.kill()
-        with Gallery.open(tmp_path / "g") as other:
-            assert len(other) == 1501
-            assert other.search(rows[9], k=1)[0].id == "i9"
-            (first, second) = other.search(np.ones(DIM, dtype=np.float32), k=2)
-            assert (first.id, first.metadata) == ("marked", other.get("marked").metadata)
-            assert second.id != "marked"
+            os.kill(builder, signal.SIGKILL)
+            assert process.stdout.readline() == "killed\n"
+            with Gallery.open(tmp_path / "g") as other:
+                assert len(other) == 1501
+                assert other.search(rows[9], k=1)[0].id == "i9"
+                (first, second) = other.search(np.ones(DIM, dtype=np.float32), k=2)
+                assert (first.id, first.metadata) == ("marked", other.get("marked").metadata)
+                assert second.id != "marked"
+        process.stdin.close()
+    assert process.returncode == 0

@@ -204,7 +204,7 @@ def test_going_on_gives_the_same_weights_bit_for_bit(
     assert weights[0] == weights[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_kill_9_and_resume_through_the_command(photos: Path, tmp_path: Path) -> None:
     """60 steps in one go, and 30 steps, a killed process and the rest, end with the same bytes in every tensor.
 

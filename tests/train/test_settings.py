@@ -131,6 +131,7 @@ def test_a_written_file_reads_back_with_what_it_says_of_itself(tmp_path: Path) -
         (b"steps: " + b"9" * 50, r"steps must be a whole number from 1 to 1000000000"),
         (b"loss: {settings: &a [1]}\nsec: *a\n", r"aliases \(\*name\) are not read"),
         (b"[" * 3000, r"cannot read settings from"),
+        (b"steps: " + b"[" * 100 + b"]" * 100, r"config.yaml: it is nested deeper than 100 levels"),
     ],
 )
 def test_a_broken_file_is_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def timm_part(name: str) -> TimmPart:
     return TimmPart(timm.is_model, timm.models.get_pretrained_cfg, timm.create_model)
 
 
+@functools.cache  # reading a hundred files for each model that is built adds up
 def _file_of(network: str, folder: Path) -> Path | None:
     """The file that defines a network; None where there is none."""
     needle = f"def {network}(".encode()

@@ -86,12 +86,17 @@ def _update(total: hashlib._Hash, value: Any) -> None:
 
 def random_state() -> dict[str, Any]:
     """The state of every global random generator: torch (CPU and each GPU), numpy, python."""
+    version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002  the legacy global one is what others use
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "python": random.getstate(),
+        "python": [
+            version,
+            torch.tensor(internal),
+            gauss,
+        ],  # one tensor: 625 numbers are slow to pickle and to digest one by one
     }
 
 
@@ -104,4 +109,5 @@ def restore_random_state(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     version, internal, gauss = state["python"]
+    internal = internal.tolist() if isinstance(internal, torch.Tensor) else internal  # a tuple in older checkpoints
     random.setstate((version, tuple(internal), gauss))
