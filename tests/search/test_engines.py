@@ -140,6 +140,23 @@ def test_deleted_rows_never_come_back(kind: str, tmp_path: Path) -> None:
         index.search(gallery[:1], 1)
 
 
+@pytest.mark.parametrize("kind", ["exact", "coarse-bits", "hnsw"])
+def test_a_prepared_filter_answers_as_its_flags_do(kind: str) -> None:
+    index, queries = Index.build(drawn(600, 32), kind, check_queries=0), drawn(5, 32, seed=1)
+    flags = np.random.default_rng(0).random(600) < 0.4
+    kept, plain = index.kept(flags), flags.copy()
+    flags[:] = False  # the filter has its own copy
+    for rows in ([], [1, 2, 3], np.flatnonzero(plain)[:20].tolist()):
+        index.delete(rows)
+        for _ in range(2):
+            found, want = index.search(queries, 7, keep=kept), index.search(queries, 7, keep=plain & ~index.dead)
+            assert torch.equal(found.ids, want.ids)
+            assert not index.dead[found.ids.numpy()].any()
+    index.add(drawn(1, 32, seed=2))
+    with pytest.raises(SizeError, match=r"want keep \(601,\) bool, one flag for each of 601 rows of the gallery"):
+        index.search(queries, 7, keep=kept)
+
+
 @pytest.mark.parametrize("kind", [*APPROXIMATE, "exact", "bits", "rerank", "int8"])
 def test_rows_added_later_are_found(kind: str) -> None:
     gallery = drawn(900, 32)

@@ -104,8 +104,9 @@ class Approximate(abc.ABC):
         # Rows that are not kept are passed through, not returned: look at more.
         effort = min(self.most_effort, int(max(self.effort, wide) * allowed.share**-self.spread))
         found = ranked(*self.look(queries, wide, effort, allowed), k, allowed)
-        short = (found.ids < 0).any(dim=1).nonzero().flatten()
-        if len(short):
+        missing = found.ids.numpy() == NOTHING
+        if missing.any():
+            short = torch.from_numpy(np.flatnonzero(missing.any(axis=1)))
             again, others = rows_at(queries, short), allowed.of_queries(short)
             exact = ranked(*self.look_exactly(again, wide, others), k, others)
             found.ids[short], found.scores[short] = exact.ids, exact.scores
