@@ -24,7 +24,7 @@ from cosphere.search.choosing import choose
 from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
 from cosphere.search.engines.settings import COARSE_SHORTLIST
 from cosphere.search.exact import Neighbours
-from cosphere.search.hamming import Rows
+from cosphere.search.hamming import BitRows, Rows, SignRows
 from cosphere.search.kinds import AUTO, check_kind, rows_for
 from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
 
@@ -110,6 +110,8 @@ class Index:
         if most_bytes is not None:
             check_number("most_bytes", most_bytes, above=0)
         rows = rows_for(kind, embeddings, "gallery", dim)
+        if isinstance(rows, SignRows):  # the caller may change them later
+            rows = SignRows(BitRows(rows.rows.clone(), rows.size), rows.dim)
         if kind == AUTO:
             wanted = WANTED_RECALL if wanted_recall is None else wanted_recall
             return cls._chosen(rows, chosen, max(1, check_queries), wanted, most_bytes, seed)
