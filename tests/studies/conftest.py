@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cosphere.data import Catalogue, read_catalogue
+from cosphere.studies import StudyResult, run, study_of
 
 TINY: dict[str, Any] = {
     "title": "Does SEC help?",
@@ -34,3 +38,14 @@ TINY: dict[str, Any] = {
 def content() -> dict[str, Any]:
     """The content of the file of a tiny study."""
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def images(photos: Path) -> Catalogue:
+    return read_catalogue(photos)
+
+
+@pytest.fixture(scope="session")
+def whole(images: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    """The tiny study, unbroken."""
+    return run(study_of("tiny", TINY), images, tmp_path_factory.mktemp("studies") / "whole")

@@ -41,3 +41,13 @@ def test_a_run_fits_if_it_would_end_within_the_budget() -> None:
     assert clock.fits("tune")
     assert not clock.fits("final")
     assert Clock(None, jobs=1).fits("final")
+
+
+def test_a_phase_of_more_steps_is_estimated_from_the_other_by_its_steps() -> None:
+    clock = Clock(None, jobs=1, steps={"tune": 300, "final": 600})
+    clock.guess(10)
+    assert (clock.estimate("tune"), clock.estimate("final")) == (10, 20)
+    clock.add("tune", 12)
+    assert (clock.estimate("tune"), clock.estimate("final")) == (12, 24)
+    clock.add("final", 30)
+    assert (clock.estimate("tune"), clock.estimate("final")) == (12, 30)

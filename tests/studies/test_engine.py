@@ -29,19 +29,6 @@ def study(content: dict[str, Any]) -> Study:
     return study_of("tiny", content)
 
 
-@pytest.fixture(scope="module")
-def images(photos: Path) -> Catalogue:
-    return read_catalogue(photos)
-
-
-@pytest.fixture(scope="module")
-def whole(images: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    """The tiny study, unbroken."""
-    from studies.conftest import TINY
-
-    return run(study_of("tiny", TINY), images, tmp_path_factory.mktemp("studies") / "whole")
-
-
 def same(table: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(table.drop(columns=UNEQUAL), other.drop(columns=UNEQUAL))
 
@@ -328,12 +315,12 @@ def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
     content |= {"candidates": 3, "seeds": 1, "search": {"sampler": "tpe"}}
     content["base"]["steps"] = 1
     study = study_of("tiny", content)
-    unbroken = run(study, images, tmp_path / "whole")
+    unbroken = run(study, images, tmp_path / "whole", reuse="none")
     with pytest.raises(Stop):
-        run(study, images, tmp_path / "broken", listener=Stopping(4))
+        run(study, images, tmp_path / "broken", listener=Stopping(4), reuse="none")
     with pytest.raises(Stop):
-        run(study, images, tmp_path / "broken", listener=Stopping(1))
-    same(run(study, images, tmp_path / "broken").table, unbroken.table)
+        run(study, images, tmp_path / "broken", listener=Stopping(1), reuse="none")
+    same(run(study, images, tmp_path / "broken", reuse="none").table, unbroken.table)
     tuned = unbroken.table[unbroken.table["phase"] == "tune"]
     assert tuned.loc[tuned["arm"] == "sec", "value.sec.weight"].nunique() == 3
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import yaml
 from rich.table import Table
 
 from cosphere.cli import console
@@ -45,16 +49,18 @@ def run(arguments: list[str]) -> int:
     study = read_study(given.study, mode=given.mode, changes=_changes(given.set or []))
     study = study.with_numbers(seeds=given.seeds, candidates=given.candidates)
     name = given.name or "-".join(part for part in (study.name, study.mode) if part)
-    result = run_study(
-        study,
-        given.data,
-        Path(given.runs) / name,
-        budget=None if given.budget is None else parse_duration(given.budget),
-        jobs=given.jobs,
-        device=given.device,
-        keep_models=given.keep_models,
-        listener=ConsoleStudyListener(),
-    )
+    with ConsoleStudyListener() as listener:
+        result = run_study(
+            study,
+            given.data,
+            Path(given.runs) / name,
+            budget=None if given.budget is None else parse_duration(given.budget),
+            jobs=given.jobs,
+            device=given.device,
+            keep_models=given.keep_models,
+            reuse=given.reuse,
+            listener=listener,
+        )
     page = write_study_report(result.folder.path)
     show(result)
     console.line(f"open {page}")
@@ -81,30 +87,80 @@ def parser() -> CommandParser:
         "--budget", type=str | None, default=None, help="time, such as 30m or 2h, within which runs may be started"
     )
     made.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process and on a GPU of its own")
-    made.add_argument("--set", action="append", type=str, help="NAME=VALUE: a setting of all runs; repeatable")
+    made.add_argument(
+        "--set",
+        action="append",
+        type=str,
+        help="NAME=VALUE: a setting of all runs, whatever the study says; final.NAME=VALUE: of the final runs alone; repeatable",
+    )
     made.add_argument("--name", type=str | None, default=None, help="folder of the study; by default study and mode")
     made.add_argument("--runs", type=str, default="runs", help="folder that holds the study")
     made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     made.add_argument("--keep_models", type=bool, default=False, help="keep the models of the final runs")
+    made.add_argument(
+        "--reuse",
+        type=str,
+        default="same",
+        help="runs of other studies in the same folder to take over where settings, seed and images are equal: same (those of this "
+        "commit and machine), any, or none",
+    )
     return made
 
 
-def _changes(words: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, each by its name."""
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, each value as YAML, by its name."""
     changes = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):
             raise SettingsError(f"--set {word!r} gives no value; wanted NAME=VALUE, such as steps=500.")
-        changes[name] = value
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            changes[name] = value  # Text, which the setting takes or refuses.
     return changes
 
 
 class ConsoleStudyListener(console.ConsoleListener, StudyListener):
-    """Prints a line for each finished run on stderr."""
+    """Prints a line for each finished run on stderr, and one every minute in which none ends.
+
+    A context manager; the lines of the minutes end with it.
+
+    Args:
+        every: seconds without a line after which one is printed.
+    """
+
+    def __init__(self, *, every: float = 60.0) -> None:
+        super().__init__()
+        self._every, self._ended = every, threading.Event()
+        self._running: dict[tuple[str, str], float] = {}
+        self._spoken, self._done = time.monotonic(), ""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every / 20):
+            now, running = time.monotonic(), sorted(self._running.items())
+            if running and now - self._spoken >= self._every:
+                self._spoken = now
+                runs = ", ".join(f"{arm} {run} for {duration(now - began)}" for (arm, run), began in running)
+                console.aside(f"{self._done}running: {runs}")
+
+    def started(self, arm: str, run: str) -> None:
+        """Remember it."""
+        self._running[arm, run] = time.monotonic()
 
     def ended(self, record: Mapping[str, Any], done: int, total: int, left: float | None) -> None:
         """Print it."""
+        self._running.pop((record["arm"], record["run"]), None)
+        self._spoken, self._done = time.monotonic(), f"{done}/{total} done, "
         scores = "  ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
         outcome = scores if record["status"] == "ok" else record["status"]
         rest = "" if left is None or done == total else f"; about {duration(left)} left"

@@ -7,10 +7,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cosphere.errors import SettingsError
 from cosphere.experiment import run
 from cosphere.experiment.stopwatch import Stopwatch
+from cosphere.studies.definition import Study
 from cosphere.studies.jobs import Context, Phase
 from cosphere.train import TrainSettings
 
@@ -56,10 +58,11 @@ class Clock:
     Args:
         budget: seconds after which no run is started that would not end in time; None for no budget.
         jobs: runs that are done at once.
+        steps: of a run of each phase, by which the time of one is estimated from that of the other; None for equal ones.
     """
 
-    def __init__(self, budget: float | None, jobs: int) -> None:
-        self.budget, self.jobs = budget, jobs
+    def __init__(self, budget: float | None, jobs: int, steps: Mapping[Phase, int] | None = None) -> None:
+        self.budget, self.jobs, self.steps = budget, jobs, steps or {"tune": 1, "final": 1}
         self._began = time.monotonic()
         self._seconds: dict[Phase, list[float]] = {"tune": [], "final": []}
         self._guess: float | None = None
@@ -70,7 +73,7 @@ class Clock:
         return time.monotonic() - self._began
 
     def guess(self, seconds: float) -> None:
-        """What a run is thought to take before any has ended."""
+        """What a candidate's run is thought to take before any run has ended."""
         self._guess = seconds
 
     def add(self, phase: Phase, seconds: float) -> None:
@@ -79,10 +82,11 @@ class Clock:
 
     def estimate(self, phase: Phase) -> float | None:
         """Seconds of a run of this phase; None if nothing is known."""
-        for known in (self._seconds[phase], *self._seconds.values()):
-            if known:
-                return sum(known) / len(known)
-        return self._guess
+        known = {other: sum(values) / len(values) for other, values in self._seconds.items() if values}
+        if not known and self._guess is not None:
+            known = {"tune": self._guess}
+        by_step = {other: seconds / self.steps[other] for other, seconds in known.items()}
+        return known.get(phase) or next((self.steps[phase] * seconds for seconds in by_step.values()), None)
 
     def left(self, runs: Mapping[Phase, int]) -> float | None:
         """Seconds that these runs will take; None if nothing is known."""
@@ -94,6 +98,15 @@ class Clock:
     def fits(self, phase: Phase) -> bool:
         """Whether a run that starts now would probably end within the budget."""
         return self.budget is None or self.elapsed + (self.estimate(phase) or 0.0) <= self.budget
+
+
+def steps_of(study: Study) -> dict[Phase, int]:
+    """Steps of a run of each phase, by the study's first arm."""
+    arm, values = next(iter(study.arms)), dict[str, Any]()
+    return {
+        "tune": study.settings(arm, values, 0).steps,
+        "final": study.settings(arm, values, 0, final=True).steps,
+    }
 
 
 def probe(settings: TrainSettings, context: Context) -> float:

@@ -5,38 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 
-from cosphere.checks import check_number, check_whole
-from cosphere.data import Catalogue, read_catalogue, with_class_splits
-from cosphere.data.catalogue import EVERYTHING
-from cosphere.errors import DataError, SettingsError, counted
+from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.data import Catalogue
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment import Listener, choose_device, prepare_features
-from cosphere.experiment.images import TEST, VAL
 from cosphere.experiment.listener import SilentReporter
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
-from cosphere.studies.budget import Clock, duration, probe
+from cosphere.studies.budget import Clock, duration, probe, steps_of
 from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Context, Finished, Job, Phase
-from cosphere.studies.pool import execute
+from cosphere.studies.notes import notes
+from cosphere.studies.pool import Workers
 from cosphere.studies.results import StudyResult, arm_results, compared
+from cosphere.studies.reuse import Others, Reuse, adopt
 from cosphere.studies.search import Search
+from cosphere.studies.sources import listed, parts
 from cosphere.studies.spreads import spreads
 from cosphere.studies.variance import variance_against_gain
 from cosphere.train import TrainSettings
 
-TEST_SHARE = 0.3
-"""Share of the classes that is kept for the test in data without splits."""
-
 
 class StudyListener(Listener):
-    """Receives notes, progress and each finished run of a study. This one ignores them."""
+    """Receives notes, progress and each run of a study. This one ignores them."""
+
+    def started(self, arm: str, run: str) -> None:
+        """A run starts."""
 
     def ended(self, record: Mapping[str, Any], done: int, total: int, left: float | None) -> None:
         """A run ended: its record, how many of all runs are done, and the seconds that the rest will take, if known."""
@@ -54,6 +56,7 @@ def run(
     jobs: int = 1,
     device: str = "auto",
     keep_models: bool = False,
+    reuse: Reuse = "same",
     listener: StudyListener = SILENT,
 ) -> StudyResult:
     """Run a study, or go on with it, and leave its table and verdicts in a folder.
@@ -69,6 +72,8 @@ def run(
         jobs: runs at once, each in a process of its own.
         device: "auto", "cpu", "cuda" or "mps".
         keep_models: keep the models of the final runs; by default their embeddings and scores stay.
+        reuse: take over runs of other studies beside the folder that have the settings, seed and images of one of this study: "same",
+            those that the same commit and versions did on the same machine; "any", of any; "none", none.
         listener: receives notes, progress and finished runs.
 
     Returns:
@@ -81,10 +86,11 @@ def run(
     """
     check_study(study)
     check_whole("jobs", jobs, least=1, most=1024)
+    check_choice("reuse", reuse, get_args(Reuse))
     if budget is not None:
         check_number("budget", budget, above=0)
-    catalogue, root = _listed(study, source, listener)
-    whole, training = _parts(catalogue, listener)
+    catalogue, root = listed(study, source, listener)
+    whole, training = parts(catalogue, listener)
     place = StudyFolder(Path(folder))
     rules = {"settings, arms or candidates": study.identity(), "images": whole.fingerprint()}
     with place.claim(rules):
@@ -98,42 +104,9 @@ def run(
             protocols=study.protocols,
             keep=("embeddings", "model") if keep_models else ("embeddings",),
         )
-        work = Work(study, place, context, fixed, Clock(budget, jobs), listener)
-        return work.run()
-
-
-def _listed(study: Study, source: str | Path | Catalogue, listener: Listener) -> tuple[Catalogue, str]:
-    """The images, and what to name as their source."""
-    if isinstance(source, Catalogue):
-        return source, str(source.root)
-    data = (
-        TrainSettings()
-        .with_values({name: value for name, value in study.base.items() if name in ("data.layout", "data.classes")})
-        .data
-    )
-    catalogue = read_catalogue(source, layout=data.layout, classes=data.classes)
-    listener.listed(catalogue.remarks)
-    return catalogue, str(Path(source).absolute())
-
-
-def _parts(catalogue: Catalogue, listener: Listener) -> tuple[Catalogue, Catalogue]:
-    """All images, and those that may be read before the last choice.
-
-    Raises:
-        DataError: there is no test split.
-    """
-    if catalogue.split_names == [EVERYTHING]:
-        catalogue = with_class_splits(catalogue, val=0.0, test=TEST_SHARE)
-        listener.note(
-            f"the data has no splits, so {len(catalogue.select(TEST).label_names)} of its "
-            f"{counted(len(catalogue.label_names), 'class')}, "
-            "drawn with seed 0, are kept for the test"
-        )
-    if TEST not in catalogue.split_names:
-        raise DataError(
-            f"{catalogue.root} has the splits {', '.join(catalogue.split_names)}; a study wants train and test. Add a test split."
-        )
-    return catalogue, catalogue.rows(np.flatnonzero(np.isin(catalogue.splits, ["train", VAL])))
+        others = Others(context, reuse, threads=max(1, torch.get_num_threads() // jobs))
+        clock = Clock(budget, jobs, steps_of(study))
+        return Work(study, place, context, fixed, clock, others, listener).run()
 
 
 class _Spoken(SilentReporter):
@@ -157,32 +130,63 @@ class Work:
         context: Context,
         fixed: Mapping[str, Any],
         clock: Clock,
+        others: Others,
         listener: StudyListener,
     ) -> None:
         self.study, self.folder, self.context, self.fixed = study, folder, context, fixed
-        self.clock, self.listener = clock, listener
+        self.clock, self.others, self.listener = clock, others, listener
         self.records = {(one["arm"], one["run"]): one for one in folder.records()}
         self.before = len(self.records)
         self.spent = 0.0
         self.taken: set[tuple[str, str]] = set(self.records)
         self.choices: dict[str, Any] = {}
         for record in self.records.values():
-            self.clock.add(record["phase"], record["seconds"])
+            self._time(record)
             folder.prune(record, keep=context.keep if record["phase"] == "final" else ())
 
     def run(self) -> StudyResult:
         """Do what is left, phase by phase, and write the results."""
         self.search = Search(self.study, self.folder.journal)
-        self._prepare()
         if self.folder.choices.exists():
             self.choices = read_json(self.folder.choices, what="the choices of a study")["arms"]
-        else:
-            self._execute("tune")
-            if self.count("tune") == self.study.tuning_runs:
-                self._choose()
-        if self.choices:
-            self._execute("final")
+        self._adopt("final" if self.choices else "tune")
+        self._advance()
+        self._prepare()
+        with Workers(self.context, max(1, min(self.clock.jobs, max(self.missing().values())))) as workers:
+            if not self.choices:
+                workers.execute(lambda: self._take("tune"), self._done)
+                self._advance()
+            if self.choices:
+                workers.execute(lambda: self._take("final"), self._done)
         return self._conclude()
+
+    def _advance(self) -> None:
+        """Once all candidates are tried, choose, and go on to the final runs."""
+        if not self.choices and self.count("tune") == self.study.tuning_runs:
+            self._choose()
+            self._adopt("final")
+
+    def _adopt(self, phase: Phase) -> None:
+        """Take over what other studies in the runs folder have done of a phase."""
+        adopted, again = list[str](), True
+        while again:  # With TPE an adopted candidate makes the next one known.
+            again = False
+            for job in self._jobs(phase):
+                source = self.others.find(job)
+                record = None if source is None else adopt(source, job, self.context)
+                if record is not None:
+                    self.taken.add((job.arm, job.name))
+                    self._take_in(record)
+                    adopted.append(record["taken_from"].partition("/")[0])
+                    again = True
+        if adopted:
+            self.listener.note(f"{counted(len(adopted), 'run')} taken over from {', '.join(sorted(set(adopted)))}")
+        if self.others.elsewhere:
+            self.listener.note(
+                f"{counted(len(self.others.elsewhere), 'run')} with the same settings, seeds and images lie in studies beside this one, "
+                "done by another commit or version or on another machine; --reuse any takes them over"
+            )
+            self.others.elsewhere.clear()
 
     def count(self, phase: Phase) -> int:
         """Finished runs of a phase that belong to the study as it is now."""
@@ -205,10 +209,11 @@ class Work:
         if not any(self.missing().values()):
             return
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
-        if first.features.copies and not self.records:
+        begun = any("taken_from" not in record for record in self.records.values())
+        if first.features.copies and not begun:
             place, told = self.context.folder / "any", _Spoken(self.listener)
             prepare_features(first, place, catalogue=self.context.training, reporter=told)
-        if not self.records:
+        if not begun:
             self.clock.guess(probe(first, self.context))
         left = self.clock.left(self.missing())
         runs = sum(self.missing().values())
@@ -223,20 +228,17 @@ class Work:
             settings = settings.with_values({"features.folder": str(own if own.is_dir() else shared)})
         return settings.with_absolute_paths()
 
-    def _execute(self, phase: Phase) -> None:
-        """Do the runs of a phase, as far as the budget allows."""
-        left = self.missing()[phase]
-        if left:
-            execute(lambda: self._take(phase), self._done, self.context, jobs=min(self.clock.jobs, left))
-
     def _take(self, phase: Phase) -> Job | None:
         """The next run of a phase; None if none may start now."""
-        if not self.clock.fits(phase):
-            return None
-        for job in self._tuning() if phase == "tune" else self._final():
+        job = next(self._jobs(phase), None) if self.clock.fits(phase) else None
+        if job is not None:
             self.taken.add((job.arm, job.name))
-            return job
-        return None
+            self.listener.started(job.arm, job.name)
+        return job
+
+    def _jobs(self, phase: Phase) -> Iterator[Job]:
+        """The runs of a phase that nobody has taken."""
+        return self._tuning() if phase == "tune" else self._final()
 
     def _tuning(self) -> Iterator[Job]:
         """Candidates that nobody has taken, all arms side by side."""
@@ -265,14 +267,23 @@ class Work:
     def _done(self, finished: Finished) -> None:
         """Take in a finished run."""
         record = finished.record
-        self.records[record["arm"], record["run"]] = record
-        self.clock.add(record["phase"], finished.seconds)
+        self._take_in(record)
         self.spent += finished.seconds
-        if record["phase"] == "tune":
-            self._tell(record["arm"], record["candidate"])
         left = self.missing()
         done = self.study.runs - sum(left.values())
         self.listener.ended(record, done, self.study.runs, self.clock.left(left))
+
+    def _take_in(self, record: dict[str, Any]) -> None:
+        """Count a run as done, and tell the search."""
+        self.records[record["arm"], record["run"]] = record
+        self._time(record)
+        if record["phase"] == "tune":
+            self._tell(record["arm"], record["candidate"])
+
+    def _time(self, record: Mapping[str, Any]) -> None:
+        """Learn how long a run takes from one that was done here."""
+        if "taken_from" not in record:
+            self.clock.add(record["phase"], record["seconds"])
 
     def _scored(self, arm: str, number: int) -> list[dict[str, Any]]:
         """The records of a candidate once all its seeds are done; else empty."""
@@ -335,25 +346,13 @@ class Work:
             variance=variance_against_gain(self.study, records),
             convergence=convergence(self.study, records, self.folder.log),
             spreads=spreads(self.study, records, self.folder.lengths),
-            notes=tuple(self._notes(missing)),
+            notes=tuple(notes(self.study, records, missing)),
             seconds=self.clock.elapsed,
             overhead=self.clock.elapsed - self.spent / self.clock.jobs,
             missing=missing,
         )
         write_results(result)
         return result
-
-    def _notes(self, missing: Mapping[Phase, int]) -> Iterator[str]:
-        if missing["tune"]:
-            yield (
-                f"{missing['tune']} candidates are not tried yet, so nothing is chosen, no test image was read, and every "
-                "question is open. The same command goes on."
-            )
-        elif missing["final"]:
-            yield f"{missing['final']} of {len(self.study.arms) * self.study.seeds} final runs are left. The same command goes on."
-        own = [name for name, arm in self.study.arms.items() if not arm.tune and arm.values_of is None]
-        if own and len(own) < len(self.study.arms):
-            yield f"Nothing is tuned for {', '.join(own)}; the other arms had {self.study.candidates} candidates each."
 
 
 def write_results(result: StudyResult) -> None:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from cosphere.errors import CosphereError, MissingExtraError, RunError
 from cosphere.studies.jobs import Context, Finished, Job, perform
@@ -21,53 +22,81 @@ Done = Callable[[Finished], None]
 """Called with each finished run."""
 
 
-def execute(take: Take, done: Done, context: Context, *, jobs: int = 1) -> None:
-    """Do runs until none is left.
+class Workers:
+    """Does runs in this process or, with more than one at once, in processes that stay until the study ends.
+
+    A context manager; the processes start with the first run.
 
     Args:
-        take: called whenever a run may start.
-        done: called in this process with each finished run.
         context: what all runs share.
         jobs: runs at once; with more than one, each in a process of its own, on one GPU of those that there are.
-
-    Raises:
-        CosphereError: a run cannot be done; the error names it.
-        RunError: a process was ended from outside, for example for lack of memory.
     """
-    if jobs == 1:
-        while (job := take()) is not None:
-            done(_named(job, context))
-        return
-    processes = multiprocessing.get_context("spawn")  # A fork would copy torch's threads in the middle of their work.
-    started = processes.Value("i", 0)
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=processes, initializer=_begin, initargs=(context, jobs, started, os.getpid())
-    )
-    try:
-        _spread(take, done, pool, jobs)
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer --jobs."
-        ) from error
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
+    def __init__(self, context: Context, jobs: int) -> None:
+        self.context, self.jobs = context, jobs
+        self._pool: ProcessPoolExecutor | None = None
 
-def _spread(take: Take, done: Done, pool: ProcessPoolExecutor, jobs: int) -> None:
-    """Keep ``jobs`` runs going."""
-    running: set[Future[Finished]] = set()
-    while True:
-        while len(running) < jobs and (job := take()) is not None:
-            running.add(pool.submit(_work, job))
-        if not running:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is None:
             return
-        ended, running = wait(running, return_when=FIRST_COMPLETED)
-        for one in ended:
-            done(one.result())
+        if error is not None and not isinstance(error, BrokenProcessPool):
+            for child in multiprocessing.active_children():
+                child.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+    def execute(self, take: Take, done: Done) -> None:
+        """Do runs until none is left.
+
+        Args:
+            take: called whenever a run may start.
+            done: called in this process with each finished run.
+
+        Raises:
+            CosphereError: a run cannot be done; the error names it.
+            RunError: a process was ended from outside, for example for lack of memory.
+        """
+        if self.jobs == 1:
+            while (job := take()) is not None:
+                done(_named(job, self.context))
+            return
+        try:
+            self._spread(take, done)
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer "
+                "--jobs."
+            ) from error
+
+    def _spread(self, take: Take, done: Done) -> None:
+        """Keep ``jobs`` runs going."""
+        running: set[Future[Finished]] = set()
+        while True:
+            while len(running) < self.jobs and (job := take()) is not None:
+                running.add(self._begun().submit(_work, job))
+            if not running:
+                return
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in ended:
+                done(one.result())
+
+    def _begun(self) -> ProcessPoolExecutor:
+        """The processes; started when first asked for."""
+        if self._pool is None:
+            processes = multiprocessing.get_context(
+                "spawn"
+            )  # A fork would copy torch's threads in the middle of their work.
+            self._pool = ProcessPoolExecutor(
+                self.jobs,
+                mp_context=processes,
+                initializer=_begin,
+                initargs=(self.context, self.jobs, processes.Value("i", 0), os.getpid()),
+            )
+        return self._pool
 
 
 _SHARED: list[Context] = []

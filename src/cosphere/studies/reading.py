@@ -12,6 +12,7 @@ from typing import Any
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.fields import convert, flatten
 from cosphere.files import read_yaml
+from cosphere.studies.changes import changed_arms, split_changes, without
 from cosphere.studies.definition import Arm, Comparison, Sampler, Study, check_study
 from cosphere.studies.spaces import read_space
 
@@ -60,7 +61,8 @@ def read_study(name: str | Path, *, mode: str | None = None, changes: Mapping[st
     Args:
         name: of a shipped study, or a file.
         mode: one of the file's modes; None takes the one that the file names.
-        changes: settings of the base to replace, by dotted name.
+        changes: settings by dotted name that replace whatever the file says, in both phases and in all arms; what is tuned is then
+            fixed. ``final.NAME`` replaces a setting of the final runs alone.
 
     Raises:
         SettingsError: no such study or mode, or a mistake in it; the error names the arm and the nearest name.
@@ -78,13 +80,14 @@ def study_of(
 ) -> Study:
     """The study that a file's content describes. See :func:`read_study`."""
     values = _typed(content, _NAMES, "a study")
+    everywhere, final = split_changes(changes or {})
     mode, chosen = _mode(values, mode)
     search = {
         **_typed(values.get("search", {}), _SEARCH, "search"),
         **_typed(chosen.get("search", {}), _SEARCH, "search"),
     }
     tune = {**flat_tune(values.get("tune", {})), **flat_tune(chosen.get("tune", {}))}
-    arms = {arm.name: arm for arm in _arms(values, tune)}
+    arms = changed_arms({arm.name: arm for arm in _arms(values, tune)}, everywhere)
     scores = tuple(values.get("scores", Study.scores))
     numbers = {key: chosen.get(key, values.get(key)) for key in ("candidates", "seeds")}
     numbers |= {key: values.get(key) for key in ("smallest", "level")}
@@ -93,8 +96,11 @@ def study_of(
         title=values.get("title", name),
         about=" ".join(values.get("about", "").split()),
         mode=mode,
-        base={**flatten(values.get("base", {})), **flatten(chosen.get("base", {})), **(changes or {})},
-        final={**flatten(values.get("final", {})), **flatten(chosen.get("final", {}))},
+        base={**flatten(values.get("base", {})), **flatten(chosen.get("base", {})), **everywhere},
+        final={
+            **without({**flatten(values.get("final", {})), **flatten(chosen.get("final", {}))}, everywhere),
+            **final,
+        },
         arms=arms,
         comparisons=tuple(_comparisons(values.get("questions", []), arms, scores)),
         sampler=search.get("sampler", Study.sampler),

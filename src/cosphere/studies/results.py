@@ -192,7 +192,8 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
 
     Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*`` (lengths),
     ``lens.*`` (where the norm lens was measured), ``value.*`` (tuned settings), steps, best_step, seconds, training_seconds,
-    step_seconds, memory and device_memory (peaks while training, bytes), identity, commit, machine, time, data, settings (JSON).
+    step_seconds, memory and device_memory (peaks while training, bytes), identity, taken_from (study/arm/run that trained it, where
+    another one did), commit, machine, time, data, settings (JSON).
     """
     rows = []
     for one in sorted(records, key=lambda one: (one["arm"], one["phase"] == "final", one["candidate"], one["seed"])):
@@ -212,6 +213,7 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                     key: one.get(key)
                     for key in ("steps", "best_step", "seconds", "training_seconds", *COSTS, "identity")
                 },
+                "taken_from": one.get("taken_from"),
                 "commit": origin["commit"],
                 "machine": json.dumps(origin["machine"], sort_keys=True),
                 "time": origin["time"],

@@ -1,0 +1,82 @@
+"""Settings that a call gives in place of the study file's: in both phases and all arms, or for the final runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from cosphere.errors import SettingsError
+from cosphere.fields import flatten
+from cosphere.studies.definition import Arm
+
+V = TypeVar("V")
+FINAL = "final."
+"""Before a setting of the final runs alone."""
+_GIVEN_ELSEWHERE = {
+    "seed": "give the number of final runs with --seeds, and the seeds of candidates as search.seeds in the study file",
+    "validation.metric": "give it as search.metric in the study file",
+    "data.root": "give the images with --data",
+    "device": "give it with --device",
+}
+"""Settings that the study sets by itself, and where to give them."""
+
+
+def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of all runs, and those of the final runs alone, both by dotted name.
+
+    Raises:
+        SettingsError: the study itself sets one of them, so that the change would have no effect.
+    """
+    flat = flatten(changes)
+    for name in flat:
+        elsewhere = _GIVEN_ELSEWHERE.get(name.removeprefix(FINAL))
+        if elsewhere is not None:
+            raise SettingsError(f"a study sets {name.removeprefix(FINAL)} itself; {elsewhere}.")
+    final = {name.removeprefix(FINAL): value for name, value in flat.items() if name.startswith(FINAL)}
+    return {name: value for name, value in flat.items() if not name.startswith(FINAL)}, final
+
+
+def without(settings: Mapping[str, V], changed: Iterable[str]) -> dict[str, V]:
+    """The settings that no change replaces, by dotted name. A change of a section replaces all of it.
+
+    >>> without({"steps": 10, "loss.settings.margin": 1, "loss.name": "triplet"}, ["steps", "loss.settings"])
+    {'loss.name': 'triplet'}
+    """
+    names = tuple(changed)
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in names)
+    }
+
+
+def changed_arms(arms: Mapping[str, Arm], changed: Mapping[str, Any]) -> dict[str, Arm]:
+    """The arms without what the changes replace: neither set nor tuned by an arm.
+
+    Args:
+        arms: of the study file.
+        changed: settings of all runs.
+
+    Raises:
+        SettingsError: nothing tells two arms apart any longer.
+    """
+    kept = {
+        name: replace(arm, settings=without(arm.settings, changed), tune=without(arm.tune, changed))
+        for name, arm in arms.items()
+    }
+    seen: list[tuple[str, Arm]] = []
+    for name, arm in kept.items():
+        for other_name, other in seen:
+            if _runs(arm) == _runs(other) and _runs(arms[name]) != _runs(arms[other_name]):
+                raise SettingsError(
+                    f"with {', '.join(changed)} set for all arms, {other_name} and {name} are the same. "
+                    "Leave it out, or change the arms in the study file."
+                )
+        seen.append((name, arm))
+    return kept
+
+
+def _runs(arm: Arm) -> tuple[Any, ...]:
+    """What the runs of an arm follow from."""
+    return dict(arm.settings), dict(arm.tune), arm.values_of

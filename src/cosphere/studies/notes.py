@@ -1,0 +1,50 @@
+"""What a reader of a study's results should know beside its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cosphere.errors import counted
+from cosphere.studies.definition import Study
+from cosphere.studies.jobs import Phase
+
+
+def notes(study: Study, records: Sequence[Mapping[str, Any]], missing: Mapping[Phase, int]) -> Iterator[str]:
+    """One sentence each: runs that are left, runs of other studies, several commits, arms without tuning.
+
+    Args:
+        study: the study.
+        records: of its finished runs.
+        missing: runs that are left.
+    """
+    if missing["tune"]:
+        yield (
+            f"{missing['tune']} candidates are not tried yet, so nothing is chosen, no test image was read, and every "
+            "question is open. The same command goes on."
+        )
+    elif missing["final"]:
+        yield f"{missing['final']} of {len(study.arms) * study.seeds} final runs are left. The same command goes on."
+    taken = sum("taken_from" in record for record in records)
+    if taken:
+        yield (
+            f"{counted(taken, 'run')} of {len(records)} were trained by other studies with the same settings, seeds and images; "
+            "the column taken_from of the table names them."
+        )
+    made_by = commits(records)
+    if len(made_by) > 1:
+        several = ", ".join(f"{name[:12]} ({counted(count, 'run')})" for name, count in made_by.items())
+        yield f"The runs were made by several commits: {several}."
+    untuned = [name for name, arm in study.arms.items() if not arm.tune and arm.values_of is None]
+    if untuned and len(untuned) < len(study.arms):
+        yield f"Nothing is tuned for {', '.join(untuned)}; the other arms had {study.candidates} candidates each."
+
+
+def commits(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Runs by the commit or, where Cosphere was installed, the version that did them; the most frequent first."""
+    counts: dict[str, int] = {}
+    for record in records:
+        origin = record["provenance"]
+        name = origin["commit"] or f"version {origin['cosphere']}"
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
