@@ -74,6 +74,7 @@ def evaluate_run(
     settings: EvaluationSettings | None = None,
     untrained: bool = False,
     codes: bool = False,
+    tables: bool = True,
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
@@ -92,6 +93,7 @@ def evaluate_run(
         untrained: score the untrained backbone instead. Its scores go to `scores-untrained.json`, and into `scores.json` as
             `baseline_scores` where both are of the same images.
         codes: also compare smaller forms of the embeddings: `codes.json`.
+        tables: write the class tables: `classes.csv` and `suspects.csv`.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
         workers: processes that decode.
@@ -147,7 +149,7 @@ def evaluate_run(
         path=path,
         untrained=untrained,
         published={} if untrained else published_scores(run_folder, catalogue, chosen.split, bits=settings.bits),
-        tables=None if untrained else save_class_tables(run_folder, scores),
+        tables=save_class_tables(run_folder, scores) if tables and not untrained else None,
         codes=save_codes(run_folder, scores.embeddings, chosen.split, settings, untrained=untrained, listener=listener)
         if codes
         else None,

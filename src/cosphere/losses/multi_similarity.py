@@ -58,10 +58,10 @@ def multi_similarity_loss(
     pairs = compare(embeddings, labels, **compared)
 
     def of_block(block: Block) -> tuple[Tensor, Tensor]:
-        positive, negative = (block.positive_real, block.negative) if mining is None else _mined(block, mining)
+        near = block.similarities.gather(1, block.positive_columns)
+        positive, negative = (block.positive_real, block.negative) if mining is None else _mined(block, near, mining)
         near_any, far_any = positive.any(dim=1), negative.any(dim=1)
         counted = near_any & far_any if anchors == "both_sides" else near_any | far_any
-        near = block.similarities.gather(1, block.positive_columns)
         pull = log_sum_exp(torch.where(positive, near, torch.inf) * -alpha) + alpha * base
         push = log_sum_exp(torch.where(negative, block.similarities, -torch.inf) * beta) - beta * base
         costs = log_one_plus_exp(pull) / alpha + log_one_plus_exp(push) / beta
@@ -72,9 +72,15 @@ def multi_similarity_loss(
 
 
 @torch.no_grad()
-def _mined(block: Block, mining: float) -> tuple[Tensor, Tensor]:
-    """The informative positives (b, P) and negatives (b, R), bool."""
-    positives, negatives = block.positives(torch.inf), block.negatives(-torch.inf)
+def _mined(block: Block, near: Tensor, mining: float) -> tuple[Tensor, Tensor]:
+    """The informative positives (b, P) and negatives (b, R), bool.
+
+    Args:
+        block: the similarities.
+        near: (b, P) those of the positives, padding included.
+        mining: tolerance in cosine.
+    """
+    positives, negatives = torch.where(block.positive_real, near, torch.inf), block.negatives(-torch.inf)
     hardest_negative = negatives.amax(dim=1, keepdim=True)
     if not positives.shape[1]:
         return positives < 0, torch.zeros_like(block.negative)

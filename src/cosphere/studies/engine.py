@@ -23,7 +23,7 @@ from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Context, Finished, Job, Phase
-from cosphere.studies.notes import notes
+from cosphere.studies.notes import batch_notes, notes
 from cosphere.studies.pool import Workers
 from cosphere.studies.results import StudyResult, arm_results, compared
 from cosphere.studies.reuse import Others, Reuse, adopt
@@ -147,6 +147,7 @@ class Work:
     def run(self) -> StudyResult:
         """Do what is left, phase by phase, and write the results."""
         self.search = Search(self.study, self.folder.journal)
+        self.batch_notes = batch_notes(self.study, self.context.training)
         if self.folder.choices.exists():
             self.choices = read_json(self.folder.choices, what="the choices of a study")["arms"]
         self._adopt("final" if self.choices else "tune")
@@ -208,6 +209,8 @@ class Work:
         """Before the first run: compute cached features, if the study uses them, and say how long it will take."""
         if not any(self.missing().values()):
             return
+        for text in self.batch_notes:
+            self.listener.note(text)
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
         begun = any("taken_from" not in record for record in self.records.values())
         if first.features.copies and not begun:
@@ -346,7 +349,7 @@ class Work:
             variance=variance_against_gain(self.study, records),
             convergence=convergence(self.study, records, self.folder.log),
             spreads=spreads(self.study, records, self.folder.lengths),
-            notes=tuple(notes(self.study, records, missing)),
+            notes=(*notes(self.study, records, missing), *self.batch_notes),
             seconds=self.clock.elapsed,
             overhead=self.clock.elapsed - self.spent / self.clock.jobs,
             missing=missing,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cosphere.data import Catalogue
 from cosphere.errors import counted
+from cosphere.experiment.images import parts_of_training
 from cosphere.studies.definition import Study
 from cosphere.studies.jobs import Phase
+from cosphere.train.stream import sampler_of
 
 
 def notes(study: Study, records: Sequence[Mapping[str, Any]], missing: Mapping[Phase, int]) -> Iterator[str]:
@@ -48,3 +51,25 @@ def commits(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         name = origin["commit"] or f"version {origin['cosphere']}"
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def batch_notes(study: Study, training: Catalogue) -> list[str]:
+    """Where the batches of arms are not as the study says, because the images do not allow it; one sentence each, with its arms.
+
+    Args:
+        study: the study.
+        training: training and validation images.
+    """
+    arms: dict[str, list[str]] = {}
+    parts: dict[str, Catalogue] = {}
+    for name in study.arms:
+        settings = study.settings(name, {}, 0)
+        if settings.batch.sampler == "views":  # Each image is a class of its own there.
+            continue
+        key = str(settings.data)
+        parts[key] = parts.get(key) or parts_of_training(training, settings).train
+        for note in sampler_of(settings.batch, parts[key], 0).notes:
+            arms.setdefault(note, []).append(name)
+    return [
+        f"{'all arms' if len(names) == len(study.arms) else ', '.join(names)}: {note}" for note, names in arms.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere._types import Progress
+from cosphere._types import Integers, Progress
 from cosphere.data import Catalogue, Draw, ImageRows, Skipped
 from cosphere.embeddings import FeatureCache, FeatureTable, Views, embed
 from cosphere.errors import counted
@@ -122,11 +123,14 @@ class FeatureStream(Stream[FeatureBatch]):
         )
 
     def _rest_of_epoch(self) -> Iterable[FeatureBatch]:
-        return map(self.load, self.sampler)
+        # As arrays: making a draw of each image and taking it apart again takes longer than copying its row.
+        return itertools.starmap(self._batch, self.sampler.drawn())
 
     def load(self, draws: Sequence[Draw]) -> FeatureBatch:
         """Copy the rows out of the memory map. An image that cannot be read is replaced as on images."""
-        rows, seeds = np.array(draws, dtype=np.int64).T
+        return self._batch(*np.array(draws, dtype=np.int64).T)
+
+    def _batch(self, rows: Integers, seeds: Integers) -> FeatureBatch:
         sources = self._sources[rows]
         present = sources >= 0
         sources, seeds = sources[present], seeds[present]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.data import Catalogue, Draw, EpochBatches, Skipped, UnreadableLog, make_batches
 from cosphere.models import Embedder
-from cosphere.train.settings import TrainSettings
+from cosphere.train.settings import BatchSettings, TrainSettings
 
 
 class Rows(Protocol):
@@ -27,6 +27,33 @@ class Rows(Protocol):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """Images of this batch that could not be read."""
+
+
+def sampler_of(
+    batch: BatchSettings, catalogue: Catalogue, seed: int, rank: int = 0, world_size: int = 1
+) -> EpochBatches:
+    """The sampler of a run; its notes say what was changed to fit the images.
+
+    Args:
+        batch: how batches are drawn.
+        catalogue: the training images, under the labels that the loss sees.
+        seed: of the run.
+        rank: this process, in [0, world_size).
+        world_size: number of processes.
+    """
+    return make_batches(
+        batch.sampler,
+        catalogue.labels,
+        batch.size,
+        images_per_class=batch.images_per_class,
+        coverage=batch.coverage,
+        replacement=batch.replacement,
+        views=batch.views,
+        neighbours=batch.neighbours,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 B = TypeVar("B", bound=Rows)
@@ -51,20 +78,7 @@ class Stream(ABC, Generic[B]):
         self.sampler = self._sampler(settings.seed, rank, world_size)
 
     def _sampler(self, seed: int, rank: int, world_size: int) -> EpochBatches:
-        batch = self._settings.batch
-        return make_batches(
-            batch.sampler,
-            self._catalogue.labels,
-            batch.size,
-            images_per_class=batch.images_per_class,
-            coverage=batch.coverage,
-            replacement=batch.replacement,
-            views=batch.views,
-            neighbours=batch.neighbours,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        return sampler_of(self._settings.batch, self._catalogue, seed, rank, world_size)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -100,6 +100,11 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """The rest of the epoch: from the loaded position, or from its beginning."""
+        for rows, seeds in self.drawn():
+            yield [Draw(row, seed) for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True)]
+
+    def drawn(self) -> Iterator[tuple[Integers, Integers]]:
+        """The same batches as arrays: rows (B,) and seeds (B,)."""
         self._given, self._start = self._start, 0
         plan = self._plan
         for number in range(self._given, len(self)):
@@ -107,7 +112,7 @@ class EpochBatches(Sampler[list[Draw]]):
             mine = np.arange(self.rank * share, (self.rank + 1) * share)
             seeds = _mixed(self.seed, self.epoch, number * self.batch_size * self.world_size + mine)
             self._given = number + 1
-            yield [Draw(row, seed) for row, seed in zip(plan[number][mine].tolist(), seeds.tolist(), strict=True)]
+            yield plan[number][mine], seeds
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0. The position goes back to the beginning, unless it is already this epoch."""

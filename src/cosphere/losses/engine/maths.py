@@ -138,9 +138,11 @@ def log_sum_exp(*groups: Tensor) -> Tensor:
         return groups[0].new_full((len(groups[0]),), -torch.inf)
     with torch.no_grad():
         # The shift cancels in the gradient, so it needs no graph.
-        top = torch.stack([group.amax(dim=1) for group in filled]).amax(dim=0)
+        tops = [group.amax(dim=1) for group in filled]
+        top = tops[0] if len(tops) == 1 else torch.stack(tops).amax(dim=0)
         top = torch.where(top == -torch.inf, 0.0, top)
-    total = torch.stack([(group - top[:, None]).exp().sum(dim=1) for group in filled]).sum(dim=0)
+    totals = [(group - top[:, None]).exp().sum(dim=1) for group in filled]
+    total = totals[0] if len(totals) == 1 else torch.stack(totals).sum(dim=0)
     some = total > 0
     return torch.where(some, top + torch.where(some, total, 1.0).log(), -torch.inf)
 
