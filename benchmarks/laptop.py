@@ -4,7 +4,8 @@
 
 Claim: at least 150 steps a second of batch 120, 1280 -> 512, multi-similarity + SEC, on two cores. Other work on the machine lowers the
 rate, so the processor time of a step is measured too, and so is the floor: the same layers and optimiser in a bare loop, without a loss,
-batches, numbers or files. Writes benchmarks/results/laptop.json.
+batches, numbers or files. Every number of threads up to --threads is measured: where two cores share one unit, two are no faster than
+one. Writes benchmarks/results/laptop.json.
 """
 
 from __future__ import annotations
@@ -93,6 +94,24 @@ def floor(options: argparse.Namespace, width: int = 1280, dim: int = 512) -> flo
     return 1 / statistics.median(times[WARM_UP:])
 
 
+def rates(options: argparse.Namespace, settings: TrainSettings, runs: Path, threads: int) -> dict[str, Any]:
+    """Steps a second, processor time of a step, and the floor with a number of threads."""
+    torch.set_num_threads(threads)
+    walls, processor, floors = [], [], []
+    for turn in range(options.runs):
+        clock = Clock(WARM_UP, options.steps)
+        run(settings.with_values({"seed": turn}), runs / f"{threads}-{turn}", reporter=clock)
+        wall, cpu = clock.per_step()
+        walls.append(1 / wall)
+        processor.append(cpu)
+        floors.append(floor(options))
+    return {
+        "steps_per_second": spread(walls),
+        "processor_seconds_per_step": spread(processor),
+        "floor_steps_per_second": spread(floors),
+    }
+
+
 def seconds(action: Any) -> tuple[float, Any]:
     """Wall seconds of a call, and what it returned."""
     began = time.perf_counter()
@@ -119,16 +138,9 @@ def main() -> None:
         settings, runs = settings_for(options, root), folder / "runs"
         first, _ = seconds(lambda: prepare_features(settings, runs / "any"))
         again, _ = seconds(lambda: prepare_features(settings, runs / "any"))
-        walls, processor, floors = [], [], []
-        for turn in range(options.runs):
-            clock = Clock(WARM_UP, options.steps)
-            run(settings.with_values({"seed": turn}), runs / str(turn), reporter=clock)
-            wall, cpu = clock.per_step()
-            walls.append(1 / wall)
-            processor.append(cpu)
-            floors.append(floor(options))
+        by_threads = {threads: rates(options, settings, runs, threads) for threads in range(1, options.threads + 1)}
         images = read_catalogue(root).select("test")
-        model = Embedder.load(runs / "0")
+        model = Embedder.load(runs / "1-0")
         from_pixels, pixels = seconds(lambda: embed(model, images))
         embed(model, images, features=FeatureCache(runs / FOLDER))
         from_features, rows = seconds(lambda: embed(model, images, features=FeatureCache(runs / FOLDER)))
@@ -137,9 +149,8 @@ def main() -> None:
     result = {
         "claim": "at least 150 steps a second on two cores; an evaluation takes the head's time; features are computed once",
         "settings": {**vars(options), "copies": COPIES, "width": 1280, "dim": 512},
-        "steps_per_second": spread(walls),
-        "processor_seconds_per_step": spread(processor),
-        "floor_steps_per_second": spread(floors),
+        **by_threads[options.threads],
+        "by_threads": by_threads,
         "load_at_start": load,
         "prepare_seconds": {"first": first, "again": again},
         "embed": {
@@ -152,10 +163,12 @@ def main() -> None:
         "provenance": provenance(),
     }
     write_json(RESULT, result)
-    print(
-        f"{spread(walls)['median']:.0f} steps/s, {1e3 * spread(processor)['median']:.1f} ms of processor time each (load {load:.1f})"
-    )
-    print(f"the bare layers and optimiser: {spread(floors)['median']:.0f} steps/s")
+    for threads, measured in by_threads.items():
+        rate, cpu, bare = (one["median"] for one in measured.values())
+        print(
+            f"{threads} threads: {rate:.0f} steps/s, {1e3 * cpu:.1f} ms of processor time each; the bare layers and optimiser {bare:.0f}"
+        )
+    print(f"load {load:.1f}")
     print(f"features: {first:.1f} s the first time, {again:.1f} s again, {size / 1e6:.1f} MB")
     print(
         f"embedding {len(images)} images: {from_pixels:.1f} s from pixels, {from_features:.2f} s from features, {difference:.1e} apart"

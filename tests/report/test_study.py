@@ -57,6 +57,7 @@ def arm(name: str, chosen: dict[str, Any] | None, mean: float) -> dict[str, Any]
         "collapsed": 0,
         "failed_candidates": 0 if chosen is not None else 2,
         "norms": {"cv": 0.123},
+        "lens": {"angle_slope": {**score, "mean": -1.23}} if name == "sec" else {},
         "costs": {"step_seconds": 0.0123, "memory": 1.5e9, "device_memory": 0},
     }
 
@@ -179,6 +180,7 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
         "gain in Recall@1: +1.00, over 5 pairs of final runs.",
         "12.3",  # ms a step
         "1,500",  # MB
+        "-1.23 ± 0.01",  # slope of turns on lengths
         "150; never",
         "1 of 2",
         "61 to 78",

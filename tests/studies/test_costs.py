@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosphere.studies.costs import costs_of, measured
+from cosphere.studies.costs import costs_of, lens_of, measured
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says")
 
@@ -50,3 +50,11 @@ def test_costs_of_an_arm_are_the_median_time_and_the_largest_peaks() -> None:
     ]
     assert costs_of(records) == {"step_seconds": pytest.approx(0.2), "memory": 5.0, "device_memory": 7.0}
     assert costs_of([{}]) == {"step_seconds": None, "memory": None, "device_memory": None}
+
+
+def test_the_lens_is_averaged_over_the_runs_that_have_it() -> None:
+    runs = [{"lens": {"angle_slope": -1.0, "short_share": 0.1}}, {"lens": {"angle_slope": -2.0}}]
+    lens = lens_of(runs, 0.95)
+    assert list(lens) == ["angle_slope"]  # what one run could not measure is left out
+    assert (lens["angle_slope"].mean, lens["angle_slope"].n) == (-1.5, 2)
+    assert lens_of([{"lens": {}}, {}], 0.95) == lens_of([], 0.95) == {}

@@ -179,3 +179,9 @@ def test_a_shipped_study_is_valid_in_each_of_its_modes_and_asks_something(name: 
         assert study.title.endswith("?")
         # The same number of candidates for each arm, each with something to tune: the equal budget that a reader expects.
         assert all(arm.tune or arm.values_of for arm in study.arms.values())
+
+
+def test_the_study_of_the_documentation_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    content = yaml.safe_load(page.partition("```yaml")[2].partition("```")[0])
+    assert study_of("documented", content).comparisons

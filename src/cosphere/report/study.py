@@ -71,7 +71,7 @@ def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str
     body = [
         section("verdicts", "Verdicts", _verdicts(results), *[paragraph(note, "warning") for note in results["notes"]]),
         section("differences", "Differences", _chart(charts.get("differences")), _differences(results)),
-        section("scores", "Scores", _chart(charts.get("scores")), _scores(results)),
+        section("scores", "Scores", _chart(charts.get("scores")), _scores(results), _lens(results)),
         section("candidates", "Candidates", _chart(charts.get("candidates")), _chosen(results)),
         section(
             "variance",
@@ -198,6 +198,29 @@ def _scores(results: Row) -> str:
     ]
     note = "Memory is the peak while training: of the tensors on a GPU, or of the whole process on a CPU."
     return table(head, rows, kind="numbers") + paragraph(note, "note")
+
+
+_LENS = {"gradient_slope": "gradient", "angle_slope": "turn", "angle_cv": "CV of turns"}
+
+
+def _lens(results: Row) -> str:
+    """Slopes of gradients and turns on lengths, of the arms whose runs measured them; else nothing."""
+    rows = [
+        [arm["name"], *(_plain(arm["lens"].get(name)) for name in _LENS)] for arm in results["arms"] if arm.get("lens")
+    ]
+    if not rows:
+        return ""
+    note = (
+        "Norm lens: one step on a probe batch at the end of each run; slopes of the logarithms of gradient and turn on that of the "
+        "length, mean ± sd over seeds. Embeddings that move freely have the slopes -1 and, with SGD, -2 (Proposition 2 of SEC)."
+    )
+    return table(["arm", *_LENS.values()], rows, kind="numbers") + paragraph(note, "note")
+
+
+def _plain(value: Row | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value['mean']:+.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
 
 
 def costs_shown(costs: Row) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a run costs: the time of a step and the peak of memory, measured while it trains."""
+"""What is measured while a run trains: the time of a step, the peak of memory, and what the norm lens saw."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.experiment.stopwatch import Stopwatch
 from cosphere.train.memory import forget_peak, peak_memory
 
@@ -53,3 +54,15 @@ def costs_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         "step_seconds": median(times) if times else None,
         **{key: max(values, default=None) for key, values in known.items()},
     }
+
+
+def lens_of(records: Sequence[Mapping[str, Any]], level: float) -> dict[str, Summary]:
+    """The last norm lens of several runs of an arm, over seeds, of the values that all of them have.
+
+    Args:
+        records: of its runs.
+        level: of the intervals.
+    """
+    lenses = [one.get("lens") or {} for one in records]
+    names = [name for name in (lenses[0] if lenses else ()) if all(name in lens for lens in lenses)]
+    return {name: seeds_summary([lens[name] for lens in lenses], level=level) for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,17 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosphere._types import Floats, Integers
+from cosphere._types import Floats
 from cosphere.evaluate.comparison import Arm, Difference, compare
 from cosphere.evaluate.significance import sign_flip_test
 from cosphere.evaluate.statistics import Summary, seeds_summary
 from cosphere.experiment.protocols import split_score
 from cosphere.runs import provenance
+from cosphere.studies.chances import chance
 from cosphere.studies.convergence import Convergence
-from cosphere.studies.costs import COSTS, costs_of
+from cosphere.studies.costs import COSTS, costs_of, lens_of
 from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
-from cosphere.studies.forms import BITS, base_of
+from cosphere.studies.forms import BITS
 from cosphere.studies.jobs import Phase
 from cosphere.studies.spreads import Spreads
 from cosphere.studies.variance import Variance
@@ -95,6 +95,8 @@ class ArmResult:
     """Candidates that diverged."""
     norms: Mapping[str, float]
     """Mean over the final runs: mean length, variance and CV of the test embeddings."""
+    lens: Mapping[str, Summary] = field(default_factory=dict)
+    """The last norm lens of the final runs, over seeds; empty where it was not measured."""
     costs: Mapping[str, float | None] = field(default_factory=dict)
     """Of the final runs: ``step_seconds``, the median, and the peaks ``memory`` and ``device_memory``, the largest, in bytes; None
     where no run knows it."""
@@ -172,6 +174,7 @@ class StudyResult:
                     "collapsed": arm.collapsed,
                     "failed_candidates": arm.failed_candidates,
                     "norms": dict(arm.norms),
+                    "lens": {name: one._asdict() for name, one in arm.lens.items()},
                     "costs": dict(arm.costs),
                 }
                 for arm in self.arms
@@ -253,6 +256,7 @@ def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, A
                     key: float(np.mean([one["norms"][key] for one in good]))
                     for key in (good[0]["norms"] if good else ())
                 },
+                lens=lens_of(good, study.level),
                 costs=costs_of(good),
             )
         )
@@ -367,32 +371,3 @@ class _Values:
             if kind in status
         ]
         return " ".join(parts)
-
-
-def chance(score: str, labels: Integers) -> Floats:
-    """Expected score of each query under a random order of all others; 0 for scores whose chance is not worked out here.
-
-    Args:
-        score: such as ``recall@1``, ``map@r``, ``r_precision`` or ``precision@5``, in any form.
-        labels: (Q,) class of each query, every query being in the gallery of all others.
-
-    Returns:
-        (Q,) fractions.
-    """
-    others = len(labels) - 1
-    score = base_of(score)
-    relevant = (np.bincount(labels)[labels] - 1).astype(np.float64)
-    share = relevant / max(others, 1)
-    name, _, k = score.partition("@")
-    if name == "recall" and re.fullmatch(r"\d+", k):
-        missed = np.ones(len(labels))
-        for rank in range(min(int(k), others)):
-            missed *= np.clip(1 - relevant / (others - rank), 0, 1)
-        return np.asarray(1 - missed)
-    if score == "map@r":
-        next_one = np.clip(relevant - 1, 0, None) / max(others - 1, 1)
-        harmonic = np.array([np.sum(1 / np.arange(1, int(r) + 1)) for r in relevant])
-        # P(k) counts rank k itself, and k - 1 others that are relevant with probability next_one.
-        safe = np.maximum(relevant, 1)
-        return np.asarray(share / safe * (harmonic + next_one * (relevant - harmonic)))
-    return share if name in ("r_precision", "precision") else np.zeros(len(labels))
