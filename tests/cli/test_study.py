@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from studies.conftest import TINY
 
 from cosphere.cli import main
+from cosphere.cli.study import ConsoleStudyListener, _changes
 from cosphere.studies import shipped_studies
 
 
@@ -55,6 +57,39 @@ def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
     assert "2 runs to do" in capsys.readouterr().err
 
 
+def test_a_line_is_printed_now_and_then_while_no_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleStudyListener(every=0.1) as listener:
+        listener.started("sec", "tune-000-seed1000")
+        time.sleep(0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"running: sec tune-000-seed1000 for 0 s"}
+    with ConsoleStudyListener(every=0.1) as listener:
+        listener.started("sec", "tune-000-seed1000")
+        listener.ended(
+            {"arm": "sec", "run": "tune-000-seed1000", "scores": {}, "status": "ok", "seconds": 1.0}, 1, 2, None
+        )
+        time.sleep(0.3)
+    assert len(capsys.readouterr().err.splitlines()) == 1  # nothing is running
+
+
+def test_set_reads_values_as_yaml() -> None:
+    words = [
+        "steps=200",
+        "final.optimizer.head_rate=1e-3",
+        "schedule.milestones=[10, 20]",
+        "data.cache=a[",
+        "sec={weight: 0.1}",
+    ]
+    assert _changes(words) == {
+        "steps": 200,
+        "final.optimizer.head_rate": "1e-3",
+        "schedule.milestones": [10, 20],
+        "data.cache": "a[",
+        "sec": {"weight": 0.1},
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -62,6 +97,13 @@ def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
         (["sce", "--data", "x"], "there is no study 'sce'. Did you mean 'sec'?"),
         (["FILE", "--data", "x", "--set", "steps"], "--set 'steps' gives no value"),
         (["FILE", "--data", "x", "--set", "stepps=3"], "there is no setting 'stepps'. Did you mean 'steps'?"),
+        (["FILE", "--data", "x", "--set", "final.stepps=3"], "there is no setting 'stepps'. Did you mean 'steps'?"),
+        (
+            ["FILE", "--data", "x", "--set", "seed=3"],
+            "a study sets seed itself; give the number of final runs with --seeds",
+        ),
+        (["FILE", "--data", "x", "--set", "sec.weight=3"], "plain and sec are the same"),
+        (["FILE", "--data", "PHOTOS", "--reuse", "all"], "reuse must be 'same' or 'any' or 'none'; got 'all'"),
         (["FILE", "--data", "x", "--mode", "long"], "there is no mode 'long'. The study has no modes."),
         (["FILE", "--data", "PHOTOS", "--budget", "soon"], "the budget is 'soon'; wanted a duration such as 30m"),
         (["FILE", "--data", "PHOTOS", "--jobs", "0"], "jobs must be a whole number from 1 to 1024"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def test_a_shipped_study_is_valid_in_each_of_its_modes_and_asks_something(name: 
         assert study.title.endswith("?")
         # The same number of candidates for each arm, each with something to tune: the equal budget that a reader expects.
         assert all(arm.tune or arm.values_of for arm in study.arms.values())
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{name}` \| .* \| {read_study(name).runs} \|$", page, re.MULTILINE)
 
 
 def test_the_study_of_the_documentation_is_valid() -> None:

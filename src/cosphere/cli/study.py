@@ -155,7 +155,10 @@ class ConsoleStudyListener(console.ConsoleListener, StudyListener):
 
     def started(self, arm: str, run: str) -> None:
         """Remember it."""
-        self._running[arm, run] = time.monotonic()
+        now = time.monotonic()
+        if not self._running:
+            self._spoken = now  # What came before the first run has spoken for itself.
+        self._running[arm, run] = now
 
     def ended(self, record: Mapping[str, Any], done: int, total: int, left: float | None) -> None:
         """Print it."""
