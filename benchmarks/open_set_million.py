@@ -4,7 +4,8 @@
 
 EMBEDDINGS.npz holds `names` (N,) such as `Ann/Ann_0001.jpg` and `emb` (N, D), raw: LFW's faces by a public MobileFaceNet, for
 example. Half of the people with two images are known: some images of each are in the gallery, the others are queries. All other people
-are unknown: a third of them choose the threshold, the others test it.
+are unknown: a third of them choose the threshold, the others test it. An unknown person asks with at most three images: LFW has 530 of
+one person, and where all were queries, the five people with the most images decided whether both rates of false alarms agreed.
 
 The strangers in the gallery are made up around the real people, two images each. A person's direction is drawn from a Gaussian with the
 mean and the covariance of the real people's mean directions (less the part of that covariance that is due to a person's few images); an
@@ -40,6 +41,8 @@ TARGETS = (0.1, 0.01)
 COSINES = (0.3, 0.4, 0.5, 0.6)
 IMAGES = 2
 """Images of a made-up person."""
+ASKED = 3
+"""Queries of an unknown person, at most."""
 AT_ONCE = 65_536
 """Made-up images that are drawn at a time."""
 
@@ -74,11 +77,20 @@ def read_faces(path: Path) -> Faces:
 def divided(people: np.ndarray, seed: int) -> Parts:
     split = open_set_split(people, known_share=0.5, gallery_share=0.5, seed=seed)
     inside = np.isin(people[split.queries], people[split.gallery])
-    unknown = split.queries[~inside]
+    unknown = few_of_each(split.queries[~inside], people, seed)
     names = np.unique(people[unknown])
     choosing = np.random.default_rng([seed, 1]).permutation(names)[: len(names) // 3]
     chooses = np.isin(people[unknown], choosing)
     return Parts(split.gallery, split.queries[inside], unknown[chooses], unknown[~chooses])
+
+
+def few_of_each(rows: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
+    """At most ``ASKED`` rows of each person, drawn."""
+    drawn = np.random.default_rng([seed, 4]).permutation(rows)
+    drawn = drawn[np.argsort(people[drawn], kind="stable")]
+    names, first = np.unique(people[drawn], return_index=True)
+    rank = np.arange(len(drawn)) - first[np.searchsorted(names, people[drawn])]
+    return np.sort(drawn[rank < ASKED])
 
 
 class Strangers:
@@ -258,6 +270,7 @@ def main() -> None:
             "pairs_above": alike,
         },
         "gallery": len(gallery),
+        "queries_of_each_unknown_person": ASKED,
         "queries": {"known": len(parts.known), "choosing": len(parts.choosing), "testing": len(parts.testing)},
         "rows": rows,
     }

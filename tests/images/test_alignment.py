@@ -145,6 +145,7 @@ def test_a_gray_image_and_one_that_is_not_square() -> None:
         np.vstack([np.array(ARCFACE)[:4], [np.inf, 3]]),
         np.array(ARCFACE) * 1e-9,
         np.full((5, 2), 1e308),
+        np.full((5, 2), np.inf),
     ],
 )
 def test_landmarks_that_determine_no_alignment(landmarks: np.ndarray) -> None:
@@ -175,6 +176,11 @@ def test_what_is_refused() -> None:
             align(image, ARCFACE, size)
     with pytest.raises(SizeError, match=r"want landmarks \(N, P, 2\)"):
         similarity_transforms(np.zeros((5, 2)), ARCFACE)
+    for words in ([["left", "eye"]] * 5, [[1, 2], [3]]):
+        with pytest.raises(SizeError, match="landmarks are no array of numbers"):
+            align(np.zeros((9, 9, 3), np.uint8), words)
+    with pytest.raises(SizeError, match=r"want an image .* got \(9, 9, 3\) int64"):
+        align(np.zeros((9, 9, 3), np.uint8).tolist(), ARCFACE)  # type: ignore[arg-type]
 
 
 @pytest.mark.data

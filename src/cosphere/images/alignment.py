@@ -64,11 +64,11 @@ def similarity_transforms(landmarks: ArrayLike, template: ArrayLike) -> Floats:
     Raises:
         SizeError: the shapes do not fit.
     """
-    points, goal = np.asarray(landmarks, dtype=np.float64), np.asarray(template, dtype=np.float64)
+    points, goal = _numbers(landmarks), _numbers(template)
     if points.ndim != 3 or goal.shape != points.shape[1:] or goal.shape[1:] != (2,) or not len(goal):
         raise SizeError(f"want landmarks (N, P, 2) and a template (P, 2), got {points.shape} and {goal.shape}.")
-    source, target = points[..., 0] + 1j * points[..., 1], goal[:, 0] + 1j * goal[:, 1]
     with np.errstate(all="ignore"):  # rows without a transform become NaN
+        source, target = points[..., 0] + 1j * points[..., 1], goal[:, 0] + 1j * goal[:, 1]
         source_mean, target_mean = source.mean(axis=1), target.mean()
         centred = source - source_mean[:, None]
         spread = (np.abs(centred) ** 2).sum(axis=1)
@@ -98,7 +98,7 @@ def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: tuple[int, int] 
         SettingsError: the size is out of range.
         ImageError: landmarks are not finite, or are all one point.
     """
-    points = np.asarray(landmarks, dtype=np.float64)
+    points, image = _numbers(landmarks), np.asarray(image)
     if points.ndim not in (2, 3) or points.shape[-2:] != (5, 2):
         raise SizeError(f"want landmarks (5, 2) or (N, 5, 2), got {points.shape}.")
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
@@ -114,6 +114,14 @@ def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: tuple[int, int] 
     for face, matrix in zip(aligned, matrices, strict=True):
         face[:] = np.asarray(_warped(picture, matrix, width, height))
     return aligned if points.ndim == 3 else aligned[0]
+
+
+def _numbers(points: ArrayLike) -> Floats:
+    try:
+        numbers: Floats = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SizeError(f"landmarks are no array of numbers: {error}. Give (5, 2) or (N, 5, 2).") from error
+    return numbers
 
 
 def _warped(picture: Image.Image, matrix: Floats, width: int, height: int) -> Image.Image:

@@ -190,5 +190,7 @@ def _readable(path: Path, model: str) -> Iterator[None]:
     except WeightsError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).rpartition("error: ")[2].split())[:120]  # OpenCV begins with its own source file
+        reason = " ".join(str(error).rpartition("error: ")[2].split())[:120].rstrip(
+            ". "
+        )  # OpenCV begins with its own source file
         raise WeightsError(f"{path} cannot be used as {model}: {reason}. {_ADVICE}") from error

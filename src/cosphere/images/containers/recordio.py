@@ -302,7 +302,7 @@ def _read_index(path: Path, size: int) -> _Index:
     try:
         table = np.loadtxt(path, dtype=np.int64, delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
-        raise DataError(f"{format_hint}: {error}. Copy it again.") from error
+        raise DataError(f"{format_hint}: {str(error).rstrip('.')}. Copy it again.") from error
     if table.size == 0 or table.shape[1] != 2 or int(table.min()) < 0:
         raise DataError(f"{format_hint}. Copy it again.")
     table = table[np.argsort(table[:, 0], kind="stable")]
