@@ -10,7 +10,7 @@ import pytest
 from cosphere.errors import SettingsError, SizeError
 from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
 from cosphere.gallery.postgres.filters import clause_of
-from cosphere.gallery.postgres.planning import FEW, share_kept
+from cosphere.gallery.postgres.planning import FEW, kept_by
 from cosphere.gallery.where import parse
 from cosphere.search.engines import FEW as EMBEDDED_FEW
 
@@ -191,12 +191,18 @@ def test_a_selective_filter_is_answered_exactly_by_itself(make: Make, monkeypatc
     assert found(where=half) != found(where=half, exact=True)  # through the index
     with store.transaction(reading=True) as connection:
         for where, share in (({"n": ("<", 90)}, 0.03), (half, 0.5), ({"n": -1}, 0.0)):
-            assert share_kept(connection, store.table, clause_of(parse(where))) == pytest.approx(share)
+            kept = kept_by(connection, store.table, clause_of(parse(where)))
+            assert kept == pytest.approx((share, 3000 * share)), where
         monkeypatch.setattr("cosphere.gallery.postgres.planning.SAMPLE", 1000)
-        assert share_kept(connection, store.table, clause_of(parse(half))) == pytest.approx(0.5, abs=0.06)
-    monkeypatch.setattr(
-        "cosphere.gallery.postgres.searching.FEW", 0
-    )  # without both, too little is found: the test can fail
+        assert kept_by(connection, store.table, clause_of(parse(half))).share == pytest.approx(0.5, abs=0.06)
+    # Without each part too little is found: the test can fail.
+    quarter = {"n": ("<", 700)}
+    assert found(where=quarter) == found(where=quarter, exact=True)
+    monkeypatch.setattr("cosphere.gallery.postgres.planning.FEW_ROWS", 0)
+    assert found(where=quarter) != found(where=quarter, exact=True)
+    monkeypatch.setattr("cosphere.gallery.postgres.planning.FEW", 0)
     monkeypatch.setattr("cosphere.gallery.postgres.planning._CANDIDATES", 0)
-    assert found(where={"n": ("<", 90)}) != found(where={"n": ("<", 90)}, exact=True)
+    through_the_index = found(where={"n": ("<", 90)})
+    assert through_the_index != found(where={"n": ("<", 90)}, exact=True)
+    assert all(len(one) == 10 for one in through_the_index)  # the iterative scan
     assert FEW == EMBEDDED_FEW

@@ -8,12 +8,14 @@ is then both exact and quicker. PostgreSQL's own estimate of a filter of jsonb i
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosphere.gallery.postgres.filters import Clause
 
 FEW = 0.05
 """A filter that keeps less than this share of the rows is answered exactly over the kept rows, as in a folder."""
+FEW_ROWS = 1000
+"""So many kept rows are compared at once in any case: it takes less than the index."""
 SAMPLE = 4000
 """Rows that a share is counted in. They are drawn page by page, so shares of columns that lie in runs are off by a little more."""
 MOST_EF = 1000
@@ -22,29 +24,38 @@ _CANDIDATES = 6
 """Candidates for each row that lies as near as the last answer, kept or not."""
 
 
-def share_kept(connection: Any, table: str, clause: Clause) -> float:
-    """Share of the rows that meet a condition, counted in about :data:`SAMPLE` of them, or in all where there are few.
+class Estimate(NamedTuple):
+    """How much a filter keeps."""
+
+    share: float
+    """In [0, 1]."""
+    rows: float
+
+    @property
+    def few(self) -> bool:
+        """Whether it is answered exactly over the kept rows."""
+        return self.share < FEW or self.rows <= FEW_ROWS
+
+
+def kept_by(connection: Any, table: str, clause: Clause) -> Estimate:
+    """How many rows meet a condition, counted in about :data:`SAMPLE` of them, or in all where there are few.
 
     Args:
         connection: in a transaction.
         table: its quoted name.
         clause: the condition.
-
-    Returns:
-        in [0, 1]; 0 for an empty table.
     """
     (plan,) = connection.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {table}").fetchone()
-    rows = float(
-        plan[0]["Plan"]["Plan Rows"]
-    )  # from the size of the table now, and the rows of a page when it was analysed
+    # From the size of the table now, and the rows of a page when it was analysed.
+    rows = float(plan[0]["Plan"]["Plan Rows"])
     percent = 100 * SAMPLE / max(1.0, rows)
     counted = f"SELECT count(*) FILTER (WHERE {clause.sql}), count(*) FROM {table}"
     sampled = f"{counted} TABLESAMPLE SYSTEM ({percent:.6f}) REPEATABLE (0)"
     for query in (sampled, counted) if percent < 50 else (counted,):
         kept, seen = connection.execute(query, clause.values).fetchone()
         if seen:
-            return float(kept / seen)
-    return 0.0
+            return Estimate(kept / seen, kept if query is counted else kept / seen * rows)
+    return Estimate(0.0, 0.0)
 
 
 def candidates(ef_search: int, k: int, share: float) -> int:

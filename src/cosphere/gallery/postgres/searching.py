@@ -13,7 +13,7 @@ from cosphere.checks import check_choice, check_whole
 from cosphere.errors import SettingsError, SizeError
 from cosphere.gallery.postgres.conversion import TYPES, as_bits, as_stored
 from cosphere.gallery.postgres.filters import Clause, clause_of
-from cosphere.gallery.postgres.planning import FEW, MOST_EF, candidates, share_kept
+from cosphere.gallery.postgres.planning import MOST_EF, candidates, kept_by
 from cosphere.gallery.postgres.store import PostgresStore
 from cosphere.gallery.values import Value
 from cosphere.gallery.where import Where, parse
@@ -134,9 +134,9 @@ def search(
 ) -> list[list[Found]]:
     """The k nearest items of each query, best first; all of them where fewer meet the filter.
 
-    All queries see one committed state. With an index, a filter that keeps less than 5 % of the rows, counted in a sample, is
-    answered exactly; a wider one gets more candidates the less it keeps. A search goes on through the index until k rows meet the
-    filter (``hnsw.iterative_scan = strict_order``); where it ends with fewer than there are, the answer is found exactly.
+    All queries see one committed state. With an index, a filter that keeps less than 5 % of the rows or at most 1000, counted in a
+    sample, is answered exactly; a wider one gets more candidates the less it keeps. A search goes on through the index until k rows
+    meet the filter (``hnsw.iterative_scan = strict_order``); where it ends with fewer than there are, the answer is found exactly.
 
     Args:
         store: the gallery.
@@ -166,8 +166,8 @@ def search(
         exact = exact or ("vector" if by == "floats" else "code") not in _indexed(store, connection)
         share = 1.0
         if not exact and where is not None:
-            share = share_kept(connection, store.table, clause)
-            exact = share < FEW
+            kept = kept_by(connection, store.table, clause)
+            share, exact = kept.share, kept.few
         if not exact:
             _set_scan(connection, candidates(ef_search, k, share))
         for vector, code in asked:
