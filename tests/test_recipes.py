@@ -145,6 +145,7 @@ def test_they_are_all_here() -> None:
     assert {file.stem for file in FILES if file.parent.name == "normsoftmax"} == {
         *(f"{data}{form}" for data in ("cub", "cars196", "sop", "inshop") for form in ("", "-2048-bits")),
         *(f"{data}-{width}" for data in ("cub", "cars196") for width in ("128", "512", "bn-inception-1024")),
+        *(f"{data}-concat-4096" for data in ("cub", "cars196", "sop")),
     }
 
 
@@ -187,6 +188,7 @@ def test_it_says_how_to_run_it_and_what_to_expect(file: Path) -> None:
         ("normsoftmax/cub-128", "recall@8", 87.6),
         ("normsoftmax/cars196-512", "recall@2", 90.4),
         ("normsoftmax/cars196-bn-inception-1024", "recall@1", 87.9),
+        ("normsoftmax/cars196-concat-4096", "recall@1", 87.0),
     ],
 )
 def test_published_rows_as_printed(file: str, name: str, score: float) -> None:
