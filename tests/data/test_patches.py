@@ -25,6 +25,10 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_dir())
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
@@ -41,6 +45,7 @@ def patched(folder: Path, *changes: Change) -> Path:
 
 def test_images_move_between_class_folders_and_back(folders: Path, tmp_path: Path) -> None:
     before, times = everything(folders), {path: path.stat().st_mtime_ns for path in folders.rglob("*.png")}
+    made = folders_in(folders)
     patch = patched(
         tmp_path,
         Change("relabel", "cat/1.png", "cat", "dog"),  # dog/1.png is there already
@@ -66,6 +71,7 @@ def test_images_move_between_class_folders_and_back(folders: Path, tmp_path: Pat
         apply_patch(patch, folders)
     assert undo_patch(patch) == 4
     assert everything(folders) == before
+    assert folders_in(folders) == made  # no empty class is left
     assert {path: path.stat().st_mtime_ns for path in folders.rglob("*.png")} == times
     assert not applied.record.exists()
     with pytest.raises(RunError, match=r"patch\.csv is not applied"):
@@ -185,6 +191,43 @@ def test_a_table_in_a_folder_with_excels_separator_and_aliases(tmp_path: Path) -
     patch = patched(tmp_path / "elsewhere", Change("relabel", "images/0.png", "a", "b"))
     apply_patch(patch, tmp_path)
     assert path.read_text() == "sep=;\nfile_name;class;x\nimages/0.png;b;1\nimages/1.png;b;2\n"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+def test_lines_are_found_as_the_catalogue_reads_them(tmp_path: Path, name: str) -> None:
+    odd = "a\x0cb\x85c\u2028d\u2029e"  # ends of lines to str.splitlines, and to nothing that reads tables
+    rows = [
+        ("images\\0.png", "x"),
+        ("./images//1.png", odd),
+        ("images/cafe\u0301.png", "e\u0301"),
+        ("images/3.png", "x"),
+    ]
+    path = table(tmp_path, "path,label\n" + "".join(f"{image},{label}\n" for image, label in rows), name="labels.csv")
+    picture(tmp_path / "images" / "caf\xe9.png", 9)
+    if name != path.name:
+        pd.DataFrame(rows, columns=["path", "label"]).to_parquet(tmp_path / name)
+        path.unlink()
+    read = read_catalogue(tmp_path / name).table
+    assert read["label"].tolist() == ["x", odd, "\xe9", "x"]
+    changes = [Change("relabel", one.path, one.label, f"new {row}") for row, one in enumerate(read[:3].itertuples())]
+    assert apply_patch(patched(tmp_path / "elsewhere", *changes), tmp_path / name).relabelled == 3
+    after = read_catalogue(tmp_path / name).table
+    assert after["label"].tolist() == ["new 0", "new 1", "new 2", "x"]
+    assert after["path"].tolist() == read["path"].tolist()
+
+
+def test_boxes_of_one_label_are_not_told_apart_and_stay(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "path,label,x_1,y_1,x_2,y_2\nimages/0.png,a,0,0,3,3\nimages/0.png,a,2,2,6,6\nimages/0.png,b,1,1,4,4\nimages/1.png,a,0,0,3,3\n",
+    )
+    before = path.read_bytes()
+    changes = [Change("relabel", "images/0.png", one, "c") for one in "ab"] + [Change("remove", "images/1.png", "a")]
+    applied = apply_patch(patched(tmp_path, *changes), path)
+    assert [(one.path, one.reason) for one in applied.skipped] == [
+        ("images/0.png", "several boxes of it carry 'a'; change the table by hand")
+    ]
+    assert path.read_bytes() == before.replace(b"png,b", b"png,c").replace(b"images/1.png,a,0,0,3,3\n", b"")
 
 
 def test_a_parquet_table_keeps_its_types(tmp_path: Path) -> None:

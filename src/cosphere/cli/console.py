@@ -59,6 +59,12 @@ def show(table: RenderableType) -> None:
     Output().print(table)
 
 
+def show_whole(table: Table) -> None:
+    """A table, wider than the terminal rather than with paths broken in the middle, which nobody can copy."""
+    widest = Output(width=10_000).measure(table).maximum
+    Output(width=max(Output().width, widest)).print(table)
+
+
 def table_of(title: str, *columns: str) -> Table:
     """A table whose first column is text and whose others are numbers."""
     table = Table(title=plain(title))

@@ -77,7 +77,8 @@ def run(arguments: list[str]) -> int:
 
 def show(found: Audit) -> None:
     """Print how much was found, and the first suspects."""
-    table = Table(title=console.plain(f"{counted(len(found.images), 'image')} seen by {found.model}"))
+    console.line(f"{counted(len(found.images), 'image')} seen by {found.model}")
+    table = Table()
     table.add_column("what")
     table.add_column("found", justify="right")
     for name, count in found.findings.counts().items():
@@ -88,9 +89,9 @@ def show(found: Audit) -> None:
         return
     first = Table(title="first suspects")
     for column in ("image", "label", "nearer to"):
-        first.add_column(column, overflow="fold")
+        first.add_column(column, no_wrap=True)
     classes = found.images.class_names
     for one in suspects:
         cells = (found.names[int(one["row"])], classes[int(one["label"])], classes[int(one["suggested"])])
         first.add_row(*map(console.plain, cells))
-    console.show(first)
+    console.show_whole(first)

@@ -135,9 +135,7 @@ def show(answer: Answer, images: int) -> None:
     for rank, hit in enumerate(answer.hits, 1):
         shown = os.path.relpath(hit.path, root) if root else hit.path
         table.add_row(str(rank), f"{hit.score:.3f}", console.plain(_label(hit)), console.plain(shown))
-    # Wider than the terminal rather than paths broken in the middle, which nobody can copy.
-    widest = console.Output(width=10_000).measure(table).maximum
-    console.Output(width=max(console.Output().width, widest)).print(table)
+    console.show_whole(table)
     if root:
         console.line(f"images lie in {root}")
     for text in answer.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
     text, _ = decoded(content, notes, whole=rows is None)
     skip, separator = separation(text)
     # A quote after a space still quotes: path, "a"
-    reader = csv.reader(text.splitlines(keepends=True)[skip:], delimiter=separator, skipinitialspace=True)
+    reader = csv.reader(lines_of(text)[skip:], delimiter=separator, skipinitialspace=True)
     header = [_plain(cell) for cell in next(reader)]
     cells: list[list[str]] = []
     numbers: list[int] = []
@@ -154,13 +155,18 @@ def _parse(content: bytes, name: str, rows: int | None) -> TableFile:
     )
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines with their ends; ``str.splitlines`` also breaks at form feeds and Unicode's separators, which are characters of a cell."""
+    return list(io.StringIO(text, newline=""))
+
+
 def separation(text: str) -> tuple[int, str]:
     """How many lines stand before the header, and what separates cells.
 
     Raises:
         ValueError: there is no header.
     """
-    lines = text.splitlines()
+    lines = [line.rstrip("\r\n") for line in lines_of(text)]
     separator = None
     skip = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
     own = _EXCEL_SEPARATOR.fullmatch(lines[skip]) if skip < len(lines) else None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cosphere import data, embeddings
 from cosphere._types import Floats, Integers, Progress
-from cosphere.data.patches import RELABEL, REMOVE, Change, write_patch
+from cosphere.data.patches import RELABEL, REMOVE, Change, boxes_of_one_label, write_patch
 from cosphere.embeddings import Embeddings
 from cosphere.errors import ImageError, SettingsError
 from cosphere.evaluate import AuditFindings, AuditSettings, audit_embeddings
@@ -196,23 +196,29 @@ def proposals(
 ) -> list[Change]:
     """What a patch should say: of near duplicates across splits, the one outside of the test set goes; suspects get the suggested label.
 
-    A suspect whose suggested class holds half of its neighbours or less is listed with the action ``keep``.
+    A suspect whose suggested class holds half of its neighbours or less is listed with the action ``keep``; so is one of several boxes
+    of an image that carry one label, because a patch names the image and the label only.
     """
-    changes: dict[tuple[str, str], Change] = {}
+    own_labels = [labels[label] for label in images.labels.tolist()]
+    several = boxes_of_one_label(names, own_labels, images.boxes)
+    changes: dict[tuple[str, ...], Change] = {}
+
+    def propose(row: int, action: str, new: str, score: float, reason: str) -> None:
+        image = names[row], own_labels[row]
+        box = f"box {images.boxes[row].tolist()}" if images.boxes is not None and image in several else ""
+        change = Change(KEEP if box else action, *image, new, score, f"{box}: {reason}" if box else reason)
+        changes.setdefault((*image, box), change)
+
     for pair in findings.duplicates:
         if not pair.across_splits:
             continue
         goes, stays = (pair.second, pair.first) if splits[pair.first] == "test" else (pair.first, pair.second)
-        label = labels[images.labels[goes]]
-        reason = f"near duplicate of {names[stays]} in split {splits[stays]}"
-        changes.setdefault((names[goes], label), Change(REMOVE, names[goes], label, "", pair.likeness, reason))
+        propose(goes, REMOVE, "", pair.likeness, f"near duplicate of {names[stays]} in split {splits[stays]}")
     suspects = findings.suspects
-    columns = (suspects.rows, suspects.labels, suspects.suggested, suspects.agreement, suspects.suspicion)
-    for row, own, other, agreement, score in zip(*(column.tolist() for column in columns), strict=True):
+    columns = (suspects.rows, suspects.suggested, suspects.agreement, suspects.suspicion)
+    for row, other, agreement, score in zip(*(column.tolist() for column in columns), strict=True):
         reason = f"nearer to class {images.class_names[other]}, which {100 * agreement:.0f} % of its neighbours carry"
-        action = RELABEL if agreement > SURE else KEEP
-        change = Change(action, names[row], labels[own], labels[other], score, reason)
-        changes.setdefault((names[row], labels[own]), change)
+        propose(row, RELABEL if agreement > SURE else KEEP, labels[other], score, reason)
     return list(changes.values())
 
 

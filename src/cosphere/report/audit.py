@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cosphere._types import Integers
 from cosphere.checks import check_whole
 from cosphere.errors import counted
+from cosphere.evaluate.audit import AlikeClasses, DividedClass, DuplicatePair
 from cosphere.experiment.auditing import PAGE, PATCH, Audit
 from cosphere.files import check_writable, write_text
 from cosphere.report.document import document
@@ -24,6 +26,14 @@ LINKS = {
     "divided": "Divided",
     "outliers": "Outliers",
     "skipped": "Skipped",
+}
+_TITLES = {
+    "labels": "Likely wrong labels",
+    "duplicates": "Near duplicates",
+    "alike": "Classes that look like one",
+    "divided": "Classes that look like two",
+    "outliers": "Outliers",
+    "skipped": "Skipped images",
 }
 _AT_ONCE = 8
 _EXAMPLES = 3
@@ -114,9 +124,14 @@ class _Drawing:
         label = safe(self.class_name(int(self.labels[row])))
         return f'<span class="pic {name}" role="img" aria-label="{label}" title="{title}"></span>'
 
-    def asked(self, row: int, caption: str) -> str:
+    def caption(self, row: int) -> str:
+        """The class and split of a row."""
+        return safe(self.class_name(int(self.labels[row]))) + self.split(row)
+
+    def asked(self, row: int, caption: str | None = None) -> str:
         """The image that a card is about."""
-        return f'<figure class="shot asked">{self.picture(row)}<figcaption>{caption}</figcaption></figure>'
+        words = self.caption(row) if caption is None else caption
+        return f'<figure class="shot asked">{self.picture(row)}<figcaption>{words}</figcaption></figure>'
 
     def item(self, row: int, text: str, kind: str = "") -> str:
         """One image beside it."""
@@ -140,25 +155,19 @@ def _card(asked: str, items: Sequence[str], words: str = "") -> str:
     return f'<article class="query">{asked}{listed}{paragraph(words, "outcome")}</article>'
 
 
-def _folded(cards: Sequence[str]) -> str:
-    """Cards, the later ones folded away."""
+def _ranked(anchor: str, none: str, intro: str, cards: Sequence[str]) -> str:
+    """One list of the page: an introduction and its cards, the later ones folded away; or the sentence that there is none."""
+    title = _TITLES[anchor]
+    if not cards:
+        return section(anchor, title, paragraph(none))
     first, rest = "".join(cards[:_AT_ONCE]), "".join(cards[_AT_ONCE:])
     more = f'<details class="more"><summary>Show {len(cards) - _AT_ONCE} more</summary>{rest}</details>' if rest else ""
-    return first + more
+    return section(anchor, title, paragraph(intro), first + more)
 
 
 def _labels(drawing: _Drawing, most: int) -> str:
-    suspects = drawing.found.findings.suspects
-    if not len(suspects):
-        return section("labels", "Likely wrong labels", paragraph("None: no image lies nearer to another class."))
-    intro = paragraph(
-        "Images that lie nearer to another class than to their own. Green frames are the nearest images of the suggested class, red ones "
-        "the nearest of the class that the label says. Small classes have less evidence, which is taken into account."
-    )
-    cards = []
-    for one in suspects.as_rows()[:most]:
+    def card(one: dict[str, Any]) -> str:
         row, own, other = int(one["row"]), int(one["label"]), int(one["suggested"])
-        caption = f"<b>{safe(drawing.class_name(own))}</b>{drawing.split(row)}"
         items = [
             drawing.item(near, f"<b>{cosine:.3f}</b> {safe(drawing.class_name(label))}", kind)
             for label, kind in ((other, "right"), (own, "wrong"))
@@ -168,90 +177,84 @@ def _labels(drawing: _Drawing, most: int) -> str:
             f"Suggested: {drawing.class_name(other)}, which {100 * one['agreement']:.0f} % of its neighbours carry. "
             f"{drawing.found.names[row]}"
         )
-        cards.append(_card(drawing.asked(row, caption), items, words))
-    return section("labels", "Likely wrong labels", intro, _folded(cards))
+        caption = f"<b>{safe(drawing.class_name(own))}</b>{drawing.split(row)}"
+        return _card(drawing.asked(row, caption), items, words)
+
+    return _ranked(
+        "labels",
+        "None: no image lies nearer to another class.",
+        "Images that lie nearer to another class than to their own. Green frames are the nearest images of the suggested class, red ones "
+        "the nearest of the class that the label says. Small classes have less evidence, which is taken into account.",
+        [card(one) for one in drawing.found.findings.suspects.as_rows()[:most]],
+    )
 
 
 def _duplicates(drawing: _Drawing, most: int) -> str:
-    pairs = drawing.found.findings.duplicates
-    if not pairs:
-        return section("duplicates", "Near duplicates", paragraph("None at this threshold."))
-    intro = paragraph(
-        "Pairs of near images whose pixels correlate: copies, scaled or compressed. Across splits they let a model score on what it was "
-        "trained on; across classes at most one label is right. Exact copies are found by: cosphere data check."
-    )
-    cards = []
-    for pair in pairs[:most]:
-        marks = [
-            name
-            for name, flag in (("across splits", pair.across_splits), ("across classes", pair.across_classes))
-            if flag
-        ]
-        asked = drawing.asked(pair.first, _caption(drawing, pair.first))
-        items = [drawing.item(pair.second, f"<b>{pair.likeness:.4f}</b> {_caption(drawing, pair.second)}")]
+    def card(pair: DuplicatePair) -> str:
+        flags = {"across splits": pair.across_splits, "across classes": pair.across_classes}
+        marks = ", ".join(name for name, flag in flags.items() if flag)
+        items = [drawing.item(pair.second, f"<b>{pair.likeness:.4f}</b> {drawing.caption(pair.second)}")]
         names = drawing.found.names
-        where = f"{', '.join(marks).capitalize()}. " if marks else ""
-        cards.append(_card(asked, items, f"{where}{names[pair.first]} and {names[pair.second]}"))
-    return section("duplicates", "Near duplicates", intro, _folded(cards))
+        where = f"{marks.capitalize()}. " if marks else ""
+        return _card(drawing.asked(pair.first), items, f"{where}{names[pair.first]} and {names[pair.second]}")
 
-
-def _caption(drawing: _Drawing, row: int) -> str:
-    return safe(drawing.class_name(int(drawing.labels[row]))) + drawing.split(row)
+    return _ranked(
+        "duplicates",
+        "None at this threshold.",
+        "Pairs of near images whose pixels correlate: copies, scaled or compressed. Across splits they let a model score on what it was "
+        "trained on; across classes at most one label is right. Exact copies are found by: cosphere data check.",
+        [card(pair) for pair in drawing.found.findings.duplicates[:most]],
+    )
 
 
 def _alike(drawing: _Drawing, most: int) -> str:
-    pairs = drawing.found.findings.alike
-    if not pairs:
-        return section(
-            "alike", "Classes that look like one", paragraph("None: no two classes are mixed by half or more.")
-        )
-    intro = paragraph(
-        "Mixing 1 means that neighbours of images of one class are as often of the other as if both were one class. The pictures are "
-        "the nearest pairs."
-    )
-    cards = []
-    for pair in pairs[:most]:
-        images = [row for example in pair.examples for row in example]
-        if not images:
-            continue
-        asked = drawing.asked(images[0], _caption(drawing, images[0]))
-        items = [drawing.item(row, _caption(drawing, row)) for row in images[1:]]
+    def card(pair: AlikeClasses) -> str:
+        first, *others = (row for example in pair.examples for row in example)
         names = f"{drawing.class_name(pair.first)} and {drawing.class_name(pair.second)}"
-        cards.append(_card(asked, items, f"{names}: mixing {pair.mixing:.2f}"))
-    return section("alike", "Classes that look like one", intro, _folded(cards))
+        items = [drawing.item(row, drawing.caption(row)) for row in others]
+        return _card(drawing.asked(first), items, f"{names}: mixing {pair.mixing:.2f}")
+
+    return _ranked(
+        "alike",
+        "None: no two classes are mixed by half or more.",
+        "Mixing 1 means that neighbours of images of one class are as often of the other as if both were one class. The pictures are "
+        "the nearest pairs.",
+        [card(pair) for pair in drawing.found.findings.alike[:most] if pair.examples],
+    )
 
 
 def _divided(drawing: _Drawing, most: int) -> str:
-    classes = drawing.found.findings.divided
-    if not classes:
-        return section("divided", "Classes that look like two", paragraph("None stands out among the classes."))
-    intro = paragraph(
-        "Each class was cut in two. These have the widest gap between the parts, against all classes. The first pictures are typical of "
-        "one part (green), the others of the other part (red)."
-    )
-    cards = []
-    for one in classes[:most]:
+    def card(one: DividedClass) -> str:
         first, second = (part[: _EXAMPLES + 1] for part in one.parts)
-        asked = drawing.asked(first[0], _caption(drawing, first[0]))
         items = [drawing.item(row, "", "right") for row in first[1:]] + [
             drawing.item(row, "", "wrong") for row in second
         ]
         sizes = f"{len(one.parts[0])} and {len(one.parts[1])} images"
-        cards.append(_card(asked, items, f"{drawing.class_name(one.label)}: {sizes}, gap {one.gap:.1f} deviations"))
-    return section("divided", "Classes that look like two", intro, _folded(cards))
+        words = f"{drawing.class_name(one.label)}: {sizes}, gap {one.gap:.1f} deviations"
+        return _card(drawing.asked(first[0]), items, words)
+
+    return _ranked(
+        "divided",
+        "None stands out among the classes.",
+        "Each class was cut in two. These have the widest gap between the parts, against all classes. The first pictures are typical of "
+        "one part (green), the others of the other part (red).",
+        [card(one) for one in drawing.found.findings.divided[:most]],
+    )
 
 
 def _outliers(drawing: _Drawing, most: int) -> str:
-    outliers = drawing.found.findings.outliers
-    if not outliers:
-        return section("outliers", "Outliers", paragraph("None: no image is far from all others."))
-    intro = paragraph("Images that are far from all others, such as broken files, drawings or pages among photos.")
-    items = [drawing.item(one.row, f"<b>{one.cosine:.3f}</b> {_caption(drawing, one.row)}") for one in outliers[:most]]
-    return section("outliers", "Outliers", intro, f'<ol class="neighbours">{"".join(items)}</ol>')
+    outliers = drawing.found.findings.outliers[:most]
+    items = [drawing.item(one.row, f"<b>{one.cosine:.3f}</b> {drawing.caption(one.row)}") for one in outliers]
+    return _ranked(
+        "outliers",
+        "None: no image is far from all others.",
+        "Images that are far from all others, such as broken files, drawings or pages among photos.",
+        [f'<ol class="neighbours">{"".join(items)}</ol>'] if items else [],
+    )
 
 
 def _skipped(found: Audit, pictures: Thumbnails) -> str:
     lost = {one.path: one.reason for one in found.images.skipped} | dict(pictures.unreadable)
     if not lost:
-        return section("skipped", "Skipped images", paragraph("None: every image could be read."))
-    return section("skipped", "Skipped images", table(["image", "reason"], list(lost.items())[:100], kind="words"))
+        return section("skipped", _TITLES["skipped"], paragraph("None: every image could be read."))
+    return section("skipped", _TITLES["skipped"], table(["image", "reason"], list(lost.items())[:100], kind="words"))

@@ -111,9 +111,7 @@ def show(answer: IndexAnswer) -> None:
     for rank, hit in enumerate(answer.hits, 1):
         texts = (_label(hit), hit.id) if labelled else (hit.id,)
         table.add_row(str(rank), f"{hit.score:.3f}", *map(console.plain, texts))
-    # Wider than the terminal rather than ids broken in the middle, which nobody can copy.
-    widest = console.Output(width=10_000).measure(table).maximum
-    console.Output(width=max(console.Output().width, widest)).print(table)
+    console.show_whole(table)
     if answer.own:
         console.line(f"{name} is in the gallery, so it is left out")
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from cosphere.data.patches.applying import AppliedPatch, apply_patch, undo_patch
+from cosphere.data.patches.applying import AppliedPatch, apply_patch, boxes_of_one_label, undo_patch
 from cosphere.data.patches.proposal import RELABEL, REMOVE, Change, read_patch, write_patch
 
-__all__ = ["RELABEL", "REMOVE", "AppliedPatch", "Change", "apply_patch", "read_patch", "undo_patch", "write_patch"]
+__all__ = [
+    "RELABEL",
+    "REMOVE",
+    "AppliedPatch",
+    "Change",
+    "apply_patch",
+    "boxes_of_one_label",
+    "read_patch",
+    "undo_patch",
+    "write_patch",
+]

@@ -9,14 +9,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.folders import Classes
-from cosphere.data.patches.moving import Move, move, moves_of
+from cosphere.data.patches.moving import Move, folders_to_make, move, moves_of, remove_made
 from cosphere.data.patches.proposal import RELABEL, Change, read_patch
 from cosphere.data.patches.rewriting import rewritten
 from cosphere.data.reading import read_catalogue, table_in
@@ -74,7 +77,7 @@ def apply_patch(
             f"no line of {patch} fits {source}; first: {skipped[0].path}: {skipped[0].reason}. Give the images that it was made from."
         )
     if catalogue.layout == "table":
-        _apply_to_table(Path(source), fitting, record)
+        _apply_to_table(Path(source), catalogue.root, fitting, record)
     elif catalogue.layout == "folder" and not any("#" in change.path for change in fitting):
         _apply_to_folders(catalogue, fitting, record)
     else:
@@ -109,7 +112,9 @@ def undo_patch(patch: str | Path) -> int:
             _restore_table(Path(content["table"]), content, record)
             restored = 1
         else:
-            restored = _move_back([Move(*one) for one in content["moves"]], Path(content["root"]), record)
+            root = Path(content["root"])
+            restored = _move_back([Move(*one) for one in content["moves"]], root, record)
+            remove_made(root, content.get("made", []))
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise RunError(f"{record} is damaged: {error}. Restore it.") from error
     record.unlink()
@@ -121,6 +126,7 @@ def _fitting(changes: Sequence[Change], catalogue: Catalogue) -> tuple[list[Chan
     labels: dict[str, set[str]] = {}
     for path, label in zip(catalogue.table["path"], catalogue.table["label"], strict=True):
         labels.setdefault(path, set()).add(label)
+    several = boxes_of_one_label(catalogue.table["path"].tolist(), catalogue.table["label"].tolist(), catalogue.boxes)
     fitting, skipped = [], []
     for change in changes:
         there = labels.get(change.path)
@@ -128,6 +134,10 @@ def _fitting(changes: Sequence[Change], catalogue: Catalogue) -> tuple[list[Chan
             skipped.append(Skipped(change.path, "there is no such image"))
         elif change.label not in there:
             skipped.append(Skipped(change.path, f"its label is {min(there)!r}, not {change.label!r}"))
+        elif (change.path, change.label) in several:
+            skipped.append(
+                Skipped(change.path, f"several boxes of it carry {change.label!r}; change the table by hand")
+            )
         elif change.new_label == change.label:
             skipped.append(Skipped(change.path, f"its label is {change.label!r} already"))
         else:
@@ -135,14 +145,24 @@ def _fitting(changes: Sequence[Change], catalogue: Catalogue) -> tuple[list[Chan
     return fitting, skipped
 
 
-def _apply_to_table(source: Path, changes: Sequence[Change], record: Path) -> None:
+def boxes_of_one_label(
+    paths: Sequence[str], labels: Sequence[str], boxes: npt.NDArray[Any] | None
+) -> set[tuple[str, str]]:
+    """Images and labels that several boxes carry: the lines of a patch name an image and its label, and cannot tell these apart."""
+    if boxes is None:
+        return set()
+    every = {(path, label, *box) for path, label, box in zip(paths, labels, boxes.tolist(), strict=True)}
+    return {image for image, count in Counter(one[:2] for one in every).items() if count > 1}
+
+
+def _apply_to_table(source: Path, root: Path, changes: Sequence[Change], record: Path) -> None:
     path = table_in(source) if source.is_dir() else source
     before = path.read_bytes()
     if len(before) > _MOST_BYTES:
         raise DataError(
             f"{path} has {len(before):,} bytes, more than the {_MOST_BYTES:,} that a record keeps. Split it."
         )
-    after = rewritten(path, before, changes)
+    after = rewritten(path, before, changes, root)
     content: dict[str, Any] = {
         "version": VERSION,
         "kind": "table",
@@ -173,9 +193,8 @@ def _restore_table(path: Path, content: dict[str, Any], record: Path) -> None:
 def _apply_to_folders(catalogue: Catalogue, changes: Sequence[Change], record: Path) -> None:
     root = catalogue.root.resolve()
     moves = moves_of(catalogue, changes)
-    write_json(
-        record, {"version": VERSION, "kind": "folders", "root": str(root), "moves": [list(one) for one in moves]}
-    )
+    content: dict[str, Any] = {"version": VERSION, "kind": "folders", "root": str(root)}
+    write_json(record, content | {"moves": [list(one) for one in moves], "made": folders_to_make(root, moves)})
     for one in moves:
         move(root, one.source, one.target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -68,6 +69,21 @@ def move(root: Path, source: str, target: str) -> None:
         raise RunError(
             f"cannot move {root / source} to {place}: {error.strerror or error}. Undo the patch, or mend this and apply it again."
         ) from error
+
+
+def folders_to_make(root: Path, moves: Sequence[Move]) -> list[str]:
+    """The folders that moves will make, relative to the root, the deepest first."""
+    parents = {parent for one in moves for parent in PurePosixPath(one.target).parents if parent.parts}
+    return sorted((str(one) for one in parents if not (root / one).exists()), key=lambda one: (-one.count("/"), one))
+
+
+def remove_made(root: Path, made: Sequence[str]) -> None:
+    """Remove those of the folders of :func:`folders_to_make` that are empty again."""
+    for one in made:
+        folder = root / one
+        if not folder.is_symlink() and folder.parent.resolve().is_relative_to(root):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                folder.rmdir()
 
 
 def _rows(catalogue: Catalogue) -> list[tuple[str, str]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from cosphere.data.listing import matching_paths
 from cosphere.data.names import nfc
 from cosphere.data.patches.proposal import REMOVE, Change
-from cosphere.data.table_files import TableFile, decoded, separation, texts
+from cosphere.data.table_files import TableFile, decoded, lines_of, separation, texts
 from cosphere.data.tables import table_columns
 from cosphere.errors import DataError
 
@@ -27,37 +28,38 @@ class _Places(NamedTuple):
     """Of the class's display name, which changes with the label."""
 
 
-def rewritten(path: Path, before: bytes, changes: Sequence[Change]) -> bytes:
+def rewritten(path: Path, before: bytes, changes: Sequence[Change], root: Path) -> bytes:
     """The bytes of a table after a patch.
 
     Args:
         path: of the table, for its kind.
         before: its bytes.
         changes: of images in it.
+        root: folder that its paths start from.
 
     Raises:
-        DataError: it cannot be read as a table.
+        DataError: it cannot be read as a table, or a change fits none of its lines.
     """
+    by_image = {(change.path, change.label): change for change in changes}
     if path.suffix.lower() in {".parquet", ".pq"}:
-        return _parquet(before, changes, path.name)
+        return _parquet(before, by_image, path.name, root)
     try:
         text, encoding = decoded(before, [], whole=True)
         skip, separator = separation(text)
     except ValueError as error:
         raise DataError(f"{path.name} cannot be read as a table: {error}.") from error
-    lines = text.splitlines(keepends=True)
-    kept = lines[:skip]
+    lines = lines_of(text)
     reader = csv.reader(lines[skip:], delimiter=separator, skipinitialspace=True)
-    header = next(reader)
-    kept += lines[skip : skip + reader.line_num]
-    places = _places(header, path.name)
-    by_image = {(change.path, change.label): change for change in changes}
-    names = _display_names(lines[skip:], separator, places)
-    start = reader.line_num
+    places = _places(next(reader), path.name)
+    kept, start, rows = lines[: skip + reader.line_num], reader.line_num, []
     for row in reader:
-        here = lines[skip + start : skip + reader.line_num]
+        rows.append((row, lines[skip + start : skip + reader.line_num]))
         start = reader.line_num
-        change = by_image.get(_key(row, places))
+    keys = _keys(root, *zip(*(_image(row, places) for row, _ in rows), strict=True))
+    _check_found(by_image, keys, path.name)
+    names = _display_names([row for row, _ in rows], keys, places)
+    for (row, here), key in zip(rows, keys, strict=True):
+        change = by_image.get(key)
         if change is None:
             kept += here
         elif change.action != REMOVE:
@@ -66,6 +68,19 @@ def rewritten(path: Path, before: bytes, changes: Sequence[Change]) -> bytes:
                 row[places.name] = names.get(change.new_label, change.new_label)
             kept.append(_line(row, separator, here[-1]))
     return "".join(kept).encode(encoding)
+
+
+def _keys(root: Path, paths: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Path and label of each line as the catalogue has them; the disk may write a path in another way."""
+    found, _, _ = matching_paths(root, [posixpath.normpath(path) for path in paths])
+    return list(zip(found, map(nfc, labels), strict=True))
+
+
+def _check_found(by_image: Mapping[tuple[str, str], Change], keys: Sequence[tuple[str, str]], name: str) -> None:
+    lost = set(by_image).difference(keys)
+    if lost:
+        image, label = min(lost)
+        raise DataError(f"{name} has no line for {image} with label {label!r} as written there. Change it by hand.")
 
 
 def _places(header: list[str], name: str) -> _Places:
@@ -78,20 +93,19 @@ def _places(header: list[str], name: str) -> _Places:
     return _Places(path, label, name_place)
 
 
-def _key(row: list[str], places: _Places) -> tuple[str, str]:
-    """Path and label of a line as the catalogue has them."""
+def _image(row: list[str], places: _Places) -> tuple[str, str]:
+    """The cells of path and label; empty ones of a short line."""
     if len(row) <= max(places.path, places.label):
         return "", ""
-    return posixpath.normpath(row[places.path].strip()), nfc(row[places.label].strip())
+    return row[places.path].strip(), row[places.label].strip()
 
 
-def _display_names(lines: list[str], separator: str, places: _Places) -> dict[str, str]:
+def _display_names(rows: list[list[str]], keys: Sequence[tuple[str, str]], places: _Places) -> dict[str, str]:
     """The display name of each label."""
-    if places.name is None:
+    place = places.name
+    if place is None:
         return {}
-    rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    next(rows)
-    return {_key(row, places)[1]: row[places.name] for row in rows if len(row) > places.name}
+    return {label: row[place] for row, (_, label) in zip(rows, keys, strict=True) if len(row) > place}
 
 
 def _line(row: list[str], separator: str, last: str) -> str:
@@ -102,13 +116,12 @@ def _line(row: list[str], separator: str, last: str) -> str:
     return text.getvalue()
 
 
-def _parquet(before: bytes, changes: Sequence[Change], name: str) -> bytes:
+def _parquet(before: bytes, by_image: Mapping[tuple[str, str], Change], name: str, root: Path) -> bytes:
     frame = pd.read_parquet(io.BytesIO(before))
     columns = table_columns(TableFile(frame, name, None), "required")
-    paths = [posixpath.normpath(cell or "") for cell in texts(frame[columns["path"]])]
-    labels = [nfc(cell or "") for cell in texts(frame[columns["label"]])]
-    by_image = {(change.path, change.label): change for change in changes}
-    found = [by_image.get(key) for key in zip(paths, labels, strict=True)]
+    keys = _keys(root, *([cell or "" for cell in texts(frame[columns[one]])] for one in ("path", "label")))
+    _check_found(by_image, keys, name)
+    found, labels = [by_image.get(key) for key in keys], [label for _, label in keys]
     new: list[Any] = frame[columns["label"]].tolist()
     kind = frame[columns["label"]].dtype
     for row, change in enumerate(found):
