@@ -20,6 +20,11 @@ MOST_IMAGES = 10**6
 """Most images in a batch."""
 MOST_WORKERS = 256
 """Most processes that decode."""
+SHORTEST = 1e-6
+"""Embeddings shorter than this have no direction: they are left out of pair losses and rank as zero vectors.
+
+1e-12, the usual choice, turns a zero row into gradients of order 1e12.
+"""
 _LARGEST_SEED = 2**63 - 1
 """The largest that torch takes."""
 

@@ -11,13 +11,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
+from cosphere.checks import SHORTEST as SHORTEST  # re-exported; programs without torch import it from there
 from cosphere.errors import SizeError
-
-SHORTEST = 1e-6
-"""Embeddings shorter than this have no direction: they are left out of pair losses and rank as zero vectors.
-
-1e-12, the usual choice, turns a zero row into gradients of order 1e12.
-"""
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -101,7 +96,7 @@ class Directions(NamedTuple):
     unit: Tensor
     """(B, D) float32 or float64. A row without a direction is all zeros and passes no gradient."""
     alive: Tensor
-    """(B,) bool. False where the embedding was shorter than :data:`SHORTEST`."""
+    """(B,) bool. False where the embedding was shorter than :data:`cosphere.checks.SHORTEST`."""
 
 
 def directions(embeddings: Tensor) -> Directions:

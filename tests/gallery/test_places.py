@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +19,8 @@ import pytest
 from making_gallery import DIM, content, rows_of
 
 from cosphere.errors import RunError
-from cosphere.gallery import Store, check_all, compact, library_version, version_warning
-from cosphere.gallery.sqlite import SAFE_VERSION
+from cosphere.gallery import Space, Store, check_all, compact, library_version, prove_deleted, version_warning
+from cosphere.gallery.sqlite import SAFE_VERSION, Connection
 
 
 def run(code: str, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -77,6 +79,36 @@ def test_a_moved_folder_opens(empty: Store, tmp_path: Path) -> None:
     with Store.open(tmp_path / "a new place; with 'odd' #?% characters") as moved:
         assert len(content(moved)) == 1100
         moved.delete(["7"])
+        check_all(moved)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_folder_that_was_moved_while_it_was_open_is_an_error(replaced: bool, writes: bool, empty: Store) -> None:
+    empty.add(["a"], *rows_of(1))
+    if not writes:
+        empty.close()
+    with Store.open(empty.folder) as reader:
+        assert "a" in reader
+        shutil.move(empty.folder, f"{empty.folder}-moved")
+        if replaced:
+            shutil.copytree(f"{empty.folder}-moved", empty.folder)
+        store = empty if writes else reader
+        for work in (
+            lambda: store.state(),
+            lambda: list(store),
+            lambda: list(store.vectors()),
+            *(
+                (lambda: store.add(["b"], *rows_of(1)), lambda: store.delete(["a"]), lambda: compact(store))
+                if writes
+                else ()
+            ),
+        ):
+            with pytest.raises(RunError, match="was moved, removed or replaced while it was open"):
+                work()
+        empty.close()
+    with Store.open(f"{empty.folder}-moved") as moved:
+        assert [item.id for item in moved] == ["a"]
         check_all(moved)
 
 
@@ -140,6 +172,66 @@ def test_a_read_only_copy_of_a_killed_gallery(empty: Store, read_only: Callable[
         RunError, match=r"gallery\.sqlite-wal holds changes .* Open the folder once where it can be written"
     ):
         Store.open(read_only(empty.folder))
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="another user is tried, which needs the superuser"
+)
+def test_a_user_who_may_only_read_sees_what_another_one_writes() -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as after:
+        after.callback(os.seteuid, 0)
+        Path(name).chmod(0o755)
+        one = np.ones((1, 4), np.float32)
+
+        def write(id_: str) -> Store:
+            writer = Store.create(folder, Space(dim=4)) if id_ == "a" else Store.open(folder)
+            writer.add([id_], one)
+            return writer
+
+        folder = Path(name) / "gallery"
+        write("a").close()
+        os.seteuid(65534)
+        reader = after.enter_context(Store.open(folder))
+        assert [item.id for item in reader] == ["a"]
+        with pytest.raises(RunError, match="cannot be written: Permission denied"):
+            reader.delete(["a"])
+        proof = prove_deleted(folder, ["gone.jpg"])
+        assert (proof.holds, proof.flushed) == (True, False)
+        os.seteuid(0)
+        writer = write("b")
+        os.seteuid(65534)
+        assert [item.id for item in reader] == ["a", "b"]
+        assert "b" in reader
+        reader.close()
+        os.seteuid(0)
+        writer.close()
+        os.seteuid(65534)
+        with Store.open(folder) as fresh:
+            assert "c" not in fresh
+
+            def read_while_another_writes() -> None:
+                with fresh.reading():
+                    os.seteuid(0)
+                    write("c").close()
+                    os.seteuid(65534)
+
+            with pytest.raises(RunError, match="was changed by another process while it was read"):
+                read_while_another_writes()
+            assert "c" in fresh
+
+
+def test_closing_on_a_full_disk_is_no_error(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty.add(["a"], *rows_of(1))
+
+    def full(*_: object) -> bool:
+        raise RunError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "checkpoint", full)
+        empty.close()  # what was added is committed, in the log
+    with Store.open(empty.folder) as other:
+        assert [item.id for item in other] == ["a"]
+        other.delete(["a"])
 
 
 def test_a_full_disk_loses_nothing(empty: Store) -> None:

@@ -175,7 +175,13 @@ def test_missing_values_leave_the_column_out(empty: Store) -> None:
             r"column 'x' of item 2 is a list; wanted a text, a number or a truth value",
         ),
         (["a", "b", "c"], [{}, {}, {"x": float("inf")}], r"column 'x' of item 2 is infinite"),
-        (["a", "b", "c"], [{}, {}, {"x": 2**63}], r"column 'x' of item 2 is 9\.223e\+18; whole numbers have 64 bits"),
+        (["a", "b", 10**5000], None, r"id 2 is a int; wanted a text"),
+        (
+            ["a", "b", "c"],
+            [{}, {}, {"x": 2**63}],
+            r"column 'x' of item 2 is too large a whole number; wanted one that 64",
+        ),
+        (["a", "b", "c"], [{}, {}, {"x": -(10**5000)}], r"column 'x' of item 2 is too large a whole number"),
         (["a", "b", "c"], [{}, {}, {"x": "y" * 70_000}], r"column 'x' of item 2 has more than 65,536 bytes"),
         (["a", "b", "c"], [{}, {}, {"id": 1}], r"item 2 has a column 'id'; wanted a text other than"),
         (["a", "b", "c"], [{}, {}, "x"], r"metadata of item 2 is a str; wanted names with values"),
@@ -196,7 +202,10 @@ def test_rows_that_cannot_be_compared_are_named(empty: Store) -> None:
         empty.add(list("abcde"), rows, codes)
     rows[[1, 4]] = 1
     rows[2] = 0
-    with pytest.raises(DataError, match=r"1 embedding \('c'\) is zero, without a direction\. Leave them out"):
+    rows[3] = 1e-8  # a search takes it for zero: nothing would ever be near
+    with pytest.raises(
+        DataError, match=r"2 embeddings \('c', 'd'\) are zero or shorter than 1e-06, without a direction"
+    ):
         empty.add(list("abcde"), rows, codes)
     with pytest.raises(DataError, match="hold NaN or infinity"):
         empty.add(["big", "bigger"], np.full((2, DIM), 1e300), codes[:2])  # infinite in float32
@@ -231,6 +240,15 @@ def test_deleting_by_id_and_by_filter(empty: Store) -> None:
         empty.delete(["a", "g", "h"])
     with pytest.raises(DataError, match="what should be deleted"):
         empty.delete()
+    for ids, error in (
+        ("\ud800", "'.ud800' cannot be"),
+        (b"a", "b'a' cannot be"),
+        (["a", 1.5], "a float cannot be"),
+        (7, "'7'"),
+    ):
+        with pytest.raises(DataError, match=error):
+            empty.delete(ids)  # type: ignore[arg-type]
+        assert ids not in empty
     assert empty.delete(where={"label": "x"}).ids == ("a", "b")
     assert empty.delete(["c", "e"], where={"label": "y"}).ids == ("c",)
     assert empty.delete(where={"label": "nothing"}).ids == ()
@@ -238,6 +256,18 @@ def test_deleting_by_id_and_by_filter(empty: Store) -> None:
     generation = empty.state().generation
     empty.delete(where={"label": "nothing"})
     assert empty.state().generation == generation
+
+
+def test_whole_numbers_are_the_ids_that_they_became(empty: Store) -> None:
+    empty.add([7, np.int64(8), "09"], *rows_of(3))
+    assert 7 in empty
+    assert np.int64(8) in empty
+    assert 9 not in empty
+    for where in ({"id": 7}, {"id": [7, 9]}, {"id": ("=", "7")}, {"id": ("<", 8), "label": ("exists", False)}):
+        assert [item.id for item in empty.find(where=where)] == (["7"] if "<" not in str(where) else ["7", "09"]), where
+    assert empty.find(where={"id": [7.0, True]}) == []
+    assert empty.delete(7).ids == ("7",)
+    assert empty.delete([np.int64(8)]).ids == ("8",)
 
 
 def test_a_deletion_removes_index_files(empty: Store) -> None:

@@ -135,6 +135,15 @@ def test_sql_is_data(filled: Store) -> None:
         ({"a": ("starts with", 1)}, "'starts with' of column 'a' takes a text, got 1"),
         ({"a": {"b": 1}}, "is a dict; wanted a text, a number or a truth value"),
         ([{"a": 1}, "b"], "a filter holds 'b'; wanted columns with values"),
+        (
+            {"a": ("!=", "mug", "vase")},
+            r"column 'a' has operator '!=' with 2 values; wanted one\. Give a pair; .*\('in', \[",
+        ),
+        ({"a": ("exists",)}, "column 'a' has operator 'exists' with 0 values; wanted one"),
+        ({"a\udcff": 1}, "a column's name in a filter is not valid Unicode"),
+        ({"a": "\udcff"}, "a value that column 'a' is compared with is not valid Unicode"),
+        ({"a": 10**5000}, "a value that column 'a' is compared with is too large a whole number"),
+        ({"id": ("<", {})}, "a value that column 'id' is compared with is a dict"),
     ],
 )
 def test_a_wrong_filter_is_explained(where: Any, error: str) -> None:

@@ -15,6 +15,11 @@ from cosphere.gallery.where_text import where_of
     ("text", "metadata", "holds"),
     [
         ("label=mug", {"label": "mug"}, True),
+        ("label==mug", {"label": "mug"}, True),
+        ('label=="=mug"', {"label": "=mug"}, True),
+        ("label=NaN", {"label": "NaN"}, True),
+        ("label!=-Infinity", {"label": "-Infinity"}, False),
+        ("label=1e999", {"label": "1e999"}, True),
         ("label = mug", {"label": "mug"}, True),
         ("label=a=b", {"label": "a=b"}, True),
         ("label!=mug", {"label": "mug"}, False),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import DataError, SizeError, agreeing
 from cosphere.gallery.schema import Space
-from cosphere.gallery.values import Value, check_codes, check_ids, check_metadata, check_vectors, shown
+from cosphere.gallery.values import Value, as_id, check_codes, check_ids, check_metadata, check_vectors, shown
 
 Existing = Literal["refuse", "skip", "replace"]
 MOST_THUMBNAIL_BYTES = 2**22
@@ -62,9 +62,19 @@ def check_new(there: Collection[str], existing: Existing) -> None:
         )
 
 
-def names_to_delete(ids: Sequence[str] | str) -> list[str]:
-    """The ids as a list, each once."""
-    return list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+def names_to_delete(ids: Any) -> list[str]:
+    """The ids as a list, each once; whole numbers become texts, as they did when they were added.
+
+    Raises:
+        DataError: one cannot be an id.
+    """
+    listed = [ids] if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) else list(ids)
+    names = [as_id(one) for one in listed]
+    if None in names:
+        wrong = listed[names.index(None)]
+        came = f"{wrong[:80]!r}" if isinstance(wrong, str | bytes) else f"a {type(wrong).__name__}"
+        raise DataError(f"{came} cannot be the id of an item; wanted a text. Check the ids; nothing was deleted.")
+    return list(dict.fromkeys(cast(list[str], names)))
 
 
 def check_there(names: Sequence[str], there: Collection[str]) -> None:

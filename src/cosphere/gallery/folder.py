@@ -123,7 +123,8 @@ class GalleryFolder:
                 for connection in (self._reader, self._writer):
                     if connection is not None:
                         if connection is self._writer:
-                            connection.checkpoint("PASSIVE")
+                            with contextlib.suppress(RunError):  # a full disk: all is committed, in the log
+                                connection.checkpoint("PASSIVE")
                         connection.close()
             finally:
                 self._reader = self._writer = None
@@ -141,9 +142,13 @@ class GalleryFolder:
         with self._guard:
             connection = self._writer
             if connection is None:
+                if self._reader is not None and self._reader.outdated:
+                    self._reader.close()
+                    self._reader = None
                 if self._reader is None:
                     self._reader = reading_only(self.file)
                 connection = self._reader
+            connection.check_place()
             with connection.reading():
                 yield connection
 
@@ -173,6 +178,7 @@ class GalleryFolder:
 
     def _claimed(self) -> Connection:
         if self._writer is not None:
+            self._writer.check_place()
             return self._writer
         if not is_there(self.file):
             raise RunError(f"{self.folder} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
@@ -225,8 +231,17 @@ def check_space(space: Space) -> None:
     check_choice("holds", space.holds, HOLDS)
 
 
+def may(path: Path, right: int) -> bool:
+    """Whether this process has a right, such as ``os.W_OK``, to a file or folder; on a read-only disk nobody may write."""
+    return os.access(path, right, effective_ids=os.access in os.supports_effective_ids)
+
+
 def reading_only(file: Path) -> Connection:
-    """A connection that only reads. On a read-only disk, SQLite opens a cleanly closed file only if nobody can change it."""
+    """A connection that only reads.
+
+    Where the folder may not be written, because of its disk or its rights, SQLite opens a cleanly closed file only if told that
+    nobody changes it; such a connection notices when somebody did.
+    """
     connection = Connection(file, "read")
     try:
         connection.one("PRAGMA schema_version")
@@ -237,7 +252,7 @@ def reading_only(file: Path) -> Connection:
     except RunError as error:
         connection.close()
         log = file.with_name(f"{file.name}-wal")
-        if "unable to open" not in str(error):
+        if not may(file, os.R_OK) or may(file.parent, os.W_OK):
             raise
         if log.exists() and log.stat().st_size:
             raise RunError(

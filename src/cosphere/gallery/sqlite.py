@@ -80,6 +80,8 @@ class Connection:
         self.path, self.mode = path, mode
         self._open: Any = None
         self._inside = False
+        self._stamp = _stamp(path)
+        self._file: tuple[int, int] | None = None
         with self.explained():
             self._open = _opened(path, mode)
             self.run(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
@@ -92,6 +94,7 @@ class Connection:
                 self._prepare_writing()
             else:
                 self.run("PRAGMA query_only = ON")
+        self._file = _file(path)
 
     def _prepare_writing(self) -> None:
         self.run("PRAGMA synchronous = FULL")
@@ -155,9 +158,41 @@ class Connection:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """One committed state for every query inside, whatever a writer does meanwhile."""
-        with self._between("BEGIN"):
-            yield
+        """One committed state for every query inside, whatever a writer does meanwhile.
+
+        Raises:
+            RunError: the file of a ``frozen`` connection was written meanwhile, so what was read may be of two states.
+        """
+        try:
+            with self._between("BEGIN"):
+                yield
+        except DamagedError as error:
+            if self.outdated:
+                raise self._changed() from error
+            raise
+        if self.outdated:
+            raise self._changed()
+
+    def check_place(self) -> None:
+        """Raise unless the file still lies where it was opened; elsewhere, what is written would go where nobody looks.
+
+        Raises:
+            RunError: it was moved, removed, or replaced by another one.
+        """
+        if _file(self.path) != self._file:
+            raise RunError(
+                f"{self.path} was moved, removed or replaced while it was open. Open it again, where it is now."
+            )
+
+    def _changed(self) -> RunError:
+        return RunError(
+            f"{self.path} was changed by another process while it was read from a folder that may not be written. Try again."
+        )
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the file of a ``frozen`` connection, which takes no locks, was written since it was opened."""
+        return self.mode == "frozen" and _stamp(self.path) != self._stamp
 
     @contextlib.contextmanager
     def _between(self, begin: str) -> Iterator[None]:
@@ -208,6 +243,28 @@ class Connection:
             if type(error).__module__.partition(".")[0] != "apsw" and "apsw" not in type(error).__module__:
                 raise
             raise explanation(self.path, error) from error
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """What tells one file from another; None where there is none."""
+    try:
+        known = path.stat()
+    except OSError:
+        return None
+    return known.st_dev, known.st_ino
+
+
+def _stamp(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """What tells whether a file or its write-ahead log was written."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for one in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            known = one.stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((known.st_ino, known.st_size, known.st_mtime_ns))
+    return tuple(stamps)
 
 
 def _opened(path: Path, mode: Mode) -> Any:

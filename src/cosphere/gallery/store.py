@@ -30,6 +30,7 @@ from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space, State, damaged, read_space, read_state, write_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.traces import left_over
+from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Filter, Where, matching, parse
 
 
@@ -93,8 +94,9 @@ class Store(GalleryFolder):
 
     def __contains__(self, id_: object) -> bool:
         """Whether there is an item of this id."""
+        name = as_id(id_)
         with self.reading() as connection:
-            return isinstance(id_, str) and bool(items.find(connection, [id_]))
+            return name is not None and bool(items.find(connection, [name]))
 
     def __iter__(self) -> Iterator[Item]:
         """Every item in the order in which they were added, all of one committed state."""
@@ -150,6 +152,7 @@ class Store(GalleryFolder):
         Raises:
             DamagedError: a block or an item is not what was written.
         """
+        self.state()  # an error now, and not at the first block
         connection = reading_only(self.file)
         try:
             with connection.reading():
@@ -247,7 +250,7 @@ class Store(GalleryFolder):
             ),
         )
 
-    def find(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> list[Item]:
+    def find(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> list[Item]:
         """The items that :meth:`delete` would delete.
 
         Raises:
@@ -257,7 +260,7 @@ class Store(GalleryFolder):
         with self.reading() as connection:
             return items.read(connection, self._chosen(connection, ids, wanted))
 
-    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deleted:
+    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Deleted:
         """Delete items from vectors, codes, thumbnails and metadata, and every index file, which held copies of their rows.
 
         Args:
@@ -302,7 +305,7 @@ class Store(GalleryFolder):
         """Remove the index files: they hold copies of rows, deleted ones among them."""
         shutil.rmtree(self.folder / INDEXES, ignore_errors=True)
 
-    def _chosen(self, connection: Connection, ids: Sequence[str] | None, wanted: Filter | None) -> list[int]:
+    def _chosen(self, connection: Connection, ids: Sequence[Any] | str | None, wanted: Filter | None) -> list[int]:
         if ids is None:
             return rows_where(connection, wanted).tolist()  # type: ignore[no-any-return]
         names = names_to_delete(ids)

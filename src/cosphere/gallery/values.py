@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cosphere.checks import SHORTEST
 from cosphere.errors import DataError, SizeError, agreeing, counted
 from cosphere.gallery.schema import Space
 
@@ -18,6 +19,8 @@ Value = str | int | float | bool
 
 MOST_ID_BYTES = 4096
 """Longest id, in UTF-8."""
+_MOST_ID_BITS = 4096
+"""Of a whole number that is given as an id."""
 MOST_NAME_BYTES = 1024
 """Longest name of a column, in UTF-8."""
 MOST_VALUE_BYTES = 2**16
@@ -52,12 +55,22 @@ def shown(ids: Sequence[str], noun: str, most: int = 3) -> str:
     return f"{counted(len(ids), noun)} ({first}{', ...' if len(ids) > most else ''})"
 
 
+def as_id(value: Any) -> str | None:
+    """The id that a value stands for, whole numbers as text; None for what no item can have as its id."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value).bit_length() <= _MOST_ID_BITS:
+        return str(value)
+    try:
+        return str(value) if isinstance(value, str) and value.encode() else None
+    except UnicodeEncodeError:
+        return None
+
+
 def _id(value: Any, place: int) -> str:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = str(value)
+    if not isinstance(value, str):
+        value = as_id(value) or value
     if not isinstance(value, str):
         raise DataError(f"id {place} is a {type(value).__name__}; wanted a text. Convert it with str().")
-    size = _bytes(value, f"id {place}")
+    size = text_bytes(value, f"id {place}")
     if not 1 <= size <= MOST_ID_BYTES:
         raise DataError(
             f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES}. Choose another."
@@ -65,7 +78,12 @@ def _id(value: Any, place: int) -> str:
     return str(value)
 
 
-def _bytes(text: str, what: str) -> int:
+def text_bytes(text: str, what: str) -> int:
+    """Bytes of a text in UTF-8.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, as the name of a file that is not UTF-8 does.
+    """
     try:
         return len(text.encode())
     except UnicodeEncodeError:
@@ -90,18 +108,22 @@ def check_metadata(columns: Mapping[str, Any] | None, place: int) -> dict[str, V
     for name, value in (columns or {}).items():
         if not isinstance(name, str) or not name or name == ID:
             raise DataError(f"item {place} has a column {name!r}; wanted a text other than '' and 'id'. Rename it.")
-        if _bytes(name, f"a column's name of item {place}") > MOST_NAME_BYTES:
+        if text_bytes(name, f"a column's name of item {place}") > MOST_NAME_BYTES:
             raise DataError(f"a column's name of item {place} has more than {MOST_NAME_BYTES} bytes. Shorten it.")
-        plain = _value(value, name, place)
+        plain = check_value(value, f"column {name[:80]!r} of item {place}")
         if plain is not None:
             kept[name] = plain
     return kept
 
 
-def _value(value: Any, name: str, place: int) -> Value | None:
+def check_value(value: Any, about: str) -> Value | None:
+    """One metadata value; None for a missing one.
+
+    Raises:
+        DataError: it cannot be kept.
+    """
     if isinstance(value, np.generic):
         value = value.item()
-    about = f"column {name[:80]!r} of item {place}"
     if (
         value is None
         or (isinstance(value, float) and math.isnan(value))
@@ -109,14 +131,14 @@ def _value(value: Any, name: str, place: int) -> Value | None:
     ):
         return None
     if isinstance(value, str):
-        if _bytes(value, about) > MOST_VALUE_BYTES:
+        if text_bytes(value, about) > MOST_VALUE_BYTES:
             raise DataError(f"{about} has more than {MOST_VALUE_BYTES:,} bytes of text. Shorten it.")
         return str(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            raise DataError(f"{about} is {value:.3e}; whole numbers have 64 bits. Give it as text.")
+            raise DataError(f"{about} is too large a whole number; wanted one that 64 bits hold. Give it as text.")
         return value
     if isinstance(value, float):
         if math.isinf(value):
@@ -160,7 +182,8 @@ def check_vectors(vectors: npt.NDArray[Any] | None, space: Space, ids: Sequence[
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(vectors, dtype="<f4")
     _refuse(~np.isfinite(rows).all(axis=1), ids, "hold NaN or infinity", "Embed again in float32, or leave them out.")
-    _refuse(~rows.any(axis=1), ids, "are zero, without a direction", "Leave them out.")
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    _refuse(lengths <= SHORTEST, ids, f"are zero or shorter than {SHORTEST:g}, without a direction", "Leave them out.")
     return rows
 
 

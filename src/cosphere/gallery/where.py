@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.errors import DataError, did_you_mean
+from cosphere.errors import DataError, counted, did_you_mean
 from cosphere.gallery.items import groups, known_numbers, marks
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.values import ID, Value, check_metadata
+from cosphere.gallery.values import ID, Value, as_id, check_value, text_bytes
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Numbers = npt.NDArray[np.int64]
@@ -115,6 +115,12 @@ def _conditions(column: Any, wanted: Any) -> list[Condition]:
 def _condition(column: Any, wanted: Any) -> Condition:
     if not isinstance(column, str):
         raise DataError(f"a filter names column {column!r}; wanted a text.")
+    text_bytes(column, "a column's name in a filter")
+    if isinstance(wanted, tuple) and len(wanted) != 2 and wanted and wanted[0] in OPERATORS:
+        raise DataError(
+            f"a filter of column {column!r} has operator {wanted[0]!r} with {counted(len(wanted) - 1, 'value')}; wanted one. "
+            "Give a pair; to compare with several, ('in', [...])."
+        )
     if isinstance(wanted, tuple) and len(wanted) == 2 and isinstance(wanted[0], str):
         operator, values = wanted
     elif isinstance(wanted, list | set | frozenset | tuple | np.ndarray):
@@ -140,7 +146,9 @@ def _condition(column: Any, wanted: Any) -> Condition:
 
 
 def _plain(column: str, value: Any) -> Value:
-    plain = check_metadata({"value": value}, 0).get("value")
+    if column == ID:
+        value = as_id(value) or value
+    plain = check_value(value, f"a value that column {column[:80]!r} is compared with")
     if plain is None:
         raise DataError(f"a filter compares column {column!r} with a missing value. Use ('exists', False).")
     return plain
@@ -173,7 +181,9 @@ def _rows_of(connection: Connection, condition: Condition, number: int | None, e
         return np.setdiff1d(every(), _rows_of(connection, opposite, number, every), assume_unique=True)
     if operator == "exists" and condition.column == ID:
         return every()
-    if condition.column != ID and number is None:
+    if condition.column == ID:  # whose column would take numbers for their texts
+        values = tuple(value for value in values if isinstance(value, str))
+    if not values or (condition.column != ID and number is None):
         return np.zeros(0, dtype=np.int64)
     table, column, about = ("item", "id", ()) if condition.column == ID else ("fact", "value", (number,))
     named = "" if condition.column == ID else "name = ? AND "

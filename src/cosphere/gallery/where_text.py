@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from cosphere.errors import DataError
 from cosphere.gallery.where import Where
 
-_OPERATOR = re.compile(r"(!=|>=|<=|\^=|=|>|<)")
+_OPERATOR = re.compile(r"(!=|>=|<=|\^=|==?|>|<)")
 FORMS = "COLUMN=VALUE, or !=, <, <=, >, >=, ^= (begins with)"
 
 
@@ -38,7 +39,7 @@ def where_of(texts: Sequence[str]) -> Where | None:
         column = text[: found.start()].strip() if found else ""
         if found is None or not column:
             raise DataError(f"--where {text!r} is not a condition; wanted {FORMS}.")
-        where.setdefault(column, []).append(_test(found[0], text[found.end() :].strip()))
+        where.setdefault(column, []).append(_test(found[0].replace("==", "="), text[found.end() :].strip()))
     return where or None
 
 
@@ -57,7 +58,12 @@ def _test(operator: str, text: str) -> tuple[str, Any]:
 def _value(text: str) -> Any:
     """JSON where it is a number, a truth value, a list or a quoted text; else the text itself."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_not_finite)
     except (ValueError, RecursionError):
         return text
-    return text if value is None or isinstance(value, dict) else value
+    return text if value is None or isinstance(value, dict) or value in (math.inf, -math.inf) else value
+
+
+def _not_finite(name: str) -> float:
+    """Leave NaN and Infinity, which are no JSON, to be texts."""
+    raise ValueError(name)

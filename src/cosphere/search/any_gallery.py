@@ -246,7 +246,7 @@ class AnyGallery(ABC):
         item = self.get(id_)
         own = item.code if self._kind(precision) == "codes" else item.embedding
         found = self.search_many(cast(npt.NDArray[Any], own)[None], k + 1, where, precision=precision)[0]
-        return [hit for hit in found if hit.id != id_][:k]
+        return [hit for hit in found if hit.id != item.id][:k]
 
     def _kind(self, precision: Precision | None) -> str:
         space = self.space
@@ -263,5 +263,8 @@ class AnyGallery(ABC):
 
     def _needed_embedder(self, purpose: str) -> Embedder:
         if self.embedder is None:
-            raise SettingsError(f"the gallery was opened without a model, which is needed {purpose}. Give embedder.")
+            raise SettingsError(
+                f"the gallery was opened without a model, which is needed {purpose}. Give embedder; or give numbers as an array or "
+                "tensor: (N, D) embeddings, a (D,) query."
+            )
         return self.embedder

@@ -23,6 +23,7 @@ from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.gallery import Compacted, Deleted, Item, Space, Store, Where, check_all, compact, parse
 from cosphere.gallery.items import find, read, read_thumbnails
 from cosphere.gallery.sqlite import Connection
+from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Filter, matching
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
@@ -140,9 +141,9 @@ class Gallery(AnyGallery):
 
     # Changing
 
-    def delete(self, ids: Sequence[str] | str | None = None, *, where: Where | None = None) -> Deleted:
+    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Deleted:
         """Delete items: from vectors, codes, thumbnails, metadata and index files. See :meth:`Store.delete`."""
-        return self.store.delete([ids] if isinstance(ids, str) else ids, where=where)
+        return self.store.delete(ids, where=where)
 
     def compact(self, progress: Progress | None = None) -> Compacted:
         """Take deleted rows out of the file; see :func:`cosphere.gallery.compact`."""
@@ -305,7 +306,8 @@ class Gallery(AnyGallery):
             check_model(space, self.embedder, self.path)
 
     def _row_of(self, connection: Connection, id_: str) -> int:
-        row = find(connection, [id_]).get(id_) if isinstance(id_, str) else None
+        name = as_id(id_)
+        row = None if name is None else find(connection, [name]).get(name)
         if row is None:
             raise DataError(f"{id_!r} is not an id of {self.path}. `cosphere index info` shows some.")
         return row

@@ -53,7 +53,9 @@ def per_item(metadata: Any, count: int) -> list[Mapping[str, Any] | None]:
         columns = {name: _column(name, values, count) for name, values in metadata.items()}
         return [{name: values[place] for name, values in columns.items()} for place in range(count)]
     if isinstance(metadata, str) or not isinstance(metadata, Sequence) or len(metadata) != count:
-        size = len(metadata) if hasattr(metadata, "__len__") else "none"
+        size = (
+            len(metadata) if hasattr(metadata, "__len__") and not isinstance(metadata, str) else type(metadata).__name__
+        )
         raise SizeError(
             f"want metadata of {counted(count, 'item')}, got {size}. Give one mapping for each, or columns."
         )

@@ -115,9 +115,9 @@ class PostgresGallery(AnyGallery):
             item.id, item.metadata, cast(Float32s | None, vector), cast(npt.NDArray[np.uint8] | None, code), thumbnail
         )
 
-    def delete(self, ids: Sequence[str] | str | None = None, *, where: Where | None = None) -> Removed:
+    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Removed:
         """Delete items, all or none; see :meth:`PostgresStore.delete`."""
-        return self.store.delete([ids] if isinstance(ids, str) else ids, where=where)
+        return self.store.delete(ids, where=where)
 
     def compact(self) -> Compacted:
         """Rewrite the table without what was deleted; see :meth:`PostgresStore.compact`."""

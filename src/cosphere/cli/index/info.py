@@ -55,7 +55,7 @@ def show(known: About | AboutServer, path: str) -> None:
     """A table of two columns, and notes."""
     space = known.space
     table = console.table_of(path, "what", "")
-    table.columns[1].justify = "left"
+    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
     table.show_header = False
     number = "float16" if isinstance(known, AboutServer) and known.stored == "float16" else "float32"
     kept = {"floats": number, "codes": "bits", "both": f"{number} and bits"}[space.holds]

@@ -30,6 +30,7 @@ from cosphere.gallery.postgres.conversion import (
 from cosphere.gallery.postgres.database import GallerySchema
 from cosphere.gallery.postgres.filters import Clause, clause_of
 from cosphere.gallery.store import Added
+from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Where, parse
 
 _PAGE = 2000
@@ -51,7 +52,8 @@ class PostgresStore(GallerySchema):
 
     def __contains__(self, id_: object) -> bool:
         """Whether there is an item of this id."""
-        return isinstance(id_, str) and "\0" not in id_ and bool(self.known([id_]))
+        name = as_id(id_)
+        return name is not None and bool(self.known([name]))
 
     def __iter__(self) -> Iterator[Item]:
         """Every item in the order in which they were added, all of one committed state."""
@@ -100,16 +102,18 @@ class PostgresStore(GallerySchema):
             return self._known(connection, ids)
 
     def _known(self, connection: Any, ids: Sequence[str]) -> set[str]:
-        found = connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (list(ids),))
+        names = [one for one in ids if "\0" not in one]  # PostgreSQL cannot even be asked for the others
+        found = connection.execute(f"SELECT id FROM {self.table} WHERE id = ANY(%s)", (names,))
         return {id_ for (id_,) in found}
 
     def whole(self, id_: str) -> tuple[Item, Rows, bytes | None] | None:
         """An item with its rows of numbers and its thumbnail; None if there is none of this id."""
-        if not isinstance(id_, str) or "\0" in id_:
+        name = as_id(id_)
+        if name is None or "\0" in name:
             return None
         query = f"SELECT row, id, columns, vector, code, thumbnail FROM {self.table} WHERE id = %s"
         with self.transaction(reading=True) as connection:
-            found = connection.execute(query, (id_,)).fetchone()
+            found = connection.execute(query, (name,)).fetchone()
         if found is None:
             return None
         row, own, columns, vector, code, picture = found
@@ -166,7 +170,7 @@ class PostgresStore(GallerySchema):
         replaced = len(there) if existing == "replace" else 0
         return Added(len(keep) - replaced, replaced, len(new.ids) - len(keep))
 
-    def find(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> list[Item]:
+    def find(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> list[Item]:
         """The items that :meth:`delete` would delete.
 
         Raises:
@@ -178,7 +182,7 @@ class PostgresStore(GallerySchema):
             query = f"SELECT row, id, columns FROM {self.table} WHERE {chosen.sql} ORDER BY row"
             return [Item(*one) for one in connection.execute(query, chosen.values)]
 
-    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Removed:
+    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Removed:
         """Delete items, all or none.
 
         PostgreSQL keeps their bytes until a vacuum, in its write-ahead log and in backups: deletion is not proved as in a folder.
@@ -199,13 +203,13 @@ class PostgresStore(GallerySchema):
             gone = connection.execute(query, chosen.values).fetchall()
         return Removed(tuple(id_ for _, id_ in sorted(gone)))
 
-    def _chosen(self, connection: Any, ids: Sequence[str] | None, where: Where | None) -> Clause:
+    def _chosen(self, connection: Any, ids: Sequence[Any] | str | None, where: Where | None) -> Clause:
         """The condition for ids, all of which must be there, and a filter."""
         clause = clause_of(None if where is None else parse(where))
         if ids is None:
             return clause
         names = names_to_delete(ids)
-        check_there(names, self._known(connection, [one for one in names if "\0" not in one]))
+        check_there(names, self._known(connection, names))
         return Clause(f"id = ANY(%s) AND {clause.sql}", (names, *clause.values))
 
 
