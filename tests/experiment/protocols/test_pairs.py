@@ -12,7 +12,6 @@ import pytest
 from cosphere.errors import DataError
 from cosphere.evaluate import Embeddings
 from cosphere.experiment import evaluate_protocol
-from cosphere.experiment.protocols.comparing import _odd_pairs
 from cosphere.experiment.protocols.pairs import PairSettings, drawn_pairs, label_scores
 
 
@@ -70,14 +69,6 @@ def test_labelled_embeddings_are_scored_without_files() -> None:
         PairSettings(samples=0),
     )
     assert 0.3 < noise.value("auc") < 0.7
-
-
-def test_odd_pairs_are_named() -> None:
-    assert not _odd_pairs(np.array([[0, 1], [0, 2], [1, 2]]))
-    assert _odd_pairs(np.array([[0, 1], [1, 0], [0, 1], [3, 3]])) == [
-        "1 pair compares an image with itself",
-        "2 pairs are listed more than once",
-    ]
 
 
 def test_a_table_of_pairs_on_any_folder(photos: Path, face_run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cosphere._types import Floats, Integers
 from cosphere.data import Catalogue, PairList, Pairs, find_pairs
-from cosphere.errors import agreeing, counted
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.experiment.protocols.base import Subject
 from cosphere.experiment.protocols.verifying import Flip, ScoredPairs, VerificationSettings, combined, score_pairs
 
@@ -49,15 +49,25 @@ class Embedded:
         paths: M absolute paths.
         place: (N,) the row here of each row of the images; -1 where an image cannot be read.
         data: see :class:`Compared`.
+
+    Raises:
+        DataError: an image cannot be read any more when its mirror image is embedded.
     """
 
     def __init__(self, subject: Subject, images: Catalogue, flip: Flip) -> None:
         plain = subject.embed(images)
-        mirrored = None if flip == "none" else subject.embed(images, mirrored=True).embeddings
-        self.rows = combined(plain.embeddings, mirrored, flip)
-        self.paths = plain.paths
         lost = {os.path.abspath(one.path) for one in plain.skipped}  # noqa: PTH100
         read = np.array([os.path.abspath(path) not in lost for path in images.paths], dtype=bool)  # noqa: PTH100
+        mirrored = None
+        if (
+            flip != "none"
+        ):  # of the images that were read, so that both have the same rows and each failure is told once
+            again = subject.embed(images.rows(np.flatnonzero(read)) if lost else images, mirrored=True)
+            if again.skipped:
+                raise DataError(f"{again.skipped[0].path} could be read once and then no more. Check the disk.")
+            mirrored = again.embeddings
+        self.rows = combined(plain.embeddings, mirrored, flip)
+        self.paths = plain.paths
         self.place: Integers = np.where(read, np.cumsum(read) - 1, -1)
         self.data: dict[str, Any] = {
             "fingerprint": plain.fingerprint,
