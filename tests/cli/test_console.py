@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,18 @@ def test_a_listener_prints_what_it_hears(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr()
     assert shown.err == "note: two files [/x] were left out\nnote: the model was chosen on them\n"
     assert shown.out == ""
+
+
+def test_a_bar_shows_count_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    with console.progress_bar("adding images") as move:
+        move(0, 8144)
+        time.sleep(0.02)
+        for done in (512, 1024):
+            move(done, 8144)
+            time.sleep(0.2)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"adding images .*1,024 of 8,144, [\d,]+/s +\d:\d\d:\d\d", shown)

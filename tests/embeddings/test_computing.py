@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.embeddings import Embeddings, embed, number_classes
+from cosphere.embeddings.computing import _ahead
 from cosphere.errors import DataError, DivergenceError, SettingsError
 
 COLOURS = {"dark": (20, 20, 25), "green": (10, 250, 10), "lonely": (0, 0, 255), "red": (250, 10, 10)}
@@ -160,3 +163,22 @@ def test_classes_are_numbered_as_in_the_whole_catalogue(embedder: Any, catalogue
     assert parts[0].class_names == parts[1].class_names == tuple(catalogue.class_names)
     for part in parts:
         assert [part.class_names[label] for label in part.labels] == [Path(path).parent.name for path in part.paths]
+
+
+def test_the_next_batch_is_read_while_the_present_one_is_used() -> None:
+    asked = [threading.Event() for _ in range(4)]
+
+    def source() -> Iterator[Any]:
+        for number, event in enumerate(asked):
+            event.set()
+            if number == 3:
+                raise DataError("the last one is damaged")
+            yield number
+
+    batches = _ahead(source())
+    for number in range(3):
+        assert next(batches) == number
+        assert asked[number + 1].wait(10)
+    with pytest.raises(DataError, match="the last one is damaged"):
+        next(batches)
+    assert list(_ahead(iter(()))) == []

@@ -16,7 +16,7 @@ from PIL import Image
 import cosphere.embeddings.computing as computing
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.embeddings import EmbeddingStore, embed
-from cosphere.models import Embedder, EmbedderSettings, build_embedder
+from cosphere.models import Embedder, EmbedderSettings, build_embedder, quick
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,19 @@ def test_mirrored_rows_lie_beside_the_others(
     assert passed == before  # neither is computed again
     assert (embed(embedder, images, mirrored=True).embeddings == mirrored).all()
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
+
+
+def test_quick_rows_are_not_kept_and_exact_ones_are_used(
+    embedder: Embedder, images: Catalogue, tmp_path: Path, passed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "_seconds", lambda *_: [1.0, 2.0])
+    store = EmbeddingStore(tmp_path / "cache")
+    fast = embed(embedder, images, store=store, fast=True)
+    assert embedder.quick_note
+    exact = embed(embedder, images, store=store)
+    assert sum(passed) == 2 * len(images)
+    assert np.array_equal(exact.embeddings, embed(embedder, images).embeddings)
+    np.testing.assert_allclose(fast.embeddings, exact.embeddings, rtol=1e-4, atol=1e-5)
+    passed.clear()
+    assert np.array_equal(embed(embedder, images, store=store, fast=True).embeddings, exact.embeddings)
+    assert not passed

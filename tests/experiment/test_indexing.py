@@ -14,8 +14,8 @@ from PIL import Image
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.experiment import Listener, add_to_index, embed_images, migrate_index, search_index
 from cosphere.gallery import Store, migration
-from cosphere.models import Embedder, EmbedderSettings, build_embedder
-from cosphere.search import Gallery
+from cosphere.models import Embedder, EmbedderSettings, build_embedder, quick
+from cosphere.search import Gallery, pictures
 
 
 def bundle_of(path: Path, seed: int, dim: int = 8) -> Path:
@@ -179,3 +179,24 @@ def test_a_migration_can_drop_what_it_cannot_read(bundle: Path, flat: Path, tmp_
         migrate_index(tmp_path / "bare", other)
     with Store.open(tmp_path / "bare") as store, pytest.raises(RunError, match="is not being migrated"):
         migration.pending(store)
+
+
+def test_many_images_are_embedded_in_the_quick_form_which_a_note_says(
+    bundle: Path, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "_seconds", lambda *_: [1.0, 2.0])
+    plain, noted = Notes(), Notes()
+    add_to_index(tmp_path / "plain", flat, model=bundle, listener=plain)
+    monkeypatch.setattr(pictures, "MANY", 9)
+    add_to_index(tmp_path / "quick", flat, model=bundle, listener=noted, batch_size=4)
+    told = [text for text in noted.notes if text.startswith("batch norm is folded into 15 convolutions")]
+    assert len(told) == 1
+    assert [text for text in noted.notes if text not in told] == plain.notes
+    with Gallery.open(tmp_path / "plain") as before, Gallery.open(tmp_path / "quick") as after:
+        for item in before:
+            np.testing.assert_allclose(
+                after.get(item.id).embedding, before.get(item.id).embedding, rtol=1e-4, atol=1e-5
+            )
+    saved = embed_images(bundle, flat, fast=True, listener=noted)
+    assert len(noted.notes) == len(plain.notes) + 2
+    np.testing.assert_allclose(saved.embeddings, embed_images(bundle, flat).embeddings, rtol=1e-4, atol=1e-5)

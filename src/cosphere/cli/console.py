@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
@@ -73,11 +74,26 @@ def table_of(title: str, *columns: str) -> Table:
     return table
 
 
+class _Count(ProgressColumn):
+    """How many are done, of how many, and how many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Empty until the first are done."""
+        if not task.completed or task.total is None:
+            return Text()
+        speed = task.finished_speed or task.speed
+        rate = "" if not speed else f", {speed:,.0f}/s" if speed >= 10 else f", {speed:.2g}/s"
+        return Text(f"{task.completed:,.0f} of {task.total:,.0f}{rate}")
+
+
 @contextmanager
 def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr while it is open; gives the callback that moves it."""
+    """A progress bar on stderr with rate and time left, while it is open; gives the callback that moves it."""
     out = Console(stderr=True)
-    with Bar(console=out, transient=True, disable=not out.is_terminal) as bar:  # else it leaves an empty line in a file
+    columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeRemainingColumn())
+    with Bar(
+        *columns, console=out, transient=True, disable=not out.is_terminal
+    ) as bar:  # else it leaves an empty line in a file
         shown = bar.add_task(task, total=None)
 
         def move(done: int, total: int) -> None:

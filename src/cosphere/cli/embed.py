@@ -14,6 +14,7 @@ from cosphere.experiment.outputs import check_output
 _EXAMPLES = [
     "cosphere embed runs/first photos/ --out photos.npz",
     "cosphere embed runs/first/model photos/ --split test --out test.npz",
+    "cosphere embed runs/first photos/ --out photos.npz --fast true",
 ]
 
 
@@ -29,6 +30,13 @@ def parser() -> CommandParser:
     made.add_argument("--out", type=str, required=True, help="the .npz file to write")
     add_split(made, default="all", without="by default all")
     add_embedding(made)
+    made.add_argument(
+        "--fast",
+        type=bool,
+        default=False,
+        help="embed with batch norm folded into the convolutions where that is faster; rows differ by rounding and are not "
+        "kept for evaluations",
+    )
     return made
 
 
@@ -43,6 +51,7 @@ def run(arguments: list[str]) -> int:
         layout=given.layout,
         classes=given.classes,
         **embedding_options(given),
+        fast=given.fast,
         listener=console.ConsoleListener(),
     )
     embeddings.save(Path(given.out))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -24,6 +26,7 @@ from cosphere.errors import DataError, counted
 from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer
+from cosphere.models.quick import Forward
 
 Precision = Literal["float32", "bf16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
@@ -44,6 +47,7 @@ def embed(
     store: EmbeddingStore | None = None,
     features: FeatureCache | None = None,
     mirrored: bool = False,
+    fast: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every image of a catalogue, in its order, with raw length.
@@ -55,7 +59,7 @@ def embed(
         embedder: the model; its ``preprocessing`` is applied to the images.
         catalogue: N images.
         batch_size: images in one forward pass.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in a thread of this one. Either way the next batch is read meanwhile.
         device: where to compute; None leaves the embedder where it is.
         precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.
         cache: of decoded pixels.
@@ -63,6 +67,8 @@ def embed(
         store: rows that this model computed before; only the other images are embedded, and added to it. float32 only.
         features: of the model's backbone; only the head runs on images that are there, and the others are added.
         mirrored: embed the mirror image of each, flipped left to right after preprocessing; ``features`` are then not used.
+        fast: embed in the quick form of the model, see :meth:`Embedder.encode`: rows differ by rounding, and ``store`` gives rows
+            but keeps none of these.
         progress: called with the number of embedded images.
 
     Raises:
@@ -85,7 +91,7 @@ def embed(
     source: Iterator[_Computed]
     if features is None or mirrored or not len(missing):
         images = ImageRows(catalogue, embedder.preprocessing, cache=cache)
-        source = _of_images(embedder, images, missing, batch_size, workers, precision, mirrored=mirrored)
+        source = _of_images(embedder, images, missing, batch_size, workers, precision, mirrored=mirrored, fast=fast)
     else:
         part = catalogue if len(missing) == len(catalogue) else catalogue.rows(missing)
         table = features.table(embedder, part, workers=workers, cache=cache, max_unreadable=max_unreadable)
@@ -98,7 +104,7 @@ def embed(
             done += batch.asked
             if progress is not None:
                 progress(done, len(catalogue))
-    if store is not None and precision == "float32" and len(missing):
+    if store is not None and precision == "float32" and not fast and len(missing):
         store.keep(embedder, catalogue, Stored(rows, read))
     if not read.any():
         raise DataError(f"none of {counted(len(catalogue), 'image')} can be read. Run `cosphere data check` on them.")
@@ -128,6 +134,7 @@ def _of_images(
     precision: Precision,
     *,
     mirrored: bool,
+    fast: bool,
 ) -> Iterator[_Computed]:
     """Through the whole network."""
     loader = DataLoader(
@@ -139,10 +146,12 @@ def _of_images(
         generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
     )
     device = next(embedder.parameters()).device
-    for number, batch in enumerate(loader):
+    autocast = _AUTOCAST[precision]
+    forward = embedder.inference(fast=True, autocast=autocast) if fast else partial(infer, embedder, autocast=autocast)
+    for number, batch in enumerate(_ahead(loader)):
         nothing = np.zeros((0, embedder.output_dim), dtype=np.float32)
         batch = batch._replace(pixels=batch.pixels.flip(-1)) if mirrored else batch
-        values = _forward(embedder, batch, device, precision) if len(batch.rows) else nothing
+        values = _forward(embedder, batch, device, forward) if len(batch.rows) else nothing
         asked = min(batch_size, len(missing) - number * batch_size)
         yield _Computed(batch.rows.numpy(), values, asked, batch.skipped)
 
@@ -161,10 +170,19 @@ def _of_features(
     yield _Computed(missing[:0], np.zeros((0, embedder.output_dim), dtype=np.float32), left_out, table.skipped)
 
 
+def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; a thread makes the next one while the present one is used."""
+    source = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, source, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, source, None)
+            yield batch
+
+
 @torch.inference_mode()
-def _forward(embedder: Embedder, batch: Batch, device: torch.device, precision: Precision) -> Float32s:
-    inputs = embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))
-    rows: Float32s = infer(embedder, inputs, autocast=_AUTOCAST[precision]).numpy()
+def _forward(embedder: Embedder, batch: Batch, device: torch.device, forward: Forward) -> Float32s:
+    rows: Float32s = forward(embedder.preprocessing.to_input(batch.pixels.to(device, non_blocking=True))).numpy()
     return rows
 
 

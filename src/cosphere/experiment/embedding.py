@@ -31,6 +31,7 @@ def embed_images(
     batch_size: int = 64,
     workers: int = 0,
     max_unreadable: float | None = None,
+    fast: bool = False,
     listener: Listener = SILENT,
 ) -> Embeddings:
     """The raw embeddings of images.
@@ -46,7 +47,8 @@ def embed_images(
         workers: processes that decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, for a bundle
             0.01.
-        listener: receives notes of the data, and progress.
+        fast: embed in the quick form of the model on a CPU, see :func:`cosphere.embeddings.embed`. Evaluations do not.
+        listener: receives notes of the data and of the quick form, and progress.
 
     Raises:
         RunError, WeightsError: there is no model, or it is damaged.
@@ -64,6 +66,7 @@ def embed_images(
         batch_size=batch_size,
         workers=workers,
         max_unreadable=max_unreadable,
+        fast=fast,
         listener=listener,
     )
 
@@ -80,6 +83,7 @@ def embed_source(
     workers: int,
     max_unreadable: float | None,
     listener: Listener,
+    fast: bool = False,
 ) -> Embeddings:
     """:func:`embed_images` with the model of ``model`` loaded already.
 
@@ -106,12 +110,20 @@ def embed_source(
             workers=workers,
             max_unreadable=tolerated(max_unreadable, settings),
             store=store,
+            fast=fast,
             progress=progress,
         )
+    say_how(embedder, listener)
     table = embeddings.number_classes(table, chosen.images, catalogue)
-    if store is not None and state is not None:
+    if store is not None and state is not None and not fast:
         sources.SourceStore(store).keep(embedder, state, table, chosen.images, catalogue.remarks)
     return table
+
+
+def say_how(embedder: Embedder, listener: Listener) -> None:
+    """Note that images were embedded by the quick form of a model; nothing where that is the plain network."""
+    if embedder.quick_note:
+        listener.note(embedder.quick_note)
 
 
 def check_embedding(batch_size: int, workers: int, max_unreadable: float | None) -> None:

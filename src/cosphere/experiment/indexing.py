@@ -15,7 +15,7 @@ from cosphere.checks import check_choice, check_whole
 from cosphere.codes import to_bits
 from cosphere.embeddings import columns_of
 from cosphere.errors import DataError, SettingsError, counted
-from cosphere.experiment.embedding import check_embedding, settings_of_model, tolerated
+from cosphere.experiment.embedding import check_embedding, say_how, settings_of_model, tolerated
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
@@ -123,6 +123,7 @@ def add_to_index(
                 max_unreadable=tolerated(max_unreadable, settings),
                 progress=progress,
             )
+        say_how(embedder, listener)
         return Filled(added, len(opened), len(ids) - sum(added), made and not before)
 
 
@@ -347,6 +348,7 @@ def migrate_index(
                     if progress is not None:
                         progress(done + count, total)
                 done += len(block.items)
+        say_how(embedder, listener)
         migration.switch(store)
         return len(store)
 

@@ -53,7 +53,7 @@ class CachedDigest:
     def __call__(self, tensors: Mapping[str, Tensor]) -> str:
         """The digest of these tensors, which must be a module's own: ``state_dict(keep_vars=True)``."""
         if not self._unchanged(tensors):
-            self._state = [(weakref.ref(tensor), _memory(tensor)) for tensor in tensors.values()]
+            self._state = [(weakref.ref(tensor), location(tensor)) for tensor in tensors.values()]
             self._digest = of_tensors(tensors)
         return self._digest
 
@@ -61,9 +61,9 @@ class CachedDigest:
         if len(tensors) != len(self._state):
             return False
         seen = zip(tensors.values(), self._state, strict=True)
-        return all(tensor is reference() and _memory(tensor) == memory for tensor, (reference, memory) in seen)
+        return all(tensor is reference() and location(tensor) == memory for tensor, (reference, memory) in seen)
 
 
-def _memory(tensor: Tensor) -> tuple[int, int]:
+def location(tensor: Tensor) -> tuple[int, int]:
     """Where a tensor lies and how often it was modified in place, which writing through .data or numpy does not count."""
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version

@@ -17,6 +17,7 @@ from cosphere.data.remarks import Skipped
 from cosphere.errors import ImageError
 from cosphere.images import Pixels, read_image
 from cosphere.models import Embedder
+from cosphere.models.quick import MANY
 from cosphere.models.reading import rgb_pixels
 
 Box = tuple[int, int, int, int]
@@ -49,7 +50,7 @@ def embed_pictures(
     batch_size: int = 64,
     thumbnail: int = 0,
 ) -> Iterator[Pictured]:
-    """Embed images batch by batch, in their order.
+    """Embed images batch by batch, in their order; many of them in the quick form of the model, see :meth:`Embedder.encode`.
 
     Args:
         embedder: the model.
@@ -71,7 +72,8 @@ def embed_pictures(
                 for place in range(start, min(start + batch_size, len(pictures)))
             ]
             if waiting:
-                yield _embedded(embedder, [(place, future.result()) for place, future in waiting])
+                batch = [(place, future.result()) for place, future in waiting]
+                yield _embedded(embedder, batch, fast=len(pictures) >= MANY)
             waiting = coming
 
 
@@ -88,13 +90,14 @@ def _read(embedder: Embedder, picture: Any, box: Box | None, place: int, thumbna
     return _Read(embedder.preprocessing.pixels(pixels), jpeg(pixels, thumbnail) if thumbnail else None, None)
 
 
-def _embedded(embedder: Embedder, batch: Sequence[tuple[int, _Read]]) -> Pictured:
+def _embedded(embedder: Embedder, batch: Sequence[tuple[int, _Read]], *, fast: bool) -> Pictured:
     read = [(place, one) for place, one in batch if one.pixels is not None]
     pixels = [one.pixels for _, one in read if one.pixels is not None]
     rows = embedder.encode(
         embedder.preprocessing.to_input(torch.stack(pixels).to(next(embedder.parameters()).device)) if pixels else [],
         normalize=False,
         batch_size=max(1, len(pixels)),
+        fast=fast,
     )
     skipped = tuple(one.skipped for _, one in batch if one.skipped is not None)
     return Pictured([place for place, _ in read], rows, [one.thumbnail for _, one in read], skipped)
