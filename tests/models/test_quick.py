@@ -34,6 +34,7 @@ def forms(embedder):
     ("backbone", "settings", "convolutions"),
     [
         ("test_resnet", {}, 15),
+        ("test_resnet", {"dim": 0, "norm": "none"}, 15),
         ("test_resnet", {"head": "groups", "head_settings": {"parts": [4, 8], "levels": [-2, -1]}}, 15),
         ("test_efficientnet", {"norm": "layer", "pooling": "gem"}, 13),
         ("mobilenetv3_small_050", {"norm": "none"}, 34),

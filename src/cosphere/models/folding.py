@@ -94,7 +94,8 @@ class FoldedConvolution(nn.Module):
             )
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        self.weight, self.bias = weight, bias  # plain attributes: packed tensors cannot be saved or moved
+        self.weight = weight  # no parameter: packed tensors cannot be saved or moved
+        self.bias = nn.Parameter(bias, requires_grad=False)  # a network tells its type by its first parameter
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H', W')."""

@@ -8,6 +8,7 @@ after the weights have changed.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ _MOST_IN_PART = 64
 _MOST_FORMS = 4
 _SLOWER = 1.05
 """The plain network is kept where the quick form takes this many times its time. Noise alone does not reach that."""
+
+log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -117,6 +120,7 @@ def _prepared(model: Embedder, inputs: Tensor, autocast: torch.dtype | None) -> 
         quick = folded(model, seen.chains, packed=autocast is None and can_pack())
         distance = _distance(infer(quick, sample), infer(model, sample))
     except Exception:  # a network may read what was folded away, and a build of torch may lack a kernel
+        log.info("the plain network is used", exc_info=True)
         return plain
     if not distance <= TOLERANCE:
         return plain
