@@ -102,8 +102,10 @@ def agreement(embedder: Embedder, paths: list[str], labels: Any) -> dict[str, An
     rows = {name: embedder.encode(paths, batch_size=BATCH, **how) for name, how in ways.items()}
     hits = {name: retrieval(one, labels, ks=(1,)).hits[1] for name, one in rows.items()}
     result: dict[str, Any] = {"bf16_is_native": bfloat16_is_native(), "queries": len(hits["before"])}
+    whole = {name: one.astype(np.float64) for name, one in rows.items()}
     for name, one in rows.items():
-        cosines = (one.astype(np.float64) * rows["before"].astype(np.float64)).sum(1)
+        lengths = np.linalg.norm(whole[name], axis=1) * np.linalg.norm(whole["before"], axis=1)
+        cosines = (whole[name] * whole["before"]).sum(1) / lengths
         result[name] = {
             "recall@1": float(hits[name].mean()),
             "interval": list(bootstrap(hits[name])),

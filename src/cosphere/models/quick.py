@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,10 +78,12 @@ class QuickForms:
 
     def forward(self, model: Embedder, autocast: torch.dtype | None = None) -> Forward:
         """A function that embeds a batch as :func:`infer` does, in the quick form of the model's present weights."""
+        if any(tensor.device.type != "cpu" for tensor in model.parameters()):
+            return partial(infer, model, autocast=autocast)
         state = _state(model)
 
         def embed(inputs: Tensor) -> Tensor:
-            if inputs.ndim != 4 or inputs.device.type != "cpu" or not len(inputs):
+            if inputs.ndim != 4 or not len(inputs):
                 return infer(model, inputs, autocast=autocast)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             form = self._form(model, state, inputs, autocast)
