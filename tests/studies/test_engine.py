@@ -308,7 +308,7 @@ def test_nothing_to_choose_by_is_said(content: dict[str, Any], images: Catalogue
         run(study_of("tiny", content), images, tmp_path / "study")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
     content: dict[str, Any], images: Catalogue, tmp_path: Path
 ) -> None:
@@ -326,7 +326,7 @@ def test_tpe_goes_on_after_a_stop_as_if_there_had_been_none(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its forks")
-@pytest.mark.slow
+@pytest.mark.slow(seconds=45)
 @pytest.mark.parametrize("kills", [3, 10])
 def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_unbroken_one(
     kills: int, content: dict[str, Any], photos: Path, whole: StudyResult, tmp_path: Path
@@ -338,7 +338,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_unbroken_one
     same(pd.read_parquet(tmp_path / "study" / "table.parquet"), whole.table)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_several_processes_do_what_one_does(
     study: Study, images: Catalogue, whole: StudyResult, tmp_path: Path
 ) -> None:

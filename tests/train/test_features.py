@@ -224,7 +224,7 @@ def test_a_resumed_run_ends_with_the_same_bits(photos: Path, tmp_path: Path, res
         assert torch.equal(value, weights(run)[name]), name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_kill_9_then_resume_equals_an_unbroken_run(photos: Path, tmp_path: Path) -> None:
     values = {
         **SMALL,
