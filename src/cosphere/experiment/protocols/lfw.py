@@ -79,13 +79,14 @@ def run(subject: Subject, settings: VerificationSettings) -> ProtocolScores:
 
 
 def _folder_of_lists(subject: Subject) -> Path | None:
-    """The folder with ``pairs.txt``: the source or one around it. None where there is InsightFace's file instead.
+    """The folder with ``pairs.txt``: that of the source or the one around it. None where there is InsightFace's file instead.
 
     Raises:
         DataError: there is neither, which is said before any image is listed.
     """
-    source = subject.catalogue().root if subject.source is None else subject.source
-    place = next((place for place in (source, *source.absolute().parents[:2]) if (place / VIEW_2).is_file()), None)
+    source = (subject.catalogue().root if subject.source is None else subject.source).absolute()
+    folder = source if source.is_dir() else source.parent
+    place = next((place for place in (folder, folder.parent) if (place / VIEW_2).is_file()), None)
     if place is None and bin_in(subject.source, BINS) is None:
         raise DataError(
             f"the protocol lfw wants {WANTS}; {source} has no {VIEW_2}. Give the root of LFW, or use --protocol pairs "
