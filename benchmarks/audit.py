@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py cars196-half                     # the untrained backbone, test classes
     python benchmarks/audit.py cars196-half --run runs/first    # a model trained on the other classes
-    python benchmarks/audit.py cars196-half --images 1000       # a part of the images; writes nothing
+    python benchmarks/audit.py cars196-half --images 1000       # the first of them; writes nothing
 
 Labels: 5 percent of the labels become a random other class, in the whole test split, in a set of 2 to 5 images of each class, and in one
 where every second class is so small. Precision and recall are those of the first n suspects, n being the number of wrong labels; of the
@@ -200,11 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--run", help="a run's folder or a bundle; by default the untrained backbone")
-    parser.add_argument("--images", type=int, help="only so many images; writes nothing")
+    parser.add_argument("--images", type=int, help="only the first ones; writes nothing")
     options = parser.parse_args()
-    table = embedded(options.data, run=options.run, split="test")
-    if options.images:
-        table = table.rows(np.random.default_rng(0).permutation(len(table))[: options.images])
+    table = embedded(options.data, run=options.run, split="test", images=options.images)
     numbers = np.unique(table.labels, return_inverse=True)
     table = replace(table, labels=numbers[1], class_names=tuple(table.class_names[name] for name in numbers[0]))
     name = f"{Path(options.data).name}, {'untrained' if options.run is None else Path(options.run).name}"
