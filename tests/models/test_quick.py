@@ -19,6 +19,7 @@ def measured(monkeypatch):
     """What the clock says: the quick form and the plain network take these many seconds."""
     seconds = [1.0, 2.0]
     monkeypatch.setattr(quick, "_seconds", lambda *_: seconds)
+    monkeypatch.setitem(quick._memory, "kept", False)  # other tests of this process may have kept it
     return seconds
 
 
@@ -222,6 +223,10 @@ def test_parts_hold_the_largest_tensor_to_its_bound(small, monkeypatch):
     np.testing.assert_allclose(found, want, atol=1e-5)
     assert forms(embedder)[0].part == 3
     assert sizes[-3:] == [3, 3, 1]
+    quick.expect_kept_memory()  # as commands do
+    other = small("test_resnet")
+    np.testing.assert_allclose(other.encode(images(7), fast=True), want, atol=1e-5)
+    assert (forms(other)[0].part, sizes[-1]) == (64, 7)
 
 
 @pytest.mark.parametrize("name", ["backbone.net.layer1.0.conv1.weight", "head.linear.weight"])

@@ -35,6 +35,9 @@ _LARGEST = 30 * 2**20
 """Bytes of the largest tensor in a part. The C library asks the system for blocks above 32 MiB each time, page by page, and smaller
 parts spend more of their time in calls."""
 _MOST_IN_PART = 64
+_SAMPLE = 16
+"""Images that are embedded both ways and timed."""
+_memory = {"kept": False}
 _MOST_FORMS = 4
 _SLOWER = 1.05
 """The plain network is kept where the quick form takes this many times its time. Noise alone does not reach that."""
@@ -42,6 +45,11 @@ _SLOWER = 1.05
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor], Tensor]
+
+
+def expect_kept_memory() -> None:
+    """Note that the C library keeps freed memory in this process: parts may then be large, so that threads wait less for each other."""
+    _memory["kept"] = True
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,11 @@ def _prepared(model: Embedder, inputs: Tensor, autocast: torch.dtype | None) -> 
     """The quicker of a model and its folded copy."""
     first = inputs[:1]
     seen = observe(model, lambda: model.embed_inputs(first.clone()))
-    part = max(1, min(_MOST_IN_PART, _LARGEST // max(1, seen.largest)))
+    part = _MOST_IN_PART if _memory["kept"] else max(1, min(_MOST_IN_PART, _LARGEST // max(1, seen.largest)))
     plain = Form(model, part)
     if not seen.chains or any(weight.dtype != torch.float32 for weight in model.parameters()):
         return plain
-    sample = inputs[:part]
+    sample = inputs[: min(part, _SAMPLE)]
     try:
         quick = folded(model, seen.chains, packed=autocast is None and can_pack())
         distance = _distance(infer(quick, sample), infer(model, sample))

@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from cosphere.models.quick import expect_kept_memory
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _LARGEST = 2**31 - 1
 
@@ -28,7 +30,10 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST))
+    kept = bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST))
+    if kept:
+        expect_kept_memory()
+    return kept
 
 
 def forget_peak() -> bool:
