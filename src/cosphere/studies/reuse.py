@@ -7,6 +7,8 @@ other study.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cosphere.errors import CosphereError
+from cosphere.fields import flatten
 from cosphere.files import read_json
 from cosphere.runs import RunFolder, provenance
 from cosphere.studies.folder import StudyFolder
@@ -48,20 +51,20 @@ class Others:
     def __init__(self, context: Context, reuse: Reuse, *, threads: int) -> None:
         self.context, self.reuse = context, reuse
         self._origin = _code(provenance(), threads)
-        self._defaults = _settings(TrainSettings())
-        self._by_seed: dict[tuple[str, int], list[Source]] = {}
+        self._equal: dict[str, list[Source]] = {}
         self.elsewhere: set[tuple[str, str]] = set()
         """Arm and run of each job that another study has done with other code or on another machine, and that was not taken over."""
         if reuse != "none":
             for source in _sources(context.folder):
-                key = str(source.record.get("phase")), int(source.record.get("seed", -1))
-                self._by_seed.setdefault(key, []).append(source)
+                with contextlib.suppress(CosphereError, KeyError, TypeError):  # of a version whose settings are gone
+                    old = TrainSettings().with_values(flatten(source.record["settings"]))
+                    self._equal.setdefault(_key(source.record["phase"], old), []).append(source)
 
     def find(self, job: Job) -> Source | None:
         """A run to take over for a job; None if it has to be done."""
-        equal = [one for one in self._by_seed.get((job.phase, job.seed), ()) if self._equals(one, job)]
+        equal = [one for one in self._equal.get(_key(job.phase, job.settings), ()) if self._suits(one, job)]
         own = [one for one in equal if self._is_ours(one.record["provenance"])]
-        if equal and not own:
+        if equal and not own and self.reuse == "same":
             self.elsewhere.add((job.arm, job.name))
         # Runs of this code come first, also where those of any code may be taken over.
         return next(iter([*own, *(equal if self.reuse == "any" else ())]), None)
@@ -70,18 +73,14 @@ class Others:
         """Whether a run was done by this code on this machine. Of a checkout with changed files nobody knows."""
         return _code(origin, None) == self._origin and not str(origin["commit"]).endswith("+")
 
-    def _equals(self, source: Source, job: Job) -> bool:
-        """Whether a run has the settings and images of a job, and all that the job would leave."""
+    def _suits(self, source: Source, job: Job) -> bool:
+        """Whether a run with the settings of a job has its images, and all that the job would leave."""
         record = source.record
-        try:
-            return (
-                record["data"] == dict(self.context.data)
-                and _same(record["settings"], _settings(job.settings), self._defaults)
-                and (bool(record["lens"]) or not job.settings.validation.lens)
-                and (job.phase == "tune" or record["status"] == "diverged" or self._scored(source))
-            )
-        except (KeyError, TypeError, CosphereError):
-            return False
+        return (
+            record["data"] == dict(self.context.data)
+            and (bool(record.get("lens")) or not job.settings.validation.lens)
+            and (job.phase == "tune" or record["status"] == "diverged" or self._scored(source))
+        )
 
     def _scored(self, source: Source) -> bool:
         """Whether a final run has the scores of this study, those of each query and its embeddings.
@@ -152,24 +151,19 @@ def _sources(own: Path) -> Iterator[Source]:
     yield from sorted(found, key=lambda one: "taken_from" in one.record)
 
 
-def _settings(settings: TrainSettings) -> dict[str, Any]:
-    """What a record says of a run's settings; the images are known by their fingerprint, wherever they lie."""
+def _key(phase: str, settings: TrainSettings) -> str:
+    """Phase and all settings that a number depends on, as text.
+
+    The images are known by their fingerprint, wherever they lie, and the augmentation by what it does, as a setting that is left to the
+    preset says the same as the preset's value.
+    """
     identity = settings.identity()
     del identity["data"]["root"]
-    return identity
-
-
-def _same(old: Any, new: Any, default: Any) -> bool:
-    """Whether recorded settings are those of a job. A setting that did not exist yet counts as its default."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return bool(old == new)
-    if not set(old) <= set(new):
-        return False
-    defaults = default if isinstance(default, Mapping) else {}
-    return all(
-        _same(old[key], value, defaults.get(key)) if key in old else (key in defaults and value == defaults[key])
-        for key, value in new.items()
-    )
+    identity["images"] = {
+        **{name: identity["images"][name] for name in ("size", "preset", "resize", "decoding")},
+        "augmentation": settings.images.augmentation().as_dict(),
+    }
+    return json.dumps([phase, identity], sort_keys=True, default=str)
 
 
 def _code(origin: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
