@@ -146,6 +146,7 @@ def main() -> None:
         "parts_as_a_library": parts(embedder, paths, given.runs),
     }
     if keep_freed_memory():
+        embedder.train().eval()  # frees the copy: where memory is kept, parts are larger
         result["as_a_command"] = in_turn(ways, len(paths), given.runs)
         result["parts_as_a_command"] = parts(embedder, paths, given.runs)
     result["provenance"] = provenance()
