@@ -104,8 +104,9 @@ def wrong_labels(table: Embeddings) -> dict[str, Any]:
             of_class = np.bincount(changed)[changed]
             small.append(float((of_class[suspects.rows[: len(wrong)]] <= SMALL[1] + 1).mean()))
             first = suspects.rows[: len(wrong)]
-            right = suspects.suggested[: len(wrong)] == labels[some][first]
-            suggested.append(float(right[np.isin(first, wrong)].mean()))
+            hits = np.isin(first, wrong)
+            if hits.any():
+                suggested.append(float((suspects.suggested[: len(wrong)] == labels[some][first])[hits].mean()))
         results[name] = {
             "images": [size for size, _ in sizes],
             "wrong": [count for _, count in sizes],
@@ -114,7 +115,7 @@ def wrong_labels(table: Embeddings) -> dict[str, Any]:
                 k: v for k, v in summary(votes).items() if not k.startswith(("listed", "recall_of"))
             },
             "small_class_share_of_first_n": float(np.mean(small)),
-            "suggested_label_right": float(np.mean(suggested)),
+            "suggested_label_right": float(np.mean(suggested)) if suggested else 0.0,
         }
     return results
 
