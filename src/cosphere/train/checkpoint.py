@@ -92,11 +92,8 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "python": [
-            version,
-            torch.tensor(internal),
-            gauss,
-        ],  # one tensor: 625 numbers are slow to pickle and to digest one by one
+        # One tensor: 625 numbers are slow to pickle and to digest one by one.
+        "python": [version, torch.tensor(internal), gauss],
     }
 
 
