@@ -33,6 +33,7 @@ from cosphere.spherical import SphericalConstraint
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "losses.md"
+RESULT = HERE / "results" / "losses.json"
 PER_CLASS = 4
 BATCHES = (512, 1024, 2048, 4096)
 SORTS = {"semihard_triplet", "hard_cascade", "smooth_ap"}
@@ -438,7 +439,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--losses", nargs="*", help="only these; their rows replace the old ones")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "losses.json")
+    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -453,7 +454,7 @@ def main() -> None:
         content[part] = found
         write_json(options.out, content)
         print(f"{part}: the claim {'holds' if found['holds'] else 'DOES NOT HOLD'}")
-    if options.out.name == "losses.json" and not options.losses:
+    if options.out.resolve() == RESULT.resolve() and not options.losses:
         write_text(DOCUMENT, with_tables(DOCUMENT.read_text(), content))
     print(f"written to {options.out}")
 
