@@ -11,7 +11,7 @@ from cosphere.experiment import find_recipe, published_recipes
 
 def test_every_published_row_has_a_name_of_its_own_that_says_where_it_is_from() -> None:
     recipes = published_recipes()
-    assert len(recipes) == 48 + 14
+    assert len(recipes) == 48 + 17
     assert len({recipe.name for recipe in recipes}) == len(recipes)
     for recipe in recipes:
         paper, data, *_ = recipe.name.split("/")

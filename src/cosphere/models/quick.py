@@ -14,18 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosphere.errors import DivergenceError, counted
 from cosphere.models.fingerprint import location
 from cosphere.models.folding import can_pack, folded, observe
-from cosphere.models.inference import infer
-
-if TYPE_CHECKING:
-    from cosphere.models.embedder import Embedder
+from cosphere.models.inference import EmbedsInputs, infer
 
 MANY = 512
 """Images of a call from which on the quick form is worth preparing, which takes as long as embedding about 100."""
@@ -62,7 +59,7 @@ class Form:
         note: one sentence for a reader of the results; empty where the network is the plain one.
     """
 
-    network: Embedder
+    network: nn.Module
     part: int
     note: str = ""
 
@@ -84,27 +81,27 @@ class QuickForms:
         with self._lock:
             self._state, self._forms, self.note = None, {}, ""
 
-    def forward(self, model: Embedder, autocast: torch.dtype | None = None) -> Forward:
+    def forward(self, model: nn.Module, autocast: torch.dtype | None = None) -> Forward:
         """A function that embeds a batch as :func:`infer` does, in the quick form of the model's present weights."""
         if any(tensor.device.type != "cpu" for tensor in model.parameters()):
-            return partial(infer, model, autocast=autocast)
+            return partial(_rows, model, autocast=autocast)
         state = _state(model)
 
         def embed(inputs: Tensor) -> Tensor:
             if inputs.ndim != 4 or not len(inputs):
-                return infer(model, inputs, autocast=autocast)
+                return _rows(model, inputs, autocast=autocast)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             form = self._form(model, state, inputs, autocast)
             passes = -(-len(inputs) // form.part)
             parts = torch.split(inputs, -(-len(inputs) // passes))  # of one size, but for the last
             try:
-                return torch.cat([infer(form.network, part, autocast=autocast) for part in parts])
+                return torch.cat([_rows(form.network, part, autocast=autocast) for part in parts])
             except DivergenceError:  # the plain network knows why
-                return infer(model, inputs, autocast=autocast)
+                return _rows(model, inputs, autocast=autocast)
 
         return embed
 
-    def _form(self, model: Embedder, state: object, inputs: Tensor, autocast: torch.dtype | None) -> Form:
+    def _form(self, model: nn.Module, state: object, inputs: Tensor, autocast: torch.dtype | None) -> Form:
         key = (inputs.shape[2:], inputs.dtype, autocast)
         with self._lock:
             if state != self._state:
@@ -118,10 +115,10 @@ class QuickForms:
 
 
 @torch.inference_mode()
-def _prepared(model: Embedder, inputs: Tensor, autocast: torch.dtype | None) -> Form:
+def _prepared(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None) -> Form:
     """The quicker of a model and its folded copy."""
     first = inputs[:1]
-    seen = observe(model, lambda: model.embed_inputs(first.clone()))
+    seen = observe(model, lambda: _rows(model, first.clone()))
     part = _MOST_IN_PART if _memory["kept"] else max(1, min(_MOST_IN_PART, _LARGEST // max(1, seen.largest)))
     plain = Form(model, part)
     if not seen.chains or any(weight.dtype != torch.float32 for weight in model.parameters()):
@@ -129,7 +126,7 @@ def _prepared(model: Embedder, inputs: Tensor, autocast: torch.dtype | None) -> 
     sample = inputs[: min(part, _SAMPLE)]
     try:
         quick = folded(model, seen.chains, packed=autocast is None and can_pack())
-        distance = _distance(infer(quick, sample), infer(model, sample))
+        distance = _distance(_rows(quick, sample), _rows(model, sample))
     except Exception:  # a network may read what was folded away, and a build of torch may lack a kernel
         log.info("the plain network is used", exc_info=True)
         return plain
@@ -145,24 +142,28 @@ def _prepared(model: Embedder, inputs: Tensor, autocast: torch.dtype | None) -> 
     return Form(quick, part, note)
 
 
+def _rows(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+    return infer(cast("EmbedsInputs", model), inputs, autocast=autocast)
+
+
 def _distance(rows: Tensor, wanted: Tensor) -> float:
     """Largest distance of two rows, in units of the wanted row's length; NaN if a number is not finite."""
     gaps, lengths = (rows - wanted).norm(dim=1), wanted.norm(dim=1)
     return float((gaps / lengths.clamp_min(torch.finfo(torch.float32).tiny)).max())
 
 
-def _seconds(networks: list[Embedder], sample: Tensor, autocast: torch.dtype | None, rounds: int = 3) -> list[float]:
+def _seconds(networks: list[nn.Module], sample: Tensor, autocast: torch.dtype | None, rounds: int = 3) -> list[float]:
     """Least processor time of one forward pass in this thread: other work on the machine does not count in it."""
     least = [float("inf")] * len(networks)
     for _ in range(rounds):
         for place, network in enumerate(networks):
             began = time.thread_time()
-            infer(network, sample, autocast=autocast)
+            _rows(network, sample, autocast=autocast)
             least[place] = min(least[place], time.thread_time() - began)
     return least
 
 
-def _state(model: Embedder) -> object:
+def _state(model: nn.Module) -> object:
     """What tells other weights: where each tensor lies, how often it was modified, and the sum of its bits, for writing by other ways."""
     tensors = model.state_dict(keep_vars=True)
     facts = [(name, tensor.dtype, tuple(tensor.shape), *location(tensor)) for name, tensor in tensors.items()]
