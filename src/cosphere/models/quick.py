@@ -118,7 +118,8 @@ class QuickForms:
 def _prepared(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None) -> Form:
     """The quicker of a model and its folded copy."""
     first = inputs[:1]
-    seen = observe(model, lambda: _rows(model, first.clone()))
+    plain_rows = cast("EmbedsInputs", model).embed_inputs  # not infer: the observation is outside of inference mode
+    seen = observe(model, lambda: plain_rows(first.clone()))
     part = _MOST_IN_PART if _memory["kept"] else max(1, min(_MOST_IN_PART, _LARGEST // max(1, seen.largest)))
     plain = Form(model, part)
     if not seen.chains or any(weight.dtype != torch.float32 for weight in model.parameters()):
