@@ -68,6 +68,7 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
         (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted one of 'petrol', 'none'."),
         (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, low, high."),
         (["--stops", "home"], "stops is 'home'; wanted a list in brackets: --stops '[home]'."),
+        (["-wheels=3"], "'-wheels' has one dash; settings have two. Write --wheels."),
         (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
     ],
 )

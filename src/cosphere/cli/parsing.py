@@ -89,6 +89,8 @@ class CommandParser(ArgumentParser):
             names = [key for key in self._names() if key not in ("help", "print_config")]
             if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
                 return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
+            if name in names:  # with one dash
+                return f"{unknown.group(1).split('=')[0]!r} has one dash; settings have two. Write --{name}."
             return f"there is no setting {name!r}. {nearest_name(name, names)}"
         inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
         if inside:
