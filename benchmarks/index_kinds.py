@@ -1,10 +1,10 @@
 """Speed and recall of the kinds of index: exact bits against bare faiss, coarse-to-fine bits, graphs with deletions and filters, auto.
 
-    python benchmarks/index_kinds.py DATA --cache /tmp/kinds               # every part: about seven minutes on two cores
-    python benchmarks/index_kinds.py DATA --cache /tmp/kinds --parts bits  # three minutes, one when its codes are in the cache
-    python benchmarks/index_kinds.py DATA --cache /tmp/kinds --parts hnsw  # four minutes, two when its graph is in the cache
-    python benchmarks/index_kinds.py DATA --parts auto                     # a minute
-    python benchmarks/index_kinds.py DATA --small                          # a fiftieth of the size, writes nothing
+    python benchmarks/index_kinds.py DATA --cache CACHE               # every part: about seven minutes on two cores
+    python benchmarks/index_kinds.py DATA --cache CACHE --parts bits  # three minutes, one when its codes are in the cache
+    python benchmarks/index_kinds.py DATA --cache CACHE --parts hnsw  # four minutes, two when its graph is in the cache
+    python benchmarks/index_kinds.py DATA --parts auto                 # a minute
+    python benchmarks/index_kinds.py DATA --small                      # a fiftieth of the size, writes nothing
 
 The folder of --cache keeps made rows and the built graph, so that a rerun is short; parts that are not run stay in the JSON.
 

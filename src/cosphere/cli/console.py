@@ -91,9 +91,8 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr with rate and time left, while it is open; gives the callback that moves it."""
     out = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeRemainingColumn())
-    with Bar(
-        *columns, console=out, transient=True, disable=not out.is_terminal
-    ) as bar:  # else it leaves an empty line in a file
+    # Disabled in a file, where it would leave an empty line.
+    with Bar(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         shown = bar.add_task(task, total=None)
 
         def move(done: int, total: int) -> None:

@@ -22,7 +22,7 @@ from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
 from cosphere.gallery import Added, Space, Store, Where, is_gallery, migration, open_store
 from cosphere.gallery.adding import Existing
-from cosphere.gallery.address import folder_of, place_of
+from cosphere.gallery.address import NO_MIGRATION, folder_of, place_of
 from cosphere.gallery.schema import HOLDS
 from cosphere.models import Embedder
 from cosphere.search.any_gallery import AnyGallery, GalleryHit
@@ -334,7 +334,7 @@ def migrate_index(
         RunError, WeightsError: there is no gallery or model, another process writes, or a migration to another model is under way.
     """
     check_whole("batch_size", batch_size, least=1)
-    folder = folder_of(gallery, "a migration", "Fill another gallery there with the new model, and drop the old one.")
+    folder = folder_of(gallery, "a migration", NO_MIGRATION)
     embedder = load_model(model, device)
     with Store.open(folder) as store:
         target = space_of(embedder, holds or store.space().holds, Path(model).absolute())

@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     if given.receipt and given.existing != "replace":
         raise SettingsError("--receipt is of what is replaced; without --existing replace nothing is. Leave it out.")
     if given.receipt:
-        folder_of(given.gallery, "--receipt", NO_PROOF)
+        folder_of(given.gallery, "--receipt", f"{NO_PROOF}; leave it out.")
         check_writable(Path(given.receipt))
     filled = add_to_index(
         given.gallery,

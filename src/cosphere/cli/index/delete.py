@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     if ids is None and where is None:
         raise SettingsError("what should be deleted? Give ids, or a condition such as --where label=mug.")
     if given.receipt:
-        folder_of(given.gallery, "--receipt", NO_PROOF)
+        folder_of(given.gallery, "--receipt", f"{NO_PROOF}; leave it out.")
         check_writable(Path(given.receipt))
     with open_store(given.gallery) as store:
         if given.dry_run:

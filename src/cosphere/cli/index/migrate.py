@@ -8,7 +8,7 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import migrate_index
 from cosphere.gallery import Store, migration
-from cosphere.gallery.address import folder_of
+from cosphere.gallery.address import NO_MIGRATION, folder_of
 from cosphere.gallery.schema import HOLDS
 
 _EXAMPLES = [
@@ -46,9 +46,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Migrate, or give a migration up."""
     given = parser().read(arguments)
-    folder = folder_of(
-        given.gallery, "`index migrate`", "Fill another gallery there with the new model, and drop the old one."
-    )
+    folder = folder_of(given.gallery, "`index migrate`", NO_MIGRATION)
     if given.abandon:
         with Store.open(folder) as store:
             there = migration.abandon(store)

@@ -41,9 +41,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Search, and say what was found."""
     given = parser().read(arguments)
-    folder = folder_of(
-        given.gallery, "`index prove-deleted`", NO_PROOF.replace("leave it out", "ask who runs the server")
-    )
+    folder = folder_of(given.gallery, "`index prove-deleted`", f"{NO_PROOF}; ask who runs the server.")
     ids, texts, files = given.id or [], given.text or [], given.receipt or []
     if not (ids or texts or files):
         raise SettingsError("what should be gone? Give ids, --receipt FILE of the deletion, or --text.")

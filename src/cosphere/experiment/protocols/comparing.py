@@ -61,7 +61,7 @@ class Embedded:
         mirrored = None
         if (
             flip != "none"
-        ):  # of the images that were read, so that both have the same rows and each failure is told once
+        ):  # of the images that were read, so that both have the same rows and each failure is logged once
             again = subject.embed(images.rows(np.flatnonzero(read)) if lost else images, mirrored=True)
             if again.skipped:
                 raise DataError(f"{again.skipped[0].path} could be read once and then no more. Check the disk.")

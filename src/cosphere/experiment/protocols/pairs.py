@@ -74,12 +74,12 @@ def run(subject: Subject, settings: PairSettings) -> ProtocolScores:
     trained = set(people.ravel().tolist()) & (subject.trained or frozenset())
     if trained:
         new, about = without(pairs, people, trained)
-        told = f"{counted(len(trained), 'class')} of these images {agreeing(len(trained), 'were')} trained on"
+        overlap = f"{counted(len(trained), 'class')} of these images {agreeing(len(trained), 'were')} trained on"
         if new.same.any() and not new.same.all():
-            notes += [f"{told}: 'unseen' leaves out their pairs", *about]
+            notes += [f"{overlap}: 'unseen' leaves out their pairs", *about]
             parts.append(verification_part("unseen", f"{path.name}, classes never trained on", new, settings))
         else:
-            notes.append(f"{told}; too few pairs are left without them, so there is no part 'unseen'")
+            notes.append(f"{overlap}; too few pairs are left without them, so there is no part 'unseen'")
     return _result(parts, notes, settings, compared.data)
 
 
