@@ -15,7 +15,8 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a mark
-        return [line for line in text.splitlines() if line.strip()]
+        # Not splitlines, which also breaks at form feeds and Unicode's separators: those may stand in a name.
+        return [line for line in text.split("\n") if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Unpack the whole archive of the data set.") from None
     except PermissionError:

@@ -35,6 +35,10 @@ def test_a_list_that_begins_with_a_mark(tmp_path: Path) -> None:
     assert read_lfw_people(write(tmp_path, "\ufeff1\r\nAnn\t2\r\n")).images == ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg"]
 
 
+def test_a_name_may_hold_a_separator_of_unicode(tmp_path: Path) -> None:
+    assert read_lfw_people(write(tmp_path, "2\nAnn\u2028Lee\t1\nBob\x0c\x85\t1\n")).names[0] == "Ann\u2028Lee"
+
+
 def test_a_fold_of_nobody(tmp_path: Path) -> None:
     people = read_lfw_people(write(tmp_path, "2\n0\n1\nAnn\t1\n"))
     assert people.folds is not None
