@@ -26,6 +26,7 @@ def test_what_is_written_is_what_the_parsers_say() -> None:
         ["train", "photos", "--sec.wieght", "1"],
         ["train", "photos", "--loss", "tripplet"],
         ["train", "photos", "--steps", "many"],
+        ["search", "run", "photos"],
     ],
 )
 def test_help_and_refusals_load_nothing_heavy(words: list[str]) -> None:
@@ -113,3 +114,61 @@ def test_free_names_and_recipes_that_are_right_pass(tmp_path: Path) -> None:
     assert quick.answer("train", words) is None
     with pytest.raises(SettingsError, match="there is no recipe"):
         quick.answer("train", ["--config", str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks"),
+    [
+        (["search"], "model, source, query"),
+        (["search", "run", "photos"], "query"),
+        (["search", "run", "--k", "3", "photos"], "query"),
+        (["search", "run", "--k=3", "photos"], "query"),
+        (["search", "--json", "run", "photos"], "query"),
+        (["search", "--json", "true", "run", "photos"], "query"),
+        (["embed", "run", "--batch-size", "3"], "source"),
+        (["embed", "--", "--run"], "source"),
+        (["index", "add", "--", "gallery"], "source"),
+        (["report"], "run"),
+    ],
+)
+def test_a_missing_argument_is_named_at_once(words: list[str], lacks: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert f" still needs: {lacks}. `cosphere " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "run", "photos", "-"],
+        ["search", "--json", "run", "photos", "query"],
+        ["search", "--", "--run", "photos", "query"],
+        ["embed", "run", "photos", "--out"],
+        ["index", "delete", "gallery"],
+        ["train", "--config", "recipe.yaml"],
+    ],
+)
+def test_what_is_complete_goes_on_to_the_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "_check_recipe", lambda settings, path: None)
+    monkeypatch.setattr(quick, "recipe_file", Path)
+    group = words[0] == "index"
+    assert quick.answer(" ".join(words[: 1 + group]), words[1 + group :]) is None
+
+
+def test_the_parser_says_the_same_of_a_missing_argument() -> None:
+    from cosphere.cli.search import parser
+
+    with pytest.raises(SettingsError) as wrong:
+        parser().read(["run", "photos"])
+    assert str(wrong.value) == quick.lacking("cosphere search", ["query"])
+
+
+def test_every_option_beside_needed_arguments_takes_one_value() -> None:
+    import importlib
+
+    from cosphere.cli.commands import COMMANDS
+
+    for name, (module, _) in COMMANDS.items():
+        if quick.options()["commands"][name]["needs"]:
+            actions = importlib.import_module(module).parser()._actions
+            several = [action.dest for action in actions if action.option_strings and action.nargs is not None]
+            assert several == ["help"], name

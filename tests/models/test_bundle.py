@@ -103,6 +103,17 @@ def test_loading_needs_no_pretrained_weights(small, tmp_path, monkeypatch, pictu
     np.testing.assert_array_equal(loaded.encode(pictures), embedder.encode(pictures))
 
 
+def test_a_network_to_be_filled_draws_no_numbers_and_others_do(small):
+    with bundle.ToBeFilled():
+        linear, normed = torch.nn.Linear(4, 3), torch.nn.LayerNorm(3)
+        assert torch.nn.init.normal_(tensor=torch.ones(2)).tolist() == [0, 0]
+        assert torch.add(torch.ones(2), 1).tolist() == [2, 2]
+    assert not linear.weight.any()
+    assert linear.weight.requires_grad
+    assert normed(torch.randn(2, 3)).shape == (2, 3)
+    assert torch.nn.Linear(4, 3).weight.any()
+
+
 def test_a_runs_folder_stands_for_its_model(saved):
     _, path = saved
     assert Embedder.load(path.parent).calibration == calibration(0.25)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from cosphere.cli.commands import COMMANDS, verbs
+from cosphere.cli.torch_part import defer_shape_kernels
 from cosphere.errors import CosphereError, did_you_mean, escaped
 
 _EXAMPLES = """examples:
@@ -26,6 +27,9 @@ _EXAMPLES = """examples:
   cosphere report runs/first
 
 `cosphere COMMAND --help` shows a command's settings and its own examples."""
+
+_ONLY_ENCODE = (["search"], ["embed"], ["index"])
+"""First words of the commands for whose process torch's compiler is of no use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The process of the command: :func:`main`, then the end. Never returns, so a program calls :func:`main`."""
+    if sys.argv[1:2] in _ONLY_ENCODE:
+        defer_shape_kernels()
     _end(main())
 
 

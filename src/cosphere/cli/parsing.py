@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from cosphere.cli.quick import lacking
 from cosphere.cli.recipe_files import recipe_file
 from cosphere.errors import SettingsError
 from cosphere.fields import nearest_name
@@ -81,6 +82,9 @@ class CommandParser(ArgumentParser):
         return plain
 
     def _explain(self, message: str) -> str:
+        missing = re.search(r"the following arguments are required: (.*)", message)
+        if missing:
+            return lacking(self.prog, missing.group(1).split(", "))
         unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(
             r"Option '([^']+)' is not accepted", message
         )

@@ -65,7 +65,7 @@ def answer(command: str, arguments: Sequence[str]) -> str | None:
     """The help of a command if it is asked for, else None.
 
     Raises:
-        SettingsError: an option does not exist, or its value is of another type.
+        SettingsError: an option does not exist, its value is of another type, or an argument is missing.
     """
     about = options()["commands"][command]
     words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
@@ -81,7 +81,36 @@ def answer(command: str, arguments: Sequence[str]) -> str | None:
             _check(about["options"], name, value if equals or following is not None else None)
             if name == "config" and value:
                 _check_recipe(about["options"], recipe_file(value))
+    given = _positional(arguments, about["options"])
+    if given < len(about["needs"]):
+        raise SettingsError(lacking(f"cosphere {command}", about["needs"][given:]))
     return None
+
+
+def lacking(command: str, names: Sequence[str]) -> str:
+    """What to say of positional arguments that were not given.
+
+    >>> lacking("cosphere search", ["source", "query"])
+    '`cosphere search` still needs: source, query. `cosphere search --help` says what they are.'
+    """
+    return f"`{command}` still needs: {', '.join(names)}. `{command} --help` says what {'they are' if len(names) > 1 else 'it is'}."
+
+
+def _positional(arguments: Sequence[str], kinds: dict[str, Any]) -> int:
+    """Number of arguments that are neither options nor their values. Every option takes one value, a switch perhaps none."""
+    found = at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        at += 1
+        if word == "--":
+            return found + len(arguments) - at
+        name, equals, _ = word[2:].partition("=")
+        if not word.startswith("-") or word == "-":
+            found += 1
+        elif not equals and at < len(arguments):
+            switch = kinds.get(name.replace("-", "_")) == "switch"
+            at += not switch or arguments[at].lower() in ("true", "false")
+    return found
 
 
 def understood(command: str, arguments: Sequence[str]) -> list[str]:
@@ -189,7 +218,8 @@ def _command(parser: Any) -> dict[str, Any]:
     short = parser.format_help()
     if short != whole:
         short = f"{short.rstrip()}\n\n`{parser.prog} --help-all` lists every setting.\n"
-    return {"short": short, "all": whole, "options": kinds}
+    needs = [action.dest for action in parser._actions if not action.option_strings and action.nargs in (None, "+")]
+    return {"short": short, "all": whole, "needs": needs, "options": kinds}
 
 
 def _name(words: Sequence[str]) -> str:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
@@ -30,6 +32,22 @@ _NAMES_OF_FORMAT_1 = ("pool.", "norm.", "linear.")
 """In format 1 the layers of the only kind of head belonged to the embedder itself."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+
+
+class ToBeFilled(TorchFunctionMode):
+    """Context manager, of this thread: networks that are built inside get zeros where ``torch.nn.init`` would draw numbers.
+
+    Drawing them takes most of the time of building a network, and :meth:`Bundle.fill` replaces every one. Zeros, because what
+    lies in fresh memory may be numbers with which a processor computes a hundred times slower. Layers that fill their weights in
+    another way keep their values.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Of torch: called for each of its functions."""
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **(kwargs or {}))
+        with torch.no_grad():
+            return (args[0] if args else kwargs["tensor"]).zero_()
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class Embedder(nn.Module):
             WeightsError: the weights are damaged or do not fit the settings.
         """
         stored = bundle.read(Path(path))
-        with stored.explained():
+        with stored.explained(), bundle.ToBeFilled():
             settings = EmbedderSettings(**stored.content["settings"])
             preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
             backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size, stem=settings.stem)
