@@ -22,7 +22,7 @@ from cosphere.files import write_json
 
 ROOT = Path(__file__).parents[1]
 STUDIES = Path(__file__).parent / "results" / "studies"
-FIGURES = ("differences", "convergence", "lengths", "spreads", "variance")
+FIGURES = ("differences", "convergence", "lengths", "ranks", "spreads", "variance")
 """Of a study, for the page; the others are tables there."""
 PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 MARKED = re.compile(r"(<!-- study (\S+?)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -115,6 +115,7 @@ RESULTS: dict[str, Any] = {
             for name, end in (("plain", 0.3), ("sec", 0.5))
         },
         "variances": {name: {"steps": [10, 20], "mean": [0.4, 0.1], "sd": [0.0] * 2} for name in ("plain", "sec")},
+        "ranks": {name: {"steps": [100, 200], "mean": [9.0, 12.5], "sd": [0.5] * 2} for name in ("plain", "sec")},
     },
     "spreads": {
         "edges": [0.0, 0.5, 1.0, 1.5, 2.0],
@@ -189,7 +190,7 @@ def test_the_page_holds_verdicts_numbers_choices_and_rules(tmp_path: Path) -> No
     ):
         assert words in text, words
     assert len(page.of_class("answer-yes")) == len(page.of_class("answer-no")) == len(page.of_class("answer-open")) == 1
-    assert len(page.tags("svg")) == 7
+    assert len(page.tags("svg")) == 8
 
 
 def test_the_page_runs_no_script_and_asks_nobody(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_figures_are_written_as_vector_and_picture(tmp_path: Path) -> None:
     figures = tmp_path / "figures"
     assert sorted(file.name for file in figures.iterdir()) == [
         f"{name}.{kind}"
-        for name in ("candidates", "convergence", "differences", "lengths", "scores", "spreads", "variance")
+        for name in ("candidates", "convergence", "differences", "lengths", "ranks", "scores", "spreads", "variance")
         for kind in ("png", "svg")
     ]
     with Image.open(figures / "differences.png") as picture:
@@ -225,6 +226,32 @@ def test_the_convergence_figure_draws_the_means_in_percent(tmp_path: Path) -> No
     means = RESULTS["convergence"]["scores"]["sec"]["mean"]
     assert affine(drawn[:, 1], np.array(means)) < 1e-3 * np.ptp(drawn[:, 1])
     assert affine(drawn[:, 0], np.array([100, 200, 300, 400])) < 1e-3 * np.ptp(drawn[:, 0])
+
+
+def test_the_figure_of_ranks_draws_them_as_they_are(tmp_path: Path) -> None:
+    written(tmp_path, RESULTS, TABLE)
+    svg = (tmp_path / "figures" / "ranks.svg").read_text(encoding="utf-8")
+    assert {"sec", "plain", "effective rank"} <= set(texts(svg))
+    assert affine(line_points(svg, "course-0-0")[:, 1], np.array([9.0, 12.5])) < 1e-9
+
+
+def test_results_of_an_earlier_version_have_no_ranks(tmp_path: Path) -> None:
+    results = copy.deepcopy(RESULTS)
+    del results["convergence"]["ranks"]
+    assert "effective rank" not in written(tmp_path, results, TABLE).text
+    assert not (tmp_path / "figures" / "ranks.svg").exists()
+
+
+def test_the_figure_of_scores_is_about_the_first_question(tmp_path: Path) -> None:
+    results, table = copy.deepcopy((RESULTS, TABLE))
+    for one in results["comparisons"]:
+        one["score"] = "knn/accuracy"
+    for row in table:
+        row["score.knn/accuracy"] = 0.5
+    written(tmp_path, results, table)
+    assert "knn/accuracy, % (dots: seeds; line: their mean)" in texts(
+        (tmp_path / "figures" / "scores.svg").read_text("utf-8")
+    )
 
 
 def test_the_figure_of_lengths_has_a_step_for_each_bin(tmp_path: Path) -> None:

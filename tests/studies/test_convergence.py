@@ -34,7 +34,10 @@ def record(arm: str, seed: int, **others: Any) -> dict[str, Any]:
 def curve(end: float, steps: int = 400, every: int = 100, cv: float = 0.5) -> list[dict[str, Any]]:
     """A straight rise from 0 at step 0 to ``end``, and lengths of one CV."""
     lines: list[dict[str, Any]] = [{"step": step, "train/norm_cv": cv} for step in range(10, steps + 1, 10)]
-    return lines + [{"step": step, "val/map@r": end * step / steps} for step in range(every, steps + 1, every)]
+    return lines + [
+        {"step": step, "val/map@r": end * step / steps, "val/effective_rank": step / 10}
+        for step in range(every, steps + 1, every)
+    ]
 
 
 def measured(logs: dict[tuple[str, int], list[dict[str, Any]]], seeds: int = 3) -> Convergence | None:
@@ -54,6 +57,8 @@ def test_twice_as_steep_a_line_needs_half_the_steps() -> None:
     (speed,) = found.speeds  # two questions about one pair, and one that is not about SEC
     assert (speed.arm, speed.against, speed.reached, speed.seeds) == ("sec", "none", 3, 3)
     assert speed.share.mean == pytest.approx(0.5)
+    assert found.ranks["sec"] == ((100, 200, 300, 400), (10, 20, 30, 40), (0, 0, 0, 0))
+    assert found.as_dict()["ranks"]["none"]["mean"] == (10, 20, 30, 40)
 
 
 def test_between_validations_the_curve_is_straight() -> None:

@@ -18,7 +18,7 @@ _HUES, _DASHES = ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":")
 
 
 def convergence_figures(content: Row) -> list[Drawn]:
-    """Validation score and relative variance of lengths over steps: a panel for each arm, with those it is compared with.
+    """Validation score, relative variance of lengths and effective rank over steps: a panel for each arm, with those it is compared with.
 
     Args:
         content: ``convergence`` of `results.json`.
@@ -28,13 +28,19 @@ def convergence_figures(content: Row) -> list[Drawn]:
         rows.setdefault(speed["arm"], []).append(speed["against"])
     if not rows:
         return []
-    title = f"validation {content['metric']}, %"
-    scores = _panels("convergence", title, content["scores"], 100.0, rows)
-    lengths = _panels("lengths", "(sd / mean)² of lengths", content["variances"], 1.0, rows)
-    return [scores, lengths] if content["variances"] else [scores]
+    score = f"validation {content['metric']}, %"
+    figures = [
+        ("convergence", "Validation scores over steps", score, 100.0, content["scores"]),
+        ("lengths", "Lengths in training batches over steps", "(sd / mean)² of lengths", 1.0, content["variances"]),
+        # Results of an earlier version have none.
+        ("ranks", "Effective rank of validation embeddings over steps", "effective rank", 1.0, content.get("ranks")),
+    ]
+    return [
+        _panels(name, title, label, courses, scale, rows) for name, title, label, scale, courses in figures if courses
+    ]
 
 
-def _panels(name: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]]) -> Drawn:
+def _panels(name: str, title: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]]) -> Drawn:
     with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (_, panels, svg):
         for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
             for line, one in enumerate((arm, *others)):
@@ -44,9 +50,7 @@ def _panels(name: str, label: str, courses: Row, scale: float, rows: Mapping[str
                     _course(axes, courses[one], scale, look, one, f"course-{place}-{line}")
             axes.set_ylabel(label, fontsize=8.5)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
-        panels[0].set_title(
-            "Validation scores over steps" if name == "convergence" else "Lengths in training batches over steps"
-        )
+        panels[0].set_title(title)
         panels[-1].set_xlabel("step (line: mean over seeds; band: standard deviation)")
     return Drawn(name, svg[0], f"{label} over steps, for {'; '.join(rows)}, each beside what it is compared with")
 

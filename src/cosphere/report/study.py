@@ -85,6 +85,7 @@ def study_page(results: Row, rows: Sequence[Row], drawn: Sequence[Drawn]) -> str
             "How fast?",
             _chart(charts.get("convergence")),
             _chart(charts.get("lengths")),
+            *([_chart(charts["ranks"])] if "ranks" in charts else []),
             convergence_table(results.get("convergence")),
         ),
         section("rules", "Rules", _rules(results)),

@@ -39,11 +39,12 @@ def figures(results: Row, table: Sequence[Row]) -> list[Drawn]:
     compared = [one for one in results["comparisons"] if one["verdict"] is not None]
     if compared:
         drawn.append(_forest(compared, results["rules"]["level"]))
-    scores = [name for name in ("recall@1", "map@r") if any(f"score.{name}" in row for row in table)][:1]
-    for name in scores:
+    # What the first question is about, else the usual one.
+    for name in (*(one["score"] for one in results["comparisons"]), "recall@1", "map@r"):
         final = [row for row in table if row["phase"] == "final" and row.get(f"score.{name}") is not None]
         if final:
             drawn.append(_seeds(final, results, name))
+            break
     metric = results["rules"]["metric"]
     tuned = [row for row in table if row["phase"] == "tune" and row.get(f"score.{metric}") is not None]
     if tuned:

@@ -68,6 +68,8 @@ class Convergence(NamedTuple):
     """Validation score by arm."""
     variances: Mapping[str, Course]
     """Relative variance (squared CV) of the lengths in a training batch, by arm."""
+    ranks: Mapping[str, Course]
+    """Effective rank of the validation embeddings, by arm; see :func:`cosphere.health.measure`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -78,6 +80,7 @@ class Convergence(NamedTuple):
             "speeds": [{**speed._asdict(), "share": speed.share._asdict()} for speed in self.speeds],
             "scores": {arm: course._asdict() for arm, course in self.scores.items()},
             "variances": {arm: course._asdict() for arm, course in self.variances.items()},
+            "ranks": {arm: course._asdict() for arm, course in self.ranks.items()},
         }
 
 
@@ -114,6 +117,7 @@ def convergence(
         speeds=tuple(_speeds(points, study.level)),
         scores=_courses(curves),
         variances=_courses(lengths),
+        ranks=_courses({run: logged(log, "val/effective_rank") for run, log in logs.items()}),
     )
 
 
