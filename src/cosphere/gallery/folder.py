@@ -20,7 +20,7 @@ from typing import Self
 from cosphere.checks import MOST_DIM, check_choice, check_whole
 from cosphere.errors import DamagedError, RunError
 from cosphere.files import is_there
-from cosphere.gallery import blocks
+from cosphere.gallery import blocks, handles
 from cosphere.gallery.items import groups
 from cosphere.gallery.lock import WriterLock
 from cosphere.gallery.schema import HOLDS, Space, State, check_format, create_tables, read_space, read_state
@@ -37,6 +37,7 @@ class GalleryFolder:
     """An open gallery's folder: who may read and write it. Made with :meth:`create` and :meth:`open`.
 
     The first call that writes takes the writer's lock, and :meth:`close` lets it go. Every method may be called from several threads.
+    A forked process reads it with connections of its own, and may write it when its parent has closed it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +46,7 @@ class GalleryFolder:
         self._lock: WriterLock | None = None
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._process = os.getpid()
+        handles.remember(self)
 
     @property
     def file(self) -> Path:
@@ -116,21 +117,43 @@ class GalleryFolder:
 
     def close(self) -> None:
         """Close the file and let another writer in. Twice does no harm; a later call opens it again."""
-        if os.getpid() != self._process:  # a fork: closing would end the locks of the process that opened the file
-            return
         with self._guard:
             try:
-                for connection in (self._reader, self._writer):
-                    if connection is not None:
-                        if connection is self._writer:
-                            with contextlib.suppress(RunError):  # a full disk: all is committed, in the log
-                                connection.checkpoint("PASSIVE")
-                        connection.close()
+                self._close_connections()
             finally:
-                self._reader = self._writer = None
                 if self._lock is not None:
                     self._lock.release()
                     self._lock = None
+
+    def _close_connections(self) -> None:
+        try:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    if connection is self._writer:
+                        with contextlib.suppress(RunError):  # a full disk: all is committed, in the log
+                            connection.checkpoint("PASSIVE")
+                    connection.close()
+        finally:
+            self._reader = self._writer = None
+
+    def close_idle(self) -> None:
+        """Close connections that are not in use, because the process forks. The right to write is kept."""
+        if self._guard.acquire(blocking=False):
+            try:
+                if not any(one is not None and one.inside for one in (self._reader, self._writer)):
+                    self._close_connections()
+            finally:
+                self._guard.release()
+
+    def leave_to_parent(self) -> None:
+        """Forget, in a forked process, what its parent has open, the right to write included."""
+        self._guard = threading.RLock()
+        for one in (self._reader, self._writer):
+            if one is not None:
+                one.close()
+        if self._lock is not None:
+            self._lock.leave_to_parent()
+        self._reader = self._writer = self._lock = None
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):

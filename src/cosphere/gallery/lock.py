@@ -55,6 +55,13 @@ class WriterLock:
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, 0)
+                if fcntl is not None:
+                    fcntl.flock(self._handle, fcntl.LOCK_UN)  # a forked process may have the descriptor too
+            self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """Close the descriptor that a forked process inherited; its parent keeps the lock."""
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cosphere._types import Progress
 from cosphere.errors import RunError
+from cosphere.gallery import handles
 from cosphere.gallery.erasure import (
     WINDOW,
     Receipt,
@@ -140,9 +141,9 @@ def _parts(path: Path) -> Iterator[Part]:
     """A file in overlapping parts, so that no match is cut."""
     over = 8192
     try:
-        with path.open("rb") as file:
+        with handles.reading(path) as read_at:
             kept, start = b"", 0
-            while fresh := file.read(_PART):
+            while fresh := read_at(_PART, start + len(kept)):
                 yield Part(kept + fresh, start, len(kept))
                 content = kept + fresh
                 kept = content[-over:]

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from cosphere.checks import check_choice
 from cosphere.errors import DamagedError, MissingExtraError, RunError
+from cosphere.gallery import handles
 
 SAFE_VERSION = (3, 51, 3)
 """The first SQLite without the WAL-reset bug: before it, two connections racing a checkpoint can lose committed pages."""
@@ -79,22 +80,30 @@ class Connection:
     def __init__(self, path: Path, mode: Mode) -> None:
         self.path, self.mode = path, mode
         self._open: Any = None
-        self._inside = False
+        self.inside = False
+        """Whether a transaction is under way."""
         self._stamp = _stamp(path)
-        self._file: tuple[int, int] | None = None
+        self._process = os.getpid()
         with self.explained():
-            self._open = _opened(path, mode)
+            self._open, self._file = handles.connect(path, driver_name(), lambda: _opened(path, mode))
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self.explained():
             self.run(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
             self.run("PRAGMA trusted_schema = OFF")  # the file may be a stranger's
             self.run("PRAGMA cell_size_check = ON")
-            if mode == "create":
+            if self.mode == "create":
                 self.run(f"PRAGMA page_size = {PAGE_BYTES}")
                 self.run("PRAGMA journal_mode = WAL")
-            if mode in ("create", "write"):
+            if self.mode in ("create", "write"):
                 self._prepare_writing()
             else:
                 self.run("PRAGMA query_only = ON")
-        self._file = _file(path)
 
     def _prepare_writing(self) -> None:
         self.run("PRAGMA synchronous = FULL")
@@ -179,7 +188,7 @@ class Connection:
         Raises:
             RunError: it was moved, removed, or replaced by another one.
         """
-        if _file(self.path) != self._file:
+        if handles.identity(self.path) != self._file:
             raise RunError(
                 f"{self.path} was moved, removed or replaced while it was open. Open it again, where it is now."
             )
@@ -196,11 +205,11 @@ class Connection:
 
     @contextlib.contextmanager
     def _between(self, begin: str) -> Iterator[None]:
-        if self._inside:
+        if self.inside:
             yield
             return
         self.run(begin)
-        self._inside = True
+        self.inside = True
         try:
             yield
             self.run("COMMIT")
@@ -209,7 +218,7 @@ class Connection:
                 self.run("ROLLBACK")
             raise
         finally:
-            self._inside = False
+            self.inside = False
 
     def checkpoint(self, kind: Literal["PASSIVE", "TRUNCATE"]) -> bool:
         """Copy the write-ahead log into the file. Only the one writer may.
@@ -220,21 +229,32 @@ class Connection:
         Returns:
             whether all was copied; inside a transaction, nothing is.
         """
-        if self._inside:
+        if self.inside:
             return False
         found = self.one(f"PRAGMA wal_checkpoint({kind})")
         return found is not None and found[0] == 0 and found[1] == found[2]
 
     def close(self) -> None:
-        """Close it; twice does no harm."""
-        if self._open is not None:
+        """Close it; twice does no harm. A connection of the process that forked this one is left to it."""
+        if self._open is None:
+            return
+        if os.getpid() != self._process:
+            handles.park(self._open)
+        else:
             with self.explained():
                 self._open.close()
-            self._open = None
+            handles.disconnected(self._file)
+        self._open = None
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn the errors of the library into a RunError with advice."""
+        """Turn the errors of the library into a RunError with advice.
+
+        Raises:
+            RunError: also where another process opened the connection, and forked this one.
+        """
+        if os.getpid() != self._process:
+            raise handles.forked(self.path)
         try:
             yield
         except sqlite3.Error as error:
@@ -243,15 +263,6 @@ class Connection:
             if type(error).__module__.partition(".")[0] != "apsw" and "apsw" not in type(error).__module__:
                 raise
             raise explanation(self.path, error) from error
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    """What tells one file from another; None where there is none."""
-    try:
-        known = path.stat()
-    except OSError:
-        return None
-    return known.st_dev, known.st_ino
 
 
 def _stamp(path: Path) -> tuple[tuple[int, int, int] | None, ...]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere.gallery import handles
 from cosphere.gallery.erasure import QUICK_BITS, WINDOW, Receipt, quick_hash_of, sure_hash
 from cosphere.gallery.sqlite import PAGE_BYTES
 
@@ -130,9 +131,9 @@ def unused_bytes(file: Path) -> Iterator[bytes]:
     SQLite copies cells when it balances a tree, and does not overwrite the places that they leave, whatever ``secure_delete`` says;
     of a deleted cell, such a copy would stay.
     """
-    with file.open("rb") as source:
+    with handles.reading(file) as read_at:
         number = 0
-        while content := source.read(512 * PAGE_BYTES):
+        while len(content := read_at(512 * PAGE_BYTES, number * PAGE_BYTES)) >= PAGE_BYTES:
             pages = np.frombuffer(content, np.uint8, count=len(content) // PAGE_BYTES * PAGE_BYTES).reshape(
                 -1, PAGE_BYTES
             )
