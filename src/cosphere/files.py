@@ -7,7 +7,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,22 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.close(handle)
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush which files a folder has to disk, so that what was removed from it stays removed after a loss of power.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_left_parts(folder: Path, name: str | None = None) -> None:
@@ -262,12 +278,13 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     write_atomic(path, write)
 
 
-def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
-    """Read all arrays of an .npz. Pickled objects are refused because they could run code.
+def read_arrays(path: Path, *, what: str, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays of an .npz. Pickled objects are refused because they could run code.
 
     Args:
         path: the file.
         what: what the file is, for the error ("an index").
+        only: names to read, where they are there; None for all.
 
     Raises:
         RunError: there is no such file, it cannot be read, or it is not an .npz.
@@ -289,7 +306,7 @@ def read_arrays(path: Path, *, what: str) -> dict[str, npt.NDArray[Any]]:
                 raise ValueError("it is not an .npz, or it is cut off")
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            return {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files if only is None or name in only}
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
     except MemoryError as error:

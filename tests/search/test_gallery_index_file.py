@@ -63,6 +63,40 @@ def test_a_deletion_removes_the_index_and_its_rows_from_the_folder(tmp_path: Pat
         assert "i7" not in {hit.id for hit in other.search(rows[7], k=50)}
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "coarse-bits"])
+def test_what_is_deleted_while_an_index_is_built_is_not_written(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, rows = made(tmp_path / "g")
+    use_index = Gallery.use_index
+
+    def and_delete(self: Gallery, *words: object, **options: object) -> object:
+        index = use_index(self, *words, **options)  # type: ignore[arg-type]
+        self.delete("i7")  # another thread's
+        return index
+
+    monkeypatch.setattr(Gallery, "use_index", and_delete)
+    with gallery:
+        built = gallery.build_index(kind)
+        assert len(built) == 1499
+        assert gallery.search(rows[8], k=1)[0].id == "i8"
+        with np.load(gallery.store.index_file("floats")) as arrays:
+            assert 8 not in arrays["gallery_rows"].tolist()
+            units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            kept = [values for values in arrays.values() if values.shape == (1499, DIM)]
+            assert all(np.abs(values - units[7]).max(axis=1).min() > 0.1 for values in kept)
+    assert prove_deleted(tmp_path / "g", ["i7777777"]).holds
+
+
+def test_a_link_to_another_folder_takes_no_index(tmp_path: Path) -> None:
+    gallery, _ = made(tmp_path / "g")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "g" / "index").symlink_to(tmp_path / "elsewhere")
+    with gallery, pytest.raises(RunError, match="index is a link, behind which a deletion removes nothing"):
+        gallery.build_index("hnsw")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_an_index_that_is_damaged_or_of_other_rows_is_passed_by(tmp_path: Path) -> None:
     gallery, rows = made(tmp_path / "g")
     with gallery:

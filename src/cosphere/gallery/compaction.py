@@ -23,8 +23,8 @@ _TOGETHER = 16
 def compact(store: Store | PostgresStore, progress: Progress | None = None) -> Compacted:
     """Take deleted rows out of the blocks, merge short blocks, and rewrite the file without free pages.
 
-    On a server, rewrite the table and its indexes. Items keep their row numbers. Other processes go on reading; a kill at any moment
-    leaves the gallery whole.
+    Files of ``index/`` that are not indexes of live rows are removed. On a server, rewrite the table and its indexes. Items keep their
+    row numbers. Other processes go on reading; a kill at any moment leaves the gallery whole.
 
     Raises:
         RunError: a migration is under way, another process writes, or the disk is full.
@@ -32,6 +32,7 @@ def compact(store: Store | PostgresStore, progress: Progress | None = None) -> C
     if isinstance(store, PostgresStore):
         return store.compact()
     store.flush()
+    store.remove_flawed_indexes()
     before, after = store.file.stat().st_size, 0
     highest = 0
     for after, highest in _merged(store):

@@ -20,7 +20,7 @@ from typing import Self
 from cosphere.checks import MOST_DIM, check_choice, check_whole
 from cosphere.errors import DamagedError, RunError
 from cosphere.files import is_there
-from cosphere.gallery import blocks, handles
+from cosphere.gallery import blocks, handles, indexes
 from cosphere.gallery.items import groups
 from cosphere.gallery.lock import WriterLock
 from cosphere.gallery.schema import HOLDS, Space, State, check_format, create_tables, read_space, read_state
@@ -207,11 +207,15 @@ class GalleryFolder:
             raise RunError(f"{self.folder} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
         if self._lock is None:
             self._lock = WriterLock(self.folder / LOCK, self.folder)
+        connection = None
         try:
             connection = Connection(self.file, "write")
             check_format(connection)
             _finish_switch(connection)
+            _remove_flawed(connection, self.folder / INDEXES, copies=True)
         except BaseException:
+            if connection is not None:
+                connection.close()
             self._lock.release()
             self._lock = None
             raise
@@ -232,6 +236,15 @@ class GalleryFolder:
         """Remove the rows of a space that is neither searched nor staged, some blocks at a time."""
         with self._guard:
             _remove_space(self._claimed(), number)
+
+    def remove_flawed_indexes(self) -> None:
+        """Remove every file of ``index/`` that is not an index of live rows.
+
+        Raises:
+            RunError: one cannot be removed.
+        """
+        with self._guard:
+            _remove_flawed(self._claimed(), self.folder / INDEXES, copies=False)
 
     def vacuum(self) -> None:
         """Rewrite the file without its free pages. Needs as much space again while it runs."""
@@ -293,6 +306,15 @@ def _finish_switch(connection: Connection) -> None:
         old = [number for (number,) in connection.rows("SELECT number FROM space") if number not in wanted]
     for number in old:
         _remove_space(connection, number)
+
+
+def _remove_flawed(connection: Connection, folder: Path, *, copies: bool) -> None:
+    """Remove indexes of rows that are gone, which an older Cosphere left where it was killed; or all files that are no index."""
+    with connection.reading():
+        flaws = indexes.flaws(folder, connection, read_state(connection))
+    for flaw in flaws:
+        if flaw.copies or not copies:
+            indexes.remove(flaw.path)
 
 
 def _remove_space(connection: Connection, number: int) -> None:

@@ -143,11 +143,11 @@ def switch(store: Store) -> None:
             raise RunError(f"{store.folder} is not being migrated. Begin a migration first.")
         old = state.space
         _drop_dead(connection, old)
+        store.remove_indexes()  # of the old rows
         write_state(
             connection,
             replace(state, space=state.staged, staged=None, epoch=state.epoch + 1, generation=state.generation + 1),
         )
-    store.remove_indexes()  # of the old rows
     store.remove_space(old)
     store.flush()
 

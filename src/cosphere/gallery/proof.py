@@ -21,7 +21,9 @@ from cosphere.gallery.erasure import (
     window_places,
     windows,
 )
-from cosphere.gallery.folder import FILE, may
+from cosphere.gallery.folder import FILE, INDEXES, may
+from cosphere.gallery.indexes import files_of, flaws
+from cosphere.gallery.schema import read_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Store
 from cosphere.gallery.traces import MOST, SHORTEST_TEXT, Part, Search, utf8, wanted_texts
@@ -99,9 +101,10 @@ def prove_deleted(
         alive = tuple(one for one in ids if one in store)
         with store.reading() as connection:
             known = {record["receipt"] for record in read_log(connection)}
+            odd = flaws(store.folder / INDEXES, connection, read_state(connection))
         wanted = wanted_texts([*ids, *texts])
         search = Search(wanted, receipts)
-        files = list(_files(store.folder))
+        files = list(files_of(store.folder))
         total, done = sum(path.stat().st_size for path in files), 0
         for path in files:
             for part in _parts(path):
@@ -110,6 +113,7 @@ def prove_deleted(
                 if progress is not None:
                     progress(min(done, total), total)
         found, shared = _findings(search, store)
+        found += [Finding(one.what, one.path.relative_to(store.folder).as_posix(), 0) for one in odd]
         return Proof(
             files=tuple((path.relative_to(store.folder).as_posix(), path.stat().st_size) for path in files),
             flushed=flushed,
@@ -128,13 +132,6 @@ def _flushed(store: Store) -> bool:
     if all(may(path, os.W_OK) for path in (store.folder, store.file)):
         return store.flush()
     return False
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file of the folder, at any depth; links are not followed."""
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (path for name in sorted(names) if (path := Path(root, name)).is_file() and not path.is_symlink())
 
 
 def _parts(path: Path) -> Iterator[Part]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from cosphere.checks import check_choice
 from cosphere.errors import RunError
-from cosphere.gallery import blocks, items
+from cosphere.gallery import blocks, indexes, items
 from cosphere.gallery.adding import (
     Existing,
     NewItems,
@@ -24,6 +23,7 @@ from cosphere.gallery.adding import (
     names_to_delete,
 )
 from cosphere.gallery.blocks import Numbers, Rows
+from cosphere.gallery.changes import Changes, Known, changes_since
 from cosphere.gallery.erasure import Receipt, log_erasure, scan_of
 from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
 from cosphere.gallery.items import Item
@@ -72,17 +72,6 @@ class Deleted(NamedTuple):
     """With it, :func:`cosphere.gallery.proof.prove_deleted` finds what may be left of vectors, codes and thumbnails."""
     flushed: bool
     """Whether the write-ahead log was emptied. A reader in the middle of a query delays that to the next write."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a reader holds: the answer to :meth:`Store.read_changes` brings it up to date."""
-
-    generation: int = -1
-    epoch: int = -1
-    space: int = -1
-    last: int = 0
-    """The highest row number that it has seen."""
 
 
 class Store(GalleryFolder):
@@ -220,14 +209,13 @@ class Store(GalleryFolder):
             receipts = []
             if there and existing == "replace":
                 state, receipt = self._erase(connection, state, sorted(there.values()))
+                self.remove_indexes()
                 log_erasure(connection, receipt, replaced=True)
                 receipts.append(receipt)
             keep = [place for place, one in enumerate(new.ids) if existing == "replace" or one not in there]
             if keep:
                 self._insert(connection, state, now, keep, new)
         replaced = len(there) if existing == "replace" else 0
-        if replaced:
-            self.remove_indexes()
         return Added.of(len(keep) - replaced, replaced, len(new.ids) - len(keep), receipts)
 
     def _insert(self, connection: Connection, state: State, space: Space, keep: list[int], new: NewItems) -> None:
@@ -280,10 +268,9 @@ class Store(GalleryFolder):
                 receipt = Receipt.of(state.name, 0, [])
                 if rows:
                     state, receipt = self._erase(connection, state, rows, gone)
+                    self.remove_indexes()
                     log_erasure(connection, receipt)
                     write_state(connection, state)
-            if rows:
-                self.remove_indexes()
             return Deleted(tuple(item.id for item in gone), receipt, not rows or self._flushed_of(gone, receipt))
 
     def _flushed_of(self, gone: Sequence[Item], receipt: Receipt) -> bool:
@@ -302,8 +289,14 @@ class Store(GalleryFolder):
         return self.folder / INDEXES / f"{kind}.npz"
 
     def remove_indexes(self) -> None:
-        """Remove the index files: they hold copies of rows, deleted ones among them."""
-        shutil.rmtree(self.folder / INDEXES, ignore_errors=True)
+        """Remove the index files: they hold copies of rows, deleted ones among them.
+
+        What deletes rows calls this before it commits: an index is made again, but a kill in between would leave the copies for good.
+
+        Raises:
+            RunError: they cannot be removed.
+        """
+        indexes.remove(self.folder / INDEXES)
 
     def _chosen(self, connection: Connection, ids: Sequence[Any] | str | None, wanted: Filter | None) -> list[int]:
         if ids is None:
@@ -337,30 +330,7 @@ class Store(GalleryFolder):
             known: what the reader holds.
             holds: read only ``floats`` or ``codes``; None reads what the gallery holds.
         """
-        state = read_state(connection)
-        space = read_space(connection, state.space)
-        fresh = (state.epoch, state.space) != (known.epoch, known.space)
-        now = Known(state.generation, state.epoch, state.space, state.next_row - 1)
-        if now == known:
-            return Changes(state, space, now, False, iter(()), iter(()))
-        alive = iter(()) if fresh else blocks.alive_since(connection, known.generation)
-        part = space if holds is None else replace(space, holds=holds)
-        new = blocks.read_after(connection, state.space, part, 0 if fresh else known.last)
-        return Changes(state, space, now, fresh, alive, new)
-
-
-class Changes(NamedTuple):
-    """What a reader lacks: first ``alive`` is to be read, then ``new``."""
-
-    state: State
-    space: Space
-    known: Known
-    fresh: bool
-    """Whether all that the reader holds is void."""
-    alive: Iterator[tuple[int, int, Numbers]]
-    """Of each changed range of rows, after the first number and up to the second: which are alive."""
-    new: Iterator[Rows]
-    """Rows that it has not seen."""
+        return changes_since(connection, known, holds)
 
 
 def check_count(connection: Connection, found: int, state: State) -> None:

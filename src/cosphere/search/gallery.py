@@ -249,12 +249,13 @@ class Gallery(AnyGallery):
             self.use_index(kind, precision=precision, **options)
             with self.store.writing() as (connection, state, _):  # nobody deletes meanwhile
                 index = cast(GalleryIndex, self._indexes[rows])
-                index.refresh(self._current(rows, connection))
+                held = self._current(rows, connection)
+                index.without_deleted(held)
                 if index.index is not None and index.index.kind in COMPARES_ALL[rows]:
                     self._indexes[rows] = None
                     self.store.index_file(rows).unlink(missing_ok=True)
                     return index.index
-                index.save(self.store.index_file(rows), state)
+                index.save(self.store.index_file(rows), state, held)
             return cast(Index, index.index)
 
     def remove_index(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from cosphere._types import Integers
 from cosphere.errors import RunError
 from cosphere.files import read_arrays
+from cosphere.gallery.indexes import ABOUT, NUMBERS, about_of
 from cosphere.gallery.schema import State
 from cosphere.rows import UnitRows
 from cosphere.search.allowed import Kept
@@ -23,7 +24,6 @@ from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import REBUILD_SHARE, Index
 
-_NUMBERS, _ABOUT = "gallery_rows", "gallery_about"
 FEWEST = 1000
 """Rows below which all of them are compared, whatever the kind."""
 
@@ -58,9 +58,7 @@ class GalleryIndex:
         if len(live) < FEWEST:
             self.index, self._numbers = None, live[:0]
         elif self.index is None or moved or dead > REBUILD_SHARE * (len(self._numbers) + len(new)):
-            width = held.space.dim if held.kind == "codes" else None
-            self.index = Index.build(held.given(live), self.kind, dim=width, **self.options)
-            self._numbers = live
+            self._build(held, live)
         elif len(new):
             self.index.add(held.given(new))
             self._numbers = np.concatenate([self._numbers, new])
@@ -69,23 +67,44 @@ class GalleryIndex:
         self._known = held.known
         self._kept = None
 
-    def save(self, path: Path, state: State) -> None:
-        """Write it beside the old file, which is then replaced.
+    def _build(self, held: Held, live: Integers) -> None:
+        width = held.space.dim if held.kind == "codes" else None
+        self.index = Index.build(held.given(live), self.kind, dim=width, **self.options)
+        self._numbers = live
+
+    def without_deleted(self, held: Held) -> None:
+        """:meth:`refresh`, and build it again where deleted rows are in it.
+
+        Raises:
+            SettingsError: it was built again, and finds less than was wanted.
+        """
+        self.refresh(held)
+        if self.index is not None and self._alive is not None:
+            self._build(held, held.live_rows())
+            self._alive = self._kept = None
+
+    def save(self, path: Path, state: State, held: Held) -> None:
+        """Write it beside the old file, which is then replaced. No deleted row is written: with one, it is built again.
 
         Args:
             path: the file.
             state: of the gallery whose rows it has.
+            held: the rows; nothing may be deleted until this returns.
 
         Raises:
+            SettingsError: it was built again, and finds less than was wanted.
             RunError: it cannot be written, or there is nothing to write.
         """
+        self.without_deleted(held)
         if self.index is None:
             raise RunError(
                 f"{path.parent.parent} has fewer than {FEWEST:,} items, which are searched exactly. Build no index."
             )
+        if path.parent.is_symlink():
+            raise RunError(f"{path.parent} is a link, behind which a deletion removes nothing. Replace it by a folder.")
         path.parent.mkdir(exist_ok=True)
         about = {"gallery": state.name, "space": state.space, "options": self.options, "asked": self.kind}
-        self.index.save(path, images={_NUMBERS: self._numbers, _ABOUT: np.array(json.dumps(about))})
+        self.index.save(path, images={NUMBERS: self._numbers, ABOUT: np.array(json.dumps(about))})
 
     @classmethod
     def load(cls, path: Path, state: State) -> Self:
@@ -95,7 +114,7 @@ class GalleryIndex:
             RunError: it is missing or damaged, or of another gallery or of rows that a migration replaced.
         """
         arrays = read_arrays(path, what="an index of a gallery")
-        numbers, about = arrays.pop(_NUMBERS, None), _about(arrays.pop(_ABOUT, None))
+        numbers, about = arrays.pop(NUMBERS, None), about_of(arrays.pop(ABOUT, None))
         if numbers is None or (about.get("gallery"), about.get("space")) != (state.name, state.space):
             raise RunError(f"{path} is not an index of this gallery's rows. Build it again.")
         index = Index.from_arrays(arrays, path)
@@ -132,12 +151,3 @@ class GalleryIndex:
         """Most neighbours that the kind can give; a shortlist bounds them."""
         bounded = self.index is not None and self.index.kind in ("rerank", "coarse-bits")
         return self.index.shortlist if bounded and self.index is not None else 2**31
-
-
-def _about(content: Any) -> dict[str, Any]:
-    """What :meth:`GalleryIndex.save` wrote beside the index; empty where it is something else."""
-    try:
-        about = json.loads(str(content))
-    except ValueError:
-        return {}
-    return about if isinstance(about, dict) else {}

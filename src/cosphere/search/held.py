@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Flags, Float32s, Integers
+from cosphere.gallery.changes import Known
 from cosphere.gallery.schema import Space
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.store import Known, Store, check_count
+from cosphere.gallery.store import Store, check_count
 from cosphere.rows import BLOCK_BYTES, UnitRows, rounded_up, unit_rows
 from cosphere.search.exact import search_units
 from cosphere.search.hamming import BitRows, search_bits
