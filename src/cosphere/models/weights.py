@@ -37,6 +37,12 @@ def has_offline_package(name: str) -> bool:
     return name in _OFFLINE
 
 
+def check_weights_file(path: Path) -> None:
+    """Raise WeightsError unless ``path`` is a file."""
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}. Give a .pth or .safetensors file, 'imagenet' or 'none'.")
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that the file may contain.
 
@@ -49,8 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file, it is damaged, it contains more than tensors, or it contains no weights.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}. Give a .pth or .safetensors file, 'imagenet' or 'none'.")
+    check_weights_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
