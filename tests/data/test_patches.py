@@ -313,3 +313,37 @@ def test_links_and_archives_are_refused(folders: Path, tmp_path: Path) -> None:
     write_patch(patch, [Change("remove", archive.table["path"][0], archive.table["label"][0])])
     with pytest.raises(DataError, match="patches change tables and class folders"):
         apply_patch(patch, tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize("outside", ["cat", "dog", ".cosphere-removed"])
+def test_a_folder_that_is_a_link_out_of_the_images_is_refused(folders: Path, tmp_path: Path, outside: str) -> None:
+    """Neither out of it nor into it: undoing would refuse to touch what lies outside."""
+    elsewhere = tmp_path / "elsewhere"
+    (folders / outside).rename(elsewhere) if outside in "cat dog" else elsewhere.mkdir()
+    (folders / outside).symlink_to(elsewhere)
+    before = everything(folders), everything(elsewhere)
+    change = (
+        Change("remove", "cat/1.png", "cat")
+        if outside.startswith(".")
+        else Change("relabel", "cat/1.png", "cat", "dog")
+    )
+    patch = patched(tmp_path, change)
+    words = rf"{outside}(/cat)? leads by a link to .*elsewhere(/cat)?, outside of .*photos, where a patch changes"
+    with pytest.raises(DataError, match=words):
+        apply_patch(patch, folders)
+    assert (everything(folders), everything(elsewhere)) == before
+    assert not (tmp_path / "patch.csv.applied.json").exists()
+
+
+def test_links_to_and_within_the_images_do_no_harm(folders: Path, tmp_path: Path) -> None:
+    (folders / "dog").rename(folders / ".dogs")
+    (folders / "dog").symlink_to(".dogs")
+    (tmp_path / "link").symlink_to(folders)
+    before = everything(folders)
+    patch = patched(
+        tmp_path, Change("relabel", "cat/1.png", "cat", "dog"), Change("relabel", "dog/4.png", "dog", "cat")
+    )
+    apply_patch(patch, tmp_path / "link")
+    assert everything(folders).keys() == {".dogs/1.png", ".dogs/1-1.png", "cat/2.png", "cat/4.png", "cat/deep/3.png"}
+    assert undo_patch(patch) == 2
+    assert everything(folders) == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate import AuditSettings, audit_embeddings, likely_mislabelled
+from cosphere.evaluate.audit import _alike, _gap, _Near
 
 
 def table(rows: Any, labels: Any, files: Any | None = None) -> Embeddings:
@@ -136,3 +138,26 @@ def test_pixels_decide_where_they_are_compared() -> None:
     assert [(pair.first, pair.second, pair.likeness) for pair in found.duplicates] == [(8, 9, 0.97)]
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     assert all(unit[one] @ unit[other] > 0.8 for one, other in asked)
+
+
+def test_memory_is_bounded_by_images_not_by_pairs() -> None:
+    """A square of 12,000 classes has 1.2 GB, and one class of 6000 images 36 million pairs."""
+    labels, others = np.repeat(np.arange(12_000), 3), np.array([[1, 2], [0, 2], [0, 1]])
+    ids = 3 * labels[:, None] + np.tile(others, (12_000, 1))  # each image is near the other two of its class
+    ids[labels == 4], ids[labels == 9] = ids[labels == 9], ids[labels == 4].copy()
+    unit = np.random.default_rng(0).normal(size=(6000, 4))
+    tracemalloc.start()
+    (found,) = _alike(_Near(ids, np.ones(ids.shape)), labels, 10)
+    _gap(unit, unit[:, 0] > 1)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    assert (found.first, found.second, found.mixing) == (4, 9, 5 / 3)
+
+
+def test_the_gap_of_two_parts_is_that_of_all_pairs() -> None:
+    unit = np.random.default_rng(1).normal(size=(23, 5))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    side = np.arange(23) % 3 == 0
+    within = [unit[i] @ unit[j] for i in range(23) for j in range(23) if i != j and side[i] == side[j]]
+    across = [unit[i] @ unit[j] for i in range(23) for j in range(23) if side[i] and not side[j]]
+    assert _gap(unit, side) == pytest.approx(np.mean(within) - np.mean(across))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -120,6 +122,41 @@ def test_commands_audit_patch_and_undo(
     assert main(["data", "patch", str(out / "patch.csv"), "--undo"]) == 0
     assert "restored; the images are as before the patch" in capsys.readouterr().out.replace("\n", " ")
     assert {path.relative_to(photos): path.read_bytes() for path in photos.rglob("*.*") if path.is_file()} == before
+
+
+def test_the_command_that_is_printed_reads_the_images_as_the_audit_did(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = tmp_path / "all my photos", tmp_path / "the audit"
+    draw_classes(tmp_path / "drawn", classes=4, images=6)
+    for number, folder in enumerate(sorted((tmp_path / "drawn").iterdir())):
+        shutil.copytree(folder, photos / f"group{number // 2}" / folder.name)
+    wrong = photos / "group1" / "class02" / "wrong.png"
+    (photos / "group0" / "class00" / "0.png").rename(wrong)
+    words = ["data", "audit", str(photos), "--model", str(bundle), "--out", str(out), "--neighbours", "5"]
+    assert main([*words, "--classes", "leaf", "--layout", "folder"]) == 0
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("patch: "))
+    command = shlex.split(printed.partition("then: ")[2])
+    assert command == [
+        "cosphere",
+        "data",
+        "patch",
+        str(out / "patch.csv"),
+        str(photos),
+        *["--layout", "folder", "--classes", "leaf"],
+    ]
+    (out / "patch.csv").write_text(
+        "action,path,label,new_label\nrelabel,group1/class02/wrong.png,group1/class02,group1/class03\n"
+    )
+    assert main(command[1:-2]) == 2  # as the outermost folder, no line fits
+    assert main(command[1:]) == 0
+    assert not wrong.exists()
+
+
+def test_a_command_without_options_needs_none(found: Audit) -> None:
+    words = ["cosphere", "data", "patch", str(found.folder / "patch.csv"), found.source]
+    assert shlex.split(found.patch_command) == words
+    assert shlex.split(dataclasses.replace(found, layout="table").patch_command) == [*words, "--layout", "table"]
 
 
 def test_what_cannot_be_audited(bundle: Path, planted: Path, tmp_path: Path) -> None:

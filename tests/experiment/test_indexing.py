@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cosphere.cli.index.search import show
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.experiment import Listener, add_to_index, embed_images, migrate_index, search_index
 from cosphere.gallery import Store, migration
-from cosphere.models import Embedder, EmbedderSettings, build_embedder, quick
+from cosphere.models import Calibration, Embedder, EmbedderSettings, build_embedder, quick
 from cosphere.search import Gallery, pictures
 
 
@@ -69,6 +70,41 @@ def test_a_flat_folder_is_added_searched_and_added_again(bundle: Path, flat: Pat
     (by_codes,) = search_index(path, [flat / "0.png"], k=3, precision="codes")
     assert by_codes.measure == "1 - 2 x share of differing bits"
     assert add_to_index(path, flat, existing="replace").added == (0, 10, 0)
+
+
+def test_an_answer_says_what_its_scores_are(
+    bundle: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only of the exact search's score can the threshold tell that the query's own picture is the nearest."""
+    model, path, query = Embedder.load(bundle), tmp_path / "g", flat / "0.png"
+    interval = {"threshold_interval": (0, 1), "far_interval": (0, 1), "tar_interval": None, "level": 0.95}
+    counts = {"different_pairs": 10, "same_pairs": 0, "classes": 3, "images": 4}
+    model.calibration = Calibration(threshold=0.9999, wanted_far=0.001, far=0.001, tar=None, **interval, **counts)
+    model.save(tmp_path / "calibrated")
+    with Gallery.create(path, embedder=model, model=tmp_path / "calibrated", holds="both") as gallery:
+        rows = np.random.default_rng(0).normal(size=(1100, 8)).astype(np.float32)
+        gallery.add(rows, range(1100))
+        gallery.add(model.encode([query]), ["copy"])
+        gallery.build_index("asymmetric")
+    unmarked = "the model's threshold is one of whole embeddings: nothing is marked as unknown by scores that are "
+    signs = "1 - 2 x share of differing bits"
+    for how, measure, same in (
+        ({}, "cosine to the signs", [None] * 3),
+        ({"exact": True}, "cosine", [True, False, False]),
+        ({"precision": "codes"}, signs, [None] * 3),
+        ({"where": {"absent": 1}}, "cosine", []),
+        ({"where": {"absent": 1}, "precision": "codes"}, signs, []),
+    ):
+        (answer,) = search_index(path, [query], k=3, **how)
+        assert (answer.measure, [hit.same for hit in answer.hits]) == (measure, same)
+        assert answer.notes == (() if measure == "cosine" else (unmarked + measure,))
+        assert True not in same or answer.hits[0].id == "copy"
+        show(answer)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert same == [] or measure in printed
+        assert (unmarked in printed) == (bool(same) and measure != "cosine")
+    (by_id,) = search_index(path, ids=["copy"], k=2)
+    assert (by_id.measure, by_id.notes) == ("cosine to the signs", ())  # without a model there is no threshold
 
 
 def test_labels_splits_and_boxes_become_metadata(bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ from cosphere.gallery.where_text import where_of
         ("flag=true", {"flag": True}, True),
         ("flag=true", {"flag": "true"}, True),
         ("label=null", {"label": "null"}, True),
+        ("code=12345678901234567890123", {"code": "12345678901234567890123"}, True),
+        ("code!=-12345678901234567890123", {"code": "-12345678901234567890123"}, False),
+        ("code=9223372036854775807", {"code": 2**63 - 1}, True),
+        ("code=9223372036854775808", {"code": "9223372036854775808"}, True),
+        ('code>="12345678901234567890123"', {"code": "2"}, True),
     ],
 )
 def test_a_condition_means_what_it_reads(text: str, metadata: dict[str, Any], holds: bool) -> None:
@@ -52,6 +57,13 @@ def test_all_conditions_hold_also_two_of_one_column() -> None:
     years = [year for year in range(2018, 2027) if parse(where).holds("x", {"year": year, "label": "mug"})]
     assert years == [2020, 2021, 2022, 2023]
     assert where_of([]) is None
+
+
+def test_an_order_of_numbers_has_bounds() -> None:
+    where = where_of(["code>12345678901234567890123"])
+    assert where is not None
+    with pytest.raises(DataError, match=r"is too large a whole number; wanted one that 64 bits hold\. Give it as text"):
+        parse(where)
 
 
 @pytest.mark.parametrize("text", ["label", "=mug", "", ">3"])

@@ -11,8 +11,9 @@ from PIL import Image
 from cosphere.embeddings import Embeddings
 from cosphere.errors import SettingsError, SizeError
 from cosphere.models import Calibration
-from cosphere.search import Index, Refinement
+from cosphere.search import Index, Refinement, k_reciprocal_search, refining
 from cosphere.search.answer import MEASURES, WHOLE_KINDS, answer
+from cosphere.search.exact import Neighbours
 from cosphere.search.kinds import KINDS
 
 COLOURS = {"red/0": (250, 10, 10), "red/1": (240, 40, 0), "green/0": (10, 250, 10), "blue/0": (0, 40, 255)}
@@ -188,6 +189,58 @@ def test_expanded_and_re_ranked_answers_leave_the_query_out_and_mark_nothing(tmp
     rows = images.embeddings / np.linalg.norm(images.embeddings, axis=1, keepdims=True)
     mean = rows[0] + rows[1] + rows[2]
     assert expanded.hits[0].score == pytest.approx(float((rows @ mean / np.linalg.norm(mean))[1:].max()))
+
+
+@pytest.mark.parametrize("kind", ["exact", "bits"])
+def test_a_shortlist_is_re_ranked_and_the_others_follow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where classes are fewer than k, so that ever more rows are looked at: re-ranking takes the square of its rows."""
+    monkeypatch.setattr("cosphere.search.refining.SHORTLIST", 20)
+    monkeypatch.setattr("cosphere.search.answer.RECIPROCAL", 20)
+    rows = np.random.default_rng(0).integers(1, 250, (300, 3)).astype(np.float32)
+    images = Embeddings(
+        embeddings=rows,
+        labels=np.where(
+            np.arange(300) == np.argmin(rows @ [1, 0, 0] / np.linalg.norm(rows, axis=1)), 2, np.arange(300) % 2
+        ),
+        paths=tuple(map(str, range(300))),
+        class_names=("one", "two", "rare"),
+    )
+    sizes = []
+
+    def watched(query: Any, gallery: Any, *, k: int) -> Neighbours:
+        sizes.append(len(gallery))
+        return k_reciprocal_search(query, gallery, k=k)
+
+    monkeypatch.setattr(refining, "k_reciprocal_search", watched)
+    query = Image.new("RGB", (2, 2), (255, 0, 0))
+    refine = Refinement(reciprocal=True)
+    (few,) = answer([query], MeanColour(), images, 8, kind=kind, refine=dataclasses.replace(refine, per_label=1))
+    assert {hit.label for hit in few.hits} == {"one", "two", "rare"}
+    (every,) = answer([query], MeanColour(), images, 300, kind=kind, refine=refine)
+    assert set(sizes) == {20}
+    cosines = rows[:, 0] / np.linalg.norm(rows, axis=1)
+    near = np.argsort(-cosines, kind="stable")
+    if kind == "bits":  # all colours have the same signs
+        near = np.arange(300)
+    best = k_reciprocal_search(np.array([[1.0, 0, 0]]), rows[near[:20]], k=20)
+    scores = dict(zip(near[best.ids[0].numpy()].tolist(), best.scores[0].tolist(), strict=True))
+    scores |= {row: 0.3 * (1 - (1 - cosines[row]) / (1 - cosines[near[:20]].min())) for row in near[20:].tolist()}
+    assert [hit.score for hit in every.hits] == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-5)
+    assert [hit.score for hit in every.hits] == pytest.approx([scores[hit.row] for hit in every.hits], abs=1e-5)
+    assert len({hit.row for hit in every.hits}) == 300
+    if kind == "exact":
+        assert [hit.row for hit in every.hits[20:]] == near[20:].tolist()
+
+
+def test_a_short_shortlist_hides_nothing(tmp_path: Path) -> None:
+    images = colours(REDS, [0, 0, 0, 0, 1, 1, 2], tmp_path)
+    exact = [hit.row for hit in answer([images.paths[0]], MeanColour(), images, 6)[0].hits]
+    index = Index.build(images.embeddings, "rerank", shortlist=2)
+    for how in ({"kind": "rerank", "shortlist": 1}, {"index": index}):
+        (found,) = answer([images.paths[0]], MeanColour(), images, 6, **how)
+        assert [hit.row for hit in found.hits] == exact
+        (thinned,) = answer([images.paths[0]], MeanColour(), images, 3, refine=Refinement(per_label=1), **how)
+        assert [hit.row for hit in thinned.hits] == [1, 4, 6]
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,6 @@ def test_deleted_rows_never_come_back(kind: str, tmp_path: Path) -> None:
         index.search(gallery[:1], 600)
     index.delete(np.arange(600) < 600 * REBUILD_SHARE + 1)
     assert index.wants_rebuild
-    with pytest.raises(SizeError, match="rows to delete do not fit 600 rows"):
-        index.delete([600])
     index.delete(np.ones(600, dtype=bool))
     with pytest.raises(SizeError, match="k=1, but no row can be returned"):
         index.search(gallery[:1], 1)
@@ -366,3 +364,37 @@ def test_faiss_whose_methods_others_have_replaced(kind: str) -> None:
     keep = np.arange(300) % 2 == 0
     found = index.search(rows[:20:2], 1, keep=keep)
     assert found.ids[:, 0].tolist() == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([600], "got 600"),
+        ([-1], "got -1"),
+        ([3, -600], "got -600"),
+        (torch.tensor([1, -2]), "got -2"),
+        (-1, "got -1"),
+        (None, "got NoneType"),
+        (True, r"got \(\) bool"),
+        (..., "got ellipsis"),
+        (slice(3), "got slice"),
+        ({4}, "got set"),
+        ([1.0], r"got \(1,\) float64"),
+        (["1"], r"got \(1,\) <U1"),
+        (np.ones(599, dtype=bool), r"got \(599,\) bool"),
+        (np.zeros(0, dtype=bool), r"got \(0,\) bool"),
+    ],
+)
+def test_rows_to_delete_are_row_numbers_or_a_mask(rows: Any, words: str) -> None:
+    index = Index.build(drawn(600, 8), "exact", check_queries=0)
+    with pytest.raises(
+        SizeError, match=f"rows to delete do not fit 600 rows: {words}. Give numbers from 0 to 599, or a mask"
+    ):
+        index.delete(rows)
+    assert not index.dead.any()
+    for nothing in ([], (), np.zeros((0, 3), dtype=np.int64), torch.zeros(0)):
+        index.delete(nothing)
+    assert not index.dead.any()
+    for some in (5, np.int64(7), range(2), (9, 9), torch.tensor([[20], [21]]), np.arange(600) == 30):
+        index.delete(some)
+    assert np.flatnonzero(index.dead).tolist() == [0, 1, 5, 7, 9, 20, 21, 30]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cosphere.errors import SettingsError, SizeError
-from cosphere.search import Gallery
+from cosphere.search import KINDS, Gallery, Index
+from cosphere.search.answer import MEASURES
 
 DIM = 16
 
@@ -119,3 +122,89 @@ def test_codes_have_an_index_of_their_own(kind: str, tmp_path: Path) -> None:
         assert found / 200 >= 0.9
         gallery.exact = True
         assert gallery.index is None
+
+
+def verdict(score: float) -> bool:
+    return bool(score > 0.8)
+
+
+MODEL: Any = SimpleNamespace(id="", output_dim=DIM, calibration=SimpleNamespace(same=verdict))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bits"])
+def test_scores_are_named_and_a_threshold_judges_cosines_only(kind: str, gallery: Gallery) -> None:
+    """The first item is sought with itself: a verdict of False on it would be a wrong one."""
+    rows, gallery.embedder = rows_of(2000), MODEL
+    gallery.use_index(kind)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = unit @ unit[0]
+    for exact in (False, True):
+        gallery.exact = exact
+        measure = "cosine" if exact else MEASURES[kind]
+        for hit in gallery.search(rows[0], 40):
+            cosine = cosines[int(hit.id[1:])]
+            assert hit.measure == measure
+            assert hit.same is (verdict(cosine) if measure == "cosine" else None)
+            assert measure != "cosine" or hit.score == pytest.approx(cosine, abs=1e-6)
+    assert {True, False} == {hit.same for hit in gallery.search(rows[0], 1000)}  # the test can fail
+    gallery.exact = False
+    assert gallery.search(rows[0], 5, {"n": -1}) == []
+
+
+def test_scores_of_codes_are_never_judged(tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "g", dim=DIM, holds="both") as gallery:
+        gallery.add(rows_of(1200), range(1200))
+        gallery.embedder = MODEL
+        for index in (None, "bits", "hnsw-bits"):
+            if index is not None:
+                gallery.use_index(index, precision="codes")
+            hits = gallery.search(rows_of(1)[0], 5, precision="codes")
+            assert {(hit.measure, hit.same) for hit in hits} == {("1 - 2 x share of differing bits", None)}
+            assert {hit.measure for hit in gallery.search(rows_of(1)[0], 5)} == {"cosine"}
+
+
+@pytest.mark.parametrize(("kind", "shortlist"), [("coarse-bits", 50), ("rerank", 20), ("hnsw", None)])
+def test_as_many_are_found_as_are_asked_for(kind: str, shortlist: int | None, gallery: Gallery) -> None:
+    query = rows_of(1, 7)[0]
+    want = [hit.id for hit in gallery.search(query, 2000)]
+    gallery.use_index(kind, **({} if shortlist is None else {"shortlist": shortlist}))
+    for k in (10, 51, 300, 1500, 2000, 9999):
+        ids = [hit.id for hit in gallery.search(query, k)]
+        assert len(set(ids)) == len(ids) == min(k, 2000)
+        assert kind != "rerank" or k <= 20 or ids == want[:k]  # beyond its shortlist it compares all rows
+    few = {"n": ("<", 900)}
+    assert len(gallery.search(query, 700, few)) == 700
+    assert len(gallery.search(query, 1000, few)) == 900
+
+
+def test_an_index_that_cannot_be_built_again_leaves_searches_exact(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gallery.use_index("bits", wanted_recall=0.01) is not None
+    found = gallery._indexes["floats"]
+    assert found is not None
+    found.options["wanted_recall"] = 1.0  # which bits do not reach
+    builds, build = [], Index.build
+
+    def counted(*args: Any, **settings: Any) -> Index:
+        builds.append(settings)
+        return build(*args, **settings)
+
+    monkeypatch.setattr(Index, "build", counted)
+    gallery.delete(where={"n": ("<", 500)})
+    with Gallery.open(gallery.path) as exact:
+        for _ in range(2):
+            assert recall(gallery, exact) == 1
+            assert gallery.index is None
+            assert "an index of kind 'bits' finds" in gallery.index_failure()
+            assert "below the wanted 1.0" in gallery.index_failure()
+            gallery.add(rows_of(1, 8), ["more"], existing="replace")
+        assert gallery.search(rows_of(1, 8)[0], 1)[0].id == "more"
+        assert len(builds) == 1  # and not at each search, nor at each commit
+        found.options["wanted_recall"] = 0.01
+        gallery.delete(where={"n": ("<", 1000)})
+        assert recall(gallery, exact) > 0
+        assert (len(builds), gallery.index is None, gallery.index_failure()) == (2, False, "")
+    with pytest.raises(SettingsError, match=r"below the wanted 1\.0"):  # whoever asks for an index is told
+        gallery.use_index("bits", wanted_recall=1.0)
+    assert gallery.index is not None

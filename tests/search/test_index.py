@@ -94,12 +94,19 @@ def test_small_and_degenerate_galleries(kind: str) -> None:
     assert len(half.search(drawn(2, 5).bfloat16(), 2).ids) == 2
 
 
-def test_a_settings_shortlist_bounds_k() -> None:
+def test_beyond_its_shortlist_re_ranking_is_exact_search() -> None:
     index = Index.build(drawn(40, 8), "rerank", shortlist=5)
     assert index.check is not None
     assert index.check.k == 5
-    with pytest.raises(SizeError, match="k=6 neighbours want a shortlist of at least 6, got 5"):
-        index.search(drawn(2, 8), 6)
+    queries, exact = drawn(2, 8, 3), Index.build(drawn(40, 8), "exact")
+    for k, keep in ((6, None), (40, None), (10, np.arange(40) % 3 == 0), (6, np.arange(40) < 6)):
+        found, want = index.search(queries, k, keep=keep), exact.search(queries, k, keep=keep)
+        assert torch.equal(found.ids, want.ids)
+        assert torch.equal(found.scores, want.scores)
+    five = index.search(queries, 5).ids  # and up to it a list of the bits
+    assert [set(row) for row in five.tolist()] == [
+        set(row) for row in Index.build(drawn(40, 8), "bits").search(queries, 5).ids.tolist()
+    ]
     with pytest.raises(SettingsError, match="shortlist must be a whole number >= 1; got 0"):
         Index.build(drawn(40, 8), "rerank", shortlist=0)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from postgres_server import server as server
 
 from cosphere.errors import DataError, SettingsError
+from cosphere.models import Embedder
 from cosphere.search import Gallery, PostgresGallery
 from cosphere.search.any_gallery import AnyGallery
 
@@ -51,11 +54,24 @@ def test_answers_are_the_same(both: tuple[Gallery, PostgresGallery]) -> None:
     ):
         assert answers(remote, **options) == answers(folder, **options), options
     assert [hit.id for hit in remote.search(id="i7", k=3)] == [hit.id for hit in folder.search(id="i7", k=3)]
+    for precision, measure in (("floats", "cosine"), ("codes", "1 - 2 x share of differing bits")):
+        for gallery in both:
+            assert {hit.measure for hit in gallery.search(id="i7", precision=precision)} == {measure}  # type: ignore[arg-type]
     remote.build_index(m=8)
     assert remote.indexes == ("code", "vector")
     assert answers(remote, k=1) == answers(folder, k=1)
     remote.exact = True
     assert answers(remote, k=9) == answers(folder, k=9)
+
+
+@pytest.mark.slow
+def test_rows_in_half_precision_are_rounded_and_said_to_be(server: str) -> None:
+    with PostgresGallery.create(server, next(_NAMES), dim=DIM, stored="float16") as gallery:
+        gallery.add(np.ones((1, DIM), dtype=np.float32), ["one"])
+        gallery.embedder = cast(Embedder, SimpleNamespace(id="", output_dim=DIM, calibration=object()))
+        (hit,) = gallery.search(np.ones(DIM, dtype=np.float32))
+        assert (hit.measure, hit.same) == ("cosine of rounded rows", None)
+        gallery.store.drop()
 
 
 @pytest.mark.slow

@@ -69,8 +69,7 @@ def run(arguments: list[str]) -> int:
     console.line(f"page: {page}")
     console.line(f"findings: {found.folder / FINDINGS}")
     console.line(
-        f"patch: {found.folder / PATCH}, {counted(found.proposed, 'change')} proposed; look at it, then: "
-        f"cosphere data patch {found.folder / PATCH} {given.source}"
+        f"patch: {found.folder / PATCH}, {counted(found.proposed, 'change')} proposed; look at it, then: {found.patch_command}"
     )
     return 0
 

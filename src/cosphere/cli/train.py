@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,10 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
         console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
     console.line(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; the model is in {folder.model}")
     root = Path(settings.data.root).absolute()
-    scored = str(root)
+    place = shlex.quote(str(root)) + ("" if settings.data.layout == "auto" else f" --layout {settings.data.layout}")
+    scored = place
     if not learns_from_labels(settings):  # judged as self-supervision is, on images with labels
         unlabelled = settings.data.validation_share and not result.best_scores
-        scored = f"{'LABELLED_IMAGES' if unlabelled else root} --protocol knn"
-    console.line(f"next: cosphere evaluate {folder.path} {scored}    cosphere search {folder.path} {root} QUERY.jpg")
+        scored = f"{'LABELLED_IMAGES' if unlabelled else place} --protocol knn"
+    run = shlex.quote(str(folder.path))
+    console.line(f"next: cosphere evaluate {run} {scored}    cosphere search {run} {place} QUERY.jpg")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cosphere._types import Floats, Integers
+from cosphere._types import Flags, Floats, Integers
 from cosphere.checks import check_number, check_whole
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError
@@ -223,11 +223,10 @@ def _duplicates(
 
 def _alike(near: _Near, labels: Integers, top: int) -> tuple[AlikeClasses, ...]:
     names, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    count = len(names)
-    votes = np.zeros((count, count))  # neighbours of images of the one class that are of the other
-    np.add.at(votes, (np.repeat(numbers, near.ids.shape[1]), numbers[near.ids].ravel()), 1)
-    several = sizes >= _LEAST_ALIKE
-    first, second = np.nonzero(np.triu((votes + votes.T) > 0, 1) & several[:, None] & several[None])
+    votes = _votes(numbers, near, len(names))
+    first, second = (votes + votes.T).nonzero()
+    several = (first < second) & (sizes[first] >= _LEAST_ALIKE) & (sizes[second] >= _LEAST_ALIKE)
+    first, second = first[several], second[several]
     mixing = np.minimum(_mixed(votes, sizes, first, second), _mixed(votes, sizes, second, first))
     order = np.lexsort((second, first, -mixing))
     order = order[mixing[order] >= 0.5][:top]
@@ -242,9 +241,18 @@ def _alike(near: _Near, labels: Integers, top: int) -> tuple[AlikeClasses, ...]:
     )
 
 
-def _mixed(votes: Floats, sizes: Integers, own: Integers, other: Integers) -> Floats:
+def _votes(numbers: Integers, near: _Near, classes: int) -> Any:
+    """(C, C) sparse: neighbours of images of the one class that are of the other. Of thousands of classes few meet."""
+    from scipy import sparse  # late: it takes a moment
+
+    pairs = np.repeat(numbers, near.ids.shape[1]), numbers[near.ids].ravel()
+    return sparse.csr_matrix((np.ones(near.ids.size), pairs), shape=(classes, classes))
+
+
+def _mixed(votes: Any, sizes: Integers, own: Integers, other: Integers) -> Floats:
     """Share of the neighbours in two classes that are of the other one, over the share of the other images of both that are."""
-    found = votes[own, other] / np.maximum(votes[own, own] + votes[own, other], 1)
+    others = np.asarray(votes[own, other]).ravel()
+    found = others / np.maximum(votes.diagonal()[own] + others, 1)
     mixed: Floats = found / (sizes[other] / (sizes[own] + sizes[other] - 1))
     return mixed
 
@@ -305,11 +313,18 @@ def _two_parts(unit: Floats) -> tuple[float, tuple[Integers, Integers]] | None:
         side = nearer
     if min(side.sum(), (~side).sum()) < _LEAST_PART:
         return None
-    cosines = unit @ unit.T
-    same = (side[:, None] == side[None]) & ~np.eye(len(unit), dtype=bool)
-    gap = float(cosines[same].mean() - cosines[side][:, ~side].mean())
+    gap = _gap(unit, side)
     typical = [np.flatnonzero(part)[np.argsort(-(unit[part] @ unit[part].mean(axis=0)))] for part in (side, ~side)]
     return gap, (typical[0], typical[1])
+
+
+def _gap(unit: Floats, side: Flags) -> float:
+    """Mean cosine of pairs within the parts less that of pairs across, from the sums of the rows: never rows x rows."""
+    ones, others = unit[side], unit[~side]
+    sums = ones.sum(axis=0), others.sum(axis=0)
+    within = sum(float(total @ total) for total in sums) - float((unit * unit).sum())
+    pairs = sum(len(part) * (len(part) - 1) for part in (ones, others))
+    return within / pairs - float(sums[0] @ sums[1]) / (len(ones) * len(others))
 
 
 def _outliers(near: _Near, top: int) -> tuple[Outlier, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class Audit:
     model: str
     """What made the embeddings, in words."""
     source: str
+    layout: str
+    """How the source was read, as :func:`cosphere.data.patches.apply_patch` has to read it."""
+    classes: Classes
+    """Likewise."""
     folder: Path
     """Where :data:`PATCH` and :data:`FINDINGS` were written."""
 
@@ -63,6 +68,13 @@ class Audit:
     def proposed(self) -> int:
         """Changes that applying the patch as it is would make."""
         return sum(change.action != KEEP for change in self.changes)
+
+    @property
+    def patch_command(self) -> str:
+        """What applies the patch, as it is typed in a shell: the source is read as it was for the audit."""
+        words = ["cosphere", "data", "patch", str(self.folder / PATCH), self.source]
+        words += [] if self.layout == "auto" else ["--layout", self.layout]
+        return shlex.join(words + ([] if self.classes == "top" else ["--classes", self.classes]))
 
 
 def audit(
@@ -109,7 +121,7 @@ def audit(
         raise SettingsError(f"--out {out} lies among the images of {source}. Choose a folder outside of them.")
     trained = None if model is None else settings_of_model(model)
     own = "top" if trained is None else trained.data.classes
-    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own)
+    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own)  # as `patch_command` says
     listener.listed(catalogue.remarks)
     chosen = take_split(catalogue, split, trained).images
     embedder = untrained_model(TrainSettings()).to(ready(device)) if model is None else load_model(model, device)
@@ -142,6 +154,8 @@ def audit(
         changes=tuple(proposals(images, splits, names, labels, findings)),
         model="the pretrained backbone" if model is None else str(model),
         source=str(source),
+        layout=layout,
+        classes=classes or own,
         folder=Path(out),
     )
     write_patch(found.folder / PATCH, found.changes)

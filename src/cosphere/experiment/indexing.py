@@ -25,7 +25,9 @@ from cosphere.gallery.adding import Existing
 from cosphere.gallery.address import NO_MIGRATION, folder_of, place_of
 from cosphere.gallery.schema import HOLDS
 from cosphere.models import Embedder
+from cosphere.search.answer import unmarked
 from cosphere.search.any_gallery import AnyGallery, GalleryHit
+from cosphere.search.engines import COSINE, SIGNS
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.gallery_items import box_of, columns_of_table
 from cosphere.search.gallery_rows import space_of
@@ -205,6 +207,8 @@ class IndexAnswer:
     """Items of the gallery."""
     measure: str
     """What the scores are."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the answer should know, one sentence each."""
 
 
 def search_index(
@@ -245,18 +249,15 @@ def search_index(
     embedder = load_model(_model_path(gallery, model, False), device) if queries else None
     with open_gallery(gallery, embedder=embedder) as opened:
         opened.exact = exact
-        space = opened.space
-        measure = "1 - 2 x share of differing bits" if precision == "codes" or not space.has_floats else "cosine"
         answers = []
         for query in queries:
             own = opened.count({"path": _names(query)})
             found = opened.search(query, k + own, where, precision=precision)
             hits = [hit for hit in found if hit.metadata.get("path") not in _names(query)][:k]
-            answers.append(_answer(opened, query, hits, own, measure))
+            answers.append(_answer(opened, query, hits, own, precision))
         for id_ in ids:
-            answers.append(
-                _answer(opened, id_, opened.search(id=id_, k=k, where=where, precision=precision), 1, measure)
-            )
+            hits = opened.search(id=id_, k=k, where=where, precision=precision)
+            answers.append(_answer(opened, id_, hits, 1, precision))
         return answers
 
 
@@ -265,9 +266,13 @@ def _names(query: str | Path) -> list[str]:
     return [os.path.abspath(query), os.path.realpath(query)]  # noqa: PTH100
 
 
-def _answer(gallery: AnyGallery, query: Any, hits: Sequence[GalleryHit], own: int, measure: str) -> IndexAnswer:
+def _answer(gallery: AnyGallery, query: Any, hits: Sequence[GalleryHit], own: int, precision: Any) -> IndexAnswer:
     pictures = tuple(gallery.get(hit.id).thumbnail if hit.id in gallery else None for hit in hits)
-    return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure)
+    of_codes = precision == "codes" or not gallery.space.has_floats
+    measure = hits[0].measure if hits else SIGNS if of_codes else COSINE
+    marks = gallery.embedder is not None and gallery.embedder.calibration is not None
+    notes = (unmarked(f"scores that are {measure}"),) if marks and measure != COSINE else ()
+    return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure, notes)
 
 
 def build_index(

@@ -19,7 +19,8 @@ def where_of(texts: Sequence[str]) -> Where | None:
     """The filter that conditions such as ``label=mug`` stand for; all must hold.
 
     A value is a text, except a number after `<` or `>`, and JSON: ``["mug", "vase"]`` is one of two, ``"7"`` the text. ``label=7``
-    means the number and the text, because a reader cannot tell which one a column holds.
+    means the number and the text, because a reader cannot tell which one a column holds; a whole number beyond 64 bits means the
+    text alone.
 
     Args:
         texts: the conditions.
@@ -48,7 +49,7 @@ def _test(operator: str, text: str) -> tuple[str, Any]:
     if operator == "^=":
         return "starts with", text if isinstance(value, list) else str(value) if text.startswith('"') else text
     if operator in ("=", "!="):
-        several = value if isinstance(value, list) else [value] if isinstance(value, str) else [value, text]
+        several = value if isinstance(value, list) else _texts_or_numbers(value, text)
         if len(several) == 1 and not isinstance(value, list):
             return operator, several[0]
         return ("in" if operator == "=" else "not in"), several
@@ -62,6 +63,13 @@ def _value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return text if value is None or isinstance(value, dict) or value in (math.inf, -math.inf) else value
+
+
+def _texts_or_numbers(value: Any, text: str) -> list[Any]:
+    """What one value may be in a column."""
+    if isinstance(value, str):
+        return [value]
+    return [text] if isinstance(value, int) and not -(2**63) <= value < 2**63 else [value, text]
 
 
 def _not_finite(name: str) -> float:

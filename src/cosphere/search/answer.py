@@ -143,8 +143,7 @@ def _found(
 ) -> list[list[_Found]]:
     """Up to k hits of each query. Own rows are dropped afterwards, so look for as many more; for thinned hits, for ever more."""
     rows = refine.query_rows(rows, gallery.embeddings, own)
-    reach = len(index) if index.kind != "rerank" else min(len(index), index.shortlist)
-    reach -= int(index.dead.sum())
+    reach = len(index) - int(index.dead.sum())
     wide = min(reach, max(k + most, RECIPROCAL if refine.reciprocal else 0, 4 * k if refine.thins else 0))
     while True:
         neighbours = refine.order(rows, gallery.embeddings, index.search(rows, wide))
@@ -220,8 +219,7 @@ def _answer(
     if index.reason:
         notes.append(index.reason)
     if calibration is not None and threshold is None:
-        what = "a refined search" if refine.changes_scores else f"kind {index.kind}"
-        notes.append(f"the model's threshold is one of whole embeddings: nothing is marked as unknown by {what}")
+        notes.append(unmarked("a refined search" if refine.changes_scores else f"kind {index.kind}"))
     alike = sum(hit.alike for hit in hits)
     if alike:
         notes.append(f"{counted(alike, 'near duplicate')} of these {'is' if alike == 1 else 'are'} not shown")
@@ -230,6 +228,11 @@ def _answer(
         notes.append(f"{Path(query).name} is one of the images, so it is left out{its_label}")
     measure = "re-ranked" if refine.reciprocal else MEASURES[index.kind]
     return Answer(query, tuple(hits), own, label, measure, tuple(notes))
+
+
+def unmarked(by: str) -> str:
+    """One sentence about a calibrated threshold that does not apply to a search."""
+    return f"the model's threshold is one of whole embeddings: nothing is marked as unknown by {by}"
 
 
 def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) -> str:

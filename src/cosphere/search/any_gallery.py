@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows, as_array
+from cosphere.search.engines import COSINE
 from cosphere.search.gallery_export import export
 from cosphere.search.gallery_filling import add_pictures
 from cosphere.search.gallery_items import as_table, columns_of_table, is_numbers, per_item
@@ -37,10 +38,13 @@ class GalleryHit:
 
     id: str
     score: float
-    """Cosine; of codes ``1 - 2 distance / D``."""
+    """Larger is nearer: see :attr:`measure`."""
     metadata: Mapping[str, Any]
     same: bool | None = None
-    """Whether the cosine is above the model's calibrated threshold; None where there is none."""
+    """Whether the score is above the model's calibrated threshold; None where none applies."""
+    measure: str = COSINE
+    """What the score is: the cosine of whole embeddings, to which alone a threshold applies; of codes
+    ``1 - 2 x share of differing bits``; of an index that keeps rounded rows or signs, what its kind gives."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ class GalleryItem:
     """(ceil(D / 8),) packed bits; None in a gallery of floats."""
     thumbnail: bytes | None
     """A JPEG file."""
+
+
+class Ranking(NamedTuple):
+    """The nearest items of Q queries."""
+
+    answers: list[list[tuple[Item, float]]]
+    """Of each query, its items with their scores, nearest first."""
+    measure: str
+    """What the scores are."""
 
 
 class AnyGallery(ABC):
@@ -93,10 +106,8 @@ class AnyGallery(ABC):
         """
 
     @abstractmethod
-    def _nearest(
-        self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None
-    ) -> list[list[tuple[Item, float]]]:
-        """The nearest items of each query with their scores, nearest first."""
+    def _nearest(self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None) -> Ranking:
+        """The nearest items of each query, and what their scores are."""
 
     @property
     def space(self) -> Space:
@@ -237,9 +248,8 @@ class AnyGallery(ABC):
         if not is_numbers(queries):
             queries = self._needed_embedder("to search with images").encode(list(queries), normalize=False)
         rows = as_queries(as_array(queries), kind, self.space, self._items.place)
-        return [
-            [self._hit(item, score, kind) for item, score in found] for found in self._nearest(rows, kind, k, where)
-        ]
+        found = self._nearest(rows, kind, k, where)
+        return [[self._hit(item, score, found.measure) for item, score in answer] for answer in found.answers]
 
     def _search_own(self, id_: str, k: int, where: Where | None, precision: Precision | None) -> list[GalleryHit]:
         check_whole("k", k, least=1, most=MOST_K)
@@ -257,9 +267,10 @@ class AnyGallery(ABC):
             raise SettingsError(f"{self._items.place} holds {space.holds}, not {precision}. Leave precision out.")
         return precision
 
-    def _hit(self, item: Item, score: float, kind: str) -> GalleryHit:
-        calibration = None if self.embedder is None or kind != "floats" else self.embedder.calibration
-        return GalleryHit(item.id, score, item.metadata, None if calibration is None else bool(calibration.same(score)))
+    def _hit(self, item: Item, score: float, measure: str) -> GalleryHit:
+        calibration = None if self.embedder is None or measure != COSINE else self.embedder.calibration
+        same = None if calibration is None else bool(calibration.same(score))
+        return GalleryHit(item.id, score, item.metadata, same, measure)
 
     def _needed_embedder(self, purpose: str) -> Embedder:
         if self.embedder is None:

@@ -20,14 +20,14 @@ import numpy.typing as npt
 
 from cosphere._types import Float32s, Integers, Progress
 from cosphere.errors import DataError, RunError, SettingsError
-from cosphere.gallery import Compacted, Deleted, Item, Space, Store, Where, check_all, compact, parse
+from cosphere.gallery import Compacted, Deleted, Space, Store, Where, check_all, compact, parse
 from cosphere.gallery.items import find, read, read_thumbnails
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Filter, matching
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
-from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision
+from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision, Ranking
 from cosphere.search.gallery_index import GalleryIndex
 from cosphere.search.gallery_rows import check_model, new_space
 from cosphere.search.hamming import BitRows
@@ -172,9 +172,7 @@ class Gallery(AnyGallery):
                 held.refresh(self.store, connection)
             return self.store.state().generation
 
-    def _nearest(
-        self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None
-    ) -> list[list[tuple[Item, float]]]:
+    def _nearest(self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None) -> Ranking:
         wanted = None if where is None else parse(where)
         with self._guard, self.store.reading() as connection:
             held = self._current(kind, connection)
@@ -182,10 +180,11 @@ class Gallery(AnyGallery):
             kept = None if wanted is None else self._kept(connection, wanted, held)
             found = self._found(queries, k, held, kept)
             items = {item.row: item for item in read(connection, np.unique(found.rows[found.rows > 0]).tolist())}
-        return [
+        answers = [
             [(items[row], score) for row, score in zip(rows, scores, strict=True) if row in items]
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+        return Ranking(answers, found.measure)
 
     def _found(self, queries: UnitRows | BitRows, k: int, held: Held, kept: Integers | None) -> Nearest:
         index = self._index_of(held.kind)
@@ -274,6 +273,18 @@ class Gallery(AnyGallery):
         with self._guard:
             found = self._index_of(self._kind(None))
             return None if found is None else found.index
+
+    def index_failure(self, precision: Precision | None = None) -> str:
+        """Why searches compare all rows although an index was made for them; empty where nothing failed.
+
+        An index that has to be built again after many deletions may find less than ``wanted_recall``: searches are exact then.
+
+        Args:
+            precision: of which rows, ``floats`` or ``codes``, where the gallery holds both; floats by default.
+        """
+        with self._guard:
+            found = self._index_of(self._kind(precision))
+            return "" if found is None else found.failure
 
     def _index_of(self, kind: str) -> GalleryIndex | None:
         """The index of floats or codes; the folder is looked at once. What is damaged there, or of other rows, is passed by."""

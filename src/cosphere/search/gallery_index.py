@@ -14,12 +14,13 @@ from typing import Any, Self
 import numpy as np
 
 from cosphere._types import Integers
-from cosphere.errors import RunError
+from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.files import read_arrays
 from cosphere.gallery.indexes import ABOUT, NUMBERS, about_of
 from cosphere.gallery.schema import State
 from cosphere.rows import UnitRows
 from cosphere.search.allowed import Kept
+from cosphere.search.engines import ENGINES
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import REBUILD_SHARE, Index
@@ -40,6 +41,10 @@ class GalleryIndex:
         self.kind = kind
         self.index: Index | None = None
         self.options = options
+        self.failure = ""
+        """Why no index could be built, so that searches compare all rows; empty where none failed."""
+        self._failed_at = 0
+        """Rows that there were then."""
         self._numbers: Integers = np.zeros(0, np.int64)
         self._alive: Kept | None = None
         self._kept: tuple[Integers, Kept] | None = None
@@ -47,7 +52,11 @@ class GalleryIndex:
         self._known = Held("floats").known
 
     def refresh(self, held: Held) -> None:
-        """Take in what the gallery's rows in memory gained and lost."""
+        """Take in what the gallery's rows in memory gained and lost.
+
+        Raises:
+            SettingsError, SizeError: the index has to be built, and finds less than is wanted, or has too few rows to train on.
+        """
         if held.known == self._known:
             return
         live = held.live_rows()
@@ -56,7 +65,7 @@ class GalleryIndex:
         new = live[live > last]
         dead = len(self._numbers) + len(new) - len(live)
         if len(live) < FEWEST:
-            self.index, self._numbers = None, live[:0]
+            self.index, self._numbers, self.failure = None, live[:0], ""
         elif self.index is None or moved or dead > REBUILD_SHARE * (len(self._numbers) + len(new)):
             self._build(held, live)
         elif len(new):
@@ -67,10 +76,24 @@ class GalleryIndex:
         self._known = held.known
         self._kept = None
 
+    def _follow(self, held: Held) -> None:
+        """:meth:`refresh` for a search: where no index can be built, all rows are compared until a fifth of them has changed."""
+        if held.known == self._known:
+            return
+        moved = held.known.space != self._known.space
+        if not self.failure or moved or abs(len(held) - self._failed_at) > REBUILD_SHARE * self._failed_at:
+            try:
+                self.refresh(held)
+                return
+            except (SettingsError, SizeError) as error:
+                self.failure, self._failed_at = str(error), len(held)
+        self.index, self._numbers, self._alive, self._kept = None, self._numbers[:0], None, None
+        self._known = held.known
+
     def _build(self, held: Held, live: Integers) -> None:
         width = held.space.dim if held.kind == "codes" else None
-        self.index = Index.build(held.given(live), self.kind, dim=width, **self.options)
-        self._numbers = live
+        self.index = Index.build(held.given(live), self.kind, **{**self.options, "dim": width})
+        self._numbers, self.failure = live, ""
 
     def without_deleted(self, held: Held) -> None:
         """:meth:`refresh`, and build it again where deleted rows are in it.
@@ -115,28 +138,29 @@ class GalleryIndex:
         """
         arrays = read_arrays(path, what="an index of a gallery")
         numbers, about = arrays.pop(NUMBERS, None), about_of(arrays.pop(ABOUT, None))
-        if numbers is None or (about.get("gallery"), about.get("space")) != (state.name, state.space):
+        options, known = about.get("options"), (about.get("gallery"), about.get("space"))
+        if numbers is None or not isinstance(options, dict) or known != (state.name, state.space):
             raise RunError(f"{path} is not an index of this gallery's rows. Build it again.")
         index = Index.from_arrays(arrays, path)
         if numbers.dtype != np.int64 or numbers.shape != (len(index),) or (np.diff(numbers, prepend=0) <= 0).any():
             raise RunError(f"{path} is damaged: its row numbers do not fit. Build it again.")
-        made = cls(str(about.get("asked")), dict(about.get("options") or {}))
+        made = cls(str(about.get("asked")), options)
         made.index, made._numbers = index, numbers
         made._known = replace(made._known, space=state.space)  # so the first search takes in what changed since
         return made
 
     def search(self, queries: UnitRows | BitRows, k: int, held: Held, rows: Integers | None) -> Nearest:
         """The nearest rows as the index finds them; see :meth:`Held.search`. A place for which it finds none has row number -1."""
-        self.refresh(held)
+        self._follow(held)
         if self.index is None:
             return held.search(queries, k, rows)
         keep = self._alive if rows is None else self._places_of(rows)
         count = len(self._numbers) if keep is None else keep.count
         if not count:
             return held.search(queries, k, rows)
-        ids, scores = self.index.search(queries.rows, min(k, count, self._most()), keep=keep)
+        ids, scores = self.index.search(queries.rows, min(k, count), keep=keep)
         numbers = np.where(ids.numpy() < 0, -1, self._numbers[np.maximum(ids.numpy(), 0)])
-        return Nearest(numbers, scores.numpy())
+        return Nearest(numbers, scores.numpy(), ENGINES[self.index.kind].measure)
 
     def _places_of(self, rows: Integers) -> Kept:
         """Which places of the index hold these rows. A gallery gives the same array for the same filter until the next commit."""
@@ -146,8 +170,3 @@ class GalleryIndex:
             kept[at[self._numbers[at] == rows]] = True
             self._kept = rows, Kept(kept if self._alive is None else self._alive.flags & kept)
         return self._kept[1]
-
-    def _most(self) -> int:
-        """Most neighbours that the kind can give; a shortlist bounds them."""
-        bounded = self.index is not None and self.index.kind in ("rerank", "coarse-bits")
-        return self.index.shortlist if bounded and self.index is not None else 2**31

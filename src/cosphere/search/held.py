@@ -20,6 +20,7 @@ from cosphere.gallery.schema import Space
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Store, check_count
 from cosphere.rows import BLOCK_BYTES, UnitRows, rounded_up, unit_rows
+from cosphere.search.engines import COSINE, SIGNS
 from cosphere.search.exact import search_units
 from cosphere.search.hamming import BitRows, search_bits
 
@@ -38,7 +39,9 @@ class Nearest(NamedTuple):
     rows: Integers
     """(Q, k) row numbers, nearest first; equal scores are ordered by row number."""
     scores: Float32s
-    """(Q, k) cosines, or ``1 - 2 distance / D`` of codes."""
+    """(Q, k) of :attr:`measure`, larger is nearer."""
+    measure: str
+    """What the scores are."""
 
 
 @dataclass(eq=False)
@@ -175,6 +178,7 @@ class Held:
             rows: sorted numbers of the rows that may be returned; None for all.
             block_bytes: bound of the working memory.
         """
+        measure = COSINE if isinstance(queries, UnitRows) else SIGNS
         found_rows: list[Integers] = []
         found_scores: list[Float32s] = []
         for one in self._segments:
@@ -189,10 +193,10 @@ class Held:
                 found_rows.append(one.numbers[ids.numpy()])
                 found_scores.append(scores.numpy())
         if not found_rows:
-            return Nearest(np.zeros((queries.size, 0), np.int64), np.zeros((queries.size, 0), np.float32))
+            return Nearest(np.zeros((queries.size, 0), np.int64), np.zeros((queries.size, 0), np.float32), measure)
         every, scores_of = np.concatenate(found_rows, axis=1), np.concatenate(found_scores, axis=1)
         order = np.lexsort((every, -scores_of), axis=1)[:, :k]
-        return Nearest(np.take_along_axis(every, order, 1), np.take_along_axis(scores_of, order, 1))
+        return Nearest(np.take_along_axis(every, order, 1), np.take_along_axis(scores_of, order, 1), measure)
 
     def _search_segment(
         self, one: _Segment, keep: Flags, count: int, queries: UnitRows | BitRows, k: int, block_bytes: int

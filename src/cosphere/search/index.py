@@ -194,16 +194,29 @@ class Index:
             rows: row numbers, or a (G,) bool mask.
 
         Raises:
-            SizeError: a row number is out of range, or the mask has another length.
+            SizeError: a row number is out of range, also below 0, or the mask has another length.
         """
         dead = self.dead
-        try:
-            dead[rows.numpy() if isinstance(rows, Tensor) else rows] = True
-        except IndexError as error:
-            raise SizeError(
-                f"rows to delete do not fit {counted(len(self), 'row')}: {error}. Give rows from 0 to {len(self) - 1}."
-            ) from error
+        dead[self._numbers_of(rows)] = True
         self._dead, self._last = dead, None
+
+    def _numbers_of(self, rows: Any) -> npt.NDArray[Any]:
+        """Row numbers or a mask that numpy reads as what they are: -1 is not the last row, and ``()`` or None not all of them."""
+        given = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if given.dtype == np.bool_ and given.shape == (len(self),):
+            return given
+        if not given.size and given.dtype != np.bool_:
+            return np.zeros(0, dtype=np.int64)
+        what = type(rows).__name__ if given.dtype == object else f"{given.shape} {given.dtype}"
+        if given.dtype.kind in "iu":
+            least, most = int(given.min()), int(given.max())
+            if least >= 0 and most < len(self):
+                return given
+            what = str(least if least < 0 else most)
+        raise SizeError(
+            f"rows to delete do not fit {counted(len(self), 'row')}: got {what}. Give numbers from 0 to {len(self) - 1}, or a mask "
+            f"({len(self)},) of bool."
+        )
 
     @property
     def wants_rebuild(self) -> bool:
@@ -243,7 +256,7 @@ class Index:
 
         Args:
             queries: (Q, D) float, whatever the kind; or (Q, ceil(D / 8)) uint8 codes, of a kind that compares signs.
-            k: neighbours; for ``rerank`` at most the shortlist.
+            k: neighbours. Above its shortlist, ``rerank`` compares the float rows of all, and ``coarse-bits`` ranks k codes.
             exclude: (Q,) integers, a row that each query must not return, -1 for none.
             keep: (G,) bool, the rows that may be returned, or what :meth:`kept` made of it; None for all. Below 5 % of them, an
                 exact search over these rows answers, whatever the kind.

@@ -23,7 +23,8 @@ from cosphere.gallery.interface import Compacted
 from cosphere.gallery.postgres import PostgresStore, Removed, build_index, drop_index, indexes, search
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
-from cosphere.search.any_gallery import AnyGallery, GalleryItem
+from cosphere.search.any_gallery import AnyGallery, GalleryItem, Ranking
+from cosphere.search.engines import COSINE, ENGINES, SIGNS
 from cosphere.search.gallery_rows import new_space
 from cosphere.search.hamming import BitRows
 from cosphere.search.kinds import AUTO
@@ -153,9 +154,7 @@ class PostgresGallery(AnyGallery):
         """The columns that have an HNSW index: "vector", "code"."""
         return indexes(self.store)
 
-    def _nearest(
-        self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None
-    ) -> list[list[tuple[Item, float]]]:
+    def _nearest(self, queries: UnitRows | BitRows, kind: str, k: int, where: Where | None) -> Ranking:
         by_code = isinstance(queries, BitRows)
         found = search(
             self.store,
@@ -168,7 +167,9 @@ class PostgresGallery(AnyGallery):
             ef_search=self.ef_search,
         )
         dim = self.space.dim
-        return [
+        answers = [
             [(Item(one.row, one.id, one.metadata), 1 + 2 * one.score / dim if by_code else one.score) for one in answer]
             for answer in found
         ]
+        of_floats = COSINE if self.store.about().stored == "float32" else ENGINES["float16"].measure
+        return Ranking(answers, SIGNS if by_code else of_floats)

@@ -86,6 +86,21 @@ def k_reciprocal_search(
     return _searched(everything, ours.size, first, k, allowed, encoding, weight, block_bytes)
 
 
+def apart(cosines: Tensor, lowest: Tensor, weight: float = WEIGHT) -> Tensor:
+    """Scores of rows that were not re-ranked: those of rows that share no neighbour with the query.
+
+    Args:
+        cosines: (L,) to the query.
+        lowest: the smallest cosine of a re-ranked row to it.
+        weight: of :func:`k_reciprocal_search`.
+
+    Returns:
+        (L,) float32, at most 0 for rows that are no nearer than the re-ranked ones, whose scores are at least 0.
+    """
+    plain, farthest = (2 - 2 * one for one in (cosines, lowest))
+    return (weight * (1 - plain.clamp(min=0) / farthest.clamp(min=1e-12))).float()
+
+
 @dataclass(frozen=True, eq=False)
 class _Encoding:
     """What re-ranking knows of every row."""

@@ -16,7 +16,7 @@ from cosphere.checks import check_number, check_switch, check_whole
 from cosphere.rows import unit_rows
 from cosphere.search.exact import Neighbours
 from cosphere.search.expansion import ALPHA, MOST_ALPHA, MOST_IMAGES, expanded_units
-from cosphere.search.reciprocal import k_reciprocal_search
+from cosphere.search.reciprocal import apart, k_reciprocal_search
 
 SHORTLIST = 500
 """Nearest rows that are re-ranked for each query."""
@@ -35,7 +35,7 @@ class Refinement:
     alpha: float = ALPHA
     """Of the expansion: the weight of an image is its cosine to this power; 0 gives all the same weight."""
     reciprocal: bool = False
-    """Re-rank the 500 nearest by k-reciprocal neighbours, see :func:`k_reciprocal_search`."""
+    """Re-rank the 500 nearest by k-reciprocal neighbours, see :func:`k_reciprocal_search`; others follow by cosine."""
     per_label: int | None = None
     """Show at most so many images of each class; None for no bound."""
     collapse: float | None = None
@@ -75,13 +75,12 @@ class Refinement:
         return expanded_units(unit_rows(rows), unit_rows(gallery), images, self.alpha, exclude) if images else rows
 
     def order(self, rows: Float32s | Tensor, gallery: Float32s, found: Neighbours) -> Neighbours:
-        """Re-rank found rows, or leave them: (Q, L) -> (Q, L)."""
+        """Re-rank the first :data:`SHORTLIST` of the found rows, or leave them: (Q, L) -> (Q, L)."""
         if not self.reciprocal:
             return found
         ids, scores = torch.empty_like(found.ids), torch.empty_like(found.scores)
         for query, listed in enumerate(found.ids):
-            best = k_reciprocal_search(rows[query : query + 1], gallery[listed.numpy()], k=len(listed))
-            ids[query], scores[query] = listed[best.ids[0]], best.scores[0]
+            ids[query], scores[query] = _reranked(rows[query : query + 1], gallery, listed)
         return Neighbours(ids, scores)
 
     def thinned(self, hits: Sequence[int], labels: Sequence[Any], gallery: Float32s, k: int) -> list[Shown]:
@@ -105,6 +104,20 @@ class Refinement:
                 shown.append(place)
                 of_label[label] += 1
         return [Shown(place, alike[place]) for place in shown]
+
+
+def _reranked(query: Float32s | Tensor, gallery: Float32s, listed: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (L,) in their new order, and their scores: time grows with the square of those that are re-ranked."""
+    first, rest = listed[:SHORTLIST], listed[SHORTLIST:]
+    best = k_reciprocal_search(query, gallery[first.numpy()], k=len(first))
+    ids, scores = first[best.ids[0]], best.scores[0]
+    if len(rest):
+        unit = unit_rows(query).rows[0].cpu()
+        near, far = (unit_rows(gallery[part.numpy()]).rows @ unit for part in (first, rest))
+        ids, scores = torch.cat([ids, rest]), torch.cat([scores, apart(far, near.min())])
+        scores, order = scores.sort(descending=True, stable=True)
+        ids = ids[order]
+    return ids, scores
 
 
 class Shown(NamedTuple):

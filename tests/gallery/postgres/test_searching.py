@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections.abc import Callable
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from cosphere.errors import SettingsError, SizeError
 from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
+from cosphere.gallery.postgres.conversion import as_json
 from cosphere.gallery.postgres.filters import clause_of
 from cosphere.gallery.postgres.planning import FEW, kept_by
 from cosphere.gallery.where import parse
@@ -16,6 +21,23 @@ from cosphere.search.engines import FEW as EMBEDDED_FEW
 
 Make = Callable[..., PostgresStore]
 DIM, COUNT = 16, 400
+
+
+LARGE = (
+    1e15,
+    1e15 - 0.25,
+    10**15,
+    1e17 + 16,
+    1e23,
+    -1e23,
+    9.5e22,
+    1.7976931348623157e308,
+    5e-324,
+    0.1,
+    2**63 - 1,
+    2.0**63,
+)
+"""Most floats of these have other digits in PostgreSQL than in Python, where the shortest that name them are written."""
 
 
 def filled(make: Make, **options: str) -> tuple[PostgresStore, np.ndarray, np.ndarray]:
@@ -30,6 +52,7 @@ def filled(make: Make, **options: str) -> tuple[PostgresStore, np.ndarray, np.nd
 
 def columns(place: int) -> dict[str, object]:
     values: dict[str, object] = {"n": place, "label": f"class {place % 7}", "half": place / 2, "odd": place % 2 == 1}
+    values["large"] = LARGE[place % len(LARGE)]
     return values if place % 3 else {**values, "rare": "yes" if place % 99 == 0 else "no"}
 
 
@@ -79,6 +102,12 @@ FILTERS = [
     {"absent": ("!=", 1)},
     [{"n": 7}, {"n": 8, "odd": True}, {"half": 4.5}],
     {"label": "'; DROP TABLE item; --"},
+    {"large": list(LARGE[:5])},
+    *(
+        {"large": (operator, value)}
+        for value in (1e23, 2.0**63, 1e15)
+        for operator in ("=", "!=", "<", "<=", ">", ">=")
+    ),
 ]
 
 
@@ -206,3 +235,64 @@ def test_a_selective_filter_is_answered_exactly_by_itself(make: Make, monkeypatc
     assert through_the_index != found(where={"n": ("<", 90)}, exact=True)
     assert all(len(one) == 10 for one in through_the_index)  # the iterative scan
     assert FEW == EMBEDDED_FEW
+
+
+def test_a_number_is_compared_as_the_one_that_is_kept() -> None:
+    random = np.random.default_rng(0)
+    drawn = [float(value) for value in random.uniform(1, 10, 300) * 10.0 ** random.integers(-300, 300, 300)]
+    for value in (*LARGE, *drawn):
+        (bound,) = clause_of(parse({"x": (">=", value)})).values[3:]
+        assert json.loads(as_json({"x": value}), parse_float=Decimal, parse_int=Decimal) == {"x": bound}
+        assert type(value)(bound) == value
+
+
+@pytest.mark.slow
+def test_searches_do_not_wait_for_an_index_that_is_built_again(make: Make) -> None:
+    """A search is in the middle of the old index, a new one is built, and a third process searches meanwhile."""
+    store, vectors, _ = filled(make)
+    build_index(store)
+    other, third = (PostgresStore.open(store.address, store.name) for _ in range(2))
+    building = threading.Thread(target=build_index, args=(store,), kwargs={"m": 8}, daemon=True)
+    with other, third:
+        with other.transaction(reading=True) as connection:
+            connection.execute(
+                f"SELECT row FROM {store.table} ORDER BY vector <=> '{vectors[0].tolist()}' LIMIT 1"
+            ).fetchall()
+            building.start()
+            for _ in range(600):
+                with third.transaction(reading=True) as looking:
+                    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP INDEX%'"
+                    if looking.execute(query).fetchone()[0]:
+                        break
+                time.sleep(0.02)
+            else:
+                pytest.fail("building does not wait for the search that is under way")
+            third._connection.execute("SET lock_timeout = '2s'")
+            assert ids(search(third, vectors[:2], k=1)) == [["i0"], ["i1"]]
+            assert indexes(third) == ("code", "vector")
+            assert third.count() == COUNT
+        building.join(60)
+        assert not building.is_alive()
+    with store.transaction(reading=True) as connection:
+        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s AND indexdef LIKE '%%hnsw%%'"
+        found = connection.execute(query, (store.name,)).fetchall()
+    assert sorted((name, "m='8'" in made) for name, made in found) == [("item_code", True), ("item_vector", True)]
+
+
+@pytest.mark.slow
+def test_what_a_killed_build_left_is_removed_by_the_next_one(make: Make) -> None:
+    store, vectors, _ = filled(make)
+    build_index(store)
+    left = "item_vector_old_0123abcd"
+    with store.transaction() as connection:
+        connection.execute(f'ALTER INDEX "{store.name}".item_vector RENAME TO {left}')
+    assert indexes(store) == ("code",)
+    assert ids(search(store, vectors[:2], k=1)) == [["i0"], ["i1"]]
+    build_index(store)
+    assert indexes(store) == ("code", "vector")
+    with store.transaction() as connection:
+        assert connection.execute("SELECT 1 FROM pg_class WHERE relname = %s", (left,)).fetchone() is None
+        connection.execute(f'ALTER INDEX "{store.name}".item_vector RENAME TO {left}')
+    drop_index(store)
+    with store.transaction(reading=True) as connection:
+        assert connection.execute("SELECT 1 FROM pg_class WHERE relname = %s", (left,)).fetchone() is None

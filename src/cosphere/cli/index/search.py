@@ -94,7 +94,13 @@ def run(arguments: list[str]) -> int:
 def as_dict(answer: IndexAnswer) -> dict[str, Any]:
     """Plain values of an answer for ``--json``."""
     hits = [{"id": hit.id, "score": hit.score, "same": hit.same, "metadata": dict(hit.metadata)} for hit in answer.hits]
-    return {"query": str(answer.query), "measure": answer.measure, "own": answer.own, "hits": hits}
+    return {
+        "query": str(answer.query),
+        "measure": answer.measure,
+        "own": answer.own,
+        "hits": hits,
+        "notes": list(answer.notes),
+    }
 
 
 def show(answer: IndexAnswer) -> None:
@@ -114,6 +120,8 @@ def show(answer: IndexAnswer) -> None:
     console.show_whole(table)
     if answer.own:
         console.line(f"{name} is in the gallery, so it is left out")
+    for text in answer.notes:
+        console.line(text)
 
 
 def _label(hit: GalleryHit) -> str:

@@ -28,7 +28,8 @@ def moves_of(catalogue: Catalogue, changes: Sequence[Change]) -> list[Move]:
     """Where each image goes.
 
     Raises:
-        DataError: a new label cannot be the name of a folder, or the class folder of an image is not known.
+        DataError: a new label cannot be the name of a folder, the class folder of an image is not known, or a link is in the way:
+            an image may not leave the folder of all, nor come into it, because undoing touches nothing outside.
     """
     folders = {label: _class_folder(path, label) for path, label in _rows(catalogue)}
     taken: set[str] = set()
@@ -43,7 +44,18 @@ def moves_of(catalogue: Catalogue, changes: Sequence[Change]) -> list[Move]:
             new = folders.get(change.new_label) or _plain_name(change.new_label)
             target = "/".join(part for part in (before, new, rest) if part)
         moves.append(Move(change.path, _free(catalogue.root, target, taken)))
+        for path in moves[-1]:
+            _check_inside(catalogue.root, path)
     return moves
+
+
+def _check_inside(root: Path, path: str) -> None:
+    place = (root / path).parent.resolve()
+    if not place.is_relative_to(root.resolve()):
+        raise DataError(
+            f"{PurePosixPath(path).parent} leads by a link to {place}, outside of {root}, where a patch changes nothing. "
+            "Replace the link by the folder, or move the images by hand."
+        )
 
 
 def move(root: Path, source: str, target: str) -> None:

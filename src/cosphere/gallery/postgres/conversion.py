@@ -33,10 +33,11 @@ def check_texts(texts: Sequence[str], what: str) -> None:
 
 def as_json(columns: Mapping[str, Value]) -> str:
     """Metadata as JSON. A large float has all its digits and a point, so that it does not come back as a whole number."""
-    return "{" + ", ".join(f"{json.dumps(name)}: {_text(value)}" for name, value in columns.items()) + "}"
+    return "{" + ", ".join(f"{json.dumps(name)}: {as_json_value(value)}" for name, value in columns.items()) + "}"
 
 
-def _text(value: Value) -> str:
+def as_json_value(value: Value) -> str:
+    """One value as :func:`as_json` writes it."""
     if isinstance(value, float) and not isinstance(value, bool) and abs(value) >= 1e15:
         return f"{value:.1f}"
     return json.dumps(value, allow_nan=False)

@@ -191,11 +191,24 @@ class GallerySchema:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
+        with self.single_statements() as connection, connection.transaction():
+            yield connection
+
+    @contextlib.contextmanager
+    def single_statements(self) -> Iterator[Any]:
+        """A connection outside of any transaction, for statements that may not run in one; each is committed by itself.
+
+        Raises:
+            RunError: as for :meth:`transaction`.
+        """
         with self._guard, explained(self.address):
             if self._connection is None or self._connection.closed or self._connection.broken:
                 self._connection = connect(self.address)
-            with self._connection.transaction():
-                yield self._connection
+            yield self._connection
+
+    def take_turn(self, connection: Any) -> None:
+        """Let no other process write until the end of the transaction; those that read go on."""
+        connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the table with its long values, and of its indexes."""
@@ -212,10 +225,8 @@ class GallerySchema:
         """
         self.about()
         before = sum(self.sizes())
-        with self._guard, explained(self.address):
-            if self._connection is None or self._connection.closed:
-                self._connection = connect(self.address)
-            self._connection.execute(f"VACUUM (FULL, ANALYZE) {self.table}")
+        with self.single_statements() as connection:
+            connection.execute(f"VACUUM (FULL, ANALYZE) {self.table}")
         return Compacted(before, sum(self.sizes()))
 
     def drop(self) -> None:

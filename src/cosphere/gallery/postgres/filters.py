@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from cosphere.gallery.postgres.conversion import as_json
+from cosphere.gallery.postgres.conversion import as_json, as_json_value
 from cosphere.gallery.values import ID, Value
 from cosphere.gallery.where import Condition, Filter
 
@@ -82,7 +82,7 @@ def _side(column: str, value: Value) -> Clause | None:
 
 
 def _bound(value: Value) -> Any:
-    """A number as the exact decimal that its text in JSON stands for."""
-    return (
-        value if isinstance(value, str) else Decimal(repr(value)) if isinstance(value, float) else Decimal(int(value))
-    )
+    """A number as the decimal that PostgreSQL reads in the JSON of the metadata."""
+    if isinstance(value, str):
+        return value
+    return Decimal(as_json_value(value) if isinstance(value, float) else int(value))

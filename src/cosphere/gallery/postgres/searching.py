@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from cosphere.gallery.where import Where, parse
 By = Literal["floats", "codes", "rerank"]
 _WIDEST = {"vector": 2000, "halfvec": 4000, "bit": 64_000}
 """Numbers of a row that pgvector's HNSW index takes, by column type."""
+_COLUMNS = ("vector", "code")
 _EVERY_TUPLE = 2**31 - 1
 _SCAN_MEMORY = 16
 """Multiples of ``work_mem`` (4 MB by default) that a scan may take before it ends with what it has."""
@@ -48,7 +50,8 @@ class Found:
 def build_index(store: PostgresStore, *, m: int = 16, ef_construction: int = 64, memory_mb: int = 1024) -> None:
     """Index every column that the gallery keeps, in place of an older index. Rows that are added later are indexed as they come.
 
-    Building after the first large load is several times faster than loading into an index.
+    Building after the first large load is several times faster than loading into an index. Writers wait meanwhile; searches go on
+    with the older index until the new one takes its name.
 
     Args:
         store: the gallery.
@@ -64,24 +67,35 @@ def build_index(store: PostgresStore, *, m: int = 16, ef_construction: int = 64,
     check_whole("ef_construction", ef_construction, least=max(4, 2 * m), most=1000)
     check_whole("memory_mb", memory_mb, least=1, most=2**20)
     space = store.space()
+    kept = dict(zip(_COLUMNS, (space.has_floats, space.has_codes), strict=True))
+    columns = {name: index_of(store, name) for name in _COLUMNS if kept[name]}
     with store.transaction() as connection:
+        store.take_turn(connection)
         connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", (f"{memory_mb}MB",))
-        for name, there in (("vector", space.has_floats), ("code", space.has_codes)):
-            if there:
-                index = index_of(store, name)
-                connection.execute(f"DROP INDEX IF EXISTS {_schema(store)}.item_{name}")
-                connection.execute(
-                    f"CREATE INDEX item_{name} ON {store.table} USING hnsw ({index.expression} {index.operators}) "
-                    f"WITH (m = {m}, ef_construction = {ef_construction})"
-                )
+        for name, index in columns.items():
+            connection.execute(
+                f"CREATE INDEX item_{name}_new ON {store.table} USING hnsw ({index.expression} {index.operators}) "
+                f"WITH (m = {m}, ef_construction = {ef_construction})"
+            )
         connection.execute(f"ANALYZE {store.table}")
+        # A new name takes no lock that a search has to wait for; dropping an index here would.
+        old = secrets.token_hex(4)
+        for name in columns:
+            connection.execute(f"ALTER INDEX IF EXISTS {_schema(store)}.item_{name} RENAME TO item_{name}_old_{old}")
+            connection.execute(f"ALTER INDEX {_schema(store)}.item_{name}_new RENAME TO item_{name}")
+    _drop(store, [name for name, _ in _all_indexes(store) if "_old_" in name])
 
 
 def drop_index(store: PostgresStore) -> None:
     """Remove the HNSW indexes: every search is exact afterwards."""
-    with store.transaction() as connection:
-        for name in ("vector", "code"):
-            connection.execute(f"DROP INDEX IF EXISTS {_schema(store)}.item_{name}")
+    _drop(store, [name for name, _ in _all_indexes(store)])
+
+
+def _drop(store: PostgresStore, names: Sequence[str]) -> None:
+    """Remove indexes as soon as no search is in the middle of one; those that begin meanwhile do not wait."""
+    with store.single_statements() as connection:
+        for name in names:
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {_schema(store)}.{name}")
 
 
 def indexes(store: PostgresStore) -> tuple[str, ...]:
@@ -91,9 +105,22 @@ def indexes(store: PostgresStore) -> tuple[str, ...]:
 
 
 def _indexed(store: PostgresStore, connection: Any) -> tuple[str, ...]:
-    query = "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexname IN ('item_vector', 'item_code')"
-    names = connection.execute(query, (store.name,)).fetchall()
-    return tuple(sorted(name.removeprefix("item_") for (name,) in names))
+    named = {f"item_{column}": column for column in _COLUMNS}
+    return tuple(sorted(named[name] for name, valid in _listed(store, connection) if valid and name in named))
+
+
+def _all_indexes(store: PostgresStore) -> list[tuple[str, bool]]:
+    with store.transaction(reading=True) as connection:
+        return _listed(store, connection)
+
+
+def _listed(store: PostgresStore, connection: Any) -> list[tuple[str, bool]]:
+    """HNSW indexes, also those that a call left behind which was stopped, and whether PostgreSQL uses each."""
+    query = (
+        "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = %s::regclass "
+        "AND relname ~ '^item_(vector|code)(_old_[0-9a-f]+)?$'"
+    )
+    return list(connection.execute(query, (store.table,)).fetchall())
 
 
 def index_of(store: PostgresStore, column: str) -> Index:

@@ -1,6 +1,6 @@
 """The items of a gallery on PostgreSQL: add, replace, delete and read.
 
-PostgreSQL keeps what was committed; writers take turns, and readers never wait.
+PostgreSQL keeps what was committed; writers take turns, and readers do not wait for them.
 """
 
 from __future__ import annotations
@@ -151,8 +151,7 @@ class PostgresStore(GallerySchema):
         for place, columns in enumerate(new.metadata):
             check_columns(columns, place)
         with self.transaction() as connection:
-            # Writers take turns, so that no other one adds the same id in between; readers go on.
-            connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
+            self.take_turn(connection)  # so that no other one adds the same id in between
             there = self._known(connection, new.ids)
             check_new(sorted(there), existing)
             if there and existing == "replace":
@@ -197,7 +196,7 @@ class PostgresStore(GallerySchema):
         """
         check_asked(ids, where)
         with self.transaction() as connection:
-            connection.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")
+            self.take_turn(connection)
             chosen = self._chosen(connection, ids, where)
             query = f"DELETE FROM {self.table} WHERE {chosen.sql} RETURNING row, id"
             gone = connection.execute(query, chosen.values).fetchall()

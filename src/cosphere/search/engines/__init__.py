@@ -20,6 +20,7 @@ __all__ = [
     "COSINE",
     "ENGINES",
     "FEW",
+    "SIGNS",
     "Approximate",
     "Arrays",
     "Engine",
@@ -30,7 +31,8 @@ __all__ = [
 
 COSINE = "cosine"
 """What a calibrated threshold applies to: cosines of whole embeddings."""
-_SIGNS = "1 - 2 x share of differing bits"
+SIGNS = "1 - 2 x share of differing bits"
+"""Of packed codes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Kind:
     @property
     def takes_codes(self) -> bool:
         """Whether it compares signs only, so that packed codes are as good as float rows."""
-        return self.measure == _SIGNS
+        return self.measure == SIGNS
 
 
 def _exhaustive(kind: str, summary: str, measure: str, effort: str = "") -> Kind:
@@ -62,7 +64,7 @@ ENGINES: dict[str, Kind] = {
     "exact": _exhaustive("exact", "float32 rows, by cosine", COSINE),
     "float16": _exhaustive("float16", "rows in half precision", "cosine of rounded rows"),
     "int8": _exhaustive("int8", "rows of one byte per dimension", "cosine of rounded rows"),
-    "bits": _exhaustive("bits", "packed signs, by Hamming distance; the query becomes bits too", _SIGNS),
+    "bits": _exhaustive("bits", "packed signs, by Hamming distance; the query becomes bits too", SIGNS),
     "asymmetric": _exhaustive("asymmetric", "packed signs; the query keeps its floats", "cosine to the signs"),
     "rerank": _exhaustive(
         "rerank", "packed signs find a shortlist, float32 rows re-rank it", COSINE, effort="shortlist"
@@ -70,7 +72,7 @@ ENGINES: dict[str, Kind] = {
     "pq": _exhaustive("pq", "product quantisation, trained on the gallery", "cosine of quantised rows"),
     "coarse-bits": Kind(
         "the first bits find a shortlist, whole codes rank it",
-        _SIGNS,
+        SIGNS,
         CoarseBits.build,
         CoarseBits.read,
         effort="shortlist",
@@ -84,7 +86,7 @@ ENGINES: dict[str, Kind] = {
     ),
     "hnsw-bits": Kind(
         "a graph of near packed signs",
-        _SIGNS,
+        SIGNS,
         partial(Graph.build, bits=True),
         partial(Graph.read, bits=True),
         effort="ef_search",
@@ -93,7 +95,7 @@ ENGINES: dict[str, Kind] = {
         "float32 rows in lists around trained centres", COSINE, FloatLists.build, FloatLists.read, effort="nprobe"
     ),
     "ivf-bits": Kind(
-        "packed signs in lists around trained centres", _SIGNS, BitLists.build, BitLists.read, effort="nprobe"
+        "packed signs in lists around trained centres", SIGNS, BitLists.build, BitLists.read, effort="nprobe"
     ),
 }
 """By name. Kinds before ``coarse-bits`` are exhaustive: they differ only in how a row is stored."""

@@ -132,11 +132,13 @@ class Reranked(Exhaustive):
         return self.size
 
     def compare(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
-        """By Hamming distance, then by cosine."""
+        """By Hamming distance, then by cosine; by cosine alone where k is above the shortlist."""
         queries = float_rows(queries)
         floats, shortlist = self.floats, self.effort
         if floats is None:
             raise AttributeError("this kind keeps float rows")
+        if k > shortlist:
+            return super().compare(queries, k, allowed, block_bytes)
         codes = codes_of(self._encoded)
         return rerank_bits(queries, codes, floats, k, shortlist, allowed.exclude, block_bytes, allowed.kept)
 
