@@ -246,6 +246,16 @@ def test_face_recipes_are_eighteen_epochs_of_the_public_code() -> None:
             assert recipe["schedule"]["milestones"] == [epoch * (at - 1) for at in (6, 11, 16)]
 
 
+def test_sphereface_recipes_reach_their_margin() -> None:
+    """Lambda, by the formulas of the two codes, falls to its floor while the rate is still whole."""
+    lambdas = {"caffe": lambda t: 1000 / (1 + 0.12 * t), "face_pytorch": lambda t: 1000 / (1 + 1e-4 * t) ** 2}
+    recipes = {file.stem: read(file) for file in (RECIPES / "faces").glob("casia-sphereface-*.yaml")}
+    assert len(recipes) == 6
+    for stem, recipe in recipes.items():
+        settings = recipe["loss"]["settings"]
+        assert lambdas[settings["annealing"]](recipe["schedule"]["milestones"][0]) <= settings["easing"] == 5.0, stem
+
+
 def test_the_frozen_self_supervised_recipes_are_the_authors_setting() -> None:
     """floor(50 000 / 256) steps an epoch, 200 epochs; the arms differ only in SEC."""
     files = {file.stem: read(file) for file in FILES if file.parent.name == "ssl"}

@@ -123,9 +123,9 @@ class RunSubject:
 
     @cached_property
     def trained(self) -> frozenset[str] | None:
-        """Labels of the classes that the model was trained on."""
+        """Labels of the classes that the model was trained on; None where it does not say, or was trained on images without classes."""
         names = (self.embedder.provenance.get("data") or {}).get("classes")
-        return None if names is None else frozenset(map(str, names))
+        return frozenset(map(str, names)) if names else None
 
     def catalogue(self) -> Catalogue:
         """The images of the source, listed once."""

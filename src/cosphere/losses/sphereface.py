@@ -110,7 +110,8 @@ class SphereFaceLoss(ClassLoss):
         embedding_dim: D, embedding dimension.
         margin: m, a whole number >= 1.
         annealing: decay of lambda to ``easing``: "caffe" (official), 1000 / (1 + 0.12 t); "clcarwin", 1500 / (1 + 0.1
-            t); "face_pytorch", 1000 / (1 + 0.0001 t)^2; None, it is ``easing`` from the start.
+            t); "face_pytorch", 1000 / (1 + 0.0001 t)^2; None, it is ``easing`` from the start. They reach 5 at step 1659, 2990
+            and 131422; a run that ends before has hardly any margin.
         easing: the least lambda, >= 0.
         scale: logit scale, > 0.
         normalize_features: L2-normalize the embeddings; set ``scale`` to about 30 in this case.

@@ -172,6 +172,22 @@ def test_a_model_that_saw_nobody_here(photos: Path, lfw_root: Path, face_run: Pa
         scores.value("unseen/auc")
 
 
+def test_a_model_that_was_trained_without_classes_does_not_say_whom_it_saw(
+    lfw_root: Path, face_run: Path, tmp_path: Path
+) -> None:
+    """Self-supervised runs keep an empty list of classes, on whatever people they were trained."""
+    run = shutil.copytree(face_run, tmp_path / "run")
+    embedder = Embedder.load(run / "model")
+    embedder.provenance["data"]["classes"] = []
+    embedder.save(run / "model")
+    note = "the model does not say which classes it was trained on (it may have been trained without labels)"
+    for protocol, options in (("lfw", {}), ("pairs", {"pairs": str(lfw_root / "pairs.txt")})):
+        scores = evaluate_protocol(run, protocol=protocol, options={"samples": 0, **options}).scores
+        assert any(one.startswith(note) for one in scores.notes), protocol
+        assert not any("nobody here" in one for one in scores.notes)
+        assert "unseen" not in {part.key for part in scores.parts}
+
+
 def test_a_threshold_that_accepts_every_pair_is_null_in_the_file() -> None:
     """Of people never trained on, most pairs are same ones: for a weak model it is best to accept them all."""
     rng = np.random.default_rng(0)

@@ -94,6 +94,17 @@ def test_of_several_labels_the_first_counts(tmp_path: Path) -> None:
     assert read_image(f"{path}#3").shape == (13, 11, 3)
 
 
+@pytest.mark.parametrize("first", [0.0, 3.0])
+def test_an_image_with_several_labels_at_key_0_is_no_header(tmp_path: Path, first: float) -> None:
+    """im2rec writes data with several labels so, from key 0 on."""
+    records = {key: payload(jpeg(10 * key), first + key // 4, 0.5, scalar=False) for key in range(12)}
+    path = write(tmp_path / "data.rec", records)
+    assert recordio.keys(path) == [str(key) for key in range(12)]
+    assert recordio.labels(path) == [str(int(first) + key // 4) for key in range(12)]
+    assert [record.labels for record in recordio.records(path)] == [(first + key // 4, 0.5) for key in range(12)]
+    assert read_image(f"{path}#0").shape == (13, 11, 3)
+
+
 @pytest.mark.parametrize("places", [(24,), (24, 28), (28, 64)])
 def test_a_payload_that_holds_the_magic_number(tmp_path: Path, places: tuple[int, ...]) -> None:
     inside = bytearray(payload(bytes(range(100)), 1.0))

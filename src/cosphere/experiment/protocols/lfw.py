@@ -28,6 +28,7 @@ from cosphere.experiment.protocols.verification_bins import bin_in, run_bin
 from cosphere.experiment.protocols.verifying import (
     OPEN_NAMES,
     SCORES,
+    TRAINED_ON_UNKNOWN,
     VerificationSettings,
     chance,
     check_kinds,
@@ -98,9 +99,7 @@ def _folder_of_lists(subject: Subject) -> Path | None:
 def _unseen(compared: Compared, subject: Subject, settings: VerificationSettings, notes: list[str]) -> Part | None:
     """View 2 without the people that were trained on; None where none of them, or too few others, are there."""
     if subject.trained is None:
-        notes.append(
-            "the model does not say which classes it was trained on, so no pairs of trained people are left out"
-        )
+        notes.append(TRAINED_ON_UNKNOWN)
         return None
     people = set(compared.people(VIEW_2).ravel().tolist())
     trained = people & subject.trained

@@ -21,6 +21,7 @@ from cosphere.experiment.protocols.verification_bins import SUFFIX, bin_in, run_
 from cosphere.experiment.protocols.verifying import (
     OPEN_NAMES,
     SCORES,
+    TRAINED_ON_UNKNOWN,
     ScoredPairs,
     VerificationSettings,
     chance,
@@ -71,6 +72,8 @@ def run(subject: Subject, settings: PairSettings) -> ProtocolScores:
     pairs = _with_folds(pairs, settings, notes)
     parts = [verification_part("", path.name, pairs, settings)]
     people = compared.people(path.name)
+    if subject.trained is None and any(people.ravel().tolist()):  # without labels there is nobody to leave out
+        notes.append(TRAINED_ON_UNKNOWN)
     trained = set(people.ravel().tolist()) & (subject.trained or frozenset())
     if trained:
         new, about = without(pairs, people, trained)

@@ -29,6 +29,10 @@ CURVE_POINTS = 200
 """Points of a ROC in the file of scores."""
 SCORES = ("accuracy", "balanced_accuracy", "auc")
 OPEN_NAMES = ("tar@far=",)
+TRAINED_ON_UNKNOWN = (
+    "the model does not say which classes it was trained on (it may have been trained without labels), so no pairs of trained classes "
+    "are left out"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

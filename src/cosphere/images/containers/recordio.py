@@ -6,8 +6,8 @@
 
 A payload that holds the magic itself at a multiple of 4 is stored in parts (continuation 1, 2 ..., 3) without it. The
 payload is ``uint32 flag, float32 label, uint64 id, uint64 id2``, then ``flag`` float32 labels if flag > 0, then the
-encoded image. All numbers are little-endian. Where record 0 has a flag above 0, it is InsightFace's header: its first
-label is the key after the last image, and the records behind it describe identities.
+encoded image. All numbers are little-endian. Where record 0 has labels and no image behind them, it is InsightFace's header:
+its first label is the key after the last image, and the records behind it describe identities.
 
 Source: dmlc-core ``recordio.h`` and MXNet ``recordio.py``.
 """
@@ -210,7 +210,7 @@ def _header_end(opened: _Opened) -> float | None:
     """The key after the last image, which InsightFace's record 0 says; None where record 0 is an image."""
     payload = opened.payload(0)
     flag, *_ = _unpacked(payload, opened.path)
-    if flag == 0:
+    if flag == 0 or len(payload) > HEADER.size + 4 * flag:  # Images with several labels have a flag too.
         return None
     (end,) = struct.unpack_from("<f", payload, HEADER.size)
     if not 1 <= end < 2**53:
