@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +29,15 @@ def outside_autocast(values: Tensor) -> AbstractContextManager[object]:
     kind = values.device.type
     # Entering autocast costs microseconds, which is much beside a small loss.
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def own_generator() -> torch.Generator:
+    """A generator beside the global one, also in a process that left parts of torch out (`cosphere.cli.torch_part`)."""
+    try:
+        return torch.Generator()
+    except RuntimeError:  # the type is finished by this part, which torch's error names
+        importlib.import_module("torch._prims.rng_prims")
+        return torch.Generator()
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

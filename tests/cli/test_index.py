@@ -151,5 +151,9 @@ def test_an_index_is_built_used_and_passed_by(capsys: pytest.CaptureFixture[str]
     out, err = said(capsys, "build", tmp_path / "g")
     assert "no index is needed, all 1,500 rows are compared" in out
     assert "exact: one query over 1,500 rows takes about" in out + err
+    out, _ = said(capsys, "build", tmp_path / "g", "--kind", "bits")
+    assert "index of kind bits over 1,500 rows" in out
+    found = json.loads(said(capsys, *words)[0])
+    assert found[0]["measure"] == "1 - 2 x share of differing bits"
     _, err = said(capsys, "build", tmp_path / "g", "--kind", "hnws", code=2)
     assert "hnsw" in err

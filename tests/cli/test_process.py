@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cosphere.models import EmbedderSettings, build_embedder
+
 
 def process(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -45,6 +47,21 @@ def test_the_end_waits_for_threads() -> None:
     late = "threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()"
     done = process(f"{ENDING}\n{late}\ncli._end(2)")
     assert (done.returncode, done.stdout[100_001:]) == (2, "late\nregistered\n")
+
+
+@pytest.mark.slow
+def test_a_search_in_a_process_of_its_own_embeds_what_is_new(photos: Path, tmp_path: Path) -> None:
+    """As a person runs it: in a process without torch's kernels for its compiler, over images that were never embedded."""
+    build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=8), image_size=32).save(
+        tmp_path / "model"
+    )
+    query = photos / "test" / "class10" / "0.png"
+    words = ["search", tmp_path / "model", photos / "test", query, "--out", tmp_path / "out.png", "--workers", 1]
+    done = subprocess.run(
+        [sys.executable, "-m", "cosphere", *map(str, words)], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "0.png is one of the images, so it is left out" in done.stdout
 
 
 def test_the_command_ends_with_the_status_of_main(tmp_path: Path) -> None:

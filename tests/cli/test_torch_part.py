@@ -29,6 +29,7 @@ SHAPE = "torch.nn.functional.conv2d(x.to('meta'), weight.to('meta')).shape == (1
         "import torch._refs; assert torch.compile(lambda value: value * 2, backend='eager')(x).sum() == 384",
         "from torch._meta_registrations import meta_index_Tensor",
         "assert torch._meta_registrations.meta_index_Tensor",
+        "from cosphere.tensors import own_generator; own_generator(); import torch._dynamo",
     ],
 )
 def test_the_kernels_are_there_when_they_are_needed(use: str) -> None:

@@ -27,6 +27,7 @@ from cosphere.images import PixelCache
 from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.quick import Forward
+from cosphere.tensors import own_generator
 
 Precision = Literal["float32", "bf16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
@@ -143,7 +144,7 @@ def _of_images(
         sampler=missing.tolist(),
         num_workers=workers,
         collate_fn=collate,
-        generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
+        generator=own_generator(),  # A loader draws a seed for its workers: not from the global generator.
     )
     device = next(embedder.parameters()).device
     autocast = _AUTOCAST[precision]

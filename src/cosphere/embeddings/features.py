@@ -34,6 +34,7 @@ from cosphere.files import exclusive, remove_left_parts, write_atomic
 from cosphere.images import Augmentation, PixelCache
 from cosphere.models import Embedder
 from cosphere.models.inference import evaluation_mode, infer_features
+from cosphere.tensors import own_generator
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +298,7 @@ class _Work:
             batch_sampler=draws,
             num_workers=workers,
             collate_fn=_collate,
-            generator=torch.Generator(),  # A loader draws a seed for its workers: not from the global generator.
+            generator=own_generator(),  # A loader draws a seed for its workers: not from the global generator.
         )
 
     def _forward(self, batch: Batch) -> Float32s:

@@ -9,6 +9,7 @@ from cosphere.cli.index.options import add_gallery
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted
 from cosphere.experiment import build_index
+from cosphere.gallery import open_store
 from cosphere.gallery.address import place_of
 from cosphere.search import AUTO, KINDS
 
@@ -64,7 +65,9 @@ def run(arguments: list[str]) -> int:
     if index is None:
         console.line(f"{place}: the server has an HNSW index of every column")
         return 0
-    whole = index.kind in ("exact", "bits")
+    with open_store(given.gallery) as store:
+        of_codes = given.precision == "codes" or not store.space().has_floats
+    whole = index.kind == ("bits" if of_codes else "exact")  # bits of float rows are an index
     if whole:
         console.line(f"{place}: no index is needed, all {counted(len(index), 'row')} are compared")
     else:
