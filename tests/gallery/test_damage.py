@@ -134,3 +134,19 @@ def test_a_missing_block_is_damaged(healthy: tuple[Path, dict]) -> None:
             connection.run("DELETE FROM tail WHERE row = 1200")
         with pytest.raises(DamagedError, match=r"the set of items \(1,299 found of 1,300\)"):
             content(store)
+
+
+def test_a_healthy_gallery_is_healthy_while_somebody_changes_it(healthy: tuple[Path, dict]) -> None:
+    folder, _ = healthy
+    left = iter(["item 1200", "item 3", "item 1299", "item 1024"])
+    with Store.open(folder) as store, Store.open(folder) as other:
+
+        def change(done: int, total: int) -> None:
+            (name,) = store.delete([next(left)]).ids
+            store.add([f"new {name}"], *rows_of(1), metadata=[{"label": "new", f"column {name}": done}])
+
+        store.flush()
+        store._writer.run("PRAGMA busy_timeout = 20")  # the check keeps the log from being emptied
+        check_all(other, change)
+        check_all(store, change)
+        assert next(left, "") == ""

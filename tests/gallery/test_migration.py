@@ -123,3 +123,21 @@ def test_what_a_killed_switch_left_is_removed_by_the_next_writer(
     with store.reading() as connection:
         assert connection.rows("SELECT number FROM space") == [(2,)]
         assert connection.one("SELECT count(*) FROM vectors") == (3,)
+
+
+def test_a_staged_block_is_on_disk_and_a_deletion_in_between_is_whole(filled: tuple[Store, chores.Mirror]) -> None:
+    """While the next block is worked on, others see what was staged; items of it may be deleted."""
+    store, mirror = filled
+    migration.begin(store, chores.space("second"))
+    for number, block in enumerate(migration.waiting(store), 1):
+        deleted = store.delete([block.items[3].id])
+        assert deleted.flushed
+        mirror.done({"kind": "delete", "ids": list(deleted.ids)})
+        block = block._replace(items=[item for item in block.items if item.id not in deleted.ids])
+        migration.stage(store, block, *staged_rows(block, "second"))
+        with Store.open(store.folder) as other:
+            assert len(migration.pending(other)) == 3 - number
+    migration.switch(store)
+    mirror.model = "second"
+    assert mirror.differences(store) == []
+    check_all(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -312,3 +313,67 @@ def test_unused_bytes_lie_between_the_cells(tmp_path: Path) -> None:
     content_[8192 + 4000 : 8192 + 4032] = bytes(range(32))
     file.write_bytes(content_)
     assert left_over(file, [], [Receipt.of("", 1, [bytes(range(32))])])
+
+
+def captioned(folder: Path, captions: list[str]) -> None:
+    """A closed gallery of items with a text each, of which the last is deleted."""
+    with Store.create(folder, Space(dim=DIM)) as store:
+        names = [f"picture {place}" for place in range(len(captions))]
+        store.add(names, rows_of(len(captions))[0], metadata=[{"caption": one} for one in captions])
+        store.flush()
+        shutil.copyfile(folder / "gallery.sqlite", folder.parent / "backup.sqlite")
+        store.delete(names[-1:])
+
+
+def prose(size: int, seed: int) -> str:
+    """A text of random words."""
+    chance = random.Random(seed)
+    return " ".join(f"{chance.randrange(10**9):09}" for _ in range(size // 10 + 1))[:size]
+
+
+@pytest.mark.parametrize("size", [400, 1200, 9000])
+def test_a_text_that_sqlite_split_over_pages_is_found(size: int, tmp_path: Path) -> None:
+    shared = prose(min(size, 5000) - 100, 1)
+    captions = [shared + prose(size - len(shared), seed) for seed in range(2, 8)]
+    captioned(tmp_path / "g", captions)
+    proof = prove_deleted(tmp_path / "g", texts=[captions[-1]])
+    assert proof.holds, proof.found
+    assert proof.complete
+    shutil.copyfile(tmp_path / "backup.sqlite", tmp_path / "g" / "backup.sqlite")
+    content_ = (tmp_path / "g" / "backup.sqlite").read_bytes()
+    assert (captions[-1].encode() in content_) == (size <= 1200)  # SQLite keeps records up to a page in one piece
+    found = prove_deleted(tmp_path / "g", texts=[captions[-1]]).found
+    assert {(one.what, one.file) for one in found} == {
+        (f"text {captions[-1][: 77 if size > 80 else size]!r}".removesuffix("'") + "...'", "backup.sqlite")
+    }
+    (tmp_path / "g" / "backup.sqlite").unlink()
+    (tmp_path / "g" / "notes.txt").write_text(captions[-1][-140:] if size > 512 else captions[-1])
+    assert {one.file for one in prove_deleted(tmp_path / "g", texts=[captions[-1]]).found} == {"notes.txt"}
+
+
+def test_a_short_text_inside_long_ones_of_living_items_is_told_apart(tmp_path: Path) -> None:
+    """Also where the record that holds it goes on on another page, right beside it."""
+    living = [("needle " + "-" * gap) * (9000 // (7 + gap)) for gap in range(6)]
+    captioned(tmp_path / "g", [*living, "needle"])
+    proof = prove_deleted(tmp_path / "g", texts=["needle"])
+    assert proof.holds, proof.found
+    (tmp_path / "g" / "notes.txt").write_text("needle")
+    assert [(one.what, one.file, one.offset) for one in prove_deleted(tmp_path / "g", texts=["needle"]).found] == [
+        ("text 'needle'", "notes.txt", 0)
+    ]
+
+
+def test_a_live_text_across_the_parts_that_are_read_at_once_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioned(tmp_path / "g", [f"needle {place} and what is beside it" for place in range(300)] + ["needle"])
+    for part in (1500, 1511):
+        monkeypatch.setattr("cosphere.gallery.proof._PART", part)
+        assert prove_deleted(tmp_path / "g", texts=["needle"]).found == ()
+
+
+def test_a_long_text_of_one_letter_is_not_looked_for_and_that_is_said(tmp_path: Path) -> None:
+    filled(tmp_path / "g", 30)
+    uniform = "x" * 4096
+    proof = prove_deleted(tmp_path / "g", texts=[uniform, "some text"])
+    assert (proof.short, proof.holds, proof.complete) == ((uniform,), True, False)

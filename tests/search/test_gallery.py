@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -412,51 +411,6 @@ def test_exported_embeddings_are_what_search_reads(filled: Gallery, tmp_path: Pa
     with Gallery.create(tmp_path / "again", dim=DIM) as again:
         again.add(file.images)
         assert again.search(rows_of(1, 1)[0], 3)[0].score == filled.search(rows_of(1, 1)[0], 3)[0].score
-
-
-def test_exported_codes_are_an_index(tmp_path: Path) -> None:
-    with Gallery.create(tmp_path / "g", dim=DIM, holds="codes", model_id="m") as gallery:
-        gallery.add(rows_of(30), range(30), {"label": "x", "path": [f"/{n}.jpg" for n in range(30)]})
-        file = load_gallery(gallery.export(tmp_path / "x.npz"))
-        assert file.index is not None
-        assert (file.index.kind, file.index.model_id, file.named) == ("bits", "m", True)
-        want = [hit.metadata["path"] for hit in gallery.search(rows_of(30)[4], 5)]
-        assert [file.images.paths[at] for at in file.index.search(rows_of(30)[4:5], 5).ids[0].tolist()] == want
-
-
-def test_exported_parquet_holds_every_column(tmp_path: Path) -> None:
-    with Gallery.create(tmp_path / "g", dim=DIM, holds="both") as gallery:
-        metadata = [{"n": 1, "mixed": 1, "id2": True}, {"n": 2.5, "mixed": "x"}, {"embedding": "e", "other\n": "y"}]
-        gallery.add(rows_of(3), ["a\nb", "🦊", "c"], metadata)
-        table = pd.read_parquet(gallery.export(tmp_path / "x.parquet"))
-    assert table["id"].tolist() == ["a\nb", "🦊", "c"]
-    assert np.array_equal(np.stack(table["embedding"]), rows_of(3))
-    assert [np.frombuffer(one, np.uint8).tolist() for one in table["code"]] == to_bits(rows_of(3)).tolist()
-    assert table["n"].tolist()[:2] == [1, 2.5]
-    assert table["mixed"].tolist()[:2] == ["1", "x"]
-    assert table["metadata.embedding"].tolist()[2] == "e"
-    assert table["other\n"].tolist()[2] == "y"
-
-
-@pytest.mark.parametrize("holds", ["floats", "codes"])
-def test_exported_faiss_indexes_answer_alike(holds: str, tmp_path: Path) -> None:
-    import faiss
-
-    with Gallery.create(tmp_path / "g", dim=DIM, holds=holds) as gallery:
-        gallery.add(rows_of(60), [f"i{n}" for n in range(60)])
-        file = gallery.export(tmp_path / "x.faiss")
-        query = rows_of(1, 5)
-        want = [hit.id for hit in gallery.search(query[0], 4)]
-    ids = json.loads((tmp_path / "x.faiss.ids.json").read_text())
-    if holds == "floats":
-        _, found = faiss.read_index(str(file)).search(query, 4)
-        assert [ids[at] for at in found[0]] == want
-    else:
-        _, found = faiss.read_index_binary(str(file)).search(to_bits(query), 4)
-        assert ids[found[0, 0]] in want
-        assert len(ids) == 60
-    with pytest.raises(SettingsError, match=r"has suffix '\.csv'; wanted \.parquet, \.npz, \.faiss"):
-        gallery.export(tmp_path / "x.csv")
 
 
 def test_a_closed_gallery_lets_others_write(filled: Gallery) -> None:

@@ -9,11 +9,12 @@ from cosphere._types import Progress
 from cosphere.errors import RunError
 from cosphere.gallery import blocks, items
 from cosphere.gallery.blocks import Extent
+from cosphere.gallery.folder import reading_only
 from cosphere.gallery.interface import Compacted
 from cosphere.gallery.postgres.store import PostgresStore
 from cosphere.gallery.schema import BLOCK_ROWS, damaged, read_state, write_state
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.store import Store
+from cosphere.gallery.store import Store, vectors_of
 from cosphere.gallery.values import Value
 
 _TOGETHER = 16
@@ -88,32 +89,38 @@ def _has_dead(connection: Connection, extent: Extent) -> bool:
 
 
 def check_all(store: Store, progress: Progress | None = None) -> None:
-    """Read everything and compare it with its digest, and the facts that filters look up with the metadata.
+    """Read everything of one committed state and compare it with its digest, and the facts that filters look up with the metadata.
 
     Raises:
         DamagedError: something is not what was written; the first of it is named.
     """
-    with store.reading() as connection:
-        (verdict,) = connection.one("PRAGMA integrity_check(1)") or ("no answer",)
-        if verdict != "ok":
-            raise damaged(store.file, f"its structure ({verdict})")
-        state = read_state(connection)
-    done = 0
-    for found, rows in store.vectors():
-        with store.reading() as connection:
-            items.read_thumbnails(connection, [item.row for item in found])
-            numbers = items.known_numbers(connection, {name for item in found for name in item.metadata})
-            for item in found:
-                _check_facts(connection, item.row, item.metadata, numbers)
+    store.state()  # the file must lie where it was opened
+    connection = reading_only(store.file)
+    try:
+        with connection.reading():  # one state for all: others may delete meanwhile
+            _check(connection, progress)
+    finally:
+        connection.close()
+
+
+def _check(connection: Connection, progress: Progress | None) -> None:
+    (verdict,) = connection.one("PRAGMA integrity_check(1)") or ("no answer",)
+    if verdict != "ok":
+        raise damaged(connection.path, f"its structure ({verdict})")
+    state = read_state(connection)
+    done = values = 0
+    for found, rows in vectors_of(connection):
+        items.read_thumbnails(connection, [item.row for item in found])
+        numbers = items.known_numbers(connection, {name for item in found for name in item.metadata})
+        for item in found:
+            _check_facts(connection, item.row, item.metadata, numbers)
+            values += len(item.metadata)
         done += len(rows.rows)
         if progress is not None:
             progress(done, max(done, state.items))
-    with store.reading() as connection:
-        counts = [connection.one(f"SELECT count(*) FROM {table}") for table in ("item", "fact")]
-        values = sum(len(item.metadata) for item in items.read_all(connection))
-        state = read_state(connection)
+    counts = [connection.one(f"SELECT count(*) FROM {table}") for table in ("item", "fact")]
     if counts != [(state.items,), (values,)]:
-        raise damaged(store.file, "the number of items or of their values")
+        raise damaged(connection.path, "the number of items or of their values")
 
 
 def _check_facts(connection: Connection, row: int, metadata: Mapping[str, Value], numbers: Mapping[str, int]) -> None:

@@ -31,7 +31,7 @@ WINDOWS = 16
 MOST_PAYLOADS = 20_000
 """Most vectors, codes and thumbnails that one receipt covers; of more, evenly spaced ones."""
 QUICK_BITS = 24
-_FEWEST_VALUES = 6
+FEWEST_VALUES = 6
 """Windows of fewer different bytes, such as zeros, say nothing."""
 _QUICK = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 
@@ -179,7 +179,7 @@ def window_places(size: int) -> list[int]:
 def windows(content: bytes) -> list[bytes]:
     """The windows of a vector, code or thumbnail that tell it from others."""
     every = [content[at : at + WINDOW] for at in window_places(len(content))]
-    return [one for one in every if len(set(one)) >= _FEWEST_VALUES]
+    return [one for one in every if len(set(one)) >= FEWEST_VALUES]
 
 
 def scan_of(picture: bytes) -> bytes:

@@ -205,6 +205,8 @@ class GalleryFolder:
             return self._writer
         if not is_there(self.file):
             raise RunError(f"{self.folder} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
+        if self._reader is not None and self._reader.inside:
+            raise self._reader.being_read()
         if self._lock is None:
             self._lock = WriterLock(self.folder / LOCK, self.folder)
         connection = None
@@ -247,9 +249,24 @@ class GalleryFolder:
             _remove_flawed(self._claimed(), self.folder / INDEXES, copies=False)
 
     def vacuum(self) -> None:
-        """Rewrite the file without its free pages. Needs as much space again while it runs."""
+        """Rewrite the file without its free pages.
+
+        Raises:
+            RunError: the disk is full. While it runs, it needs as many bytes as the file has twice: in the folder of temporary files
+                (``SQLITE_TMPDIR``, ``TMPDIR`` or ``/var/tmp``) for a copy, and in the gallery's for the write-ahead log.
+        """
         with self._guard:
-            self._claimed().run("VACUUM")
+            connection = self._claimed()
+            try:
+                connection.run("VACUUM")
+            except DamagedError:
+                raise
+            except RunError as error:
+                size = self.file.stat().st_size
+                raise RunError(
+                    f"{error} Rewriting the file takes up to {size:,} bytes in the folder of temporary files (SQLITE_TMPDIR, TMPDIR "
+                    f"or /var/tmp), and as many in {self.folder}."
+                ) from error
 
     def flush(self) -> bool:
         """Copy the write-ahead log into the file and empty it; returns whether no reader was in the way."""

@@ -80,7 +80,9 @@ def waiting(store: Store) -> Iterator[Waiting]:
     for number in pending(store):
         with store.reading() as connection:
             numbers = blocks.read_numbers(connection, number)
-            yield Waiting(number, items.read(connection, numbers[numbers >= 0].tolist()))
+            block = Waiting(number, items.read(connection, numbers[numbers >= 0].tolist()))
+        if block.items:
+            yield block  # outside: what the caller writes is a transaction of its own
 
 
 def pending(store: Store) -> list[int]:

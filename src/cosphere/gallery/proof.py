@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from cosphere.gallery.erasure import (
     window_places,
     windows,
 )
-from cosphere.gallery.folder import FILE, INDEXES, may
+from cosphere.gallery.folder import INDEXES, may
 from cosphere.gallery.indexes import files_of, flaws
+from cosphere.gallery.living import LiveTexts
 from cosphere.gallery.schema import read_state
-from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.store import Store
-from cosphere.gallery.traces import MOST, SHORTEST_TEXT, Part, Search, utf8, wanted_texts
+from cosphere.gallery.traces import MOST, PIECE, Hit, Part, Search, unsought, wanted_texts
+from cosphere.gallery.values import quoted
 
 _PART = 4 * 2**20
 """Bytes that are looked at together."""
@@ -55,7 +56,7 @@ class Proof:
     """Ids that are items of the gallery."""
     found: tuple[Finding, ...]
     short: tuple[str, ...]
-    """Texts too short to be told from chance: only the tables were asked for them."""
+    """Texts too short or too uniform to be told from chance: only the tables were asked for them."""
     windows: int
     """Windows of deleted vectors, codes and thumbnails that were looked for."""
     shared: int
@@ -67,8 +68,8 @@ class Proof:
 
     @property
     def complete(self) -> bool:
-        """Whether every vector, code and thumbnail of the receipts was looked for: none was left out, too short or too uniform."""
-        return not any(one.left_out or one.short for one in self.receipts)
+        """Whether all texts, and every vector, code and thumbnail of the receipts, were looked for: none was left out or too short."""
+        return not self.short and not any(one.left_out or one.short for one in self.receipts)
 
     @property
     def holds(self) -> bool:
@@ -88,7 +89,7 @@ def prove_deleted(
 
     Args:
         folder: the gallery.
-        ids: of deleted items; looked for as UTF-8 and as JSON writes them.
+        ids: of deleted items; looked for as UTF-8 and as JSON writes them. Of more than 512 bytes, any 64 that belong together count.
         receipts: of deletions: windows of their vectors, codes and thumbnails are looked for.
         texts: other texts that must be gone, such as a label or a path.
         progress: called with the number of bytes read.
@@ -119,7 +120,7 @@ def prove_deleted(
             flushed=flushed,
             alive=alive,
             found=tuple(found),
-            short=tuple(one for one in dict.fromkeys([*ids, *texts]) if len(utf8(one)) < SHORTEST_TEXT),
+            short=tuple(unsought([*ids, *texts])),
             windows=sum(len(one.sure) for one in receipts),
             shared=shared,
             unknown=tuple(one.time for one in receipts if one.items and one.digest not in known),
@@ -151,44 +152,21 @@ def _parts(path: Path) -> Iterator[Part]:
 
 def _findings(search: Search, store: Store) -> tuple[list[Finding], int]:
     """What is left once matches in live items are taken out, and the number of windows that live items share."""
-    found: list[Finding] = []
+    left: dict[str, list[Hit]] = defaultdict(list)
     with store.reading() as connection:
         for wanted, hits in search.text_hits.items():
-            live = _live_texts(connection, search.texts[wanted], wanted)
-            left = [
-                hit for hit in hits if not (hit.file.startswith(FILE) and _is_live(hit.around, hit.at, wanted, live))
-            ]
-            found += [Finding(f"text {search.texts[wanted]!r}", file, at) for file, at, *_ in left[:MOST]]
+            text = search.texts[wanted]
+            if text in left and len(wanted) == PIECE:
+                continue  # another piece of it is enough
+            live = LiveTexts(connection, wanted)
+            traces = [hit for hit in hits if not live.contain(hit)]
+            if traces:
+                left[text] += traces[:MOST]
+    found = [Finding(f"text {quoted(text)}", hit.file, hit.offset) for text, hits in left.items() for hit in hits]
     shared = _live_windows(store, set(search.windows)) if search.windows else set()
     left_windows = [place for window, place in search.windows.items() if window not in shared]
     found += [Finding("vector, code or thumbnail", *place) for place in left_windows[:MOST]]
     return found, len(shared)
-
-
-def _live_texts(connection: Connection, text: str, wanted: bytes) -> list[tuple[bytes, int]]:
-    """Texts of live items that contain a wanted one, with where they do."""
-    forms = {text, json.dumps(text, ensure_ascii=False)[1:-1]}
-    found: set[bytes] = set()
-    for form in forms:
-        for column, table in (("id", "item"), ("columns", "item"), ("value", "fact"), ("name", "name")):
-            query = f"SELECT {column} FROM {table} WHERE typeof({column}) = 'text' AND instr({column}, ?) > 0"
-            found |= {utf8(one) for (one,) in connection.rows(query, (form,))}
-    places: list[tuple[bytes, int]] = []
-    for one in found:
-        at = one.find(wanted)
-        while at >= 0:
-            places.append((one, at))
-            at = one.find(wanted, at + 1)
-    return places
-
-
-def _is_live(around: bytes, at: int, wanted: bytes, live: Sequence[tuple[bytes, int]]) -> bool:
-    """Whether a match lies inside a live text: the bytes beside it are that text's."""
-    for text, place in live:
-        before, after = min(place, at), min(len(text) - place - len(wanted), len(around) - at - len(wanted))
-        if around[at - before : at + len(wanted) + after] == text[place - before : place + len(wanted) + after]:
-            return True
-    return False
 
 
 def _live_windows(store: Store, wanted: set[bytes]) -> set[bytes]:

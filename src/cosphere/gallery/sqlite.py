@@ -22,6 +22,7 @@ PAGE_BYTES = 8192
 BUSY_MILLISECONDS = 2000
 """How long a connection waits for another one's lock, and a checkpoint for readers."""
 
+_READ, _WRITE = "BEGIN", "BEGIN IMMEDIATE"
 Mode = Literal["create", "write", "read", "frozen"]
 Row = tuple[Any, ...]
 
@@ -80,8 +81,7 @@ class Connection:
     def __init__(self, path: Path, mode: Mode) -> None:
         self.path, self.mode = path, mode
         self._open: Any = None
-        self.inside = False
-        """Whether a transaction is under way."""
+        self._begun = ""
         self._stamp = _stamp(path)
         self._process = os.getpid()
         with self.explained():
@@ -161,8 +161,14 @@ class Connection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write everything inside, or nothing; the end is durable on disk."""
-        with self._between("BEGIN IMMEDIATE"):
+        """Write everything inside, or nothing; the end is durable on disk.
+
+        Raises:
+            RunError: inside :meth:`reading`, where the end would not commit.
+        """
+        if self._begun == _READ:
+            raise self.being_read()
+        with self._between(_WRITE):
             yield
 
     @contextlib.contextmanager
@@ -173,7 +179,7 @@ class Connection:
             RunError: the file of a ``frozen`` connection was written meanwhile, so what was read may be of two states.
         """
         try:
-            with self._between("BEGIN"):
+            with self._between(_READ):
                 yield
         except DamagedError as error:
             if self.outdated:
@@ -193,6 +199,17 @@ class Connection:
                 f"{self.path} was moved, removed or replaced while it was open. Open it again, where it is now."
             )
 
+    @property
+    def inside(self) -> bool:
+        """Whether a transaction is under way."""
+        return bool(self._begun)
+
+    def being_read(self) -> RunError:
+        """The error for writing in the middle of reading."""
+        return RunError(
+            f"{self.path} is being read by the call that would write it. Write after the reading has ended."
+        )
+
     def _changed(self) -> RunError:
         return RunError(
             f"{self.path} was changed by another process while it was read from a folder that may not be written. Try again."
@@ -205,11 +222,11 @@ class Connection:
 
     @contextlib.contextmanager
     def _between(self, begin: str) -> Iterator[None]:
-        if self.inside:
+        if self._begun:
             yield
             return
         self.run(begin)
-        self.inside = True
+        self._begun = begin
         try:
             yield
             self.run("COMMIT")
@@ -218,7 +235,7 @@ class Connection:
                 self.run("ROLLBACK")
             raise
         finally:
-            self.inside = False
+            self._begun = ""
 
     def checkpoint(self, kind: Literal["PASSIVE", "TRUNCATE"]) -> bool:
         """Copy the write-ahead log into the file. Only the one writer may.
@@ -229,7 +246,7 @@ class Connection:
         Returns:
             whether all was copied; inside a transaction, nothing is.
         """
-        if self.inside:
+        if self._begun:
             return False
         found = self.one(f"PRAGMA wal_checkpoint({kind})")
         return found is not None and found[0] == 0 and found[1] == found[2]

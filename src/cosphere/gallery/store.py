@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +72,8 @@ class Deleted(NamedTuple):
     """With it, :func:`cosphere.gallery.proof.prove_deleted` finds what may be left of vectors, codes and thumbnails."""
     flushed: bool
     """Whether the write-ahead log was emptied. A reader in the middle of a query delays that to the next write."""
+    problem: str = ""
+    """Why the file could not be cleared of copies, such as a full disk; empty where it was. The items are deleted all the same."""
 
 
 class Store(GalleryFolder):
@@ -145,13 +147,7 @@ class Store(GalleryFolder):
         connection = reading_only(self.file)
         try:
             with connection.reading():
-                state = read_state(connection)
-                space = read_space(connection, state.space)
-                count = 0
-                for part in blocks.read_after(connection, state.space, space, 0):
-                    count += len(part.rows)
-                    yield items.read(connection, part.rows.tolist()), part
-                check_count(connection, count, state)
+                yield from vectors_of(connection)
         finally:
             connection.close()
 
@@ -248,16 +244,24 @@ class Store(GalleryFolder):
         with self.reading() as connection:
             return items.read(connection, self._chosen(connection, ids, wanted))
 
-    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Deleted:
+    def delete(
+        self,
+        ids: Sequence[Any] | str | None = None,
+        *,
+        where: Where | None = None,
+        on_receipt: Callable[[Receipt], None] | None = None,
+    ) -> Deleted:
         """Delete items from vectors, codes, thumbnails and metadata, and every index file, which held copies of their rows.
 
         Args:
             ids: their ids, all of which must be there.
             where: a filter, see :mod:`cosphere.gallery.where`; with ``ids``, both must hold.
+            on_receipt: called with the receipt before anything is committed, to save it: a kill later then leaves a deletion with
+                its receipt. What it raises stops the deletion.
 
         Raises:
             DataError: an id is not there, the filter is wrong, or neither is given.
-            RunError: as for :meth:`writing`.
+            RunError: as for :meth:`writing`. Nothing is deleted then; what fails later is told in :attr:`Deleted.problem`.
         """
         check_asked(ids, where)
         wanted = None if where is None else parse(where)
@@ -271,10 +275,27 @@ class Store(GalleryFolder):
                     self.remove_indexes()
                     log_erasure(connection, receipt)
                     write_state(connection, state)
-            return Deleted(tuple(item.id for item in gone), receipt, not rows or self._flushed_of(gone, receipt))
+                if on_receipt is not None:
+                    on_receipt(receipt)
+            names = tuple(item.id for item in gone)
+            try:
+                return Deleted(names, receipt, not rows or self._cleared(gone, receipt))
+            except (
+                RunError
+            ) as error:  # committed already, and a second call finds nothing to delete: the receipt must not be lost
+                return Deleted(
+                    names,
+                    receipt,
+                    False,
+                    f"the items are deleted, but copies of them may be left in the file: {error} Then run `cosphere index compact`.",
+                )
 
-    def _flushed_of(self, gone: Sequence[Item], receipt: Receipt) -> bool:
-        """Empty the log; where a copy of something deleted is left between the cells of a page, rewrite the file."""
+    def _cleared(self, gone: Sequence[Item], receipt: Receipt) -> bool:
+        """Empty the log; where a copy of something deleted is left between the cells of a page, rewrite the file.
+
+        Returns:
+            whether no reader was in the way.
+        """
         if not self.flush():
             return False
         with self.reading() as connection:
@@ -331,6 +352,17 @@ class Store(GalleryFolder):
             holds: read only ``floats`` or ``codes``; None reads what the gallery holds.
         """
         return changes_since(connection, known, holds)
+
+
+def vectors_of(connection: Connection) -> Iterator[tuple[list[Item], Rows]]:
+    """All items with their rows, block by block, inside a transaction; see :meth:`Store.vectors`."""
+    state = read_state(connection)
+    space = read_space(connection, state.space)
+    count = 0
+    for part in blocks.read_after(connection, state.space, space, 0):
+        count += len(part.rows)
+        yield items.read(connection, part.rows.tolist()), part
+    check_count(connection, count, state)
 
 
 def check_count(connection: Connection, found: int, state: State) -> None:

@@ -12,17 +12,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cosphere.errors import RunError
 from cosphere.gallery import handles
-from cosphere.gallery.erasure import QUICK_BITS, WINDOW, Receipt, quick_hash_of, sure_hash
+from cosphere.gallery.erasure import FEWEST_VALUES, QUICK_BITS, WINDOW, Receipt, quick_hash_of, sure_hash
 from cosphere.gallery.sqlite import PAGE_BYTES
 
 SHORTEST_TEXT = 5
 """Texts of fewer UTF-8 bytes occur by chance."""
+LONGEST_WHOLE = 512
+"""Texts of more bytes are looked for in pieces."""
+PIECE = 64
 MOST = 1000
 """Findings of one kind that are told apart."""
 _WORD = 8
 """Bytes by which longer texts are found: many are looked for at once."""
-_AROUND = 64
+AROUND = 64
 """Bytes beside a match that are compared with a live text."""
 _TREE_PAGES = {2: 12, 5: 12, 10: 8, 13: 8}
 """First byte of a page of a tree, and the bytes of its header."""
@@ -60,13 +64,27 @@ def utf8(text: str) -> bytes:
 
 
 def wanted_texts(texts: Iterable[str]) -> dict[bytes, str]:
-    """Each text as its bytes, plain and as JSON writes it."""
+    """What to look for: each text as its bytes, plain and as JSON writes it; of a long one, pieces.
+
+    SQLite keeps the first 1000 bytes or more of a record together, and continues it on other pages, in any order. So a text of more than
+    :data:`LONGEST_WHOLE` bytes is looked for in pieces of :data:`PIECE`, without those of too few different bytes. :func:`unsought` names
+    texts of which nothing is left then.
+    """
     wanted: dict[bytes, str] = {}
     for text in texts:
         for form in (text, json.dumps(text, ensure_ascii=False)[1:-1]):
-            if len(utf8(text)) >= SHORTEST_TEXT:
-                wanted[utf8(form)] = text
+            content = utf8(form)
+            if len(content) > LONGEST_WHOLE:
+                pieces = (content[at : at + PIECE] for at in range(0, len(content) - PIECE + 1, PIECE))
+                wanted |= {piece: text for piece in pieces if len(set(piece)) >= FEWEST_VALUES}
+            elif len(utf8(text)) >= SHORTEST_TEXT:
+                wanted[content] = text
     return wanted
+
+
+def unsought(texts: Iterable[str]) -> list[str]:
+    """The texts that are too short or too uniform to be told from chance."""
+    return [text for text in dict.fromkeys(texts) if not wanted_texts([text])]
 
 
 class Search:
@@ -116,7 +134,7 @@ class Search:
     def _hit(self, part: Part, name: str, wanted: bytes, at: int) -> None:
         """Keep a match, unless the part before had it, with the bytes beside it."""
         if at + len(wanted) > part.before and len(self.text_hits[wanted]) < 100 * MOST:
-            low, high = max(0, at - _AROUND), at + len(wanted) + _AROUND
+            low, high = max(0, at - AROUND), at + len(wanted) + AROUND
             self.text_hits[wanted].append(Hit(name, part.start + at, part.content[low:high], at - low))
 
 
@@ -148,8 +166,15 @@ def unused_bytes(file: Path) -> Iterator[bytes]:
 
 
 def left_over(file: Path, texts: Iterable[str], receipts: Sequence[Receipt]) -> bool:
-    """Whether unused bytes of a SQLite file hold one of these texts, or a window of one of these receipts."""
+    """Whether unused bytes of a SQLite file hold one of these texts, or a window of one of these receipts.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     search = Search(wanted_texts(texts), receipts)
-    gaps = b"\0\0".join(unused_bytes(file))
+    try:
+        gaps = b"\0\0".join(unused_bytes(file))
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}. Check the disk.") from error
     search.look(Part(gaps, 0, 0), file.name)
     return bool(search.windows) or any(search.text_hits.values())

@@ -51,8 +51,13 @@ def check_ids(ids: Sequence[Any], count: int) -> list[str]:
 
 def shown(ids: Sequence[str], noun: str, most: int = 3) -> str:
     """A count, and the first of them: ``2 ids ('a', 'b')``."""
-    first = ", ".join(repr(one if len(one) <= 80 else f"{one[:77]}...") for one in ids[:most])
+    first = ", ".join(map(quoted, ids[:most]))
     return f"{counted(len(ids), noun)} ({first}{', ...' if len(ids) > most else ''})"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, cut after 77 characters."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def as_id(value: Any) -> str | None:

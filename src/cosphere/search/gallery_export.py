@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.data.boxes import BOX, NO_BOX
+from cosphere.data.boxes import NO_BOX
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError
 from cosphere.files import write_arrays, write_atomic, write_json
@@ -18,6 +18,7 @@ from cosphere.gallery.blocks import Rows
 from cosphere.gallery.interface import ItemStore
 from cosphere.rows import unit_rows
 from cosphere.search._faiss import faiss_for
+from cosphere.search.gallery_items import box_of
 from cosphere.search.index import FORMAT, Index
 
 SUFFIXES = (".parquet", ".npz", ".faiss")
@@ -48,18 +49,44 @@ def export(store: ItemStore, path: Path) -> Path:
     write = kinds.get(path.suffix.lower())
     if write is None:
         raise SettingsError(f"{path} has suffix {path.suffix!r}; wanted {', '.join(SUFFIXES)}.")
-    if not len(store):
+    while True:
+        space = store.space()
+        try:
+            write(store, space, path)
+        except _Changed:
+            continue
+        if store.space() == space:
+            return path
+
+
+class _Changed(Exception):
+    """Somebody changed what the rows are, or added a column, between two looks: begin again."""
+
+
+def _parts(store: ItemStore, space: Space) -> Iterator[tuple[list[Item], Rows]]:
+    """All items with their rows, of one committed state.
+
+    Raises:
+        DataError: there is none.
+        _Changed: the rows are of another space.
+    """
+    empty = True
+    for items, rows in store.vectors():
+        widths = [None if part is None else part.shape[1] for part in rows[1:]]
+        if widths != [space.dim if space.has_floats else None, space.code_bytes if space.has_codes else None]:
+            raise _Changed
+        empty = False
+        yield items, rows
+    if empty:
         raise DataError(f"{store.place} is empty, so there is nothing to export. Add items first.")
-    write(store, path)
-    return path
 
 
-def _write_parquet(store: ItemStore, path: Path) -> None:
+def _write_parquet(store: ItemStore, space: Space, path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    space = store.space()
-    kinds = _kinds(store)
+    kinds: dict[str, type] = {}
+    _take_in(kinds, store)
     types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
     fields = [pa.field("id", pa.string())]
     if space.has_floats:
@@ -72,22 +99,28 @@ def _write_parquet(store: ItemStore, path: Path) -> None:
 
     def write(part: Path) -> None:
         with parquet.ParquetWriter(part, schema) as file:
-            for items, rows in store.vectors():
+            for items, rows in _parts(store, space):
+                if _take_in(kinds, items):  # added since the columns were collected
+                    raise _Changed
                 file.write_table(pa.table(_columns(pa, items, rows, space, kinds), schema=schema))
 
     write_atomic(path, write)
 
 
-def _kinds(store: ItemStore) -> dict[str, type]:
-    """The type of each metadata column: text where its values are of several kinds."""
-    kinds: dict[str, type] = {}
-    for item in store:
+def _take_in(kinds: dict[str, type], items: Iterable[Item]) -> bool:
+    """Widen the type of each metadata column to that of more items: text where values are of several kinds.
+
+    Returns:
+        whether a type has changed, or a column is new.
+    """
+    before = dict(kinds)
+    for item in items:
         for name, value in item.metadata.items():
             kind, known = type(value), kinds.get(name, type(value))
             if kind is not known:
                 kind = float if {kind, known} == {int, float} else str
             kinds[name] = kind
-    return kinds
+    return kinds != before
 
 
 def _shown(name: str) -> str:
@@ -106,11 +139,11 @@ def _columns(pa: Any, items: Sequence[Item], rows: Rows, space: Space, kinds: di
     return columns
 
 
-def _whole(store: ItemStore) -> tuple[list[Item], npt.NDArray[Any]]:
+def _whole(store: ItemStore, space: Space) -> tuple[list[Item], npt.NDArray[Any]]:
     """All items and their rows: floats where the gallery has them, else codes."""
     items: list[Item] = []
     parts: list[npt.NDArray[Any]] = []
-    for some, rows in store.vectors():
+    for some, rows in _parts(store, space):
         items += some
         parts.append(_numbers(rows))
     return items, np.concatenate(parts)
@@ -121,19 +154,18 @@ def _numbers(rows: Rows) -> npt.NDArray[Any]:
     return next(found)
 
 
-def _write_npz(store: ItemStore, path: Path) -> None:
-    space = store.space()
-    items, rows = _whole(store)
+def _write_npz(store: ItemStore, space: Space, path: Path) -> None:
+    items, rows = _whole(store, space)
     labels = [str(item.metadata.get("label", "")) for item in items]
     names = sorted(set(labels))
     number = {name: at for at, name in enumerate(names)}
-    boxes = [[item.metadata.get(name, NO_BOX) for name in BOX] for item in items]
+    boxes = [box_of(item.metadata) for item in items]
     images = Embeddings(
         embeddings=rows,
         labels=np.array([number[label] for label in labels], dtype=np.int64),
         paths=tuple(str(item.metadata.get("path", item.id)) for item in items),
         class_names=tuple(names),
-        boxes=np.array(boxes, dtype=np.int64) if any(box[0] != NO_BOX for box in boxes) else None,
+        boxes=np.array([box or [NO_BOX] * 4 for box in boxes], dtype=np.int64) if any(boxes) else None,
         model_id=space.model_id,
     )
     if space.has_floats:
@@ -145,10 +177,9 @@ def _write_npz(store: ItemStore, path: Path) -> None:
     index.save(path, images=columns)
 
 
-def _write_faiss(store: ItemStore, path: Path) -> None:
+def _write_faiss(store: ItemStore, space: Space, path: Path) -> None:
     faiss = faiss_for("writing a faiss index")
-    space = store.space()
-    items, rows = _whole(store)
+    items, rows = _whole(store, space)
     if space.has_floats:
         index = faiss.IndexFlatIP(space.dim)
         index.add(unit_rows(rows).rows.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError, counted
 from cosphere.gallery.values import check_ids
 from cosphere.search.pictures import Box
+
+_MOST_EDGE = 2**31
+"""Pixels that no image has."""
 
 
 class Pictures(NamedTuple):
@@ -94,12 +98,21 @@ def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Picture
 
 
 def box_of(metadata: Mapping[str, Any]) -> Box | None:
-    """The box of an image in its metadata, pixels (left, top, right, bottom); None for the whole image."""
-    values = [metadata.get(name) for name in BOX]
-    if any(value is None for value in values):
+    """The box of an image in its metadata, pixels (left, top, right, bottom); None for the whole image.
+
+    Columns of these names that hold something else than four numbers of pixels are no box.
+    """
+    edges = [_edge(metadata.get(name)) for name in BOX]
+    left, top, right, bottom = (-1 if edge is None else edge for edge in edges)
+    return None if None in edges else (left, top, right, bottom)
+
+
+def _edge(value: Any) -> int | None:
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"-?\d{1,9}", value, re.ASCII) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return None
-    left, top, right, bottom = (int(value) for value in values)  # type: ignore[arg-type]
-    return left, top, right, bottom
+    return int(value) if -_MOST_EDGE < value < _MOST_EDGE else None
 
 
 def columns_of_table(table: Embeddings) -> list[dict[str, Any]]:

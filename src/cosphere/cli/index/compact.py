@@ -15,7 +15,8 @@ def parser() -> CommandParser:
     """The command's options."""
     made = CommandParser(
         "index compact",
-        "Take deleted items out of a gallery's blocks and rewrite its file without free space. Needs as much space again meanwhile.",
+        "Take deleted items out of a gallery's blocks and rewrite its file without free space, which takes its size in the "
+        "folder of temporary files (TMPDIR), and again in the gallery's.",
         _EXAMPLES,
     )
     add_gallery(made)

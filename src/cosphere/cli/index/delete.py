@@ -11,7 +11,7 @@ from cosphere.errors import SettingsError, counted
 from cosphere.files import check_writable
 from cosphere.gallery import open_store
 from cosphere.gallery.address import NO_PROOF, folder_of
-from cosphere.gallery.store import Deleted
+from cosphere.gallery.store import Deleted, Store
 
 _EXAMPLES = [
     "cosphere index delete photos.gallery /photos/mug/1.jpg /photos/mug/2.jpg",
@@ -25,7 +25,8 @@ def parser() -> CommandParser:
     """The command's options."""
     made = CommandParser(
         "index delete",
-        "Delete items from a gallery: vectors, codes, thumbnails, metadata and index files. It cannot be undone.",
+        "Delete items from a gallery: vectors, codes, thumbnails, metadata and index files. It cannot be undone. Where copies are left "
+        "in the file, it is rewritten, which takes its size in the folder of temporary files (TMPDIR), and again in the gallery's.",
         _EXAMPLES,
     )
     add_gallery(made)
@@ -55,15 +56,18 @@ def run(arguments: list[str]) -> int:
             found = store.find(ids, where=where)
             _list(f"would delete {counted(len(found), 'item')} of {len(store):,}", [item.id for item in found])
             return 0
-        deleted = store.delete(ids, where=where)
-        if given.receipt and isinstance(deleted, Deleted):
-            deleted.receipt.save(given.receipt)
+        deleted = (
+            store.delete(ids, where=where, on_receipt=lambda receipt: receipt.save(given.receipt))
+            if given.receipt and isinstance(store, Store)
+            else store.delete(ids, where=where)
+        )
         _list(f"deleted {counted(len(deleted.ids), 'item')}; {len(store):,} left", deleted.ids)
         if given.receipt and deleted.ids:
             console.line(f"receipt: {given.receipt}")
         if isinstance(deleted, Deleted) and not deleted.flushed:
             console.note(
-                "a reader kept the write-ahead log from being emptied; the next deletion or compaction does it"
+                deleted.problem
+                or "a reader kept the write-ahead log from being emptied; the next deletion or compaction does it"
             )
     return 0
 

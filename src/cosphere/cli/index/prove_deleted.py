@@ -8,6 +8,7 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.gallery import Proof, load_receipts, prove_deleted
 from cosphere.gallery.address import NO_PROOF, folder_of
+from cosphere.gallery.values import quoted
 
 _EXAMPLES = [
     "cosphere index prove-deleted photos.gallery /photos/mug/1.jpg --receipt deleted.json",
@@ -77,7 +78,9 @@ def show(proof: Proof, *, asked: int, receipts: int) -> None:
     if not proof.flushed:
         console.note("the write-ahead log could not be emptied first; it was read as it is")
     for one in proof.short:
-        console.note(f"{one!r} is too short to be told from chance; only the items were asked for it")
+        console.note(
+            f"{quoted(one)} is too short or too uniform to be told from chance; only the items were asked for it"
+        )
     if proof.shared:
         console.note(f"{counted(proof.shared, 'window')} occur in items that are still there, such as equal pictures")
     for one in proof.alive:
