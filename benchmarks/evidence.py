@@ -96,10 +96,10 @@ def verdicts(result: dict[str, Any]) -> list[str]:
             continue
         evidence, classes = one["verdict"]["evidence"], one["verdict"]["evidence"]["classes"]
         seeds = evidence["seeds"]
-        needed = one["verdict"]["seeds_needed"]
         # The p of each answer is of what it rules out: "yes" no difference, "no" a gain that matters.
         ruled_out = one["verdict"]["p_smallest_holm" if one["answer"] == "no" else "p_holm"]
-        answer = f"**{one['answer']}**" + (f"; about {needed} seeds would" if needed else f", p {ruled_out:.2g}")
+        is_open = one["answer"] == "not decided"
+        answer = f"**{one['answer']}**" + (f": {one['reason'].rstrip('.')}" if is_open else f", p {ruled_out:.2g}")
         rows.append(
             [
                 one["question"],

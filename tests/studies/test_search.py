@@ -62,6 +62,41 @@ def test_what_is_told_stands_in_optunas_journal_once(tmp_path: Path) -> None:
     assert trials[2].params == Search(study, tmp_path / "journal").candidate("sec", 2)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_candidates_keep_their_values_whatever_the_order_in_which_they_end(restarted: bool, tmp_path: Path) -> None:
+    study = made(candidates=4)
+    names = list(study.arms["own"].tune)
+    wanted = [{name: study.arms["own"].tune[name].at(one[name]) for name in names} for one in shared_candidates(study)]
+    search = Search(study, tmp_path / "journal")
+    for number in (2, 0, 3, 2, 1):
+        search.tell("own", number, wanted[number], float(number))
+        search = Search(study, tmp_path / "journal") if restarted else search
+        assert [search.candidate("own", place) for place in range(4)] == wanted
+    trials = search.arms["own"].trials
+    assert [(trial.user_attrs["candidate"], trial.value) for trial in trials] == [(2, 2), (0, 0), (3, 3), (1, 1)]
+
+
+def test_a_journal_of_an_earlier_version_is_told_nothing_twice(tmp_path: Path) -> None:
+    """Its trials do not say which candidate they are of."""
+    study = made(candidates=3)
+    search = Search(study, tmp_path / "journal")
+    for number in (1, 0):
+        values = search.candidate("plain", number)
+        space = study.arms["plain"].tune["optimizer.head_rate"]
+        search.arms["plain"].add_trial(
+            optuna.trial.create_trial(
+                value=float(number),
+                params=values,
+                distributions={
+                    "optimizer.head_rate": optuna.distributions.FloatDistribution(space.low, space.high, log=True)
+                },
+            )
+        )
+    for number in range(3):
+        search.tell("plain", number, search.candidate("plain", number), float(number))
+    assert [trial.value for trial in search.arms["plain"].trials] == [1, 0, 2]
+
+
 def test_tpe_proposes_the_same_after_a_restart_and_looks_where_scores_were_high(tmp_path: Path) -> None:
     study = made(search={"sampler": "tpe"}, candidates=24)
 

@@ -87,7 +87,41 @@ def test_classes_that_disagree_leave_a_question_open_and_no_number_of_seeds_is_p
     one = evidence_of(change, smallest=SMALLEST, classes=Interval(-0.01, 0.05), p_classes=0.3)
     (verdict,) = decide([one], smallest=SMALLEST)
     assert (verdict.answer, one.p) == ("not decided", 0.3)
-    assert "more test classes" in verdict.reason
+    assert verdict.seeds_needed is None
+    assert verdict.reason == (
+        "it depends on the classes (p 0.300 over classes): more seeds would not decide, more test classes would."
+    )
+    assert (one.p_classes, one.p_smallest_classes) == (0.3, None)
+
+
+def test_the_promised_number_of_seeds_decides_or_none_is_promised() -> None:
+    """Whole studies: each open question gets its seeds, with the same mean and variation; its classes stay as they are."""
+    generator, kept, refused = np.random.default_rng(3), 0, 0
+
+    def differences(mean: float, sd: float, seeds: int) -> np.ndarray:
+        drawn = generator.normal(size=seeds)
+        return mean + sd * (drawn - drawn.mean()) / drawn.std(ddof=1)
+
+    for _ in range(12):
+        means, p_values = generator.normal(0.004, 0.006, 6), generator.uniform(0, 0.5, (6, 2)) ** 3
+        classes = [{"p_classes": p, "p_smallest_classes": other} for p, other in p_values]
+        before = [evidence_of(differences(mean, 0.008, 5), **own) for mean, own in zip(means, classes, strict=True)]
+        verdicts = decide(before)
+        for at, verdict in enumerate(verdicts):
+            if verdict.answer != "not decided":
+                continue
+            if verdict.seeds_needed is None:
+                refused += "more test classes would" in verdict.reason
+                more = differences(means[at], 0.008, 1000)
+                after = decide([*before[:at], evidence_of(more, **classes[at]), *before[at + 1 :]])
+                assert after[at].answer == "not decided"
+            else:
+                assert verdict.seeds_needed > 5
+                more = differences(means[at], 0.008, verdict.seeds_needed)
+                after = decide([*before[:at], evidence_of(more, **classes[at]), *before[at + 1 :]])
+                assert after[at].answer != "not decided"
+                kept += 1
+    assert min(kept, refused) > 5  # both happen
 
 
 def test_a_no_too_holds_for_other_classes_or_is_none() -> None:

@@ -98,15 +98,12 @@ def bootstrap_classes(
 def bootstrap_seeds(
     values: Any, *, classes: Any | None = None, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Bootstrap of a mean over training seeds and queries, or over seeds and classes, drawn independently of each other.
+    """Interval of a mean over training seeds and queries, or over seeds and classes.
 
-    Every seed scores the same queries, so seeds and classes are crossed, not nested: each resample takes some of the
-    seeds and some of the classes (the pigeonhole bootstrap of Owen 2007, a little too wide where the two interact). Of S
-    seeds S - 1 are drawn at a time, which makes the variance over seeds right instead of (S - 1) / S of it (McCarthy and
-    Snowden 1985). Where seeds matter much more than classes, the interval is still too narrow with few of them: in simulation
-    a 95 % interval covers 74 % with two seeds, 88 % with three.
-    :func:`seeds_summary` and :func:`paired_difference` correct for that with Student's t but do not cover other
-    classes. Quote both.
+    Every seed scores the same queries, so seeds and classes are crossed, not nested (Owen 2007). Classes are drawn with replacement;
+    the seeds' part is Student's t with S - 1 degrees of freedom, so that an interval of few seeds is never narrower than that of
+    :func:`seeds_summary`, up to the resampling. What is particular to one seed on one class shows in both parts; it is taken out of
+    that of the classes. In simulation, 95 % intervals of 5 seeds and 98 classes cover 95 to 97 %, and of 3 seeds 95 to 99 %.
 
     Args:
         values: (S, Q) finite numbers, one row per seed. For the difference of two arms, the difference of their rows.
@@ -181,9 +178,10 @@ def bootstrap_all(
     for name, rows in tables.items():
         of_score = means[:, start : start + len(rows)]
         start += len(rows)
+        drawn = of_score.mean(axis=1)
         if len(rows) > 1:
-            of_score = of_score * _resampled_seeds(samples, len(rows), seed)
-        low, high = np.quantile(of_score.sum(axis=1), [tail, 1 - tail])
+            drawn = _with_seeds(drawn, sums[start - len(rows) : start], sizes, seed)
+        low, high = np.quantile(drawn, [tail, 1 - tail])
         intervals[name] = Interval(float(low), float(high))
     return intervals
 
@@ -200,11 +198,29 @@ def _resamples(samples: int, count: int, seed: int) -> Iterator[tuple[slice, Flo
         yield slice(start, start + size), times.astype(np.float64)
 
 
-def _resampled_seeds(samples: int, seeds: int, seed: int) -> Floats:
-    """(samples, seeds) weights that sum to 1: one seed fewer is drawn than there are, see :func:`bootstrap_seeds`."""
-    # A separate random stream: with that of the classes, the two draws would be dependent.
-    generator = np.random.default_rng((seed, seeds))
-    return generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=samples) / (seeds - 1)
+def _with_seeds(drawn: Floats, sums: Floats, sizes: Floats, seed: int) -> Floats:
+    """Resampled means of a score with the variation over seeds added, see :func:`bootstrap_seeds`.
+
+    Args:
+        drawn: (samples,) means over seeds on resampled units: queries or classes.
+        sums: (S, units) of the values of each seed, S of at least 2.
+        sizes: (units,) queries.
+        seed: of the resamples.
+    """
+    seeds, samples = len(sums), len(drawn)
+    means = sums.sum(axis=1) / sizes.sum()
+    parts = (sums - means[:, None] * sizes) / sizes.sum()  # what each unit adds to a seed's mean
+    common = parts.mean(axis=0)
+    of_units = float((common**2).sum())
+    of_both = float(((parts - common) ** 2).sum()) / (seeds * (seeds - 1))
+    share = math.sqrt(max(0.0, 1 - of_both / of_units)) if of_units else 0.0
+    error = float(means.std(ddof=1)) / math.sqrt(seeds)
+    # A separate random stream: with that of the units, the two draws would be dependent. Evenly spaced quantiles in random order
+    # have the tails of Student's t, which few random draws of it have not.
+    order = np.random.default_rng((seed, seeds)).permutation(samples)
+    mean = float(means.mean())
+    varied: Floats = mean + share * (drawn - mean) + error * student.ppf((order + 0.5) / samples, seeds - 1)
+    return varied
 
 
 def class_sums(table: Floats, classes: Any | None) -> tuple[Floats, Floats]:

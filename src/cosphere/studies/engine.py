@@ -150,6 +150,10 @@ class Work:
         self.batch_notes = batch_notes(self.study, self.context.training)
         if self.folder.choices.exists():
             self.choices = read_json(self.folder.choices, what="the choices of a study")["arms"]
+        for number in range(self.study.candidates):  # A kill may have come between a record and the search.
+            for name, arm in self.study.arms.items():
+                if arm.tune:
+                    self._tell(name, number)
         self._adopt("final" if self.choices else "tune")
         self._advance()
         self._prepare()

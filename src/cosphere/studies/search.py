@@ -1,8 +1,11 @@
 """The candidates of each arm, by Optuna: quasi-random ones that all arms share, or TPE's.
 
-The state lies in Optuna's journal file, one Optuna study for each arm, so `optuna-dashboard` and the like can read it. Trial n is
-candidate n. Only the process that leads a study writes it, and whatever a kill leaves half done is done again in the same way: a
-sampler is made afresh for each candidate, with a seed of its own.
+The state lies in Optuna's journal file, one Optuna study for each arm, so `optuna-dashboard` and the like can read it. Only the process
+that leads a study writes it, and whatever a kill leaves half done is done again in the same way: a sampler is made afresh for each
+candidate, with a seed of its own.
+
+Quasi-random candidates end in any order, so their trials carry the candidate's number as the user attribute ``candidate``, and their
+values always come from the shared points. With TPE, candidates are tried one by one, and trial n is candidate n.
 """
 
 from __future__ import annotations
@@ -43,27 +46,25 @@ class Search:
 
     def candidate(self, arm: str, number: int) -> dict[str, Any]:
         """The values of candidate ``number`` of an arm. With TPE the results of those before it must be recorded first."""
-        own = self.arms[arm]
-        trials = own.get_trials(deepcopy=False)
-        spaces = self.study.arms[arm].tune
-        if number < len(trials):
-            params = trials[number].params
-            return self._values(arm, params)
         if self.study.sampler == "qmc":
-            return {name: space.at(self.shared[number][name]) for name, space in spaces.items()}
-        own.sampler = _tpe(self.study.search_seed, number)
-        return self._values(arm, own.ask(_distributions(spaces)).params)
+            return self._shared(arm, number)
+        own = self.arms[arm]
+        trial = self._trial(arm, number)
+        if trial is None:
+            own.sampler = _tpe(self.study.search_seed, number)
+            return self._values(arm, own.ask(_distributions(self.study.arms[arm].tune)).params)
+        return self._values(arm, trial.params)
 
     def tell(self, arm: str, number: int, values: Mapping[str, Any], score: float | None) -> None:
         """Keep the score of a candidate; None for one that diverged. Telling it again changes nothing."""
         from optuna.trial import TrialState, create_trial
 
         own = self.arms[arm]
-        trials = own.get_trials(deepcopy=False)
         state = TrialState.FAIL if score is None else TrialState.COMPLETE
-        if number < len(trials):
-            if not trials[number].state.is_finished():
-                own.tell(number, score, state=state)
+        trial = self._trial(arm, number)
+        if trial is not None:
+            if not trial.state.is_finished():
+                own.tell(trial.number, score, state=state)
             return
         spaces = self.study.arms[arm].tune
         own.add_trial(
@@ -72,8 +73,26 @@ class Search:
                 value=score,
                 params={name: _to_optuna(space, values[name]) for name, space in spaces.items()},
                 distributions=_distributions(spaces),
+                user_attrs={"candidate": number},
             )
         )
+
+    def _trial(self, arm: str, number: int) -> optuna.trial.FrozenTrial | None:
+        """The trial of a candidate; None if there is none yet."""
+        trials = self.arms[arm].get_trials(deepcopy=False)
+        if self.study.sampler == "tpe":
+            return trials[number] if number < len(trials) else None
+        values = self._shared(arm, number)
+        for trial in trials:
+            # A journal of an earlier version says only which values a trial had.
+            known = trial.user_attrs.get("candidate")
+            if known == number or (known is None and self._values(arm, trial.params) == values):
+                return trial
+        return None
+
+    def _shared(self, arm: str, number: int) -> dict[str, Any]:
+        """The values of a quasi-random candidate."""
+        return {name: space.at(self.shared[number][name]) for name, space in self.study.arms[arm].tune.items()}
 
     def _values(self, arm: str, params: Mapping[str, Any]) -> dict[str, Any]:
         spaces = self.study.arms[arm].tune

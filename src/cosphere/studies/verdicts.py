@@ -45,6 +45,10 @@ class Evidence(NamedTuple):
     seed."""
     classes: Interval | None = None
     """Interval over seeds and classes."""
+    p_classes: float | None = None
+    """Of no difference, over classes alone; None where there are none."""
+    p_smallest_classes: float | None = None
+    """Of a gain of at least the smallest one that matters, over classes alone; None where there are none."""
 
 
 class Verdict(NamedTuple):
@@ -59,7 +63,8 @@ class Verdict(NamedTuple):
     p_smallest_holm: float
     """``evidence.p_smallest``, corrected in the same way."""
     seeds_needed: int | None
-    """Number of seeds that would probably decide; None where it is decided, or where no number of seeds up to 1000 would."""
+    """Number of seeds that would probably decide; None where it is decided, where no number of seeds up to 1000 would, or where the
+    classes leave both answers open, which more seeds do not change."""
 
 
 def evidence_of(
@@ -89,7 +94,7 @@ def evidence_of(
     values = check_values(change, "differences")
     summary, p_seeds = seeds_summary(values, level=level), seeds_test(values)
     if summary.sd is None or p_seeds is None:
-        return Evidence(summary, None, 1.0, None, 1.0, classes)
+        return Evidence(summary, None, 1.0, None, 1.0, classes, p_classes, p_smallest_classes)
     error = summary.sd / math.sqrt(summary.n)
     varies = error > 1e-9 * max(abs(summary.mean), 1e-9)
     if varies:
@@ -97,8 +102,9 @@ def evidence_of(
     else:
         p_smallest = 0.0 if summary.mean < smallest else 1.0
     d = summary.mean / summary.sd if varies else None
+    p = max(p_seeds, p_classes or 0.0)
     p_smallest = max(p_smallest, p_smallest_classes or 0.0)
-    return Evidence(summary, d, max(p_seeds, p_classes or 0.0), p_seeds, p_smallest, classes)
+    return Evidence(summary, d, p, p_seeds, p_smallest, classes, p_classes, p_smallest_classes)
 
 
 def decide(
@@ -124,13 +130,15 @@ def decide(
         _answer(one, p, p_smallest, alpha, smallest)
         for one, p, p_smallest in zip(evidence, corrected, corrected_smallest, strict=True)
     ]
-    open_ones = max(1, sum(answer == "not decided" for answer, _ in answers))
+    # Holm multiplies the smallest p that is not significant yet by the number of those.
+    alphas = [alpha / max(1, sum(p >= alpha for p in family)) for family in (corrected, corrected_smallest)]
     verdicts = []
     for (answer, reason), one, p, p_smallest in zip(answers, evidence, corrected, corrected_smallest, strict=True):
         needed = None
         if answer == "not decided":
-            needed = _seeds_needed(one, smallest, alpha / open_ones, power)
-            reason = _undecided(one, needed, alpha)
+            effects = _open_answers(one, smallest, *alphas)
+            needed = _seeds_needed(one, effects, power)
+            reason = _undecided(one, effects, needed)
         verdicts.append(Verdict(answer, reason, one, p, p_smallest, needed))
     return verdicts
 
@@ -147,28 +155,56 @@ def _answer(one: Evidence, p: float, p_smallest: float, alpha: float, smallest: 
     return "not decided", ""
 
 
-def _undecided(one: Evidence, needed: int | None, alpha: float) -> str:
+class _Effect(NamedTuple):
+    """What a t-test over seeds would have to find for one of the answers."""
+
+    size: float
+    """d of Cohen, >= 0."""
+    alpha: float
+    two_sided: bool
+
+
+def _open_answers(one: Evidence, smallest: float, alpha: float, alpha_smallest: float) -> list[_Effect]:
+    """The answers that more seeds could give: those that the classes support already.
+
+    Args:
+        one: undecided.
+        smallest: smallest gain that matters.
+        alpha: level of a test of no difference, corrected for the comparisons that are open.
+        alpha_smallest: level of a test of a gain that matters, likewise.
+    """
+    mean, sd = one.seeds.mean, one.seeds.sd
+    if not sd:
+        return []  # The seeds agree exactly: if the classes did too, it would be decided.
+    effects = []
+    if (one.p_classes or 0.0) < alpha:
+        effects.append(_Effect(abs(mean) / sd, alpha, two_sided=True))
+    if mean < smallest and (one.p_smallest_classes or 0.0) < alpha_smallest:
+        effects.append(_Effect((smallest - mean) / sd, alpha_smallest, two_sided=False))
+    return effects
+
+
+def _seeds_needed(one: Evidence, effects: Sequence[_Effect], power: float) -> int | None:
+    """The smallest number of seeds that gives one of the answers, if the measured effect is the true one."""
+    if one.seeds.sd is None:
+        return 3
+    numbers = (seeds_for(size, power=power, alpha=alpha, two_sided=both) for size, alpha, both in effects)
+    known = [number for number in numbers if number is not None]
+    # As many as there are have not decided it.
+    return max(min(known), one.seeds.n + 1) if known else None
+
+
+def _undecided(one: Evidence, effects: Sequence[_Effect], needed: int | None) -> str:
     if one.seeds.sd is None:
         return "one seed says nothing about another; give at least 3."
-    if one.p_seeds is not None and one.p_seeds < alpha <= one.p:
-        return "the seeds agree, but it depends on the classes; more test classes would decide, more seeds would not."
-    if needed is None:
+    if needed is not None:
+        return f"about {needed} seeds would be needed; there are {one.seeds.n}."
+    if effects or one.p_classes is None:
         return f"more than {MOST_SEEDS} seeds would be needed: the difference is small beside its variation over seeds."
-    if needed <= one.seeds.n:
-        return "it is close: more test classes or a few more seeds would be needed."
-    return f"about {needed} seeds would be needed; there are {one.seeds.n}."
-
-
-def _seeds_needed(one: Evidence, smallest: float, alpha: float, power: float) -> int | None:
-    """The smaller of the numbers for a *yes* (or a loss) and for ruling out a gain that matters, if the measured effect is true."""
-    if not one.seeds.sd:
-        return 3
-    mean, sd = one.seeds.mean, one.seeds.sd
-    numbers = [seeds_for(abs(mean) / sd, power=power, alpha=alpha)]
-    if mean < smallest:
-        numbers.append(seeds_for((smallest - mean) / sd, power=power, alpha=alpha, two_sided=False))
-    known = [number for number in numbers if number is not None]
-    return min(known) if known else None
+    return (
+        f"it depends on the classes (p {p_text(one.p_classes)} over classes): more seeds would not decide, "
+        "more test classes would."
+    )
 
 
 def p_text(p: float) -> str:
