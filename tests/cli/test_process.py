@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from cosphere.models import EmbedderSettings, build_embedder
-
 
 def process(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -52,6 +50,8 @@ def test_the_end_waits_for_threads() -> None:
 @pytest.mark.slow
 def test_a_search_in_a_process_of_its_own_embeds_what_is_new(photos: Path, tmp_path: Path) -> None:
     """As a person runs it: in a process without torch's kernels for its compiler, over images that were never embedded."""
+    from cosphere.models import EmbedderSettings, build_embedder  # the other tests here need no torch
+
     build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=8), image_size=32).save(
         tmp_path / "model"
     )

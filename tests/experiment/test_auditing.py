@@ -151,6 +151,9 @@ def test_the_command_that_is_printed_reads_the_images_as_the_audit_did(
     assert main(command[1:-2]) == 2  # as the outermost folder, no line fits
     assert main(command[1:]) == 0
     assert not wrong.exists()
+    undo = capsys.readouterr().out.replace("\n", " ").partition("to undo: ")[2]
+    assert main(shlex.split(undo)[1:]) == 0
+    assert wrong.exists()
 
 
 def test_a_command_without_options_needs_none(found: Audit) -> None:

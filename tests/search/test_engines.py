@@ -380,7 +380,7 @@ def test_faiss_whose_methods_others_have_replaced(kind: str) -> None:
         (slice(3), "got slice"),
         ({4}, "got set"),
         ([1.0], r"got \(1,\) float64"),
-        (["1"], r"got \(1,\) <U1"),
+        (["1"], "got list"),
         (np.ones(599, dtype=bool), r"got \(599,\) bool"),
         (np.zeros(0, dtype=bool), r"got \(0,\) bool"),
     ],

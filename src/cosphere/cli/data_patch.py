@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from cosphere.cli import console
 from cosphere.cli.options import add_source
 from cosphere.cli.parsing import CommandParser
@@ -36,7 +38,7 @@ def run(arguments: list[str]) -> int:
     applied = apply_patch(given.patch, given.source, layout=given.layout, classes=given.classes or "top")
     console.line(
         f"{counted(applied.relabelled, 'image')} relabelled, {applied.removed} removed from the set; to undo: "
-        f"cosphere data patch {given.patch} --undo"
+        f"cosphere data patch {shlex.quote(given.patch)} --undo"
     )
     for one in applied.skipped[:_SHOWN]:
         console.line(f"skipped {one.path}: {one.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 from cosphere.cli import console
@@ -103,4 +104,4 @@ def show_race(raced: Race) -> None:
         )
     console.show(table)
     console.line(f"winner: {raced.winner.name}, in {raced.folder}")
-    console.line(f"next: cosphere evaluate {raced.folder}")
+    console.line(f"next: cosphere evaluate {shlex.quote(str(raced.folder))}")

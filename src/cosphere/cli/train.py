@@ -90,7 +90,7 @@ def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) ->
             result = run_experiment(settings, path, reporter=reporter(settings.steps), listener=listener, **beside)
     except KeyboardInterrupt:
         if listener.folder is not None and (listener.folder.checkpoints / "last.pt").exists():
-            console.aside(f"go on with: cosphere train --resume {listener.folder.path}")
+            console.aside(f"go on with: cosphere train --resume {shlex.quote(str(listener.folder.path))}")
         raise
     show(result, listener.folder or RunFolder(path), settings)
     return 0

@@ -207,7 +207,7 @@ class Index:
             return given
         if not given.size and given.dtype != np.bool_:
             return np.zeros(0, dtype=np.int64)
-        what = type(rows).__name__ if given.dtype == object else f"{given.shape} {given.dtype}"
+        what = f"{given.shape} {given.dtype}" if given.dtype.kind in "biuf" else type(rows).__name__
         if given.dtype.kind in "iu":
             least, most = int(given.min()), int(given.max())
             if least >= 0 and most < len(self):
