@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +31,33 @@ def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     words = ["--model", str(folder / "model"), "--holds", "both", "--thumbnail", "24"]
     assert main(["index", "add", str(gallery), str(photos / "test"), *words]) == 0
     return folder / "model", gallery, photos / "test" / "class10" / "0.png"
+
+
+def test_a_query_by_another_path_does_not_meet_itself(
+    made: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A gallery that was filled through a linked folder, and a file with two links; --id does not find the other link."""
+    model, _, source = made
+    folder = tmp_path / "photos"
+    shutil.copytree(source.parent, folder / "a")
+    (tmp_path / "linked").symlink_to(folder)
+    gallery, picture, twin = tmp_path / "g", tmp_path / "s.png", folder / "a" / "twin.png"
+    said(capsys, "add", gallery, tmp_path / "linked", "--model", model)
+    os.link(folder / "a" / "0.png", twin)
+    count = len(list((folder / "a").iterdir())) - 1
+    _, notes = said(capsys, "add", tmp_path / "once", folder, "--model", model)
+    assert "1 row of the source show" in notes  # the twin
+
+    def answer(*words: object) -> Any:
+        (one,) = json.loads(said(capsys, "search", *words, "--k", count, "--json", "--out", picture)[0])
+        return one["own"], len(one["hits"]), any(Path(hit["id"]).samefile(twin) for hit in one["hits"])
+
+    assert answer(gallery, folder / "a" / "0.png") == answer(gallery, twin) == (1, count - 1, False)
+    with Gallery.open(gallery) as opened:
+        row = np.ones((1, 8), dtype=np.float32)
+        opened.add(row, ["twin"], [{"path": str(twin)}])
+    assert answer(gallery, "--id", "twin") == (2, count - 1, False)
+    assert answer(gallery, twin) == (2, count - 1, False)
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:

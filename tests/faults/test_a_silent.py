@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from cosphere.experiment.training import settings_for
 from cosphere.images import read_image
 from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
 from cosphere.search.answer import answer
+from cosphere.search.own import own_rows
 
 ONLY_RECALL = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
 Made = Callable[[Path], Any]
@@ -120,6 +122,43 @@ def met_by_search(source: Callable[[Path], Catalogue]) -> Made:
     return measure
 
 
+def met_after(link: Callable[[Path], Path]) -> Made:
+    """Rows that were embedded before the query got another link, searched with that link."""
+
+    def measure(root: Path) -> list[int]:
+        gallery = embed(MeanColour(), table(root, noise(root)))
+        return list(own_rows(link(root), gallery))
+
+    return measure
+
+
+def hard_link(root: Path) -> Path:
+    os.link(root / "0.png", root / "q.png")
+    return root / "q.png"
+
+
+def soft_link(root: Path) -> Path:
+    (root / "q.png").symlink_to(root / "0.png")
+    return root / "q.png"
+
+
+def link_that_went(root: Path) -> list[int]:
+    """The file had two links when it was embedded, and has one now."""
+    frame = noise(root)
+    os.link(root / "0.png", root / "q.png")
+    gallery = embed(MeanColour(), table(root, frame))
+    (root / "q.png").unlink()
+    return list(own_rows(root / "0.png", gallery))
+
+
+def another_file_of_that_number(root: Path) -> list[int]:
+    """A key of device and inode that another file had, such as on another machine, is not the query."""
+    gallery = embed(MeanColour(), table(root, noise(root)))
+    status = (root / "0.png").stat()
+    files = (*gallery.files[:-1], f"{status.st_dev}:{status.st_ino}")  # type: ignore[index]
+    return list(own_rows(root / "0.png", replace(gallery, files=files)))
+
+
 def suspects_of_a_picture_with_two_labels(_: Path) -> list[int]:
     """Rows 2 and 3 show one picture of the first class; only the row with the wrong label is suspected."""
     angles = np.array([0.0, 0.1, 0.25, 0.25, 2.0, 2.1])
@@ -131,6 +170,10 @@ def suspects_of_a_picture_with_two_labels(_: Path) -> list[int]:
 REPEATS = [
     *(pytest.param(recall(make), 0.0, id=f"A1 {name}") for name, make in SOURCES.items()),
     *(pytest.param(met_by_search(make), [], id=f"A1 search, {name}") for name, make in SOURCES.items()),
+    pytest.param(met_after(hard_link), [0], id="A1 a hard link made after embedding"),
+    pytest.param(met_after(soft_link), [0], id="A1 a link made after embedding"),
+    pytest.param(link_that_went, [0], id="A1 a hard link removed after embedding"),
+    pytest.param(another_file_of_that_number, [0], id="A1 another file of that number"),
     pytest.param(recall(listed_twice, settings_for(("recall@1",))), 0.0, id="A1 validation"),
     pytest.param(recall(listed_twice, EvaluationSettings(ks=(1,), bits=True, clustering=False)), 0.0, id="A1 bits"),
     pytest.param(smaller_forms, [0.0, 0.0], id="A1 smaller forms"),

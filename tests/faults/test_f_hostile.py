@@ -312,6 +312,25 @@ COMMANDS = [
         ["data", "check", "TMP/list.csv", "--json", "TMP/list.csv"], "among the images", id="F16 check its table"
     ),
     pytest.param(["embed", "RUN", "DATA", "--out", "DATA/train/a/0.png"], "among the images", id="F16 embed an image"),
+    pytest.param(["embed", "RUN", "TMP/list.csv", "--out", "DATA/train/a/0.png"], "exists", id="F16 embed a row"),
+    pytest.param(["data", "check", "TMP/list.csv", "--json", "DATA/train/a/0.png"], "exists", id="F16 check a row"),
+    pytest.param(["report", "RUN", "--out", "DATA/train/a/0.png"], "exists", id="F16 report into an image"),
+    *(
+        pytest.param([*words, "--out", f"TMP/{name}.png"], f"{name}{number}.png is {what}", id=f"F16 {words[0]} {name}")
+        for words in (["search", "RUN", "TMP/list.csv"], ["index", "search", "TMP/no.gallery"])
+        for name, number, what in (("q", "-1", "read by"), ("photo", "-2", "a file that no search wrote"))
+        for words in ([*words, "TMP/q-1.png", "TMP/q-2.png"],)
+    ),
+    pytest.param(
+        ["search", "RUN", "TMP/photos", "TMP/q-1.png", "TMP/q-2.png", "--out", "TMP/photos/a/z.png"],
+        "z-1.png is read by",
+        id="F16 a numbered name among the images",
+    ),
+    pytest.param(
+        ["search", "RUN", "TMP/list.csv", "TMP/q-1.png", "--out", "DATA/train/a/0.png"],
+        "no search wrote",
+        id="F16 search a row",
+    ),
     pytest.param(["compare", "RUN", "RUN2", "--out", "RUN"], "is a run", id="F16 compare into a run"),
     pytest.param(["compare", "RUN", "RUN2", "--out", "RUN/model"], "would replace", id="F16 compare into a model"),
     pytest.param(["compare", "RUN", "RUN2", "--out", "TMP/list.csv"], "is a file", id="F16 compare into a file"),
@@ -350,6 +369,8 @@ def test_one_line_from_a_command(
     (tmp_path / "aliases.yaml").write_text(ALIASES)
     (tmp_path / "latin.yaml").write_bytes("about: {paper: caf\xe9}".encode("latin-1"))
     (tmp_path / "digits.yaml").write_text("steps: " + "9" * 5000)
+    for name in ("q-1", "q-2", "photo-2", "photos/a/z-1"):
+        flat(tmp_path / f"{name}.png")
     places = {"RUN2": str(run), "RUN": str(run), "DATA": str(data), "TMP": str(tmp_path)}
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]

@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     """Print the findings, and write them as JSON if asked to."""
     given = parser().read(arguments)
     if given.json:
-        check_output(given.json, source=given.source, option="--json")
+        check_output(given.json, source=given.source, option="--json", replaces=(".json",))
     with console.progress_bar("reading images") as progress:
         report = check(given.source, layout=given.layout, classes=given.classes or "top", progress=progress)
     console.show(render(report))

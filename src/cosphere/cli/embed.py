@@ -43,7 +43,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write one .npz with raw embeddings, labels, paths and class names."""
     given = parser().read(arguments)
-    check_output(given.out, source=given.source, model=given.model)
+    check_output(given.out, source=given.source, model=given.model, replaces=(".npz",))
     embeddings = embed_images(
         given.model,
         given.source,

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     """Write `report.html`."""
     given = parser().read(arguments)
     if given.out:
-        check_output(given.out, model=given.run)
+        check_output(given.out, model=given.run, replaces=(".html", ".htm"))
     page = write_report(
         RunFolder.open(given.run).path,
         Path(given.out) if given.out else None,

@@ -14,7 +14,7 @@ from cosphere.cli.options import add_embedding, add_source, add_split, embedding
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_images
-from cosphere.experiment.outputs import check_output
+from cosphere.experiment.outputs import check_pictures, picture_mark
 from cosphere.files import write_atomic
 from cosphere.report import StripItem, neighbour_strip
 from cosphere.search import KINDS
@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
     if Path(given.out).suffix.lower() not in FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
     refine = Refinement(**{name: given[name] for name in ("expand", "alpha", "reciprocal", "per_label", "collapse")})
-    check_output(given.out, inputs=given.query, source=given.source, model=given.model)
+    pictures = check_pictures(given.out, len(given.query), inputs=given.query, source=given.source, model=given.model)
     searched = search_images(
         given.model,
         given.source,
@@ -101,9 +101,7 @@ def run(arguments: list[str]) -> int:
     )
     if given.json:
         print(json.dumps([as_dict(answer) for answer in searched.answers], indent=1))
-    for number, answer in enumerate(searched.answers, 1):
-        out = Path(given.out)
-        picture = out if len(searched.answers) == 1 else out.with_stem(f"{out.stem}-{number}")
+    for answer, picture in zip(searched.answers, pictures, strict=True):
         if given.json:
             save_picture(answer, picture)
         else:
@@ -175,7 +173,8 @@ def write_strip(query: Any, items: list[StripItem], path: Path) -> None:
     picture = neighbour_strip(query, items)
     # Of a PNG's compression, level 3 takes half the time of Pillow's 6 and makes photos no larger; other formats ignore it.
     kind = FORMATS[path.suffix.lower()]
-    write_atomic(path, lambda part: picture.convert("RGB").save(part, format=kind, compress_level=3))
+    rgb, mark = picture.convert("RGB"), picture_mark()
+    write_atomic(path, lambda part: rgb.save(part, format=kind, compress_level=3, exif=mark))
 
 
 def _label(hit: Hit) -> str:

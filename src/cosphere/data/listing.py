@@ -218,10 +218,14 @@ def list_members(container: Container, path: Path) -> Listing:
     return listing
 
 
-def file_keys(paths: Iterable[str]) -> list[str]:
+def file_keys(paths: Iterable[str], *, by: Literal["links", "path", "inode"] = "links") -> list[str]:
     """A key for each file: its real path, and for a file with several hard links its device and inode.
 
     Items of a container have the key of the container and their name. A missing file keeps its absolute path.
+
+    Args:
+        paths: of files or items.
+        by: ``path`` takes the real path whatever its links, ``inode`` device and inode where the system has them.
     """
     folders: dict[str, str] = {}
     files: dict[str, str] = {}
@@ -238,7 +242,8 @@ def file_keys(paths: Iterable[str]) -> list[str]:
                 status = os.stat(real)  # noqa: PTH116
         except (OSError, ValueError):
             return real
-        return f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 and status.st_ino else real
+        several = status.st_nlink > 1 if by == "links" else by == "inode"
+        return f"{status.st_dev}:{status.st_ino}" if several and status.st_ino else real
 
     def keyed(path: str) -> str:
         item = find_item(path) if "#" in path else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from cosphere.search.gallery_items import box_of, columns_of_table
 from cosphere.search.gallery_rows import space_of
 from cosphere.search.index import Index
 from cosphere.search.opening import create_gallery, open_gallery
+from cosphere.search.own import Others, other_files, other_pictures
 from cosphere.search.pictures import embed_pictures
 
 if TYPE_CHECKING:
@@ -180,12 +180,13 @@ def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Pa
 def _described(images: Catalogue, listener: Listener) -> tuple[list[str], list[dict[str, Any]]]:
     """Ids and metadata of a catalogue's images; of rows that show one picture, the first."""
     table = columns_of(images)
-    splits = images.splits.tolist()
+    first = np.sort(np.unique(table.identities(), return_index=True)[1]).tolist()
+    every, splits = columns_of_table(table), images.splits.tolist()
     ids: dict[str, dict[str, Any]] = {}
-    for columns, split in zip(columns_of_table(table), splits, strict=True):
+    for columns, split in ((every[row], splits[row]) for row in first):
         box = box_of(columns)
         id_ = columns["path"] if box is None else f"{columns['path']}@{','.join(map(str, box))}"
-        ids.setdefault(id_, columns | ({} if split == ALL else {"split": split}))
+        ids[id_] = columns | ({} if split == ALL else {"split": split})
     if len(ids) < len(images):
         listener.note(
             f"{counted(len(images) - len(ids), 'row')} of the source show a picture that another row shows; each is added once"
@@ -251,28 +252,22 @@ def search_index(
         opened.exact = exact
         answers = []
         for query in queries:
-            own = opened.count({"path": _names(query)})
-            found = opened.search(query, k + own, where, precision=precision)
-            hits = [hit for hit in found if hit.metadata.get("path") not in _names(query)][:k]
-            answers.append(_answer(opened, query, hits, own, precision))
+            others = other_files(opened, query, k, where, precision=precision)
+            answers.append(_answer(opened, query, others, precision))
         for id_ in ids:
-            hits = opened.search(id=id_, k=k, where=where, precision=precision)
-            answers.append(_answer(opened, id_, hits, 1, precision))
+            others = other_pictures(opened, id_, k, where, precision=precision)
+            answers.append(_answer(opened, id_, others, precision))
         return answers
 
 
-def _names(query: str | Path) -> list[str]:
-    """The paths under which a file may have been added."""
-    return [os.path.abspath(query), os.path.realpath(query)]  # noqa: PTH100
-
-
-def _answer(gallery: AnyGallery, query: Any, hits: Sequence[GalleryHit], own: int, precision: Any) -> IndexAnswer:
+def _answer(gallery: AnyGallery, query: Any, others: Others, precision: Any) -> IndexAnswer:
+    hits = others.hits
     pictures = tuple(gallery.get(hit.id).thumbnail if hit.id in gallery else None for hit in hits)
     of_codes = precision == "codes" or not gallery.space.has_floats
     measure = hits[0].measure if hits else SIGNS if of_codes else COSINE
     marks = gallery.embedder is not None and gallery.embedder.calibration is not None
     notes = (unmarked(f"scores that are {measure}"),) if marks and measure != COSINE else ()
-    return IndexAnswer(query, tuple(hits), pictures, own, len(gallery), measure, notes)
+    return IndexAnswer(query, tuple(hits), pictures, others.own, len(gallery), measure, notes)
 
 
 def build_index(

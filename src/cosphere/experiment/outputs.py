@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from PIL import Image
+
 from cosphere.errors import SettingsError
 from cosphere.files import check_writable
 from cosphere.runs import RunFolder
@@ -14,6 +16,9 @@ _NEEDED = (
     *("scores.json", "scores-untrained.json", "codes.json", "codes-untrained.json", "classes.csv", "suspects.csv"),
 )
 """Files and folders of a run that no other command replaces."""
+_SOFTWARE = 305
+"""The EXIF tag that names the program which wrote a picture."""
+_MARK = "cosphere search"
 
 
 def check_output(
@@ -23,6 +28,7 @@ def check_output(
     source: str | Path = "",
     model: str | Path = "",
     option: str = "--out",
+    replaces: tuple[str, ...] = (),
 ) -> None:
     """Refuse to write over what a command reads, or over a file of any run. Call it before minutes of work.
 
@@ -32,9 +38,11 @@ def check_output(
         source: the images: existing files in that folder, or the file itself, are not replaced.
         model: a run's folder or a bundle, whose files are not replaced.
         option: what the path is called, for the error.
+        replaces: suffixes of the existing files that may be replaced, such as ``.npz``; none: of every file. A table names images
+            anywhere, so a command that writes no images replaces none.
 
     Raises:
-        SettingsError: the path is one of these, or a folder.
+        SettingsError: the path is one of these, or a folder, or a file of another kind.
         RunError: it cannot be written.
     """
     out = _resolved(path, option)
@@ -52,7 +60,56 @@ def check_output(
     folder = _resolved(model, "the model") if str(model) else None
     if folder is not None and out.is_relative_to(folder) and not RunFolder(folder).marker.exists():
         raise SettingsError(f"{option} {path} would replace a file of {model}. Choose a name outside of it.")
+    if replaces and out.exists() and out.suffix.lower() not in replaces:
+        raise SettingsError(
+            f"{option} {path} is a file that exists; wanted a new name, or a file {' or '.join(replaces)} to replace. Choose another "
+            "name."
+        )
     check_writable(out)
+
+
+def check_pictures(
+    path: str | Path,
+    count: int,
+    *,
+    inputs: Iterable[str | Path] = (),
+    source: str | Path = "",
+    model: str | Path = "",
+    option: str = "--out",
+) -> list[Path]:
+    """The names of the pictures of so many answers: ``path``, or numbered where there are several; see :func:`check_output`.
+
+    Only pictures with :func:`picture_mark` are replaced, so that no photo is, wherever a table or a gallery found it.
+
+    Raises:
+        SettingsError: one of the names would replace an input, or a picture that a search did not write.
+        RunError: it cannot be written.
+    """
+    first, inputs = Path(path), list(inputs)
+    names = [first] if count == 1 else [first.with_stem(f"{first.stem}-{number}") for number in range(1, count + 1)]
+    for name in names:
+        check_output(name, inputs=inputs, source=source, model=model, option=option)
+        if name.exists() and not _is_marked(name):
+            raise SettingsError(
+                f"{option} {name} is a file that no search wrote; wanted a new name, or a picture of a search to replace. Choose another "
+                "name."
+            )
+    return names
+
+
+def picture_mark() -> Image.Exif:
+    """EXIF data by which :func:`check_pictures` recognises the picture of a search."""
+    mark = Image.Exif()
+    mark[_SOFTWARE] = _MARK
+    return mark
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(_SOFTWARE) == _MARK
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # of every file that is no picture
+        return not path.stat().st_size
 
 
 def check_output_folder(path: str | Path, names: Iterable[str], *, option: str = "--out") -> None:

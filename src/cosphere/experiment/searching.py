@@ -15,10 +15,11 @@ from cosphere.experiment.images import ALL
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
-from cosphere.search.answer import PLAIN, Answer, answer, own_rows
+from cosphere.search.answer import PLAIN, Answer, answer
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.index import Index
 from cosphere.search.kinds import AUTO, check_kind
+from cosphere.search.own import own_rows
 from cosphere.search.refining import Refinement
 from cosphere.search.self_check import check_wanted_recall
 

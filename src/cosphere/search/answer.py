@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere.checks import check_whole
-from cosphere.data.listing import file_keys
 from cosphere.embeddings import Embeddings
 from cosphere.errors import SizeError, counted
 from cosphere.models import Calibration, Embedder
@@ -19,6 +17,7 @@ from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.engines import COSINE, ENGINES
 from cosphere.search.index import Index
 from cosphere.search.kinds import check_kind
+from cosphere.search.own import own_rows
 from cosphere.search.refining import SHORTLIST as RECIPROCAL
 from cosphere.search.refining import Refinement
 from cosphere.search.self_check import check_wanted_recall
@@ -170,15 +169,6 @@ def _shown(
     rows = [row for row, _ in others]
     shown = refine.thinned(rows, gallery.labels[rows].tolist(), gallery.embeddings, k)
     return [_Found(others[one.place][0], others[one.place][1], one.alike) for one in shown]
-
-
-def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
-    """Rows of a gallery that show the query's file; none for a picture that is not a path."""
-    if not isinstance(query, str | Path):
-        return ()
-    (own,) = file_keys([os.path.abspath(query)])  # noqa: PTH100
-    files = file_keys(gallery.paths) if gallery.files is None else gallery.files
-    return tuple(row for row, file in enumerate(files) if file == own)
 
 
 def _check_reach(k: int, gallery: int, own: int) -> None:

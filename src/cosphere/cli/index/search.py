@@ -17,7 +17,7 @@ from cosphere.cli.search import FORMATS, write_strip
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_index
 from cosphere.experiment.indexing import IndexAnswer
-from cosphere.experiment.outputs import check_output
+from cosphere.experiment.outputs import check_pictures
 from cosphere.gallery.address import Server, place_of
 from cosphere.report import StripItem
 from cosphere.search import GalleryHit
@@ -65,7 +65,9 @@ def run(arguments: list[str]) -> int:
     if Path(given.out).suffix.lower() not in FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
     place = place_of(given.gallery)
-    check_output(given.out, inputs=given.query or [], source="" if isinstance(place, Server) else place)
+    count = len(given.query or []) + len(given.id or [])
+    source = "" if isinstance(place, Server) else place
+    pictures = check_pictures(given.out, count, inputs=given.query or [], source=source)
     answers = search_index(
         given.gallery,
         given.query or [],
@@ -79,9 +81,7 @@ def run(arguments: list[str]) -> int:
     )
     if given.json:
         print(json.dumps([as_dict(answer) for answer in answers], indent=1))
-    for number, answer in enumerate(answers, 1):
-        out = Path(given.out)
-        picture = out if len(answers) == 1 else out.with_stem(f"{out.stem}-{number}")
+    for answer, picture in zip(answers, pictures, strict=True):
         if not given.json:
             show(answer)
         if answer.hits:
