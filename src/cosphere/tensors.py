@@ -207,12 +207,33 @@ def gather_rows(rows: Tensor) -> Tensor:
     Raises:
         SizeError: the processes hold different shapes.
     """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not _several_processes():
         return rows
     _check_equal_shapes(rows)
     gathered: Tensor = _Gather.apply(rows)
     return gathered
+
+
+def fewest_anywhere(count: int, device: torch.device) -> int:
+    """The smallest count of all processes, for steps that all of them take or leave out. All processes must call it.
+
+    Args:
+        count: of this process, >= 0.
+        device: of this process, over which it talks to the others.
+
+    Returns:
+        The same number in every process; ``count`` itself where there is only one.
+    """
+    if not _several_processes():
+        return count
+    smallest = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+    return int(smallest)
+
+
+def _several_processes() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _check_equal_shapes(rows: Tensor) -> None:

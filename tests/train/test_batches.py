@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from cosphere.data import Batch, read_catalogue
 from cosphere.errors import RunError
 from cosphere.images import Augmentation, Preprocessing
 from cosphere.models import EmbedderSettings, build_embedder
+from cosphere.train import stream as streams
 from cosphere.train.batches import BatchStream, decoding_workers
 from cosphere.train.settings import BatchSettings, DataSettings, TrainSettings
 
@@ -118,3 +124,76 @@ def test_the_end_of_an_epoch_comes_before_the_next_is_drawn(photos: Path) -> Non
     next(batches)
     assert ends == [(0, 3)]
     assert (source.epoch, source.position) == (1, 1)
+
+
+def test_all_processes_take_as_many_images_as_the_one_with_the_fewest(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = take(stream(photos), 4)
+    others = iter([12, 0, 20])  # readable in the other process
+    monkeypatch.setattr(streams, "fewest_anywhere", lambda count, device: min(count, next(others)))
+    first, second = take(stream(photos), 2)
+    assert torch.equal(first.pixels, whole[0].pixels[:12])
+    for name in ("labels", "rows", "seeds"):
+        assert torch.equal(getattr(first, name), getattr(whole[0], name)[:12]), name
+    assert torch.equal(
+        second.rows, whole[2].rows
+    )  # the batch of which the other process had nothing is left out here too
+
+
+RANKS = """
+import json, os, sys
+import torch
+from cosphere.experiment import run
+from cosphere.train import TrainSettings
+settings = TrainSettings().with_values(json.loads(sys.argv[1]))
+rank = int(os.fork() == 0)  # importing takes seconds, so that the two share it
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[3]}
+from cosphere.train.loop import Training
+ended = {}
+finish = Training._finish
+def noted(training):
+    ended["weights"] = [float(one.double().sum()) for one in training.embedder.parameters()]
+    ended["notes"] = training.notes
+    return finish(training)
+Training._finish = noted
+try:
+    ended["steps"] = run(settings, sys.argv[2]).steps
+except Exception as error:
+    ended["error"] = repr(error)
+with open(f"{sys.argv[2]}.{rank}.json", "w") as file:
+    json.dump(ended, file)
+rank or os.waitpid(-1, 0)
+os._exit(0)  # gloo's threads may outlive the interpreter's end and abort it
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_step_together_whatever_one_of_them_cannot_read(photos: Path, tmp_path: Path) -> None:
+    """All images of the second process's first batch are damaged; later epochs scatter them over both."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number, path in enumerate(sorted(photos.glob("train/*/*.png"))[:24]):
+        shutil.copy(path, folder / f"{number:03d}.png")
+    values = {
+        "images.size": 16, "images.preset": "simclr-cifar", "model.backbone": "resnet8_cifar", "model.weights": "none",
+        "model.head": "mlp", "model.norm": "none", "model.dim": 8, "batch.sampler": "views", "batch.size": 8, "loss.name": "nt_xent",
+        "data.root": str(folder), "data.validation_share": 0, "data.max_unreadable": 0.5, "data.workers": 0, "freeze_norm": False,
+        "steps": 6, "checkpoint_every": 0, "validation.before": False, "validation.lens": False, "device": "cpu",
+    }  # fmt: skip
+    settings = TrainSettings().with_values(values)
+    sampler = streams.sampler_of(settings.batch, read_catalogue(folder, labels="optional"), 0, rank=1, world_size=2)
+    for row, _ in next(iter(sampler)):
+        (folder / f"{row:03d}.png").write_bytes(b"no picture")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [json.dumps(values), str(tmp_path / "run"), port]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", RANKS, *words], check=True, timeout=600)
+    first, second = (json.loads((tmp_path / f"run.{rank}.json").read_text()) for rank in range(2))
+    assert first.get("error") is second.get("error") is None
+    assert first["steps"] == second["steps"] == 6
+    assert first["weights"] == second["weights"]
+    assert first["notes"] == [
+        "note: batch norm is synchronised on GPUs alone; here each process takes the statistics of its own batch"
+    ]

@@ -139,6 +139,8 @@ def test_lars_takes_the_papers_steps() -> None:
     """You, Gitman, Ginsburg 2017, algorithm 1, in plain numpy; biases and norms as in SimCLR: momentum SGD without decay."""
     torch.manual_seed(0)
     network = Network()
+    network.backbone.append(nn.PReLU(2))  # slopes are weights by name, and vectors
+    network.pool.exponent = nn.Parameter(torch.tensor([3.0]))  # as GeM has one
     chosen = OptimizerSettings(
         name="lars", head_rate=0.5, backbone_rate=0.3, momentum=0.9, weight_decay=0.1, trust=0.02
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import platform
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from cosphere.data import Catalogue, training_parts
-from cosphere.train import TrainSettings, bfloat16_is_native
+from cosphere.models import norm_layers
+from cosphere.train import TrainSettings, bfloat16_is_native, build_model
 from cosphere.train.journal import greeting
+from cosphere.train.setup import synchronise_norms
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,36 @@ def test_an_emulated_precision_is_said(catalogue: Catalogue, monkeypatch: pytest
         settings = TrainSettings().with_values({"precision": precision})
         lines = list(greeting(settings, parts, (), torch.device("cpu")))
         assert any("no bfloat16 instructions" in line for line in lines) == expected
+
+
+def launched(processes: int, device: str) -> Any:
+    return SimpleNamespace(num_processes=processes, device=torch.device(device))
+
+
+def test_batch_norm_of_several_gpus_is_synchronised_and_the_model_stays_what_it_was() -> None:
+    """This network's norms have an activation inside."""
+    values = {"model.backbone": "test_efficientnet", "model.weights": "none", "model.dim": 8, "images.size": 32}
+    embedder, _ = build_model(TrainSettings().with_values({**values, "freeze_norm": False}))
+    plain, inputs = copy.deepcopy(embedder), torch.randn(4, 3, 32, 32)
+    assert synchronise_norms(embedder, launched(1, "cuda")) == ()
+    assert not any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in embedder.modules())
+    parameters = dict(embedder.named_parameters())
+    assert synchronise_norms(embedder, launched(2, "cuda")) == ()
+    kinds = [isinstance(layer, torch.nn.SyncBatchNorm) for layer in norm_layers(embedder)]
+    assert all(kinds)
+    assert len(kinds) == len(norm_layers(plain))
+    assert list(embedder.state_dict()) == list(plain.state_dict())
+    assert all(one is parameters[name] for name, one in embedder.named_parameters())
+    for mode in (True, False):  # outside of a launch there is nobody to agree with
+        assert torch.equal(embedder.train(mode)(inputs), plain.train(mode)(inputs))
+
+
+def test_norms_that_are_not_trained_or_not_on_gpus_are_left_alone() -> None:
+    values = {"model.backbone": "test_resnet", "model.weights": "none", "model.dim": 8, "images.size": 32}
+    for head, device, notes in (("batch", "cpu", 1), ("batch", "cuda", 0), ("none", "cuda", 0), ("none", "cpu", 0)):
+        embedder, _ = build_model(TrainSettings().with_values({**values, "model.norm": head}))
+        found = synchronise_norms(embedder, launched(2, device))
+        assert len(found) == notes
+        assert all("batch norm is synchronised on GPUs alone" in note for note in found)
+        changed = any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in embedder.modules())
+        assert changed == (head == "batch" and device == "cuda")

@@ -53,6 +53,11 @@ class Batch(NamedTuple):
     seeds: Tensor
     """(B,) int64, of the augmentation of each image."""
 
+    def cut(self, size: int) -> Batch:
+        """The first ``size`` images."""
+        pixels, labels, rows, skipped, seeds = self
+        return Batch(pixels[:size], labels[:size], rows[:size], skipped, seeds[:size])
+
 
 class ImageRows(Dataset[Item]):
     """The images of a catalogue as uint8 pixels, for a data loader with :func:`collate`.

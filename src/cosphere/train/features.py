@@ -73,6 +73,10 @@ class FeatureBatch(NamedTuple):
     """(B,) int64 rows of the catalogue."""
     skipped: tuple[Skipped, ...] = ()
 
+    def cut(self, size: int) -> FeatureBatch:
+        """The first ``size`` images."""
+        return FeatureBatch(self.features[:size], self.labels[:size], self.rows[:size], self.skipped)
+
 
 class FeatureStream(Stream[FeatureBatch]):
     """Rows of features, for the samplers and draws that :class:`BatchStream` takes images for.

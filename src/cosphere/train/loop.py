@@ -39,6 +39,7 @@ from cosphere.train.setup import (
     enter_phase,
     labelled_by_image,
     labels_are_images,
+    synchronise_norms,
 )
 from cosphere.train.state import RunState, Stateful, check_same_run, fingerprints
 from cosphere.train.validation import Evaluate, Validator
@@ -163,6 +164,7 @@ class Training:
         self.validator = Validator(evaluate, self.images.val, settings.validation.metric)
         set_seed(settings.seed)
         self.embedder, augmentation = build_model(settings)
+        self.notes = synchronise_norms(self.embedder, accelerator)
         self.loss = build_loss(settings, loss, len(targets.label_names), self.embedder.dim).to(device)
         sec = settings.sec
         self.constraint = SphericalConstraint(sec.radius, momentum=sec.momentum, scale_free=sec.scale_free).to(device)
@@ -217,7 +219,8 @@ class Training:
     def run(self) -> TrainResult:
         """Take all remaining steps."""
         self.reporter.began(self.state.step)
-        for text in greeting(self.settings, self.images, self.stream.notes, self.accelerator.device):
+        notes = (*self.stream.notes, *self.notes)
+        for text in greeting(self.settings, self.images, notes, self.accelerator.device):
             self.journal.say(text)
         if self.state.step == 0 and self.settings.validation.before:
             self._validate_untrained()

@@ -76,24 +76,30 @@ def _sgd(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.opt
 
 
 def _lars(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """LARS of timm (You, Gitman, Ginsburg 2017). As in SimCLR, biases and norms take plain steps of SGD without decay."""
+    """LARS of timm (You, Gitman, Ginsburg 2017).
+
+    As in SimCLR, biases and norms take plain steps of SGD without decay, and so does every other parameter of fewer than two
+    dimensions, such as the slopes of a PReLU.
+    """
     from timm.optim.lars import Lars  # here, because it loads slowly and few runs need it
 
-    groups = [
-        {**group, "always_adapt": True} if _is_adapted(group) else {**group, "weight_decay": 0.0} for group in groups
-    ]
+    parted: list[dict[str, Any]] = []
+    for group in groups:
+        room, _, kind = str(group["name"]).partition(".")
+        matrices = [one for one in group["params"] if kind == "weight" and one.ndim > 1]
+        rest = [one for one in group["params"] if kind != "weight" or one.ndim < 2]
+        if matrices:
+            parted.append({**group, "params": matrices, "always_adapt": True})
+        if rest:
+            name = f"{room}.vector" if matrices else group["name"]
+            parted.append({**group, "name": name, "params": rest, "weight_decay": 0.0})
     return Lars(
-        groups,
+        parted,
         lr=settings.head_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         trust_coeff=settings.trust,
     )
-
-
-def _is_adapted(group: dict[str, Any]) -> bool:
-    room, _, kind = str(group["name"]).partition(".")
-    return kind == "weight" and room != "radius"
 
 
 _OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerSettings], torch.optim.Optimizer]] = {

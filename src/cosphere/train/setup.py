@@ -16,7 +16,7 @@ from cosphere import losses
 from cosphere.data import Catalogue
 from cosphere.errors import DataError, SettingsError
 from cosphere.images import Augmentation, own_scale, preset
-from cosphere.models import Embedder, build_embedder, input_scale
+from cosphere.models import Embedder, build_embedder, input_scale, norm_layers
 from cosphere.train.batches import BatchStream
 from cosphere.train.features import FeatureStream, feature_cache
 from cosphere.train.objective import LossFunction
@@ -83,6 +83,28 @@ def build_model(settings: TrainSettings) -> tuple[Embedder, Augmentation]:
     if settings.channels_last:
         embedder = embedder.to(memory_format=torch.channels_last)
     return embedder, images.augmentation()
+
+
+def synchronise_norms(embedder: Embedder, accelerator: Accelerator) -> tuple[str, ...]:
+    """Let batch norm see the batch of all processes, in place, where several of them train on GPUs.
+
+    Parameters, their names and frozen norms stay as they are. A run of one process is left alone.
+
+    Returns:
+        A note where torch cannot synchronise the norms that are trained; otherwise nothing.
+    """
+    if accelerator.num_processes == 1 or not any(layer.training for layer in norm_layers(embedder)):
+        return ()
+    if accelerator.device.type != "cuda":
+        return (
+            "note: batch norm is synchronised on GPUs alone; here each process takes the statistics of its own batch",
+        )
+    from timm.layers.norm_act import (
+        convert_sync_batchnorm,
+    )  # it keeps the activation of timm's norms, which torch's own loses
+
+    convert_sync_batchnorm(embedder)  # type: ignore[no-untyped-call,unused-ignore]
+    return ()
 
 
 def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, dim: int) -> nn.Module:

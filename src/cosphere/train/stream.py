@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from cosphere.data import Catalogue, Draw, EpochBatches, Skipped, UnreadableLog, make_batches
 from cosphere.models import Embedder
+from cosphere.tensors import fewest_anywhere
 from cosphere.train.settings import BatchSettings, TrainSettings
 
 
@@ -27,6 +29,9 @@ class Rows(Protocol):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """Images of this batch that could not be read."""
+
+    def cut(self, size: int) -> Self:
+        """The first ``size`` images."""
 
 
 def sampler_of(
@@ -70,6 +75,8 @@ class Stream(ABC, Generic[B]):
         rank: this process, in [0, world_size).
         world_size: number of processes.
     """
+
+    _device: torch.device
 
     def __init__(self, catalogue: Catalogue, settings: TrainSettings, *, rank: int, world_size: int) -> None:
         self.unreadable = UnreadableLog(len(catalogue), settings.data.max_unreadable)
@@ -116,6 +123,9 @@ class Stream(ABC, Generic[B]):
     def batches(self, after_epoch: Callable[[], None] = lambda: None) -> Iterator[B]:
         """Batches without end, from the current position.
 
+        Where several processes train, an image that one of them cannot read shortens the batch in all: they step together, and a
+        loss that gathers wants equal batches. The views of an image stay together, as each process leaves out whole images.
+
         Args:
             after_epoch: called after the last batch of an epoch, before the next epoch is drawn.
         """
@@ -124,8 +134,9 @@ class Stream(ABC, Generic[B]):
             for batch in self._rest_of_epoch():
                 self.position += 1
                 self.unreadable.add(batch.skipped)
-                if len(batch.rows):
-                    yield batch
+                size = fewest_anywhere(len(batch.rows), self._device)
+                if size:
+                    yield batch if size == len(batch.rows) else batch.cut(size)
             after_epoch()
             self.sampler.set_epoch(self.sampler.epoch + 1)
             self.position = 0
