@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cosphere.cli.train import show
+from cosphere.data import Catalogue
 from cosphere.runs import RunFolder
 from cosphere.train import TrainResult, TrainSettings
 
+SSL = {"batch.sampler": "views", "loss.name": "nt_xent"}
+
+
+def images(*rows: str) -> Catalogue:
+    """Words of a split and a label."""
+    pairs = [row.split("/") for row in rows]
+    table = {
+        "path": [f"{n}.jpg" for n in range(len(rows))],
+        "label": [label for _, label in pairs],
+        "split": [split for split, _ in pairs],
+    }
+    return Catalogue(table=pd.DataFrame(table), root=Path("/photos"))
+
 
 @pytest.mark.parametrize(
-    ("values", "scores", "scored"),
+    ("values", "catalogue", "scored"),
     [
-        ({}, {"recall@1": 0.5}, "/photos "),
-        ({"batch.sampler": "views", "loss.name": "nt_xent"}, {"recall@1": 0.5}, "/photos --protocol knn"),
-        ({"batch.sampler": "views", "loss.name": "nt_xent"}, {}, "LABELLED_IMAGES --protocol knn"),
+        ({}, images("all/a", "all/b"), "/photos "),
+        (SSL, images("train/a", "train/b", "test/a", "test/b"), "/photos --protocol knn "),
+        (SSL, images("all/a", "all/b"), "/photos --protocol knn --split all "),  # refused without it
+        (SSL, images("train/a", "train/b"), "/photos --protocol knn --split train "),
+        (SSL, images("train/a", "train/b", "test/c", "test/d"), "/photos --protocol knn --split test "),
+        (SSL, images("all/", "all/"), "LABELLED_IMAGES --protocol knn "),
+        (SSL | {"data.validation_share": 0}, images("all/", "all/"), "LABELLED_IMAGES --protocol knn "),
     ],
 )
 def test_the_next_command_fits_the_images(
-    values: dict[str, str], scores: dict[str, float], scored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: dict[str, str], catalogue: Catalogue, scored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = TrainSettings().with_values({"data.root": "/photos", **values})
-    result = TrainResult(
-        steps=1, seconds=1, best_step=1, best_scores=scores, before={}, stopped_early=False, unreadable=()
-    )
-    show(result, RunFolder(tmp_path), settings)
+    result = TrainResult(steps=1, seconds=1, best_step=1, best_scores={}, before={}, stopped_early=False, unreadable=())
+    show(result, RunFolder(tmp_path), settings, catalogue)
     words = " ".join(capsys.readouterr().out.split())
-    assert f"next: cosphere evaluate {tmp_path} {scored.strip()} cosphere search {tmp_path} /photos QUERY.jpg" in words
+    assert f"next: cosphere evaluate {tmp_path} {scored}cosphere search {tmp_path} /photos QUERY.jpg" in words

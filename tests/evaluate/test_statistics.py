@@ -11,6 +11,7 @@ from scipy import stats
 
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate.statistics import (
+    Interval,
     bootstrap,
     bootstrap_all,
     bootstrap_classes,
@@ -261,3 +262,18 @@ def test_wrong_input_is_named(call: Any, error: type[Exception], words: str) -> 
     with pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_the_interval_of_shares_stays_within_them() -> None:
+    """Ten folds that are nearly all right: Student's t alone ends above 1."""
+    shares = [1.0] * 8 + [0.995, 0.99]
+    summary = seeds_summary(shares)
+    assert summary.high is not None
+    assert summary.high > 1
+    assert summary.share_interval() == Interval(summary.low, 1.0)
+    few = seeds_summary([1 - share for share in shares])
+    assert few.share_interval() == Interval(0.0, few.high)
+    close = seeds_summary([0.5, 0.51])
+    assert close.share_interval() == (close.low, close.high)
+    assert seeds_summary([0.5, 0.6]).share_interval() == Interval(0.0, 1.0)  # two values: 12.7 standard errors
+    assert seeds_summary([0.5]).share_interval() is None

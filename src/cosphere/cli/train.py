@@ -10,9 +10,11 @@ from typing import Any
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser, settings_of
+from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import resume_run
 from cosphere.experiment import run as run_experiment
+from cosphere.experiment.protocols.probing import split_to_halve
 from cosphere.runs import RunFolder
 from cosphere.train import TrainResult, TrainSettings, reporter
 from cosphere.train.setup import learns_from_labels
@@ -80,7 +82,7 @@ def parser() -> CommandParser:
 
 def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) -> int:
     """Train a new run, or without settings go on with the one that is there, to its end."""
-    listener = console.ConsoleListener()
+    listener = TrainListener()
     try:
         if settings is None:
             steps = beside.get("steps")
@@ -92,11 +94,21 @@ def _finish(path: Path, settings: TrainSettings | None = None, **beside: Any) ->
         if listener.folder is not None and (listener.folder.checkpoints / "last.pt").exists():
             console.aside(f"go on with: cosphere train --resume {shlex.quote(str(listener.folder.path))}")
         raise
-    show(result, listener.folder or RunFolder(path), settings)
+    show(result, listener.folder or RunFolder(path), settings, listener.images)
     return 0
 
 
-def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> None:
+class TrainListener(console.ConsoleListener):
+    """Remembers the images of the run too."""
+
+    images: Catalogue | None = None
+
+    def training_on(self, images: Catalogue) -> None:
+        """Remember them."""
+        self.images = images
+
+
+def show(result: TrainResult, folder: RunFolder, settings: TrainSettings, images: Catalogue | None) -> None:
     """The table at the end of a run, and the next commands."""
     if result.best_scores:
         table = console.table_of("validation", "", *result.best_scores)
@@ -113,7 +125,8 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings) -> Non
     place = shlex.quote(str(root)) + ("" if settings.data.layout == "auto" else f" --layout {settings.data.layout}")
     scored = place
     if not learns_from_labels(settings):  # judged as self-supervision is, on images with labels
-        unlabelled = settings.data.validation_share and not result.best_scores
-        scored = f"{'LABELLED_IMAGES' if unlabelled else place} --protocol knn"
+        labelled = images is not None and images.labelled
+        split = split_to_halve(images) if images is not None and labelled else None
+        scored = f"{place if labelled else 'LABELLED_IMAGES'} --protocol knn" + (f" --split {split}" if split else "")
     run = shlex.quote(str(folder.path))
     console.line(f"next: cosphere evaluate {run} {scored}    cosphere search {run} {place} QUERY.jpg")

@@ -260,6 +260,12 @@ class Summary(NamedTuple):
     n: int
     """Number of values."""
 
+    def share_interval(self) -> Interval | None:
+        """The interval of a mean of shares, such as accuracies: its ends are kept within [0, 1]. None for one value."""
+        if self.low is None or self.high is None:
+            return None
+        return Interval(max(self.low, 0.0), min(self.high, 1.0))
+
 
 def seeds_summary(values: Sequence[float] | Floats, *, level: float = 0.95) -> Summary:
     """Mean, standard deviation and Student's t interval of one score over several seeds.

@@ -13,12 +13,17 @@ from cosphere.runs import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cosphere.data import Catalogue
+
 
 class Listener:
     """Receives notes and progress. This one ignores them; override the methods that matter."""
 
     def listed(self, remarks: Remarks) -> None:
         """The images were listed. The ``notes`` and ``differences`` say what was noticed."""
+
+    def training_on(self, images: Catalogue) -> None:
+        """All images of a run that is about to train, its validation and test images among them."""
 
     def began(self, folder: RunFolder) -> None:
         """A run claimed its folder and is about to train."""

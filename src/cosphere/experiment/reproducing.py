@@ -202,9 +202,7 @@ def reproduced_score(
     """One published score beside that of one evaluation for each seed."""
     values = [evaluation.scores.value(name) for evaluation in evaluations]
     summary = seeds_summary(values)
-    interval = evaluations[0].scores.values[name].interval
-    if summary.low is not None and summary.high is not None:
-        interval = Interval(summary.low, summary.high)
+    interval = summary.share_interval() or evaluations[0].scores.values[name].interval
     verdict: Verdict | None = None
     if comparable and interval is not None:
         verdict = "above" if interval.low > published else "below" if interval.high < published else "inside"

@@ -84,6 +84,7 @@ def run(
     if catalogue is None:
         catalogue = training_images(settings)
         listener.listed(catalogue.remarks)
+    listener.training_on(catalogue)
     path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:
         listener.began(run_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cosphere.data import Catalogue, Skipped
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError
 from cosphere.experiment.protocols.comparing import Embedded, _odd_pairs
+from cosphere.experiment.protocols.verifying import ROWS_AT_ONCE, combined
 
 
 class Disk:
@@ -59,3 +61,19 @@ def test_odd_pairs_are_named() -> None:
         "1 pair compares an image with itself",
         "2 pairs are listed more than once",
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_embeddings_are_combined_in_little_memory(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    plain, mirrored = (rng.normal(size=(3 * ROWS_AT_ONCE + 5, 4)).astype(np.float32) for _ in range(2))
+    wide = plain.astype(np.float64), mirrored.astype(np.float64)
+    wanted = {"none": wide[0], "sum": wide[0] + wide[1], "concat": np.hstack(wide)}
+    for flip, rows in wanted.items():
+        tracemalloc.start()
+        found = combined(plain, mirrored, flip, dtype)  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.dtype == dtype
+        assert np.array_equal(found, rows.astype(dtype)), flip
+        assert peak < found.nbytes + 10_000 + 2 * 8 * 4 * ROWS_AT_ONCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from cosphere.data.faces.ijb import TemplatePairs
 from cosphere.errors import DataError
 from cosphere.experiment import evaluate_protocol
-from cosphere.experiment.protocols.ijb import template_cosines
+from cosphere.experiment.protocols.ijb import PAIRS_AT_ONCE, template_cosines
 from cosphere.models import Embedder
 
 POINTS = "46 62 87 60 68 77 52 99 86 98"
@@ -93,6 +94,45 @@ def test_notes_say_what_was_embedded(ijb: Path, face_run: Path, tmp_path: Path) 
     assert not any("loose_crop" in note for note in scores.notes)
     with pytest.raises(DataError, match=r"has no folder \.\./faces with the images"):
         evaluate_protocol(face_run, root, protocol="ijb", options={"images": "../faces"})
+
+
+def test_a_template_without_a_readable_image_costs_no_more_than_itself(
+    ijb: Path, face_run: Path, tmp_path: Path
+) -> None:
+    """Person 4 loses the template of the gallery, person 0 the probe; person 5 is still the only stranger."""
+    root = shutil.copytree(ijb, tmp_path / "ijb")
+    for name in ("41", "42", "03", "04"):
+        (root / "loose_crop" / f"{name}.png").write_bytes(b"no picture")
+    options = {"flip": "none", "samples": 10, "fpirs": [0.5], "ranks": [1]}
+    scores = evaluate_protocol(face_run, root, protocol="ijb", options=options, max_unreadable=0.5).scores
+    part = next(part for part in scores.parts if part.key == "G1")
+    assert part.counts == {"gallery_templates": 4, "known_probes": 3, "unknown_probes": 1}
+    pooled = templates_by_hand(ijb, face_run, lengths=True)
+    right = [np.argmax([pooled[2 * other] @ pooled[2 * at + 1] for other in range(4)]) == at for at in (1, 2, 3)]
+    assert scores.value("G1/rank@1") == pytest.approx(np.mean(right))
+    assert "1:N G1: 1 gallery template and 1 probe template without a readable image left out" in scores.notes
+    assert "1:N G1: 1 probe left out whose person has no template left in the gallery" in scores.notes
+    for at in range(5):
+        for number in (1, 2):
+            (root / "loose_crop" / f"{at}{number}.png").write_bytes(b"no picture")
+    nothing = evaluate_protocol(face_run, root, protocol="ijb", options=options, max_unreadable=0.9).scores
+    assert [part.key for part in nothing.parts] == ["", "plain"]
+    assert "1:N G1 left out: no probe shows anybody of the gallery" in nothing.notes
+
+
+def test_cosines_of_pairs_take_ten_bytes_each() -> None:
+    count = 300_000
+    rng = np.random.default_rng(0)
+    pairs = TemplatePairs(templates=rng.integers(0, 9, (count, 2)).astype(np.int32), same=rng.random(count) < 0.5)
+    templates, numbers = rng.normal(size=(8, 2)), np.arange(8)
+    tracemalloc.start()
+    cosines, same = template_cosines(templates, numbers, pairs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    keep = (pairs.templates < 8).all(axis=1)
+    assert np.array_equal(same, pairs.same[keep])
+    assert np.allclose(cosines, (templates[pairs.templates[keep, 0]] * templates[pairs.templates[keep, 1]]).sum(axis=1))
+    assert peak < 10 * count + 100 * PAIRS_AT_ONCE
 
 
 def test_other_sources_are_refused(photos: Path, face_run: Path) -> None:

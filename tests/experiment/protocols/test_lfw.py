@@ -207,3 +207,17 @@ def test_a_threshold_that_accepts_every_pair_is_null_in_the_file() -> None:
     assert content[0]["folds"]["thresholds"] == [None, None, None]
     assert content[1]["threshold"] is None
     assert content[1]["scores"]["accuracy"]["value"] == pytest.approx(same.mean())
+
+
+def test_the_interval_of_an_accuracy_ends_at_one() -> None:
+    """One pair of one fold is judged wrong: Student's t over the folds would end above 100 %."""
+    same = np.tile([True, False], 50)
+    cosines = np.where(same, 0.9, 0.1)
+    cosines[3] = 0.95
+    names = np.array([["a.jpg", "b.jpg"]] * 100, dtype=object)
+    scored = ScoredPairs(cosines, same, np.repeat(np.arange(10), 10), np.ones((100, 2)), names)
+    accuracy = verification_part("", "", scored, VerificationSettings(samples=0)).values["accuracy"]
+    assert accuracy.value == pytest.approx(0.99)
+    assert accuracy.interval is not None
+    assert accuracy.interval.high == 1.0
+    assert accuracy.interval.low == pytest.approx(0.99 - 2.2622 * 0.01, abs=1e-4)  # 0.1 / sqrt(10) / sqrt(10)

@@ -45,7 +45,7 @@ class Embedded:
     """Raw embeddings of some rows of a catalogue, original and mirror image combined.
 
     Attributes:
-        rows: (M, D') float64.
+        rows: (M, D') of type ``dtype``.
         paths: M absolute paths.
         place: (N,) the row here of each row of the images; -1 where an image cannot be read.
         data: see :class:`Compared`.
@@ -54,7 +54,9 @@ class Embedded:
         DataError: an image cannot be read any more when its mirror image is embedded.
     """
 
-    def __init__(self, subject: Subject, images: Catalogue, flip: Flip) -> None:
+    def __init__(
+        self, subject: Subject, images: Catalogue, flip: Flip, dtype: type[np.floating[Any]] = np.float64
+    ) -> None:
         plain = subject.embed(images)
         lost = {os.path.abspath(one.path) for one in plain.skipped}  # noqa: PTH100
         read = np.array([os.path.abspath(path) not in lost for path in images.paths], dtype=bool)  # noqa: PTH100
@@ -66,7 +68,7 @@ class Embedded:
             if again.skipped:
                 raise DataError(f"{again.skipped[0].path} could be read once and then no more. Check the disk.")
             mirrored = again.embeddings
-        self.rows = combined(plain.embeddings, mirrored, flip)
+        self.rows = combined(plain.embeddings, mirrored, flip, dtype)
         self.paths = plain.paths
         self.place: Integers = np.where(read, np.cumsum(read) - 1, -1)
         self.data: dict[str, Any] = {

@@ -5,7 +5,8 @@ The root holds the lists ``facescrub_lst`` and ``megaface_lst`` (or the devkit's
 folder that ``--options.features`` names. ``facescrub_noises.txt`` and ``megaface_noises.txt`` name images that are left out ("refined").
 
 Memory: the features of the distractors and a unit copy, 8 bytes x M x D, which is 4.1 GB for a million of 512 dimensions, and a block of
-cosines; twice as much while images are embedded with their mirror images.
+cosines. Before that, while images are embedded with their mirror images, 12 bytes x M x D, which is 6.1 GB; 16 with `concat`, then and in
+the search.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def _embedded(subject: Subject, folder: Path, names: Sequence[str], flip: Flip) 
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} with the images. Unpack them there, or give --options.features.")
     table = pd.DataFrame({"path": list(names), "label": "", "split": EVERYTHING})
-    embedded = Embedded(subject, Catalogue(table=table, root=folder), flip)
-    return embedded.rows.astype(np.float32), embedded.place >= 0, embedded.data
+    embedded = Embedded(subject, Catalogue(table=table, root=folder), flip, np.float32)
+    return embedded.rows, embedded.place >= 0, embedded.data
 
 
 def _read_features(root: Path, settings: MegaFaceSettings, name: str, names: Sequence[str]) -> Float32s:

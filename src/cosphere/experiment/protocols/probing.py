@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere._types import Float32s, Integers
+from cosphere.data import Catalogue
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, counted
 from cosphere.experiment.images import TEST, take_split
@@ -58,15 +59,15 @@ def probe_data(subject: Subject, name: str) -> ProbeData:
         )
     if subject.split is not None:
         return halves(subject.embed(take_split(catalogue, subject.split).images), subject.split, name)
-    missing = [split for split in (TRAIN, TEST) if split not in catalogue.split_names]
-    if missing:
+    split = split_to_halve(catalogue)
+    if split not in (None, TEST):
         raise DataError(
             f"{name} wants a train and a test split; {catalogue.root} has only {', '.join(map(repr, catalogue.split_names))}. "
-            f"Give --split {catalogue.split_names[0]}: half of its images of each class then train the probe."
+            f"Give --split {split}: half of its images of each class then train the probe."
         )
     train, test = catalogue.select(TRAIN), catalogue.select(TEST)
-    new = sorted(set(test.label_names) - set(train.label_names))
-    if new:
+    if split == TEST:
+        new = sorted(set(test.label_names) - set(train.label_names))
         raise DataError(
             f"{name} wants the test classes in train; {len(new)} of {counted(len(test.label_names), 'test class')} "
             f"{'is' if len(new) == 1 else 'are'} not, first {new[0]!r}. Give --split test: half of its images of each class then train "
@@ -79,6 +80,14 @@ def probe_data(subject: Subject, name: str) -> ProbeData:
         for part, table in zip((train, test), both, strict=True)
     ]
     return ProbeData(both[0].embeddings, labels[0], both[1].embeddings, labels[1], (), _data(*both))
+
+
+def split_to_halve(images: Catalogue) -> str | None:
+    """The split of labelled images that a probe halves by class; None where it learns from train and is tested on test."""
+    if not {TRAIN, TEST} <= set(images.split_names):
+        return images.split_names[0]
+    classes = [set(images.select(split).label_names) for split in (TRAIN, TEST)]
+    return None if classes[1] <= classes[0] else TEST
 
 
 def halves(table: Embeddings, split: str, name: str) -> ProbeData:

@@ -25,6 +25,8 @@ from cosphere.fields import Settings, setting
 Flip = Literal["sum", "concat", "none"]
 FEW = 20
 """A fold with fewer pairs is named in a note."""
+ROWS_AT_ONCE = 2**13
+"""Embeddings that are added at once."""
 CURVE_POINTS = 200
 """Points of a ROC in the file of scores."""
 SCORES = ("accuracy", "balanced_accuracy", "auc")
@@ -85,13 +87,28 @@ class ScoredPairs(NamedTuple):
         return ScoredPairs(self.cosines[keep], self.same[keep], folds, self.lengths[keep], self.names[keep])
 
 
-def combined(plain: Any, mirrored: Any | None, flip: Flip) -> Floats:
-    """What is compared: (N, D) float64, or (N, 2 D) for ``concat``."""
-    rows = np.asarray(plain, dtype=np.float64)
+def combined(plain: Any, mirrored: Any | None, flip: Flip, dtype: type[np.floating[Any]] = np.float64) -> Any:
+    """What is compared: (N, D), or (N, 2 D) for ``concat``.
+
+    Sums are those of float64, whatever type they are kept in; beside both arrays and the result, one block of rows is held.
+
+    Args:
+        plain: (N, D) raw embeddings.
+        mirrored: (N, D) those of the mirror images; None without them.
+        flip: how to combine them.
+        dtype: of the result.
+    """
     if flip == "none" or mirrored is None:
+        return np.asarray(plain, dtype=dtype)
+    count, dim = plain.shape
+    rows = np.empty((count, dim * (1 + (flip == "concat"))), dtype=dtype)
+    if flip == "concat":
+        rows[:, :dim], rows[:, dim:] = plain, mirrored
         return rows
-    other = np.asarray(mirrored, dtype=np.float64)
-    return rows + other if flip == "sum" else np.hstack([rows, other])
+    for start in range(0, count, ROWS_AT_ONCE):
+        block = slice(start, start + ROWS_AT_ONCE)
+        rows[block] = np.add(plain[block], mirrored[block], dtype=np.float64)
+    return rows
 
 
 def score_pairs(rows: Any, pairs: Pairs, paths: Sequence[str] | None = None) -> ScoredPairs:
@@ -229,10 +246,9 @@ def _judged_in_folds(
 
 
 def _mean(accuracies: Floats, level: float) -> Value:
-    """The mean over folds with Student's t interval."""
+    """The mean over folds with Student's t interval, within [0, 1]."""
     summary = seeds_summary(accuracies, level=level)
-    ends = None if summary.low is None or summary.high is None else Interval(summary.low, summary.high)
-    return Value(summary.mean, ends)
+    return Value(summary.mean, summary.share_interval())
 
 
 def binomial(hits: int, count: int, level: float) -> Interval:
