@@ -98,6 +98,7 @@ def test_align_says_where_it_found_no_face(
     assert 0 < faces < 84
     assert f"{faces} images in {tmp_path / 'faces'}, their table in" in " ".join(printed.out.split())
     assert f"no face in {84 - faces} images: " in " ".join(printed.err.split())
+    assert "faces are 112 x 96 px, and models here take square input" in " ".join(printed.err.split())
     with Image.open(next((tmp_path / "faces").rglob("*.jpg"))) as face:
         assert face.size == (96, 112)
 

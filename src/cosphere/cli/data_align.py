@@ -15,7 +15,7 @@ from cosphere.images import load_detector
 
 _EXAMPLES = [
     "cosphere data align photos/ faces/ --detector face_detection_yunet_2023mar.onnx",
-    "cosphere data align photos/ faces.rec --detector scrfd_10g.onnx --faces all --width 96",
+    "cosphere data align photos/ faces.rec --detector scrfd_10g.onnx --faces all",
 ]
 
 
@@ -43,7 +43,12 @@ def parser() -> CommandParser:
         "--faces", type=Literal["largest", "all"], default="largest", help="which of several faces in an image"
     )
     made.add_argument("--height", type=int, default=112, help="height of an aligned face, in pixels")
-    made.add_argument("--width", type=int, default=112, help="its width; 96 for SphereFace")
+    made.add_argument(
+        "--width",
+        type=int,
+        default=112,
+        help="its width; 96 is SphereFace's, but models here take square input: they stretch or crop it",
+    )
     made.add_argument("--overwrite", type=bool, default=False, help="replace what is there")
     made.add_argument(
         "--max_unreadable",
@@ -75,5 +80,10 @@ def run(arguments: list[str]) -> int:
     if result.without:
         first = ", ".join(result.without[:3]) + (", ..." if len(result.without) > 3 else "")
         console.note(f"no face in {counted(len(result.without), 'image')}: {first}")
+    if given.width != given.height:
+        console.note(
+            f"faces are {given.height} x {given.width} px, and models here take square input: --images.preset normsoftmax stretches "
+            "them, sec and none crop them. Leave out --width and --height for training"
+        )
     show(result)
     return 0
