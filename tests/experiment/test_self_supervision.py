@@ -20,7 +20,7 @@ from cosphere.errors import DataError
 from cosphere.experiment import resume_run, run
 from cosphere.experiment.listener import SilentReporter
 from cosphere.images import IMAGENET_MEAN, Augmentation
-from cosphere.images.augmentation import CIFAR_MEAN, CIFAR_STD
+from cosphere.images.augmentation import CIFAR100_MEAN, CIFAR100_STD, CIFAR_MEAN, CIFAR_STD
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings, build_model
@@ -133,6 +133,8 @@ def test_a_network_with_random_weights_sees_the_presets_mean_and_deviation(tmp_p
     embedder, augmentation = build_model(settings_on(tmp_path))
     assert (embedder.preprocessing.mean, embedder.preprocessing.std) == (CIFAR_MEAN, CIFAR_STD)
     assert augmentation == Augmentation(preset="simclr-cifar")
+    finer, _ = build_model(settings_on(tmp_path, **{"images.preset": "simclr-cifar100"}))
+    assert (finer.preprocessing.mean, finer.preprocessing.std) == (CIFAR100_MEAN, CIFAR100_STD)
     other, _ = build_model(settings_on(tmp_path, **{"images.preset": "simclr-224", "images.blur": 0}))
     assert other.preprocessing.mean == IMAGENET_MEAN
     embedder.save(tmp_path / "model")

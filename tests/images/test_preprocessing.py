@@ -76,12 +76,12 @@ def test_presets_keep_the_published_shares_at_any_size(name: str, size: int, res
     assert augmentation.crop_ratio == (3 / 4, 4 / 3)
 
 
-@pytest.mark.parametrize("name", ["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"])
+@pytest.mark.parametrize("name", ["sec", "normsoftmax", "none", "simclr-cifar", "simclr-cifar100", "simclr-224"])
 def test_a_resized_picture_gives_the_same_views_as_the_original(name: str) -> None:
     preprocessing, augmentation = preset(name, 32)
     image = noise(61, 83)
     small = preprocessing.resized(image)
-    squashed = {"normsoftmax": (37, 37, 3), "simclr-cifar": (32, 32, 3)}
+    squashed = {"normsoftmax": (37, 37, 3), "simclr-cifar": (32, 32, 3), "simclr-cifar100": (32, 32, 3)}
     assert small.shape == squashed.get(name, (preprocessing.resize, preprocessing.resize * 83 // 61, 3))
     assert np.array_equal(preprocessing.resized(small), small)
     assert torch.equal(preprocessing.pixels(small), preprocessing.pixels(image))
@@ -96,7 +96,7 @@ def test_a_resized_picture_gives_the_same_views_as_the_original(name: str) -> No
     st.integers(1, 90),
     st.integers(1, 90),
     st.integers(1, 40),
-    st.sampled_from(["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"]),
+    st.sampled_from(["sec", "normsoftmax", "none", "simclr-cifar", "simclr-cifar100", "simclr-224"]),
     st.integers(),
 )
 def test_any_picture_gives_the_size(height: int, width: int, size: int, name: str, seed: int) -> None:

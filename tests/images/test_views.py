@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
 from cosphere.errors import SettingsError
-from cosphere.images import Augmentation, Preprocessing, preset
+from cosphere.images import Augmentation, Preprocessing, own_scale, preset
 from cosphere.images.crops import DRAWS, crop_batch
 from cosphere.images.draws import uniforms
 
@@ -34,6 +34,10 @@ def test_presets_hold_the_published_numbers() -> None:
     assert cifar == Augmentation(preset="simclr-cifar")
     assert (cifar.crop_scale, cifar.color_jitter, cifar.hue, cifar.color_probability) == ((0.2, 1.0), 0.4, 0.1, 0.8)
     assert (cifar.flip, cifar.grayscale, cifar.blur) == (0.5, 0.2, 0.0)
+    assert own_scale("simclr-cifar100") == ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))  # the authors' code
+    other = preset("simclr-cifar100", 32)
+    assert other[0] == sizes
+    assert Augmentation.from_dict({**other[1].as_dict(), "preset": "simclr-cifar"}) == cifar
     sizes, large = preset("simclr-224", 224)
     assert (sizes.size, sizes.resize) == (224, 256)
     assert (large.crop_scale, large.color_jitter, large.hue, large.blur) == ((0.08, 1.0), 0.8, 0.2, 0.5)

@@ -25,9 +25,11 @@ from cosphere.images.modes import Pixels
 from cosphere.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from cosphere.images.settings import PlainSettings
 
-PresetName = Literal["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"]
+PresetName = Literal["sec", "normsoftmax", "none", "simclr-cifar", "simclr-cifar100", "simclr-224"]
 CIFAR_MEAN: Triple = (0.4914, 0.4822, 0.4465)
 CIFAR_STD: Triple = (0.2023, 0.1994, 0.2010)
+CIFAR100_MEAN: Triple = (0.5071, 0.4867, 0.4408)
+CIFAR100_STD: Triple = (0.2675, 0.2565, 0.2761)
 
 
 class _Preset(NamedTuple):
@@ -67,6 +69,7 @@ _PRESETS: dict[str, _Preset] = {
         batched=True,
     ),
 }
+_PRESETS["simclr-cifar100"] = _PRESETS["simclr-cifar"]._replace(scale=(CIFAR100_MEAN, CIFAR100_STD))
 _LATER = {"hue": 0.0, "blur": 0.0, "color_probability": 1.0}
 """Settings that the first presets did not have, with the values that leave those as they were."""
 _COLOURS = ("color_jitter", "hue", "color_probability", "grayscale", "blur")
@@ -93,7 +96,7 @@ class Augmentation(PlainSettings):
         preset: "sec" resizes a random part of the image (Zhang 2020), "normsoftmax" takes a random square without
             resizing it (Zhai & Wu 2019), "none" takes the centre crop unchanged. "simclr-cifar" and "simclr-224" resize a random
             part and change colours as SimCLR does (Chen et al. 2020): brightness, contrast, saturation and hue in random order,
-            then gray, then, for "simclr-224", blur.
+            then gray, then, for "simclr-224", blur. "simclr-cifar100" differs from "simclr-cifar" in :func:`own_scale` alone.
         crop_scale: smallest and largest area of a crop as a share of the image, in (0, 1]; not for preset "normsoftmax".
         crop_ratio: smallest and largest aspect ratio (width / height) of a crop; not for preset "normsoftmax".
         flip: probability of a horizontal flip. Set 0 for text, stamps and other images with a fixed side.
@@ -316,8 +319,8 @@ def preset(
     Args:
         name: "sec" (shorter side to size x 256 / 227, random resized crop; Zhang 2020), "normsoftmax" (both sides to
             size x 256 / 224, random square; Zhai & Wu 2019), "none" (shorter side to size x 256 / 224, no
-            augmentation), "simclr-cifar" (both sides to size, SimCLR's crops and colours on CIFAR without blur) or "simclr-224"
-            (shorter side to size x 256 / 224, those on ImageNet; Chen et al. 2020).
+            augmentation), "simclr-cifar" (both sides to size, SimCLR's crops and colours on CIFAR without blur),
+            "simclr-cifar100" (the same), or "simclr-224" (shorter side to size x 256 / 224, those on ImageNet; Chen et al. 2020).
         size: side of the network input, in pixels.
         mean: mean that the backbone expects; see :class:`Preprocessing`.
         std: standard deviation that the backbone expects.

@@ -49,8 +49,9 @@ class ImageSettings(Settings):
     Args:
         size: side of the square input, in pixels.
         preset: "sec" (shorter side, random resized crop, flip), "normsoftmax" (squash, random crop, flip), "none", or the views of
-            SimCLR: "simclr-cifar" (random resized crop, flip, colours in random order, gray), "simclr-224" (stronger, and blur).
-        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, 256 to 224, or 1 for "simclr-cifar").
+            SimCLR: "simclr-cifar" (random resized crop, flip, colours in random order, gray), "simclr-cifar100" (with the mean and
+            deviation of CIFAR-100 for random weights), "simclr-224" (stronger, and blur).
+        resize: side before the crop, in pixels; null uses the ratio of the preset (256 to 227, 256 to 224, or 1 for those of CIFAR).
         decoding: "exact" decodes every pixel, as the official code of both papers does; "reduced" decodes large JPEG files at 1/2, 1/4
             or 1/8 scale, several times faster.
         smallest_crop: smallest share of the image area in a random crop, not for "normsoftmax"; null uses that of the preset.
@@ -66,7 +67,9 @@ class ImageSettings(Settings):
     SECTION: ClassVar[str] = "images."
 
     size: int = setting(224, at_least=16, at_most=4096, basic=True)
-    preset: Literal["sec", "normsoftmax", "none", "simclr-cifar", "simclr-224"] = setting("sec", basic=True)
+    preset: Literal["sec", "normsoftmax", "none", "simclr-cifar", "simclr-cifar100", "simclr-224"] = setting(
+        "sec", basic=True
+    )
     resize: int | None = setting(None, at_least=16, at_most=8192)
     decoding: Literal["exact", "reduced"] = "exact"
     smallest_crop: float | None = setting(None, above=0, at_most=1)
