@@ -429,6 +429,24 @@ def with_table(name: str, rows: int, *, labels: tuple[str, ...] = ("a", "b")) ->
     return measure
 
 
+def beside_two_classes(files: dict[str, str], **more: Any) -> Made:
+    """What is read of two class folders of 2 images with these files beside them: the labels, how many images, and whether it is said."""
+
+    def measure(root: Path) -> tuple[list[str], int, bool]:
+        class_folders(root, ["a", "b"])
+        for name, content in files.items():
+            (root / name).write_text(content)
+        catalogue = read_catalogue(root, **more)
+        said = any("the class folders were read" in note for note in catalogue.notes)
+        return catalogue.label_names, len(catalogue), said
+
+    return measure
+
+
+ALL_PATHS = "a/0.png\na/1.png\nb/0.png\nb/1.png\n"
+LISTED = "path,label\n" + ALL_PATHS.replace(".png", ".png,z")
+
+
 def numbers_of_splits(root: Path) -> bool:
     """A class has one number in the files of two splits."""
     class_folders(root / "train", ["a", "b", "c"])
@@ -466,6 +484,28 @@ SETS = [
     pytest.param(with_table("some.csv", 4), 6, id="A14 a part"),
     pytest.param(with_table("some.csv", 1, labels=("z",)), 6, id="A14 one row"),
     pytest.param(with_table("all.csv", 6), 6, id="A14 all"),
+    *(
+        pytest.param(
+            beside_two_classes({"files.csv": text}, labels="optional"), (["a", "b"], 4, True), id=f"A14 {name}"
+        )
+        for name, text in {
+            "paths of all": f"path\n{ALL_PATHS}",
+            "paths of a class": "path\na/0.png\na/1.png\n",
+            "empty labels": "path,label\n" + ALL_PATHS.replace(".png", ".png,"),
+        }.items()
+    ),
+    *(
+        pytest.param(
+            beside_two_classes({"list.csv": LISTED, other: LISTED}, **more), (["z"], 4, False), id=f"A14 {other} {more}"
+        )
+        for other in ("suspects.csv", "Classes.CSV", "PATCH.csv")
+        for more in ({}, {"layout": "table"})
+    ),
+    pytest.param(
+        beside_two_classes({"list.csv": LISTED, "files.csv": f"path\n{ALL_PATHS}"}, labels="optional"),
+        (["z"], 4, False),
+        id="A14 a table of labels beside one of paths",
+    ),
     pytest.param(numbers_of_splits, True, id="A15"),
 ]
 

@@ -517,10 +517,17 @@ def test_a_broken_model_says_so(run: Path, tmp_path: Path) -> None:
         Index.build(ROWS * np.float32("nan"))
 
 
-@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 3), (9, 7, 4)])
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 2), (9, 7, 3), (9, 7, 4)])
 def test_one_array_is_one_picture(shape: tuple[int, ...], run: Path) -> None:
     """F15."""
     assert Embedder.load(run).encode(np.zeros(shape, np.uint8)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("channels", [5, 6, 7])
+def test_a_picture_of_many_channels_is_not_many_pictures(channels: int, run: Path) -> None:
+    """F15."""
+    with pytest.raises(CosphereError, match=rf"picture 0 is \(9, 9, {channels}\) uint8; want .* with 1 to 4 channels"):
+        Embedder.load(run).encode(np.zeros((9, 9, channels), np.uint8))
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "@sum", "+1", "-1", "\t=1", "\r=1"])

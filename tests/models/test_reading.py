@@ -164,9 +164,18 @@ def test_transparency_and_gray_arrive_in_every_form():
         assert len(next(iter(input_batches(form, 4, TINY, CPU)))) == 1
 
 
+def test_gray_with_transparency_is_composited_over_white():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 2), dtype=np.uint8)
+    alpha = pixels[:, :, 1:] / 255
+    over_white = np.repeat(pixels[:, :, :1] * alpha + 255 * (1 - alpha), 3, axis=2)
+    for form in (pixels, torch.from_numpy(pixels).permute(2, 0, 1), Image.fromarray(pixels)):
+        np.testing.assert_allclose(rgb_pixels(form, position=0).astype(float), over_white, atol=1.01)
+        assert len(next(iter(input_batches(form, 4, TINY, CPU)))) == 1
+
+
 def test_batches_of_arrays_are_many_pictures():
     draw = np.random.default_rng(0)
-    for shape in [(3, 9, 8, 3), (3, 9, 8, 4), (3, 9, 8, 1), (3, 9, 8)]:
+    for shape in [(3, 9, 8, 3), (3, 9, 8, 4), (3, 9, 8, 2), (3, 9, 8, 1), (3, 9, 8)]:
         batch = draw.integers(0, 256, shape, dtype=np.uint8)
         assert [len(part) for part in input_batches(batch, 2, TINY, CPU)] == [2, 1]
 

@@ -39,8 +39,8 @@ def read_catalogue(
 
     With ``layout="auto"`` the first of these that fits is used: a table file or DataFrame; a zip archive of class
     folders, a RecordIO file or a CIFAR batch; the layout of a published data set, in the folder or in one folder inside
-    it; a folder with exactly one table that names all its images, with a path and a label column; class folders. Tables
-    that `cosphere evaluate` writes are never taken for data.
+    it; a folder with exactly one table that names all its images, with a path and a label column; class folders. A table
+    without labels never replaces class folders, and tables that `cosphere evaluate` writes are never taken for data.
 
     Args:
         source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip, .rec, .pdf or .bin file, or the root of
@@ -76,7 +76,7 @@ def read_catalogue(
     if container is not None and layout in ("auto", "folder"):
         return read_container(container, path, **options)
     if layout == "table" or (path.is_file() and layout == "auto"):
-        table = table_in(path) if path.is_dir() else path
+        table = table_in(path, labels) if path.is_dir() else path
         return read_table(table, root=root, **table_options)
     if not path.is_dir():
         raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
@@ -156,7 +156,7 @@ def read_container(
 
 def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -> Catalogue:
     """Read a folder by the one table in it, if that names all images; otherwise by its class folders."""
-    tables = [table for table in _tables(path, options["labels"]) if table.name not in _OWN_TABLES]
+    tables = _tables(path, options["labels"])
     if len(tables) != 1:
         return read_folder(path, **options)
     name = tables[0].name
@@ -177,7 +177,9 @@ def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -
 
 
 def _adds_nothing(table: Catalogue, folder: Catalogue) -> bool:
-    """Whether a table names a part of the images in class folders only: part of a class, or some classes as they are."""
+    """Whether a table has no labels, or names only a part of the images in class folders: part of a class, or classes as they are."""
+    if folder.labelled and not table.labelled:
+        return True
     listed = {os.path.abspath(path): label for path, label in zip(table.paths, table.table["label"], strict=True)}  # noqa: PTH100
     images = [os.path.abspath(path) for path in folder.paths]  # noqa: PTH100
     labels = folder.table["label"].tolist()
@@ -194,22 +196,29 @@ def _with_note(catalogue: Catalogue, note: str) -> Catalogue:
 
 
 def _tables(folder: Path, labels: Labels = "required") -> list[Path]:
-    """The tables in a folder that have a path and, if required, a label column."""
-    files = [Path(entry.path) for entry in scan(folder) if not is_stray(entry.name) and not is_folder(entry)]
+    """The tables in a folder that have a path and a label column; if labels are optional and there are none, those with paths."""
     # A .txt file may be anything, so it is read as a table only if the user names it.
-    return sorted(
-        file for file in files if file.suffix.lower() in TABLE_SUFFIXES - {".txt"} and has_columns(file, labels)
+    files = sorted(
+        Path(entry.path)
+        for entry in scan(folder)
+        if os.path.splitext(entry.name)[1].lower() in TABLE_SUFFIXES - {".txt"}  # noqa: PTH122
+        and not is_stray(entry.name)
+        and entry.name.lower() not in _OWN_TABLES
+        and not is_folder(entry)
     )
+    labelled = [file for file in files if has_columns(file)]
+    return labelled or ([] if labels == "required" else [file for file in files if has_columns(file, labels)])
 
 
-def table_in(folder: Path) -> Path:
-    """The one table in a folder that names images and labels.
+def table_in(folder: Path, labels: Labels = "required") -> Path:
+    """The one table in a folder that names images and, if required, labels. Tables that `cosphere evaluate` writes are passed over.
 
     Raises:
         DataError: there is none, or several.
     """
-    tables = _tables(folder)
+    tables = _tables(folder, labels)
     if len(tables) != 1:
         names = ", ".join(table.name for table in tables) or "none"
-        raise DataError(f"{folder} should hold one table with path and label, found {names}. Name the table itself.")
+        columns = "path and label" if labels == "required" else "path"
+        raise DataError(f"{folder} should hold one table with {columns}, found {names}. Name the table itself.")
     return tables[0]

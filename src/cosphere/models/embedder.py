@@ -191,11 +191,12 @@ class Embedder(nn.Module):
         the plain network by rounding: by 1e-4 of their length at most, usually by 1e-6.
 
         Args:
-            images_or_paths: paths, bytes of image files, binary file objects, PIL images, uint8 arrays (H, W), (H, W, 3) or
-                (H, W, 4), uint8 tensors (3, H, W), in any mixture and of any size; a single image counts as a list of one. A
-                uint8 batch (B, 3, H, W) is B images. A floating-point tensor (B, 3, H, W) is network input, such as
-                ``preprocessing.to_input`` returns. All forms of one image give one embedding; for pixels of a large JPEG
-                that others decoded, see ``decoding`` of :class:`~cosphere.images.Preprocessing`.
+            images_or_paths: paths, bytes of image files, binary file objects, PIL images, uint8 arrays (H, W) or (H, W, C) with
+                1 to 4 channels, uint8 tensors (3, H, W), in any mixture and of any size; a single image counts as a list of one. A
+                uint8 batch (B, 3, H, W) is B images, an array (B, H, W) B gray ones if W is 8 or more. A floating-point
+                tensor (B, 3, H, W) is network input, such as ``preprocessing.to_input`` returns. All forms of one image
+                give one embedding; for pixels of a large JPEG that others decoded, see
+                ``decoding`` of :class:`~cosphere.images.Preprocessing`.
             batch_size: number of images that are read together, and in one forward pass of the plain network.
             normalize: scale each row to length 1; a row too short to have a direction becomes zeros.
             precision: "float32", or "bits" for one bit per dimension, 1 where the embedding is above zero.

@@ -20,7 +20,9 @@ from cosphere.images.decode import picture_to_rgb, read_image
 from cosphere.images.modes import Pixels
 
 _THREADS = min(8, os.cpu_count() or 1)
-_CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
+_CHANNELS = (1, 2, 3, 4)  # gray, gray with transparency, RGB, RGBA
+_NARROWEST = 8
+"""An array (H, W, C) with fewer columns than that is one picture, not H gray ones: no stack of pictures is so narrow."""
 
 
 def input_batches(
@@ -56,8 +58,9 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     """Decode one image to (H, W, 3) uint8 RGB.
 
     Args:
-        picture: a path, the bytes of a file, a binary file object, a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4), or a uint8 tensor of that kind with its channels first. Transparency is composited over white.
+        picture: a path, the bytes of a file, a binary file object, a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 2),
+            (H, W, 3) or (H, W, 4), or a uint8 tensor of that kind with its channels first. Transparency (the second of 2 channels, the
+            fourth of 4) is composited over white.
         position: its index among the images, for the error.
         shorter_side: shorter side in pixels that suffices; large JPEG files are decoded at a reduced scale of at least this.
 
@@ -84,12 +87,12 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
             return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] == 3:
             return np.ascontiguousarray(array)
-        if array.ndim == 3 and array.shape[2] == 4:
+        if array.ndim == 3 and array.shape[2] in (2, 4):  # which Pillow takes for LA and RGBA
             return _from_pillow(Image.fromarray(np.ascontiguousarray(array)), position)
     came = f"{tuple(picture.shape)} {picture.dtype}" if hasattr(picture, "shape") else type(picture).__name__
     raise SizeError(
-        f"picture {position} is {came}; want a path, bytes, a binary file, a PIL image, a uint8 array (H, W, 3) or a uint8 "
-        "tensor (3, H, W). A float tensor must be one ready batch (B, 3, H, W)."
+        f"picture {position} is {came}; want a path, bytes, a binary file, a PIL image, a uint8 array (H, W) or (H, W, C) "
+        "with 1 to 4 channels, or a uint8 tensor with its channels first. A float tensor must be one ready batch (B, 3, H, W)."
     )
 
 
@@ -136,7 +139,7 @@ def _as_list(pictures: Any) -> Iterable[Any]:
     if isinstance(pictures, Tensor):
         single = pictures.ndim in (2, 3)
     elif isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OSU":
-        single = pictures.ndim == 2 or (pictures.ndim == 3 and pictures.shape[2] in _CHANNELS)
+        single = pictures.ndim == 2 or (pictures.ndim == 3 and pictures.shape[2] < _NARROWEST)
     if single:
         return [pictures]
     if not isinstance(pictures, Iterable):
