@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cosphere.report.convergence import convergence_table
 from cosphere.studies import Study, study_of
 from cosphere.studies.convergence import Convergence, convergence, logged, steps_to
 
@@ -56,6 +57,7 @@ def test_twice_as_steep_a_line_needs_half_the_steps() -> None:
     ]
     (speed,) = found.speeds  # two questions about one pair, and one that is not about SEC
     assert (speed.arm, speed.against, speed.reached, speed.seeds) == ("sec", "none", 3, 3)
+    assert speed.share is not None
     assert speed.share.mean == pytest.approx(0.5)
     assert found.ranks["sec"] == ((100, 200, 300, 400), (10, 20, 30, 40), (0, 0, 0, 0))
     assert found.as_dict()["ranks"]["none"]["mean"] == (10, 20, 30, 40)
@@ -78,17 +80,29 @@ def test_the_interval_is_students_over_seeds() -> None:
     shares = [0.3 / end for end in ends]
     half = 4.302652729911275 * np.std(shares, ddof=1) / np.sqrt(3)  # t of 0.975 with 2 degrees of freedom
     share = found.speeds[0].share
+    assert share is not None
     assert share.low == pytest.approx(np.mean(shares) - half)
     assert share.high == pytest.approx(np.mean(shares) + half)
 
 
-def test_a_seed_that_never_gets_there_counts_with_all_its_steps() -> None:
+def test_the_share_is_of_the_seeds_that_get_there_beside_their_number() -> None:
     logs = {("none", 0): curve(0.3), ("none", 1): curve(0.3), ("sec", 0): curve(0.2), ("sec", 1): curve(0.6)}
     found = measured(logs)
     assert found is not None
     assert [point.steps for point in found.points] == [None, pytest.approx(200.0)]
-    assert found.speeds[0].reached == 1
-    assert found.speeds[0].share.mean == pytest.approx((1.0 + 0.5) / 2)
+    (speed,) = found.speeds
+    assert (speed.reached, speed.seeds) == (1, 2)
+    assert speed.share == (pytest.approx(0.5), None, None, None, 1)
+
+
+def test_no_seed_that_gets_there_leaves_no_share() -> None:
+    found = measured({("none", 0): curve(0.3), ("sec", 0): curve(0.2)}, seeds=1)
+    assert found is not None
+    assert (found.speeds[0].reached, found.speeds[0].share) == (0, None)
+    assert found.as_dict()["speeds"][0]["share"] is None
+    page = convergence_table(found.as_dict())
+    assert "never" in page
+    assert "0 of 1" in page
 
 
 def test_the_courses_are_means_over_seeds_at_shared_steps() -> None:
@@ -115,7 +129,9 @@ def test_a_run_that_diverged_never_gets_there_and_is_no_target() -> None:
     found = convergence(study(), records, lambda one: logs[one["arm"], one["seed"]])
     assert found is not None
     assert [(point.seed, point.steps) for point in found.points] == [(0, None), (2, pytest.approx(200.0))]
-    assert found.speeds[0].share.mean == pytest.approx((1.0 + 0.5) / 2)
+    assert (found.speeds[0].reached, found.speeds[0].seeds) == (1, 2)
+    assert found.speeds[0].share is not None
+    assert found.speeds[0].share.mean == pytest.approx(0.5)
 
 
 def test_only_final_runs_count() -> None:

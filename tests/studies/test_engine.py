@@ -75,6 +75,7 @@ def test_every_run_is_a_row_with_its_provenance(whole: StudyResult) -> None:
     content = json.loads(folder.results.read_text())
     assert content["comparisons"][0]["question"] == "Does SEC raise Recall@1?"
     assert content["complete"] is True
+    assert sum(content["provenance"]["runs"].values()) == 8
     assert content["base"]["batch.size"] == 8
     assert content["arms"][1]["tune"]["sec.weight"] == {"from": 0.001, "to": 1.0, "scale": "log"}
 

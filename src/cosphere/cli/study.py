@@ -220,12 +220,10 @@ def _failures(arm: ArmResult) -> dict[str, int]:
 def _speeds(found: Convergence) -> Table:
     """Steps that each arm needs for what the other one ends with."""
     title = f"steps to the other arm's last validation {found.metric}  (interpolated; validations {found.every} steps apart)"
-    table = console.table_of(
-        title, "arm", "against", "% of the other's steps", "interval over seeds", "seeds that get there"
-    )
+    table = console.table_of(title, "arm", "against", "% of the other's steps", "interval", "seeds that get there")
     table.columns[1].justify = "left"
     for one in found.speeds:
-        mean, span = share_of_steps(one.share._asdict())
+        mean, span = share_of_steps(one.share and one.share._asdict())
         table.add_row(console.plain(one.arm), console.plain(one.against), mean, span, f"{one.reached} of {one.seeds}")
     return table
 

@@ -93,23 +93,25 @@ def convergence_table(content: Row | None) -> str:
     head = [
         "arm − other",
         "steps, by seed",
-        "share of the other's steps, %",
-        "interval over seeds",
+        "share of the other's steps, % (seeds that get there)",
+        "interval over these seeds",
         "seeds that get there",
     ]
     note = (
         f"Steps until the arm's validation {score_name(content['metric'])} reaches what the other arm's run of the same seed ends "
         f"with. Validations are {content['every']} steps apart and interpolated linearly between; what the first one exceeds counts "
-        "as reached there. A seed that never gets there, or diverges, counts with all of them, so the mean share is then too low."
+        "as reached there. A seed that never gets there, or diverges, has no share: read the share together with how many get there."
     )
     return table(head, rows, kind="numbers") + paragraph(note, "note")
 
 
-def share_of_steps(share: Row) -> tuple[str, str]:
-    """Mean and interval of a share in percent, for a table.
+def share_of_steps(share: Row | None) -> tuple[str, str]:
+    """Mean and interval of a share in percent, for a table; dashes where no seed has one.
 
     >>> share_of_steps({"mean": 0.5, "low": 0.42, "high": 0.58})
     ('50', '42 to 58')
     """
+    if share is None:
+        return "–", "–"
     span = "–" if share["low"] is None else f"{100 * share['low']:.0f} to {100 * share['high']:.0f}"
     return f"{100 * share['mean']:.0f}", span

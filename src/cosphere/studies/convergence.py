@@ -41,8 +41,8 @@ class Speed(NamedTuple):
     seeds: int
     reached: int
     """Seeds of which the arm reaches the target at all."""
-    share: Summary
-    """Of the other arm's steps, over seeds. A seed that never gets there counts with all of them, so the mean is then too low."""
+    share: Summary | None
+    """Of the other arm's steps, over the seeds that get there; None if none does."""
 
 
 class Course(NamedTuple):
@@ -77,7 +77,7 @@ class Convergence(NamedTuple):
             "metric": self.metric,
             "every": self.every,
             "points": [point._asdict() for point in self.points],
-            "speeds": [{**speed._asdict(), "share": speed.share._asdict()} for speed in self.speeds],
+            "speeds": [{**speed._asdict(), "share": speed.share and speed.share._asdict()} for speed in self.speeds],
             "scores": {arm: course._asdict() for arm, course in self.scores.items()},
             "variances": {arm: course._asdict() for arm, course in self.variances.items()},
             "ranks": {arm: course._asdict() for arm, course in self.ranks.items()},
@@ -162,9 +162,9 @@ def _speeds(points: Sequence[Reach], level: float) -> list[Speed]:
     speeds = []
     for arm, against in dict.fromkeys((point.arm, point.against) for point in points):
         own = [point for point in points if (point.arm, point.against) == (arm, against)]
-        shares = [1.0 if one.steps is None else one.steps / one.whole for one in own]
-        reached = sum(one.steps is not None for one in own)
-        speeds.append(Speed(arm, against, len(own), reached, seeds_summary(shares, level=level)))
+        shares = [one.steps / one.whole for one in own if one.steps is not None]
+        summary = seeds_summary(shares, level=level) if shares else None
+        speeds.append(Speed(arm, against, len(own), len(shares), summary))
     return speeds
 
 

@@ -107,12 +107,15 @@ def perform(job: Job, context: Context) -> Finished:
         with measured(record, job.settings.device) as watch:
             result = _train(job, context, watch)
         record |= {"steps": result.steps, "best_step": result.best_step, "training_seconds": result.seconds}
-        record["scores"] = dict(result.best_scores)
-        if job.phase == "final":
+        if job.phase == "tune":
+            record["scores"] = dict(result.best_scores)
+        else:  # Its validation scores are no scores of the test, also if measuring those fails.
             evaluation = _score(job, context)
             ranked = of_ranking(context.scores)
             values = per_query(evaluation.scores, ranked)
-            record |= _measured(evaluation, ranked, values, _score_by_protocols(job, context))
+            others, failed = _score_by_protocols(job, context)
+            record |= _measured(evaluation, ranked, values, others)
+            record |= {"failed": failed} if failed else {}
             queries = _queries(evaluation, values)
     except DivergenceError as error:
         record |= {"status": "diverged", "reason": str(error)}
@@ -155,19 +158,26 @@ def _score(job: Job, context: Context) -> Evaluation:
     )
 
 
-def _score_by_protocols(job: Job, context: Context) -> dict[str, float]:
-    """The scores of protocols among those of the study; all images are there by now."""
-    values: dict[str, float] = {}
+def _score_by_protocols(job: Job, context: Context) -> tuple[dict[str, float], dict[str, str]]:
+    """The scores of protocols among those of the study, and why others have none; all images are there by now.
+
+    A probe that diverges says nothing about the model's other scores.
+    """
+    values, failed = dict[str, float](), dict[str, str]()
     for protocol, names in of_protocols(context.scores).items():
-        scores = evaluate_protocol(
-            StudyFolder(context.folder).run(job.arm, job.name),
-            context.whole,
-            protocol=protocol,
-            options=protocol_options(protocol, context.protocols.get(protocol, {})),
-            device=job.settings.device,
-        ).scores
+        try:
+            scores = evaluate_protocol(
+                StudyFolder(context.folder).run(job.arm, job.name),
+                context.whole,
+                protocol=protocol,
+                options=protocol_options(protocol, context.protocols.get(protocol, {})),
+                device=job.settings.device,
+            ).scores
+        except DivergenceError as error:
+            failed |= dict.fromkeys(names, str(error))
+            continue
         values |= {whole: scores.value(own) for whole, own in names.items()}
-    return values
+    return values, failed
 
 
 def _measured(

@@ -24,6 +24,7 @@ from cosphere.studies.definition import Comparison, Study
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.forms import BITS
 from cosphere.studies.jobs import Phase
+from cosphere.studies.notes import commits
 from cosphere.studies.spreads import Spreads
 from cosphere.studies.variance import Variance
 from cosphere.studies.verdicts import Verdict, decide, evidence_of
@@ -86,7 +87,7 @@ class ArmResult:
     chosen: Mapping[str, Any] | None
     """Values of the tuned settings; None while nothing is chosen, or if every candidate failed."""
     scores: Mapping[str, Summary]
-    """Over the final runs that did not diverge; empty without one."""
+    """Over the final runs that have the score; those that diverged have none."""
     diverged: int
     """Final runs whose loss or weights were no longer finite."""
     collapsed: int
@@ -181,7 +182,8 @@ class StudyResult:
             ],
             "notes": list(self.notes),
             "last_call": {"seconds": self.seconds, "outside_runs": self.overhead},
-            "provenance": provenance(),
+            # Results may be written again by a later version than the one that did the runs.
+            "provenance": {**provenance(), "runs": commits(self.records)},
         }
 
 
@@ -246,8 +248,9 @@ def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, A
                 candidate=None if choice is None else choice["candidate"],
                 chosen=None if choice is None else choice["values"],
                 scores={
-                    score: seeds_summary([one["scores"][score] for one in good], level=study.level)
-                    for score in (study.scores if good else ())
+                    score: seeds_summary(known, level=study.level)
+                    for score in study.scores
+                    if (known := [one["scores"][score] for one in good if score in one["scores"]])
                 },
                 diverged=len(final) - len(good),
                 collapsed=sum(one["status"] == "collapsed" for one in final),
@@ -311,7 +314,8 @@ def _draft(comparison: Comparison, values: _Values, study: Study) -> Compared:
         ).differences
         p_smallest = _p_smallest((ours - theirs).mean(axis=0), values.classes if several else None, study.smallest)
     changes = (ours.mean(axis=1) - theirs.mean(axis=1)).tolist()
-    notes = [note for arm in (comparison.arm, comparison.against) if (note := values.failure(arm, seeds))]
+    sides = zip((comparison.arm, comparison.against), comparison.scores, strict=True)
+    notes = [note for arm, one in dict.fromkeys(sides) if (note := values.failure(arm, one, seeds))]
     return Compared(comparison, seeds, tuple(changes), None, difference, p_smallest, tuple(notes))
 
 
@@ -342,7 +346,7 @@ class _Values:
             return {seed: self._chance(score) for seed in range(self.study.seeds)}
         found = {}
         for (name, seed), record in self.final.items():
-            if name == arm and record["status"] == "diverged":
+            if name == arm and (record["status"] == "diverged" or score in record.get("failed", {})):
                 found[seed] = self._chance(score)
             elif name == arm:
                 queries = self.queries[name, seed]
@@ -359,8 +363,8 @@ class _Values:
             return np.zeros(1)
         return chance(score, np.unique(self.classes, return_inverse=True)[1])
 
-    def failure(self, arm: str, seeds: Sequence[int]) -> str:
-        """A sentence about the runs that failed; empty if none did."""
+    def failure(self, arm: str, score: str, seeds: Sequence[int]) -> str:
+        """Sentences about the runs that failed, or whose score could not be measured; empty if none did."""
         if arm in self.hopeless:
             tuned = self.study.arms[arm].values_of or arm
             return f"Every candidate of {tuned} diverged; {'it' if tuned == arm else arm} counts as chance."
@@ -370,4 +374,7 @@ class _Values:
             for kind, how in (("diverged", " and count as chance"), ("collapsed", "; their measured scores count"))
             if kind in status
         ]
+        unmeasured = sum(score in self.final[arm, seed].get("failed", {}) for seed in seeds)
+        if unmeasured:
+            parts.append(f"{score} of {unmeasured} of {len(seeds)} runs of {arm} diverged and counts as chance.")
         return " ".join(parts)

@@ -62,7 +62,11 @@ def variance_against_gain(study: Study, records: Sequence[Mapping[str, Any]]) ->
         records: of its runs; final runs that did not fail count.
     """
     score = study.scores[0]
-    final = {(one["arm"], one["seed"]): one for one in records if one["phase"] == "final" and one["status"] == "ok"}
+    final = {
+        (one["arm"], one["seed"]): one
+        for one in records
+        if one["phase"] == "final" and one["status"] == "ok" and score in one["scores"]
+    }
     pairs = sec_pairs(study)
     if not pairs:
         return None
