@@ -175,12 +175,14 @@ def remember(one: _Forks) -> None:
 
 
 def _before_fork() -> None:
-    with _guard:
-        every = list(_forks)
-    for one in every:
-        with contextlib.suppress(RunError):
-            one.close_idle()
-    _guard.acquire()
+    try:
+        with _guard:
+            every = list(_forks)
+        for one in every:
+            with contextlib.suppress(RunError):
+                one.close_idle()
+    finally:
+        _guard.acquire()
 
 
 def _after_fork_in_child() -> None:
