@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,14 @@ from cosphere.evaluate import (
     score_embeddings,
 )
 from cosphere.evaluate.equal_bytes import equal_bytes
+from cosphere.experiment import audit, evaluate_run
+from cosphere.experiment.protocols.pairs import PairSettings
+from cosphere.experiment.protocols.pairs import run as run_pairs
+from cosphere.experiment.protocols.probing import probe_data
 from cosphere.experiment.training import settings_for
 from cosphere.images import read_image
 from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
+from cosphere.runs import RunFolder
 from cosphere.search.answer import answer
 from cosphere.search.own import own_rows
 
@@ -460,6 +466,69 @@ def numbers_of_splits(root: Path) -> bool:
     return all(numbers[0][name] == numbers[1][name] for name in ("b", "c"))
 
 
+class Looking:
+    """A subject of a protocol: mean colours of a table's pictures."""
+
+    trained: frozenset[str] | None = frozenset()
+    split: str | None = None
+
+    def __init__(self, source: Path) -> None:
+        self.source: Path | None = source
+
+    def catalogue(self) -> Catalogue:
+        return read_catalogue(self.source)  # type: ignore[arg-type]  # always given here
+
+    def embed(self, images: Catalogue, *, mirrored: bool = False) -> Embeddings:
+        return embed(MeanColour(), images, mirrored=mirrored)
+
+
+def both_splits(root: Path) -> Path:
+    """Eight pictures of noise in train and in test, and four more in train; labels tell nothing."""
+    frame = noise(root)
+    more = [flat(root / f"more{i}.png", (250, 250, 10 * i)).name for i in range(4)]
+    rest = pd.DataFrame({"path": more, "label": [f"class{i}" for i in range(4)]})
+    whole = pd.concat([frame.assign(split="train"), rest.assign(split="train"), frame.assign(split="test")])
+    whole.to_csv(root / "table.csv", index=False)
+    return root / "table.csv"
+
+
+def probed(root: Path) -> list[Any]:
+    data = probe_data(Looking(both_splits(root)), "knn")
+    return [len(data.train), len(data.test), list(data.notes)]
+
+
+def nothing_to_learn(root: Path) -> bool:
+    frame = noise(root)
+    both = pd.concat([frame.assign(split="train"), frame.assign(split="test")])
+    both.to_csv(root / "table.csv", index=False)
+    with pytest.raises(DataError, match="every picture of train is in test too"):
+        probe_data(Looking(root / "table.csv"), "knn")
+    return True
+
+
+REPEATED = "8 rows that repeat a picture, or name it under two labels, left out"
+
+
+def drawn(frame: Callable[[Path], pd.DataFrame], **settings: Any) -> Made:
+    """Pairs of a protocol: how many, and whether two rows of a pair show one picture."""
+
+    def measure(root: Path) -> list[Any]:
+        frame(root).to_csv(root / "table.csv", index=False)
+        chosen = {name: str(root / value) if name == "pairs" else value for name, value in settings.items()}
+        scores = run_pairs(Looking(root / "table.csv"), PairSettings(**chosen, flip="none"))
+        return [scores.parts[0].counts["same_pairs"], [note for note in scores.notes if "left out" in note]]
+
+    return measure
+
+
+def noise_twice(root: Path) -> pd.DataFrame:
+    frame = noise(root)
+    (root / "pairs.csv").write_text(
+        "a,b,same\n" + "".join(f"{i}.png,{i + 4}.png,1\n{i}.png,{i + 1}.png,0\n" for i in range(4))
+    )
+    return pd.concat([frame, frame])
+
+
 SETS = [
     pytest.param(splits_linked("val", "test"), {"val": 4, "test": 4}, id="A10 val and test"),
     pytest.param(splits_linked("query", "gallery"), {"query": 4, "gallery": 4}, id="A10 query and gallery"),
@@ -507,6 +576,11 @@ SETS = [
         id="A14 a table of labels beside one of paths",
     ),
     pytest.param(numbers_of_splits, True, id="A15"),
+    pytest.param(probed, [4, 8, ["8 rows of train left out: test has the same pictures"]], id="A1 probes"),
+    pytest.param(nothing_to_learn, True, id="A1 probes of one set"),
+    pytest.param(drawn(noise), [4, []], id="A1 pairs of labels"),
+    pytest.param(drawn(noise_twice), [4, [REPEATED]], id="A1 pairs of labels, listed twice"),
+    pytest.param(drawn(noise_twice, pairs="pairs.csv"), [4, []], id="A1 listed pairs, listed twice"),
 ]
 
 
@@ -550,6 +624,35 @@ PIXELS = [
 @pytest.mark.parametrize(("measure", "right"), [*REPEATS, *NUMBERS, *BOXES, *SETS, *PIXELS])
 def test_no_silent_fault(measure: Made, right: Any, tmp_path: Path) -> None:
     assert measure(tmp_path) == right
+
+
+def test_a_class_has_one_number_in_the_files_of_two_evaluations(run: Path, data: Path, tmp_path: Path) -> None:
+    """A15: the classes of train and test of the same run, as `cosphere evaluate` writes them."""
+    own = RunFolder(Path(shutil.copytree(run, tmp_path / "run")))
+    names: dict[str, int] = {}
+    for split in ("train", "test"):
+        evaluate_run(own.path, split=split, settings=ONLY_RECALL, tables=False, device="cpu")
+        table = Embeddings.load(own.embeddings(split))
+        names |= {Path(path).parent.name: label for path, label in zip(table.paths, table.labels.tolist(), strict=True)}
+        assert [table.class_names[label] for label in table.labels] == [Path(path).parent.name for path in table.paths]
+    assert names == {name: number for number, name in enumerate("abcdefuvwxyz")}
+
+
+def test_an_audit_finds_one_picture_in_two_splits(run: Path, data: Path, tmp_path: Path) -> None:
+    """A1: rows are told apart by row, not by path; a patch cannot remove one of two rows of one name and label."""
+    frame = pd.DataFrame(
+        [(str(path), path.parent.name) for path in sorted((data / "train").rglob("*.png"))], columns=["path", "label"]
+    )
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    frame.loc[len(frame)] = [str(tmp_path / "broken.png"), "a"]
+    pd.concat([frame.assign(split="train"), frame.assign(split="test")]).to_csv(tmp_path / "table.csv", index=False)
+    found = audit(tmp_path / "table.csv", run, out=tmp_path / "out", device="cpu", max_unreadable=0.2)
+    assert found.splits.tolist() == ["train"] * 12 + ["test"] * 12
+    same = [pair for pair in found.findings.duplicates if found.names[pair.first] == found.names[pair.second]]
+    assert sorted((pair.first, pair.second) for pair in same) == [(row, row + 12) for row in range(12)]
+    assert {(pair.likeness, pair.across_splits, pair.across_classes) for pair in same} == {(1.0, True, False)}
+    reasons = {(one.action, one.reason) for one in found.changes if "listed in" in one.reason}
+    assert reasons == {("keep", "listed in split train and in split test; change the table by hand")}
 
 
 def test_the_default_clustering_says_what_it_costs() -> None:

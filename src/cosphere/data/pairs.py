@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -72,7 +72,13 @@ class Pairs:
         return len(self.rows)
 
 
-def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0.0) -> Pairs:
+def find_pairs(
+    listed: PairList,
+    paths: Sequence[str],
+    *,
+    pictures: Sequence[int] | Integers | None = None,
+    max_missing: float = 0.0,
+) -> Pairs:
     """Find the images of a list among the rows of a catalogue.
 
     A name matches the path that ends in it, part by part: ``Ann/Ann_0001.jpg`` matches ``/data/lfw/Ann/Ann_0001.jpg``.
@@ -81,6 +87,8 @@ def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0
     Args:
         listed: from :func:`read_pairs`, :func:`read_lfw_pairs` or :func:`read_verification_bin`.
         paths: N paths, such as :attr:`Catalogue.paths`; row numbers count from 0.
+        pictures: N numbers of the picture that each row shows, such as :meth:`Catalogue.identities`: rows of one picture are one
+            image, and the first stands for it. None: each row is an image.
         max_missing: tolerated share of names that match no path, in [0, 1]. Their pairs are left out.
 
     Raises:
@@ -90,16 +98,17 @@ def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0
     check_number("max_missing", max_missing, at_least=0, at_most=1)
     names = {name: _parts(name) for pair in listed.names for name in pair}
     rows: dict[tuple[str, ...], int] = {}
-    matches: Counter[tuple[str, ...]] = Counter()
+    matches: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
+    numbers = range(len(paths)) if pictures is None else np.asarray(pictures).tolist()
     tails = set(names.values())
     depths = {len(parts) for parts in tails}
-    for row, path in enumerate(paths):
+    for row, (path, picture) in enumerate(zip(paths, numbers, strict=True)):
         parts = _parts(path)
         for depth in depths:
             tail = parts[-depth:]
             if tail in tails:
                 rows.setdefault(tail, row)
-                matches[tail] += 1
+                matches[tail].add(picture)
     missing = [name for name, parts in names.items() if parts not in rows]
     if len(missing) > max_missing * len(names):
         most = f" At most {max_missing:.1%} may be missing." if max_missing else ""
@@ -107,10 +116,10 @@ def find_pairs(listed: PairList, paths: Sequence[str], *, max_missing: float = 0
             f"{len(missing)} of {len(names)} images of the pairs are not among the {counted(len(paths), 'image')}, first "
             f"{missing[0]}.{most} Read the folder that holds them all."
         )
-    twice = [name for name, parts in names.items() if matches[parts] > 1]
+    twice = [name for name, parts in names.items() if len(matches[parts]) > 1]
     if twice:
         raise DataError(
-            f"{twice[0]} of the pairs matches {matches[names[twice[0]]]} images. Write more of its path, or leave the "
+            f"{twice[0]} of the pairs matches {len(matches[names[twice[0]]])} images. Write more of its path, or leave the "
             "others out."
         )
     there = [names[one] in rows and names[two] in rows for one, two in listed.names]

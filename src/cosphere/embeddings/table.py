@@ -233,13 +233,8 @@ class Embeddings:
 
     def distinct(self) -> Embeddings:
         """One row for each picture, the first. A picture with two labels is left out: its class is unknown."""
-        identities = self.identities()
-        pictures, first = np.unique(identities, return_index=True)
-        if len(pictures) == len(self):
-            return self
-        labels = np.unique(np.stack([identities, self.labels], axis=1), axis=0)
-        counts = np.bincount(labels[:, 0], minlength=len(pictures))
-        return self.rows(np.sort(first[counts == 1]))
+        rows = distinct_rows(self.identities(), self.labels)
+        return self if len(rows) == len(self) else self.rows(rows)
 
     def sides(self) -> Sides:
         """Split into queries and gallery by ``is_query`` and ``is_gallery``. A query that is in the gallery excludes itself.
@@ -273,6 +268,19 @@ class Embeddings:
 
 _OPTIONAL = ("is_query", "is_gallery", "boxes", "groups")
 """Columns that may be None."""
+
+
+def distinct_rows(identities: Integers, labels: Integers) -> Integers:
+    """The first row of each picture, in order, without pictures that have two labels.
+
+    Args:
+        identities: (N,) number of the picture that each row shows, such as :meth:`Embeddings.identities`.
+        labels: (N,)
+    """
+    pictures, first, numbers = np.unique(identities, return_index=True, return_inverse=True)
+    pairs = np.unique(np.stack([numbers.ravel(), labels], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=len(pictures))
+    return np.asarray(np.sort(first[counts == 1]), dtype=np.int64)
 
 
 def _common(texts: Sequence[str]) -> str:

@@ -137,7 +137,8 @@ def audit_embeddings(
     """Rank what is likely wrong.
 
     - Wrong labels: see :func:`likely_mislabelled`.
-    - Near duplicates: pairs among the nearest images, not of one file, whose likeness reaches ``duplicate``. Embeddings alone take two
+    - Near duplicates: pairs among the nearest images whose likeness reaches ``duplicate``, and one picture in two splits; rows of one
+      picture in one split are none. Embeddings alone take two
       photos of one scene for one photo, and a compressed copy for another; with ``compare``, pixels decide.
     - Classes that look like one: the share of the neighbours in both classes that lie in the other one, over what it would be if the
       labels of the two were drawn at random. Listed from a half on.
@@ -214,11 +215,22 @@ def _duplicates(
         likeness = compare(pairs)
         pairs, likeness = pairs[likeness >= settings.duplicate], likeness[likeness >= settings.duplicate]
     names = np.zeros(len(labels)) if splits is None else np.asarray(splits)
+    same = _in_two_splits(pictures, names)
+    pairs, likeness = np.concatenate([same, pairs]), np.concatenate([np.ones(len(same)), likeness])
     across_splits = names[pairs[:, 0]] != names[pairs[:, 1]]
     across_classes = labels[pairs[:, 0]] != labels[pairs[:, 1]]
     order = np.lexsort((-likeness, ~across_classes, ~across_splits))[: settings.top]
     columns = (pairs[:, 0], pairs[:, 1], likeness, across_splits, across_classes)
     return tuple(DuplicatePair(*row) for row in zip(*(column[order].tolist() for column in columns), strict=True))
+
+
+def _in_two_splits(pictures: Integers, names: Any) -> Integers:
+    """(P, 2) rows that show one picture in two splits: its first row, and its first row in each other split."""
+    split = np.unique(names, return_inverse=True)[1].ravel()
+    row = np.sort(np.unique(np.stack([pictures, split], axis=1), axis=0, return_index=True)[1])
+    picture, first = np.unique(pictures, return_index=True)
+    pairs = np.stack([first[np.searchsorted(picture, pictures[row])], row], axis=1)
+    return np.asarray(pairs[pairs[:, 0] < pairs[:, 1]])
 
 
 def _alike(near: _Near, labels: Integers, top: int) -> tuple[AlikeClasses, ...]:

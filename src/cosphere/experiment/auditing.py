@@ -29,7 +29,7 @@ from cosphere.images import read_image
 from cosphere.train import TrainSettings, untrained_model
 
 if TYPE_CHECKING:
-    from cosphere.data import Classes
+    from cosphere.data import Catalogue, Classes
 
 PATCH, FINDINGS, PAGE = "patch.csv", "audit.json", "audit.html"
 """Files of an audit."""
@@ -136,15 +136,13 @@ def audit(
             progress=progress,
         )
     images = embeddings.number_classes(images, chosen, catalogue)
-    files = [os.path.abspath(path) for path in catalogue.paths]  # noqa: PTH100  # as embeddings name them
-    table = dict(zip(files, zip(catalogue.table["path"], catalogue.splits, strict=True), strict=True))
-    places = [table[path] for path in images.paths]
-    splits = np.array([place[1] for place in places], dtype=np.str_)
+    rows = _rows_read(images, chosen)
+    splits = chosen.splits[rows].astype(np.str_)
     with listener.progress("comparing pictures") as progress:
         findings = audit_embeddings(
             images, splits=splits, settings=settings, compare=lambda pairs: likeness(images, pairs, progress)
         )
-    names, labels = tuple(place[0] for place in places), tuple(catalogue.label_names)
+    names, labels = tuple(chosen.table["path"].iloc[rows]), tuple(catalogue.label_names)
     found = Audit(
         images=images,
         splits=splits,
@@ -161,6 +159,22 @@ def audit(
     write_patch(found.folder / PATCH, found.changes)
     write_json(found.folder / FINDINGS, as_dict(found))
     return found
+
+
+def _rows_read(images: Embeddings, chosen: Catalogue) -> list[int]:
+    """The rows of a catalogue that its embeddings are of, which leave out images that could not be read.
+
+    By row and not by path: a table may list a picture in two splits.
+    """
+    boxes = None if chosen.boxes is None else chosen.boxes.tolist()
+    own = None if images.boxes is None else images.boxes.tolist()
+    rows: list[int] = []
+    for row, path in enumerate(chosen.paths):
+        at = len(rows)
+        there = at < len(images) and os.path.abspath(path) == images.paths[at]  # noqa: PTH100
+        if there and (boxes is None or own is None or boxes[row] == own[at]):
+            rows.append(row)
+    return rows
 
 
 def likeness(images: Embeddings, pairs: Integers, progress: Progress | None = None) -> Floats:
@@ -227,7 +241,11 @@ def proposals(
         if not pair.across_splits:
             continue
         goes, stays = (pair.second, pair.first) if splits[pair.first] == "test" else (pair.first, pair.second)
-        propose(goes, REMOVE, "", pair.likeness, f"near duplicate of {names[stays]} in split {splits[stays]}")
+        if (names[goes], own_labels[goes]) == (names[stays], own_labels[stays]):  # a patch cannot tell these rows apart
+            reason = f"listed in split {splits[goes]} and in split {splits[stays]}; change the table by hand"
+            propose(goes, KEEP, "", pair.likeness, reason)
+        else:
+            propose(goes, REMOVE, "", pair.likeness, f"near duplicate of {names[stays]} in split {splits[stays]}")
     suspects = findings.suspects
     columns = (suspects.rows, suspects.suggested, suspects.agreement, suspects.suspicion)
     for row, other, agreement, score in zip(*(column.tolist() for column in columns), strict=True):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cosphere import fields
 from cosphere.data import Catalogue, Classes, read_catalogue
+from cosphere.embeddings import number_classes
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.evaluate.settings import DEFAULT_KS
@@ -141,7 +142,8 @@ def evaluate_run(
             features=feature_cache(trained_with, run_folder.path),
             progress=progress,
         )
-    path = save_scores(run_folder, scores, chosen.split, untrained=untrained)
+    numbered = number_classes(scores.embeddings, chosen.images, catalogue)
+    path = save_scores(run_folder, scores, chosen.split, numbered, untrained=untrained)
     return Evaluation(
         folder=run_folder,
         split=chosen.split,
@@ -181,8 +183,13 @@ def published_scores(folder: RunFolder, catalogue: Catalogue, split: str, *, bit
     return dict(about.get("published") or {}) if comparable else {}
 
 
-def save_scores(folder: RunFolder, scores: Scores, split: str, *, untrained: bool = False) -> Path:
+def save_scores(
+    folder: RunFolder, scores: Scores, split: str, embeddings: Embeddings, *, untrained: bool = False
+) -> Path:
     """Write `scores.json` and the embeddings, or `scores-untrained.json`; return the file of the scores.
+
+    The embeddings are those of the scores, with classes numbered over the whole catalogue: one number is one class in the files of
+    all splits.
 
     Where both are of the same split and images, `scores.json` also holds the untrained scores as `baseline_scores`, so that a
     report can show the improvement.
@@ -203,7 +210,7 @@ def save_scores(folder: RunFolder, scores: Scores, split: str, *, untrained: boo
             return baseline
         content = read_json(folder.scores, what="a run's scores")
     else:
-        scores.embeddings.save(folder.embeddings(split))
+        embeddings.save(folder.embeddings(split))
     if baseline.exists():
         before = read_json(baseline, what="a run's scores")
         if before["split"] == content["split"] and before["data"]["fingerprint"] == content["data"]["fingerprint"]:

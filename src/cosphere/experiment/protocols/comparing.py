@@ -92,8 +92,10 @@ def compare_lists(
     Raises:
         DataError: too many images of a list are missing or cannot be read.
     """
+    pictures = catalogue.identities()
     found = {
-        name: find_pairs(listed, catalogue.paths, max_missing=settings.max_missing) for name, listed in lists.items()
+        name: find_pairs(listed, catalogue.paths, pictures=pictures, max_missing=settings.max_missing)
+        for name, listed in lists.items()
     }
     used = np.unique(np.concatenate([pairs.rows.ravel() for pairs in found.values()]))
     images = catalogue.rows(used)

@@ -13,6 +13,7 @@ from cosphere._types import Integers
 from cosphere.data import PairList, Pairs, read_lfw_pairs, read_pairs, read_verification_bin
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.embeddings import Embeddings
+from cosphere.embeddings.table import distinct_rows
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.experiment.images import ALL, take_split
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
@@ -60,10 +61,11 @@ def run(subject: Subject, settings: PairSettings) -> ProtocolScores:
     if settings.pairs is None and bin_in(subject.source, ()) is not None:
         return run_bin(subject, settings, protocol="pairs", names=())
     if settings.pairs is None:
-        chosen = take_split(subject.catalogue(), subject.split or ALL).images
+        every = take_split(subject.catalogue(), subject.split or ALL).images
+        chosen = every.rows(distinct_rows(every.identities(), every.labels))  # a picture is no pair with itself
         images = Embedded(subject, chosen, settings.flip)
         labels = chosen.table["label"].to_numpy(dtype=object)[images.place >= 0]
-        return _of_labels(images.rows, labels, images.paths, settings, images.data)
+        return _of_labels(images.rows, labels, images.paths, settings, images.data, len(every) - len(chosen))
     path = Path(settings.pairs)
     compared = compare_lists(subject, subject.catalogue(), {path.name: read_list(path)}, settings)
     pairs = compared.scored(path.name)
@@ -108,13 +110,17 @@ def read_list(path: Path) -> PairList:
 
 
 def _of_labels(
-    rows: Any, labels: Any, paths: tuple[str, ...], settings: PairSettings, data: Mapping[str, Any]
+    rows: Any, labels: Any, paths: tuple[str, ...], settings: PairSettings, data: Mapping[str, Any], repeated: int = 0
 ) -> ProtocolScores:
     pairs = drawn_pairs(labels, settings.count, settings.seed)
     notes = [
         f"{int(pairs.same.sum()):,} same and {int((~pairs.same).sum()):,} different pairs, drawn from the labels with seed "
         f"{settings.seed}"
     ]
+    if repeated:
+        notes.append(
+            f"{counted(repeated, 'row')} that {agreeing(repeated, 'repeat')} a picture, or name it under two labels, left out"
+        )
     scored = _with_folds(score_pairs(rows, pairs, paths), settings, notes)
     return _result([verification_part("", "pairs drawn from the labels", scored, settings)], notes, settings, data)
 

@@ -65,9 +65,9 @@ def probe_data(subject: Subject, name: str) -> ProbeData:
             f"{name} wants a train and a test split; {catalogue.root} has only {', '.join(map(repr, catalogue.split_names))}. "
             f"Give --split {split}: half of its images of each class then train the probe."
         )
-    train, test = catalogue.select(TRAIN), catalogue.select(TEST)
-    if split == TEST:
-        new = sorted(set(test.label_names) - set(train.label_names))
+    (train, test), notes = _apart(catalogue)
+    new = sorted(set(test.label_names) - set(train.label_names))
+    if new:
         raise DataError(
             f"{name} wants the test classes in train; {len(new)} of {counted(len(test.label_names), 'test class')} "
             f"{'is' if len(new) == 1 else 'are'} not, first {new[0]!r}. Give --split test: half of its images of each class then train "
@@ -79,7 +79,26 @@ def probe_data(subject: Subject, name: str) -> ProbeData:
         np.array([number[label] for label in part.label_names], dtype=np.int64)[table.labels]
         for part, table in zip((train, test), both, strict=True)
     ]
-    return ProbeData(both[0].embeddings, labels[0], both[1].embeddings, labels[1], (), _data(*both))
+    return ProbeData(both[0].embeddings, labels[0], both[1].embeddings, labels[1], notes, _data(*both))
+
+
+def _apart(catalogue: Catalogue) -> tuple[tuple[Catalogue, Catalogue], tuple[str, ...]]:
+    """The train and test split without pictures that both have, which would be their own neighbours; and what was left out.
+
+    Raises:
+        DataError: no picture is in train only.
+    """
+    splits, pictures = catalogue.splits, catalogue.identities()
+    of_train, of_test = splits == TRAIN, splits == TEST
+    shared = of_train & np.isin(pictures, pictures[of_test])
+    count = int(shared.sum())
+    if count == int(of_train.sum()):
+        raise DataError(
+            f"every picture of train is in test too, so nothing is left to learn from ({counted(count, 'row')}). List each picture once."
+        )
+    parts = catalogue.rows(np.flatnonzero(of_train & ~shared)), catalogue.select(TEST)
+    left_out = f"{counted(count, 'row')} of train left out: test has the same {'picture' if count == 1 else 'pictures'}"
+    return parts, (left_out,) if count else ()
 
 
 def split_to_halve(images: Catalogue) -> str | None:
