@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cosphere.cli import main
+from cosphere.cli import plan as command
 from cosphere.cli.plan import show, show_race
 from cosphere.experiment import Choice, Plan, Race
 from cosphere.experiment.planning import DataSummary
@@ -60,6 +61,24 @@ def test_a_race_names_its_winner(capsys: pytest.CaptureFixture[str]) -> None:
     assert "50.0" in out
     assert "goes on" in out
     assert "winner: quick, in runs/quick" in out
+
+
+def test_a_race_keeps_away_from_the_runs_of_the_printed_commands(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+
+    def recorded(made: Plan, folder: Path, **_: object) -> Race:
+        folders.append(folder)
+        return Race(laps=(), metric="recall@1", winner=made.choices[0], folder=folder / "quick")
+
+    monkeypatch.setattr(command, "race", recorded)
+    words = ["--classes", "leaf", "--device", "cpu", "--measure", "false", "--race", "true"]
+    assert main(["plan", str(photos), *words, "--runs", str(tmp_path)]) == 0
+    assert folders == [tmp_path / "race"]
+    out = "".join(capsys.readouterr().out.split())
+    assert "--namequick--data.classesleaf--devicecpu--features.copies4" in out
+    assert f"next:cosphereevaluate{tmp_path}/race/quick" in out
 
 
 def test_a_folder_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def test_each_score_stands_beside_the_published_one(tmp_path: Path, capsys: pyte
         scores=scores,
         runs=(tmp_path / "a",),
         comparable=True,
+        weights="imagenet",
         notes=("one seed",),
         path=tmp_path / "a.json",
     )

@@ -9,7 +9,7 @@ import pytest
 
 from cosphere.data import Catalogue, training_parts
 from cosphere.errors import DataError
-from cosphere.experiment.images import choose_images, take_split, validation_images
+from cosphere.experiment.images import choose_images, layout_of, take_split, validation_images
 from cosphere.train import TrainSettings
 
 SETTINGS = TrainSettings().with_values({"data.validation_share": 0.3})
@@ -73,3 +73,16 @@ def test_what_is_not_there_is_one_sentence() -> None:
         choose_images(catalogue("all"), None, NOTHING_HELD_OUT)
     with pytest.raises(DataError, match="nothing to choose a threshold on"):
         validation_images(catalogue("all"), None, NOTHING_HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("source", "layout", "want"),
+    [
+        (None, "auto", "table"),
+        (None, "folder", "folder"),
+        ("photos", "auto", "auto"),
+        ("photos", "cifar-10", "cifar-10"),
+    ],
+)
+def test_the_images_of_a_run_are_read_as_they_were_for_training(source: str | None, layout: str, want: str) -> None:
+    assert layout_of(source, layout, SETTINGS.with_values({"data.layout": "table"})) == want

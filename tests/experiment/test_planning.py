@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,16 @@ def test_without_measuring_there_are_settings_and_reasons(photos: object) -> Non
     assert [choice.name for choice in made.choices] == ["quick", "standard", "large"]
     assert all(choice.cost is None and choice.seconds is None and choice.reason for choice in made.choices)
     assert made.summary.side == 40
+
+
+def test_what_the_plan_was_asked_for_stands_in_its_commands(photos: Path) -> None:
+    made = plan(photos, layout="folder", classes="leaf", device="cpu", measure=False)
+    for choice in made.choices:
+        words = choice.command("photos").split()
+        given = {name.removeprefix("--"): value for name, value in zip(words[3::2], words[4::2], strict=True)}
+        del given["name"]
+        assert TrainSettings().with_values({**given, "data.root": str(photos)}) == choice.settings
+    assert made.choices[0].changes["data.classes"] == "leaf"
 
 
 def test_a_choice_says_its_command() -> None:

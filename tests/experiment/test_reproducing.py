@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.evaluate import Interval
 from cosphere.evaluate.scores import Value
 from cosphere.experiment import find_recipe, reproduce
-from cosphere.experiment.reproducing import changed_numbers, reproduced_score, what_to_place
+from cosphere.experiment.reproducing import changed_numbers, reproduced_score, weights_notes, what_to_place
+from cosphere.models import build_backbone, origin, weights_identity
+from cosphere.train import TrainSettings
 
 SMALL = {
     "steps": 2,
@@ -30,8 +35,11 @@ SMALL = {
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four training and two test classes in the layout of CUB-200-2011."""
-    root = tmp_path_factory.mktemp("cub")
-    rng = np.random.default_rng(0)
+    return draw_birds(tmp_path_factory.mktemp("cub"), seed=0)
+
+
+def draw_birds(root: Path, *, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
     for label in (1, 2, 3, 4, 101, 102):
         folder = root / "images" / f"{label:03d}.Bird"
         folder.mkdir(parents=True)
@@ -97,6 +105,37 @@ def test_a_row_runs_from_the_published_layout_to_a_comparison(birds: Path, tmp_p
     with pytest.raises(RunError, match="holds a run with other settings"):
         reproduce("sec/cub/triplet+sec", birds, runs=tmp_path, values={**SMALL, "images.size": 36})
 
+    # The same names with other pixels; the same data elsewhere.
+    others = draw_birds(tmp_path / "others", seed=1)
+    scores = (result.runs[0] / "scores.json").read_bytes()
+    with pytest.raises(RunError, match="seed0 holds a run that was trained on other images"):
+        reproduce("sec/cub/triplet+sec", others, runs=tmp_path, values=SMALL)
+    assert TrainSettings.read(result.runs[0] / "config.yaml").data.root == str(birds)
+    assert (result.runs[0] / "scores.json").read_bytes() == scores
+    moved = Path(shutil.copytree(birds, tmp_path / "moved"))
+    assert reproduce("sec/cub/triplet+sec", moved, runs=tmp_path, values=SMALL).scores[0].value == pytest.approx(
+        json.loads(scores)["scores"]["nmi"]["value"]
+    )
+    assert TrainSettings.read(result.runs[0] / "config.yaml").data.root == str(moved)
+
+
+def test_a_run_from_other_weights_is_not_reused(birds: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "a.pth", tmp_path / "b.pth", tmp_path / "moved" / "a.pth"]
+    files[2].parent.mkdir()
+    for file, seed in zip(files, (0, 1, 0), strict=True):
+        torch.manual_seed(seed)
+        torch.save(build_backbone("test_resnet", "none", image_size=32).net.state_dict(), file)
+    values = {**SMALL, "model.weights": str(files[0])}
+    result = reproduce("sec/cub/triplet", birds, runs=tmp_path, values=values)
+    assert result.weights == weights_identity(str(files[0]))
+    assert json.loads(result.path.read_text())["weights"] == result.weights
+    assert f"a.pth ({result.weights[:19]}...) cannot be checked against the published weights" in result.notes[-1]
+    for other in (str(files[1]), "none"):
+        with pytest.raises(RunError, match="holds a run that was trained from other weights"):
+            reproduce("sec/cub/triplet", birds, runs=tmp_path, values={**SMALL, "model.weights": other})
+    again = reproduce("sec/cub/triplet", birds, runs=tmp_path, values={**SMALL, "model.weights": str(files[2])})
+    assert [score.value for score in again.scores] == [score.value for score in result.scores]
+
 
 def test_without_the_data_it_says_what_to_place_where(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"needs Stanford Online Products: .*train 59,551 images of 11,318 classes"):
@@ -112,6 +151,49 @@ def test_seeds_are_different_and_not_none(seeds: tuple[int, ...], birds: Path) -
 
 def test_only_what_a_number_depends_on_counts_as_a_change() -> None:
     frozen = find_recipe("sec/cub/triplet").settings
-    moved = frozen.with_values({"data.root": "x", "seed": 3, "data.workers": 2, "model.weights": "file.pth"})
+    moved = frozen.with_values({"data.root": "x", "seed": 3, "data.workers": 2})
     assert changed_numbers(frozen, moved) == []
     assert changed_numbers(frozen, frozen.with_values({"sec.weight": 0.5, "steps": 9})) == ["sec.weight", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights", "counts", "note"),
+    [
+        ("sec/cub/triplet", "imagenet", False, ""),
+        ("sec/cub/triplet", "none", True, ""),
+        ("sec/cub/triplet", "missing.pth", True, ""),
+        ("sec/cub/triplet", "folder", True, ""),
+        (
+            "sec/cub/triplet",
+            "other.pth",
+            True,
+            "other.pth (sha256:{digest}...) is not the published file of bn_inception",
+        ),
+        ("sec/cub/triplet", "published.pth", False, ""),
+        # timm has its file on the hub too, in another form.
+        (
+            "normsoftmax/cub",
+            "other.pth",
+            False,
+            "other.pth (sha256:{digest}...) cannot be checked against the published",
+        ),
+    ],
+)
+def test_weights_other_than_the_published_ones_count_as_a_change(
+    recipe: str, weights: str, counts: bool, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other.pth").write_bytes(b"other")
+    (tmp_path / "published.pth").write_bytes(b"published")
+    # The file of BN-Inception is not ours to ship: one whose digest begins as its name says.
+    real = origin.file_digest
+    monkeypatch.setattr(
+        origin, "file_digest", lambda path: "52deb4733" + "0" * 55 if path.stem == "published" else real(path)
+    )
+    frozen = find_recipe(recipe).settings
+    given = weights if weights in ("imagenet", "none") else str(tmp_path / weights)
+    settings = frozen.with_values({"model.weights": given})
+    assert changed_numbers(frozen, settings) == (["model.weights"] if counts else [])
+    digest = hashlib.sha256(b"other").hexdigest()[:12]
+    (*notes,) = weights_notes(settings, f"sha256:{digest}{'0' * 52}" if given != weights else given)
+    assert [text[: len(note.format(digest=digest))] for text in notes] == ([note.format(digest=digest)] if note else [])

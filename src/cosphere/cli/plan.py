@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Literal
 
 from cosphere.cli import console
@@ -39,7 +40,7 @@ def parser() -> CommandParser:
         "--measure", type=bool, default=True, help="time a few steps of each; false only lists the settings"
     )
     made.add_argument("--race", type=bool, default=False, help="also train them, dropping the worse half each round")
-    made.add_argument("--runs", type=str, default="runs", help="folder for the runs of a race")
+    made.add_argument("--runs", type=str, default="runs", help="folder of runs; a race trains in its subfolder race/")
     return made
 
 
@@ -57,7 +58,8 @@ def run(arguments: list[str]) -> int:
     )
     show(made)
     if given.race:
-        show_race(race(made, given.runs, reporter=lambda settings: reporter(settings.steps), listener=listener))
+        folder = Path(given.runs) / "race"  # the printed commands train runs of the same names in the folder of runs
+        show_race(race(made, folder, reporter=lambda settings: reporter(settings.steps), listener=listener))
     return 0
 
 

@@ -96,6 +96,17 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
     return Chosen(held_out, VAL)
 
 
+def layout_of(source: object, layout: str, settings: TrainSettings) -> str:
+    """The layout to read a source in. With "auto", the run's own images are read as they were for training.
+
+    Args:
+        source: None for the images that the run was trained from.
+        layout: what was asked for.
+        settings: of the run.
+    """
+    return settings.data.layout if source is None and layout == "auto" else layout
+
+
 def training_images(settings: TrainSettings) -> Catalogue:
     """The images at ``data.root``. A run that makes a class of each image takes images without labels too.
 

@@ -14,6 +14,7 @@ from cosphere.errors import DataError
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.trial import Cost, measure_cost
+from cosphere.fields import flatten
 from cosphere.images import read_image
 from cosphere.runs import machine_memory
 from cosphere.train import TrainSettings
@@ -108,7 +109,10 @@ def plan(
     parts = parts_of_training(catalogue, base)
     summary = summarise(parts)
     choices = []
-    proposed = proposals(summary)
+    places = {"data.layout": layout, "data.classes": classes, "device": device}
+    defaults = flatten(TrainSettings().as_dict())
+    given = {name: value for name, value in places.items() if value != defaults[name]}
+    proposed = [(name, given | changes, reason) for name, changes, reason in proposals(summary)]
     with listener.progress("timing a few steps of each choice") as progress:
         for done, (name, changes, reason) in enumerate(proposed):
             settings = base.with_values(changes)

@@ -12,6 +12,7 @@ from cosphere import fields
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.experiment.embedding import check_embedding, store_of, tolerated
+from cosphere.experiment.images import layout_of
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.experiment.protocols import ProtocolScores, find_protocol
@@ -62,7 +63,7 @@ def evaluate_protocol(
         protocol: a name of :data:`cosphere.experiment.protocols.PROTOCOLS`.
         options: settings of the protocol by name; those left out keep their defaults.
         split: of the images, for protocols that score one.
-        layout: how the source is laid out.
+        layout: how the source is laid out; "auto" without a source takes what the run was trained with.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass.
@@ -88,7 +89,7 @@ def evaluate_protocol(
         embedder=Embedder.load(run_folder.model, ready(device)),
         given=trained_with.data.root if source is None else source,
         split=split,
-        layout=layout,
+        layout=layout_of(source, layout, trained_with),
         classes=classes or trained_with.data.classes,
         embedding={
             "batch_size": batch_size,

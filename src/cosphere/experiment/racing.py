@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosphere.errors import DataError
+from cosphere.errors import DataError, RunError
+from cosphere.experiment.continuing import steps_done
+from cosphere.experiment.images import training_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.planning import Choice, Plan
-from cosphere.experiment.training import resume_run, run
+from cosphere.experiment.training import run
 from cosphere.runs import RunFolder
-from cosphere.train import Reporter, TrainResult, TrainSettings
+from cosphere.train import Reporter, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Lap:
     name: str
     steps: int
     score: float
-    """Best validation score so far, a fraction."""
+    """Best validation score up to these steps, a fraction."""
     kept: bool
     """Whether it goes on."""
 
@@ -37,7 +39,7 @@ class Race:
     """Name of the validation score."""
     winner: Choice
     folder: Path
-    """The winner's run, trained to its last step."""
+    """The winner's run, trained to its last step or beyond."""
 
 
 def race(
@@ -50,17 +52,19 @@ def race(
     """Train the choices of a plan by successive halving (Jamieson and Talwalkar 2016) on the validation classes.
 
     Each round doubles the steps and drops the worse half (of an odd number, the smaller half goes on), until one choice has all
-    its steps. Runs that exist are resumed, so an interrupted race goes on where it stopped. The test images are not read.
+    its steps. An interrupted race goes on where it stopped: a run that is in the folder already is resumed, or judged by its
+    scores up to the steps of a round. The test images are not read.
 
     Args:
         plan: from :func:`cosphere.experiment.plan`.
-        folder: holds one run for each choice, by its name.
+        folder: holds one run for each choice, by its name; best a folder that no other runs are in.
         reporter: makes the reporter of a run from its settings.
         listener: receives notes.
 
     Raises:
         DataError: there are no validation images to judge by.
-        DivergenceError, RunError: see :func:`cosphere.experiment.run`.
+        DivergenceError: see :func:`cosphere.experiment.run`.
+        RunError: the folder holds a run of a choice's name with other settings, on other images or from other weights.
     """
     if not plan.summary.val_images:
         raise DataError(
@@ -68,11 +72,19 @@ def race(
         )
     rounds = len(plan.choices).bit_length()
     running, laps = list(plan.choices), list[Lap]()
+    catalogue = training_images(plan.choices[0].settings)  # all choices have the same data
+    for choice in plan.choices:  # before an hour is spent on the first of them
+        steps_done(choice.settings, Path(folder) / choice.name, catalogue, but=("steps",))
     for number in range(1, rounds + 1):
         scores: dict[str, float] = {}
         for choice in running:
-            result = _train(choice, Path(folder) / choice.name, 2 ** (rounds - number), reporter, listener)
-            scores[choice.name] = result.best_scores[choice.settings.validation.metric]
+            settings = choice.settings.with_values({"steps": _steps(choice, 2 ** (rounds - number))})
+            path = Path(folder) / choice.name
+            done = steps_done(settings, path, catalogue, but=("steps",))
+            if done is None or done < settings.steps:
+                shows = None if reporter is None else reporter(settings)
+                run(settings, path, resume=done is not None, catalogue=catalogue, reporter=shows, listener=listener)
+            scores[choice.name] = best_score(RunFolder(path), settings)
         ranked = sorted(
             running, key=lambda choice: scores[choice.name], reverse=True
         )  # stable: the cheaper of equal ones
@@ -96,16 +108,16 @@ def _steps(choice: Choice, divisor: int) -> int:
     return max(1, choice.settings.steps // divisor)
 
 
-def _train(
-    choice: Choice,
-    folder: Path,
-    divisor: int,
-    reporter: Callable[[TrainSettings], Reporter] | None,
-    listener: Listener,
-) -> TrainResult:
-    """Train to a share of the choice's steps, from where an earlier round stopped."""
-    settings = choice.settings.with_values({"steps": _steps(choice, divisor)})
-    shows = None if reporter is None else reporter(settings)
-    if RunFolder(folder).has_begun:
-        return resume_run(folder, steps=settings.steps, reporter=shows, listener=listener)
-    return run(settings, folder, reporter=shows, listener=listener)
+def best_score(folder: RunFolder, settings: TrainSettings) -> float:
+    """The best validation score of a run up to ``settings.steps``, which the run may have passed.
+
+    Raises:
+        RunError: the run logged none.
+    """
+    key = f"val/{settings.validation.metric}"
+    scores = [row[key] for row in folder.read_metrics() if key in row and 0 < row.get("step", 0) <= settings.steps]
+    if not scores:
+        raise RunError(
+            f"{folder.metrics} has no validation score up to step {settings.steps}. Give another folder with --runs."
+        )
+    return float(max(scores))

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cosphere.checks import check_whole
+from cosphere.data import Catalogue
 from cosphere.data.layouts import LAYOUTS
-from cosphere.errors import DataError, RunError, SettingsError
+from cosphere.errors import DataError, SettingsError
 from cosphere.evaluate import Interval
 from cosphere.evaluate.statistics import seeds_summary
+from cosphere.experiment.continuing import differing_settings, steps_done
 from cosphere.experiment.evaluation import Evaluation, evaluate_run
+from cosphere.experiment.images import training_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.recipes import Recipe, find_recipe
-from cosphere.experiment.training import resume_run, run
+from cosphere.experiment.training import run
 from cosphere.files import write_json
-from cosphere.runs import RunFolder, provenance
+from cosphere.models import weights_identity
+from cosphere.models.origin import is_published_file
+from cosphere.runs import provenance
 from cosphere.train import Reporter, TrainSettings
 
 Verdict = Literal["inside", "above", "below"]
@@ -48,6 +53,8 @@ class Reproduction:
     """Folders of the runs, one for each seed."""
     comparable: bool
     """Whether this is the published data set and the recipe as it is."""
+    weights: str
+    """Identity of the weights that training began with; see :func:`cosphere.models.weights_identity`."""
     notes: tuple[str, ...]
     """What a reader of the comparison should know, one sentence each."""
     path: Path
@@ -61,6 +68,7 @@ class Reproduction:
             "scores": [asdict(score) | {"interval": score.interval and list(score.interval)} for score in self.scores],
             "runs": [str(path) for path in self.runs],
             "comparable": self.comparable,
+            "weights": self.weights,
             "notes": list(self.notes),
         }
 
@@ -86,7 +94,7 @@ def reproduce(
         seeds: one run for each. One run only gives an interval over queries or classes, not over seeds.
         runs: folder of the runs, and of the JSON file with the comparison.
         values: settings that differ from the recipe, by dotted name. With any that changes a number, such as ``steps``, nothing
-            is said about the published row. ``model.weights`` is where the published weights are, so it may be given.
+            is said about the published row. ``model.weights`` may be the file of the published weights.
         device: "auto", "cpu", "cuda" or "mps".
         reporter: makes the reporter of a run from its settings.
         listener: receives notes and progress.
@@ -95,7 +103,7 @@ def reproduce(
         SettingsError: there is no such recipe or setting.
         DataError: the data set is not there; the error says what to place where.
         WeightsError: the pretrained weights are not there.
-        RunError: a folder holds a run of other settings, or cannot be written.
+        RunError: a folder holds a run of other settings, on other images or from other weights, or cannot be written.
     """
     recipe = find_recipe(name)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -107,15 +115,19 @@ def reproduce(
     if not data.exists():
         raise DataError(what_to_place(recipe, data))
     settings = frozen.with_values({"data.root": str(data), "device": device, **(values or {})})
-    changes = changed_numbers(frozen, settings)
+    changes, weights = changed_numbers(frozen, settings), weights_identity(settings.model.weights)
+    catalogue = training_images(settings)
+    listener.listed(catalogue.remarks)
     folders, evaluations = [], []
     for seed in seeds:
         check_whole("seed", seed, least=0)
         folder = Path(runs) / f"{recipe.name.replace('/', '-')}-seed{seed}"
-        _train(recipe, settings.with_values({"seed": seed}), folder, reporter, listener)
-        evaluations.append(evaluate_run(folder, data, split="test", device=device, listener=listener))
+        _train(recipe, settings.with_values({"seed": seed}), folder, catalogue, reporter, listener)
+        evaluations.append(evaluate_run(folder, catalogue, split="test", device=device, listener=listener))
         folders.append(folder)
-    return _compared(recipe, folders, evaluations, changes, Path(runs))
+    result = _compared(recipe, settings, folders, evaluations, changes, Path(runs), weights=weights)
+    write_json(result.path, {**result.as_dict(), "provenance": provenance()})
+    return result
 
 
 def what_to_place(recipe: Recipe, root: Path) -> str:
@@ -131,47 +143,54 @@ def what_to_place(recipe: Recipe, root: Path) -> str:
 def changed_numbers(frozen: TrainSettings, settings: TrainSettings) -> list[str]:
     """Dotted names of the settings on which a number depends and that differ from the recipe's.
 
-    The seed, the place of the data and the place of the weights do not count.
+    The seed and the place of the data do not count, nor does a file that may hold the recipe's weights.
     """
-    ours, theirs = _flat(settings.identity()), _flat(frozen.identity())
-    placed = {"seed", "data.root", "model.weights", "device"}
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and key not in placed)
-
-
-def _flat(content: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        values |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
-    return values
+    names = [name for name in differing_settings(frozen, settings) if name not in ("seed", "data.root")]
+    file = Path(settings.model.weights)
+    may_be_the_same = (
+        frozen.model.weights == "imagenet"
+        and file.is_file()
+        and is_published_file(settings.model.backbone, file) is not False
+    )
+    return [name for name in names if name != "model.weights" or not may_be_the_same]
 
 
 def _train(
     recipe: Recipe,
     settings: TrainSettings,
     folder: Path,
+    catalogue: Catalogue,
     reporter: Callable[[TrainSettings], Reporter] | None,
     listener: Listener,
 ) -> None:
     """Train the run, or go on with the one that is there."""
-    shows = None if reporter is None else reporter(settings)
-    if not RunFolder(folder).has_begun:
-        run(settings, folder, about=recipe.about, evaluation=recipe.evaluation, reporter=shows, listener=listener)
-        return
-    before = TrainSettings.read(RunFolder.open(folder).config)
-    different = changed_numbers(before, settings)
-    if different:
-        raise RunError(
-            f"{folder} holds a run with other settings ({', '.join(different[:3])}). Give another folder with --runs."
-        )
-    resume_run(folder, reporter=shows, listener=listener)
+    done = steps_done(settings, folder, catalogue)
+    run(
+        settings,
+        folder,
+        about=recipe.about,
+        evaluation=recipe.evaluation,
+        resume=done is not None,
+        catalogue=catalogue,
+        reporter=None if reporter is None else reporter(settings),
+        listener=listener,
+    )
 
 
 def _compared(
-    recipe: Recipe, folders: Sequence[Path], evaluations: Sequence[Evaluation], changes: Sequence[str], runs: Path
+    recipe: Recipe,
+    settings: TrainSettings,
+    folders: Sequence[Path],
+    evaluations: Sequence[Evaluation],
+    changes: Sequence[str],
+    runs: Path,
+    *,
+    weights: str,
 ) -> Reproduction:
-    comparable = all(evaluation.published for evaluation in evaluations) and not changes
+    as_published = all(evaluation.published for evaluation in evaluations)
+    comparable = as_published and not changes
     notes = []
-    if not all(evaluation.published for evaluation in evaluations):
+    if not as_published:
         notes.append(
             f"these images are not {recipe.about['dataset']} as published (see `cosphere data check`), so nothing is said about "
             "the published row"
@@ -180,6 +199,7 @@ def _compared(
         notes.append(
             f"settings differ from the recipe ({', '.join(changes)}), so nothing is said about the published row"
         )
+    notes += weights_notes(settings, weights)
     if comparable and len(folders) == 1:
         notes.append(
             "one seed: the interval covers other test images, not other seeds. Give --seeds 3 or more for those"
@@ -188,12 +208,34 @@ def _compared(
         reproduced_score(name, published, evaluations, comparable=comparable)
         for name, published in recipe.published.items()
     )
-    path = runs / f"{recipe.name.replace('/', '-')}.json"
-    result = Reproduction(
-        recipe=recipe, scores=scores, runs=tuple(folders), comparable=comparable, notes=tuple(notes), path=path
+    return Reproduction(
+        recipe=recipe,
+        scores=scores,
+        runs=tuple(folders),
+        comparable=comparable,
+        weights=weights,
+        notes=tuple(notes),
+        path=runs / f"{recipe.name.replace('/', '-')}.json",
     )
-    write_json(path, {**result.as_dict(), "provenance": provenance()})
-    return result
+
+
+def weights_notes(settings: TrainSettings, weights: str) -> list[str]:
+    """A sentence about a weights file that is not, or may not be, the published one."""
+    file = Path(settings.model.weights)
+    if weights in ("imagenet", "none") or not file.is_file():
+        return []
+    published = is_published_file(settings.model.backbone, file)
+    if published:
+        return []
+    told = f"{file.name} ({weights[:19]}...)"
+    if published is False:
+        return [
+            f"{told} is not the published file of {settings.model.backbone}, whose name has the digits of another SHA-256"
+        ]
+    return [
+        f"{told} cannot be checked against the published weights of {settings.model.backbone}; the comparison holds only if "
+        "these are in it"
+    ]
 
 
 def reproduced_score(

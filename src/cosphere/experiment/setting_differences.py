@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cosphere.fields import flatten
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -21,7 +22,7 @@ def setting_notes(groups: Mapping[str, Sequence[str | Path]], baseline: str) -> 
     arms = {}
     for arm, paths in groups.items():
         settings = [TrainSettings.read(RunFolder.open(path).config) for path in paths]
-        arms[arm] = [_flat(without_seed(one)) for one in settings]
+        arms[arm] = [flatten(without_seed(one)) for one in settings]
     notes, mixed = [], set()
     for arm, runs in arms.items():
         inside = _differing(runs)
@@ -32,16 +33,6 @@ def setting_notes(groups: Mapping[str, Sequence[str | Path]], baseline: str) -> 
         if between:
             notes.append(f"{arm} against {baseline} differs in {between}.")
     return notes, mixed
-
-
-def _flat(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            _flat(value, f"{section}{name}.") if isinstance(value, Mapping) and value else {f"{section}{name}": value}
-        )
-    return flat
 
 
 def _differing(runs: Sequence[Mapping[str, Any]], most: int = 6) -> str:

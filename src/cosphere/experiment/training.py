@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,9 +91,6 @@ def run(
         listener.began(run_folder)
         if not resume and is_first_process():
             settings.write(run_folder.config, about=about, evaluation=evaluation)
-        elif is_first_process() and settings != TrainSettings.read(run_folder.config):
-            own = {name: read_beside(run_folder.config, name) for name in ("about", "evaluation")}
-            settings.write(run_folder.config, **own)
         return train(
             settings,
             catalogue,
@@ -100,7 +98,15 @@ def run(
             reporter=reporter or SilentReporter(),
             evaluate=validation_scores(settings, features=feature_cache(settings, path)),
             resume=resume,
+            restored=functools.partial(_keep_settings, settings, run_folder),
         )
+
+
+def _keep_settings(settings: TrainSettings, folder: RunFolder) -> None:
+    """Write the settings that a run is resumed with into its `config.yaml`."""
+    if is_first_process() and settings != TrainSettings.read(folder.config):
+        own = {name: read_beside(folder.config, name) for name in ("about", "evaluation")}
+        settings.write(folder.config, **own)
 
 
 def prepare_features(

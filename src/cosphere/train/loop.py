@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from cosphere import losses
 from cosphere.data import Catalogue, training_parts
-from cosphere.errors import RunError
+from cosphere.errors import RunError, counted
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
 from cosphere.train.checkpoint import load_checkpoint
@@ -41,7 +42,7 @@ from cosphere.train.setup import (
     labels_are_images,
     synchronise_norms,
 )
-from cosphere.train.state import RunState, Stateful, check_same_run, fingerprints
+from cosphere.train.state import RunState, Stateful, check_same_run, made_with
 from cosphere.train.validation import Evaluate, Validator
 
 
@@ -74,6 +75,7 @@ def train(
     evaluate: Evaluate | None = None,
     loss: LossFunction | None = None,
     resume: bool = False,
+    restored: Callable[[], object] = lambda: None,
 ) -> TrainResult:
     """Train an embedder and leave it in the run's folder.
 
@@ -87,6 +89,7 @@ def train(
             scalar. A module's parameters are trained and its state is kept in checkpoints. ``gathers = False`` and
             ``after_epoch(embed)`` mean what they mean in :class:`cosphere.losses.Loss`. Pass it again to resume.
         resume: continue from the run's last checkpoint, or from the start when it was stopped before the first one.
+        restored: called with ``resume`` when the checkpoint proved to be of this run, before the first step.
 
     Raises:
         DataError, SettingsError, WeightsError: the run cannot start with these settings and data.
@@ -100,6 +103,7 @@ def train(
         training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate, loss=loss)
         if resume:
             resume_from_disk(training)
+            restored()
         with reporter:
             return training.run()
     finally:
@@ -198,7 +202,7 @@ class Training:
         }
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler
-        about = {"settings": settings.as_dict(), "classes": train.class_names, "data": fingerprints(train)}
+        about = made_with(settings, self.images)
         self.keeper = Keeper(folder, self.state, parts, about, writes=main)
         self.ledger = Ledger()
 
@@ -206,11 +210,23 @@ class Training:
         """Continue from a checkpoint.
 
         Raises:
-            RunError: it is damaged, or was made with other settings or from other images.
+            RunError: it is damaged, has more steps, or was made with other settings or from other images.
         """
         saved = load_checkpoint(path)
         about = self.keeper.about
-        check_same_run(saved, self.settings.step_identity(), about["classes"], about["data"], config=self.folder.config)
+        check_same_run(
+            saved,
+            self.settings.step_identity(),
+            about["classes"],
+            about["data"],
+            config=self.folder.config,
+            weights=about["weights"],
+        )
+        step = saved.get("step")
+        if isinstance(step, int) and step > self.settings.steps:
+            raise RunError(
+                f"{path} has {counted(step, 'step')}; wanted at most the {self.settings.steps:,} of the settings. Give more --steps."
+            )
         self.keeper.restore(saved, path)
         first = self.settings.schedule.new_layers_steps
         if first:

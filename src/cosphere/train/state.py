@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cosphere.data import Catalogue
+from cosphere.data import Catalogue, TrainingParts
 from cosphere.errors import RunError, counted
 from cosphere.fields import first_difference
+from cosphere.models import weights_identity
+from cosphere.train.settings import TrainSettings
 
 
 class Stateful(Protocol):
@@ -63,6 +65,25 @@ _END = 4096
 """Bytes at the end of a file that are compared."""
 
 
+def made_with(settings: TrainSettings, images: TrainingParts) -> dict[str, Any]:
+    """What a run is made with, as its checkpoints keep it.
+
+    Returns:
+        ``settings``, ``classes`` of the training images, the fingerprints ``data`` of these and ``validation`` of the validation
+        images (empty without any), and ``weights``, the identity of those that training begins with.
+
+    Raises:
+        RunError, WeightsError: there are no weights at ``model.weights``.
+    """
+    return {
+        "settings": settings.as_dict(),
+        "classes": images.train.class_names,
+        "data": fingerprints(images.train),
+        "validation": {} if images.val is None else fingerprints(images.val),
+        "weights": weights_identity(settings.model.weights),
+    }
+
+
 def check_same_run(
     saved: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -70,6 +91,7 @@ def check_same_run(
     data: Mapping[str, str],
     *,
     config: object,
+    weights: str | None = None,
 ) -> None:
     """Raise unless a checkpoint was made with these settings, classes and images.
 
@@ -79,6 +101,7 @@ def check_same_run(
         class_names: of the training images.
         data: fingerprints of the training images by what they cover, in words.
         config: the file that the settings come from, for the message.
+        weights: identity of the weights that training begins with; where the checkpoint has the same, their place may be another.
 
     Raises:
         RunError: they differ; the message names the setting, or the number of classes.
@@ -86,6 +109,8 @@ def check_same_run(
     for key, kind in (("settings", Mapping), ("classes", list), ("data", Mapping)):
         if not isinstance(saved.get(key), kind):
             raise RunError(f"the checkpoint holds no {key}, so it cannot be resumed. Start a new run.")
+    if weights is not None and saved.get("weights") == weights:
+        settings = {**settings, "model": {key: one for key, one in settings["model"].items() if key != "weights"}}
     difference = first_difference(saved["settings"], settings)
     if difference:
         name, old, new = difference
