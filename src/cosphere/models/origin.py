@@ -14,7 +14,7 @@ from cosphere.models.timm_part import timm_part
 from cosphere.models.weights import check_weights_file
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")
-"""First digits of a file's SHA-256 in its name, as torch's hub has them: ``resnet50-19c8e357.pth``."""
+"""First digits of a file's SHA-256 in its name, as torch's hub has them: ``resnet50-0676ba61.pth``."""
 
 
 def weights_identity(weights: str) -> str:
