@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
 
 from cosphere.data import Catalogue, training_parts
 from cosphere.errors import DataError
+from cosphere.experiment import calibrating, evaluation, protocol_runs
 from cosphere.experiment.images import choose_images, layout_of, take_split, validation_images
+from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
 SETTINGS = TrainSettings().with_values({"data.validation_share": 0.3})
@@ -86,3 +91,29 @@ def test_what_is_not_there_is_one_sentence() -> None:
 )
 def test_the_images_of_a_run_are_read_as_they_were_for_training(source: str | None, layout: str, want: str) -> None:
     assert layout_of(source, layout, SETTINGS.with_values({"data.layout": "table"})) == want
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        (evaluation, evaluation.evaluate_run),
+        (calibrating, calibrating.calibrate_run),
+        (protocol_runs, functools.partial(protocol_runs.evaluate_protocol, protocol="pairs")),
+    ],
+)
+def test_a_run_is_scored_on_its_images_in_their_layout(
+    module: ModuleType, call: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    SETTINGS.with_values({"data.root": "photos", "data.layout": "table"}).write(folder.config)
+    asked = []
+
+    def recorded(source: str, **how: object) -> Catalogue:
+        asked.append((source, how["layout"]))
+        raise DataError("enough")
+
+    monkeypatch.setattr(module, "read_catalogue", recorded)
+    monkeypatch.setattr(module.Embedder, "load", lambda *_: None)
+    with pytest.raises(DataError, match="enough"):
+        call(folder.path)
+    assert asked == [("photos", "table")]
