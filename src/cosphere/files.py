@@ -38,6 +38,26 @@ def is_there(path: Path) -> bool:
         raise RunError(f"{path} cannot be read or written: {reason}. Choose another path.") from error
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name from the disk is UTF-8; Python keeps other bytes as lone surrogates, which nothing can print."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def printable(name: str | Path) -> str:
+    """A name from the disk, with bytes that are not UTF-8 as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_utf8(path: Path) -> None:
+    """Raise if a path is not UTF-8, which libraries such as safetensors cannot open.
+
+    Raises:
+        RunError: it is not; the message shows the bytes as escapes.
+    """
+    if not is_utf8(str(path)):
+        raise RunError(f"the name {printable(path)} is not UTF-8. Rename the folder, or choose another name.")
+
+
 def check_writable(path: Path) -> None:
     """Raise if a file cannot be written, before the work whose result it will hold. Nothing is made there.
 

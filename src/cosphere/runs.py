@@ -29,8 +29,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from cosphere._version import __version__
-from cosphere.errors import RunError
-from cosphere.files import is_there, read_json, remove_left_parts, write_json, write_text
+from cosphere.errors import RunError, escaped
+from cosphere.files import check_utf8, is_there, read_json, remove_left_parts, write_json, write_text
 
 try:
     import fcntl
@@ -138,10 +138,10 @@ class RunFolder:
             folder._check_free()
         existed = folder.path.exists() and any(folder.path.iterdir())
         with folder._locked(resume=resume):
-            if not resume:
-                folder._make()
-            folder._remove_parts()
             try:
+                if not resume:
+                    folder._make()
+                folder._remove_parts()
                 yield folder
             finally:
                 if not existed and not folder.has_begun:
@@ -149,6 +149,7 @@ class RunFolder:
 
     def _check_free(self) -> None:
         """Raise unless a run can be made here."""
+        check_utf8(self.path)
         if is_there(self.marker) and self.has_begun:
             raise RunError(
                 f"{self.path} already holds a run. Choose another name with --name, or go on with it: "
@@ -282,6 +283,7 @@ def unused_folder(path: Path) -> Path:
     Raises:
         RunError: no folder can be made there.
     """
+    check_utf8(path)
     if not is_first_process():
         return path
     for number in range(1, 10_000):
@@ -344,7 +346,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "commit": _commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *(_without_folders(word) for word in sys.argv[1:])]),
+        "command": " ".join([Path(sys.argv[0]).name, *(escaped(_without_folders(word)) for word in sys.argv[1:])]),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),

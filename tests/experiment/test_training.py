@@ -185,23 +185,26 @@ def test_validation_measures_what_the_best_model_is_chosen_by(settings: TrainSet
 
 
 @pytest.mark.parametrize(
-    ("split", "bits", "form", "found", "shown"),
+    ("split", "bits", "form", "found", "layout", "shown"),
     [
-        ("test", False, None, "5864", True),
-        ("test", True, "bits", "5864", True),
-        ("test", True, None, "5864", False),  # the row is of floats
-        ("test", False, "bits", "5864", False),
-        ("train", False, None, "5864", False),
-        ("test", False, None, "36", False),  # a made-up set in the published layout
-        ("test", False, None, None, False),  # a set that has no published counts
+        ("test", False, None, "5864", "cub-200-2011", True),
+        ("test", True, "bits", "5864", "cub-200-2011", True),
+        ("test", True, None, "5864", "cub-200-2011", False),  # the row is of floats
+        ("test", False, "bits", "5864", "cub-200-2011", False),
+        ("train", False, None, "5864", "cub-200-2011", False),
+        ("test", False, None, "36", "cub-200-2011", False),  # a made-up set in the published layout
+        ("test", False, None, None, "cub-200-2011", False),  # a set that has no published counts
+        ("test", False, None, "5864", "cars196", False),  # another published set than the recipe's: A22
+        ("test", False, None, "5864", "auto", False),
     ],
 )
 def test_published_scores_stand_only_beside_what_can_be_compared(
-    split: str, bits: bool, form: str | None, found: str | None, shown: bool, tmp_path: Path
+    split: str, bits: bool, form: str | None, found: str | None, layout: str, shown: bool, tmp_path: Path
 ) -> None:
     row = {"recall@1": 60.82}
     folder = RunFolder.create(tmp_path / "run")
-    TrainSettings().write(folder.config, about={"published": row, **({"form": form} if form else {})})
+    settings = TrainSettings().with_values({"data.layout": layout})
+    settings.write(folder.config, about={"published": row, **({"form": form} if form else {})})
     table = pd.DataFrame({"path": ["a.jpg"], "label": ["a"], "split": ["test"]})
     checks = () if found is None else (LayoutCheck("train images", "5864", found),)
     catalogue = Catalogue(table=table, root=tmp_path, layout="cub-200-2011", checks=checks)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,15 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, score_embeddings
 from cosphere.images import read_image
-from cosphere.losses import ContrastiveLoss, CrossBatchMemory, FacilityLocationLoss, NormSoftmaxLoss, TripletLoss
+from cosphere.losses import (
+    ContrastiveLoss,
+    CrossBatchMemory,
+    FacilityLocationLoss,
+    NormSoftmaxLoss,
+    ProxyAnchorLoss,
+    TripletLoss,
+)
+from cosphere.runs import provenance
 
 Act = Callable[[Path], object]
 
@@ -97,6 +107,48 @@ def test_the_true_reason(act: Act, words: str, tmp_path: Path) -> None:
         act(tmp_path)
 
 
+ODD = os.fsdecode(b"caf\xe9")
+ODD_FOLDERS = [
+    pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}"], id="B1 runs"),
+    pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}", "--name", "x"], id="B1 a named run"),
+    pytest.param(["train", "DATA", "--name", ODD, "--runs", "TMP"], id="B1 the name of a run"),
+    pytest.param(["evaluate", f"LINK/{ODD}", "DATA"], id="B1 evaluate"),
+    pytest.param(["search", f"LINK/{ODD}", "DATA", "DATA/test/u/0.png"], id="B1 search"),
+    pytest.param(["train", "DATA", "--model.weights", f"LINK/{ODD}", "--runs", "TMP"], id="B1 weights"),
+]
+
+
+@pytest.mark.parametrize("words", ODD_FOLDERS)
+def test_a_run_whose_name_is_not_utf8_is_no_damaged_one(
+    words: list[str], run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "links").mkdir()
+    os.symlink(os.fsencode(run), os.path.join(os.fsencode(tmp_path / "links"), b"caf\xe9"))  # noqa: PTH118, PTH211
+    for name, place in {"DATA": data, "LINK": tmp_path / "links", "TMP": tmp_path}.items():
+        words = [word.replace(name, str(place)) for word in words]
+    assert main(words) == 2
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "caf\\xe9" in shown
+    assert "is not UTF-8" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["links"]
+
+
+def test_a_command_of_odd_bytes_is_kept_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["cosphere", "train", f"--about={ODD}", "\x1b[31m"])
+    assert provenance()["command"].encode() == b"cosphere train --about=caf\\udce9 \\x1b[31m"
+
+
+@pytest.mark.parametrize("cells", [[1e20, 1e20, None], [7.0, None, 8.0], [float("inf"), 1.0, 2.0]])
+def test_labels_of_a_frame_that_are_floats(cells: list[Any], tmp_path: Path) -> None:
+    """Whole numbers as they are, also beyond 64 bits."""
+    class_folders(tmp_path, "a", images=3)
+    frame = pd.DataFrame({"path": [f"a/{i}.png" for i in range(3)], "label": cells})
+    labels = read_catalogue(frame, root=tmp_path, labels="optional").table["label"].tolist()
+    plain = [cell for cell in cells if cell is not None]
+    text = [f"{cell:.0f}" for cell in plain] if 7.0 in plain else list(map(str, plain))
+    assert labels == [text.pop(0) if cell is not None else "" for cell in cells]
+
+
 @pytest.mark.parametrize("verb", [["train"], ["data", "check"], ["embed"], ["search"]])
 def test_no_command_has_a_traceback_for_odd_names(
     verb: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -107,6 +159,24 @@ def test_no_command_has_a_traceback_for_odd_names(
     shown = capsys.readouterr().err
     assert "are not UTF-8" in shown
     assert len(shown.strip().splitlines()) == 1
+
+
+LABELS_NEEDED = [
+    NormSoftmaxLoss(4, 4),
+    ProxyAnchorLoss(4, 4),
+    FacilityLocationLoss(),
+    CrossBatchMemory(TripletLoss(), 4),
+]
+
+
+@pytest.mark.parametrize("loss", LABELS_NEEDED, ids=lambda loss: type(loss).__name__)
+def test_a_loss_without_pairs_names_the_miner_or_the_labels(loss: torch.nn.Module) -> None:
+    """B4: not that ``forward`` misses an argument."""
+    rows, pair = torch.randn(6, 4), (torch.tensor([0]), torch.tensor([1]), torch.tensor([4]))
+    with pytest.raises(CosphereError, match=r"miner"):
+        loss(rows, indices_tuple=pair)
+    with pytest.raises(CosphereError, match=r"labels are missing\. Give labels="):
+        loss(rows)
 
 
 @pytest.mark.parametrize("loss", [TripletLoss(), ContrastiveLoss()])

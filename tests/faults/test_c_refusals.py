@@ -167,17 +167,21 @@ def test_plain_meaning(measure: Made, right: Any, tmp_path: Path) -> None:
     assert measure(tmp_path) == right
 
 
-def test_a_table_of_roles_in_the_test_rows_validates(tmp_path: Path) -> None:
-    """F2: held-out training rows have no roles, so they are compared all with all."""
-    class_folders(tmp_path, "abcdefghij")
-    rows = [{"path": f"{c}/{i}.png", "label": c, "split": "train"} for c in "abcdefg" for i in (0, 1)]
+@pytest.mark.parametrize("of", ["classes", "images"])
+@pytest.mark.parametrize(
+    "roles", [{}, {"is_query": False, "is_gallery": True}, {"is_query": True, "is_gallery": False}]
+)
+def test_a_table_of_roles_in_the_test_rows_validates(roles: dict[str, bool], of: Any, tmp_path: Path) -> None:
+    """F2: held-out training rows have no roles, or one for all of them, so they are compared all with all."""
+    class_folders(tmp_path, "abcdefghij", images=3)
+    rows = [{"path": f"{c}/{i}.png", "label": c, "split": "train", **roles} for c in "abcdefg" for i in (0, 1, 2)]
     rows += [
         {"path": f"{c}/{i}.png", "label": c, "split": "test", "is_query": not i, "is_gallery": i}
         for c in "hij"
         for i in (0, 1)
     ]
     catalogue = read_catalogue(pd.DataFrame(rows), root=tmp_path)
-    parts = training_parts(catalogue, val_share=0.3, seed=0)
+    parts = training_parts(catalogue, val_share=0.3, seed=0, of=of)
     assert parts.val is not None
-    assert "is_query" not in parts.val.table
+    assert not {"is_query", "is_gallery"} & set(parts.val.table)
     assert "is_query" in catalogue.select("test").table

@@ -24,7 +24,7 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
 from cosphere.evaluate.probes import linear_probe
-from cosphere.experiment import embed_images
+from cosphere.experiment import calibrate_run, embed_images
 from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.outputs import check_output
 from cosphere.files import read_arrays, read_json, read_yaml
@@ -528,6 +528,17 @@ def test_a_picture_of_many_channels_is_not_many_pictures(channels: int, run: Pat
     """F15."""
     with pytest.raises(CosphereError, match=rf"picture 0 is \(9, 9, {channels}\) uint8; want .* with 1 to 4 channels"):
         Embedder.load(run).encode(np.zeros((9, 9, channels), np.uint8))
+
+
+def test_a_threshold_tested_on_trained_classes_says_so(run: Path, data: Path, tmp_path: Path) -> None:
+    """F8: chosen on classes a to f, tested on classes that the model saw."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    model = Embedder.load(own)
+    model.provenance = {**model.provenance, "data": {"classes": ["u", "v", "w"]}}
+    model.save(own / "model")
+    notes = calibrate_run(own, data, far=0.3, split="train").notes
+    said = [note for note in notes if "was trained on ('" in note]
+    assert [note[:62] for note in said] == ["3 of 6 classes of the test split have the name of a class that"]
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "@sum", "+1", "-1", "\t=1", "\r=1"])

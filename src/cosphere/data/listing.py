@@ -16,6 +16,7 @@ import numpy as np
 from cosphere._types import Flags
 from cosphere.data.names import nfc
 from cosphere.errors import DataError, agreeing, counted
+from cosphere.files import is_utf8, printable
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
 
@@ -188,16 +189,6 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name from the disk is UTF-8; Python keeps other bytes as lone surrogates, which nothing can print."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def printable(name: str | Path) -> str:
-    """A name from the disk, with bytes that are not UTF-8 as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def list_members(container: Container, path: Path) -> Listing:

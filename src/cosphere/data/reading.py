@@ -13,10 +13,11 @@ from cosphere.checks import check_number
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import Classes, Labels, read_archive, read_folder
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
-from cosphere.data.listing import is_folder, is_stray, is_utf8, printable, scan
+from cosphere.data.listing import is_folder, is_stray, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, did_you_mean
+from cosphere.files import is_utf8, printable
 from cosphere.images import container_of
 from cosphere.images.containers import Container
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cosphere._types import Flags
 from cosphere.checks import check_number, check_seed
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.errors import DataError, SettingsError, agreeing, counted
@@ -56,8 +57,7 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
         )
     chosen = np.random.default_rng([seed, len(counts)]).permutation(candidates)[:number]
     held = np.isin(catalogue.labels, chosen)
-    val = catalogue.rows(np.flatnonzero(held))
-    return catalogue.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val"))
+    return catalogue.rows(np.flatnonzero(~held)), _validation(catalogue, held)
 
 
 def hold_out_images(catalogue: Catalogue, *, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
@@ -93,8 +93,7 @@ def hold_out_images(catalogue: Catalogue, *, share: float, seed: int = 0) -> tup
     rank = np.empty(len(catalogue), dtype=np.int64)
     rank[order] = np.arange(len(catalogue)) - (np.cumsum(counts) - counts)[catalogue.labels[order]]
     held = rank < numbers[catalogue.labels]
-    val = catalogue.rows(np.flatnonzero(held))
-    return catalogue.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val"))
+    return catalogue.rows(np.flatnonzero(~held)), _validation(catalogue, held)
 
 
 def with_class_splits(catalogue: Catalogue, *, val: float = 0.15, test: float = 0.0, seed: int = 0) -> Catalogue:
@@ -195,6 +194,14 @@ def _without_labels(train: Catalogue, share: float, seed: int) -> TrainingParts:
         return TrainingParts(train, None, f"no validation: {counted(len(train), 'image')} are too few to hold some out")
     held = np.zeros(len(train), dtype=bool)
     held[np.random.default_rng([seed, len(train)]).permutation(by_path)[:number]] = True
-    val = train.rows(np.flatnonzero(held))
     how = f"{counted(number, 'image')} without labels held out with seed {seed}: their health is watched, and the last model is kept"
-    return TrainingParts(train.rows(np.flatnonzero(~held)), replace(val, table=val.table.assign(split="val")), how)
+    return TrainingParts(train.rows(np.flatnonzero(~held)), _validation(train, held), how)
+
+
+def _validation(catalogue: Catalogue, held: Flags) -> Catalogue:
+    """The held-out rows as split ``val``; compared all with all unless there are both queries and a gallery among them."""
+    table = catalogue.rows(np.flatnonzero(held)).table.assign(split="val")
+    roles = [name for name in ("is_query", "is_gallery") if name in table]
+    if not table[roles].any().all():  # such as a gallery alone: the roles of the test rows say nothing about these
+        table = table.drop(columns=roles)
+    return replace(catalogue, table=table)

@@ -90,8 +90,9 @@ class TableFile:
 
 def texts(values: pd.Series) -> pd.Series:
     """Convert cells to text: whole numbers without ``.0``, empty and missing cells as None."""
-    if pd.api.types.is_float_dtype(values) and values.dropna().mod(1).eq(0).all():
-        values = values.astype("Int64")  # pandas reads a column of ids with a gap as 7.0
+    if pd.api.types.is_float_dtype(values) and (whole := values.dropna()).mod(1).eq(0).all():
+        # pandas reads a column of ids with a gap as 7.0; above 2^53 a float does not hold every whole number
+        values = values.astype("Int64") if whole.abs().le(2**53).all() else values
     cells = [None if missing else str(value).strip() for value, missing in zip(values, values.isna(), strict=True)]
     return pd.Series([cell or None for cell in cells], dtype=object)
 

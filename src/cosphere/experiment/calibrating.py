@@ -134,10 +134,11 @@ def calibrate_run(
         notes.append(OTHER_IMAGES)
     tested = None
     if test and chosen.split not in (TEST, ALL) and TEST in catalogue.split_names:
+        test_images = catalogue.select(TEST)
         with listener.progress("embedding the test images") as progress:
-            table = embed(embedder, catalogue.select(TEST), **how, progress=progress)
+            table = embed(embedder, test_images, **how, progress=progress)
         unseen, more = _distinct(table, TEST)
-        notes += more
+        notes += [*more, *trained_classes_note(embedder, test_images, "of the test split")]
         try:
             tested = apply_threshold(unseen, calibration.threshold, seed=seed)
         except DataError as error:

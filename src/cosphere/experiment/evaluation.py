@@ -175,12 +175,13 @@ def own_settings(folder: RunFolder) -> EvaluationSettings:
 def published_scores(folder: RunFolder, catalogue: Catalogue, split: str, *, bits: bool) -> dict[str, float]:
     """Scores in percent that the run's recipe quotes, where they can be compared with what was measured; else empty.
 
-    That is on the published data set, with the published number of images and classes, on its test split, and in the form of
-    the published row (``about.form``: ``floats``, the default, or ``bits``).
+    That is on the published data set of the recipe, with the published number of images and classes, on its test split, and in
+    the form of the published row (``about.form``: ``floats``, the default, or ``bits``).
     """
     about = read_beside(folder.config, "about")
     form = "bits" if bits else "floats"
-    as_published = bool(catalogue.checks) and not catalogue.differences
+    own_data = catalogue.layout == TrainSettings.read(folder.config).data.layout  # not another published set
+    as_published = own_data and bool(catalogue.checks) and not catalogue.differences
     comparable = split == "test" and as_published and about.get("form", "floats") == form
     return dict(about.get("published") or {}) if comparable else {}
 

@@ -144,8 +144,13 @@ def as_trained(embedder: Embedder, catalogue: Catalogue, settings: TrainSettings
     return trained in (None, parts_of_training(catalogue, settings).train.fingerprint())
 
 
-def trained_classes_note(embedder: Embedder, images: Catalogue) -> list[str]:
+def trained_classes_note(embedder: Embedder, images: Catalogue, where: str = "here") -> list[str]:
     """A note if these images have classes of the names that the model was trained on; else empty.
+
+    Args:
+        embedder: the model.
+        images: the images.
+        where: what the note calls them, such as ``of the test split``.
 
     Models of versions that did not store their classes give no note.
     """
@@ -155,6 +160,6 @@ def trained_classes_note(embedder: Embedder, images: Catalogue) -> list[str]:
         return []
     examples = ", ".join(repr(name) for name in shared[:3]) + (", ..." if len(shared) > 3 else "")
     return [
-        f"{len(shared)} of {len(images.label_names)} classes here have the name of a class that the model was trained on "
+        f"{len(shared)} of {len(images.label_names)} classes {where} have the name of a class that the model was trained on "
         f"({examples}): its scores on trained classes are higher than on new ones"
     ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.checks import check_choice, check_number
 from cosphere.errors import SettingsError
-from cosphere.losses.engine.base import Loss, Traits, describe
+from cosphere.losses.engine.base import Loss, Traits, describe, given
 from cosphere.losses.engine.maths import as_int64, chord, connected_zero, held_on, safe_sqrt
 from cosphere.tensors import check_labelled, directions, outside_autocast
 
@@ -334,16 +334,17 @@ class FacilityLocationLoss(Loss):
             raise SettingsError(f"passes must be a whole number >= 0; got {passes!r}.")
         self.distance, self.nmi, self.passes = distance, nmi, passes
 
-    def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) -> (); see :func:`facility_location_loss`.
 
         ``indices_tuple`` exists for compatibility with pytorch-metric-learning's trainers.
 
         Raises:
             SettingsError: pairs were given.
+            SizeError: labels are missing, or shapes do not fit.
         """
         if indices_tuple is not None:
             raise SettingsError("FacilityLocationLoss compares whole clusterings of the batch; take the miner away.")
         return facility_location_loss(
-            embeddings, labels, gamma=self.gamma, distance=self.distance, nmi=self.nmi, passes=self.passes
+            embeddings, given(labels), gamma=self.gamma, distance=self.distance, nmi=self.nmi, passes=self.passes
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosphere.checks import MOST_DIM, check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError, counted
-from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits
+from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits, given
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled
 
@@ -123,7 +123,7 @@ class CrossBatchMemory(Loss):
             state.zero_()
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None, *, step: int | None = None
+        self, embeddings: Tensor, labels: Tensor | None = None, indices_tuple: None = None, *, step: int | None = None
     ) -> Tensor:
         """(B, D) raw embeddings, (B,) integer labels -> () loss.
 
@@ -143,6 +143,7 @@ class CrossBatchMemory(Loss):
                 "a memory takes no miner's tuples: they point into the batch, and the loss compares with the queue. "
                 "Choose a loss that mines by itself, or leave the miner out."
             )
+        labels = given(labels)
         self._check(embeddings, labels)
         now = int(self.step) if step is None else _check_step("step", step)
         if self.training:

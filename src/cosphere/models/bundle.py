@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
-from cosphere.files import is_there, read_json, write_atomic, write_json
+from cosphere.files import check_utf8, is_there, read_json, write_atomic, write_json
 from cosphere.models.fingerprint import of_tensors
 from cosphere.models.weights import fit_weights
 
@@ -107,8 +107,9 @@ def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, An
     """Write a bundle, replacing an existing one. ``content`` must consist of plain values for JSON.
 
     Raises:
-        RunError: the folder cannot be written or the disk is full; an old bundle there still loads.
+        RunError: the folder cannot be written, its name is not UTF-8, or the disk is full; an old bundle there still loads.
     """
+    check_utf8(path)
     description = {
         "format": FORMAT,
         "cosphere": __version__,
@@ -127,8 +128,9 @@ def read(path: Path) -> Bundle:
     """Find the bundle in a folder, or in the ``model`` folder of a run.
 
     Raises:
-        RunError: there is no bundle, it is damaged, or its format is newer than this Cosphere.
+        RunError: there is no bundle, its path is not UTF-8, it is damaged, or its format is newer than this Cosphere.
     """
+    check_utf8(path)
     if not is_there(path / DESCRIPTION) and is_there(path / "model" / DESCRIPTION):
         path = path / "model"
     if not path.is_dir():

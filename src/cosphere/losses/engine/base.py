@@ -116,6 +116,17 @@ class Loss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.about.defaults)
 
 
+def given(labels: Tensor | None) -> Tensor:
+    """The labels of a loss that cannot do without them.
+
+    Raises:
+        SizeError: there are none.
+    """
+    if labels is None:
+        raise SizeError("labels are missing. Give labels=.")
+    return labels
+
+
 class PairLoss(Loss):
     """Base of the losses that compare images with images: holds the settings of one function, and the shared call.
 

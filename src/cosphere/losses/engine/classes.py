@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cosphere.checks import MOST_DIM, check_choice, check_share, check_whole
 from cosphere.errors import SettingsError, SizeError, agreeing, counted
-from cosphere.losses.engine.base import Loss, Traits
+from cosphere.losses.engine.base import Loss, Traits, given
 from cosphere.losses.engine.maths import OnlyOnce, as_int64, block_length, connected_zero
 from cosphere.tensors import (
     SHORTEST,
@@ -367,15 +367,15 @@ class ClassLoss(Loss):
         # Rows without a direction add 0 to the sum, so the mean must not count them.
         return losses.sum() / (lengths(embeddings.detach()) > SHORTEST).sum().clamp(min=1)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) in [0, C) -> () loss; the mean over the rows that have a direction, unless the loss says otherwise.
 
         ``indices_tuple`` exists so that pytorch-metric-learning's trainers can call this; a loss against classes has no pairs.
 
         Raises:
-            SizeError: shapes, types or devices that do not fit, or a label outside [0, C).
+            SizeError: labels that are missing, shapes, types or devices that do not fit, or a label outside [0, C).
             SettingsError: pairs were given.
         """
         if indices_tuple is not None:
             raise SettingsError(f"{type(self).__name__} compares images with classes; take the miner away.")
-        return self.of_batch(embeddings, labels)
+        return self.of_batch(embeddings, given(labels))
