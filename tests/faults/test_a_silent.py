@@ -41,6 +41,7 @@ from cosphere.images import read_image
 from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
 from cosphere.runs import RunFolder
 from cosphere.search.answer import answer
+from cosphere.search.gallery_items import box_of, boxes_of
 from cosphere.search.own import own_rows
 
 ONLY_RECALL = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
@@ -320,6 +321,22 @@ def boxed(*box: float, columns: str = "x_1,y_1,x_2,y_2") -> Made:
     return measure
 
 
+def in_a_gallery(metadata: dict[str, Any]) -> Made:
+    """The boxes that a gallery embeds and shows, or words of the error, which names the item."""
+
+    def measure(_: Path) -> Any:
+        try:
+            return [*boxes_of([metadata], ["one"]), box_of(metadata)]
+        except DataError as error:
+            said = str(error)
+            assert said.startswith("one: ")
+            assert said.endswith("a whole image has none of them.")
+            return next((words for words in EDGES if words in said), said)
+
+    return measure
+
+
+EDGES = ("an edge that is missing", "an edge that is infinite", "an edge beyond", "wanted a number", "shares")
 INF, NAN = "inf", None
 BOXES = [
     pytest.param(boxed(2, 3, 8, 9), (6, 6), id="A6 inside"),
@@ -343,6 +360,17 @@ BOXES = [
     pytest.param(boxed(0.05, 0.1, 0.95, 0.9), "refused", id="A7 shares"),
     pytest.param(boxed(0, 0, 1, 1), "refused", id="A7 the whole as shares"),
     pytest.param(boxed(0.4, 0.4, 0.3, 0.2, columns="x,y,w,h"), "refused", id="A7 shares with a size"),
+    *(
+        pytest.param(boxed(*box, columns=names), "refused", id=f"A7 shares that overshoot, {box}")
+        for names, box in (
+            ("x_1,y_1,x_2,y_2", (-0.01, 0.1, 0.95, 0.9)),
+            ("x_1,y_1,x_2,y_2", (0.05, 0.1, 1.01, 0.9)),
+            ("x,y,w,h", (0.7, 0.3, 0.9, 0.9)),
+        )
+    ),
+    pytest.param(boxed(0, 0.25, 2, 2), (2, 2), id="A7 two pixels"),
+    pytest.param(boxed(-0.5, 0.3, 6.4, 5.2), (6, 5), id="A7 an overshoot of pixels"),
+    pytest.param(boxed(2, 3, 1e300, 9), "refused", id="F5 beyond every image"),
     pytest.param(boxed(8, 3, 2, 9), "refused", id="F5 reversed"),
     pytest.param(boxed(2, 3, 2, 9), "refused", id="F5 empty"),
     pytest.param(boxed(2, 3, 8, INF), "refused", id="F5 infinite"),
@@ -350,6 +378,23 @@ BOXES = [
     pytest.param(boxed(NAN, NAN, NAN, NAN), (12, 10), id="F5 no box"),
     pytest.param(boxed(2, 3, 8, 9, columns="xmin,ymin,xmax,ymax"), (6, 6), id="E8 corners"),
     pytest.param(boxed(2, 3, 6, 6, columns="x,y,w,h"), (6, 6), id="E8 size"),
+    pytest.param(boxed(2, 3, 8, 9, columns="bbox_xmin,bbox_ymin,bbox_xmax,bbox_ymax"), (6, 6), id="E8 bbox corners"),
+    pytest.param(boxed(2, 3, 6, 6, columns="bbox_left,bbox_top,bbox_width,bbox_height"), (6, 6), id="E8 bbox size"),
+    *(
+        pytest.param(in_a_gallery(box), words, id=f"F5 gallery, {words}")
+        for box, words in (
+            ({"x_1": 2, "y_1": 3, "x_2": 8}, "an edge that is missing"),
+            ({"x_1": None, "y_1": 3, "x_2": 8, "y_2": 9}, "an edge that is missing"),
+            ({"x_1": float("nan"), "y_1": 3, "x_2": 8, "y_2": 9}, "an edge that is missing"),
+            ({"x_1": 2, "y_1": 3, "x_2": float("inf"), "y_2": 9}, "an edge that is infinite"),
+            ({"x_1": 2, "y_1": 3, "x_2": 1e300, "y_2": 9}, "an edge beyond"),
+            ({"x_1": "left", "y_1": 3, "x_2": 8, "y_2": 9}, "wanted a number"),
+            ({"x_1": True, "y_1": 3, "x_2": 8, "y_2": 9}, "wanted a number"),
+            ({"x_1": 0.05, "y_1": 0.1, "x_2": 1.45, "y_2": 1.4}, "shares"),
+        )
+    ),
+    pytest.param(in_a_gallery({"x_1": 1.6, "y_1": -1, "x_2": "8", "y_2": 9}), [(2, 0, 8, 9)] * 2, id="F5 gallery"),
+    pytest.param(in_a_gallery({"x_1": None, "y_1": None}), [None, None], id="F5 gallery, no box"),
 ]
 
 
@@ -608,6 +653,13 @@ def gray(values: Any) -> Made:
     return measure
 
 
+def with_over(side: int, count: int) -> Any:
+    """Shares of a square, some of them a little over."""
+    values = np.linspace(0, 1, side * side, dtype=np.float32)
+    values[-count:] = 1.001
+    return values.reshape(side, side)
+
+
 RAMP = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
 PIXELS = [
     pytest.param(jpeg_called("photo.HEIC"), (5, 0), id="A16 a JPEG called HEIC"),
@@ -615,6 +667,17 @@ PIXELS = [
     pytest.param(gray(RAMP), (0, 255), id="A17 shares"),
     pytest.param(gray(np.where(RAMP == 1, np.float32(1.001), RAMP)), (0, 255), id="A17 one value over"),
     pytest.param(gray(np.where(RAMP == 0, np.float32(-0.001), RAMP)), (0, 255), id="A17 one value under"),
+    *(
+        pytest.param(gray(values), (0, 255), id=f"A17 {name}")
+        for name, values in {
+            "one of 64 over": with_over(8, 1),
+            "two of 1024 over": with_over(32, 2),
+            "five of 4096 over": with_over(64, 5),
+            "a ramp that overshoots": 1.02 * RAMP,
+            "a filter that overshoots": 1.5 * RAMP - 0.25,
+        }.items()
+    ),
+    pytest.param(gray(40 * RAMP), (0, 40), id="A17 dark gray levels"),
     pytest.param(gray(np.full((9, 9), 0.5, np.float32)), (128, 128), id="A17 uniform"),
     pytest.param(gray(np.zeros((9, 9), np.int32)), (0, 0), id="A17 uniform whole numbers"),
     pytest.param(gray(np.full((9, 9), -3e9, np.float32)), (0, 0), id="A17 uniform, no known scale"),

@@ -81,7 +81,31 @@ NOTES = [
     pytest.param("path,label\na/0.png,red;apple\n", "like several in one cell", id="E14 red;apple"),
     pytest.param("path,label,xmin,ymin,xmax,ymax\na/0.png,red,1,1,9,9\n", "were read as the box", id="E8 corners"),
     pytest.param("path,label,xmin,ymin\na/0.png,red,1,1\n", "look like boxes and were not read", id="E8 half a box"),
+    *(
+        pytest.param(f"path,label,{names}\na/0.png,red,1,1,9,9\n", f"columns {shown} look like boxes", id=f"E8 {names}")
+        for names, shown in (
+            ("Roi.X1,Roi.Y1,Roi.X2,Roi.Y2", "Roi.X1, Roi.Y1, Roi.X2, Roi.Y2"),
+            ("x_center,y_center,width,height", "x_center, y_center"),
+            ("boundingBox,bboxes,boxer,box_id", "boundingBox, bboxes, box_id"),
+        )
+    ),
 ]
+
+
+def test_an_edge_of_a_box_is_no_label(tmp_path: Path) -> None:
+    """E8: y of x, y, w, h; without a box it is a label, as before."""
+    flat(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h,species\na.png,1,2,6,6,gull\n")
+    with pytest.raises(DataError, match="no column 'label'; it has path, x, y, w, h, species"):
+        read_catalogue(tmp_path / "boxes.csv")
+    found = read_catalogue(tmp_path / "boxes.csv", labels="optional")
+    assert found.label_names == [""]
+    assert found.boxes is not None
+    assert found.boxes.tolist() == [[1, 2, 7, 8]]
+    (tmp_path / "plain.csv").write_text("path,y\na.png,gull\n")
+    plain = read_catalogue(tmp_path / "plain.csv")
+    assert plain.label_names == ["gull"]
+    assert not any("look like boxes" in note for note in plain.notes)
 
 
 @pytest.mark.parametrize(("text", "words"), NOTES)

@@ -6,6 +6,8 @@ large enough.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,18 +28,25 @@ _CORNERS = (
     ("xmin", "ymin", "xmax", "ymax"),
     ("x_min", "y_min", "x_max", "y_max"),
     ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
+    ("bbox_xmin", "bbox_ymin", "bbox_xmax", "bbox_ymax"),
     ("left", "top", "right", "bottom"),
 )
 _SIZES = (
     ("x", "y", "w", "h"),
     ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
     ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
+    ("bbox_left", "bbox_top", "bbox_width", "bbox_height"),
 )
 """Left, top, width and height."""
 BOX_NAMES = frozenset(name for names in (BOX, *_CORNERS, *_SIZES) for name in names)
 """Every name of a column of boxes that is read."""
-_AMBIGUOUS = ("bbox", "box", "bounding_box", "x", "y", "xmin", "xmax", "left", "right", "x1", "x2", *BOX)
-"""Columns that suggest boxes where none of the forms above is complete."""
+_AMBIGUOUS = re.compile(
+    r"(^|[._ ])((bounding)?[._ ]?b?box(es)?|roi)(?![a-z])"
+    r"|^[xy][._ ]?(min|max|cent(er|re)|[012])$|^cent(er|re)[._ ]?[xy]$|^(x|y|left|right)$"
+)
+"""Lower-case names of columns that suggest boxes where none of the forms above is complete."""
+_MOST = 2**31
+"""Pixels of an edge, beyond which no image reaches."""
 
 
 def edges(values: Floats) -> Integers:
@@ -62,10 +71,13 @@ def faults(values: Floats) -> dict[int, str]:
     missing = np.isnan(values)
     with np.errstate(invalid="ignore"):  # comparisons with NaN are False
         start, end = values[:, :2], values[:, 2:]
+        # Shares may overshoot the image a little. Pixels are told from them by whole numbers, or by a side of two pixels.
+        near = _all((values > -1) & (values < 2)) & _all(end - start <= 1.5) & ~_all(values == np.rint(values))
         checks: dict[str, Flags] = {
             "has an edge that is missing": ~_all(~missing) & ~_all(missing),
             "has an edge that is infinite": ~_all(~np.isinf(values)),
-            "looks like shares of the image; write pixels": _all((values >= 0) & (values <= 1)),
+            "has an edge beyond 2^31 pixels": ~_all(~(np.abs(values) > _MOST)),
+            "looks like shares of the image; write pixels": near | _all((values >= 0) & (values <= 1)),
             "is reversed or empty; want x_1 < x_2 and y_1 < y_2": ~_all(~(end <= start)),
             "is smaller than one pixel": ~_all(~(np.rint(end) <= np.rint(start))),
             "lies to the left of or above the image": ~_all(~(np.rint(start) < -1)) | ~_all(~(np.rint(end) < 1)),
@@ -82,6 +94,12 @@ def _all(flags: Flags) -> Flags:
     return np.asarray(flags.all(axis=1), dtype=bool)
 
 
+def box_names(given: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Which of the lower-case names of columns are a box, and what they are: as in :data:`BOX`, or ``x_1, y_1, w, h``; None without."""
+    forms = [(one, BOX) for one in (BOX, *_CORNERS)] + [(one, ("x_1", "y_1", "w", "h")) for one in _SIZES]
+    return next((form for form in forms if all(name in given for name in form[0])), None)
+
+
 def box_columns(frame: pd.DataFrame, given: dict[str, object], notes: list[str]) -> pd.DataFrame | None:
     """Find the columns of boxes under one of their usual names.
 
@@ -93,16 +111,16 @@ def box_columns(frame: pd.DataFrame, given: dict[str, object], notes: list[str])
     Returns:
         Columns named as in :data:`BOX`, or as ``x_1, y_1, w, h`` for boxes with a size; None without boxes.
     """
-    if all(name in given for name in BOX):
-        return frame[[given[name] for name in BOX]].set_axis(list(BOX), axis=1)
-    for names, columns in [(one, BOX) for one in _CORNERS] + [(one, ("x_1", "y_1", "w", "h")) for one in _SIZES]:
-        if all(name in given for name in names):
-            own = [given[name] for name in names]
+    form = box_names(given)
+    if form is not None:
+        names, columns = form
+        own = [given[name] for name in names]
+        if names != BOX:
             meaning = "x_1, y_1, x_2, y_2" if columns == BOX else "x_1, y_1, width and height"
             notes.append(f"columns {', '.join(map(str, own))} were read as the box {meaning}")
-            return frame[own].set_axis(list(columns), axis=1)
-    odd = [str(given[name]) for name in _AMBIGUOUS if name in given]
-    if odd:
+        return frame[own].set_axis(list(columns), axis=1)
+    odd = [str(column) for column in frame.columns if _AMBIGUOUS.search(str(column).strip().lower())]
+    if odd and [name.lower() for name in odd] != ["y"]:  # y alone is a label
         notes.append(
             f"columns {', '.join(odd)} look like boxes and were not read; name them x_1, y_1, x_2, y_2 (pixels)"
         )

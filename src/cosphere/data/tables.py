@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cosphere._types import Flags
-from cosphere.data.boxes import BOX, BOX_NAMES, box_columns, faults
+from cosphere.data.boxes import BOX, BOX_NAMES, box_columns, box_names, faults
 from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import Labels, query_and_gallery
 from cosphere.data.listing import drop_missing, is_image, matching_paths
@@ -193,8 +193,10 @@ def table_columns(file: TableFile, labels: Labels) -> dict[str, object]:
     """
     given = file.columns
     columns = {column: given[column] for column in ("path", "label", "split", *OPTIONAL) if column in given}
+    form = box_names(given)
+    taken = () if form is None else form[0]  # y of a box is no label
     for column, aliases in ALIASES.items():
-        alias = next((alias for alias in aliases if alias in given), None)
+        alias = next((alias for alias in aliases if alias in given and alias not in taken), None)
         if column not in columns and alias is not None:
             columns[column] = given[alias]
             file.notes.append(f"column {given[alias]!r} was read as {column}")

@@ -46,9 +46,9 @@ def to_rgb(picture: Image.Image, into: Pixels | None = None) -> Pixels:
     """Convert an image in any mode to (H, W, 3) uint8.
 
     Transparency is composited over white and 16-bit gray is scaled. Integers of 32 bits in 0..65535 are 16-bit gray;
-    floating-point values are shares in 0..1 or gray levels in 0..255. Other values have no known scale: the darkest
-    becomes black and the brightest white. Up to one value in a thousand may lie outside a range without changing the
-    scale of the others; NaN and infinity are black.
+    floating-point values are shares in 0..1, which filters may overshoot by a half, or gray levels in 0..255. Other values have
+    no known scale: the darkest becomes black and the brightest white. Up to one value in a thousand may lie outside a
+    range without changing the scale of the others; NaN and infinity are black.
 
     Args:
         picture: the image.
@@ -102,7 +102,8 @@ def _scale(picture: Image.Image, rows: int) -> tuple[float, float]:
         ValueError: no value is finite.
     """
     whole = picture.mode == "I"
-    ranges = ((0.0, 65535.0),) if whole else ((0.0, 1.0), (0.0, 255.0))
+    # The values that become black and white, and how far beyond them a value is still of this scale, and clipped.
+    ranges = ((0.0, 65535.0, 0.0),) if whole else ((0.0, 1.0, 0.5), (0.0, 255.0, 0.0))
     outside = [0] * len(ranges)
     count = 0
     sample: list[NDArray[Any]] = []
@@ -111,12 +112,12 @@ def _scale(picture: Image.Image, rows: int) -> tuple[float, float]:
         values = np.asarray(picture.crop((0, top, picture.width, min(top + rows, picture.height))))
         values = values[np.isfinite(values)]
         count += len(values)
-        for place, (low, high) in enumerate(ranges):
-            outside[place] += int(((values < low) | (values > high)).sum())
+        for place, (low, high, over) in enumerate(ranges):
+            outside[place] += int(((values < low - over) | (values > high + over)).sum())
         sample.append(values[::every].copy())  # a view would keep all values in memory
     if not count:
         raise ValueError("none of its values is a number")
-    for (low, high), odd in zip(ranges, outside, strict=True):
+    for (low, high, _), odd in zip(ranges, outside, strict=True):
         if odd <= _tolerated(count):
             return low, 255 / (high - low)
     values = np.sort(np.concatenate(sample).astype(np.float64))

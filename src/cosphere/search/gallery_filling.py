@@ -10,7 +10,7 @@ from cosphere.gallery import Added
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
 from cosphere.models import Embedder
-from cosphere.search.gallery_items import Pictures, box_of
+from cosphere.search.gallery_items import Pictures, boxes_of
 from cosphere.search.gallery_rows import as_held
 from cosphere.search.pictures import Pictured, embed_pictures
 
@@ -39,7 +39,7 @@ def add_pictures(
     total, done = Added(0, 0, every - len(keep)), every - len(keep)
     thumbnail = store.thumbnail
     pictures = [table.pictures[place] for place in keep]
-    boxes = [box_of(table.metadata[place]) for place in keep]
+    boxes = boxes_of([table.metadata[place] for place in keep], [table.ids[place] for place in keep])
     for batch in embed_pictures(embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail):
         unreadable.add(batch.skipped)
         if batch.places:

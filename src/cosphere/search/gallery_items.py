@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cosphere.data.boxes import BOX
+from cosphere.data.boxes import BOX, NO_BOX, edges, faults
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError, counted
 from cosphere.gallery.values import check_ids
@@ -100,19 +100,50 @@ def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Picture
 def box_of(metadata: Mapping[str, Any]) -> Box | None:
     """The box of an image in its metadata, pixels (left, top, right, bottom); None for the whole image.
 
-    Columns of these names that hold something else than four numbers of pixels are no box.
+    Columns of these names that hold something else than four numbers of pixels are no box. Edges are rounded as in :func:`boxes_of`.
     """
-    edges = [_edge(metadata.get(name)) for name in BOX]
-    left, top, right, bottom = (-1 if edge is None else edge for edge in edges)
-    return None if None in edges else (left, top, right, bottom)
+    values = [_number(metadata.get(name)) for name in BOX]
+    whole = [None if value is None or not abs(value) < _MOST_EDGE else round(value) for value in values]
+    left, top, right, bottom = (-1 if edge is None else edge + (edge == -1) for edge in whole)
+    return None if None in whole else (left, top, right, bottom)
 
 
-def _edge(value: Any) -> int | None:
+def boxes_of(metadata: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Box | None]:
+    """The boxes of N images to add, pixels (left, top, right, bottom); None for a whole image, which has none of the columns.
+
+    Args:
+        metadata: of each.
+        names: of the images, for errors.
+
+    Raises:
+        DataError: a box lacks an edge, or cannot be used.
+    """
+    cells = [[one.get(edge) for edge in BOX] for one in metadata]
+    boxed = [place for place, values in enumerate(cells) if any(value is not None for value in values)]
+    values = np.array([_numbers(cells[place], names[place]) for place in boxed]).reshape(-1, len(BOX))
+    for at, reason in faults(values).items():
+        raise DataError(f"{names[boxed[at]]}: {reason}. {_BOXES}")
+    boxes: list[Box | None] = [None] * len(cells)
+    for place, (left, top, right, bottom) in zip(boxed, edges(values).tolist(), strict=True):
+        boxes[place] = None if left == NO_BOX else (left, top, right, bottom)
+    return boxes
+
+
+_BOXES = "Boxes are x_1, y_1, x_2, y_2 in pixels, right and bottom exclusive; a whole image has none of them."
+
+
+def _numbers(cells: Sequence[Any], name: str) -> list[float]:
+    for value in cells:
+        if value is not None and _number(value) is None:
+            raise DataError(f"{name}: an edge of the box is {value!r}; wanted a number. {_BOXES}")
+    return [np.nan if value is None else float(_number(value) or 0) for value in cells]
+
+
+def _number(value: Any) -> float | None:
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"-?\d{1,9}", value, re.ASCII) else None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return None
-    return int(value) if -_MOST_EDGE < value < _MOST_EDGE else None
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return float(value) if number else None
 
 
 def columns_of_table(table: Embeddings) -> list[dict[str, Any]]:
