@@ -199,7 +199,8 @@ def _compared(
         notes.append(
             f"settings differ from the recipe ({', '.join(changes)}), so nothing is said about the published row"
         )
-    notes += weights_notes(settings, weights)
+    if comparable or "model.weights" in changes:
+        notes += weights_notes(settings, weights)
     if comparable and len(folders) == 1:
         notes.append(
             "one seed: the interval covers other test images, not other seeds. Give --seeds 3 or more for those"

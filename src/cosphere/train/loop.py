@@ -225,7 +225,8 @@ class Training:
         step = saved.get("step")
         if isinstance(step, int) and step > self.settings.steps:
             raise RunError(
-                f"{path} has {counted(step, 'step')}; wanted at most the {self.settings.steps:,} of the settings. Give more --steps."
+                f"{path} has {counted(step, 'step')}; wanted at most the {self.settings.steps:,} of the settings. "
+                f"Give --steps {step} or more."
             )
         self.keeper.restore(saved, path)
         first = self.settings.schedule.new_layers_steps
