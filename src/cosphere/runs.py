@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -345,6 +346,7 @@ def provenance() -> dict[str, Any]:
         "cosphere": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "timm": _installed("timm"),
         "commit": _commit(),
         "command": " ".join([Path(sys.argv[0]).name, *(escaped(_without_folders(word)) for word in sys.argv[1:])]),
         "machine": {
@@ -363,6 +365,15 @@ def _without_folders(word: str) -> str:
     """The last part of an absolute path: folders of one machine are private, and useless elsewhere."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if value.startswith("/") else word
+
+
+@functools.cache
+def _installed(package: str) -> str | None:
+    """Version of a package without importing it, which takes seconds; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache  # what this process runs was loaded once, and two processes of git for each run of a study add up

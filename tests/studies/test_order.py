@@ -49,7 +49,7 @@ class Several:
             job = running.pop(self.draw.randrange(len(running)))
             record = {"arm": job.arm, "run": job.name, "phase": job.phase, "candidate": job.candidate, "seed": job.seed}
             record |= {"values": dict(job.values), "status": "ok", "seconds": 1.0}
-            record |= {"scores": {"recall@1": job.values["optimizer.head_rate"]}}
+            record |= {"scores": {"recall@1": job.values["optimizer.head_rate"]}, "data": {}}
             assert self.folder is not None
             self.folder.save(record, None)
             self.kill_after -= 1

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cosphere.data import Catalogue, read_catalogue
+from cosphere.models import weights_identity
 from cosphere.runs import provenance
 from cosphere.studies import StudyFolder, StudyListener, StudyResult, reuse, run, study_of
 from cosphere.studies.engine import Others
@@ -50,15 +51,18 @@ def commit(study: Path, name: str) -> None:
         file.write_text(json.dumps(record))
 
 
-def test_equal_runs_of_another_study_are_taken_over_and_no_image_is_read(
-    content: dict[str, Any], photos: Path, whole: StudyResult, beside: Path
+def test_equal_runs_of_another_study_are_taken_over_and_no_image_is_decoded(
+    content: dict[str, Any], photos: Path, whole: StudyResult, beside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content["arms"] = {"without": content["arms"]["plain"], "constraint": content["arms"]["sec"]}
     content["questions"] = [{"ask": "Does SEC raise Recall@1?", "arm": "constraint", "against": "without"}]
     copy = shutil.copytree(photos, beside / "photos")
     listed = read_catalogue(copy)
-    for part in ("train", "test"):
-        shutil.move(copy / part, beside / f"{part}-away")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr("PIL.Image.open", refuse)
     listener = Heard()
     result = run(study_of("other", content), listed, beside / "other", listener=listener)
     assert result.complete
@@ -128,6 +132,10 @@ def job_of(record: dict[str, Any], content: dict[str, Any], **changes: Any) -> J
         ({}, {"provenance": {"commit": "bad5eed"}}, False),
         ({}, {"provenance": {"commit": "c0ffee+"}}, False),
         ({}, {"provenance": {"torch": "1.0"}}, False),
+        ({}, {"provenance": {"timm": "0.1"}}, False),
+        ({}, {"data": {"training files": "other"}}, False),  # other pixels under the same names
+        ({}, {"data": {"training files": None}}, False),  # of a version that did not record it: nobody knows
+        ({"device": "cuda"}, {}, False),
         ({}, {"settings": {"steps": None}}, False),  # older than the setting, and the study's value is not its default
         ({}, {"settings": {"precision": None}}, True),
         ({}, {"settings": {"gone": 1}}, False),
@@ -168,3 +176,43 @@ def test_a_final_run_that_lacks_something_is_not_taken_over(
         changed = {**record, "scores": {"recall@1": 0.5}}
         (run_folder / "record.json").write_text(json.dumps(changed))
     assert others(beside, images, record)[0].find(job_of(record, content)) is None
+
+
+def test_other_code_is_taken_over_on_request_and_other_pixels_never(
+    content: dict[str, Any], images: Catalogue, beside: Path
+) -> None:
+    file = beside / "whole" / "arms" / "sec" / "tune-000-seed1000" / "record.json"
+    record = json.loads(file.read_text())
+    for data, taken in (
+        ({}, True),
+        ({"training files": None}, True),
+        ({"training files": "other"}, False),
+    ):
+        changed = {**record["data"], **data}
+        known = {key: value for key, value in changed.items() if value is not None}
+        file.write_text(json.dumps({**record, "data": known, "device": "cuda"}))
+        found = others(beside, images, record, "any")[0].find(job_of(record, content))
+        assert (found is not None) is taken
+
+
+def test_weights_are_known_by_their_bytes(
+    content: dict[str, Any], images: Catalogue, beside: Path, tmp_path: Path
+) -> None:
+    file = beside / "whole" / "arms" / "sec" / "tune-000-seed1000" / "record.json"
+    record = json.loads(file.read_text())
+    first, moved, other = (tmp_path / name for name in ("first.pth", "moved.pth", "other.pth"))
+    for path, bytes_ in ((first, b"one"), (moved, b"one"), (other, b"two")):
+        path.write_bytes(bytes_)
+    record["settings"]["model"]["weights"] = str(first)
+    record["weights"] = weights_identity(str(first))
+    for known, how, taken in (
+        (True, "same", {"first": True, "moved": True, "other": False}),
+        (False, "same", {"first": False, "moved": False, "other": False}),
+        (False, "any", {"first": True, "moved": False, "other": False}),
+    ):
+        written = {key: value for key, value in record.items() if known or key != "weights"}
+        file.write_text(json.dumps(written))
+        for path in (first, moved, other):
+            job = job_of(record, content, **{"model.weights": str(path)})
+            found = others(beside, images, record, how)[0].find(job)  # type: ignore[arg-type]
+            assert (found is not None) is taken[path.stem], (known, how, path.stem)

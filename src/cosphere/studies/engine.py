@@ -28,7 +28,7 @@ from cosphere.studies.pool import Workers
 from cosphere.studies.results import StudyResult, arm_results, compared
 from cosphere.studies.reuse import Others, Reuse, adopt
 from cosphere.studies.search import Search
-from cosphere.studies.sources import listed, parts
+from cosphere.studies.sources import check_files, image_files, listed, parts, rules_of
 from cosphere.studies.spreads import spreads
 from cosphere.studies.variance import variance_against_gain
 from cosphere.train import TrainSettings
@@ -73,7 +73,7 @@ def run(
         device: "auto", "cpu", "cuda" or "mps".
         keep_models: keep the models of the final runs; by default their embeddings and scores stay.
         reuse: take over runs of other studies beside the folder that have the settings, seed and images of one of this study: "same",
-            those that the same commit and versions did on the same machine; "any", of any; "none", none.
+            those that the same commit and versions did on the same machine and device; "any", of any; "none", none.
         listener: receives notes, progress and finished runs.
 
     Returns:
@@ -92,14 +92,19 @@ def run(
     catalogue, root = listed(study, source, listener)
     whole, training = parts(catalogue, listener)
     place = StudyFolder(Path(folder))
-    rules = {"settings, arms or candidates": study.identity(), "images": whole.fingerprint()}
-    with place.claim(rules):
+    data = {"training": training.fingerprint(), "whole": whole.fingerprint(), "training files": image_files(training)}
+    with place.claim(rules_of(study, whole, data)) as unknown:
+        if unknown:
+            listener.note(
+                f"{place.path} was made by an earlier version that did not record its {' and '.join(unknown)}; whether its runs are of "
+                "the same ones is not checked"
+            )
         fixed = {"data.root": root, "device": choose_device(device)}
         context = Context(
             folder=place.path.absolute(),
             training=training,
             whole=whole,
-            data={"training": training.fingerprint(), "whole": whole.fingerprint()},
+            data=data,
             scores=study.scores,
             protocols=study.protocols,
             keep=("embeddings", "model") if keep_models else ("embeddings",),
@@ -140,6 +145,9 @@ class Work:
         self.spent = 0.0
         self.taken: set[tuple[str, str]] = set(self.records)
         self.choices: dict[str, Any] = {}
+        self.final_data: dict[str, str] = {}
+        """Digest of all image files; the test images are looked at after the last choice."""
+        check_files(self.records.values(), context.data, folder.path)
         for record in self.records.values():
             self._time(record)
             folder.prune(record, keep=context.keep if record["phase"] == "final" else ())
@@ -189,7 +197,7 @@ class Work:
         if self.others.elsewhere:
             self.listener.note(
                 f"{counted(len(self.others.elsewhere), 'run')} with the same settings, seeds and images lie in studies beside this one, "
-                "done by another commit or version or on another machine; --reuse any takes them over"
+                "done by another commit or version or on another machine or device; --reuse any takes them over"
             )
             self.others.elsewhere.clear()
 
@@ -269,7 +277,18 @@ class Work:
                     continue
                 values = choice["values"]
                 settings = self._settings(name, values, seed, final=True)
-                yield Job(name, "final", choice["candidate"], seed, values, settings)
+                yield Job(name, "final", choice["candidate"], seed, values, settings, self._seen_by_final())
+
+    def _seen_by_final(self) -> dict[str, str]:
+        """What final runs see beyond candidates. Asked only after the last choice.
+
+        Raises:
+            RunError: earlier final runs have seen other test images.
+        """
+        if not self.final_data:
+            self.final_data = {"whole files": image_files(self.context.whole)}
+            check_files(self.records.values(), self.final_data, self.folder.path)
+        return self.final_data
 
     def _done(self, finished: Finished) -> None:
         """Take in a finished run."""

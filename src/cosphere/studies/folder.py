@@ -79,11 +79,14 @@ class StudyFolder:
         return self.path / "arms" / arm / name
 
     @contextlib.contextmanager
-    def claim(self, rules: Mapping[str, Any]) -> Iterator[None]:
+    def claim(self, rules: Mapping[str, Any]) -> Iterator[list[str]]:
         """Hold the study for this process, and make its folder if it is not there. The lock of a killed process is released.
 
         Args:
             rules: what the records of this folder depend on, by name, as plain values: arms, candidates, data.
+
+        Yields:
+            names of the rules that the folder does not know, since an earlier version made it.
 
         Raises:
             RunError: another process works on it, it holds something else or other rules, or it cannot be written.
@@ -101,33 +104,35 @@ class StudyFolder:
                 f"cannot write {self.path}: {error.strerror or error}. Choose a folder that you may write."
             ) from error
         try:
-            self._check(rules)
+            unknown = self._check(rules)
             for part in self.path.rglob(".*.part"):  # What a kill inside a write left.
                 part.unlink(missing_ok=True)
-            yield
+            yield unknown
         finally:
             os.close(handle)
 
     def _is_foreign(self) -> bool:
         return any(file.name != ".lock" and not file.name.endswith(".part") for file in self.path.iterdir())
 
-    def _check(self, rules: Mapping[str, Any]) -> None:
-        """Write the marker, or raise unless the one that is there has the same rules."""
+    def _check(self, rules: Mapping[str, Any]) -> list[str]:
+        """Write the marker, or raise unless the one that is there has the same rules; return the names that it does not know."""
         if not self.marker.exists():
             write_json(self.marker, {"layout": LAYOUT_VERSION, **provenance(), "rules": dict(rules)})
-            return
+            return []
         content = read_json(self.marker, what="a study's folder")
         if content.get("layout") != LAYOUT_VERSION:
             raise RunError(
                 f"{self.path} has layout version {content.get('layout')!r}; this Cosphere reads version {LAYOUT_VERSION}. "
                 "Choose another name with --name."
             )
+        known = content["rules"]
         for name, value in rules.items():
-            if content["rules"].get(name) != value:
+            if name in known and known[name] != value:
                 raise RunError(
                     f"{self.path} holds a study with other {name}; its runs cannot be compared with new ones. "
                     "Choose another name with --name."
                 )
+        return [name for name in rules if name not in known]
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished runs, in the order of their folders.

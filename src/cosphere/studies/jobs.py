@@ -21,6 +21,7 @@ from cosphere.errors import DivergenceError, RunError
 from cosphere.experiment import Evaluation, evaluate_protocol, evaluate_run, run
 from cosphere.experiment.images import TEST, VAL
 from cosphere.experiment.stopwatch import Stopwatch
+from cosphere.models import weights_identity
 from cosphere.runs import RunFolder, provenance
 from cosphere.studies.costs import measured
 from cosphere.studies.folder import StudyFolder, text_column
@@ -44,6 +45,8 @@ class Job:
     values: Mapping[str, Any]
     """Of the tuned settings."""
     settings: TrainSettings
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Digests of images that only final runs see, beside those of :attr:`Context.data`."""
 
     @property
     def name(self) -> str:
@@ -61,7 +64,7 @@ class Context:
     whole: Catalogue
     """All images, with the test split; only final runs look at it."""
     data: Mapping[str, str]
-    """Fingerprints of both."""
+    """Fingerprints of both by their names, and as ``training files`` a digest of the files of the first."""
     scores: tuple[str, ...]
     """To measure on the test images."""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -237,13 +240,17 @@ def _machine() -> dict[str, Any]:
 
 
 def _origin(job: Job, context: Context) -> dict[str, Any]:
-    """Where the numbers come from: identity of the run, settings, data, commit, machine and time."""
+    """Where the numbers come from: identity of the run, settings, data, weights, device, commit, machine and time."""
     identity = job.settings.identity()
     del identity["data"]["root"]  # The images are identified by their fingerprint, wherever they lie.
-    text = json.dumps([identity, context.data["training"]], sort_keys=True, default=str)
+    weights = weights_identity(job.settings.model.weights)
+    training = [context.data[name] for name in ("training", "training files") if name in context.data]
+    text = json.dumps([identity, weights, *training], sort_keys=True, default=str)
     return {
         "identity": hashlib.sha256(text.encode()).hexdigest()[:16],
         "settings": identity,
-        "data": dict(context.data),
+        "data": {**context.data, **job.data},
+        "weights": weights,
+        "device": job.settings.device,
         "provenance": {**_machine(), "time": datetime.now(UTC).isoformat(timespec="seconds")},
     }

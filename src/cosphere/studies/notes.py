@@ -14,7 +14,7 @@ from cosphere.train.stream import sampler_of
 
 
 def notes(study: Study, records: Sequence[Mapping[str, Any]], missing: Mapping[Phase, int]) -> Iterator[str]:
-    """One sentence each: runs that are left, runs of other studies, several commits, arms without tuning.
+    """One sentence each: runs that are left, runs of other studies, several commits or devices, arms without tuning.
 
     Args:
         study: the study.
@@ -38,6 +38,9 @@ def notes(study: Study, records: Sequence[Mapping[str, Any]], missing: Mapping[P
     if len(made_by) > 1:
         several = ", ".join(f"{name[:12]} ({counted(count, 'run')})" for name, count in made_by.items())
         yield f"The runs were made by several commits: {several}."
+    devices = sorted({str(one["device"]) for one in records if "device" in one})
+    if len(devices) > 1:
+        yield f"The runs were done on several devices, which round differently: {', '.join(devices)}."
     untuned = [name for name, arm in study.arms.items() if not arm.tune and arm.values_of is None]
     if untuned and len(untuned) < len(study.arms):
         yield f"Nothing is tuned for {', '.join(untuned)}; the other arms had {study.candidates} candidates each."

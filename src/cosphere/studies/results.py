@@ -198,7 +198,7 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
     Columns: study, mode, arm, the axes of the grid, phase, candidate, seed, split, status, reason, ``score.*``, ``norm.*`` (lengths),
     ``lens.*`` (where the norm lens was measured), ``value.*`` (tuned settings), steps, best_step, seconds, training_seconds,
     step_seconds, memory and device_memory (peaks while training, bytes), identity, taken_from (study/arm/run that trained it, where
-    another one did), commit, machine, time, data, settings (JSON).
+    another one did), commit, machine, time, device, data, weights, settings (JSON).
     """
     rows = []
     for one in sorted(records, key=lambda one: (one["arm"], one["phase"] == "final", one["candidate"], one["seed"])):
@@ -222,7 +222,9 @@ def table_of(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                 "commit": origin["commit"],
                 "machine": json.dumps(origin["machine"], sort_keys=True),
                 "time": origin["time"],
+                "device": one.get("device"),
                 "data": one["data"]["whole"],
+                "weights": one.get("weights"),
                 "settings": json.dumps(one["settings"], sort_keys=True),
             }
         )

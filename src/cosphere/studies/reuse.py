@@ -1,8 +1,8 @@
 """Runs of other studies in the same runs folder that have the settings, seed and images of one that is to be done.
 
-A run is a function of its settings, its seed, its images and the code, so a study need not train what another one has trained. What is
-taken over keeps its own provenance and says where it comes from. The test images are not read again: the scores are those of the
-other study.
+A run is a function of its settings, its seed, its images, its first weights and the code, so a study need not train what another one
+has trained. What is taken over keeps its own provenance and says where it comes from. The test is not scored again: the scores are those
+of the other study.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from cosphere.errors import CosphereError
 from cosphere.fields import flatten
 from cosphere.files import read_json
+from cosphere.models import weights_identity
 from cosphere.runs import RunFolder, provenance
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.forms import of_protocols, of_ranking
@@ -25,8 +26,8 @@ from cosphere.studies.jobs import Context, Job
 from cosphere.train import TrainSettings
 
 Reuse = Literal["same", "any", "none"]
-"""Which runs of other studies are taken over: of the same code and machine, of any, or none."""
-_CODE = ("cosphere", "python", "torch", "commit")
+"""Which runs of other studies are taken over: of the same code, machine and device, of any, or none."""
+_CODE = ("cosphere", "python", "torch", "timm", "commit")
 
 
 class Source(NamedTuple):
@@ -53,34 +54,53 @@ class Others:
         self._origin = _code(provenance(), threads)
         self._equal: dict[str, list[Source]] = {}
         self.elsewhere: set[tuple[str, str]] = set()
-        """Arm and run of each job that another study has done with other code or on another machine, and that was not taken over."""
+        """Arm and run of each job that another study has done with other code, machine or device, and that was not taken over."""
         if reuse != "none":
             for source in _sources(context.folder):
                 with contextlib.suppress(CosphereError, KeyError, TypeError):  # of a version whose settings are gone
                     old = TrainSettings().with_values(flatten(source.record["settings"]))
-                    self._equal.setdefault(_key(source.record["phase"], old), []).append(source)
+                    key = _key(source.record["phase"], old, source.record.get("weights"))
+                    self._equal.setdefault(key, []).append(source)
 
     def find(self, job: Job) -> Source | None:
         """A run to take over for a job; None if it has to be done."""
-        equal = [one for one in self._equal.get(_key(job.phase, job.settings), ()) if self._suits(one, job)]
-        own = [one for one in equal if self._is_ours(one.record["provenance"])]
+        weights = job.settings.model.weights
+        # A record of an earlier version knows its weights by their path alone.
+        keys = {_key(job.phase, job.settings, name): None for name in (weights_identity(weights), weights)}
+        equal = [one for key in keys for one in self._equal.get(key, ()) if self._suits(one, job)]
+        own = [one for one in equal if self._is_ours(one.record, job)]
         if equal and not own and self.reuse == "same":
             self.elsewhere.add((job.arm, job.name))
         # Runs of this code come first, also where those of any code may be taken over.
         return next(iter([*own, *(equal if self.reuse == "any" else ())]), None)
 
-    def _is_ours(self, origin: Mapping[str, Any]) -> bool:
-        """Whether a run was done by this code on this machine. Of a checkout with changed files nobody knows."""
-        return _code(origin, None) == self._origin and not str(origin["commit"]).endswith("+")
+    def _is_ours(self, record: Mapping[str, Any], job: Job) -> bool:
+        """Whether a run was done by this code on this machine and device, with files that its record knows.
+
+        Of a checkout with changed files nobody knows.
+        """
+        origin = record["provenance"]
+        return (
+            _code(origin, None) == self._origin
+            and not str(origin["commit"]).endswith("+")
+            and record.get("device") == job.settings.device
+            and "weights" in record
+            and set(record["data"]) >= self._data(job).keys()
+        )
 
     def _suits(self, source: Source, job: Job) -> bool:
-        """Whether a run with the settings of a job has its images, and all that the job would leave."""
-        record = source.record
+        """Whether a run with the settings of a job has its images, as far as its record knows them, and all that the job would leave."""
+        record, known = source.record, source.record["data"]
         return (
-            record["data"] == dict(self.context.data)
+            all(known.get(name) == self.context.data[name] for name in ("training", "whole"))
+            and all(known.get(name, digest) == digest for name, digest in self._data(job).items())
             and (bool(record.get("lens")) or not job.settings.validation.lens)
             and (job.phase == "tune" or record["status"] == "diverged" or self._scored(source))
         )
+
+    def _data(self, job: Job) -> dict[str, str]:
+        """Digests of all that a job sees."""
+        return {**self.context.data, **job.data}
 
     def _scored(self, source: Source) -> bool:
         """Whether a final run has the scores of this study, those of each query and its embeddings.
@@ -151,13 +171,19 @@ def _sources(own: Path) -> Iterator[Source]:
     yield from sorted(found, key=lambda one: "taken_from" in one.record)
 
 
-def _key(phase: str, settings: TrainSettings) -> str:
+def _key(phase: str, settings: TrainSettings, weights: str | None) -> str:
     """Phase and all settings that a number depends on, as text.
 
     The images are known by their fingerprint, wherever they lie, and the augmentation by what it does, as a setting that is left to the
     preset says the same as the preset's value.
+
+    Args:
+        phase: of the run.
+        settings: of the run.
+        weights: what identifies its first weights, see :func:`cosphere.models.weights_identity`; None takes the setting as it is.
     """
     identity = settings.identity()
+    identity["model"]["weights"] = weights or settings.model.weights
     del identity["data"]["root"]
     identity["images"] = {
         **{name: identity["images"][name] for name in ("size", "preset", "resize", "decoding")},
