@@ -583,6 +583,7 @@ SETS = [
         for name in (
             *("@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", ".Trashes", "@__thumb"),
             *("#recycle", "LOST.DIR", "Network Trash Folder", "found.000"),
+            *("System Volume Information ", "$RECYCLE.BIN. ", " lost+found"),
         )
     ),
     pytest.param(forms("folders"), ["3", "mixed"], id="A12 folders"),

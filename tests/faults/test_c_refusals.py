@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from faults.making import class_folders, flat
 from cosphere.data import make_batches, read_catalogue, training_parts
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate import EvaluationSettings, score_embeddings
+from cosphere.images import read_image
 
 Made = Callable[[Path], Any]
 PATHS = ["img/a.png", "img/b.png"]
@@ -86,6 +88,48 @@ def table_of_paths(root: Path) -> list[str]:
     return read_catalogue(root / "list.csv", labels="optional").label_names
 
 
+def zipped(members: list[str], listed: list[str] | None = None) -> Made:
+    """The labels of a zip with such members, read whole or through a table; every image can be read."""
+
+    def measure(root: Path) -> list[str]:
+        picture = flat(root / "x.png").read_bytes()
+        with zipfile.ZipFile(root / "z.zip", "w") as archive:
+            for name in members:
+                archive.writestr(name, picture)
+        lines = (
+            [] if listed is None else [f"z.zip#{name},{label}\n" for name, label in zip(listed, "xyz", strict=False)]
+        )
+        (root / "list.csv").write_text("path,label\n" + "".join(lines))
+        catalogue = read_catalogue(root / ("z.zip" if listed is None else "list.csv"))
+        assert all(read_image(path).shape == (10, 12, 3) for path in catalogue.paths)
+        return catalogue.table["label"].tolist()
+
+    return measure
+
+
+def flags(cells: list[Any]) -> Made:
+    """A column of queries as it is read from a file, and from a frame."""
+
+    def measure(root: Path) -> list[bool]:
+        class_folders(root, "a", images=len(cells))
+        frame = pd.DataFrame({"path": [f"a/{i}.png" for i in range(len(cells))], "label": "a", "is_query": cells})
+        frame.to_csv(root / "list.csv", index=False)
+        read, given = (
+            read_catalogue(source, root=root).table["is_query"].tolist() for source in (root / "list.csv", frame)
+        )
+        assert read == given
+        return read
+
+    return measure
+
+
+def labelled_twice(root: Path) -> tuple[list[str], list[str]]:
+    flat(root / "a.png")
+    (root / "list.csv").write_text("path,label,label\na.png,x,y\n")
+    catalogue = read_catalogue(root / "list.csv")
+    return catalogue.label_names, [note for note in catalogue.notes if "more than once" in note]
+
+
 def scored(each: int, classes: int = 2) -> Made:
     """Default K that a small set cannot reach: the scores that remain, and the note."""
 
@@ -143,9 +187,24 @@ READ = [
     pytest.param(
         written(accented("NFC").replace(",y", ",th\u00e9").encode("cp1252")), ["x", "th\u00e9"], id="C4 Windows-1252"
     ),
+    pytest.param(zipped(["a\\0.png", "b\\0.png"]), ["a", "b"], id="C4 a zip with backslashes"),
+    pytest.param(zipped(["a/0.png", "b\\0.png"], ["a\\0.png", "b/0.png"]), ["x", "y"], id="C4 backslashes of items"),
+    *(
+        pytest.param(
+            zipped([unicodedata.normalize(other, f"{CAFE}/0.png")], [unicodedata.normalize(one, f"{CAFE}/0.png")]),
+            ["x"],
+            id=f"C4 items, {one} for {other}",
+        )
+        for one, other in (("NFC", "NFD"), ("NFD", "NFC"))
+    ),
+    pytest.param(flags([1.0, 0.0, None]), [True, False, False], id="C4 flags with a gap"),
+    pytest.param(
+        labelled_twice, (["x"], ["column 'label' is there more than once; its first one was read"]), id="C4 two labels"
+    ),
     pytest.param(flat_photos(["a.png", "b.png"]), [""], id="C2 no folders"),
     pytest.param(flat_photos(["a.png"]), [""], id="C2 one photo"),
     pytest.param(flat_photos(["query/a.png", "gallery/b.png"]), [""], id="C2 query and gallery"),
+    pytest.param(flat_photos(["train/a.png", "test/b.png", "c.png"]), [""], id="C2 splits and a loose photo"),
     pytest.param(flat_photos(["album/a.png", "album/b.png"]), ["album"], id="C2 one album"),
     pytest.param(table_of_paths, [""], id="C2 a table of paths"),
     pytest.param(scored(2), (["recall@1", "recall@2"], True), id="C3 four images"),

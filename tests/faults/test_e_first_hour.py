@@ -65,6 +65,10 @@ def source_of(text: str) -> Callable[[Path], Any]:
 
 ANSWERS = [
     pytest.param(source_of("a/0.png,red\na/1.png,red\n"), "has no header", id="E14 no header"),
+    pytest.param(source_of("a/0.png 0\na/1.png 0\n"), "has spaces between its cells.* Put commas", id="E14 spaces"),
+    pytest.param(source_of("a/my photo.png\na/your photo.png\n"), "has no header", id="E14 spaces in names"),
+    pytest.param(source_of("path label\na/0.png 0\n"), "has spaces between its cells.* Put commas", id="E14 header"),
+    pytest.param(source_of("a/my photo.png,red\n"), "has no header", id="E14 a space in a name"),
     pytest.param(
         source_of("path,label\nb/0.png,red\n"), "folder that its paths start from", id="E14 advice that exists"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from cosphere.errors import DataError
 from cosphere.gallery import parse
 from cosphere.gallery.where_text import where_of
+
+COMPOSED, APART = (unicodedata.normalize(form, "caf\N{LATIN SMALL LETTER E WITH ACUTE}") for form in ("NFC", "NFD"))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,15 @@ from cosphere.gallery.where_text import where_of
         ("code=9223372036854775807", {"code": 2**63 - 1}, True),
         ("code=9223372036854775808", {"code": "9223372036854775808"}, True),
         ('code>="12345678901234567890123"', {"code": "2"}, True),
+        (f"label={APART}", {"label": COMPOSED}, True),
+        (f"label={COMPOSED}", {"label": APART}, True),
+        (f"label!={APART}", {"label": COMPOSED}, False),
+        (f"label!={APART}", {"label": "mug"}, True),
+        (f'label=["mug", "{APART}"]', {"label": COMPOSED}, True),
+        (f"path^=/{COMPOSED}/", {"path": f"/{APART}/1.jpg"}, True),
+        (f"path^=/{APART}/", {"path": f"/{COMPOSED}/1.jpg"}, True),
+        (f"path^=/{APART}/", {"path": "/mug/1.jpg"}, False),
+        (f"label>={APART}", {"label": COMPOSED}, True),
     ],
 )
 def test_a_condition_means_what_it_reads(text: str, metadata: dict[str, Any], holds: bool) -> None:
@@ -57,6 +69,14 @@ def test_all_conditions_hold_also_two_of_one_column() -> None:
     years = [year for year in range(2018, 2027) if parse(where).holds("x", {"year": year, "label": "mug"})]
     assert years == [2020, 2021, 2022, 2023]
     assert where_of([]) is None
+
+
+def test_every_condition_holds_in_each_form_of_a_beginning() -> None:
+    where = where_of([f"path^=/{APART}/", f"label!={APART}", "path^=/"])
+    assert where is not None
+    for form in (COMPOSED, APART):
+        held = [parse(where).holds("x", {"path": f"/{form}/1", "label": label}) for label in ("mug", COMPOSED, APART)]
+        assert held == [True, False, False]
 
 
 def test_an_order_of_numbers_has_bounds() -> None:

@@ -12,7 +12,7 @@ from cosphere.checks import check_choice
 from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
 from cosphere.data.listing import Listing, list_images, list_members, scan
 from cosphere.data.names import named_in_nfc
-from cosphere.errors import DataError, counted
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
@@ -84,7 +84,7 @@ def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tu
         raise DataError(f"there is no image in {root}. {_passed_over(listing)}{_container_in(root) or _ADVICE}")
     notes = listing.notes()
     wrapper, images = _step_in(listing.images, notes)
-    unlabelled = _without_classes(images) if labels == "optional" else None
+    unlabelled = _without_classes(images, notes) if labels == "optional" else None
     if unlabelled is not None:
         notes.append("there are no class folders, so the images have no labels")
         return wrapper, query_and_gallery(unlabelled, notes), notes
@@ -107,14 +107,16 @@ def _table(root: Path, listing: Listing, classes: Classes, labels: Labels) -> tu
     return wrapper, named_in_nfc(query_and_gallery(table, notes), notes), notes
 
 
-def _without_classes(images: list[str]) -> pd.DataFrame | None:
+def _without_classes(images: list[str], notes: list[str]) -> pd.DataFrame | None:
     """The rows of images that lie in no folder, or directly in split folders; None where there are other folders."""
     folders = {path.split("/")[0] for path in images if "/" in path}
     if any(path.count("/") > 1 for path in images) or any(normal_split(name) not in SPLIT_FOLDERS for name in folders):
         return None
-    if folders and any("/" not in path for path in images):
-        return None
-    splits = [normal_split(path.split("/")[0]) if folders else EVERYTHING for path in images]
+    loose = [path for path in images if "/" not in path]
+    if folders and loose:
+        lie = f"{counted(len(loose), 'image')} beside the split folders {agreeing(len(loose), 'are')}"
+        notes.append(f"{lie} in no split, {_first(loose)}")
+    splits = [normal_split(path.split("/")[0]) if "/" in path else EVERYTHING for path in images]
     return pd.DataFrame({"path": images, "label": "", "split": splits})
 
 

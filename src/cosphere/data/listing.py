@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags
-from cosphere.data.names import nfc
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.files import is_utf8, printable
 from cosphere.images import IMAGE_SUFFIXES, find_item
@@ -67,10 +65,12 @@ class Listing:
 def is_stray(name: str) -> bool:
     """Whether a file or folder is hidden or created by a system rather than by a user.
 
-    >>> [is_stray(name) for name in ("._0001.jpg", "Thumbs.db", "__MACOSX", "0001.jpg")]
+    >>> [is_stray(name) for name in ("._0001.jpg", "Thumbs.db", "__MACOSX ", "0001.jpg")]
     [True, True, True, False]
     """
-    return name.startswith(".") or name.lower() in STRAY_NAMES
+    return (
+        name.startswith(".") or name.strip(" ").rstrip(" .").lower() in STRAY_NAMES
+    )  # Windows drops spaces and dots at the end
 
 
 def is_image(name: str) -> bool:
@@ -263,7 +263,7 @@ def exists(root: Path, paths: Iterable[str]) -> Flags:
             by_folder[os.path.dirname(path)].append(row)  # noqa: PTH120
             continue
         if item.file not in inside:
-            inside[item.file] = _items(item.container, item.file)
+            inside[item.file] = items_of(item.container, item.file)
         names = inside[item.file]
         there[row] = names is None or item.name in names
     for folder, rows in by_folder.items():
@@ -277,63 +277,7 @@ def exists(root: Path, paths: Iterable[str]) -> Flags:
     return there
 
 
-def matching_paths(root: Path, paths: list[str]) -> tuple[list[str], Flags, list[str]]:
-    r"""Find listed files whose names are written differently on this disk.
-
-    Tables from Windows write ``img\a.png``; tables and disks may hold an accent as one character or as two.
-
-    Args:
-        root: folder that relative paths start from.
-        paths: N listed paths.
-
-    Returns:
-        The paths as the disk has them, or as listed where nothing matches; (N,) bool, whether each exists; and notes
-        about what was changed.
-    """
-    there = exists(root, paths)
-    listings: dict[str, dict[str, str]] = {}
-    candidates = list(paths)
-    slashes = forms = 0
-    for row in np.flatnonzero(~there).tolist():
-        path = posixpath.normpath(paths[row].replace("\\", "/")) if os.sep == "/" else paths[row]
-        slashed = path != paths[row] and os.path.isfile(os.path.join(root, path))  # noqa: PTH113, PTH118
-        real = path if slashed else _in_other_form(root, path, listings)
-        if real is not None:
-            candidates[row], there[row] = real, True
-            slashes += "\\" in paths[row]
-            forms += real != path
-    notes = []
-    if slashes:
-        notes.append(f"{counted(slashes, 'path')} with backslashes {agreeing(slashes, 'were')} read with slashes")
-    if forms:
-        notes.append(
-            f"{counted(forms, 'path')} {agreeing(forms, 'are')} written with other forms of accented characters than on the disk, "
-            f"and {agreeing(forms, 'were')} matched"
-        )
-    return candidates, there, notes
-
-
-def _in_other_form(root: Path, path: str, listings: dict[str, dict[str, str]]) -> str | None:
-    """The path on the disk that is equal up to the Unicode form of its names; None where there is none."""
-    if path.isascii():
-        return None
-    start = "/" if path.startswith("/") else ""
-    folder, parts = start or str(root), []
-    for part in path.removeprefix("/").split("/"):
-        if folder not in listings:
-            try:
-                listings[folder] = {nfc(name): name for name in os.listdir(folder)}  # noqa: PTH208
-            except (OSError, ValueError):
-                listings[folder] = {}
-        name = listings[folder].get(nfc(part))
-        if name is None:
-            return None
-        parts.append(name)
-        folder = os.path.join(folder, name)  # noqa: PTH118
-    return start + "/".join(parts)
-
-
-def _items(container: Container, path: Path) -> set[str] | None:
+def items_of(container: Container, path: Path) -> set[str] | None:
     """The items of a container; None if it is damaged, which is then reported for each image when it is read."""
     try:
         return set(container.items(path))

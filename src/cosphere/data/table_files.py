@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,8 @@ class TableFile:
         Raises:
             DataError: a cell has another value.
         """
-        values_of = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "nan": False}
+        values_of = dict.fromkeys(("true", "1", "1.0", "yes"), True)  # pandas writes 1.0 in a column with gaps
+        values_of |= dict.fromkeys(("false", "0", "0.0", "no", "nan"), False)
         cells = texts(self.frame[column]).map(lambda text: "false" if text is None else text.lower())
         wrong = np.flatnonzero(~cells.isin(values_of))
         if len(wrong):
@@ -111,7 +112,7 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
         DataError: the file cannot be read as a table.
     """
     if isinstance(source, pd.DataFrame):
-        return TableFile(source.reset_index(drop=True), "the DataFrame", None)
+        return _each_column_once(TableFile(source.reset_index(drop=True), "the DataFrame", None))
     path = Path(source)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
@@ -120,13 +121,27 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
             return TableFile(pd.read_parquet(path), path.name, None)
         with path.open("rb") as file:
             content = file.read(2**16 if header_only else -1)
-        return _parse(content, path.name, 1 if header_only else None)
+        return _each_column_once(_parse(content, path.name, 1 if header_only else None))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check the path.") from None
     except PermissionError:
         raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path.name} cannot be read as a table: {str(error).strip().splitlines()[0]}.") from error
+
+
+def _each_column_once(file: TableFile) -> TableFile:
+    """Keep the first of several columns of one name, with a note."""
+    again = file.frame.columns.duplicated()
+    if not again.any():
+        return file
+    names = list(dict.fromkeys(str(name) for name in file.frame.columns[again]))
+    several = ", ".join(map(repr, names))
+    first = "its first one was" if len(names) == 1 else "the first one of each was"
+    file.notes.append(
+        f"column{'s' * (len(names) > 1)} {several} {agreeing(len(names), 'are')} there more than once; {first} read"
+    )
+    return replace(file, frame=file.frame.loc[:, ~again])
 
 
 def _parse(content: bytes, name: str, rows: int | None) -> TableFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from cosphere._types import Flags
 from cosphere.data.boxes import BOX, BOX_NAMES, box_columns, box_names, faults
 from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import Labels, query_and_gallery
-from cosphere.data.listing import drop_missing, is_image, matching_paths
+from cosphere.data.listing import drop_missing, is_image
 from cosphere.data.names import named_in_nfc
 from cosphere.data.remarks import Skipped
+from cosphere.data.spelling import matching_paths
 from cosphere.data.table_files import TableFile, load_table, texts
 from cosphere.errors import DataError, agreeing, counted, did_you_mean
 
@@ -81,9 +83,9 @@ def read_table(
     """
     file = load_table(source)
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
+    columns = table_columns(file, labels)
     if file.frame.empty:
         raise DataError(f"{file.name} has no rows. Give one row for each image.")
-    columns = table_columns(file, labels)
     if labels == "required":
         label: object = file.filled(columns["label"], "label")
     else:
@@ -206,6 +208,7 @@ def table_columns(file: TableFile, labels: Labels) -> dict[str, object]:
             f"{file.name} has no header: its first line is {', '.join(names[:12])}. Add a first line that names the "
             "columns, such as path,label."
         )
+    _check_separated(names, columns, file.name)
     for column in ("path", "label") if labels == "required" else ("path",):
         if column not in columns:
             raise DataError(
@@ -213,6 +216,17 @@ def table_columns(file: TableFile, labels: Labels) -> dict[str, object]:
                 f"Rename the one that holds the {'image paths' if column == 'path' else 'labels'} to {column!r}."
             )
     return columns
+
+
+def _check_separated(names: list[str], columns: Mapping[str, object], name: str) -> None:
+    """Raise for a list with spaces between its cells, such as ``a/0.png 0``: a path may hold spaces, so they separate nothing."""
+    cells = names[0].split() if len(names) == 1 and not columns else []
+    known = {alias for column, aliases in ALIASES.items() for alias in (column, *aliases)}
+    if len(cells) > 1 and any(is_image(cell) or cell.lower() in known for cell in cells):
+        raise DataError(
+            f"{name} has spaces between its cells: its first line is {names[0]!r}. Put commas or tabs there, and begin with a line that "
+            "names the columns, such as path,label."
+        )
 
 
 def _nearest_column(column: str, names: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ def where_of(texts: Sequence[str]) -> Where | None:
 
     A value is a text, except a number after `<` or `>`, and JSON: ``["mug", "vase"]`` is one of two, ``"7"`` the text. ``label=7``
     means the number and the text, because a reader cannot tell which one a column holds; a whole number beyond 64 bits means the
-    text alone.
+    text alone. An accented text means every Unicode form of it: macOS types an accent as a character of its own, labels are kept
+    composed, and paths as the disk has them.
 
     Args:
         texts: the conditions.
@@ -41,7 +43,33 @@ def where_of(texts: Sequence[str]) -> Where | None:
         if found is None or not column:
             raise DataError(f"--where {text!r} is not a condition; wanted {FORMS}.")
         where.setdefault(column, []).append(_test(found[0].replace("==", "="), text[found.end() :].strip()))
-    return where or None
+    return _by_form(where) or None
+
+
+def _forms(value: Any) -> list[Any]:
+    """A value, and its other Unicode forms if it is an accented text: composed, decomposed, as typed."""
+    if not isinstance(value, str) or value.isascii():
+        return [value]
+    return list(dict.fromkeys([*(unicodedata.normalize(form, value) for form in ("NFC", "NFD")), value]))
+
+
+def _by_form(where: dict[str, list[tuple[str, Any]]]) -> Where:
+    """One alternative for each form of what a text begins with, which is one text in a condition."""
+    count = max(
+        (len(_forms(value)) for tests in where.values() for test, value in tests if test == "starts with"), default=1
+    )
+    if count == 1:
+        return where
+    return [
+        {
+            column: [
+                (test, _forms(value)[place % len(_forms(value))] if test == "starts with" else value)
+                for test, value in tests
+            ]
+            for column, tests in where.items()
+        }
+        for place in range(count)
+    ]
 
 
 def _test(operator: str, text: str) -> tuple[str, Any]:
@@ -49,11 +77,15 @@ def _test(operator: str, text: str) -> tuple[str, Any]:
     if operator == "^=":
         return "starts with", text if isinstance(value, list) else str(value) if text.startswith('"') else text
     if operator in ("=", "!="):
-        several = value if isinstance(value, list) else _texts_or_numbers(value, text)
+        several = [
+            form
+            for one in (value if isinstance(value, list) else _texts_or_numbers(value, text))
+            for form in _forms(one)
+        ]
         if len(several) == 1 and not isinstance(value, list):
             return operator, several[0]
         return ("in" if operator == "=" else "not in"), several
-    return operator, value
+    return operator, _forms(value)[0]
 
 
 def _value(text: str) -> Any:

@@ -130,6 +130,14 @@ def test_names_that_climb_out_are_not_listed(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == [path]
 
 
+def test_backslashes_are_slashes_and_climb_no_more_than_those(tmp_path: Path) -> None:
+    names = ["a\\1.png", "..\\2.png", "\\etc\\3.png", "b\\", "c/4.png", "c\\4.png", "d\\e/5.png"]
+    path = archive(tmp_path / "photos.zip", {name: png(place) for place, name in enumerate(names)})
+    listed = ["a/1.png", "c/4.png", "c\\4.png", "d/e/5.png"]
+    assert zip_archive.members(path) == listed
+    assert [read_image(f"{path}#{name}")[0, 0, 0] for name in [*listed, "a\\1.png"]] == [0, 4, 5, 6, 0]
+
+
 def test_a_replaced_archive_is_read_again_and_cached_anew(tmp_path: Path) -> None:
     path = archive(tmp_path / "photos.zip", {"a.png": png(1)})
     cache = PixelCache(tmp_path / "cache", rule="r", keep_free=0)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cosphere.data.listing import matching_paths
 from cosphere.data.names import nfc
 from cosphere.data.patches.proposal import REMOVE, Change
+from cosphere.data.spelling import matching_paths
 from cosphere.data.table_files import TableFile, decoded, lines_of, separation, texts
 from cosphere.data.tables import table_columns
 from cosphere.errors import DataError

@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from cosphere.errors import DataError, did_you_mean
 from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock
@@ -22,7 +23,7 @@ _lock = ForkSafeLock()
 
 
 def members(path: Path) -> list[str]:
-    """Names of the files in the archive, in its order, each once.
+    """Names of the files in the archive, in its order, each once, with ``/`` where a program of Windows wrote backslashes.
 
     A name that is absolute, climbs out of its folder or is not in normal form is left out: it could not be distinguished from
     another one.
@@ -30,8 +31,7 @@ def members(path: Path) -> list[str]:
     Raises:
         DataError: the file is not a zip archive, is damaged or cannot be read.
     """
-    names = dict.fromkeys(info.filename for info in _archive(path).infolist() if not info.is_dir())
-    return [name for name in names if posixpath.normpath(name) == name and not name.startswith(("/", "../"))]
+    return list(_archive(path).names)
 
 
 def read_member(path: Path, name: str) -> bytes:
@@ -40,11 +40,11 @@ def read_member(path: Path, name: str) -> bytes:
     Raises:
         DataError: there is no such member, it is encrypted or damaged, or larger than :data:`MAX_ITEM_BYTES`.
     """
-    archive = _archive(path)
+    archive, names = _archive(path)
     try:
-        info = archive.getinfo(name)
+        info = archive.getinfo(names.get(name, name))
     except KeyError:
-        near = did_you_mean(name, archive.namelist())
+        near = did_you_mean(name, names)
         raise DataError(
             f"{path} has no member {name!r}. {near if near.startswith('Did') else 'Check the name.'}"
         ) from None
@@ -69,7 +69,15 @@ def read_member(path: Path, name: str) -> bytes:
         raise DataError(f"{path}#{name} is damaged: {error}. Copy or download the archive again.") from error
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+class _Archive(NamedTuple):
+    """An open archive."""
+
+    file: zipfile.ZipFile
+    names: dict[str, str]
+    """The archive's own name of each member, by the name with slashes."""
+
+
+def _archive(path: Path) -> _Archive:
     try:
         status = path.stat()
         return _opened(path, status.st_mtime_ns, status.st_size, os.getpid())
@@ -80,13 +88,24 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: Path, mtime_ns: int, size: int, process: int) -> zipfile.ZipFile:
+def _opened(path: Path, mtime_ns: int, size: int, process: int) -> _Archive:
     """The archive with its directory, which takes a third of a second to read at 60 000 members.
 
     The process is part of the key: a forked one would share the file's position with its parent.
     """
     del mtime_ns, size, process
-    return zipfile.ZipFile(path)
+    file = zipfile.ZipFile(path)
+    return _Archive(file, _slashed({info.filename for info in file.infolist() if not info.is_dir()}, file.namelist()))
+
+
+def _slashed(files: set[str], order: list[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for own in order:
+        slashed = own.replace("\\", "/")
+        name = own if slashed in files else slashed  # beside a file of that name, the backslash is a letter
+        if own in files and posixpath.normpath(name) == name and not name.startswith(("/", "../")):
+            names.setdefault(name, own)
+    return names
 
 
 CONTAINER = Container(
