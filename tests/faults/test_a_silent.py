@@ -279,9 +279,43 @@ def lifted_with_and_without(_: Path) -> float:
     return float(loss(rows, labels, tuples) - loss(rows, labels, tuples, **references))
 
 
+def nearly_collapsed(_: str, points: Any, **more: Any) -> tuple[Made, Any]:
+    """Rows in few places, classes of two: every score of the default rule, and by loops Recall@1."""
+    rows, labels = np.eye(4)[points], np.arange(len(points)) // 2
+    wanted = []
+    for query, point in enumerate(points):
+        tied = [row for row, other in enumerate(points) if row != query and other == point]
+        if not tied:  # it is as near to all others
+            tied = [row for row in range(len(points)) if row != query]
+        right = sum(labels[row] == labels[query] for row in tied)
+        others = len(points) - 1
+        crowd = len(tied) == others or (len(tied) > 10 and len(tied) > others / 3)
+        wanted.append(right / len(tied) if crowd else float(right > 0))
+
+    def measure(_: Path) -> float:
+        alone = retrieval(rows, labels, ks=(1,), metrics=("all",))
+        apart = retrieval(
+            rows, labels, ks=(1,), metrics=("all",), gallery=rows, gallery_labels=labels, exclude=np.arange(len(rows))
+        )
+        assert alone.as_dict() == apart.as_dict()
+        given = retrieval(rows, labels, ks=(1,), ties="optimistic").recall[1]
+        assert given == np.mean([bool(want) for want in wanted])  # a rule that is given is kept
+        return alone.recall[1]
+
+    return measure, pytest.approx(np.mean(wanted), rel=1e-12)
+
+
+COLLAPSES = (
+    ("one odd row", np.array([1] + [0] * 39)),
+    ("two places", np.arange(40) // 3 % 2),
+    ("two places of 11", np.arange(22) // 3 % 2),
+    ("two places of 12", np.arange(24) // 3 % 2),
+    ("more than a third, and less", np.array([0] * 37 + [1] * 36 + [2] * 29)),
+)
 NUMBERS = [
     *(pytest.param(six(rule), by_loops(rule), id=f"A4 {rule}") for rule in ("any_class", "same_class")),
     pytest.param(recall_of(np.ones((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 constant"),
+    *(pytest.param(*nearly_collapsed(*case), id=f"A5 {case[0]}") for case in COLLAPSES),
     pytest.param(recall_of(np.zeros((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 zero rows"),
     pytest.param(recall_of(np.full((100, 4), 1e-30), PAIRS), pytest.approx(1 / 99), id="A5 shorter than a direction"),
     pytest.param(recall_of(np.zeros((100, 2), dtype=np.uint8), PAIRS), pytest.approx(1 / 99), id="A5 bits"),

@@ -15,12 +15,17 @@ from cosphere.evaluate._ranks import NEAREST, BlockRanks, block_ranks
 from cosphere.evaluate._relevance import Candidates, lowest
 from cosphere.evaluate._sides import Sides
 from cosphere.evaluate._symmetric import by_triangle, is_symmetric
-from cosphere.evaluate._ties import Ties, tables
+from cosphere.evaluate._ties import Tables, Ties, tables
 from cosphere.evaluate.metrics import Metric
 from cosphere.rows import STEP, rows_within
 
 _FIRST_RANKS = " first ranks"
 """Cannot clash with the name of a score: those contain no space."""
+
+
+FEW, SHARE = 10, 1 / 3
+"""Images that may tie for a query's first ranks and be settled by the rule, as duplicates are: so many, or such a share of those that it
+ranks. More than both, or all, are a collapse."""
 
 
 class Request(NamedTuple):
@@ -30,7 +35,7 @@ class Request(NamedTuple):
     ks: list[int]
     ties: Ties
     chance: bool
-    """Whether a query that ties with everything it ranks gets the expected scores, whatever the rule."""
+    """Whether a query whose first ranks are one large tie gets the expected scores, whatever the rule: see :data:`FEW`."""
 
     def depth(self, gallery: int) -> int:
         """Ranks from the first that must be exact for every query, whatever its R."""
@@ -64,12 +69,9 @@ def rank_all(
         ranking = Ranking(ranks.standing, ranks.first, relevant, request.ties, sums)
         scores = _scores(ranking, request)
         # The optimistic rule would give a collapsed embedding perfect scores.
-        if request.chance:
-            tied = _tied_with_all(sides, candidates, queries, ranks)
-            if len(tied):
-                visible = sides.gallery - candidates.hidden[queries[tied]]
-                for name, values in _scores(at_chance(relevant[tied], visible, sums), request).items():
-                    scores[name][tied] = values
+        for tied in _tied_first(sides, candidates, queries, ranks, request, sums) if request.chance else ():
+            for name, values in _scores(tied.ranking, request).items():
+                scores[name][tied.at] = values
         parts.append({"rows": queries, **nearest, **scores})
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     # Both passes yield the largest classes first: restore the order of the rows.
@@ -132,18 +134,40 @@ def _scores(ranking: Ranking, request: Request) -> dict[str, Tensor]:
     return columns
 
 
-def _tied_with_all(sides: Sides, candidates: Candidates, queries: Tensor, ranks: BlockRanks) -> Tensor:
-    """Positions in ``queries`` (b,) of the queries with the same similarity to everything they rank."""
+class _Tied(NamedTuple):
+    """Queries whose scores are a mean over orders."""
+
+    at: Tensor
+    """(t,) positions in their block."""
+    ranking: Ranking
+
+
+def _tied_first(
+    sides: Sides, candidates: Candidates, queries: Tensor, ranks: BlockRanks, request: Request, sums: Tables
+) -> Iterator[_Tied]:
+    """The queries (b,) whose nearest right and nearest wrong image tie among more images than duplicates do, see :data:`FEW`."""
     # Nearly always empty: most queries have different similarities to the nearest right and the nearest wrong image.
     equal = (ranks.first.above == 0) & (ranks.right_similarity == ranks.wrong_similarity)
     suspects = equal.nonzero().flatten()
     if not len(suspects):
-        return suspects
+        return
     # Compute these rows again: ranking overwrote the block, and the triangular pass never holds whole rows.
-    blocks, tied = sides.blocks(STEP), []
+    blocks, with_all = sides.blocks(STEP), []
     for some in torch.split(suspects, STEP):
         similarities = sides.similarities(blocks, queries[some])
         candidates.hide(similarities, queries[some])
-        hidden = similarities == lowest(similarities)
-        tied.append((hidden | (similarities == ranks.right_similarity[some, None])).all(dim=1))
-    return suspects[torch.cat(tied)]
+        tied = similarities == ranks.right_similarity[some, None]
+        every = (tied | (similarities == lowest(similarities))).all(dim=1)
+        with_all.append(some[every])
+        size, visible = tied.sum(dim=1), sides.gallery - candidates.hidden[queries[some]]
+        crowd = ~every & (size > FEW) & (size > SHARE * visible)
+        if request.ties == "optimistic" and bool(crowd.any()):
+            at = some[crowd]
+            relevant, lists = candidates.relevant[queries[at]], candidates.classes.lists(queries[at])
+            deepest = max(request.depth(sides.gallery), int(relevant.max()))
+            found = block_ranks(similarities[crowd], lists, relevant, deepest, "expected")
+            yield _Tied(at, Ranking(found.standing, found.first, relevant, "expected", sums))
+    at = torch.cat(with_all)
+    if len(at):
+        visible = sides.gallery - candidates.hidden[queries[at]]
+        yield _Tied(at, at_chance(candidates.relevant[queries[at]], visible, sums))

@@ -132,7 +132,7 @@ def equal_bytes(
 
     Every form is scored by :func:`cosphere.evaluate.retrieval`: bits by distance, the others by the cosine between float queries
     and the decoded gallery. Equal similarities count at their expected value where codes are compared (bits and PQ) and
-    optimistically for float and int8 rows (at chance where a query ties with everything), as in every other table. Only
+    optimistically for float and int8 rows (expected too where a query's first ranks are one large tie), as in every other table. Only
     re-ranked lists are scored as lists: what follows the shortlist stays in the order of the bits.
 
     Args:

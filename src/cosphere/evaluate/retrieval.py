@@ -236,8 +236,9 @@ def retrieval(
         gallery_identities: (G,) integers, with ``identities`` and ``gallery``.
         categories: (Q,) integers, a coarser grouping for :meth:`RetrievalScores.per_category`.
         metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
-        ties: the rule for equal similarities. None takes optimistic for floats and expected for bits; a query that has one
-            similarity to everything it ranks (a zero row, a collapsed embedding) then counts at chance.
+        ties: the rule for equal similarities. None takes optimistic for floats and expected for bits; a query whose nearest
+            right and nearest wrong image tie among more than 10 images and a third of those that it ranks, or among all
+            (a zero row, a collapsed embedding), then counts by the mean over all orders.
         fit_ks: leave out the K that are larger than the number of images that a query ranks, instead of raising.
         block_bytes: bound of the working memory in bytes, beside the unit rows; blocks have at least 32 queries.
         progress: called with the number of queries that are done.
