@@ -176,7 +176,7 @@ def check_study(study: Study) -> None:
                 f"the arm {arm.name} takes the values of {other.name}, which is not tuned. Name an arm that is."
             )
         try:
-            for values in map(arm.taken_from, _extreme_values(other)):
+            for values in map(arm.taken_from, extreme_values(other)):
                 for final in (False, True):
                     _check_loss(study.settings(arm.name, values, 0, final=final))
         except SettingsError as error:
@@ -209,7 +209,7 @@ def check_numbers(study: Study) -> None:
             )
 
 
-def _extreme_values(arm: Arm) -> Iterator[dict[str, Any]]:
+def extreme_values(arm: Arm) -> Iterator[dict[str, Any]]:
     """Values of the tuned settings that cover each end and each choice once."""
     first = {name: space.extremes()[0] for name, space in arm.tune.items()}
     yield first

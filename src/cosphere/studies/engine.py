@@ -19,6 +19,7 @@ from cosphere.experiment.listener import SilentReporter
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
 from cosphere.studies.budget import Clock, duration, probe, steps_of
+from cosphere.studies.building import check_parts
 from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study
 from cosphere.studies.folder import StudyFolder
@@ -91,6 +92,7 @@ def run(
         check_number("budget", budget, above=0)
     catalogue, root = listed(study, source, listener)
     whole, training = parts(catalogue, listener)
+    check_parts(study, len(training.label_names))
     place = StudyFolder(Path(folder))
     data = {"training": training.fingerprint(), "whole": whole.fingerprint(), "training files": image_files(training)}
     with place.claim(rules_of(study, whole, data)) as unknown:
