@@ -335,13 +335,20 @@ def test_where_features_lie(tmp_path: Path) -> None:
     assert given.folder == tmp_path / "x"
 
 
-def test_progress_is_told_now_and_then() -> None:
+def test_progress_is_told_now_and_then_with_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    clock = iter([0.0, 7.0, 27.0, 117.0, 127.0])  # seven seconds until the first batch, then 100 in a second
+    monkeypatch.setattr("cosphere.train.progress.time.monotonic", lambda: next(clock))
     progress = Spoken("features", told.append, every=0.0)
-    for done in (10, 2000, 3000):
-        progress(done, 3000)
-    assert told[:2] == ["features: 10 of 3,000", "features: 2,000 of 3,000"]
-    assert told[2].startswith("features: 3,000 computed in ")
+    for done in (10, 2010, 11_010, 14_010):
+        progress(done, 14_010)
+    assert told == [
+        "features: 10 of 14,010",
+        "features: 2,010 of 14,010, about 2 min left",
+        "features: 11,010 of 14,010, about 30 s left",
+        "features: 14,010 computed in 127 s",
+    ]
+    monkeypatch.undo()
     quiet: list[str] = []
     Spoken("features", quiet.append)(1, 2)
     assert quiet == []

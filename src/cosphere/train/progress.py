@@ -171,15 +171,26 @@ class Spoken:
     def __init__(self, task: str, say: Callable[[str], None], *, every: float = 10.0) -> None:
         self._task, self._say, self._every = task, say, every
         self._began = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell how many of ``total`` are done, and at the end how long it took."""
+        """Tell how many of ``total`` are done and about how long the rest takes, and at the end how long it took."""
         now = time.monotonic()
+        # The first batch is slow: it starts processes and warms up.
+        since, before = self._first = self._first or (now, done)
         if done == total:
             self._say(f"{self._task}: {total:,} computed in {now - self._began:.0f} s")
         elif now - self._last > self._every:
             self._last = now
-            self._say(f"{self._task}: {done:,} of {total:,}")
+            left = (now - since) * (total - done) / (done - before) if done > before else None
+            known = (
+                ""
+                if left is None
+                else f", about {left:.0f} s left"
+                if left < 90
+                else f", about {left / 60:.0f} min left"
+            )
+            self._say(f"{self._task}: {done:,} of {total:,}{known}")
 
 
 def reporter(steps: int, *, console: Console | None = None) -> Reporter:
