@@ -19,6 +19,7 @@ from faults.making import class_folders, flat
 from PIL import Image
 
 from cosphere.cli import main
+from cosphere.cli.search import FORMATS, write_strip
 from cosphere.data import check, convert, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
 from cosphere.embeddings import Embeddings
 from cosphere.errors import CosphereError
@@ -26,7 +27,7 @@ from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled,
 from cosphere.evaluate.probes import linear_probe
 from cosphere.experiment import calibrate_run, embed_images
 from cosphere.experiment.class_tables import as_csv
-from cosphere.experiment.outputs import check_output
+from cosphere.experiment.outputs import check_output, check_pictures
 from cosphere.files import read_arrays, read_json, read_yaml
 from cosphere.images import load_detector, read_image
 from cosphere.losses import CrossBatchMemory, TripletLoss
@@ -312,9 +313,13 @@ COMMANDS = [
         ["data", "check", "TMP/list.csv", "--json", "TMP/list.csv"], "among the images", id="F16 check its table"
     ),
     pytest.param(["embed", "RUN", "DATA", "--out", "DATA/train/a/0.png"], "among the images", id="F16 embed an image"),
-    pytest.param(["embed", "RUN", "TMP/list.csv", "--out", "DATA/train/a/0.png"], "exists", id="F16 embed a row"),
-    pytest.param(["data", "check", "TMP/list.csv", "--json", "DATA/train/a/0.png"], "exists", id="F16 check a row"),
-    pytest.param(["report", "RUN", "--out", "DATA/train/a/0.png"], "exists", id="F16 report into an image"),
+    pytest.param(
+        ["embed", "RUN", "TMP/list.csv", "--out", "DATA/train/a/0.png"], "is there already", id="F16 embed a row"
+    ),
+    pytest.param(
+        ["data", "check", "TMP/list.csv", "--json", "DATA/train/a/0.png"], "is there already", id="F16 check a row"
+    ),
+    pytest.param(["report", "RUN", "--out", "DATA/train/a/0.png"], "is there already", id="F16 report into an image"),
     *(
         pytest.param([*words, "--out", f"TMP/{name}.png"], f"{name}{number}.png is {what}", id=f"F16 {words[0]} {name}")
         for words in (["search", "RUN", "TMP/list.csv"], ["index", "search", "TMP/no.gallery"])
@@ -387,6 +392,19 @@ def test_one_line_from_a_command(
     assert len([line for line in shown.splitlines() if line.startswith("cosphere: ")]) == 1
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_search_replaces_its_own_picture(suffix: str, tmp_path: Path) -> None:
+    """F16: of every format, and nothing else of that name but an empty file, such as one that reserves a name."""
+    out = tmp_path / f"found{suffix}"
+    out.touch()
+    assert check_pictures(out, 1) == [out]
+    write_strip(flat(tmp_path / "q.png"), [], out)
+    assert check_pictures(out, 1) == [out]
+    flat(out)
+    with pytest.raises(CosphereError, match="no search wrote"):
+        check_pictures(out, 1)
 
 
 def test_a_run_is_resumed_by_one_process(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

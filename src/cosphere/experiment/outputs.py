@@ -62,8 +62,7 @@ def check_output(
         raise SettingsError(f"{option} {path} would replace a file of {model}. Choose a name outside of it.")
     if replaces and out.exists() and out.suffix.lower() not in replaces:
         raise SettingsError(
-            f"{option} {path} is a file that exists; wanted a new name, or a file {' or '.join(replaces)} to replace. Choose another "
-            "name."
+            f"{option} {path} is there already; wanted a new name or a {' or '.join(replaces)} file. Choose another name."
         )
     check_writable(out)
 
@@ -91,8 +90,7 @@ def check_pictures(
         check_output(name, inputs=inputs, source=source, model=model, option=option)
         if name.exists() and not _is_marked(name):
             raise SettingsError(
-                f"{option} {name} is a file that no search wrote; wanted a new name, or a picture of a search to replace. Choose another "
-                "name."
+                f"{option} {name} is a file that no search wrote; wanted a new name or a picture of a search. Choose another name."
             )
     return names
 
