@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from cosphere.data import Catalogue
 from cosphere.errors import DivergenceError
-from cosphere.studies import StudyFolder, jobs, study_of
+from cosphere.studies import StudyFolder, StudyListener, jobs, run, study_of
 from cosphere.studies.jobs import Context, Job, Phase, perform
 from cosphere.studies.results import arm_results, compared
+from cosphere.train.progress import Spoken
 
 
 def diverges(*_: Any, **__: Any) -> Any:
@@ -79,3 +81,18 @@ def test_a_score_that_could_not_be_measured_counts_as_chance_and_the_others_stay
     assert probe.notes == ("linear/accuracy of 1 of 2 runs of sec diverged and counts as chance.",)
     by_arm = {one.name: one for one in arm_results(study, records, {})}
     assert [by_arm["sec"].scores[score].n for score in scores] == [2, 1]
+
+
+def test_features_that_do_not_fit_the_budget_are_not_computed_to_the_end(
+    content: dict[str, Any], images: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cosphere.experiment.training.Spoken", partial(Spoken, every=0.0))
+    content["base"]["features"] = {"copies": 4, "seed": 0}
+    notes: list[str] = []
+    listener = StudyListener()
+    monkeypatch.setattr(listener, "note", notes.append)
+    result = run(study_of("tiny", content), images, tmp_path / "study", budget=1e-3, listener=listener)
+    assert result.missing == {"tune": 4, "final": 4}
+    assert notes[-1].startswith("the features take about ")
+    assert notes[-1].endswith("the budget ends before; no run was started. Give a longer --budget, or none.")
+    assert not any("computed in" in note for note in notes)

@@ -116,6 +116,7 @@ def prepare_features(
     catalogue: Catalogue | None = None,
     reporter: Reporter | None = None,
     listener: Listener = SILENT,
+    check: Callable[[float], None] | None = None,
 ) -> None:
     """Compute the cached features that a run with these settings trains and validates on, so that several runs find them there.
 
@@ -128,6 +129,7 @@ def prepare_features(
         catalogue: the images, where they are listed already; None lists them.
         reporter: notified of how many features are computed.
         listener: receives what was noticed while the images were listed.
+        check: called every ten seconds with the seconds that are left; what it raises ends the computation.
 
     Raises:
         DataError, SettingsError, WeightsError: a run could not start with these settings.
@@ -143,7 +145,7 @@ def prepare_features(
     images = parts_of_training(catalogue, settings)
     embedder, augmentation = starting_model(settings)
     say = (reporter or SilentReporter()).said
-    training_features(settings, embedder, images.train, augmentation, cache, Spoken("features", say))
+    training_features(settings, embedder, images.train, augmentation, cache, Spoken("features", say, check=check))
     if images.val is not None:
         workers = decoding_workers(settings, next(embedder.parameters()).device)
         cache.table(
@@ -152,7 +154,7 @@ def prepare_features(
             workers=workers,
             cache=pixel_cache(settings, embedder.preprocessing),
             max_unreadable=settings.data.max_unreadable,
-            progress=Spoken("features of the validation images", say),
+            progress=Spoken("features of the validation images", say, check=check),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -71,6 +72,10 @@ class Clock:
     def elapsed(self) -> float:
         """Seconds since the study was started or resumed."""
         return time.monotonic() - self._began
+
+    def stop(self) -> None:
+        """Let no run start any more."""
+        self.budget = -math.inf
 
     def guess(self, seconds: float) -> None:
         """What a candidate's run is thought to take before any run has ended."""

@@ -14,14 +14,14 @@ import torch
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, counted
-from cosphere.experiment import Listener, choose_device, prepare_features
-from cosphere.experiment.listener import SilentReporter
+from cosphere.experiment import Listener, choose_device
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
 from cosphere.studies.budget import Clock, duration, probe, steps_of
 from cosphere.studies.building import check_parts
 from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study
+from cosphere.studies.features import features_ready
 from cosphere.studies.folder import StudyFolder
 from cosphere.studies.jobs import Context, Finished, Job, Phase
 from cosphere.studies.notes import batch_notes, notes
@@ -114,17 +114,6 @@ def run(
         others = Others(context, reuse, threads=max(1, torch.get_num_threads() // jobs))
         clock = Clock(budget, jobs, steps_of(study))
         return Work(study, place, context, fixed, clock, others, listener).run()
-
-
-class _Spoken(SilentReporter):
-    """Passes on what is said while features are computed, which takes minutes."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-
-    def said(self, text: str) -> None:
-        """As a note."""
-        self.listener.note(text)
 
 
 class Work:
@@ -227,9 +216,8 @@ class Work:
             self.listener.note(text)
         first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
         begun = any("taken_from" not in record for record in self.records.values())
-        if first.features.copies and not begun:
-            place, told = self.context.folder / "any", _Spoken(self.listener)
-            prepare_features(first, place, catalogue=self.context.training, reporter=told)
+        if first.features.copies and not begun and not features_ready(first, self.context, self.clock, self.listener):
+            return
         if not begun:
             self.clock.guess(probe(first, self.context))
         left = self.clock.left(self.missing())

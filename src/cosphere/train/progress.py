@@ -166,10 +166,18 @@ class Spoken:
         task: what is counted, in words.
         say: receives each sentence.
         every: seconds between two sentences.
+        check: called at each sentence with the seconds that are left; may raise.
     """
 
-    def __init__(self, task: str, say: Callable[[str], None], *, every: float = 10.0) -> None:
-        self._task, self._say, self._every = task, say, every
+    def __init__(
+        self,
+        task: str,
+        say: Callable[[str], None],
+        *,
+        every: float = 10.0,
+        check: Callable[[float], None] | None = None,
+    ) -> None:
+        self._task, self._say, self._every, self._check = task, say, every, check
         self._began = self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
 
@@ -191,6 +199,8 @@ class Spoken:
                 else f", about {left / 60:.0f} min left"
             )
             self._say(f"{self._task}: {done:,} of {total:,}{known}")
+            if self._check is not None and left is not None:
+                self._check(left)
 
 
 def reporter(steps: int, *, console: Console | None = None) -> Reporter:
