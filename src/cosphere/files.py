@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from cosphere.errors import RunError
 
@@ -46,6 +47,29 @@ def is_utf8(name: str) -> bool:
 def printable(name: str | Path) -> str:
     """A name from the disk, with bytes that are not UTF-8 as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+_UNSAFE = frozenset('%/\\:*?"<>|')
+
+
+def safe_name(text: str) -> str:
+    r"""A name for a file, whatever a text holds: what could leave the folder, or is forbidden somewhere, as %XX.
+
+    >>> safe_name("../test"), name_of_safe(safe_name("../test"))
+    ('%2E.%2Ftest', '../test')
+    """
+    safe = "".join(
+        letter
+        if letter.isprintable() and letter not in _UNSAFE and not (letter == "." and not place)
+        else "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
+        for place, letter in enumerate(text)
+    )
+    return safe or "%"
+
+
+def name_of_safe(name: str) -> str:
+    """The text that :func:`safe_name` made a name of."""
+    return "" if name == "%" else unquote(name)
 
 
 def check_utf8(path: Path) -> None:

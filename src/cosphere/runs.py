@@ -27,11 +27,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from cosphere._version import __version__
 from cosphere.errors import RunError, escaped
-from cosphere.files import check_utf8, is_there, read_json, remove_left_parts, write_json, write_text
+from cosphere.files import (
+    check_utf8,
+    is_there,
+    name_of_safe,
+    read_json,
+    remove_left_parts,
+    safe_name,
+    write_json,
+    write_text,
+)
 
 try:
     import fcntl
@@ -95,11 +103,11 @@ class RunFolder:
 
     def embeddings(self, split: str) -> Path:
         """Embeddings of one evaluated split. A split's name may hold anything; the file lies in `embeddings/` all the same."""
-        return self.path / "embeddings" / f"{_file_name(split)}.npz"
+        return self.path / "embeddings" / f"{safe_name(split)}.npz"
 
     def splits(self) -> list[str]:
         """Names of the splits whose embeddings are there, sorted."""
-        return sorted(_split_name(file.stem) for file in (self.path / "embeddings").glob("*.npz"))
+        return sorted(name_of_safe(file.stem) for file in (self.path / "embeddings").glob("*.npz"))
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -309,24 +317,6 @@ def is_first_process() -> bool:
     ranks = (os.environ.get(name, "") for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"))
     rank = next((rank for rank in ranks if rank.isdecimal()), "0")
     return int(rank) == 0
-
-
-_UNSAFE = frozenset('%/\\:*?"<>|')
-
-
-def _file_name(split: str) -> str:
-    """The name of a split as that of a file: what could leave the folder, or is forbidden somewhere, as %XX."""
-    safe = "".join(
-        letter
-        if letter.isprintable() and letter not in _UNSAFE and not (letter == "." and not place)
-        else "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
-        for place, letter in enumerate(split)
-    )
-    return safe or "%"
-
-
-def _split_name(stem: str) -> str:
-    return "" if stem == "%" else unquote(stem)
 
 
 def _is_part(file: Path) -> bool:
