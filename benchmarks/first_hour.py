@@ -12,8 +12,9 @@ PHOTOS is a folder of photos, RUN a run that was trained on it. Claims, on a mac
 Every figure is of a whole process, as the operating system accounts for it. CPU seconds (user and kernel) stand beside wall
 seconds, because a machine that others use lengthens those; the load before and after says whether it was. Python's bytecode is in
 place, as pip leaves it: the processes may write it whatever PYTHONDONTWRITEBYTECODE says, and one run that is not counted comes
-first. The import of torch alone, without which no command searches, is measured as the floor: as `import torch`, and without
-garbage collection, and as search and embed import it: without collection and without the kernels of torch's compiler. Writes benchmarks/results/first-hour.json.
+first. The import of torch alone, without which no command searches, is measured as the floor: as `import torch`, without garbage
+collection, and as search and embed import it: without collection and without the kernels of torch's compiler. Writes
+benchmarks/results/first-hour.json.
 """
 
 from __future__ import annotations
