@@ -8,9 +8,8 @@ from typing import Literal
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import counted
+from cosphere.errors import counted, duration
 from cosphere.experiment import Choice, Plan, Race, plan, race
-from cosphere.studies.budget import duration
 from cosphere.train import reporter
 
 _EXAMPLES = [

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError
+from cosphere.errors import SettingsError, duration
 from cosphere.report import write_study_report
 from cosphere.report.convergence import share_of_steps
 from cosphere.report.study import costs_shown
@@ -26,7 +26,6 @@ from cosphere.studies import (
     shipped_studies,
 )
 from cosphere.studies import run as run_study
-from cosphere.studies.budget import duration
 from cosphere.studies.convergence import Convergence
 from cosphere.studies.results import ArmResult
 

@@ -45,7 +45,7 @@ _AMBIGUOUS = re.compile(
     r"|^[xy][._ ]?(min|max|cent(er|re)|[012])$|^cent(er|re)[._ ]?[xy]$|^(x|y|left|right)$"
 )
 """Lower-case names of columns that suggest boxes where none of the forms above is complete."""
-_MOST = 2**31
+MOST_EDGE = 2**31
 """Pixels of an edge, beyond which no image reaches."""
 
 
@@ -76,7 +76,7 @@ def faults(values: Floats) -> dict[int, str]:
         checks: dict[str, Flags] = {
             "has an edge that is missing": ~_all(~missing) & ~_all(missing),
             "has an edge that is infinite": ~_all(~np.isinf(values)),
-            "has an edge beyond 2^31 pixels": ~_all(~(np.abs(values) > _MOST)),
+            "has an edge beyond 2^31 pixels": ~_all(~(np.abs(values) > MOST_EDGE)),
             "looks like shares of the image; write pixels": near | _all((values >= 0) & (values <= 1)),
             "is reversed or empty; want x_1 < x_2 and y_1 < y_2": ~_all(~(end <= start)),
             "is smaller than one pixel": ~_all(~(np.rint(end) <= np.rint(start))),

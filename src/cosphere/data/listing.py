@@ -68,9 +68,8 @@ def is_stray(name: str) -> bool:
     >>> [is_stray(name) for name in ("._0001.jpg", "Thumbs.db", "__MACOSX ", "0001.jpg")]
     [True, True, True, False]
     """
-    return (
-        name.startswith(".") or name.strip(" ").rstrip(" .").lower() in STRAY_NAMES
-    )  # Windows drops spaces and dots at the end
+    # Windows drops spaces and dots at the end of a name.
+    return name.startswith(".") or name.strip(" ").rstrip(" .").lower() in STRAY_NAMES
 
 
 def is_image(name: str) -> bool:

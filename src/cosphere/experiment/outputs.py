@@ -76,7 +76,7 @@ def check_pictures(
     model: str | Path = "",
     option: str = "--out",
 ) -> list[Path]:
-    """The names of the pictures of so many answers: ``path``, or numbered where there are several; see :func:`check_output`.
+    """The names of the pictures of ``count`` answers: ``path``, or numbered where there are several; see :func:`check_output`.
 
     Only pictures with :func:`picture_mark` are replaced, so that no photo is, wherever a table or a gallery found it.
 

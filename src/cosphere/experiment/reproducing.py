@@ -228,13 +228,13 @@ def weights_notes(settings: TrainSettings, weights: str) -> list[str]:
     published = is_published_file(settings.model.backbone, file)
     if published:
         return []
-    told = f"{file.name} ({weights[:19]}...)"
+    file_and_digest = f"{file.name} ({weights[:19]}...)"
     if published is False:
         return [
-            f"{told} is not the published file of {settings.model.backbone}, whose name has the digits of another SHA-256"
+            f"{file_and_digest} is not the published file of {settings.model.backbone}, whose name has the digits of another SHA-256"
         ]
     return [
-        f"{told} cannot be checked against the published weights of {settings.model.backbone}; the comparison holds only if "
+        f"{file_and_digest} cannot be checked against the published weights of {settings.model.backbone}; the comparison holds only if "
         "these are in it"
     ]
 

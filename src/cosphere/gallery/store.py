@@ -261,7 +261,7 @@ class Store(GalleryFolder):
 
         Raises:
             DataError: an id is not there, the filter is wrong, or neither is given.
-            RunError: as for :meth:`writing`. Nothing is deleted then; what fails later is told in :attr:`Deleted.problem`.
+            RunError: as for :meth:`writing`. Nothing is deleted then; what fails later is in :attr:`Deleted.problem`.
         """
         check_asked(ids, where)
         wanted = None if where is None else parse(where)
@@ -280,9 +280,8 @@ class Store(GalleryFolder):
             names = tuple(item.id for item in gone)
             try:
                 return Deleted(names, receipt, not rows or self._cleared(gone, receipt))
-            except (
-                RunError
-            ) as error:  # committed already, and a second call finds nothing to delete: the receipt must not be lost
+            except RunError as error:
+                # Committed already, and a second call finds nothing to delete: the receipt must not be lost.
                 return Deleted(
                     names,
                     receipt,

@@ -37,9 +37,9 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 class ToBeFilled(TorchFunctionMode):
     """Context manager, of this thread: networks that are built inside get zeros where ``torch.nn.init`` would draw numbers.
 
-    Drawing them takes most of the time of building a network, and :meth:`Bundle.fill` replaces every one. Zeros, because what
-    lies in fresh memory may be numbers with which a processor computes a hundred times slower. Layers that fill their weights in
-    another way keep their values.
+    Drawing them takes much of the time of building a network, and :meth:`Bundle.fill` replaces every one. Zeros, because fresh
+    memory may hold denormal numbers, with which processors compute slowly. Layers that fill their weights in another way keep
+    their values.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

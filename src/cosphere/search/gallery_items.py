@@ -12,14 +12,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cosphere.data.boxes import BOX, NO_BOX, edges, faults
+from cosphere.data.boxes import BOX, MOST_EDGE, NO_BOX, edges, faults
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError, counted
 from cosphere.gallery.values import check_ids
 from cosphere.search.pictures import Box
-
-_MOST_EDGE = 2**31
-"""Pixels that no image has."""
 
 
 class Pictures(NamedTuple):
@@ -103,7 +100,7 @@ def box_of(metadata: Mapping[str, Any]) -> Box | None:
     Columns of these names that hold something else than four numbers of pixels are no box. Edges are rounded as in :func:`boxes_of`.
     """
     values = [_number(metadata.get(name)) for name in BOX]
-    whole = [None if value is None or not abs(value) < _MOST_EDGE else round(value) for value in values]
+    whole = [None if value is None or not abs(value) <= MOST_EDGE else round(value) for value in values]
     left, top, right, bottom = (-1 if edge is None else edge + (edge == -1) for edge in whole)
     return None if None in whole else (left, top, right, bottom)
 

@@ -13,11 +13,11 @@ import torch
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.data import Catalogue
-from cosphere.errors import SettingsError, counted
+from cosphere.errors import SettingsError, counted, duration
 from cosphere.experiment import Listener, choose_device
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
-from cosphere.studies.budget import Clock, duration, probe, steps_of
+from cosphere.studies.budget import Clock, probe, steps_of
 from cosphere.studies.building import check_parts
 from cosphere.studies.convergence import convergence
 from cosphere.studies.definition import Study, check_study

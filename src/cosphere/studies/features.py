@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from cosphere.errors import duration
 from cosphere.experiment import Listener, prepare_features
 from cosphere.experiment.listener import SilentReporter
-from cosphere.studies.budget import Clock, duration
+from cosphere.studies.budget import Clock
 from cosphere.studies.jobs import Context
 from cosphere.train import TrainSettings
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cosphere.errors import escaped
+from cosphere.errors import duration, escaped
 
 
 class Reporter(Protocol):
@@ -191,13 +191,7 @@ class Spoken:
         elif now - self._last > self._every:
             self._last = now
             left = (now - since) * (total - done) / (done - before) if done > before else None
-            known = (
-                ""
-                if left is None
-                else f", about {left:.0f} s left"
-                if left < 90
-                else f", about {left / 60:.0f} min left"
-            )
+            known = "" if left is None else f", about {duration(left)} left"
             self._say(f"{self._task}: {done:,} of {total:,}{known}")
             if self._check is not None and left is not None:
                 self._check(left)

@@ -99,9 +99,8 @@ def synchronise_norms(embedder: Embedder, accelerator: Accelerator) -> tuple[str
         return (
             "note: batch norm is synchronised on GPUs alone; here each process takes the statistics of its own batch",
         )
-    from timm.layers.norm_act import (
-        convert_sync_batchnorm,
-    )  # it keeps the activation of timm's norms, which torch's own loses
+    # It keeps the activation of timm's norms, which torch's own loses.
+    from timm.layers.norm_act import convert_sync_batchnorm
 
     convert_sync_batchnorm(embedder)  # type: ignore[no-untyped-call,unused-ignore]
     return ()

@@ -166,7 +166,7 @@ def template_cosines(templates: Floats, numbers: Integers, pairs: TemplatePairs)
     """The cosines of pairs of unit templates, a block at a time, and which pairs show one person.
 
     Pairs of a template that has no image any more are left out. Beside the templates, the lists and a block this takes 10 bytes a pair:
-    157 MB for IJB-C's 15.7 million. The ROC of so many takes eight times as much.
+    157 MB for IJB-C's 15.7 million. Their ROC takes eight times as much.
     """
     cosines, keep = np.empty(len(pairs.same)), np.zeros(len(pairs.same), dtype=bool)
     done = 0
