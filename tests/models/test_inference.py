@@ -37,6 +37,25 @@ def test_embeddings_are_raw_float32_whatever_computes_them() -> None:
     torch.testing.assert_close(infer(model, inputs), want.detach())
 
 
+@pytest.mark.parametrize(
+    ("count", "part", "want"), [(70, None, [32, 32, 6]), (32, None, [32]), (70, 70, [70]), (70, 40, [40, 30])]
+)
+def test_a_cpu_embeds_a_batch_in_parts_which_bounds_its_memory(count: int, part: int | None, want: list[int]) -> None:
+    seen = []
+
+    class Model(nn.Module):
+        def embed_inputs(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(len(inputs))
+            return inputs.flatten(1)
+
+    images = torch.randn(count, 3, 2, 2)
+    assert torch.equal(infer(Model(), images, part=part), images.flatten(1))
+    assert seen == want
+    seen.clear()
+    infer(Model(), images.flatten(1))
+    assert seen == [count], "pooled features are small"
+
+
 class Scale(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -217,7 +217,7 @@ def test_parts_hold_the_largest_tensor_to_its_bound(small, monkeypatch):
     sizes = []
     real = quick.infer
     monkeypatch.setattr(
-        quick, "infer", lambda model, part, **how: (sizes.append(len(part)), real(model, part, **how))[1]
+        quick, "infer", lambda model, some, **how: (sizes.append(len(some)), real(model, some, **how))[1]
     )
     found = embedder.encode(images(7), fast=True)
     np.testing.assert_allclose(found, want, atol=1e-5)

@@ -59,7 +59,7 @@ def embed(
     Args:
         embedder: the model; its ``preprocessing`` is applied to the images.
         catalogue: N images.
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         workers: processes that decode; 0 decodes in a thread of this one. Either way the next batch is read meanwhile.
         device: where to compute; None leaves the embedder where it is.
         precision: ``bf16`` runs the forward pass in bfloat16; embeddings are float32 either way.

@@ -154,7 +154,7 @@ def evaluate(
             ``sequence``, a query does not rank images of its sequence (see ``settings.group_rule``); with
             ``category``, ``retrieval.per_category()`` scores each category.
         settings: what to measure and how.
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         workers: processes that decode; 0 decodes in this one.
         device: where to compute; None leaves the embedder where it is.
         precision: ``bf16`` runs the forward pass in bfloat16.

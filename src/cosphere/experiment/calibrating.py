@@ -89,7 +89,7 @@ def calibrate_run(
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         seed: of the intervals and of the known classes.
         device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         workers: processes that decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with.
         listener: receives notes of the data, and progress.

@@ -96,7 +96,7 @@ def evaluate_run(
         codes: also compare smaller forms of the embeddings: `codes.json`.
         tables: write the class tables: `classes.csv` and `suspects.csv`.
         device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         workers: processes that decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with.
         listener: receives notes and progress.

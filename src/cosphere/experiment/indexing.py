@@ -85,7 +85,7 @@ def add_to_index(
         layout: how the source is laid out.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass and one commit.
+        batch_size: images that are read together and added in one commit.
         workers: does not matter here: threads decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, or 0.01.
         listener: receives notes of the data, and progress.
@@ -323,7 +323,7 @@ def migrate_index(
         holds: ``floats``, ``codes`` or ``both``; None keeps what the gallery holds.
         drop_unreadable: delete items whose image is missing or cannot be read, instead of stopping.
         device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         listener: receives progress and notes.
 
     Returns:

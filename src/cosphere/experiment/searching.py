@@ -69,7 +69,7 @@ def search_images(
         layout: how the source is laid out.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         workers: processes that decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, for a bundle
             0.01.

@@ -197,7 +197,7 @@ class Embedder(nn.Module):
                 tensor (B, 3, H, W) is network input, such as ``preprocessing.to_input`` returns. All forms of one image
                 give one embedding; for pixels of a large JPEG that others decoded, see
                 ``decoding`` of :class:`~cosphere.images.Preprocessing`.
-            batch_size: number of images that are read together, and in one forward pass of the plain network.
+            batch_size: number of images that are read together; a GPU embeds them in one forward pass, a CPU in parts of at most 64.
             normalize: scale each row to length 1; a row too short to have a direction becomes zeros.
             precision: "float32", or "bits" for one bit per dimension, 1 where the embedding is above zero.
             progress: show a progress bar on stderr.

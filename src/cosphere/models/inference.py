@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -39,14 +39,22 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+_PART = 32
+"""Images in one forward pass on a CPU. With 64 it is not faster, and what a network holds at a time, which the system hands over page by
+page, is twice as much: 0.7 GB for EfficientNet-Lite0 at 128 px."""
+
+
 @torch.inference_mode()
-def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None = None) -> Tensor:
+def infer(
+    model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None = None, part: int | None = None
+) -> Tensor:
     """Embeddings of a batch as they are stored and compared: raw length, float32, on the CPU.
 
     Args:
         model: in evaluation mode, see :func:`evaluation_mode`.
         inputs: (B, 3, H, W) network input, or (B, W) pooled features, on the model's device.
         autocast: compute in this type, such as ``torch.bfloat16``; None keeps float32.
+        part: images in one forward pass; None takes 32 on a CPU and the whole batch elsewhere.
 
     Returns:
         (B, D') float32 on the CPU.
@@ -55,7 +63,7 @@ def infer(model: EmbedsInputs, inputs: Tensor, *, autocast: torch.dtype | None =
         DivergenceError: an embedding is NaN or infinite.
     """
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
-        embeddings = model.embed_inputs(inputs)
+        embeddings = _in_parts(model.embed_inputs, inputs, part)
     return _finite(model, inputs, embeddings, "embeddings")
 
 
@@ -74,6 +82,15 @@ def infer_features(model: PoolsInputs, inputs: Tensor) -> Tensor:
         DivergenceError: a feature is NaN or infinite.
     """
     return _finite(model, inputs, model.pooled(inputs), "rows of features")
+
+
+def _in_parts(forward: Callable[[Tensor], Tensor], inputs: Tensor, part: int | None) -> Tensor:
+    """One forward pass after another; pooled features, which have two dimensions, take one."""
+    if part is None:
+        part = _PART if inputs.device.type == "cpu" else len(inputs)
+    if inputs.ndim != 4 or len(inputs) <= part:
+        return forward(inputs)
+    return torch.cat([forward(some) for some in torch.split(inputs, part)])
 
 
 def _finite(model: object, inputs: Tensor, values: Tensor, what: str) -> Tensor:

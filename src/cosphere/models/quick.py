@@ -144,7 +144,7 @@ def _prepared(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None) ->
 
 
 def _rows(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-    return infer(cast("EmbedsInputs", model), inputs, autocast=autocast)
+    return infer(cast("EmbedsInputs", model), inputs, autocast=autocast, part=len(inputs))
 
 
 def _distance(rows: Tensor, wanted: Tensor) -> float:

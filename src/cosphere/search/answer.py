@@ -100,7 +100,7 @@ def answer(
         index: of the gallery's embeddings, to be used as it is; None builds one. ``kind``, ``shortlist`` and
             ``wanted_recall`` are then not looked at.
         refine: expansion of the query, re-ranking, and what is shown of the images found.
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
 
     Returns:
         one answer for each query, in order; with fewer than k hits where ``refine`` leaves no more.

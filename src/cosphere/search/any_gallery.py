@@ -146,7 +146,7 @@ class AnyGallery(ABC):
             metadata: N mappings, or a mapping or DataFrame of columns with N values each: texts, numbers, truth values. Of an
                 image, ``path`` is added; columns ``x_1, y_1, x_2, y_2`` are its box in pixels.
             existing: what happens to an id that is there: ``refuse``, ``skip``, or ``replace`` it.
-            batch_size: images in one forward pass, and in one transaction.
+            batch_size: images that are read together and added in one transaction.
             max_unreadable: tolerated share of unreadable images, in [0, 1]; these are left out.
             progress: called with the number of images done.
 

@@ -56,7 +56,7 @@ def embed_pictures(
         embedder: the model.
         pictures: see :meth:`Embedder.encode`; paths may name an image in a container.
         boxes: of each, pixels (left, top, right, bottom), None for the whole image; only paths have boxes.
-        batch_size: images in one forward pass.
+        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         thumbnail: longer side of thumbnails in pixels; 0 makes none.
     """
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -39,7 +39,7 @@ def parser() -> CommandParser:
     )
     made.add_argument("--abandon", type=bool, default=False, help="give up a migration that was stopped")
     made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    made.add_argument("--batch_size", type=int, default=64, help="images in one forward pass")
+    made.add_argument("--batch_size", type=int, default=64, help="images that are read together")
     return made
 
 
