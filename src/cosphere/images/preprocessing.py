@@ -150,7 +150,10 @@ class Preprocessing(PlainSettings):
         # One multiply-add; exact for raw levels minus a mean.
         factor = torch.tensor([self.scale / 255 / std for std in self.std], device=batch.device)
         offset = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=batch.device)
-        normalised = torch.addcmul(offset[:, None, None], batch.to(torch.float32), factor[:, None, None])
+        values = batch.to(torch.float32)
+        # In place where that is a copy: a batch is tens of megabytes, which the system hands over page by page.
+        own = values if values is not batch and not values.requires_grad else None
+        normalised = torch.addcmul(offset[:, None, None], values, factor[:, None, None], out=own)
         if self.channels == "bgr":
             normalised = normalised.flip(1)
         last = torch.channels_last

@@ -48,10 +48,14 @@ def input_batches(
         ready: Iterable[Tensor] = torch.split(pictures, batch_size) if len(pictures) else ()
     else:
         pixels = _pixel_batches(_as_list(pictures), batch_size, preprocessing)
-        ready = (preprocessing.to_input(batch.to(device)) for batch in pixels)
+        ready = (preprocessing.to_input(_channels_last(batch.to(device))) for batch in pixels)
     for batch in _tracked(ready, pictures, batch_size) if progress else ready:
-        on_device = batch.to(device)
-        yield on_device.contiguous(memory_format=torch.channels_last) if on_device.ndim == 4 else on_device
+        yield _channels_last(batch.to(device))
+
+
+def _channels_last(batch: Tensor) -> Tensor:
+    """Before normalisation, so that a quarter of the bytes move."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) -> Pixels:
