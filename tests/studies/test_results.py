@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.studies import StudyFolder, study_of
@@ -74,6 +76,30 @@ def test_a_question_compares_the_score_of_each_arm(tmp_path: Path) -> None:
         assert one.difference is not None
         assert one.difference.value == pytest.approx(np.mean(means))
         assert one.as_dict()["against_score"] == "recall@1"
+
+
+def test_seeds_that_disagree_are_not_taken_for_classes_that_do(tmp_path: Path) -> None:
+    """60 classes gain in each of three seeds, by 1, 3 and 6 points: only the seeds leave the question open."""
+    content = {
+        "seeds": 3,
+        "arms": {"new": {"model.dim": 64}, "old": {"model.dim": 8}},
+        "scores": ["map@r"],
+        "questions": [{"ask": "?", "arm": "new", "against": "old"}],
+    }
+    folder, records, classes = StudyFolder(tmp_path), [], np.repeat(np.arange(60), 2).astype(str)
+    for arm, gains in (("old", (0, 0, 0)), ("new", (0.01, 0.03, 0.06))):
+        for seed, gain in enumerate(gains):
+            record: dict[str, Any] = {"arm": arm, "run": f"final-seed{seed}", "phase": "final", "seed": seed}
+            records.append({**record, "status": "ok", "scores": {"map@r": 0.5 + gain}})
+            folder.save(records[-1], {"classes": classes, "map@r": np.full(120, 0.5 + gain)})
+    (one,) = compared(study_of("x", content), folder, records, {})
+    assert one.verdict is not None
+    evidence = one.verdict.evidence
+    assert evidence.p_seeds == pytest.approx(ttest_1samp([0.01, 0.03, 0.06], 0).pvalue)
+    # All classes gain, so of 10000 drawn patterns of signs only the measured one goes as far.
+    assert evidence.p_classes == pytest.approx(1 / 10_001)
+    assert (evidence.p, one.answer, one.verdict.seeds_needed) == (evidence.p_seeds, "not decided", 7)
+    assert one.reason == "about 7 seeds would be needed; there are 3."
 
 
 def test_a_score_without_a_known_chance_counts_as_zero() -> None:

@@ -66,8 +66,10 @@ class Difference(NamedTuple):
     """Name of the test behind ``p``."""
     seeds: Summary | None
     """Over paired seeds, with Student's t interval; None without."""
+    p_units: float
+    """Over classes or queries alone."""
     p_seeds: float | None
-    """Student's paired t-test over seeds; None without."""
+    """Student's paired t-test over seeds alone; None without."""
     won: int
     """Classes in which the arm is better."""
     tied: int
@@ -268,16 +270,16 @@ def _difference(
 ) -> Difference:
     """Without Holm's correction. ``which`` are arm, baseline and score; ``change`` is that of :func:`_change`."""
     arm, baseline, score = which
-    p, test = _test(arms[arm].values[score], arms[baseline].values[score], change, classes)
-    seeds, p_seeds = None, None
+    p_units, test = _test(arms[arm].values[score], arms[baseline].values[score], change, classes)
+    p, seeds, p_seeds = p_units, None, None
     if len(change) > 1:
         of_seeds = change.mean(axis=1)
         seeds, p_seeds = seeds_summary(of_seeds, level=level), seeds_test(of_seeds)
-        p, test = max(p, p_seeds or 0.0), f"larger of {test} and Student's t over seeds"
+        p, test = max(p_units, p_seeds or 0.0), f"larger of {test} and Student's t over seeds"
     gains = by_class[arm] - by_class[baseline]
     won, lost = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
     tied = len(gains) - won - lost
-    return Difference(arm, score, float(change.mean()), interval, p, p, test, seeds, p_seeds, won, tied, lost)
+    return Difference(arm, score, float(change.mean()), interval, p, p, test, seeds, p_units, p_seeds, won, tied, lost)
 
 
 def _test(ours: Floats, theirs: Floats, change: Floats, classes: Integers | None) -> tuple[float, str]:

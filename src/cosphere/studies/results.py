@@ -281,7 +281,7 @@ def compared(
             smallest=study.smallest,
             level=study.level,
             classes=None if (difference := drafts[at].difference) is None else difference.interval,
-            p_classes=None if difference is None else difference.p,
+            p_classes=None if difference is None else difference.p_units,
             p_smallest_classes=drafts[at].p_smallest,
         )
         for at in known
