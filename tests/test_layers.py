@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
     {"errors", "_version", "_lazy"},
     {"_types", "checks"},
-    {"fields", "files", "tensors"},
+    {"fields", "files", "origins", "tensors"},
     {"codes", "rows", "gallery"},
     {"images", "spherical", "losses", "runs"},
     {"norm_lens", "models", "data"},

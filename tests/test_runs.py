@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosphere.errors import RunError
-from cosphere.runs import LAYOUT_VERSION, RunFolder, provenance, unused_folder
+from cosphere.runs import LAYOUT_VERSION, RunFolder, unused_folder
 
 
 def test_create_then_open(tmp_path: Path) -> None:
@@ -34,13 +34,6 @@ def test_a_run_that_has_begun_is_never_written_over(tmp_path: Path, begun: str) 
 def test_a_run_that_never_took_a_step_is_taken_over(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "first").config.write_text("steps: 0")
     assert RunFolder.create(tmp_path / "first") == RunFolder.open(tmp_path / "first")
-
-
-def test_provenance_hides_where_files_lay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/usr/bin/cosphere", "train", "/home/someone/photos", "--name", "a/b"])
-    assert provenance()["command"] == "cosphere train photos --name a/b"
-    monkeypatch.setattr("sys.argv", ["cosphere", "train", "--runs=/home/someone/runs"])
-    assert provenance()["command"] == "cosphere train --runs=runs"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -90,15 +83,6 @@ def test_metrics_refuse_what_is_not_json(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.append_metrics({"step": 1, "train/loss": float("nan")})
-
-
-def test_provenance_names_version_machine_and_time() -> None:
-    found = provenance()
-    assert found["cosphere"] == "0.1.0"
-    assert found["machine"]["cores"] >= 1
-    assert found["machine"]["memory_bytes"] > 2**20
-    assert found["time"].endswith("+00:00")
-    json.dumps(found)
 
 
 def test_metrics_of_another_kind_are_left_out(tmp_path: Path) -> None:

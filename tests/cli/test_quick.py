@@ -84,6 +84,11 @@ def test_settings_that_people_type_first_are_understood(words: list[str], want: 
         (["train", "x", "--precision", "fp61"], "precision is 'fp61'; wanted 'float32', 'bf16' or 'fp16'."),
         (["train", "x", "--loss", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
         (["evaluate", "x", "--kss", "3"], "there is no setting 'kss'. Did you mean 'ks'?"),
+        (
+            ["evaluate", "x", "--max-missing=1"],
+            "there is no setting 'max_missing'. Did you mean 'options.max_missing'?",
+        ),
+        (["train", "x", "--heet", "2"], "there is no setting 'heet'. Did you mean 'loss.settings.heat'?"),
         (["search", "a", "b", "c", "--k", "two"], "k is 'two'; wanted int."),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from cosphere.data import Catalogue, training_parts
 from cosphere.errors import DataError
 from cosphere.experiment import calibrating, evaluation, protocol_runs
-from cosphere.experiment.images import choose_images, layout_of, take_split, validation_images
+from cosphere.experiment.images import choose_images, how_read, take_split, validation_images
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -80,17 +80,24 @@ def test_what_is_not_there_is_one_sentence() -> None:
         validation_images(catalogue("all"), None, NOTHING_HELD_OUT)
 
 
-@pytest.mark.parametrize(
-    ("source", "layout", "want"),
-    [
-        (None, "auto", "table"),
-        (None, "folder", "folder"),
-        ("photos", "auto", "auto"),
-        ("photos", "cifar-10", "cifar-10"),
-    ],
-)
-def test_the_images_of_a_run_are_read_as_they_were_for_training(source: str | None, layout: str, want: str) -> None:
-    assert layout_of(source, layout, SETTINGS.with_values({"data.layout": "table"})) == want
+def test_the_images_of_a_run_are_read_as_they_were_for_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photos", "others"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    run = SETTINGS.with_values({"data.layout": "table", "data.classes": "leaf", "data.root": str(tmp_path / "photos")})
+    for source in (None, "photos", "photos/", tmp_path / "photos", "link"):
+        assert how_read(source, "auto", None, run) == ("table", "leaf", ())
+        assert how_read(source, "folder", "top", run) == ("folder", "top", ())
+    for source in ("others", "nowhere", "x\0y"):
+        layout, classes, notes = how_read(source, "auto", None, run)
+        assert (layout, classes) == ("auto", "leaf")
+        assert [note.rpartition("--")[2] for note in notes] == ["layout table", "classes leaf"]
+        assert how_read(source, "cifar-10", "top", run) == ("cifar-10", "top", ())
+        assert how_read(source, "auto", None, SETTINGS) == ("auto", "top", ())
+        assert how_read(source, "auto", None, None) == ("auto", "top", ())
 
 
 @pytest.mark.parametrize(

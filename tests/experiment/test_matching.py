@@ -15,6 +15,7 @@ from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.evaluate import EvaluationSettings
 from cosphere.evaluate.scores import score_embeddings
 from cosphere.experiment.matching import group_runs, read_arms
+from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.runs import RunFolder
 
 
@@ -71,6 +72,23 @@ def test_values_are_those_of_the_evaluation(tmp_path: Path) -> None:
     assert found.classes.tolist() == [f"class{row // 6}" for row in range(30)]
     assert (found.split, found.fingerprint, found.images, found.left_out, found.notes) == ("test", "f", 30, {}, ())
     assert found.runs == {"a": ("3",), "b": ("4",)}
+
+
+def test_a_run_that_was_trained_on_after_its_evaluation_is_noted(tmp_path: Path) -> None:
+    made = build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=4))
+    first, second = (
+        make_run(tmp_path / name, replace(embeddings(3), model_id=made.id), sec={"weight": weight})
+        for name, weight in (("first", 0.0), ("second", 0.1))
+    )
+    for run in (first, second):
+        made.save(run / "model")
+    assert read_arms({"a": [first], "b": [second]}).notes == ()
+    next(made.head.parameters()).data += 1
+    made.save(second / "model")
+    assert read_arms({"a": [first], "b": [second]}).notes == (
+        f"{second}: scored before the run's last steps of training. For scores of the model as it is now, run: cosphere evaluate "
+        f"{second} --split test.",
+    )
 
 
 def test_images_are_matched_whatever_their_order_and_root(tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def test_a_run_on_cached_features_embeds_once() -> None:
     ("side", "per_class", "sizes", "each"),
     [
         (400, (10, 20, 40), (160, 160, 224), 5),
-        (100, (3, 4, 9), (96, 96, 224), 3),
-        (20, (2, 2, 2), (64, 64, 224), 2),
+        (128, (5, 5, 5), (128, 128, 224), 5),
+        (100, (3, 4, 9), (96, 96, 192), 3),
+        (20, (2, 2, 2), (64, 64, 128), 2),
     ],
 )
 def test_proposals_fit_the_data(side: int, per_class: tuple[int, int, int], sizes: tuple[int, ...], each: int) -> None:
@@ -51,6 +52,27 @@ def test_proposals_fit_the_data(side: int, per_class: tuple[int, int, int], size
     assert [changes.get("features.copies", 0) > 0 for _, changes, _ in made] == [True, False, False]
     for _, changes, _ in made:
         TrainSettings().with_values(changes)
+
+
+def test_reasons_quote_what_was_measured_and_no_more() -> None:
+    evidence = Path(__file__).parents[2].joinpath("docs", "evidence.md").read_text(encoding="utf-8")
+    quick, standard, large = (reason for _, _, reason in proposals(summary(side=400)))
+    assert (
+        "sec.weight" not in proposals(summary())[0][1]
+    )  # the evidence answers "no" for a frozen backbone and this loss
+    for words, quoted in (
+        (quick, ("with multi-similarity, against no constraint? | -2.3 ", "2.3 points")),
+        (standard, ("multi-similarity | +6.5 (-7.5 to +20.5)", "+6.5 points", "-7.5 to +20.5")),
+        (large, ("| 160 px | 40.2 ", "| 224 px | 44.6 ", "40.2 % at 160 px to 44.6 % at 224 px")),
+    ):
+        documented = [one for one in quoted if "|" in one]
+        assert documented
+        assert all(one in evidence for one in documented)
+        assert all(one in words for one in quoted if one not in documented)
+    assert "a step takes about 2.0 times as long" in large
+    small = proposals(summary(side=64))[2][2]
+    assert "nobody measured smaller ones; a step takes about 4.0 times as long" in small
+    assert "40.2" not in small
 
 
 def test_the_summary_counts_what_is_trained_on(catalogue: Catalogue) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from cosphere.data import Catalogue
 from cosphere.experiment.images import trained_classes_note
 from cosphere.train import SecSettings, TrainSettings
-from cosphere.train.loop import made_from
+from cosphere.train.result import made_from
 
 
 def model(**data: Any) -> Any:

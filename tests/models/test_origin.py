@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from cosphere.errors import RunError, WeightsError
 from cosphere.images import preset
-from cosphere.models import EmbedderSettings, build_embedder, origin, weights_identity
+from cosphere.models import Embedder, EmbedderSettings, build_embedder, origin, stored_model_id, weights_identity
 from cosphere.models.origin import is_published_file
 
 HUB = SimpleNamespace(url="https://x.org/net-{}.pth", hf_hub_id="timm/net", hf_hub_filename=None)
@@ -86,3 +87,23 @@ def test_the_published_file_is_known_by_the_digits_in_its_name(
         facts = SimpleNamespace(**{**vars(facts), "url": facts.url.format(right if digits == "right" else digits)})
     monkeypatch.setattr(origin, "timm_part", lambda name: SimpleNamespace(get_pretrained_cfg=lambda name: facts))
     assert is_published_file("net", file) is published
+
+
+def test_a_stored_model_has_the_id_that_it_has_when_it_is_loaded(tmp_path: Path) -> None:
+    preprocessing, _ = preset("sec", 32)
+    settings = EmbedderSettings(backbone="test_resnet", weights="none", dim=4, bias=False)
+    made = build_embedder(settings, preprocessing=preprocessing)
+    made.save(tmp_path / "run" / "model")
+    first = stored_model_id(tmp_path / "run")
+    assert first == made.id == Embedder.load(tmp_path / "run").id
+    next(made.head.parameters()).data += 1
+    made.save(tmp_path / "run" / "model")
+    assert stored_model_id(tmp_path / "run" / "model") == Embedder.load(tmp_path / "run").id != first
+    file = tmp_path / "run" / "model" / "bundle.json"
+    content = json.loads(file.read_text())
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert stored_model_id(tmp_path / "run") == ""
+    file.write_text(json.dumps({**content, "settings": {"backbone": "test_resnet", "wings": 2}}))
+    with pytest.raises(RunError, match="does not describe a model that this Cosphere can make"):
+        stored_model_id(tmp_path / "run")

@@ -10,6 +10,7 @@ import pytest
 from cosphere.data import Skipped
 from cosphere.errors import RunError
 from cosphere.evaluate import Embeddings, EvaluationSettings, score_embeddings
+from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.report import ReportData, report_data_from_run
 from cosphere.runs import RunFolder
 
@@ -183,3 +184,25 @@ def test_what_is_unknown_has_a_stand_in() -> None:
     assert data.file(3) == data.class_of(3) == ""
     assert data.box(3) is None
     assert data.class_name(3) == "class 3"
+
+
+def test_scores_of_an_earlier_model_are_said_to_be(run: RunFolder) -> None:
+    """As ``train --resume --steps`` leaves them: the model is another one, the scores are still there."""
+    made = build_embedder(EmbedderSettings(backbone="test_resnet", weights="none", dim=2))
+    made.save(run.model)
+    for name in ("scores.json", "scores-lfw.json", "scores-knn.json"):
+        content = {"split": "test", "scores": {}, "protocol": name[7:-5], "notes": ["own"], "model_id": made.id}
+        content = content if name != "scores-knn.json" else {"protocol": "knn"}  # of an earlier version
+        (run.path / name).write_text(json.dumps(content), encoding="utf-8")
+    store(run, "test", model_id=made.id)
+    before = report_data_from_run(run.path)
+    assert before.scores["notes"] == before.protocols["lfw"]["notes"] == ["own"]
+    next(made.head.parameters()).data += 1
+    made.save(run.model)
+    after = report_data_from_run(run.path)
+    said = (
+        "Scored before the run's last steps of training. For scores of the model as it is now, run: cosphere evaluate"
+    )
+    assert after.scores["notes"] == [f"{said} {run.path} --split test.", "own"]
+    assert after.protocols["lfw"]["notes"] == [f"{said} {run.path} --protocol lfw.", "own"]
+    assert "notes" not in after.protocols["knn"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
-from svg import affine, line_points, texts
+from svg import affine, group, line_points, texts
 
 from cosphere.files import write_json
 from cosphere.report import ReportData, write_report
@@ -77,6 +79,17 @@ def test_several_lines_are_named_below_the_axes(part: dict[str, Any], figure: An
     assert {part["title"], "unseen"} <= set(texts(figure([part, {**part, "title": "unseen"}])))
 
 
+@pytest.mark.parametrize("figure", [roc_figure, reject_figure])
+def test_a_fifth_part_is_drawn_and_looks_like_no_other(part: dict[str, Any], figure: Any) -> None:
+    titles = ["first", "second", "third", "fourth", "fifth"]
+    svg = figure([{**part, "title": title} for title in titles])
+    looks = [
+        re.sub(r" d=\S+", "", ElementTree.tostring(group(svg, title)[0], "unicode").split("style=")[1])
+        for title in titles
+    ]
+    assert len(set(looks)) == 5
+
+
 def test_parts_without_curves_give_no_figure(part: dict[str, Any]) -> None:
     assert roc_figure([{**part, "roc": {}}]) is None
     assert reject_figure([{"title": "x"}]) is None
@@ -101,6 +114,25 @@ def test_tables_pairs_and_notes_are_on_the_page(data: ReportData) -> None:
     assert "no picture" in text  # of the file that is not there
     assert "<script" not in text
     assert text.count("data:image/jpeg") == 3  # each picture once
+
+
+def test_a_protocol_of_any_name_has_a_section_and_figures_of_its_own_in_their_folder(
+    part: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    names = ["../../evil", "evil", '"><script>', "../..", "é", "empty"]
+    for number, name in enumerate(names):
+        parts = [{**part, "hardest": {}, "lengths": {}}] if name != "empty" else []
+        write_json(folder.path / f"scores-{number}.json", {"protocol": name, "parts": parts})
+    text = write_report(folder.path).read_text(encoding="utf-8")
+    anchors = re.findall(r'href="#(protocol-[^"]*)"', text)
+    assert anchors == re.findall(r'<section id="(protocol-[^"]*)"', text)
+    assert anchors == [f"protocol-{own}" for own in ("evil", "evil-1", "script", "3", "4")]
+    assert "<script" not in text
+    assert {file.stem for file in tmp_path.rglob("roc-*.png")} == {
+        file.stem for file in (folder.path / "figures").glob("roc-*")
+    }
+    assert len(list(tmp_path.rglob("*.png"))) == 5 + 4  # and the four faces
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from report.test_page import HOSTILE, Reader
-from svg import affine, line_points, texts
+from svg import affine, group, line_points, texts
 
 from cosphere.errors import RunError
 from cosphere.report import write_study_report
+from cosphere.report.spreads import spread_figure
 from cosphere.report.study import LINKS
 
 
@@ -262,6 +263,15 @@ def test_the_figure_of_lengths_has_a_step_for_each_bin(tmp_path: Path) -> None:
     shares = np.repeat([0.2, 0.3, 0.3, 0.2], 2)
     middle = heights[1:-1] if len(heights) == 10 else heights  # matplotlib may close the outline on the axis
     assert affine(middle, shares) < 1e-3 * np.ptp(middle)
+
+
+def test_five_arms_in_the_figure_of_lengths_look_different() -> None:
+    content = RESULTS["spreads"]
+    names = ["sec", *(f"other {number}" for number in range(4))]
+    arms = dict.fromkeys(names, content["arms"]["plain"])
+    svg = spread_figure({**content, "pairs": [["sec", name] for name in names[1:]], "arms": arms}).svg
+    looks = {group(svg, f"spread-0-{line}")[0].get("style") for line in range(5)}
+    assert len(looks) == 5
 
 
 def test_a_comparison_of_two_scores_names_both(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ import cosphere.embeddings.features as features
 from cosphere import losses
 from cosphere.data import Catalogue, read_catalogue
 from cosphere.embeddings import FeatureCache, Views
-from cosphere.errors import SettingsError
+from cosphere.errors import RunError, SettingsError
 from cosphere.images import read_image
-from cosphere.models import Embedder
+from cosphere.models import Embedder, build_backbone
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
 from cosphere.train import PlainReporter, TrainResult, TrainSettings, build_model, train
@@ -269,6 +269,27 @@ def test_copies_and_their_seed_cannot_change_in_a_run_but_the_folder_can(photos:
             run_small(photos, tmp_path / "run", small(steps=4, **{name: value}), resume=True)
     moved = small(steps=4, features__folder=str(tmp_path / "elsewhere"))
     assert run_small(photos, tmp_path / "run", moved, resume=True)[0].steps == 4
+
+
+def test_weights_that_changed_under_their_path_are_refused_before_features_of_them_are_computed(
+    photos: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    file = tmp_path / "net.pth"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(build_backbone("test_resnet", "none", image_size=32).net.state_dict(), tmp_path / f"{seed}.pth")
+    shutil.copy(tmp_path / "0.pth", file)
+    run_small(photos, tmp_path / "run", small(steps=2, images__size=32, model__weights=str(file)))
+    longer = small(steps=4, images__size=32, model__weights=str(file))
+    shutil.copy(tmp_path / "1.pth", file)
+    computed.clear()
+    with pytest.raises(
+        RunError, match=r"on features of other weights: model.weights was sha256:\w{12}, now it is sha256:\w{12}\. Put"
+    ):
+        run_small(photos, tmp_path / "run", longer, resume=True)
+    assert computed == []
+    shutil.copy(tmp_path / "0.pth", file)
+    assert run_small(photos, tmp_path / "run", longer, resume=True)[0].steps == 4
 
 
 def test_an_unreadable_image_has_the_stand_in_that_it_has_on_images(photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -44,6 +45,23 @@ def test_a_missing_value_is_an_error() -> None:
 
 def check(settings: TrainSettings, classes: list[str], data: dict[str, str] = DATA) -> None:
     check_same_run(SAVED, settings.step_identity(), classes, data, config="config.yaml")
+
+
+def test_other_first_weights_count_only_for_cached_features() -> None:
+    """On images the checkpoint holds the backbone as it was trained; features are computed from the first weights again."""
+    cached = SETTINGS.with_values({"features.copies": 2})
+    for saved, settings, now, same in (
+        ("sha256:1", SETTINGS, "sha256:2", True),
+        ("sha256:1", cached, "sha256:1", True),
+        (None, cached, "sha256:2", True),  # of an earlier version
+        ("sha256:1", cached, "sha256:2", False),
+    ):
+        content = {**SAVED, "settings": settings.as_dict(), **({} if saved is None else {"weights": saved})}
+        refusal = (
+            contextlib.nullcontext() if same else pytest.raises(RunError, match="was sha256:1, now it is sha256:2")
+        )
+        with refusal:
+            check_same_run(content, settings.step_identity(), ["a", "b"], DATA, config="config.yaml", weights=now)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from cosphere.cli.quick import lacking
+from cosphere.cli.quick import every_name, lacking
 from cosphere.cli.recipe_files import recipe_file
 from cosphere.errors import SettingsError
 from cosphere.fields import nearest_name
@@ -95,10 +95,11 @@ class CommandParser(ArgumentParser):
                 return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
             if name in names:  # with one dash
                 return f"{unknown.group(1).split('=')[0]!r} has one dash; settings have two. Write --{name}."
-            return f"there is no setting {name!r}. {nearest_name(name, names)}"
+            return f"there is no setting {name!r}. {nearest_name(name, every_name(names))}"
         inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
         if inside:
-            return f"there is no setting '{inside.group(1)}.{inside.group(2)}'. {nearest_name('.'.join(inside.groups()), self._names())}"
+            name = ".".join(inside.groups())
+            return f"there is no setting {name!r}. {nearest_name(name, every_name(self._names()))}"
         several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
         if several:
             literals = re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))

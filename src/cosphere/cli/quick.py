@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -56,9 +56,15 @@ ADVICE = {
 
 @cache
 def options() -> dict[str, Any]:
-    """What `options.json` holds: for each command its help and its options, and the names of the losses."""
+    """What `options.json` holds: for each command its help and its options, the names of the losses, and the names inside options."""
     content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return content
+
+
+def every_name(names: Iterable[str]) -> list[str]:
+    """Names of options for advice: these, and what goes into those that take any names, such as ``options.flip``."""
+    known = list(names)
+    return known + [f"{one}.{inner}" for one, its in options()["inside"].items() if one in known for inner in its]
 
 
 def answer(command: str, arguments: Sequence[str]) -> str | None:
@@ -149,7 +155,7 @@ def _check(settings: dict[str, Any], name: str, value: str | None) -> None:
     if kind is None:
         if any(name.startswith(f"{one}.") for one, its in settings.items() if its == "names"):
             return
-        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, settings)}")
+        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, every_name(settings))}")
     if value is None:
         return
     if name == "loss.name" and value not in options()["losses"]:
@@ -176,7 +182,7 @@ def _check_names(settings: dict[str, Any], content: dict[str, Any], section: str
         if isinstance(value, dict) and is_section and settings.get(name) != "names":
             _check_names(settings, value, f"{name}.")
         elif name not in settings and not is_section:
-            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, settings)}")
+            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, every_name(settings))}")
 
 
 def _is_number(value: str) -> bool:
@@ -193,6 +199,8 @@ def content() -> dict[str, Any]:
 
     from cosphere import losses
     from cosphere.cli.commands import COMMANDS
+    from cosphere.experiment.protocols import PROTOCOLS
+    from cosphere.fields import dotted_names
 
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
     try:
@@ -202,7 +210,15 @@ def content() -> dict[str, Any]:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    return {"commands": commands, "losses": [entry.name for entry in losses.table()]}
+    inside = {
+        "options": [name for one in PROTOCOLS.values() for name in dotted_names(one.settings)],
+        "loss.settings": [name for one in losses.table() for name in one.defaults],
+    }
+    return {
+        "commands": commands,
+        "losses": [entry.name for entry in losses.table()],
+        "inside": {option: sorted(set(names)) for option, names in inside.items()},
+    }
 
 
 def _command(parser: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cosphere.embeddings import Embeddings
 from cosphere.errors import ImageError, SettingsError
 from cosphere.evaluate import AuditFindings, AuditSettings, audit_embeddings
 from cosphere.experiment.embedding import check_embedding, settings_of_model, store_of, tolerated
-from cosphere.experiment.images import ALL, take_split
+from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model, ready
 from cosphere.experiment.outputs import check_output_folder
@@ -120,8 +120,8 @@ def audit(
     if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
         raise SettingsError(f"--out {out} lies among the images of {source}. Choose a folder outside of them.")
     trained = None if model is None else settings_of_model(model)
-    own = "top" if trained is None else trained.data.classes
-    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own)  # as `patch_command` says
+    read = how_read(source, layout, classes, trained)
+    catalogue = data.read_catalogue(source, layout=read.layout, classes=read.classes)  # as `patch_command` says
     listener.listed(catalogue.remarks)
     chosen = take_split(catalogue, split, trained).images
     embedder = untrained_model(TrainSettings()).to(ready(device)) if model is None else load_model(model, device)
@@ -152,8 +152,8 @@ def audit(
         changes=tuple(proposals(images, splits, names, labels, findings)),
         model="the pretrained backbone" if model is None else str(model),
         source=str(source),
-        layout=layout,
-        classes=classes or own,
+        layout=read.layout,
+        classes=read.classes,
         folder=Path(out),
     )
     write_patch(found.folder / PATCH, found.changes)

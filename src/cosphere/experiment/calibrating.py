@@ -20,7 +20,7 @@ from cosphere.experiment.images import (
     TEST,
     VAL,
     as_trained,
-    layout_of,
+    how_read,
     trained_classes_note,
     validation_images,
 )
@@ -85,7 +85,7 @@ def calibrate_run(
         far: target false-accept rate of pairs, in (0, 1).
         split: split to choose on, or ``all``; None takes the validation images.
         test: also measure the threshold on the test split, if there is one.
-        layout: how the source is laid out; "auto" without a source takes what the run was trained with.
+        layout: how the source is laid out; for the images that the run was trained from, "auto" takes what it was trained with.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         seed: of the intervals and of the known classes.
         device: "auto", "cpu", "cuda" or "mps".
@@ -105,12 +105,11 @@ def calibrate_run(
     run_folder = RunFolder.open(folder)
     check_writable(run_folder.model / "bundle.json")
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
-    catalogue = read_catalogue(
-        source or trained_with.data.root,
-        layout=layout_of(source, layout, trained_with),
-        classes=classes or trained_with.data.classes,
-    )
+    read = how_read(source, layout, classes, trained_with)
+    catalogue = read_catalogue(source or trained_with.data.root, layout=read.layout, classes=read.classes)
     listener.listed(catalogue.remarks)
+    for note in read.notes:
+        listener.note(note)
     chosen = validation_images(catalogue, split, trained_with)
     embedder = Embedder.load(run_folder.model, device)
     how: dict[str, Any] = {

@@ -9,7 +9,7 @@ from cosphere import data, embeddings, train
 from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_whole
 from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, sources
-from cosphere.experiment.images import ALL, take_split
+from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
@@ -98,8 +98,8 @@ def embed_source(
             listener.listed(known.remarks)
             return known.images
     settings = settings_of_model(model)
-    own = "top" if settings is None else settings.data.classes
-    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
+    read = how_read(source, layout, classes, settings)
+    catalogue = data.read_catalogue(source, layout=read.layout, classes=read.classes, labels="optional")
     listener.listed(catalogue.remarks)
     chosen = take_split(catalogue, split, settings)
     with listener.progress("embedding") as progress:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosphere.errors import DataError, RunError
+from cosphere.errors import CosphereError, DataError, RunError
 from cosphere.evaluate.settings import EvaluationSettings, stored_settings
 from cosphere.files import read_json
+from cosphere.models import stored_model_id
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -70,6 +71,24 @@ def open_evaluated(path: str | Path, split: str | None) -> EvaluatedRun:
     except RunError as error:
         raise RunError(f"{path}: {error}") from error
     return EvaluatedRun(folder, chosen, content, TrainSettings.read(folder.config).seed, settings)
+
+
+def outdated_note(folder: RunFolder, model_id: str, options: str) -> list[str]:
+    """A note if a run's model is no longer the one that was scored, as after more steps of training; else empty.
+
+    Args:
+        folder: of the run.
+        model_id: of the model that was scored; empty where unknown.
+        options: of the command that scores it again.
+    """
+    try:
+        now = stored_model_id(folder.model) if model_id else ""
+    except CosphereError:  # no model, or a damaged one: the scores can be shown all the same
+        return []
+    if now in ("", model_id):
+        return []
+    command = f"cosphere evaluate {folder.path} {options}"
+    return [f"scored before the run's last steps of training. For scores of the model as it is now, run: {command}."]
 
 
 def check_same_split(runs: Sequence[EvaluatedRun]) -> None:

@@ -17,7 +17,7 @@ from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
 from cosphere.evaluate.settings import DEFAULT_KS
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
 from cosphere.experiment.embedding import check_embedding, store_of, tolerated
-from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, layout_of, trained_classes_note
+from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, how_read, trained_classes_note
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.files import check_writable, read_json, write_json, write_text
@@ -88,7 +88,7 @@ def evaluate_run(
         folder: of the run.
         source: the images, listed already or not; None takes those that the run was trained from.
         split: see :func:`cosphere.experiment.choose_images`.
-        layout: how the source is laid out; "auto" without a source takes what the run was trained with.
+        layout: how the source is laid out; for the images that the run was trained from, "auto" takes what it was trained with.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         settings: what to measure and how; None takes the run's own, see :func:`own_settings`.
         untrained: score the untrained backbone instead. Its scores go to `scores-untrained.json`, and into `scores.json` as
@@ -115,12 +115,11 @@ def evaluate_run(
     if isinstance(source, Catalogue):
         catalogue = source
     else:
-        catalogue = read_catalogue(
-            source or trained_with.data.root,
-            layout=layout_of(source, layout, trained_with),
-            classes=classes or trained_with.data.classes,
-        )
+        how = how_read(source, layout, classes, trained_with)
+        catalogue = read_catalogue(source or trained_with.data.root, layout=how.layout, classes=how.classes)
         listener.listed(catalogue.remarks)
+        for note in how.notes:
+            listener.note(note)
     chosen = choose_images(catalogue, split, trained_with)
     for note in chosen.notes:
         listener.note(note)

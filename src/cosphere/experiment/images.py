@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosphere import data
@@ -10,7 +11,7 @@ from cosphere.errors import DataError
 from cosphere.models import Embedder
 
 if TYPE_CHECKING:
-    from cosphere.data import Catalogue, TrainingParts
+    from cosphere.data import Catalogue, Classes, TrainingParts
     from cosphere.train import TrainSettings
 
 ALL, VAL, TEST = "all", "val", "test"
@@ -96,15 +97,45 @@ def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSe
     return Chosen(held_out, VAL)
 
 
-def layout_of(source: object, layout: str, settings: TrainSettings) -> str:
-    """The layout to read a source in. With "auto", the run's own images are read as they were for training.
+class HowRead(NamedTuple):
+    """How a source is read, and what a reader of its scores should know about that."""
+
+    layout: str
+    classes: Classes
+    notes: tuple[str, ...] = ()
+
+
+def how_read(source: object, layout: str, classes: Classes | None, settings: TrainSettings | None) -> HowRead:
+    """The layout and classes to read a source with: as asked for, else for a run's own images as they were read for training.
 
     Args:
-        source: None for the images that the run was trained from.
-        layout: what was asked for.
-        settings: of the run.
+        source: a path, or None for the images that the run was trained from.
+        layout: what was asked for; "auto" for nothing.
+        classes: what was asked for; None takes what the run was trained with, on other images too.
+        settings: of the run; None where there is none.
     """
-    return settings.data.layout if source is None and layout == "auto" else layout
+    if settings is None:
+        return HowRead(layout, classes or "top")
+    trained = settings.data
+    if source is None or _is_same_place(source, trained.root):
+        return HowRead(trained.layout if layout == "auto" else layout, classes or trained.classes)
+    notes = []
+    if layout == "auto" and trained.layout != "auto":
+        notes.append(
+            f"these are other images than the run was trained from, so their layout is detected; for that of the training, give "
+            f"--layout {trained.layout}"
+        )
+    if classes is None and trained.classes != "top":
+        notes.append(f"classes are read as for training, --classes {trained.classes}")
+    return HowRead(layout, classes or trained.classes, tuple(notes))
+
+
+def _is_same_place(source: object, root: str) -> bool:
+    """Whether two paths lead to one file or folder."""
+    try:
+        return bool(root) and Path(str(source)).expanduser().samefile(root)
+    except (OSError, ValueError, RuntimeError):  # one of them is not there
+        return False
 
 
 def training_images(settings: TrainSettings) -> Catalogue:

@@ -15,7 +15,7 @@ from cosphere.codes import to_bits
 from cosphere.embeddings import columns_of
 from cosphere.errors import DataError, SettingsError, counted
 from cosphere.experiment.embedding import check_embedding, say_how, settings_of_model, tolerated
-from cosphere.experiment.images import ALL, take_split
+from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
@@ -107,8 +107,8 @@ def add_to_index(
         return _add_file(gallery, Path(source), made, model, holds, existing)
     path = _model_path(gallery, model, made)
     settings = settings_of_model(path)
-    own = "top" if settings is None else settings.data.classes
-    catalogue = data.read_catalogue(source, layout=layout, classes=classes or own, labels="optional")
+    read = how_read(source, layout, classes, settings)
+    catalogue = data.read_catalogue(source, layout=read.layout, classes=read.classes, labels="optional")
     listener.listed(catalogue.remarks)
     chosen = take_split(catalogue, split, settings).images
     embedder = load_model(path, device)

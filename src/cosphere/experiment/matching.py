@@ -27,6 +27,7 @@ from cosphere.experiment.evaluated_runs import (
     check_same_ranking,
     check_same_split,
     open_evaluated,
+    outdated_note,
     ranking_note,
 )
 from cosphere.experiment.setting_differences import without_seed
@@ -148,10 +149,12 @@ def read_arms(
     check_same_split(runs)
     check_same_ranking(runs)
     fingerprint = check_same_images(runs, shared_only)
-    rows, notes = _shared_rows([_images(run) for run in runs], runs)
+    images = [_images(run) for run in runs]
+    rows, notes = _shared_rows(images, runs)
     left_out = {run.name: total - len(kept) for run, (kept, total) in zip(runs, rows, strict=True) if len(kept) < total}
     ranked = []
-    for run, (kept, _) in zip(runs, rows, strict=True):
+    for run, one, (kept, _) in zip(runs, images, rows, strict=True):
+        notes += [f"{run.name}: {text}" for text in outdated_note(run.folder, one.model_id, f"--split {run.split}")]
         ranked.append(_ranked(run, kept, metrics, ks))
         if not left_out:
             notes += _check_reported(run, ranked[-1].values)
@@ -192,6 +195,8 @@ class _Images(NamedTuple):
     """Paths from the root."""
     rest: Keys
     """Class and box."""
+    model_id: str
+    """Of the model that embedded them."""
 
 
 def _images(run: EvaluatedRun) -> _Images:
@@ -204,7 +209,7 @@ def _images(run: EvaluatedRun) -> _Images:
         boxes.T,
         np.array(loaded.class_names, dtype=np.str_)[loaded.labels],
     )
-    return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest)
+    return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest, loaded.model_id)
 
 
 def _shared_rows(

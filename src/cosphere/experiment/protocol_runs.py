@@ -12,7 +12,7 @@ from cosphere import fields
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.experiment.embedding import check_embedding, store_of, tolerated
-from cosphere.experiment.images import layout_of
+from cosphere.experiment.images import how_read
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.experiment.protocols import ProtocolScores, find_protocol
@@ -63,7 +63,7 @@ def evaluate_protocol(
         protocol: a name of :data:`cosphere.experiment.protocols.PROTOCOLS`.
         options: settings of the protocol by name; those left out keep their defaults.
         split: of the images, for protocols that score one.
-        layout: how the source is laid out; "auto" without a source takes what the run was trained with.
+        layout: how the source is laid out; for the images that the run was trained from, "auto" takes what it was trained with.
         classes: which of nested class folders is the class, "top" or "leaf"; None takes what the run was trained with.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
@@ -83,14 +83,17 @@ def evaluate_protocol(
     path = scores_file(run_folder, protocol)
     check_writable(path)
     trained_with = TrainSettings.read(run_folder.config)
+    read = how_read(source, layout, classes, trained_with)
+    for note in read.notes:
+        listener.note(note)
     subject = RunSubject(
         folder=run_folder,
         settings=trained_with,
         embedder=Embedder.load(run_folder.model, ready(device)),
         given=trained_with.data.root if source is None else source,
         split=split,
-        layout=layout_of(source, layout, trained_with),
-        classes=classes or trained_with.data.classes,
+        layout=read.layout,
+        classes=read.classes,
         embedding={
             "batch_size": batch_size,
             "workers": workers,
@@ -99,7 +102,8 @@ def evaluate_protocol(
         listener=listener,
     )
     scores = entry.run(subject, settings)
-    write_json(path, {**scores.as_dict(), "provenance": provenance(), "trained_with": trained_with.as_dict()})
+    origin = {"provenance": provenance(), "trained_with": trained_with.as_dict(), "model_id": subject.embedder.id}
+    write_json(path, {**scores.as_dict(), **origin})
     return ProtocolEvaluation(folder=run_folder, scores=scores, path=path)
 
 

@@ -13,4 +13,5 @@ from cosphere.models.embedder import norm_layers as norm_layers
 from cosphere.models.heads import Head as Head
 from cosphere.models.heads import Pooling as Pooling
 from cosphere.models.heads import register_head as register_head
+from cosphere.models.origin import stored_model_id as stored_model_id
 from cosphere.models.origin import weights_identity as weights_identity

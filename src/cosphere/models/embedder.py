@@ -83,16 +83,8 @@ class Embedder(nn.Module):
         Two models with one id give the same embeddings. It survives saving, loading and moving to another device or machine.
         It is computed when first asked for and again after the weights changed.
         """
-        architecture = fingerprint.non_default(self.settings)
-        for origin in ("weights", "cut"):  # where they came from; what they are is in the digest
-            architecture.pop(origin, None)
-        return fingerprint.of_content(
-            {
-                "architecture": architecture,
-                "preprocessing": fingerprint.non_default(self.preprocessing),
-                "weights": self._weights_digest(self.state_dict(keep_vars=True)),
-            }
-        )
+        weights = self._weights_digest(self.state_dict(keep_vars=True))
+        return fingerprint.of_model(self.settings, self.preprocessing, weights)
 
     @property
     def feature_width(self) -> int:

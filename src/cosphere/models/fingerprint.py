@@ -31,6 +31,20 @@ def of_content(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def of_model(settings: Any, preprocessing: Any, weights: str) -> str:
+    """What identifies a model: :attr:`cosphere.models.Embedder.id`.
+
+    Args:
+        settings: its :class:`cosphere.models.EmbedderSettings`.
+        preprocessing: its :class:`cosphere.images.Preprocessing`.
+        weights: :func:`of_tensors` of its state.
+    """
+    architecture = non_default(settings)
+    for origin in ("weights", "cut"):  # where they came from; what they are is in the digest
+        architecture.pop(origin, None)
+    return of_content({"architecture": architecture, "preprocessing": non_default(preprocessing), "weights": weights})
+
+
 def non_default(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults, so that fields added later change no fingerprint."""
     defaults = {

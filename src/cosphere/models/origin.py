@@ -1,4 +1,4 @@
-"""Which weights a setting ``model.weights`` stands for: the same ones in another place, and others under the same name."""
+"""Which weights a setting ``model.weights`` or a bundle stands for: the same ones in another place, and others under the same name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 from cosphere.errors import WeightsError
-from cosphere.models import bundle
+from cosphere.images import Preprocessing
+from cosphere.models import bundle, fingerprint
 from cosphere.models.published import source_of
+from cosphere.models.settings import EmbedderSettings
 from cosphere.models.timm_part import timm_part
 from cosphere.models.weights import check_weights_file
 
@@ -42,6 +44,26 @@ def weights_identity(weights: str) -> str:
         return f"sha256:{digest or file_digest(stored.path / bundle.WEIGHTS)}"
     check_weights_file(path)
     return f"sha256:{file_digest(path)}"
+
+
+def stored_model_id(path: str | Path) -> str:
+    """:attr:`cosphere.models.Embedder.id` of a model on disk, from its description: the weights are not read.
+
+    Args:
+        path: a bundle, or the folder of a run.
+
+    Returns:
+        64 hexadecimal digits; empty for a bundle of a version that stored no digest of the weights.
+
+    Raises:
+        RunError: there is no bundle, or it does not describe a model.
+    """
+    stored = bundle.read(Path(path))
+    digest = stored.content.get("digest")
+    with stored.explained():
+        settings = EmbedderSettings(**stored.content["settings"])
+        preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
+        return fingerprint.of_model(settings, preprocessing, str(digest)) if digest else ""
 
 
 def file_digest(path: Path) -> str:

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, line_look
 from cosphere.report.markup import missing, paragraph, table
 from cosphere.report.sections import score_name
 
 Row = Mapping[str, Any]
-_HUES, _DASHES = ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":")
-"""The arm first, then those that it is compared with: no line is known by its colour alone."""
 
 
 def convergence_figures(content: Row) -> list[Drawn]:
@@ -43,11 +41,9 @@ def convergence_figures(content: Row) -> list[Drawn]:
 def _panels(name: str, title: str, label: str, courses: Row, scale: float, rows: Mapping[str, Sequence[str]]) -> Drawn:
     with drawing(0.5 + 1.75 * len(rows), panels=len(rows), width=WIDE) as (_, panels, svg):
         for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
-            for line, one in enumerate((arm, *others)):
-                # After four lines the colours come again, with other dashes.
-                look = (_HUES[line % 4], _DASHES[(line + line // 4) % 4])
+            for line, one in enumerate((arm, *others)):  # The arm first, then those that it is compared with.
                 if one in courses:
-                    _course(axes, courses[one], scale, look, one, f"course-{place}-{line}")
+                    _course(axes, courses[one], scale, line_look(line), one, f"course-{place}-{line}")
             axes.set_ylabel(label, fontsize=8.5)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
         panels[0].set_title(title)

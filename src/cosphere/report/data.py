@@ -15,6 +15,7 @@ from cosphere.errors import DataError, RunError, SizeError
 from cosphere.evaluate import EvaluationSettings, RetrievalScores, score_embeddings
 from cosphere.evaluate.scores import rank
 from cosphere.evaluate.settings import stored_settings
+from cosphere.experiment.evaluated_runs import outdated_note
 from cosphere.files import read_json, read_yaml
 from cosphere.runs import RunFolder
 
@@ -134,6 +135,8 @@ def report_data_from_run(path: str | Path, *, split: str | None = None, image_ro
     embeddings = None if shown is None else Embeddings.load(folder.embeddings(shown))
     if embeddings is not None and shown is not None and shown != scores.get("split"):
         scores = _scored(embeddings, shown, scores)
+    if embeddings is not None:
+        scores = _with_notes(scores, outdated_note(folder, embeddings.model_id, f"--split {shown}"))
     return ReportData(
         name=folder.path.resolve().name,
         config=read_yaml(folder.config, what="settings") if folder.config.exists() else {},
@@ -152,7 +155,18 @@ def _protocols(folder: RunFolder) -> dict[str, Mapping[str, Any]]:
     files = sorted(folder.path.glob("scores-*.json"))
     contents = {file: _mapping(read_json(file, what="the scores of a protocol"), file) for file in files}
     # scores-untrained.json names no protocol.
-    return {str(content["protocol"]): content for content in contents.values() if content.get("protocol")}
+    named = {str(content["protocol"]): content for content in contents.values() if content.get("protocol")}
+    return {
+        name: _with_notes(content, outdated_note(folder, str(content.get("model_id") or ""), f"--protocol {name}"))
+        for name, content in named.items()
+    }
+
+
+def _with_notes(content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The content of a file of scores, with these notes as sentences before its own."""
+    own = content.get("notes")
+    first = [f"{text[:1].upper()}{text[1:]}" for text in notes]
+    return {**content, "notes": [*first, *(own if isinstance(own, list) else [])]} if notes else dict(content)
 
 
 def _mapping(content: Any, path: Path) -> dict[str, Any]:

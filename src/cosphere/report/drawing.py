@@ -148,6 +148,16 @@ def clean(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
+def line_look(line: int) -> tuple[str, str]:
+    """Colour and dash of a line by its place among those of a figure: 16 differ, and no two of them by their colour alone.
+
+    >>> line_look(0), line_look(4)
+    (('blue', '-'), ('blue', '--'))
+    """
+    hues, dashes = ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":")
+    return hues[line % 4], dashes[(line + line // 4) % 4]
+
+
 def legend(axes: Axes) -> None:
     """A legend where it covers least."""
     axes.legend(loc="best", handlelength=2.2, borderaxespad=0.2)

@@ -88,7 +88,11 @@ def _check(queries: int, neighbours: int, thumbnail: int) -> None:
 def _links(data: ReportData) -> dict[str, str]:
     """The sections of this page: those of all pages, and one for each protocol after the scores."""
     (first, title), *rest = LINKS.items()
-    return {first: title, **{f"protocol-{name}": name for name in map(safe, data.protocols)}, **dict(rest)}
+    return {
+        first: title,
+        **{f"protocol-{own}": safe(name) for name, own in protocols.section_ids(data).items()},
+        **dict(rest),
+    }
 
 
 def page(data: ReportData, *, queries: int = 24, neighbours: int = 6, thumbnail: int = 112, seed: int = 0) -> str:

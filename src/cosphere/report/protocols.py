@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cosphere.report.data import ReportData, Score, read_scores
-from cosphere.report.drawing import COLOURS, charts, drawing, gid_of
+from cosphere.report.drawing import COLOURS, charts, drawing, gid_of, line_look
 from cosphere.report.markup import paragraph, percent, safe, section, shown, table
 from cosphere.report.pictures import Thumbnails
 from cosphere.report.sections import part, score_name
 
-LINES = (("blue", "-"), ("orange", "--"), ("green", "-."), ("purple", ":"))
-"""Colour and dash of each part of a protocol, in order."""
 AT_ONCE = 6
 """Pairs of each kind shown before the reader asks for more."""
 KINDS = {
@@ -26,23 +25,40 @@ KINDS = {
 
 def protocols(data: ReportData, pictures: Thumbnails) -> str:
     """Everything that the protocols say; nothing where the run was scored by none."""
-    return "".join(_protocol(name, content, pictures) for name, content in data.protocols.items())
+    return "".join(_protocol(name, own, data.protocols[name], pictures) for name, own in section_ids(data).items())
 
 
-def _protocol(name: str, content: Mapping[str, Any], pictures: Thumbnails) -> str:
-    parts = [one for one in _items(content, "parts") if part(one, "scores")]
-    if not parts:
-        return ""
+def section_ids(data: ReportData) -> dict[str, str]:
+    """For each protocol that has scores an id of letters, digits and dashes, of which those of its figures and their files are made.
+
+    A file of scores may come from anybody, and its protocol may have any name.
+    """
+    ids: dict[str, str] = {}
+    for place, name in enumerate(name for name, content in data.protocols.items() if _scored(content)):
+        own = "-".join(re.findall(r"[A-Za-z0-9]+", name)) or str(place)
+        while own in ids.values():
+            own = f"{own}-{place}"
+        ids[name] = own
+    return ids
+
+
+def _scored(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a protocol that have scores."""
+    return [one for one in _items(content, "parts") if part(one, "scores")]
+
+
+def _protocol(name: str, own: str, content: Mapping[str, Any], pictures: Thumbnails) -> str:
+    parts = _scored(content)
     tables = "".join(_table(one) for one in parts)
     drawn = charts(
         [
-            (f"roc-{name}", roc_figure(parts), "True-accept rate over the false-accept rate"),
-            (f"reject-{name}", reject_figure(parts), "Errors after rejecting the pairs with the shortest embeddings"),
+            (f"roc-{own}", roc_figure(parts), "True-accept rate over the false-accept rate"),
+            (f"reject-{own}", reject_figure(parts), "Errors after rejecting the pairs with the shortest embeddings"),
         ]
     )
     notes = "".join(paragraph(_sentence(str(one)), "note") for one in content.get("notes") or [])
     body = f'<div class="beside"><div>{tables}</div>{drawn}</div>' if drawn else tables
-    return section(f"protocol-{name}", f"Protocol {name}", body, _hardest(parts[0], pictures), notes)
+    return section(f"protocol-{own}", f"Protocol {name}", body, _hardest(parts[0], pictures), notes)
 
 
 def _sentence(text: str) -> str:
@@ -95,7 +111,8 @@ def roc_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
     if not known:
         return None
     with drawing() as (figure, (axes,), svg):
-        for (title, far, tar), (colour, dash) in zip(known, LINES, strict=False):
+        for line, (title, far, tar) in enumerate(known):
+            colour, dash = line_look(line)
             points = [(rate, 100 * hit) for rate, hit in zip(far, tar, strict=True) if rate > 0]
             axes.step(
                 *zip(*points, strict=True),
@@ -119,7 +136,8 @@ def reject_figure(parts: Sequence[Mapping[str, Any]]) -> str | None:
     if not known:
         return None
     with drawing() as (figure, (axes,), svg):
-        for (title, lengths), (colour, dash) in zip(known, LINES, strict=False):
+        for line, (title, lengths) in enumerate(known):
+            colour, dash = line_look(line)
             shares, errors = ([100 * value for value in lengths[name]] for name in ("shares", "errors"))
             axes.plot(shares, errors, color=COLOURS[colour], linestyle=dash, label=title, gid=gid_of(title))
         axes.set_ylim(bottom=0)

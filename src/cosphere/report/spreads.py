@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing
-
-_LOOKS = (("blue", "-"), ("orange", "--"), ("green", "-."), ("purple", ":"))
-"""The arm first, then those that it is compared with: no line is known by its colour alone."""
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, line_look
 
 
 def spread_figure(content: Mapping[str, Any]) -> Drawn:
@@ -26,8 +23,8 @@ def spread_figure(content: Mapping[str, Any]) -> Drawn:
     last = _longest(content) + 1
     with drawing(0.5 + 1.45 * len(rows), panels=len(rows), width=WIDE) as (_, panels, svg):
         for place, (axes, (arm, others)) in enumerate(zip(panels, rows.items(), strict=True)):
-            for line, one in enumerate((arm, *others)):
-                colour, dash = _LOOKS[line % len(_LOOKS)]
+            for line, one in enumerate((arm, *others)):  # The arm first, then those that it is compared with.
+                colour, dash = line_look(line)
                 mean, sd = (100 * np.array(content["arms"][one][name])[:last] for name in ("mean", "sd"))
                 look: dict[str, Any] = {"color": COLOURS[colour], "linestyle": dash, "linewidth": 1.5}
                 name = clean(one).replace("$", r"\$")

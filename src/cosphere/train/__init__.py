@@ -9,12 +9,12 @@ from cosphere._lazy import lazily
 if TYPE_CHECKING:
     from cosphere.train.batches import decoding_workers as decoding_workers
     from cosphere.train.batches import scoring_precision as scoring_precision
-    from cosphere.train.loop import TrainResult as TrainResult
     from cosphere.train.loop import train as train
     from cosphere.train.progress import LiveReporter as LiveReporter
     from cosphere.train.progress import PlainReporter as PlainReporter
     from cosphere.train.progress import Reporter as Reporter
     from cosphere.train.progress import reporter as reporter
+    from cosphere.train.result import TrainResult as TrainResult
     from cosphere.train.settings import BatchSettings as BatchSettings
     from cosphere.train.settings import DataSettings as DataSettings
     from cosphere.train.settings import FeatureSettings as FeatureSettings
@@ -36,12 +36,12 @@ else:
         {
             "decoding_workers": "cosphere.train.batches",
             "scoring_precision": "cosphere.train.batches",
-            "TrainResult": "cosphere.train.loop",
             "train": "cosphere.train.loop",
             "LiveReporter": "cosphere.train.progress",
             "PlainReporter": "cosphere.train.progress",
             "Reporter": "cosphere.train.progress",
             "reporter": "cosphere.train.progress",
+            "TrainResult": "cosphere.train.result",
             "BatchSettings": "cosphere.train.settings",
             "DataSettings": "cosphere.train.settings",
             "FeatureSettings": "cosphere.train.settings",

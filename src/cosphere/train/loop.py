@@ -6,8 +6,6 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +16,8 @@ from torch import Tensor
 
 from cosphere import losses
 from cosphere.data import Catalogue, training_parts
-from cosphere.errors import RunError, counted
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
-from cosphere.train.checkpoint import load_checkpoint
 from cosphere.train.journal import Journal, greeting
 from cosphere.train.keeping import Keeper
 from cosphere.train.ledger import Ledger, check_finite, step_numbers
@@ -30,6 +26,8 @@ from cosphere.train.memory import keep_freed_memory
 from cosphere.train.objective import LossFunction, Objective
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, raw_optimizer, set_rates
 from cosphere.train.progress import Reporter
+from cosphere.train.result import TrainResult, made_from
+from cosphere.train.resuming import SavedState, saved_state
 from cosphere.train.settings import TrainSettings
 from cosphere.train.setup import (
     build_accelerator,
@@ -42,28 +40,8 @@ from cosphere.train.setup import (
     labels_are_images,
     synchronise_norms,
 )
-from cosphere.train.state import RunState, Stateful, check_same_run, made_with
+from cosphere.train.state import RunState, Stateful, made_with
 from cosphere.train.validation import Evaluate, Validator
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    steps: int
-    """Optimiser steps done, over all resumptions."""
-    seconds: float
-    """Wall time of training and validation, over all resumptions."""
-    best_step: int
-    """Step of the model that was kept; the last one when nothing was validated."""
-    best_scores: dict[str, float]
-    """Its validation scores; empty when nothing was validated."""
-    before: dict[str, float]
-    """Validation scores of the untrained model; empty when not asked for."""
-    stopped_early: bool
-    """Whether patience ran out before the last step."""
-    unreadable: tuple[str, ...]
-    """Why images could not be read and were left out, one sentence each."""
 
 
 def train(
@@ -100,40 +78,16 @@ def train(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     try:
-        training = Training(settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate, loss=loss)
+        training = Training(
+            settings, catalogue, run, accelerator, reporter=reporter, evaluate=evaluate, loss=loss, resume=resume
+        )
         if resume:
-            resume_from_disk(training)
             restored()
         with reporter:
             return training.run()
     finally:
         # Otherwise a second run in this process would keep the precision of the first.
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def resume_from_disk(training: Training) -> None:
-    """Restore the last checkpoint, or the best one when the last is missing.
-
-    A run that was stopped before its first checkpoint starts again from its beginning.
-
-    Raises:
-        RunError: a checkpoint is damaged or belongs to another run, or there is a model without any checkpoint.
-    """
-    folder = training.folder
-    last, best = folder.checkpoints / "last.pt", folder.checkpoints / "best.pt"
-    if last.exists():
-        training.restore(last)
-    elif best.exists():
-        training.restore(best)
-        training.journal.say(f"{last} is missing; the run continues from {best}, step {training.state.step}")
-        training.save_model()  # A kill may have left an older one.
-    elif folder.model.exists():
-        raise RunError(
-            f"{folder.path} holds a model but no checkpoint, so the run cannot continue, and starting again would replace the "
-            f"model. Put {last} back, or start a new run under another --name."
-        )
-    else:
-        folder.cut_metrics_after(-1)
 
 
 class Training:
@@ -149,6 +103,7 @@ class Training:
         reporter: Reporter,
         evaluate: Evaluate | None,
         loss: LossFunction | None,
+        resume: bool = False,
     ) -> None:
         # An unknown name is rejected before anything is loaded.
         kind = getattr(losses, losses.about(settings.loss.name).title) if loss is None else loss
@@ -165,6 +120,9 @@ class Training:
         self.by_image = labels_are_images(settings.batch, kind)
         targets = labelled_by_image(train) if self.by_image else train
         check_classes(targets, catalogue)
+        about = made_with(settings, self.images)
+        # Checked before features are computed, which may take hours.
+        saved = saved_state(folder, settings, about) if resume else None
         self.validator = Validator(evaluate, self.images.val, settings.validation.metric)
         set_seed(settings.seed)
         self.embedder, augmentation = build_model(settings)
@@ -202,36 +160,27 @@ class Training:
         }
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler
-        about = made_with(settings, self.images)
         self.keeper = Keeper(folder, self.state, parts, about, writes=main)
         self.ledger = Ledger()
+        if saved is not None:
+            self.restore(saved)
+        elif resume:
+            folder.cut_metrics_after(-1)
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint.
+    def restore(self, saved: SavedState) -> None:
+        """Continue from a checkpoint of this run.
 
         Raises:
-            RunError: it is damaged, has more steps, or was made with other settings or from other images.
+            RunError: a part of it is missing or does not fit.
         """
-        saved = load_checkpoint(path)
-        about = self.keeper.about
-        check_same_run(
-            saved,
-            self.settings.step_identity(),
-            about["classes"],
-            about["data"],
-            config=self.folder.config,
-            weights=about["weights"],
-        )
-        step = saved.get("step")
-        if isinstance(step, int) and step > self.settings.steps:
-            raise RunError(
-                f"{path} has {counted(step, 'step')}; wanted at most the {self.settings.steps:,} of the settings. "
-                f"Give --steps {step} or more."
-            )
-        self.keeper.restore(saved, path)
+        self.keeper.restore(saved.content, saved.path)
         first = self.settings.schedule.new_layers_steps
         if first:
             self.embedder.set_trainable(backbone=self.state.step >= first)
+        if not saved.is_last:
+            missing = saved.path.with_name("last.pt")
+            self.journal.say(f"{missing} is missing; the run continues from {saved.path}, step {self.state.step}")
+            self.save_model()  # A kill may have left an older one.
 
     def run(self) -> TrainResult:
         """Take all remaining steps."""
@@ -387,13 +336,3 @@ class Training:
             stopped_early=state.step < self.settings.steps,
             unreadable=tuple(self.stream.unreadable.reasons.values()),
         )
-
-
-def made_from(settings: TrainSettings, images: Catalogue, loss: str, *, by_image: bool = False) -> dict[str, Any]:
-    """What a bundle's provenance says of the run beside its step and scores; no classes where each image was one of its own."""
-    classes = [] if by_image else images.label_names
-    return {
-        "data": {"fingerprint": images.fingerprint(), "images": len(images), "classes": classes},
-        "loss": loss,
-        "sec_weight": settings.sec.weight,
-    }

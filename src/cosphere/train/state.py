@@ -101,10 +101,11 @@ def check_same_run(
         class_names: of the training images.
         data: fingerprints of the training images by what they cover, in words.
         config: the file that the settings come from, for the message.
-        weights: identity of the weights that training begins with; where the checkpoint has the same, their place may be another.
+        weights: identity of the weights that training begins with. Where the checkpoint has the same, their place may be another;
+            where it has another, cached features computed from them are not those of its backbone.
 
     Raises:
-        RunError: they differ; the message names the setting, or the number of classes.
+        RunError: they differ; the message names the setting, the number of classes, the part of the images or the weights.
     """
     for key, kind in (("settings", Mapping), ("classes", list), ("data", Mapping)):
         if not isinstance(saved.get(key), kind):
@@ -131,6 +132,21 @@ def check_same_run(
                 f"the checkpoint was trained on images with other {what}: their fingerprint was "
                 f"{str(saved['data'].get(what))[:12]}, now it is {fingerprint[:12]}. Put the data back as it was, or start a new run."
             )
+    # A checkpoint of an earlier version does not say which weights; one of a run on images holds all that counts.
+    if weights is not None and settings["features"]["copies"] and saved.get("weights", weights) != weights:
+        raise RunError(
+            f"the checkpoint was trained on features of other weights: model.weights was {_short(saved['weights'])}, now it is "
+            f"{_short(weights)}. Put the weights back as they were, or start a new run."
+        )
+
+
+def _short(weights: object) -> str:
+    """An identity of weights for a message.
+
+    >>> _short("sha256:0123456789abcdef"), _short("imagenet")
+    ('sha256:0123456789ab', 'imagenet')
+    """
+    return str(weights)[: len("sha256:") + 12]
 
 
 def fingerprints(images: Catalogue) -> dict[str, str]:
