@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def test_costs_stand_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     show(Plan(source="photos", summary=FACTS, choices=(choice,)))
     out = capsys.readouterr().out
     assert "1,200 training images of 40 classes (9 to 61 each, median 30)" in out
+    show(Plan(source="photos", summary=FACTS._replace(per_class=(9, 9, 9)), choices=()))
+    assert "of 40 classes (9 each), 80" in capsys.readouterr().out
     for part in ("13 min", "2.4 GB + 0.9 GB GPU", "250", "standard: because"):
         assert part in out
 
@@ -55,12 +58,21 @@ def test_a_race_names_its_winner(capsys: pytest.CaptureFixture[str]) -> None:
     laps = (
         Lap(round=1, name="quick", steps=10, score=0.5, kept=True),
         Lap(round=1, name="large", steps=10, score=0.4, kept=False),
+        Lap(round=2, name="quick", steps=2000, score=0.75, kept=True),
     )
     show_race(Race(laps=laps, metric="recall@1", winner=choice, folder=Path("runs/quick")))
-    out = capsys.readouterr().out
-    assert "50.0" in out
-    assert "goes on" in out
+    out, err = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert rows == [
+        ["quick", "1", "10", "50.0", "goes on"],
+        ["large", "1", "10", "40.0", "out"],
+        ["quick", "2", "2,000", "75.0", "wins"],
+    ]
     assert "winner: quick, in runs/quick" in out
+    assert "equal" not in err
+    tied = (*laps[:1], replace(laps[1], score=0.5), laps[2])
+    show_race(Race(laps=tied, metric="recall@1", winner=choice, folder=Path("runs/quick")))
+    assert "of runs with equal scores the cheaper one stays in the race" in capsys.readouterr().err
 
 
 def test_a_race_keeps_away_from_the_runs_of_the_printed_commands(

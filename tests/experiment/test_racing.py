@@ -8,7 +8,7 @@ import pytest
 from conftest import draw_classes
 
 from cosphere.errors import DataError, RunError
-from cosphere.experiment import Choice, Plan, race, resume_run
+from cosphere.experiment import Choice, Listener, Plan, race, resume_run
 from cosphere.experiment.planning import DataSummary
 from cosphere.experiment.racing import best_score
 from cosphere.runs import RunFolder
@@ -39,7 +39,15 @@ def planned(photos: Path, *, val_images: int = 8, **others: object) -> Plan:
 
 
 def test_the_better_half_goes_on_and_the_last_has_all_its_steps(photos: Path, tmp_path: Path) -> None:
-    made = race(planned(photos), tmp_path)
+    said: list[str] = []
+
+    class Notes(Listener):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    made = race(planned(photos), tmp_path, listener=Notes())
+    told = [f"race, round 1 of 2: {name} to step 2" for name in ("slow", "wide", "same")]
+    assert said == [*told, f"race, round 2 of 2: {made.winner.name} to step 4"]
     first = [lap for lap in made.laps if lap.round == 1]
     assert [lap.name for lap in first] == ["slow", "wide", "same"]
     assert {lap.steps for lap in first} == {2}
@@ -55,7 +63,8 @@ def test_the_better_half_goes_on_and_the_last_has_all_its_steps(photos: Path, tm
     loser = next(lap.name for lap in first if not lap.kept)
     resume_run(tmp_path / loser, steps=7)
     weights = [(tmp_path / lap.name / "model" / "model.safetensors").read_bytes() for lap in first]
-    again = race(planned(photos), tmp_path)
+    again = race(planned(photos), tmp_path, listener=Notes())
+    assert len(said) == 4  # nothing was left to train
     assert again.laps == made.laps
     assert again.winner.name == made.winner.name
     assert TrainSettings.read(tmp_path / loser / "config.yaml").steps == 7

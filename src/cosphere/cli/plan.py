@@ -10,6 +10,7 @@ from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted, duration
 from cosphere.experiment import Choice, Plan, Race, plan, race
+from cosphere.experiment.racing import Lap
 from cosphere.train import reporter
 
 _EXAMPLES = [
@@ -65,9 +66,10 @@ def run(arguments: list[str]) -> int:
 def show(made: Plan) -> None:
     """The data in one line, a table of costs, and the reason and command of each choice."""
     least, median, most = made.summary.per_class
+    each = f"{least} each" if least == most else f"{least} to {most} each, median {median}"
     console.line(
         f"{counted(made.summary.train_images, 'training image')} of {counted(made.summary.classes, 'class')} "
-        f"({least} to {most} each, median {median}), {counted(made.summary.val_images, 'validation image')}, "
+        f"({each}), {counted(made.summary.val_images, 'validation image')}, "
         f"shorter side {made.summary.side} px"
     )
     if any(choice.cost is not None for choice in made.choices):
@@ -99,10 +101,16 @@ def _costs(choice: Choice) -> tuple[str, ...]:
 def show_race(raced: Race) -> None:
     """Each lap, and the winner's folder."""
     table = console.table_of("race on the validation classes", "run", "round", "steps", f"{raced.metric}, %", "")
+    last = max((lap.round for lap in raced.laps), default=0)
     for lap in raced.laps:
-        table.add_row(
-            lap.name, str(lap.round), str(lap.steps), f"{100 * lap.score:.1f}", "goes on" if lap.kept else "out"
-        )
+        ending = ("wins" if lap.round == last else "goes on") if lap.kept else "out"
+        table.add_row(lap.name, str(lap.round), f"{lap.steps:,}", f"{100 * lap.score:.1f}", ending)
     console.show(table)
+    if any(not lap.kept and _equals_one_that_stays(lap, raced) for lap in raced.laps):
+        console.note("of runs with equal scores the cheaper one stays in the race")
     console.line(f"winner: {raced.winner.name}, in {raced.folder}")
     console.line(f"next: cosphere evaluate {shlex.quote(str(raced.folder))}")
+
+
+def _equals_one_that_stays(lap: Lap, raced: Race) -> bool:
+    return any(one.kept and (one.round, one.score) == (lap.round, lap.score) for one in raced.laps)

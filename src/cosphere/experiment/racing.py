@@ -82,6 +82,7 @@ def race(
             path = Path(folder) / choice.name
             done = steps_done(settings, path, catalogue, but=("steps",))
             if done is None or done < settings.steps:
+                listener.note(f"race, round {number} of {rounds}: {choice.name} to step {settings.steps:,}")
                 shows = None if reporter is None else reporter(settings)
                 run(settings, path, resume=done is not None, catalogue=catalogue, reporter=shows, listener=listener)
             scores[choice.name] = best_score(RunFolder(path), settings)
