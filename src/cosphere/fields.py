@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cosphere.checks import check_number, check_whole
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, did_you_mean, one_of
 
 T = TypeVar("T")
 _KEY = "cosphere"
@@ -323,8 +323,7 @@ def words_of(hint: Any) -> str:
     >>> words_of(float | Literal["batch", "ema"])
     "a number, 'batch' or 'ema'"
     """
-    parts = list(dict.fromkeys(_words(hint)))
-    return " or ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return one_of(dict.fromkeys(_words(hint)))
 
 
 def _words(hint: Any) -> list[str]:

@@ -290,6 +290,8 @@ def test_published_scores_stand_beside_ours(
     ("words", "message"),
     [
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["sweep"], "there is no command 'sweep'. Use `cosphere study`"),
+        (["list_models"], "there is no command 'list_models'. `python -c 'import timm"),
         (["train"], "what should be trained on?"),
         (["train", "{tmp}/none"], "none does not exist"),
         (["train", "{tmp}"], "there is no image in"),

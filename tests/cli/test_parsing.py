@@ -64,9 +64,9 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
         (["--power", "3"], "there is no setting 'power'. Did you mean 'engine.power'?"),
         (["--motor.fule=x"], "there is no setting 'motor.fule'. Did you mean 'engine.fuel'?"),
         (["--qqq", "3"], "there is no setting 'qqq'. `--help` lists all settings."),
-        (["--wheels", "four"], "wheels is 'four'; wanted int."),
-        (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted one of 'petrol', 'none'."),
-        (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, low, high."),
+        (["--wheels", "four"], "wheels is 'four'; wanted a whole number."),
+        (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted 'petrol' or 'none'."),
+        (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, 'low' or 'high'."),
         (["--stops", "home"], "stops is 'home'; wanted a list in brackets: --stops '[home]'."),
         (["-wheels=3"], "'-wheels' has one dash; settings have two. Write --wheels."),
         (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
@@ -82,7 +82,7 @@ def test_one_line_errors(words: list[str], message: str) -> None:
     [
         ("whels: 3", "there is no setting 'whels'. Did you mean 'wheels'?"),
         ("engine: {powr: 3}", "there is no setting 'engine.powr'. Did you mean 'engine.power'?"),
-        ("wheels: many", "wheels is 'many'; wanted int."),
+        ("wheels: many", "wheels is 'many'; wanted a whole number."),
     ],
 )
 def test_one_line_errors_in_a_recipe(tmp_path: Path, recipe: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,40 @@ def test_the_short_help_shows_what_matters_and_says_where_the_rest_is(capsys: py
 
 
 @pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("study", "--data DATA "),
+        ("reproduce", "--data DATA "),
+        ("index add", "--model MODEL "),
+        ("index search", "--model MODEL "),
+        ("data audit", "--model MODEL "),
+        ("losses", "--batch BATCH "),
+        ("train", "--loss.name "),
+    ],
+)
+def test_the_short_help_lists_options_named_like_a_section_of_settings(command: str, line: str) -> None:
+    short = quick.options()["commands"][command]["short"]
+    assert f"\n  {line}" in short
+    assert "--model CONFIG" not in short
+
+
+def test_the_help_calls_optional_arguments_optional_and_types_by_their_values() -> None:
+    helps = {name: " ".join(about["all"].split()) for name, about in quick.options()["commands"].items()}
+    for command, argument in (
+        ("index search", "query"),
+        ("index delete", "id"),
+        ("compare", "runs"),
+        ("study", "study"),
+    ):
+        assert re.search(rf" {argument} [^(]*\(optional, type: str\)", helps[command]), command
+    assert re.search(r" gallery [^(]*\(required, type: str\)", helps["index delete"])
+    assert "(type: top or leaf, default: top)" in helps["train"]
+    for text in helps.values():
+        assert "Literal[" not in text
+        assert "Optional[" not in text
+
+
+@pytest.mark.parametrize(
     ("words", "want"),
     [
         (["x", "--loss", "triplet"], ["x", "--loss.name", "triplet"]),
@@ -79,8 +114,8 @@ def test_settings_that_people_type_first_are_understood(words: list[str], want: 
         (["train", "x", "--margin", "0.1"], "--loss.settings.margin"),
         (["train", "x", "--sec.wieght=1"], "there is no setting 'sec.wieght'. Did you mean 'sec.weight'?"),
         (["train", "x", "--batch.images-per-clas", "1"], "Did you mean 'batch.images_per_class'?"),
-        (["train", "x", "--steps", "1e3x"], "steps is '1e3x'; wanted int."),
-        (["train", "x", "--sec.weight", "much"], "sec.weight is 'much'; wanted float."),
+        (["train", "x", "--steps", "1e3x"], "steps is '1e3x'; wanted a whole number."),
+        (["train", "x", "--sec.weight", "much"], "sec.weight is 'much'; wanted a number."),
         (["train", "x", "--precision", "fp61"], "precision is 'fp61'; wanted 'float32', 'bf16' or 'fp16'."),
         (["train", "x", "--loss", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
         (["evaluate", "x", "--kss", "3"], "there is no setting 'kss'. Did you mean 'ks'?"),
@@ -89,7 +124,7 @@ def test_settings_that_people_type_first_are_understood(words: list[str], want: 
             "there is no setting 'max_missing'. Did you mean 'options.max_missing'?",
         ),
         (["train", "x", "--heet", "2"], "there is no setting 'heet'. Did you mean 'loss.settings.heat'?"),
-        (["search", "a", "b", "c", "--k", "two"], "k is 'two'; wanted int."),
+        (["search", "a", "b", "c", "--k", "two"], "k is 'two'; wanted a whole number."),
     ],
 )
 def test_mistyped_options(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_what_is_not_there_is_one_sentence() -> None:
         DataError, match=r"has no split 'tset'; it has train, test. Use --split train, or use --split all"
     ):
         take_split(catalogue("train", "test"), "tset")
-    with pytest.raises(DataError, match=r"has no split 'test'; it has all. Leave --split out, or use --split all"):
+    with pytest.raises(DataError, match=r"has no splits, so no split 'test'. Leave --split out, or use --split all"):
         take_split(catalogue("all"), "test")
     with pytest.raises(DataError, match="has no split 'val'"):
         take_split(catalogue("train", "test"), "val")  # a bundle: nobody knows what was held out

@@ -305,7 +305,7 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path, empty: Store) -> None:
     with sqlite3.connect(empty.file) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()
-    with pytest.raises(RunError, match=r"has gallery format 99; this Cosphere reads 1\. Upgrade"):
+    with pytest.raises(RunError, match=r"has gallery format 99; this Cosphere reads 1\. Update your clone"):
         Store.open(empty.folder)
 
 

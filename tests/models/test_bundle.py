@@ -229,7 +229,7 @@ def test_a_bundle_of_another_version_is_explained(saved):
     _, path = saved
     edited(path, format=3, cosphere="9.9")
     with pytest.raises(
-        RunError, match=r"bundle format 3, written by Cosphere 9\.9; this one reads formats 1 to 2\. Upgrade"
+        RunError, match=r"bundle format 3, written by Cosphere 9\.9; this one reads formats 1 to 2\. Update your clone"
     ):
         Embedder.load(path)
 

@@ -218,6 +218,8 @@ def test_what_is_no_picture_is_refused(small, wrong, words):
 def test_wrong_settings_are_explained(small, paths):
     with pytest.raises(SettingsError, match="precision must be 'float32' or 'bits'; got 'bit'"):
         small().encode(paths, precision="bit")
+    with pytest.raises(SettingsError, match=r"precision is 'ubinary', .* Use precision='bits'"):
+        small().encode(paths, precision="ubinary")
     with pytest.raises(SettingsError, match=r"batch_size must be a whole number from 1 to 1000000; got 0"):
         small().encode(paths, batch_size=0)
     with pytest.raises(SettingsError, match=r"model\.pooling 'gme'.*Did you mean 'gem'"):

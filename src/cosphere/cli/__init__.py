@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from cosphere.cli.commands import COMMANDS, verbs
+from cosphere.cli.commands import ADVICE, COMMANDS, verbs
 from cosphere.cli.torch_part import defer_shape_kernels
 from cosphere.errors import CosphereError, did_you_mean, escaped
 
@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   cosphere demo
   cosphere data check photos/
   cosphere train photos/ --name first --loss.name multi_similarity --sec.weight 0.02
-  cosphere evaluate runs/first photos/ --split test
+  cosphere evaluate runs/first
   cosphere search runs/first photos/ query.jpg
   cosphere report runs/first
 
@@ -113,7 +113,10 @@ def _dispatch(given: list[str]) -> int:
         raise CosphereError(f"there is no `cosphere {name}`. {did_you_mean(given[1], group)}")
     if name not in COMMANDS:
         known = [command.split()[0] for command in COMMANDS]
-        raise CosphereError(f"there is no command {name!r}. {did_you_mean(name, known)}")
+        meant = name.replace("_", "-")
+        raise CosphereError(
+            f"there is no command {name!r}. {f'{ADVICE[meant]}.' if meant in ADVICE else did_you_mean(name, known)}"
+        )
     from cosphere.cli import quick
 
     rest = quick.understood(name, rest)
@@ -155,7 +158,7 @@ def _help(group: str = "") -> str:
         [
             "usage: cosphere COMMAND ...",
             "",
-            "Train, prove and search image embeddings that lie on one sphere.",
+            "Train, evaluate and search image embeddings that lie on one sphere.",
             "",
             "commands:",
             *lines,

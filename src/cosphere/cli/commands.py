@@ -53,6 +53,20 @@ COMMANDS = {
 A name of two words, such as `data check`, is a verb of the group of commands that its first word names.
 """
 
+ADVICE = {
+    "benchmark": "Use `cosphere losses --time` for the losses and `cosphere plan` for a whole training",
+    "encode": "Use `cosphere embed`",
+    "export": "Use `cosphere index export` for a gallery and `cosphere embed --out` for embeddings; docs/path.md, section 5, has ONNX",
+    "list-models": "`python -c 'import timm; print(timm.list_models())'` names the backbones, and `--model.backbone NAME` trains one",
+    "predict": "Use `cosphere search` for the nearest images and `cosphere embed` for embeddings",
+    "resume": "Use `cosphere train --resume runs/NAME`",
+    "serve": "There is no server: `cosphere.Gallery` searches in a process of yours, or keep the gallery in PostgreSQL (docs/gallery.md)",
+    "sweep": "Use `cosphere study`, which tunes every arm equally, or `cosphere plan --race true`",
+    "test": "Use `cosphere evaluate`",
+    "tune": "Use `cosphere study`, which tunes every arm equally, or `cosphere plan --race true`",
+}
+"""Commands of other tools that people try first, and what to use."""
+
 
 def verbs(group: str) -> list[str]:
     """The verbs of a group of commands; empty for a command and for anything else.

@@ -20,7 +20,8 @@ from cosphere.experiment.protocols import PROTOCOLS
 from cosphere.runs import RunFolder
 
 _EXAMPLES = [
-    "cosphere evaluate runs/first photos/ --split test",
+    "cosphere evaluate runs/first",
+    "cosphere evaluate runs/first other-photos/ --split all",
     "cosphere evaluate runs/sop Stanford_Online_Products --ks '[1,10,100,1000]'",
     "cosphere evaluate runs/first --metrics '[mrr,ndcg]'",
     "cosphere evaluate runs/first --codes",

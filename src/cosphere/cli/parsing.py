@@ -5,20 +5,50 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from typing import NoReturn, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from cosphere.cli.quick import every_name, lacking
 from cosphere.cli.recipe_files import recipe_file
-from cosphere.errors import SettingsError
-from cosphere.fields import nearest_name
+from cosphere.errors import SettingsError, one_of
+from cosphere.fields import nearest_name, words_of
 
 T = TypeVar("T")
+_PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults and types, and keeps the line breaks of the examples."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = str(super()._get_help_string(action))
+        if action.option_strings or action.nargs not in (argparse.OPTIONAL, argparse.ZERO_OR_MORE):
+            return shown
+        # argparse calls an argument of any number required, and a default of null says nothing
+        return (
+            shown.replace("(required, ", "(optional, ")
+            .replace("(type:", "(optional, type:")
+            .replace(", default: %(default)s)", ")" if action.default is None else ", default: %(default)s)")
+        )
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        hint = getattr(action, "_typehint", None)
+        if get_origin(hint) not in (Literal, Union, UnionType):
+            return cast("str | None", super()._get_type_str(action))
+        return one_of(_alternatives(hint, null=action.default is not None))
+
+
+def _alternatives(hint: Any, *, null: bool) -> list[str]:
+    """What a type may be, as the help shows it; ``null`` only where it is not the default, which says it already."""
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    if hint is NoneType:
+        return ["null"] if null else []
+    if get_origin(hint) in (Union, UnionType):
+        return [word for part in get_args(hint) for word in _alternatives(part, null=null)]
+    return [hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)]
 
 
 class CommandParser(ArgumentParser):
@@ -102,17 +132,20 @@ class CommandParser(ArgumentParser):
             return f"there is no setting {name!r}. {nearest_name(name, every_name(self._names()))}"
         several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
         if several:
-            literals = re.findall(r"'(\w+)'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))
-            choices = "".join(f", {word}" for word in dict.fromkeys(literals))
+            literals = re.findall(r"'\w+'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))
             number = "a number" if "'float'" in message or "'int'" in message else "null"
-            return f"{several.group(1)} is {several.group(2)!r}; wanted {number}{choices}."
+            wanted = one_of(dict.fromkeys([number, *literals]))
+            return f"{several.group(1)} is {several.group(2)!r}; wanted {wanted}."
         wrong = re.search(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', message)
         if wrong:
             key, kind, value = wrong.groups()
             kind = kind.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-            kind = re.sub(r"Literal\[(.*)\]", r"one of \1", kind)
-            if kind == "list":
+            if kind.startswith("Literal["):
+                kind = one_of(re.findall(r"'[^']*'", kind))
+            elif kind == "list":
                 kind = f"a list in brackets: --{key} '[{value}]'"
+            elif kind in _PLAIN:
+                kind = words_of(_PLAIN[kind])
             return f"{key} is {value!r}; wanted {kind}."
         return message
 

@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from cosphere.cli.recipe_files import recipe_file
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, did_you_mean, one_of
 from cosphere.fields import nearest_name
 
 FILE = Path(__file__).with_name("options.json")
@@ -162,10 +162,9 @@ def _check(settings: dict[str, Any], name: str, value: str | None) -> None:
         raise SettingsError(f"no loss is called {value!r}. {did_you_mean(value, options()['losses'])}")
     if isinstance(kind, list):
         if value not in kind:
-            words = f"{', '.join(map(repr, kind[:-1]))} or {kind[-1]!r}" if len(kind) > 1 else repr(kind[0])
-            raise SettingsError(f"{name} is {value!r}; wanted {words}.")
+            raise SettingsError(f"{name} is {value!r}; wanted {one_of(map(repr, kind))}.")
     elif (kind == "whole" and not re.fullmatch(r"[+-]?\d+", value)) or (kind == "number" and not _is_number(value)):
-        raise SettingsError(f"{name} is {value!r}; wanted {'int' if kind == 'whole' else 'float'}.")
+        raise SettingsError(f"{name} is {value!r}; wanted {'a whole number' if kind == 'whole' else 'a number'}.")
 
 
 def _check_recipe(settings: dict[str, Any], path: Path) -> None:
@@ -243,7 +242,7 @@ def _name(words: Sequence[str]) -> str:
     return next(word[2:] for word in reversed(words) if not word.endswith("+"))
 
 
-def _basic(names: Any) -> set[str]:
+def _basic(names: Iterable[str]) -> set[str]:
     """The options of the short help: those of the command itself, and of its settings the basic ones."""
     from cosphere.evaluate import EvaluationSettings
     from cosphere.fields import dotted_names
@@ -251,7 +250,9 @@ def _basic(names: Any) -> set[str]:
 
     every = {*dotted_names(TrainSettings), *dotted_names(EvaluationSettings)}
     basic = {*dotted_names(TrainSettings, lambda rule: rule.basic), *MODEL, *EVALUATION}
-    sections = {name.split(".")[0] for name in every if "." in name}
+    names = set(names)
+    # A section counts only where this parser has its settings: `losses --batch` and `study --data` are options of their own.
+    sections = {name.split(".")[0] for name in every & names if "." in name}
     return {name for name in names if name in basic or (name not in every and name.split(".")[0] not in sections)}
 
 

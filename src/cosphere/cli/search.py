@@ -55,7 +55,10 @@ def parser() -> CommandParser:
         help="0 to 1: refuse an index that finds less of what exact search finds",
     )
     made.add_argument(
-        "--expand", type=int, default=0, help="average the query with so many of its nearest images first"
+        "--expand",
+        type=int,
+        default=0,
+        help="average the query with this many of its nearest images first; measure it before you rely on it",
     )
     made.add_argument(
         "--alpha", type=float, default=ALPHA, help="weights of --expand: cosines to this power; 0 for equal ones"
@@ -63,7 +66,7 @@ def parser() -> CommandParser:
     made.add_argument(
         "--reciprocal", type=bool, default=False, help="re-rank the 500 nearest by k-reciprocal neighbours"
     )
-    made.add_argument("--per_label", type=int | None, default=None, help="show at most so many images of each class")
+    made.add_argument("--per_label", type=int | None, default=None, help="show at most this many images of each class")
     made.add_argument(
         "--collapse",
         type=float | None,
@@ -180,4 +183,4 @@ def write_strip(query: Any, items: list[StripItem], path: Path) -> None:
 def _label(hit: Hit) -> str:
     """The class name; of a hit below the threshold, that it is unknown; with the number of near duplicates that it stands for."""
     name = f"unknown ({hit.label})" if hit.same is False else hit.label
-    return f"{name} +{hit.alike} alike" if hit.alike else name
+    return f"{name} +{counted(hit.alike, 'near duplicate')}" if hit.alike else name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from cosphere._lazy import lazily
 from cosphere.embeddings import Embeddings
 from cosphere.embeddings import embed as embed_catalogue
 from cosphere.evaluate.agreement import Agreement, agreement
@@ -122,3 +125,6 @@ __all__ = [
     "verification_among",
     "verification_intervals",
 ]
+
+if not TYPE_CHECKING:  # else mypy would accept any name
+    __getattr__ = lazily(__name__, {})

@@ -55,8 +55,13 @@ def take_split(catalogue: Catalogue, split: str, settings: TrainSettings | None 
         held_out = None if settings is None else parts_of_training(catalogue, settings).val
         if held_out is not None:
             return Chosen(held_out, VAL)
-    named = f"Use --split {names[0]}" if names != [ALL] else "Leave --split out"
-    raise DataError(f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. {named}, or use --split all.")
+    if names == [ALL]:
+        raise DataError(
+            f"{catalogue.root} has no splits, so no split {split!r}. Leave --split out, or use --split all."
+        )
+    raise DataError(
+        f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. Use --split {names[0]}, or use --split all."
+    )
 
 
 def choose_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> Chosen:

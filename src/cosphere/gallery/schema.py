@@ -164,7 +164,8 @@ def check_format(connection: Connection) -> None:
     if version != (FORMAT,):
         found = version[0] if version else "unknown"
         raise RunError(
-            f"{connection.path} has gallery format {found}; this Cosphere reads {FORMAT}. Upgrade: pip install -U cosphere."
+            f"{connection.path} has gallery format {found}; this Cosphere reads {FORMAT}. "
+            "Update your clone of Cosphere, then run: pip install -e ."
         )
 
 

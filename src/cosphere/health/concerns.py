@@ -112,7 +112,7 @@ def _of_total_collapse(health: Health) -> str:
         return ""
     return (
         f"Total collapse: the cosine of two images is {health.mean_cosine:.3f} on average (limit {NEAR_ONE}), so nearly all look "
-        "alike; lower --optimizer.head_rate and --optimizer.backbone_rate tenfold, or take a loss that does not only see the "
+        "similar; lower --optimizer.head_rate and --optimizer.backbone_rate tenfold, or take a loss that does not only see the "
         "hardest pairs, such as --loss.name norm_softmax."
     )
 

@@ -8,7 +8,9 @@ docs/extending.md.
 # ruff: noqa: F403 - each module says in its __all__ what it exports, so that a loss is one line here.
 
 import inspect
+import typing
 
+from cosphere._lazy import lazily as _lazily
 from cosphere.losses import miners as miners
 from cosphere.losses.adaface import *
 from cosphere.losses.alignment_uniformity import *
@@ -60,3 +62,6 @@ __all__ = sorted(
 )
 
 _register(globals()[name] for name in __all__)
+
+if not typing.TYPE_CHECKING:  # else mypy would accept any name
+    __getattr__ = _lazily(__name__, {})

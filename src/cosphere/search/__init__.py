@@ -20,6 +20,8 @@ from cosphere.search.storage import ProductQuantiser
 
 # Galleries bring a database with them, which a search in saved embeddings does without.
 if TYPE_CHECKING:
+    from cosphere.search.answer import Answer as Answer
+    from cosphere.search.answer import Hit as Hit
     from cosphere.search.any_gallery import GalleryHit as GalleryHit
     from cosphere.search.gallery import Gallery as Gallery
     from cosphere.search.gallery_file import GalleryFile as GalleryFile
@@ -32,6 +34,8 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "Answer": "cosphere.search.answer",
+            "Hit": "cosphere.search.answer",
             "GalleryHit": "cosphere.search.any_gallery",
             "Gallery": "cosphere.search.gallery",
             "GalleryFile": "cosphere.search.gallery_file",
@@ -46,9 +50,11 @@ else:
 __all__ = [
     "AUTO",
     "KINDS",
+    "Answer",
     "Gallery",
     "GalleryFile",
     "GalleryHit",
+    "Hit",
     "Index",
     "IndexSettings",
     "Neighbours",

@@ -37,7 +37,7 @@ class Refinement:
     reciprocal: bool = False
     """Re-rank the 500 nearest by k-reciprocal neighbours, see :func:`k_reciprocal_search`; others follow by cosine."""
     per_label: int | None = None
-    """Show at most so many images of each class; None for no bound."""
+    """Show at most this many images of each class; None for no bound."""
     collapse: float | None = None
     """Show one of those images whose cosine to each other is at least this, in (0, 1]; None shows all."""
 
@@ -90,7 +90,7 @@ class Refinement:
             hits: gallery rows, nearest first.
             labels: of each hit.
             gallery: (G, D).
-            k: at most so many.
+            k: at most this many.
         """
         unit = unit_rows(gallery[list(hits)]).rows if self.collapse is not None and hits else None
         shown: list[int] = []

@@ -26,7 +26,8 @@ def parser() -> CommandParser:
     made = CommandParser(
         "index build",
         "Build an approximate index, so that a search looks at a part of the rows. Later searches use it and catch up with additions; "
-        "a deletion removes it, because it holds copies of rows. On a server, every column gets an HNSW index that the server keeps up.",
+        "a deletion removes it, because it holds copies of rows. Fewer than 1000 items need none. "
+        "On a server, every column gets an HNSW index that the server keeps up.",
         _EXAMPLES,
     )
     add_gallery(made)

@@ -127,7 +127,7 @@ class GallerySchema:
             if content.get("format") != FORMAT:
                 raise RunError(
                     f"gallery {self.name!r} has format {content.get('format')}; this Cosphere reads {FORMAT}. "
-                    "Upgrade: pip install -U cosphere."
+                    "Update your clone of Cosphere, then run: pip install -e ."
                 )
             self._about = About(Space(**content["space"]), content["stored"], content["thumbnail"])
         return self._about
