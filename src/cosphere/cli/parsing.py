@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -36,7 +36,7 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_type_str(self, action: argparse.Action) -> str | None:
         hint = getattr(action, "_typehint", None)
         if get_origin(hint) not in (Literal, Union, UnionType):
-            return cast("str | None", super()._get_type_str(action))
+            return super()._get_type_str(action)
         return one_of(_alternatives(hint, null=action.default is not None))
 
 
