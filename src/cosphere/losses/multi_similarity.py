@@ -96,7 +96,7 @@ def _mined(block: Block, near: Tensor, mining: float) -> tuple[Tensor, Tensor]:
     normalises="embeddings",
     defaults_source="the authors' released configuration and the official SEC code; PML has beta 50 and no mining",
     cost="O(B^2 D) time, O(B D) memory and one block",
-    choose_when="the first choice for images of one kind: fast, and strong with or without SEC",
+    choose_when="the first choice for images of one kind: fast and strong",
     forms=[{"mining": None, "divisor": "kept"}, {"mining": None, "anchors": "all"}],
 )
 class MultiSimilarityLoss(PairLoss):
