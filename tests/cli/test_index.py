@@ -149,6 +149,8 @@ def test_a_gallery_from_beginning_to_end(
         (["export", "GALLERY", "x.csv"], "x.csv has suffix '.csv'; wanted .parquet, .npz, .faiss."),
         (["prove-deleted", "GALLERY"], "what should be gone?"),
         (["migrate", "GALLERY"], "which model should embed the images?"),
+        (["migrate", "GALLERY", "x", "--receipt", "r.json"], "without --drop_unreadable true nothing is"),
+        (["migrate", "GALLERY", "x", "--max_unreadable", "0.5"], "without --drop_unreadable true nothing is"),
         (["info", "GALLERY", "--chekc"], "there is no setting 'chekc'"),
         (["serch", "GALLERY"], "Did you mean 'search'?"),
     ],
@@ -166,6 +168,41 @@ def test_verbs_without_a_model_load_no_torch(verb: str) -> None:
     code = f"import sys, cosphere.cli.index.{verb}; print('torch' in sys.modules, 'faiss' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_receipts_are_appended_and_replace_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    gallery, receipt, photo = tmp_path / "g", tmp_path / "r.json", tmp_path / "a.jpg"
+    with Gallery.create(gallery, dim=32) as opened:
+        rows = np.random.default_rng(0).normal(size=(9, 32)).astype(np.float32)
+        opened.add(rows, range(9), [{"part": place // 3} for place in range(9)])
+    words = ("delete", gallery, "--receipt", receipt, "--where")
+    assert f"receipt: {receipt}" in said(capsys, *words, "part=0")[0]
+    assert "receipt: none, as nothing was deleted" in said(capsys, *words, "part=0")[0]
+    said(capsys, *words, "part=1")
+    out, _ = said(capsys, "prove-deleted", gallery, "--receipt", receipt)
+    assert f"looked for 0 texts and {6 * 8} windows" in out
+    assert out.rstrip().endswith("nothing is left")
+    for wrong, reason in ((gallery / "gallery.sqlite", "lies in the gallery"), (photo, "is not a receipt file")):
+        photo.write_bytes(b"\xff\xd8\xff")
+        for verb in (["delete", gallery, "7"], ["migrate", gallery, "model", "--drop_unreadable", "true"]):
+            before = wrong.read_bytes()
+            assert reason in said(capsys, *verb, "--receipt", wrong, code=2)[1]
+            assert wrong.read_bytes() == before
+        words = ("add", gallery, "x", "--existing", "replace", "--receipt", wrong)
+        assert reason in said(capsys, *words, code=2)[1]
+    empty = json.loads(receipt.read_text().splitlines()[0]) | {
+        "items": 0,
+        "quick": "",
+        "sure": "",
+        "payloads": 0,
+        "covered": 0,
+    }
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    proof = ("prove-deleted", gallery, "--receipt", tmp_path / "empty.json")
+    assert "empty.json is of 0 deleted items, so there is nothing to look for" in said(capsys, *proof, code=2)[1]
+    out, err = said(capsys, *proof, "--receipt", receipt)
+    assert "is of 0 deleted items, so it proves nothing" in " ".join(err.split())
+    assert out.rstrip().endswith("nothing is left of what was looked for")
 
 
 def test_an_index_is_built_used_and_passed_by(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

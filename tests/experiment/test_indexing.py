@@ -14,7 +14,7 @@ from PIL import Image
 from cosphere.cli.index.search import show
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.experiment import Listener, add_to_index, embed_images, migrate_index, search_index
-from cosphere.gallery import Store, migration
+from cosphere.gallery import ReceiptFile, Store, load_receipts, migration, prove_deleted
 from cosphere.models import Calibration, Embedder, EmbedderSettings, build_embedder, quick
 from cosphere.search import Gallery, pictures
 
@@ -205,7 +205,11 @@ def test_a_migration_can_drop_what_it_cannot_read(bundle: Path, flat: Path, tmp_
     path, other = tmp_path / "g", bundle_of(tmp_path / "other", 1)
     add_to_index(path, flat, model=bundle)
     (flat / "3.png").write_bytes(b"broken")
-    assert migrate_index(path, other, holds="codes", drop_unreadable=True) == 8
+    notes, receipts = Notes(), ReceiptFile(tmp_path / "r.json", path)
+    options = {"drop_unreadable": True, "on_receipt": receipts.append, "listener": notes}
+    assert migrate_index(path, other, holds="codes", **options) == 8
+    assert f"1 item ('{flat / '3.png'}') was deleted: the image is missing or cannot be read" in notes.notes
+    assert prove_deleted(path, [str(flat / "3.png")], load_receipts(receipts.path)).windows
     with Store.open(path) as store:
         assert str(flat / "3.png") not in store
         assert store.space().holds == "codes"
@@ -215,6 +219,45 @@ def test_a_migration_can_drop_what_it_cannot_read(bundle: Path, flat: Path, tmp_
         migrate_index(tmp_path / "bare", other)
     with Store.open(tmp_path / "bare") as store, pytest.raises(RunError, match="is not being migrated"):
         migration.pending(store)
+
+
+def test_a_migration_deletes_nothing_where_too_many_images_are_missing(
+    bundle: Path, flat: Path, tmp_path: Path
+) -> None:
+    """A disk that is not mounted; and pictures that turn out to be broken, one by one."""
+    path, other = tmp_path / "g", bundle_of(tmp_path / "other", 1)
+    add_to_index(path, flat, model=bundle)
+    flat.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError,
+        match=r"the images of 9 of 9 items cannot be read, and at most 1 may be deleted .*does not exist.*Mount the disk",
+    ):
+        migrate_index(path, other, drop_unreadable=True)
+    (tmp_path / "elsewhere").rename(flat)
+    for name in ("2.png", "5.png", "6.png"):
+        (flat / name).write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"the images of 3 of 9 items cannot be read, and at most 2 may be deleted"):
+        migrate_index(path, other, drop_unreadable=True, max_unreadable=0.3)
+    with Store.open(path) as store:
+        assert len(store) == 9
+    notes = Notes()
+    assert migrate_index(path, other, drop_unreadable=True, max_unreadable=0.4, listener=notes) == 6
+    assert any(note.startswith("3 items (") and "2.png" in note for note in notes.notes)
+
+
+def test_receipts_of_what_was_replaced_survive_an_error(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    path, receipts = tmp_path / "g", ReceiptFile(tmp_path / "r.json", tmp_path / "g")
+    add_to_index(path, flat, model=bundle)
+    for name in ("7.png", "8.png"):
+        (flat / name).write_bytes(b"broken")
+    options = {"existing": "replace", "batch_size": 3, "on_receipt": receipts.append}
+    with pytest.raises(DataError, match="2 of 9 images cannot be read"):
+        add_to_index(path, flat, max_unreadable=0.1, **options)
+    assert [one.items for one in load_receipts(receipts.path)] == [3, 3]
+    table = embed_images(bundle, flat, max_unreadable=0.5)
+    table.save(tmp_path / "flat.npz")
+    assert add_to_index(path, tmp_path / "flat.npz", **options).added == (0, 7, 0)
+    assert [one.items for one in load_receipts(receipts.path)] == [3, 3, 7]
 
 
 def test_many_images_are_embedded_in_the_quick_form_which_a_note_says(

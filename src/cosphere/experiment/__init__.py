@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from cosphere.experiment.images import take_split as take_split
     from cosphere.experiment.indexing import add_to_index as add_to_index
     from cosphere.experiment.indexing import build_index as build_index
-    from cosphere.experiment.indexing import migrate_index as migrate_index
     from cosphere.experiment.indexing import search_index as search_index
     from cosphere.experiment.listener import Listener as Listener
     from cosphere.experiment.matching import MatchedRuns as MatchedRuns
     from cosphere.experiment.matching import group_runs as group_runs
     from cosphere.experiment.matching import read_arms as read_arms
+    from cosphere.experiment.migrating import migrate_index as migrate_index
     from cosphere.experiment.models import choose_device as choose_device
     from cosphere.experiment.models import load_model as load_model
     from cosphere.experiment.planning import Choice as Choice
@@ -63,7 +63,7 @@ else:
             "take_split": "cosphere.experiment.images",
             "add_to_index": "cosphere.experiment.indexing",
             "build_index": "cosphere.experiment.indexing",
-            "migrate_index": "cosphere.experiment.indexing",
+            "migrate_index": "cosphere.experiment.migrating",
             "search_index": "cosphere.experiment.indexing",
             "Listener": "cosphere.experiment.listener",
             "MatchedRuns": "cosphere.experiment.matching",

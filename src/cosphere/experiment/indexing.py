@@ -1,8 +1,8 @@
-"""Filling, searching and moving a gallery as one call each."""
+"""Filling and searching a gallery as one call each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,17 +11,16 @@ import numpy as np
 
 from cosphere import data
 from cosphere.checks import check_choice, check_whole
-from cosphere.codes import to_bits
 from cosphere.embeddings import columns_of
-from cosphere.errors import DataError, SettingsError, counted
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment.embedding import check_embedding, say_how, settings_of_model, tolerated
 from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
-from cosphere.gallery import Added, Space, Store, Where, is_gallery, migration, open_store
+from cosphere.gallery import Added, OnReceipt, Where, is_gallery, open_store
 from cosphere.gallery.adding import Existing
-from cosphere.gallery.address import NO_MIGRATION, folder_of, place_of
+from cosphere.gallery.address import place_of
 from cosphere.gallery.schema import HOLDS
 from cosphere.models import Embedder
 from cosphere.search.answer import unmarked
@@ -29,11 +28,9 @@ from cosphere.search.any_gallery import AnyGallery, GalleryHit
 from cosphere.search.engines import COSINE, SIGNS
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.gallery_items import box_of, columns_of_table
-from cosphere.search.gallery_rows import space_of
 from cosphere.search.index import Index
 from cosphere.search.opening import create_gallery, open_gallery
 from cosphere.search.own import Others, other_files, other_pictures
-from cosphere.search.pictures import embed_pictures
 
 if TYPE_CHECKING:
     from cosphere.data import Catalogue, Classes
@@ -67,6 +64,7 @@ def add_to_index(
     batch_size: int = 64,
     workers: int = 0,
     max_unreadable: float | None = None,
+    on_receipt: OnReceipt | None = None,
     listener: Listener = SILENT,
 ) -> Filled:
     """Add the images of a source to a gallery, which is made if there is none. Each batch is a commit: a killed call goes on.
@@ -88,6 +86,7 @@ def add_to_index(
         batch_size: images that are read together and added in one commit.
         workers: does not matter here: threads decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, or 0.01.
+        on_receipt: called with the receipt of what each commit replaces, before that commit; in a folder.
         listener: receives notes of the data, and progress.
 
     Raises:
@@ -104,7 +103,7 @@ def add_to_index(
             f"{place_of(gallery)} is there already, so --holds and --thumbnail do not apply. Leave them out."
         )
     if is_gallery_file(source):
-        return _add_file(gallery, Path(source), made, model, holds, existing)
+        return _add_file(gallery, Path(source), made, model, holds, existing, on_receipt)
     path = _model_path(gallery, model, made)
     settings = settings_of_model(path)
     read = how_read(source, layout, classes, settings)
@@ -124,6 +123,7 @@ def add_to_index(
                 batch_size=batch_size,
                 max_unreadable=tolerated(max_unreadable, settings),
                 progress=progress,
+                on_receipt=on_receipt,
             )
         say_how(embedder, listener)
         return Filled(added, len(opened), len(ids) - sum(added), made and not before)
@@ -140,7 +140,13 @@ def _opened(
 
 
 def _add_file(
-    gallery: str | Path, source: Path, made: bool, model: str | Path | None, holds: str | None, existing: Existing
+    gallery: str | Path,
+    source: Path,
+    made: bool,
+    model: str | Path | None,
+    holds: str | None,
+    existing: Existing,
+    on_receipt: OnReceipt | None,
 ) -> Filled:
     """Add saved embeddings, for which no model is needed."""
     table = load_gallery(source).images
@@ -153,7 +159,7 @@ def _add_file(
         else open_gallery(gallery)
     )
     with opened:
-        added = opened.add(table, existing=existing)
+        added = opened.add(table, existing=existing, on_receipt=on_receipt)
         return Filled(added, len(opened), 0, made)
 
 
@@ -301,93 +307,3 @@ def build_index(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     with open_gallery(gallery) as opened:
         return opened.build_index(kind, **given)
-
-
-def migrate_index(
-    gallery: str | Path,
-    model: str | Path,
-    *,
-    holds: str | None = None,
-    drop_unreadable: bool = False,
-    device: str = "auto",
-    batch_size: int = 64,
-    listener: Listener = SILENT,
-) -> int:
-    """Move a gallery to another model: its images are embedded again, and all searches change over at once.
-
-    Until then searches see the old embeddings. A call that was killed goes on with the images that are missing.
-
-    Args:
-        gallery: its folder. Every item must have the ``path`` of its image.
-        model: a run's folder or a bundle.
-        holds: ``floats``, ``codes`` or ``both``; None keeps what the gallery holds.
-        drop_unreadable: delete items whose image is missing or cannot be read, instead of stopping.
-        device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
-        listener: receives progress and notes.
-
-    Returns:
-        the number of items.
-
-    Raises:
-        DataError: an item has no image file, or it cannot be read.
-        RunError, WeightsError: there is no gallery or model, another process writes, or a migration to another model is under way.
-    """
-    check_whole("batch_size", batch_size, least=1)
-    folder = folder_of(gallery, "a migration", NO_MIGRATION)
-    embedder = load_model(model, device)
-    with Store.open(folder) as store:
-        target = space_of(embedder, holds or store.space().holds, Path(model).absolute())
-        _check_paths(store)
-        if migration.begin(store, target):
-            listener.note("going on with a migration that was stopped")
-        done, total = len(store) - _waiting_items(store), len(store)
-        with listener.progress("embedding again") as progress:
-            for block in migration.waiting(store):
-                for count in _stage(store, block, embedder, target, drop_unreadable, batch_size):
-                    if progress is not None:
-                        progress(done + count, total)
-                done += len(block.items)
-        say_how(embedder, listener)
-        migration.switch(store)
-        return len(store)
-
-
-def _check_paths(store: Store) -> None:
-    bare = store.rows({"path": ("exists", False)})
-    if len(bare):
-        raise DataError(
-            f"{len(bare):,} of {counted(len(store), 'item')} have no image file in their metadata (column path), so they cannot be "
-            "embedded again. Delete them with --where, or make a gallery of the new model's embeddings."
-        )
-
-
-def _waiting_items(store: Store) -> int:
-    return sum(len(block.items) for block in migration.waiting(store))
-
-
-def _stage(
-    store: Store, block: migration.Waiting, embedder: Embedder, target: Space, drop: bool, batch_size: int
-) -> Iterator[int]:
-    """Embed the images of one block and keep their rows; gives the number of images done so far after each batch."""
-    paths = [str(item.metadata["path"]) for item in block.items]
-    boxes = [box_of(item.metadata) for item in block.items]
-    rows = np.zeros((len(paths), embedder.output_dim), np.float32)
-    read = np.zeros(len(paths), bool)
-    reasons: list[str] = []
-    for batch in embed_pictures(embedder, paths, boxes, batch_size=batch_size):
-        rows[batch.places], read[batch.places] = batch.embeddings, True
-        reasons += [one.reason for one in batch.skipped]
-        yield int(read.sum()) + len(reasons)
-    if reasons and not drop:
-        raise DataError(
-            f"{counted(len(reasons), 'image')} cannot be read: {'; '.join(one.rstrip('.') for one in reasons[:3])}. Put them back and go "
-            "on with the same command, or delete their items with --drop_unreadable true."
-        )
-    if reasons:
-        store.delete([item.id for item, there in zip(block.items, read.tolist(), strict=True) if not there])
-        kept = [item for item, there in zip(block.items, read.tolist(), strict=True) if there]
-        block, rows = block._replace(items=kept), rows[read]
-    if block.items:
-        codes = to_bits(rows) if target.has_codes else None
-        migration.stage(store, block, rows if target.has_floats else None, codes)

@@ -9,11 +9,42 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import DataError, SizeError, agreeing
+from cosphere.gallery.erasure import Receipt
 from cosphere.gallery.schema import Space
 from cosphere.gallery.values import Value, as_id, check_codes, check_ids, check_metadata, check_vectors, shown
 
 Existing = Literal["refuse", "skip", "replace"]
 MOST_THUMBNAIL_BYTES = 2**22
+
+
+class _Counts(NamedTuple):
+    added: int
+    """Items that were not there before."""
+    replaced: int
+    skipped: int
+    """Items whose id was there, and stayed as it was."""
+
+
+class Added(_Counts):
+    """What ``add`` did: ``(added, replaced, skipped)``, and the receipts of what was replaced.
+
+    Attributes:
+        receipts: one for each commit that replaced items, as a deletion gives it; none on a server.
+    """
+
+    receipts: tuple[Receipt, ...] = ()
+
+    @classmethod
+    def of(cls, added: int, replaced: int, skipped: int, receipts: Sequence[Receipt] = ()) -> Added:
+        """Counts with receipts."""
+        made = cls(added, replaced, skipped)
+        made.receipts = tuple(receipts)
+        return made
+
+    def and_then(self, other: Added) -> Added:
+        """Both together."""
+        added, replaced, skipped = (one + more for one, more in zip(self, other, strict=True))
+        return Added.of(added, replaced, skipped, (*self.receipts, *other.receipts))
 
 
 class NewItems(NamedTuple):

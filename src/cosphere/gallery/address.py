@@ -20,8 +20,6 @@ from cosphere.gallery.store import Store
 _SCHEME = re.compile(r"postgres(ql)?://")
 FORM = "postgresql://user@host/database#name"
 """What the address of a gallery on a server looks like."""
-NO_PROOF = "A server keeps bytes in its log and backups, so nothing proves a deletion there"
-"""Why a server gives no receipts."""
 NO_MIGRATION = "Fill another gallery there with the new model, and drop the old one."
 """What to do on a server instead of a migration."""
 

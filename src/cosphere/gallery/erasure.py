@@ -20,10 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import RunError
-from cosphere.files import read_json, write_json
+from cosphere.files import write_json
 from cosphere.gallery.schema import sealed, unsealed
 from cosphere.gallery.sqlite import Connection
 
+NO_PROOF = "A server keeps bytes in its log and backups, so nothing proves a deletion there"
+"""Why a gallery on a server gives no receipts."""
+_KIND = "cosphere gallery deletion"
+MARK = f'{{"receipt": "{_KIND}"'
+"""How a receipt of :meth:`Receipt.as_dict` begins as JSON."""
 WINDOW = 16
 """Bytes of a window."""
 WINDOWS = 16
@@ -84,7 +89,7 @@ class Receipt:
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "receipt": "cosphere gallery deletion",
+            "receipt": _KIND,
             "gallery": self.gallery,
             "time": self.time,
             "items": self.items,
@@ -102,7 +107,7 @@ class Receipt:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically.
+        """Write it as JSON, atomically. What was there is replaced: :class:`cosphere.gallery.ReceiptFile` keeps it.
 
         Raises:
             RunError: it cannot be written.
@@ -114,12 +119,11 @@ class Receipt:
         """Read a file of :meth:`save`.
 
         Raises:
-            RunError: the file is missing, or no receipt, or holds several: see :func:`load_receipts`.
+            RunError: the file is missing, or no receipt, or holds several: see :func:`cosphere.gallery.load_receipts`.
         """
-        found = load_receipts(path)
-        if len(found) != 1:
-            raise RunError(f"{path} holds {len(found)} receipts; wanted one. Read them with load_receipts.")
-        return found[0]
+        from cosphere.gallery.receipt_file import load_receipt
+
+        return load_receipt(path)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], path: str | Path) -> Receipt:
@@ -140,30 +144,6 @@ class Receipt:
         if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(salt) > 64 or receipt.left_out < 0:
             raise RunError(f"{path} is not a receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
         return receipt
-
-
-def save_receipts(path: str | Path, receipts: Sequence[Receipt]) -> None:
-    """Write one receipt or several as one JSON file, atomically.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    if len(receipts) == 1:
-        receipts[0].save(path)
-    else:
-        write_json(Path(path), {"receipts": [one.as_dict() for one in receipts]})
-
-
-def load_receipts(path: str | Path) -> list[Receipt]:
-    """Read a file of :meth:`Receipt.save` or :func:`save_receipts`.
-
-    Raises:
-        RunError: the file is missing, or no receipt.
-    """
-    content = read_json(Path(path), what="a receipt of `cosphere index delete --receipt`")
-    several = content.get("receipts")
-    parts = several if isinstance(several, list) else [content]
-    return [Receipt.from_dict(one if isinstance(one, dict) else {}, path) for one in parts]
 
 
 def window_places(size: int) -> list[int]:

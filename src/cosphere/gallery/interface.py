@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from cosphere.gallery.adding import Existing
+from cosphere.gallery.adding import Added, Existing
 from cosphere.gallery.blocks import Rows
 from cosphere.gallery.items import Item
+from cosphere.gallery.receipt_file import OnReceipt
 from cosphere.gallery.schema import Space
-from cosphere.gallery.store import Added
 from cosphere.gallery.where import Where
 
 
@@ -49,8 +49,9 @@ class ItemStore(Protocol):
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         thumbnails: Sequence[bytes | None] | None = None,
         existing: Existing = "refuse",
+        on_receipt: OnReceipt | None = None,
     ) -> Added:
-        """Add items, all or none. When it returns, they are committed."""
+        """Add items, all or none. When it returns, they are committed. A server gives no receipts, and refuses ``on_receipt``."""
 
     def count(self, where: Where | None = None) -> int:
         """Number of items that meet a filter."""

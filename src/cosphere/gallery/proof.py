@@ -18,6 +18,7 @@ from cosphere.gallery.erasure import (
     Receipt,
     read_log,
     scan_of,
+    sure_hash,
     window_places,
     windows,
 )
@@ -62,14 +63,18 @@ class Proof:
     shared: int
     """Of these, windows that occur in live items too, and are not counted as found."""
     unknown: tuple[str, ...]
-    """Times of receipts that do not belong to a deletion of this gallery."""
+    """Times of receipts that do not belong to a deletion of this gallery. One of a deletion that was stopped before its commit counts
+    only while what it covers is still in the gallery."""
     receipts: tuple[Receipt, ...] = ()
     """Those that were looked for; :attr:`Receipt.left_out` says how much each does not cover."""
 
     @property
     def complete(self) -> bool:
-        """Whether all texts, and every vector, code and thumbnail of the receipts, were looked for: none was left out or too short."""
-        return not self.short and not any(one.left_out or one.short for one in self.receipts)
+        """Whether all texts, and every vector, code and thumbnail of the receipts, were looked for.
+
+        Not where one was left out or too short, or a receipt is empty.
+        """
+        return not self.short and not any(one.left_out or one.short or not one.items for one in self.receipts)
 
     @property
     def holds(self) -> bool:
@@ -102,7 +107,8 @@ def prove_deleted(
         alive = tuple(one for one in ids if one in store)
         with store.reading() as connection:
             known = {record["receipt"] for record in read_log(connection)}
-            odd = flaws(store.folder / INDEXES, connection, read_state(connection))
+            state = read_state(connection)
+            odd = flaws(store.folder / INDEXES, connection, state)
         wanted = wanted_texts([*ids, *texts])
         search = Search(wanted, receipts)
         files = list(files_of(store.folder))
@@ -122,8 +128,12 @@ def prove_deleted(
             found=tuple(found),
             short=tuple(unsought([*ids, *texts])),
             windows=sum(len(one.sure) for one in receipts),
-            shared=shared,
-            unknown=tuple(one.time for one in receipts if one.items and one.digest not in known),
+            shared=len(shared),
+            unknown=tuple(
+                one.time
+                for one in receipts
+                if one.items and one.digest not in known and not (one.gallery == state.name and _is_gone(one, shared))
+            ),
             receipts=tuple(receipts),
         )
 
@@ -150,8 +160,18 @@ def _parts(path: Path) -> Iterator[Part]:
         raise RunError(f"{path} cannot be read: {error.strerror}. Check its rights.") from error
 
 
-def _findings(search: Search, store: Store) -> tuple[list[Finding], int]:
-    """What is left once matches in live items are taken out, and the number of windows that live items share."""
+def _is_gone(receipt: Receipt, shared: set[bytes]) -> bool:
+    """Whether no live item has a window of a receipt that the log does not know.
+
+    A kill between the receipt and its commit leaves one; the same command then deletes the items with a receipt of its own. Of a
+    folder that was restored from a copy, live items have the windows.
+    """
+    alive = {sure_hash(window, receipt.salt) for window in shared}
+    return bool(len(receipt.sure)) and alive.isdisjoint(receipt.sure.tolist())
+
+
+def _findings(search: Search, store: Store) -> tuple[list[Finding], set[bytes]]:
+    """What is left once matches in live items are taken out, and the windows that live items share."""
     left: dict[str, list[Hit]] = defaultdict(list)
     with store.reading() as connection:
         for wanted, hits in search.text_hits.items():
@@ -166,7 +186,7 @@ def _findings(search: Search, store: Store) -> tuple[list[Finding], int]:
     shared = _live_windows(store, set(search.windows)) if search.windows else set()
     left_windows = [place for window, place in search.windows.items() if window not in shared]
     found += [Finding("vector, code or thumbnail", *place) for place in left_windows[:MOST]]
-    return found, len(shared)
+    return found, shared
 
 
 def _live_windows(store: Store, wanted: set[bytes]) -> set[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from cosphere.checks import check_choice
 from cosphere.errors import RunError
 from cosphere.gallery import blocks, indexes, items
 from cosphere.gallery.adding import (
+    Added,
     Existing,
     NewItems,
     check_asked,
@@ -27,41 +28,12 @@ from cosphere.gallery.changes import Changes, Known, changes_since
 from cosphere.gallery.erasure import Receipt, log_erasure, scan_of
 from cosphere.gallery.folder import INDEXES, GalleryFolder, reading_only
 from cosphere.gallery.items import Item
+from cosphere.gallery.receipt_file import OnReceipt
 from cosphere.gallery.schema import Space, State, damaged, read_space, read_state, write_state
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.traces import left_over
 from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Filter, Where, matching, parse
-
-
-class _Counts(NamedTuple):
-    added: int
-    """Items that were not there before."""
-    replaced: int
-    skipped: int
-    """Items whose id was there, and stayed as it was."""
-
-
-class Added(_Counts):
-    """What :meth:`Store.add` did: ``(added, replaced, skipped)``, and the receipts of what was replaced.
-
-    Attributes:
-        receipts: one for each commit that replaced items, as :meth:`Store.delete` gives it; none on a server.
-    """
-
-    receipts: tuple[Receipt, ...] = ()
-
-    @classmethod
-    def of(cls, added: int, replaced: int, skipped: int, receipts: Sequence[Receipt] = ()) -> Added:
-        """Counts with receipts."""
-        made = cls(added, replaced, skipped)
-        made.receipts = tuple(receipts)
-        return made
-
-    def and_then(self, other: Added) -> Added:
-        """Both together."""
-        added, replaced, skipped = (one + more for one, more in zip(self, other, strict=True))
-        return Added.of(added, replaced, skipped, (*self.receipts, *other.receipts))
 
 
 class Deleted(NamedTuple):
@@ -173,6 +145,7 @@ class Store(GalleryFolder):
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         thumbnails: Sequence[bytes | None] | None = None,
         existing: Existing = "refuse",
+        on_receipt: OnReceipt | None = None,
     ) -> Added:
         """Add items, all or none. When it returns, they are on disk.
 
@@ -183,6 +156,7 @@ class Store(GalleryFolder):
             metadata: N mappings of columns to texts, numbers or truth values.
             thumbnails: N JPEG files, None for an item without one.
             existing: what happens to an id that is there: an error, nothing, or the new item takes its place.
+            on_receipt: called with the receipt of what is replaced, as :meth:`delete` does.
 
         Returns:
             counts, and a receipt of the rows that were replaced. They are overwritten as :meth:`delete` does, but the file is not
@@ -211,6 +185,9 @@ class Store(GalleryFolder):
             keep = [place for place, one in enumerate(new.ids) if existing == "replace" or one not in there]
             if keep:
                 self._insert(connection, state, now, keep, new)
+            if on_receipt is not None:
+                for receipt in receipts:
+                    on_receipt(receipt)
         replaced = len(there) if existing == "replace" else 0
         return Added.of(len(keep) - replaced, replaced, len(new.ids) - len(keep), receipts)
 
@@ -249,7 +226,7 @@ class Store(GalleryFolder):
         ids: Sequence[Any] | str | None = None,
         *,
         where: Where | None = None,
-        on_receipt: Callable[[Receipt], None] | None = None,
+        on_receipt: OnReceipt | None = None,
     ) -> Deleted:
         """Delete items from vectors, codes, thumbnails and metadata, and every index file, which held copies of their rows.
 
@@ -257,7 +234,7 @@ class Store(GalleryFolder):
             ids: their ids, all of which must be there.
             where: a filter, see :mod:`cosphere.gallery.where`; with ``ids``, both must hold.
             on_receipt: called with the receipt before anything is committed, to save it: a kill later then leaves a deletion with
-                its receipt. What it raises stops the deletion.
+                its receipt. What it raises stops the deletion. Not called where there is nothing to delete.
 
         Raises:
             DataError: an id is not there, the filter is wrong, or neither is given.
@@ -275,8 +252,8 @@ class Store(GalleryFolder):
                     self.remove_indexes()
                     log_erasure(connection, receipt)
                     write_state(connection, state)
-                if on_receipt is not None:
-                    on_receipt(receipt)
+                    if on_receipt is not None:
+                        on_receipt(receipt)
             names = tuple(item.id for item in gone)
             try:
                 return Deleted(names, receipt, not rows or self._cleared(gone, receipt))

@@ -16,7 +16,7 @@ from cosphere._types import Float32s, Progress
 from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError, counted
-from cosphere.gallery import Added, Item, Space, Where
+from cosphere.gallery import Added, Item, OnReceipt, Space, Where
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
 from cosphere.models import Embedder
@@ -136,6 +136,7 @@ class AnyGallery(ABC):
         batch_size: int = 64,
         max_unreadable: float = 0.0,
         progress: Progress | None = None,
+        on_receipt: OnReceipt | None = None,
     ) -> Added:
         """Add items. What is acknowledged is on disk: embeddings all or none, images batch by batch.
 
@@ -149,6 +150,8 @@ class AnyGallery(ABC):
             batch_size: images that are read together and added in one transaction.
             max_unreadable: tolerated share of unreadable images, in [0, 1]; these are left out.
             progress: called with the number of images done.
+            on_receipt: called with the receipt of what each commit replaces, before that commit; in a folder. To keep receipts, give
+                :meth:`cosphere.gallery.ReceiptFile.append`.
 
         Raises:
             DataError: an id is there or twice, a row holds NaN or is zero, a value cannot be kept, or images cannot be read.
@@ -156,12 +159,12 @@ class AnyGallery(ABC):
             RunError: another process writes, the disk is full, or the folder is read-only.
         """
         if isinstance(items, Embeddings):
-            return self._add_table(items, ids, metadata, existing)
+            return self._add_table(items, ids, metadata, existing, on_receipt)
         if is_numbers(items):
             rows = as_array(items)
             if ids is None:
                 raise DataError(f"want an id for each of {counted(len(rows), 'embedding')}; give ids, a list of texts.")
-            return self._add_numbers(rows, ids, per_item(metadata, len(rows)), existing)
+            return self._add_numbers(rows, ids, per_item(metadata, len(rows)), existing, on_receipt)
         check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
         return add_pictures(
             self._items,
@@ -171,6 +174,7 @@ class AnyGallery(ABC):
             batch_size=batch_size,
             max_unreadable=max_unreadable,
             progress=progress,
+            on_receipt=on_receipt,
         )
 
     def upsert(self, items: Any, ids: Sequence[Any] | None = None, metadata: Any = None, **options: Any) -> Added:
@@ -185,14 +189,21 @@ class AnyGallery(ABC):
         """
         return self._items.count(where)
 
-    def _add_table(self, table: Embeddings, ids: Sequence[Any] | None, metadata: Any, existing: Existing) -> Added:
+    def _add_table(
+        self,
+        table: Embeddings,
+        ids: Sequence[Any] | None,
+        metadata: Any,
+        existing: Existing,
+        on_receipt: OnReceipt | None,
+    ) -> Added:
         space = self.space
         if table.model_id and space.model_id and table.model_id != space.model_id:
             raise other_model(self._items.place, space, table.model_id)
         own = columns_of_table(table)
         given = per_item(metadata, len(table))
         merged = [one | dict(more or {}) for one, more in zip(own, given, strict=True)]
-        return self._add_numbers(table.embeddings, table.paths if ids is None else ids, merged, existing)
+        return self._add_numbers(table.embeddings, table.paths if ids is None else ids, merged, existing, on_receipt)
 
     def _add_numbers(
         self,
@@ -200,9 +211,10 @@ class AnyGallery(ABC):
         ids: Sequence[Any],
         metadata: Sequence[Mapping[str, Any] | None],
         existing: Existing,
+        on_receipt: OnReceipt | None,
     ) -> Added:
         vectors, codes = as_held(rows, self.space, self._items.place)
-        return self._items.add(ids, vectors, codes, metadata=metadata, existing=existing)
+        return self._items.add(ids, vectors, codes, metadata=metadata, existing=existing, on_receipt=on_receipt)
 
     def export(self, path: str | Path) -> Path:
         """Write all items as .parquet, .npz or .faiss; see :func:`cosphere.search.gallery_export.export`."""

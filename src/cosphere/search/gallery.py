@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cosphere._types import Float32s, Integers, Progress
 from cosphere.errors import DataError, RunError, SettingsError
-from cosphere.gallery import Compacted, Deleted, Space, Store, Where, check_all, compact, parse
+from cosphere.gallery import Compacted, Deleted, OnReceipt, Space, Store, Where, check_all, compact, parse
 from cosphere.gallery.items import find, read, read_thumbnails
 from cosphere.gallery.sqlite import Connection
 from cosphere.gallery.values import as_id
@@ -141,9 +141,15 @@ class Gallery(AnyGallery):
 
     # Changing
 
-    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Deleted:
+    def delete(
+        self,
+        ids: Sequence[Any] | str | None = None,
+        *,
+        where: Where | None = None,
+        on_receipt: OnReceipt | None = None,
+    ) -> Deleted:
         """Delete items: from vectors, codes, thumbnails, metadata and index files. See :meth:`Store.delete`."""
-        return self.store.delete(ids, where=where)
+        return self.store.delete(ids, where=where, on_receipt=on_receipt)
 
     def compact(self, progress: Progress | None = None) -> Compacted:
         """Take deleted rows out of the file; see :func:`cosphere.gallery.compact`."""

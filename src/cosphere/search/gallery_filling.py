@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cosphere._types import Progress
 from cosphere.errors import DataError, counted
-from cosphere.gallery import Added
+from cosphere.gallery import Added, OnReceipt
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
 from cosphere.models import Embedder
@@ -24,6 +24,7 @@ def add_pictures(
     batch_size: int,
     max_unreadable: float,
     progress: Progress | None,
+    on_receipt: OnReceipt | None = None,
 ) -> Added:
     """Add images, each batch in a transaction of its own; see :meth:`cosphere.search.Gallery.add`."""
     from cosphere.data.dataset import UnreadableLog  # with pandas, which a search does not need
@@ -43,8 +44,9 @@ def add_pictures(
     for batch in embed_pictures(embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail):
         unreadable.add(batch.skipped)
         if batch.places:
-            added = _commit(store, table, [keep[place] for place in batch.places], batch, existing, thumbnail)
-            total = total.and_then(added)
+            total = total.and_then(
+                _commit(store, table, [keep[place] for place in batch.places], batch, existing, on_receipt)
+            )
         done += len(batch.places) + len(batch.skipped)
         if progress is not None:
             progress(done, every)
@@ -52,7 +54,12 @@ def add_pictures(
 
 
 def _commit(
-    store: ItemStore, table: Pictures, places: Sequence[int], batch: Pictured, existing: Existing, thumbnail: int
+    store: ItemStore,
+    table: Pictures,
+    places: Sequence[int],
+    batch: Pictured,
+    existing: Existing,
+    on_receipt: OnReceipt | None,
 ) -> Added:
     vectors, codes = as_held(batch.embeddings, store.space(), store.place)
     return store.add(
@@ -60,8 +67,9 @@ def _commit(
         vectors,
         codes,
         metadata=[table.metadata[place] for place in places],
-        thumbnails=batch.thumbnails if thumbnail else None,
+        thumbnails=batch.thumbnails if any(batch.thumbnails) else None,
         existing=existing,
+        on_receipt=on_receipt,
     )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery
+from cosphere.cli.index.options import add_gallery, add_receipt, receipts_given
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import add_to_index
-from cosphere.files import check_writable
-from cosphere.gallery import save_receipts
-from cosphere.gallery.address import NO_PROOF, folder_of, place_of
+from cosphere.gallery.address import place_of
 from cosphere.gallery.schema import HOLDS
 
 _EXAMPLES = [
@@ -58,12 +55,7 @@ def parser() -> CommandParser:
         default="skip",
         help="what happens to images that are there",
     )
-    made.add_argument(
-        "--receipt",
-        type=str | None,
-        default=None,
-        help="with --existing replace: a file for salted hashes of what is replaced, for `index prove-deleted`",
-    )
+    add_receipt(made, "replaced (with --existing replace)")
     add_split(made, default="all", without="by default all")
     add_embedding(made)
     return made
@@ -74,9 +66,7 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     if given.receipt and given.existing != "replace":
         raise SettingsError("--receipt is of what is replaced; without --existing replace nothing is. Leave it out.")
-    if given.receipt:
-        folder_of(given.gallery, "--receipt", f"{NO_PROOF}; leave it out.")
-        check_writable(Path(given.receipt))
+    receipts = receipts_given(given)
     filled = add_to_index(
         given.gallery,
         given.source,
@@ -88,6 +78,7 @@ def run(arguments: list[str]) -> int:
         layout=given.layout,
         classes=given.classes,
         **embedding_options(given),
+        on_receipt=None if receipts is None else receipts.append,
         listener=console.ConsoleListener(),
     )
     added, replaced, skipped = filled.added
@@ -95,7 +86,6 @@ def run(arguments: list[str]) -> int:
     parts += [f"{skipped:,} were there already"] if skipped else []
     parts += [f"{counted(filled.unread, 'image')} could not be read"] if filled.unread else []
     console.line(f"{place_of(given.gallery)}: {', '.join(parts)}; {counted(filled.items, 'item')} in all")
-    if given.receipt and filled.added.receipts:
-        save_receipts(given.receipt, filled.added.receipts)
-        console.line(f"receipt: {given.receipt}")
+    if receipts is not None:
+        console.line(f"receipt: {receipts.path if replaced else 'none, as nothing was replaced'}")
     return 0

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery, add_where, where_given
+from cosphere.cli.index.options import add_gallery, add_receipt, add_where, receipts_given, where_given
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
-from cosphere.files import check_writable
 from cosphere.gallery import open_store
-from cosphere.gallery.address import NO_PROOF, folder_of
-from cosphere.gallery.store import Deleted, Store
+from cosphere.gallery.store import Deleted
 
 _EXAMPLES = [
     "cosphere index delete photos.gallery /photos/mug/1.jpg /photos/mug/2.jpg",
@@ -32,12 +28,7 @@ def parser() -> CommandParser:
     add_gallery(made)
     made.add_argument("id", nargs="*", type=str, help="ids of the items, as `index search` shows them")
     add_where(made, "which items are deleted")
-    made.add_argument(
-        "--receipt",
-        type=str | None,
-        default=None,
-        help="a file for salted hashes of what is deleted, with which `index prove-deleted` can look for its vectors",
-    )
+    add_receipt(made, "deleted")
     made.add_argument("--dry_run", type=bool, default=False, help="only say what would be deleted")
     return made
 
@@ -48,22 +39,16 @@ def run(arguments: list[str]) -> int:
     ids, where = given.id or None, where_given(given)
     if ids is None and where is None:
         raise SettingsError("what should be deleted? Give ids, or a condition such as --where label=mug.")
-    if given.receipt:
-        folder_of(given.gallery, "--receipt", f"{NO_PROOF}; leave it out.")
-        check_writable(Path(given.receipt))
+    receipts = receipts_given(given)
     with open_store(given.gallery) as store:
         if given.dry_run:
             found = store.find(ids, where=where)
             _list(f"would delete {counted(len(found), 'item')} of {len(store):,}", [item.id for item in found])
             return 0
-        deleted = (
-            store.delete(ids, where=where, on_receipt=lambda receipt: receipt.save(given.receipt))
-            if given.receipt and isinstance(store, Store)
-            else store.delete(ids, where=where)
-        )
+        deleted = store.delete(ids, where=where, on_receipt=None if receipts is None else receipts.append)
         _list(f"deleted {counted(len(deleted.ids), 'item')}; {len(store):,} left", deleted.ids)
-        if given.receipt and deleted.ids:
-            console.line(f"receipt: {given.receipt}")
+        if receipts is not None:
+            console.line(f"receipt: {receipts.path if deleted.ids else 'none, as nothing was deleted'}")
         if isinstance(deleted, Deleted) and not deleted.flushed:
             console.note(
                 deleted.problem

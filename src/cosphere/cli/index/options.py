@@ -5,8 +5,9 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from cosphere.cli.parsing import CommandParser
-from cosphere.gallery import Where
-from cosphere.gallery.address import FORM
+from cosphere.gallery import ReceiptFile, Where
+from cosphere.gallery.address import FORM, folder_of
+from cosphere.gallery.erasure import NO_PROOF
 from cosphere.gallery.where_text import FORMS, where_of
 
 
@@ -28,3 +29,25 @@ def add_where(parser: CommandParser, what: str) -> None:
 def where_given(given: Namespace) -> Where | None:
     """The filter of :func:`add_where`; None without one."""
     return where_of(given.where or [])
+
+
+def add_receipt(parser: CommandParser, what: str) -> None:
+    """``--receipt``."""
+    parser.add_argument(
+        "--receipt",
+        type=str | None,
+        default=None,
+        help=f"a file to which salted hashes of what is {what} are appended; `index prove-deleted` looks for these",
+    )
+
+
+def receipts_given(given: Namespace) -> ReceiptFile | None:
+    """The file of :func:`add_receipt`; None without one.
+
+    Raises:
+        SettingsError: the gallery is on a server, or the file lies in its folder.
+        RunError: the file holds something else, or cannot be written.
+    """
+    if not given.receipt:
+        return None
+    return ReceiptFile(given.receipt, folder_of(given.gallery, "--receipt", f"{NO_PROOF}; leave it out."))

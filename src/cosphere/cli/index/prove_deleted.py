@@ -5,9 +5,10 @@ from __future__ import annotations
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery_folder
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import SettingsError, counted
+from cosphere.errors import SettingsError, agreeing, counted
 from cosphere.gallery import Proof, load_receipts, prove_deleted
-from cosphere.gallery.address import NO_PROOF, folder_of
+from cosphere.gallery.address import folder_of
+from cosphere.gallery.erasure import NO_PROOF
 from cosphere.gallery.values import quoted
 
 _EXAMPLES = [
@@ -47,9 +48,14 @@ def run(arguments: list[str]) -> int:
     if not (ids or texts or files):
         raise SettingsError("what should be gone? Give ids, --receipt FILE of the deletion, or --text.")
     receipts = [one for file in files for one in load_receipts(file)]
+    if not (ids or texts or any(one.items for one in receipts)):
+        raise SettingsError(
+            f"{', '.join(files)} {agreeing(len(files), 'are')} of 0 deleted items, so there is nothing to look for. Give the receipt of "
+            "a deletion that found items."
+        )
     with console.progress_bar("reading bytes") as progress:
         proof = prove_deleted(folder, ids, receipts, texts=texts, progress=progress)
-    show(proof, asked=len(ids) + len(texts), receipts=len(files))
+    show(proof, asked=len(ids) + len(texts), receipts=len(receipts))
     return 0 if proof.holds else 1
 
 
@@ -65,6 +71,8 @@ def show(proof: Proof, *, asked: int, receipts: int) -> None:
     if not receipts:
         console.note("without --receipt, vectors, codes and thumbnails were not looked for")
     for receipt in proof.receipts:
+        if not receipt.items:
+            console.note(f"the receipt of {receipt.time} is of 0 deleted items, so it proves nothing")
         if receipt.left_out:
             console.note(
                 f"the receipt of {receipt.time} is a sample: it covers {receipt.covered:,} of {receipt.payloads:,} vectors, codes and "
@@ -86,7 +94,9 @@ def show(proof: Proof, *, asked: int, receipts: int) -> None:
     for one in proof.alive:
         console.line(f"still an item: {one}")
     for time in proof.unknown:
-        console.line(f"the receipt of {time} does not belong to a deletion of this gallery")
+        console.line(
+            f"the receipt of {time} does not belong to a deletion of this gallery, or to one that was stopped before its items were gone"
+        )
     for found in proof.found[:_SHOWN]:
         console.line(f"found: {found.what} in {found.file}, at byte {found.offset:,}")
     if len(proof.found) > _SHOWN:

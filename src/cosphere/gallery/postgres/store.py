@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.checks import check_choice
-from cosphere.gallery.adding import Existing, check_asked, check_new, check_there, checked_items, names_to_delete
+from cosphere.errors import SettingsError
+from cosphere.gallery.adding import Added, Existing, check_asked, check_new, check_there, checked_items, names_to_delete
 from cosphere.gallery.blocks import Rows
+from cosphere.gallery.erasure import NO_PROOF
 from cosphere.gallery.items import Item
 from cosphere.gallery.postgres.connection import connect, explained
 from cosphere.gallery.postgres.conversion import (
@@ -29,7 +31,7 @@ from cosphere.gallery.postgres.conversion import (
 )
 from cosphere.gallery.postgres.database import GallerySchema
 from cosphere.gallery.postgres.filters import Clause, clause_of
-from cosphere.gallery.store import Added
+from cosphere.gallery.receipt_file import OnReceipt
 from cosphere.gallery.values import as_id
 from cosphere.gallery.where import Where, parse
 
@@ -129,6 +131,7 @@ class PostgresStore(GallerySchema):
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         thumbnails: Sequence[bytes | None] | None = None,
         existing: Existing = "refuse",
+        on_receipt: OnReceipt | None = None,
     ) -> Added:
         """Add items, all or none. When it returns, they are committed.
 
@@ -139,12 +142,14 @@ class PostgresStore(GallerySchema):
             metadata: N mappings of columns to texts, numbers or truth values.
             thumbnails: N JPEG files, None for an item without one.
             existing: what happens to an id that is there: an error, nothing, or the new item takes its place.
+            on_receipt: None: a server gives no receipts.
 
         Raises:
             DataError, SizeError: an id, a row or a value cannot be kept; it is named.
             RunError: as for :meth:`transaction`.
         """
         check_choice("existing", existing, ["refuse", "skip", "replace"])
+        _no_receipts(on_receipt)
         space, stored, _ = self.about()
         new = checked_items(space, ids, vectors, codes, metadata, thumbnails)
         check_texts(new.ids, "id")
@@ -181,7 +186,13 @@ class PostgresStore(GallerySchema):
             query = f"SELECT row, id, columns FROM {self.table} WHERE {chosen.sql} ORDER BY row"
             return [Item(*one) for one in connection.execute(query, chosen.values)]
 
-    def delete(self, ids: Sequence[Any] | str | None = None, *, where: Where | None = None) -> Removed:
+    def delete(
+        self,
+        ids: Sequence[Any] | str | None = None,
+        *,
+        where: Where | None = None,
+        on_receipt: OnReceipt | None = None,
+    ) -> Removed:
         """Delete items, all or none.
 
         PostgreSQL keeps their bytes until a vacuum, in its write-ahead log and in backups: deletion is not proved as in a folder.
@@ -189,11 +200,13 @@ class PostgresStore(GallerySchema):
         Args:
             ids: their ids, all of which must be there.
             where: a filter, see :mod:`cosphere.gallery.where`; with ``ids``, both must hold.
+            on_receipt: None: a server gives no receipts.
 
         Raises:
             DataError: an id is not there, the filter is wrong, or neither is given.
             RunError: as for :meth:`transaction`.
         """
+        _no_receipts(on_receipt)
         check_asked(ids, where)
         with self.transaction() as connection:
             self.take_turn(connection)
@@ -214,3 +227,8 @@ class PostgresStore(GallerySchema):
 
 def _stacked(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
     return None if any(part is None for part in parts) else np.stack(parts)  # type: ignore[arg-type]
+
+
+def _no_receipts(on_receipt: OnReceipt | None) -> None:
+    if on_receipt is not None:
+        raise SettingsError(f"{NO_PROOF}; leave on_receipt out.")
