@@ -178,6 +178,13 @@ def dotted_names(kind: Any, keep: Callable[[Rule], bool] = lambda _: True) -> li
     return names
 
 
+def hint_of(kind: Any, name: str) -> Any:
+    """The type of a setting of a class, by dotted name; None where there is none, or no type, as of a loss's own settings."""
+    for part in name.split("."):
+        kind = _hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return kind
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name, in order; an empty mapping stays a value.
 

@@ -21,7 +21,6 @@ TINY: dict[str, Any] = {
         "checkpoint_every": 1,
         "validation": {"before": False, "lens": False, "every": 0},
         "data": {"validation_share": 0.3},
-        "device": "cpu",
     },
     "arms": {
         "plain": {"sec.weight": 0},

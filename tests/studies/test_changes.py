@@ -43,7 +43,6 @@ def value(changes: dict[str, Any], arm: str, name: str, *, final: bool) -> Any:
         ({"batch.images_per_class": 3}, "margin", "batch.images_per_class", 3, 3),  # over what an arm says
         ({"loss.settings.margin": 0.3}, "margin", "loss.settings.margin", 0.3, 0.3),
         ({"optimizer.head_rate": 0.01}, "plain", "optimizer.head_rate", 0.01, 0.01),  # over what is tuned
-        ({"final.optimizer.head_rate": 0.01}, "plain", "optimizer.head_rate", 0.5, 0.01),
     ],
 )
 def test_a_change_wins_in_both_phases_and_one_of_the_final_runs_in_those(
@@ -75,6 +74,14 @@ def test_what_is_set_for_all_arms_is_not_tuned() -> None:
         ({"validation": {"metric": "map@r"}}, "a study sets validation.metric itself"),
         ({"data.root": "x"}, "give the images with --data"),
         ({"device": "cpu"}, "give it with --device"),
+        (
+            {"final.optimizer.head_rate": 0.01},
+            r"final sets optimizer\.head_rate, and the arm plain tunes optimizer\.head_rate",
+        ),
+        (
+            {"final.sec.weight": 0},
+            r"final sets sec\.weight, and the arm plain sets sec\.weight, so that its final runs would not",
+        ),
         ({"sec.weight": 0.1}, r"with sec\.weight set for all arms, plain and sec are the same\. Leave it out"),
     ],
 )

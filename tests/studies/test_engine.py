@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from cosphere.data import Catalogue, read_catalogue
 from cosphere.errors import DataError, RunError, SettingsError
 from cosphere.runs import open_lock
 from cosphere.studies import Study, StudyFolder, StudyListener, StudyResult, run, study_of
+from cosphere.studies.budget import Clock
+from cosphere.studies.engine import Work
+from cosphere.studies.reuse import Others
 
 UNEQUAL = ["seconds", "training_seconds", "step_seconds", "memory", "time"]
 """Columns in which two equal studies differ."""
@@ -230,6 +234,20 @@ def test_only_results_stay_of_a_run(whole: StudyResult) -> None:
     assert sorted(file.name for file in tuned.iterdir()) == ["config.yaml", "metrics.jsonl", "record.json", "run.json"]
     assert {"record.json", "scores.json", "queries.npz", "embeddings"} <= {file.name for file in final.iterdir()}
     assert not (final / "checkpoints").exists()
+
+
+def test_a_later_call_leaves_what_an_earlier_one_kept(study: Study, whole: StudyResult, tmp_path: Path) -> None:
+    folder = StudyFolder(shutil.copytree(whole.folder.path, tmp_path / "study"))
+    final, tuned = folder.run("sec", "final-seed0"), folder.run("sec", "tune-000-seed1000")
+    for run_of in (final, tuned):
+        for name in ("model", "checkpoints", "embeddings/cache"):
+            (run_of / name).mkdir(parents=True)
+    context: Any = SimpleNamespace(data={}, keep=("embeddings",))
+    Work(study, folder, context, {}, Clock(None, jobs=1), Others.__new__(Others), StudyListener())
+    assert (final / "model").is_dir()
+    assert (final / "embeddings" / "test.npz").is_file()
+    gone = [final / "checkpoints", final / "embeddings" / "cache", tuned / "model", tuned / "embeddings"]
+    assert not any(path.exists() for path in gone)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cosphere.data import Catalogue
-from cosphere.studies import StudyFolder, engine, run, study_of
+from cosphere.studies import StudyFolder, budget, engine, run, study_of
 from cosphere.studies.jobs import Context, Finished, Job
 from cosphere.studies.search import Search, shared_candidates
 
@@ -29,7 +29,7 @@ class Several:
     def __init__(self, draw: random.Random, kill_after: int) -> None:
         self.draw, self.kill_after, self.folder = draw, kill_after, None
 
-    def __call__(self, context: Context, jobs: int) -> Several:
+    def __call__(self, context: Context, jobs: int, runs: int) -> Several:
         self.folder = StudyFolder(context.folder)
         return self
 
@@ -65,7 +65,7 @@ def test_each_candidate_is_tried_once_whatever_ends_first_and_whenever_it_is_kil
     draw: int, content: dict[str, Any], images: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of("tiny", {**content, "candidates": 4, "search": {"seeds": [1000, 1001]}})
-    monkeypatch.setattr(engine, "probe", lambda *_: 1.0)
+    monkeypatch.setattr(budget, "probe", lambda *_: 1.0)
     order = random.Random(draw)
     for kill_after in (order.randint(1, 7), order.randint(1, 7)):
         monkeypatch.setattr(engine, "Workers", Several(order, kill_after))

@@ -123,7 +123,7 @@ def test_a_study_without_protocols_keeps_its_identity(content: dict[str, Any]) -
     assert study.protocols == {}
     before = study.identity()
     assert (
-        before == "5ecb2a3083701ba72f751fd0aad8d35593313581fdf66d686178ecbe4e78263b"
+        before == "db67a58946356e4ab7c830c15d0a628f3e69fcdb24ca1d222c87b5a8ccd68946"
     )  # of the version without protocols
     content["scores"] = ["recall@1", "map@r", "knn/accuracy"]
     content["protocols"] = {"knn": {"k": 5}}

@@ -85,6 +85,37 @@ def test_a_mode_changes_base_tuning_and_numbers() -> None:
         study_of("x", content, mode="lng")
 
 
+def test_numbers_name_arms_axes_values_and_modes() -> None:
+    content = yaml.safe_load(
+        """
+        mode: 2
+        modes: {1: {seeds: 3}, 2: {seeds: 4}}
+        grids: [{dim: {64: {model.dim: 64}, 512: {model.dim: 512}}, 7: {0.5: {sec.weight: 0.5}, none: {}}}]
+        arms: {1: {tune: {sec.weight: [0.1, 0.2]}}, 2: {values_of: 1, settings: {steps: 5}}}
+        questions:
+          - {ask: "Does {dim} beat 64 with {7}?", arm: 512, against: 64, along: dim}
+          - {ask: "Is it better?", arm: 2, against: 1}
+        """
+    )
+    study = study_of("x", content)
+    assert (study.mode, study.seeds) == ("2", 4)
+    assert list(study.arms) == ["64+0.5", "64+none", "512+0.5", "512+none", "1", "2"]
+    assert (study.arms["512+0.5"].values, study.arms["2"].values_of) == ({"dim": "512", "7": "0.5"}, "1")
+    assert [(one.question, one.arm, one.against) for one in study.comparisons] == [
+        ("Does 512 beat 64 with 0.5?", "512+0.5", "64+0.5"),
+        ("Does 512 beat 64 with none?", "512+none", "64+none"),
+        ("Is it better?", "2", "1"),
+    ]
+    assert study_of("x", content, mode="1").seeds == 3
+
+
+def test_an_axis_may_be_called_arm() -> None:
+    grids = [{"arm": {"a": {"steps": 5}, "b": {"steps": 6}}, "loss": {"triplet": {}}}]
+    asked = {"ask": "Is {arm} better than a, in {{braces}}?", "arm": "b", "against": "a", "along": "arm"}
+    (one,) = study_of("x", {"grids": grids, "questions": [asked]}).comparisons
+    assert one.question == "Is b better than a, in {braces}?"
+
+
 def test_changes_replace_the_base() -> None:
     assert study_of("x", GRID, changes={"steps": "30"}).settings("ms+none", {}, 0).steps == 30
 
@@ -132,8 +163,47 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(arms={"ms+sec": {}}), r"two arms are called 'ms\+sec'"),
         (changed(arms={"a/b": {}}), "an arm is called 'a/b'; wanted letters"),
         (changed(scores=["recal@1"]), r"there is no score 'recal@1'"),
+        (changed(scores=[]), r"scores is empty; wanted at least one score\. Leave it out"),
         (changed(search={"metric": "mapr"}), r"there is no score 'mapr'"),
         (changed(search={"sampler": "random"}), "sampler is 'random'; wanted 'qmc' or 'tpe'"),
+        (changed(search={"seeds": []}), r"search\.seeds is empty; wanted at least one"),
+        (changed(search={"seeds": [1000, 1001, 1000]}), r"search\.seeds has 1000 twice; wanted different seeds"),
+        (changed(search={"seeds": [2**31]}), r"search\.seeds must be a whole number from 0 to 2147483647"),
+        (changed(search={"seed": 2**32}), r"search\.seed must be a whole number from 0 to 4294967295"),
+        (changed(level=95), "level must be a number above 0 and below 1, finite; got 95"),
+        (changed(level=1.0), "level must be a number above 0 and below 1"),
+        (changed(smallest=-0.5), "smallest must be a number >= 0 and at most 1"),
+        (
+            changed(base={"seed": 5}),
+            r"base sets seed, but a study sets seed itself; give the number of final runs with --seeds",
+        ),
+        (
+            changed(base={"validation": {"metric": "map@r"}}),
+            r"base sets validation\.metric, but .* give it as search\.metric",
+        ),
+        (changed(base={"data": {"root": "x"}}), r"base sets data\.root, but .* give the images with --data"),
+        (changed(final={"device": "cuda"}), r"final sets device, but .* give it with --device"),
+        (changed(arms={"a": {"seed": 3}}), r"the arm a sets seed, but a study sets seed itself"),
+        (changed(arms={"a": {"tune": {"data.root": ["x", "y"]}}}), r"the arm a sets data\.root, but"),
+        (changed(tune={"seed": [1, 2]}), r"the arm triplet\+none sets seed, but"),
+        (changed(mode="m", modes={"m": {"base": {"seed": 1}}}), "base sets seed, but"),
+        (
+            changed(final={"steps": 800}, arms={"short": {"steps": 400}, "long": {"steps": 1600}}),
+            r"final sets steps, and the arm short sets steps, so that its final runs would not have its own value\. Leave it out of one",
+        ),
+        (changed(final={"optimizer": {"head_rate": 0.01}}), r"and the arm triplet\+none tunes optimizer\.head_rate"),
+        (
+            changed(final={"loss.settings": {}}, arms={"a": {"loss.name": "triplet", "loss.settings.margin": 0.2}}),
+            r"final sets loss\.settings, and the arm a sets loss\.settings\.margin",
+        ),
+        (changed(modes={"a": {}}, mode=None), "mode is left empty; wanted text"),
+        (
+            changed(arms={False: {}}),
+            r"the name of an arm is False; wanted text\. YAML reads words such as yes, no, .* in quotes",
+        ),
+        (changed(arms={64: {"model.dim": 64}, "64": {}}), "the name of an arm is 64 twice, as a number and as text"),
+        (changed(arms={"..": {}}), r"an arm is called '\.\.'; wanted letters, digits .* not dots alone"),
+        (changed(arms={"a" * 256: {}}), "wanted letters, digits .* at most 255"),
         (changed(search={"seeds": [3]}), "seed 3 would choose the settings and then score them"),
         (changed(questions=[{"ask": "?", "arm": "ms+sec"}]), "a question has no 'against'"),
         (changed(questions=[{"ask": "?", "arm": "ms+sex", "against": "ms+none"}]), r"Did you mean 'ms\+sec'"),
@@ -149,6 +219,20 @@ def changed(**values: Any) -> dict[str, Any]:
         (
             changed(questions=[{"ask": "{los}?", "arm": "sec", "against": "none", "along": "constraint"}]),
             "names 'los', which is no axis",
+        ),
+        *(
+            (
+                changed(questions=[{"ask": ask, "arm": "*", "against": "ms+none"}]),
+                rf"question '{re.escape(ask)}' {words}.* Use {{arm}} or {{loss}} or {{constraint}}",
+            )
+            for ask, words in (
+                ("{arm.x}?", r"names 'arm\.x', which is no axis"),
+                ("{arm.__class__}?", r"names 'arm\.__class__', which is no axis"),
+                ("{arm:>9999999999}?", "names 'arm:>9999999999', which is no axis"),
+                ("{arm[0]}?", r"names 'arm\[0\]', which is no axis"),
+                ("{}?", "names '', which is no axis"),
+                ("{arm?", "has a single brace"),
+            )
         ),
         (changed(grids=[], arms={"one": {}}, questions=[]), "has 1. Give at least two"),
     ],

@@ -11,7 +11,8 @@ from scipy.stats import ttest_1samp
 
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.studies import StudyFolder, study_of
-from cosphere.studies.results import _p_smallest, chance, compared
+from cosphere.studies.notes import notes
+from cosphere.studies.results import _p_smallest, arm_results, chance, compared
 
 
 @pytest.mark.slow
@@ -100,6 +101,32 @@ def test_seeds_that_disagree_are_not_taken_for_classes_that_do(tmp_path: Path) -
     assert evidence.p_classes == pytest.approx(1 / 10_001)
     assert (evidence.p, one.answer, one.verdict.seeds_needed) == (evidence.p_seeds, "not decided", 7)
     assert one.reason == "about 7 seeds would be needed; there are 3."
+
+
+def test_candidates_are_counted_however_many_seeds_each_has() -> None:
+    search = {"seeds": [1000, 1001]}
+    content = {"arms": {"a": {"model.dim": 8}, "b": {}}, "tune": {"sec.weight": [0.1, 0.2]}, "search": search}
+    study = study_of("x", {**content, "candidates": 3})
+    status = {(0, 1000): "diverged", (0, 1001): "diverged", (1, 1001): "diverged"}
+    records: list[Any] = [
+        {
+            "arm": "a",
+            "phase": "tune",
+            "candidate": candidate,
+            "seed": seed,
+            "status": status.get((candidate, seed), "ok"),
+        }
+        for candidate in range(3)
+        for seed in search["seeds"]
+    ]
+    for one in records:
+        one |= {"provenance": {"commit": "c"}}
+    assert [arm.failed_candidates for arm in arm_results(study, records, {})] == [2, 0]
+    texts = [next(notes(study, records, {"tune": left, "final": 10})) for left in (6, 1)]
+    assert [text.partition(",")[0] for text in texts] == [
+        "6 runs of candidates are left",
+        "1 run of candidates is left",
+    ]
 
 
 def test_a_score_without_a_known_chance_counts_as_zero() -> None:

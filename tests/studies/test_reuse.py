@@ -115,7 +115,8 @@ def job_of(record: dict[str, Any], content: dict[str, Any], **changes: Any) -> J
     """The job that a record is of, with other settings."""
     study = study_of("tiny", content)
     final = record["phase"] == "final"
-    settings = study.settings(record["arm"], record["values"], record["seed"], final=final).with_values(changes)
+    settings = study.settings(record["arm"], record["values"], record["seed"], final=final)
+    settings = settings.with_values({"device": "cpu", **changes})
     return Job(record["arm"], record["phase"], record["candidate"], record["seed"], record["values"], settings)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cosphere.errors import SettingsError
 from cosphere.studies.spaces import Space, read_space
+from cosphere.train import TrainSettings
 
 
 def test_a_log_range_halves_its_ratios_and_a_linear_one_its_differences() -> None:
@@ -29,6 +31,25 @@ def test_numbers_have_three_digits_and_stay_in_the_range() -> None:
     space = Space(low=0.12345, high=0.54321)
     assert space.at(0.5) == 0.259
     assert (space.at(0.0), space.at(1.0)) == (0.12345, 0.543)
+
+
+def test_a_range_of_a_setting_that_takes_whole_numbers_has_whole_numbers() -> None:
+    for name, low, high in (("batch.images_per_class", 2, 10), ("model.dim", 64, 512), ("batch.size", 30, 240)):
+        for scale in ("log", "linear"):
+            space = read_space(name, {"from": low, "to": high, "scale": scale})
+            drawn = [space.at(place) for place in np.linspace(0, 1, 101)]
+            assert (drawn[0], drawn[-1]) == (low, high)
+            assert drawn == sorted(drawn)
+            assert all(isinstance(value, int) for value in drawn)
+            assert all(TrainSettings().with_values({name: value}) for value in drawn)
+            assert space.as_dict() == {
+                "from": float(low),
+                "to": float(high),
+                "scale": scale,
+            }  # as before: studies are known by it
+    assert read_space("sec.weight", {"from": 1, "to": 10}).at(0.5) == 3.16
+    assert read_space("sec.radius", {"from": 1, "to": 10}).at(0.5) == 3.16  # a number or a word
+    assert read_space("loss.settings.margin", {"from": 1, "to": 10}).at(0.5) == 3.16
 
 
 def test_what_is_written_reads_back() -> None:

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 import cosphere.embeddings.features as features
 from cosphere import losses
@@ -28,7 +30,7 @@ from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
 from cosphere.train import PlainReporter, TrainResult, TrainSettings, build_model, train
 from cosphere.train.checkpoint import load_checkpoint
-from cosphere.train.features import FeatureStream, feature_cache
+from cosphere.train.features import FeatureStream, different_copies, feature_cache
 from cosphere.train.progress import Spoken
 
 SMALL = {
@@ -158,6 +160,30 @@ def test_a_draw_takes_one_view_of_its_image(photos: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(row, want, rtol=1e-4, atol=1e-5)
     assert batch.labels.tolist() == images.labels[[draw.row for draw in draws]].tolist()
     assert len({draw.seed % 3 for draw in draws}) > 1
+
+
+@pytest.mark.parametrize(("views", "copies"), [(1, 3), (2, 2), (2, 5), (3, 4)])
+def test_the_views_of_an_image_are_different_copies_and_every_choice_is_equally_likely(views: int, copies: int) -> None:
+    choices = list(itertools.permutations(range(copies), views))
+    seeds = np.random.default_rng(0).integers(0, 2**31, 2000 * len(choices) * views)
+    chosen = different_copies(seeds, views, copies).reshape(-1, views)
+    counts = Counter(map(tuple, chosen.tolist()))
+    assert sorted(counts) == choices
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+    assert chosen[:, 0].tolist() == (seeds[::views] % copies).tolist()
+
+
+def test_a_batch_of_views_holds_different_copies_of_each_image(photos: Path, tmp_path: Path) -> None:
+    stream = stream_of(photos, tmp_path / "f", small(batch__sampler="views", features__copies=2))
+    batch = next(iter(stream))
+    pairs = batch.features.reshape(-1, 2, batch.features.shape[1])
+    assert batch.rows[::2].tolist() == batch.rows[1::2].tolist()
+    assert (pairs[:, 0] != pairs[:, 1]).any(dim=1).all()
+    with pytest.raises(
+        SettingsError,
+        match=r"features\.copies 1 is smaller than batch\.views 2, so that two .* to train on images",
+    ):
+        small(batch__sampler="views", features__copies=1)
 
 
 @pytest.mark.parametrize("taken", [1, 7, 9])

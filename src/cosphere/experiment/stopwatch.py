@@ -5,8 +5,17 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from cosphere.experiment.listener import SilentReporter
+
+UNTIMED: dict[str, Any] = {
+    "schedule.milestones": [],
+    "schedule.warmup_steps": 0,
+    "schedule.new_layers_steps": 0,
+    "validation.every": 0,
+}
+"""Settings of a run of a few steps that is only timed: what belongs to later steps may not fit into it."""
 
 
 class Stopwatch(SilentReporter):

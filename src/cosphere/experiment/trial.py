@@ -19,7 +19,7 @@ from cosphere._types import Integers
 from cosphere.data import Catalogue, TrainingParts
 from cosphere.errors import CosphereError, RunError
 from cosphere.experiment.images import parts_of_training, training_images
-from cosphere.experiment.stopwatch import Stopwatch
+from cosphere.experiment.stopwatch import UNTIMED, Stopwatch
 from cosphere.experiment.training import starting_model, validation_scores
 from cosphere.files import write_json
 from cosphere.models import Embedder
@@ -90,12 +90,9 @@ def trial(settings: TrainSettings, folder: Path, *, began: float) -> Cost:
     short = settings.with_values(
         {
             "steps": steps,
-            "schedule.milestones": [],
-            "schedule.warmup_steps": 0,
-            "schedule.new_layers_steps": 0,
-            "validation.every": 0,
+            **UNTIMED,
             "validation.before": True,
-            "features.copies": min(settings.features.copies, 2),
+            "features.copies": min(settings.features.copies, max(2, settings.batch.views)),
             "features.folder": str(folder / "features"),
         }
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import NamedTuple, get_args
 
-from cosphere.errors import SettingsError
+from cosphere.errors import DivergenceError, SettingsError
 from cosphere.experiment import run
-from cosphere.experiment.stopwatch import Stopwatch
+from cosphere.experiment.stopwatch import UNTIMED, Stopwatch
 from cosphere.studies.definition import Study
 from cosphere.studies.jobs import Context, Phase
 from cosphere.train import TrainSettings
@@ -42,20 +44,27 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+class Kind(NamedTuple):
+    """Runs that take equally long: those of an arm in a phase."""
+
+    arm: str
+    phase: Phase
+
+
 class Clock:
-    """Keeps how long the runs of each phase take.
+    """Keeps how long the runs of each kind take.
 
     Args:
         budget: seconds after which no run is started that would not end in time; None for no budget.
         jobs: runs that are done at once.
-        steps: of a run of each phase, by which the time of one is estimated from that of the other; None for equal ones.
+        steps: of a run of each kind, by which the time of one is estimated from that of another; 1 where it is left out.
     """
 
-    def __init__(self, budget: float | None, jobs: int, steps: Mapping[Phase, int] | None = None) -> None:
-        self.budget, self.jobs, self.steps = budget, jobs, steps or {"tune": 1, "final": 1}
+    def __init__(self, budget: float | None, jobs: int, steps: Mapping[Kind, int] | None = None) -> None:
+        self.budget, self.jobs, self.steps = budget, jobs, steps or {}
         self._began = time.monotonic()
-        self._seconds: dict[Phase, list[float]] = {"tune": [], "final": []}
-        self._guess: float | None = None
+        self._seconds: dict[Kind, list[float]] = {}
+        self._guess: dict[Kind, list[float]] = {}
 
     @property
     def elapsed(self) -> float:
@@ -66,53 +75,76 @@ class Clock:
         """Let no run start any more."""
         self.budget = -math.inf
 
-    def guess(self, seconds: float) -> None:
-        """What a candidate's run is thought to take before any run has ended."""
-        self._guess = seconds
+    def guess(self, kind: Kind, seconds: float) -> None:
+        """What a run is thought to take before any run has ended."""
+        self._guess = {kind: [seconds]}
 
-    def add(self, phase: Phase, seconds: float) -> None:
+    def add(self, kind: Kind, seconds: float) -> None:
         """A run ended."""
-        self._seconds[phase].append(seconds)
+        self._seconds.setdefault(kind, []).append(seconds)
 
-    def estimate(self, phase: Phase) -> float | None:
-        """Seconds of a run of this phase; None if nothing is known."""
-        known = {other: sum(values) / len(values) for other, values in self._seconds.items() if values}
-        if not known and self._guess is not None:
-            known = {"tune": self._guess}
-        by_step = {other: seconds / self.steps[other] for other, seconds in known.items()}
-        return known.get(phase) or next((self.steps[phase] * seconds for seconds in by_step.values()), None)
+    def estimate(self, kind: Kind) -> float | None:
+        """Seconds of a run of this kind; None if nothing is known.
 
-    def left(self, runs: Mapping[Phase, int]) -> float | None:
+        It is the mean of those that ended. While none has, the time of a step counts: of this arm, else of this phase, else of any run.
+        """
+        known = self._seconds or self._guess
+        if kind in known:
+            return fmean(known[kind])
+        near = [other for other in known if other.arm == kind.arm] or [
+            other for other in known if other.phase == kind.phase
+        ]
+        steps = sum(len(known[other]) * self.steps.get(other, 1) for other in near or known)
+        seconds = sum(sum(known[other]) for other in near or known)
+        return seconds / steps * self.steps.get(kind, 1) if steps else None
+
+    def left(self, runs: Mapping[Kind, int]) -> float | None:
         """Seconds that these runs will take; None if nothing is known."""
-        estimates = [(self.estimate(phase), count) for phase, count in runs.items() if count]
+        estimates = [(self.estimate(kind), count) for kind, count in runs.items() if count]
         if any(estimate is None for estimate, _ in estimates):
             return None
         return sum((estimate or 0.0) * count for estimate, count in estimates) / self.jobs
 
-    def fits(self, phase: Phase) -> bool:
+    def fits(self, kind: Kind) -> bool:
         """Whether a run that starts now would probably end within the budget."""
-        return self.budget is None or self.elapsed + (self.estimate(phase) or 0.0) <= self.budget
+        return self.budget is None or self.elapsed + (self.estimate(kind) or 0.0) <= self.budget
 
 
-def steps_of(study: Study) -> dict[Phase, int]:
-    """Steps of a run of each phase, by the study's first arm."""
-    arm, values = next(iter(study.arms)), dict[str, Any]()
+def steps_of(study: Study) -> dict[Kind, int]:
+    """Steps of a run of each kind."""
     return {
-        "tune": study.settings(arm, values, 0).steps,
-        "final": study.settings(arm, values, 0, final=True).steps,
+        Kind(arm, phase): study.example(arm, final=phase == "final").steps
+        for arm in study.arms
+        for phase in get_args(Phase)
     }
+
+
+def guess(clock: Clock, arms: Iterable[tuple[str, TrainSettings]], context: Context) -> None:
+    """Time the first arm that does not diverge within a few steps; without any, nothing is known.
+
+    Args:
+        clock: that learns it.
+        arms: their names, each with the settings of a candidate.
+        context: of the study.
+
+    Raises:
+        CosphereError: the run cannot be done, which is good to know before the study begins.
+    """
+    for arm, settings in arms:
+        with contextlib.suppress(DivergenceError):  # The study reports it as it reports that of any run.
+            clock.guess(Kind(arm, "tune"), probe(settings, context))
+            return
 
 
 def probe(settings: TrainSettings, context: Context) -> float:
     """Seconds that a run with these settings will take, from a few of its steps.
 
     Raises:
-        CosphereError: the run cannot be done, which is good to know before the study begins.
+        CosphereError: the run cannot be done, or diverges at once.
     """
     path = Path(context.folder) / ".probe"
     shutil.rmtree(path, ignore_errors=True)
-    steps = min(PROBE_STEPS, settings.steps)
-    short = {"steps": steps, "validation.every": 0, "validation.before": False, "checkpoint_every": 0}
+    short = {**UNTIMED, "steps": min(PROBE_STEPS, settings.steps), "validation.before": False, "checkpoint_every": 0}
     watch = Stopwatch()
     try:
         run(settings.with_values(short), path, catalogue=context.training, reporter=watch)

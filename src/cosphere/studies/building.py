@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import torch
 
 from cosphere.errors import CosphereError, MissingExtraError, SettingsError
+from cosphere.fields import hint_of
 from cosphere.models import weights_identity
 from cosphere.models.backbones import check_backbone
 from cosphere.models.heads.base import LevelShape, build_head
-from cosphere.studies.definition import Study, extreme_values
+from cosphere.studies.definition import Study
+from cosphere.studies.search import shared_candidates
 from cosphere.train import TrainSettings
 from cosphere.train.setup import build_loss
 
@@ -21,31 +26,50 @@ _SHAPES = (
 
 
 def check_parts(study: Study, classes: int) -> None:
-    """Raise unless each arm has a known backbone, weights that are there, and a loss and a head that can be built.
+    """Raise unless each arm has a known backbone, weights that are there, and a loss and a head that can be built, whatever is tuned.
 
     Args:
-        study: checked by :func:`cosphere.studies.definition.check_study`.
+        study: checked by :func:`cosphere.studies.checking.check_study`.
         classes: different labels in training.
 
     Raises:
         SettingsError: one of them has not; the error names the arm.
     """
     seen = set[str]()
-    for arm in study.arms.values():
-        other = study.arms[arm.values_of] if arm.values_of is not None else arm
-        for values in map(arm.taken_from, extreme_values(other)):
+    shared = shared_candidates(study) if study.sampler == "qmc" else []
+    for name in study.arms:
+        for values in (*study.extremes(name), *_candidates(study, name, shared)):
             for final in (False, True):
-                settings = study.settings(arm.name, values, 0, final=final)
-                key = repr((settings.model, settings.loss, settings.steps))
-                if key in seen:
-                    continue
-                seen.add(key)
                 try:
-                    _check(settings, classes)
+                    settings = study.settings(name, values, 0, final=final)
+                    key = repr((settings.model, settings.loss, settings.steps))
+                    if key not in seen:
+                        seen.add(key)
+                        _check(settings, classes)
                 except MissingExtraError:
                     raise
                 except CosphereError as error:
-                    raise SettingsError(f"study {study.name}, arm {arm.name}: {error}") from error
+                    raise SettingsError(f"study {study.name}, arm {name}: {error}") from error
+
+
+def _candidates(study: Study, arm: str, shared: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """The values of the candidates that are known beforehand and that may be refused although the ends of each range are not.
+
+    Args:
+        study: of the arm.
+        arm: its name.
+        shared: of :func:`cosphere.studies.search.shared_candidates`; empty where they are not known.
+    """
+    own = study.arms[arm]
+    spaces = (own if own.values_of is None else study.arms[own.values_of]).tune
+    # Plain numbers between two allowed ones are allowed; there may be thousands of candidates.
+    doubtful = [name for name in spaces if hint_of(TrainSettings, name) is not float]
+    first, seen = next(study.extremes(arm)), set[str]()
+    for places in shared if doubtful else ():
+        values = {name: spaces[name].at(places[name]) for name in doubtful}
+        if repr(values) not in seen:
+            seen.add(repr(values))
+            yield {**first, **own.taken_from(values)}
 
 
 def _check(settings: TrainSettings, classes: int) -> None:

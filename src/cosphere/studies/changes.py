@@ -29,12 +29,31 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         SettingsError: the study itself sets one of them, so that the change would have no effect.
     """
     flat = flatten(changes)
-    for name in flat:
-        elsewhere = _GIVEN_ELSEWHERE.get(name.removeprefix(FINAL))
-        if elsewhere is not None:
-            raise SettingsError(f"a study sets {name.removeprefix(FINAL)} itself; {elsewhere}.")
+    check_own(name.removeprefix(FINAL) for name in flat)
     final = {name.removeprefix(FINAL): value for name, value in flat.items() if name.startswith(FINAL)}
     return {name: value for name, value in flat.items() if not name.startswith(FINAL)}, final
+
+
+def check_own(names: Iterable[str], where: str = "") -> None:
+    """Raise if the study itself sets one of the settings, so that giving it would have no effect.
+
+    Args:
+        names: dotted.
+        where: they are given, for the error.
+    """
+    for name in names:
+        if name in _GIVEN_ELSEWHERE:
+            place = f"{where} sets {name}, but " if where else ""
+            raise SettingsError(f"{place}a study sets {name} itself; {_GIVEN_ELSEWHERE[name]}.")
+
+
+def overlap(name: str, other: str) -> bool:
+    """Whether two dotted names are one setting, or one is a section that holds the other.
+
+    >>> overlap("loss.settings", "loss.settings.margin"), overlap("loss.settings.margin", "loss.settings.scale")
+    (True, False)
+    """
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
 
 
 def without(settings: Mapping[str, V], changed: Iterable[str]) -> dict[str, V]:

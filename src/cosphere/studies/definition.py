@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cosphere import losses
-from cosphere.checks import check_whole
-from cosphere.errors import SettingsError, did_you_mean
-from cosphere.experiment.training import validation_metric
-from cosphere.studies.forms import base_of, check_protocols, check_scores
+from cosphere.checks import check_number, check_whole
+from cosphere.errors import SettingsError
+from cosphere.evaluate.statistics import check_level
 from cosphere.studies.spaces import Space
 from cosphere.train import TrainSettings
+from cosphere.train.input_settings import LARGEST_SEED
 
 Sampler = Literal["qmc", "tpe"]
 
@@ -93,7 +92,11 @@ class Study:
     @property
     def tuning_runs(self) -> int:
         """Runs before the last choice."""
-        return sum(self.candidates for arm in self.arms.values() if arm.tune) * len(self.tuning_seeds)
+        return sum(map(self.tuning_runs_of, self.arms.values()))
+
+    def tuning_runs_of(self, arm: Arm) -> int:
+        """Those of one arm: each candidate once with every tuning seed."""
+        return self.candidates * len(self.tuning_seeds) if arm.tune else 0
 
     @property
     def runs(self) -> int:
@@ -115,6 +118,16 @@ class Study:
         layers = [self.base, self.arms[arm].settings, values, self.final if final else {}]
         merged = {name: value for layer in layers for name, value in layer.items()}
         return TrainSettings().with_values({**merged, "validation.metric": self.metric, "seed": seed})
+
+    def extremes(self, arm: str) -> Iterator[dict[str, Any]]:
+        """Values for an arm that cover each end and each choice of what is tuned once, for it or for the arm whose values it takes."""
+        own = self.arms[arm]
+        tuned = own if own.values_of is None else self.arms[own.values_of]
+        return map(own.taken_from, extreme_values(tuned))
+
+    def example(self, arm: str, *, final: bool = False) -> TrainSettings:
+        """The settings of a run with one of the allowed values of each tuned setting, which their defaults need not be."""
+        return self.settings(arm, next(self.extremes(arm)), 0, final=final)
 
     def identity(self) -> str:
         """Digest of everything that a run of the study depends on; seeds, questions and texts are left out.
@@ -151,57 +164,19 @@ class Study:
         return changed
 
 
-def check_study(study: Study) -> None:
-    """Raise unless every run of the study has valid settings, so that nothing fails after hours.
-
-    Raises:
-        SettingsError: an unknown setting, loss, score or arm (the nearest is given), or a value out of bounds; the arm is named.
-    """
-    check_numbers(study)
-    check_scores((study.metric, *study.scores))
-    check_protocols(study.protocols, study.scores)
-    validation_metric(study.metric)
-    if study.metric != base_of(study.metric):
-        raise SettingsError(f"validation scores are of floats; got {study.metric!r}. Write {base_of(study.metric)!r}.")
-    if len(study.arms) < 2:
-        raise SettingsError(f"a study compares arms, and {study.name} has {len(study.arms)}. Give at least two.")
-    for arm in study.arms.values():
-        other = arm if arm.values_of is None else study.arms.get(arm.values_of)
-        if other is None:
-            raise SettingsError(
-                f"the arm {arm.name} takes the values of {arm.values_of!r}. {_near(str(arm.values_of), study)}"
-            )
-        if arm.values_of is not None and not other.tune:
-            raise SettingsError(
-                f"the arm {arm.name} takes the values of {other.name}, which is not tuned. Name an arm that is."
-            )
-        try:
-            for values in map(arm.taken_from, extreme_values(other)):
-                for final in (False, True):
-                    _check_loss(study.settings(arm.name, values, 0, final=final))
-        except SettingsError as error:
-            raise SettingsError(f"study {study.name}, arm {arm.name}: {error}") from error
-    for one in study.comparisons:
-        for name in (one.arm, one.against):
-            if name not in study.arms:
-                raise SettingsError(f"the question {one.question!r} is about an arm {name!r}. {_near(name, study)}")
-        if one.arm == one.against and len(set(one.scores)) == 1:
-            raise SettingsError(f"the question {one.question!r} compares {one.arm} with itself. Name another arm.")
-        for score in one.scores:
-            if score not in study.scores:
-                raise SettingsError(
-                    f"the question {one.question!r} is about {score!r}, which is not measured. "
-                    f"{did_you_mean(score, study.scores)} Or add it to `scores`."
-                )
-
-
 def check_numbers(study: Study) -> None:
-    """Raise unless the study's numbers are in range and no tuning seed is a final seed."""
+    """Raise unless the study's numbers are in range and no tuning seed is given twice or is a final seed."""
     check_whole("seeds", study.seeds, least=1, most=1000)
     check_whole("candidates", study.candidates, least=1, most=10_000)
-    check_whole("search.seed", study.search_seed, least=0)
-    for seed in study.tuning_seeds:
-        check_whole("search.seeds", seed, least=0)
+    check_whole("search.seed", study.search_seed, least=0, most=2**32 - 1)  # The largest that Optuna takes.
+    check_number("smallest", study.smallest, at_least=0, at_most=1)
+    check_level(study.level)
+    if not study.tuning_seeds:
+        raise SettingsError("search.seeds is empty; wanted at least one. Leave it out to have 1000.")
+    for place, seed in enumerate(study.tuning_seeds):
+        check_whole("search.seeds", seed, least=0, most=LARGEST_SEED)
+        if seed in study.tuning_seeds[:place]:
+            raise SettingsError(f"search.seeds has {seed} twice; wanted different seeds. Leave one of them out.")
         if seed < study.seeds:
             raise SettingsError(
                 f"seed {seed} would choose the settings and then score them: final runs take the seeds 0 to {study.seeds - 1}. "
@@ -216,17 +191,3 @@ def extreme_values(arm: Arm) -> Iterator[dict[str, Any]]:
     for name, space in arm.tune.items():
         for value in space.extremes()[1:]:
             yield {**first, name: value}
-
-
-def _check_loss(settings: TrainSettings) -> None:
-    """Raise unless there is such a loss with such settings; TrainSettings takes any names for a loss's own settings."""
-    about = losses.about(settings.loss.name)
-    for name in settings.loss.settings:
-        if name not in about.defaults:
-            raise SettingsError(
-                f"the loss {about.name} has no setting 'loss.settings.{name}'. {did_you_mean(name, about.defaults)}"
-            )
-
-
-def _near(name: str, study: Study) -> str:
-    return f"There is none. {did_you_mean(name, study.arms)}"

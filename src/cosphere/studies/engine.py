@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.data import Catalogue
@@ -17,15 +17,16 @@ from cosphere.errors import SettingsError, counted, duration
 from cosphere.experiment import Listener, choose_device
 from cosphere.files import read_json, write_atomic, write_json
 from cosphere.runs import provenance
-from cosphere.studies.budget import Clock, probe, steps_of
+from cosphere.studies.budget import Clock, Kind, guess, steps_of
 from cosphere.studies.building import check_parts
+from cosphere.studies.checking import check_study
 from cosphere.studies.convergence import convergence
-from cosphere.studies.definition import Study, check_study
+from cosphere.studies.definition import Study
 from cosphere.studies.features import features_ready
-from cosphere.studies.folder import StudyFolder
+from cosphere.studies.folder import KEPT, StudyFolder
 from cosphere.studies.jobs import Context, Finished, Job, Phase
 from cosphere.studies.notes import batch_notes, notes
-from cosphere.studies.pool import Workers
+from cosphere.studies.pool import Workers, share_of_threads, shared_threads
 from cosphere.studies.results import StudyResult, arm_results, compared
 from cosphere.studies.reuse import Others, Reuse, adopt
 from cosphere.studies.search import Search
@@ -111,7 +112,7 @@ def run(
             protocols=study.protocols,
             keep=("embeddings", "model") if keep_models else ("embeddings",),
         )
-        others = Others(context, reuse, threads=max(1, torch.get_num_threads() // jobs))
+        others = Others(context, reuse, threads=share_of_threads(jobs))
         clock = Clock(budget, jobs, steps_of(study))
         return Work(study, place, context, fixed, clock, others, listener).run()
 
@@ -141,7 +142,7 @@ class Work:
         check_files(self.records.values(), context.data, folder.path)
         for record in self.records.values():
             self._time(record)
-            folder.prune(record, keep=context.keep if record["phase"] == "final" else ())
+            folder.prune(record, keep=KEPT if record["phase"] == "final" else ())
 
     def run(self) -> StudyResult:
         """Do what is left, phase by phase, and write the results."""
@@ -156,7 +157,7 @@ class Work:
         self._adopt("final" if self.choices else "tune")
         self._advance()
         self._prepare()
-        with Workers(self.context, max(1, min(self.clock.jobs, max(self.missing().values())))) as workers:
+        with Workers(self.context, self.clock.jobs, max(self.missing().values())) as workers:
             if not self.choices:
                 workers.execute(lambda: self._take("tune"), self._done)
                 self._advance()
@@ -202,11 +203,18 @@ class Work:
             record for record in self.records.values() if record["phase"] == "tune" or record["seed"] < self.study.seeds
         ]
 
+    def left(self) -> dict[Kind, int]:
+        """Runs of each kind that are left."""
+        study, done = self.study, Counter(Kind(record["arm"], record["phase"]) for record in self.own_records())
+        tune = {Kind(name, "tune"): study.tuning_runs_of(arm) for name, arm in study.arms.items()}
+        hopeless = {name for name, choice in self.choices.items() if choice is None}
+        final = {Kind(name, "final"): study.seeds for name in study.arms if name not in hopeless}
+        return {kind: count - done[kind] for kind, count in {**tune, **final}.items()}
+
     def missing(self) -> dict[Phase, int]:
-        """Runs that are left."""
-        arms = [name for name in self.study.arms if not self.choices or self.choices[name] is not None]
-        final = len(arms) * self.study.seeds - self.count("final")
-        return {"tune": self.study.tuning_runs - self.count("tune"), "final": final}
+        """Runs that are left, by phase."""
+        left = self.left()
+        return {phase: sum(left[kind] for kind in left if kind.phase == phase) for phase in get_args(Phase)}
 
     def _prepare(self) -> None:
         """Before the first run: compute cached features, if the study uses them, and say how long it will take."""
@@ -214,17 +222,20 @@ class Work:
             return
         for text in self.batch_notes:
             self.listener.note(text)
-        first = self._settings(next(iter(self.study.arms)), {}, self.study.tuning_seeds[0])
+        seed = self.study.tuning_seeds[0]
+        arms = {name: self._settings(name, next(self.study.extremes(name)), seed) for name in self.study.arms}
+        first = next(iter(arms.values()))
         begun = any("taken_from" not in record for record in self.records.values())
         if first.features.copies and not begun and not features_ready(first, self.context, self.clock, self.listener):
             return
         if not begun:
-            self.clock.guess(probe(first, self.context))
-        left = self.clock.left(self.missing())
-        runs = sum(self.missing().values())
+            with shared_threads(self.clock.jobs):
+                guess(self.clock, arms.items(), self.context)
+        left = self.left()
+        seconds = self.clock.left(left)
         done = f", {len(self.records)} are done" if self.records else ""
-        time_left = "" if left is None else f", about {duration(left)}"
-        self.listener.note(f"{counted(runs, 'run')} to do{time_left}{done}")
+        time_left = "" if seconds is None else f", about {duration(seconds)}"
+        self.listener.note(f"{counted(sum(left.values()), 'run')} to do{time_left}{done}")
 
     def _settings(self, arm: str, values: Mapping[str, Any], seed: int, *, final: bool = False) -> TrainSettings:
         settings = self.study.settings(arm, values, seed, final=final).with_values(self.fixed)
@@ -235,10 +246,11 @@ class Work:
 
     def _take(self, phase: Phase) -> Job | None:
         """The next run of a phase; None if none may start now."""
-        job = next(self._jobs(phase), None) if self.clock.fits(phase) else None
-        if job is not None:
-            self.taken.add((job.arm, job.name))
-            self.listener.started(job.arm, job.name)
+        job = next(self._jobs(phase), None)
+        if job is None or not self.clock.fits(Kind(job.arm, phase)):
+            return None
+        self.taken.add((job.arm, job.name))
+        self.listener.started(job.arm, job.name)
         return job
 
     def _jobs(self, phase: Phase) -> Iterator[Job]:
@@ -285,7 +297,7 @@ class Work:
         record = finished.record
         self._take_in(record)
         self.spent += finished.seconds
-        left = self.missing()
+        left = self.left()
         done = self.study.runs - sum(left.values())
         self.listener.ended(record, done, self.study.runs, self.clock.left(left))
 
@@ -299,7 +311,7 @@ class Work:
     def _time(self, record: Mapping[str, Any]) -> None:
         """Learn how long a run takes from one that was done here."""
         if "taken_from" not in record:
-            self.clock.add(record["phase"], record["seconds"])
+            self.clock.add(Kind(record["arm"], record["phase"]), record["seconds"])
 
     def _scored(self, arm: str, number: int) -> list[dict[str, Any]]:
         """The records of a candidate once all its seeds are done; else empty."""

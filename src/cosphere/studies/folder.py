@@ -30,6 +30,8 @@ from cosphere.runs import RunFolder, open_lock, provenance
 
 LAYOUT_VERSION = 1
 """Incremented when folders written by an older Cosphere can no longer be read."""
+KEPT = ("embeddings", "model")
+"""What a call may keep of a final run, and a later call leaves as it is."""
 _OUTGROWN = ("checkpoints", "model", "embeddings", "embeddings/cache", ".lock")
 
 

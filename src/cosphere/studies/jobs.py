@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cosphere._types import Floats
 from cosphere.data import Catalogue
@@ -70,7 +71,7 @@ class Context:
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of the protocols of the scores."""
     keep: tuple[str, ...] = field(default=("embeddings",))
-    """Folders of a final run that stay: ``embeddings``, ``model``."""
+    """Folders that stay of a final run that this call does, see :data:`cosphere.studies.folder.KEPT`."""
 
 
 class Finished(NamedTuple):
@@ -232,8 +233,8 @@ def _last_lens(logged: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 @cache
-def _machine() -> dict[str, Any]:
-    """Commit and machine, asked once in a process."""
+def _machine(threads: int) -> dict[str, Any]:
+    """Commit and machine, asked once in a process with so many threads of torch."""
     origin = provenance()
     del origin["time"]
     return origin
@@ -252,5 +253,5 @@ def _origin(job: Job, context: Context) -> dict[str, Any]:
         "data": {**context.data, **job.data},
         "weights": weights,
         "device": job.settings.device,
-        "provenance": {**_machine(), "time": datetime.now(UTC).isoformat(timespec="seconds")},
+        "provenance": {**_machine(torch.get_num_threads()), "time": datetime.now(UTC).isoformat(timespec="seconds")},
     }

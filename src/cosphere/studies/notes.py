@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cosphere.data import Catalogue
-from cosphere.errors import counted
+from cosphere.errors import agreeing, counted
 from cosphere.experiment.images import parts_of_training
 from cosphere.studies.definition import Study
 from cosphere.studies.jobs import Phase
@@ -23,11 +23,12 @@ def notes(study: Study, records: Sequence[Mapping[str, Any]], missing: Mapping[P
     """
     if missing["tune"]:
         yield (
-            f"{missing['tune']} candidates are not tried yet, so nothing is chosen, no test image was read, and every "
-            "question is open. The same command goes on."
+            f"{counted(missing['tune'], 'run')} of candidates {agreeing(missing['tune'], 'are')} left, so nothing is chosen, no test "
+            "image was read, and every question is open. The same command goes on."
         )
     elif missing["final"]:
-        yield f"{missing['final']} of {len(study.arms) * study.seeds} final runs are left. The same command goes on."
+        whole = counted(len(study.arms) * study.seeds, "final run")
+        yield f"{missing['final']} of {whole} {agreeing(missing['final'], 'are')} left. The same command goes on."
     taken = sum("taken_from" in record for record in records)
     if taken:
         yield (
@@ -63,16 +64,20 @@ def batch_notes(study: Study, training: Catalogue) -> list[str]:
         study: the study.
         training: training and validation images.
     """
-    arms: dict[str, list[str]] = {}
+    arms: dict[str, dict[str, None]] = {}
     parts: dict[str, Catalogue] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for name in study.arms:
-        settings = study.settings(name, {}, 0)
-        if settings.batch.sampler == "views":  # Each image is a class of its own there.
-            continue
-        key = str(settings.data)
-        parts[key] = parts.get(key) or parts_of_training(training, settings).train
-        for note in sampler_of(settings.batch, parts[key], 0).notes:
-            arms.setdefault(note, []).append(name)
+        for values in study.extremes(name):
+            settings = study.settings(name, values, 0)
+            if settings.batch.sampler == "views":  # Each image is a class of its own there.
+                continue
+            key, whole = str(settings.data), repr((settings.data, settings.batch))
+            if whole not in found:
+                parts[key] = parts.get(key) or parts_of_training(training, settings).train
+                found[whole] = sampler_of(settings.batch, parts[key], 0).notes
+            for note in found[whole]:
+                arms.setdefault(note, {})[name] = None
     return [
         f"{'all arms' if len(names) == len(study.arms) else ', '.join(names)}: {note}" for note, names in arms.items()
     ]

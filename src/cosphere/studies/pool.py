@@ -7,11 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
+
+import torch
 
 from cosphere.errors import CosphereError, MissingExtraError, RunError
 from cosphere.studies.jobs import Context, Finished, Job, perform
@@ -22,6 +25,22 @@ Done = Callable[[Finished], None]
 """Called with each finished run."""
 
 
+def share_of_threads(jobs: int) -> int:
+    """Threads of torch in each of so many runs at once, of those that this process has."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+@contextmanager
+def shared_threads(jobs: int) -> Iterator[None]:
+    """Take the share of one of so many runs within, and all threads again afterwards: sums are rounded by their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(share_of_threads(jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Workers:
     """Does runs in this process or, with more than one at once, in processes that stay until the study ends.
 
@@ -29,11 +48,14 @@ class Workers:
 
     Args:
         context: what all runs share.
-        jobs: runs at once; with more than one, each in a process of its own, on one GPU of those that there are.
+        jobs: runs at once; with more than one, each in a process of its own, on one GPU of those that there are. Every run has this
+            share of the threads, however few are left, so that a study that goes on rounds as one that was never stopped.
+        runs: that are left; no more processes are started.
     """
 
-    def __init__(self, context: Context, jobs: int) -> None:
+    def __init__(self, context: Context, jobs: int, runs: int) -> None:
         self.context, self.jobs = context, jobs
+        self.processes = max(1, min(jobs, runs))
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -60,9 +82,10 @@ class Workers:
             CosphereError: a run cannot be done; the error names it.
             RunError: a process was ended from outside, for example for lack of memory.
         """
-        if self.jobs == 1:
-            while (job := take()) is not None:
-                done(_named(job, self.context))
+        if self.processes == 1:
+            with shared_threads(self.jobs):
+                while (job := take()) is not None:
+                    done(_named(job, self.context))
             return
         try:
             self._spread(take, done)
@@ -73,10 +96,10 @@ class Workers:
             ) from error
 
     def _spread(self, take: Take, done: Done) -> None:
-        """Keep ``jobs`` runs going."""
+        """Keep as many runs going as there are processes."""
         running: set[Future[Finished]] = set()
         while True:
-            while len(running) < self.jobs and (job := take()) is not None:
+            while len(running) < self.processes and (job := take()) is not None:
                 running.add(self._begun().submit(_work, job))
             if not running:
                 return
@@ -91,10 +114,10 @@ class Workers:
                 "spawn"
             )  # A fork would copy torch's threads in the middle of their work.
             self._pool = ProcessPoolExecutor(
-                self.jobs,
+                self.processes,
                 mp_context=processes,
                 initializer=_begin,
-                initargs=(self.context, self.jobs, processes.Value("i", 0), os.getpid()),
+                initargs=(self.context, share_of_threads(self.jobs), processes.Value("i", 0), os.getpid()),
             )
         return self._pool
 
@@ -103,20 +126,18 @@ _SHARED: list[Context] = []
 """In a worker: what :func:`_begin` was given."""
 
 
-def _begin(context: Context, jobs: int, started: Any, parent: int) -> None:
-    """Set up a worker: its share of the cores, its GPU, and an end with the process that leads the study."""
+def _begin(context: Context, threads: int, started: Any, parent: int) -> None:
+    """Set up a worker: its threads, its GPU, and an end with the process that leads the study."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The leading process ends the workers.
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with started.get_lock():
         place = started.value
         started.value += 1
-    import torch
-
     devices = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
     count = len(devices) or torch.cuda.device_count()
     if count:
         torch.cuda.set_device(place % count)
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    torch.set_num_threads(threads)
     _SHARED[:] = [context]
 
 

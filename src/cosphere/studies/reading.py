@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,8 @@ from cosphere.errors import SettingsError, did_you_mean
 from cosphere.fields import convert, flatten
 from cosphere.files import read_yaml
 from cosphere.studies.changes import changed_arms, split_changes, without
-from cosphere.studies.definition import Arm, Comparison, Sampler, Study, check_study
+from cosphere.studies.checking import check_study
+from cosphere.studies.definition import Arm, Comparison, Sampler, Study
 from cosphere.studies.spaces import read_space
 
 _NAMES: dict[str, Any] = {
@@ -28,9 +30,11 @@ _SEARCH: dict[str, Any] = {"sampler": Sampler, "seed": int, "seeds": list[int], 
 _QUESTION: dict[str, Any] = dict.fromkeys(("ask", "arm", "against", "along", "score", "against_score"), str)
 _MODE = ("base", "final", "tune", "candidates", "seeds", "search")
 _ARM = {"settings", "tune", "values_of"}
+_CALLED = ("arm", "against", "along")
+"""What a question calls by a name of an arm, an axis or a value."""
 EVERY = "*"
 """In a question: every arm, or every value of the axis, but the one that is compared with."""
-_ARM_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
+_ARM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,254}")
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -79,7 +83,7 @@ def study_of(
     name: str, content: Mapping[str, Any], *, mode: str | None = None, changes: Mapping[str, Any] | None = None
 ) -> Study:
     """The study that a file's content describes. See :func:`read_study`."""
-    values = _typed(content, _NAMES, "a study")
+    values = _typed(_called_by_text(content), _NAMES, "a study")
     everywhere, final = split_changes(changes or {})
     mode, chosen = _mode(values, mode)
     search = {
@@ -116,6 +120,59 @@ def study_of(
     )
     check_study(study)
     return study
+
+
+def _called_by_text(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's content in which modes, arms, axes and their values are called by text: YAML reads a name such as 64 as a number."""
+    called = dict(content)
+    for key, what in (("arms", "an arm"), ("modes", "a mode")):
+        if isinstance(called.get(key), Mapping):
+            called[key] = _named(called[key], what)
+    if "mode" in called:
+        called["mode"] = _name("mode", called["mode"])
+    if isinstance(called.get("grids"), list):
+        called["grids"] = [_named_axes(grid) if isinstance(grid, Mapping) else grid for grid in called["grids"]]
+    if isinstance(called.get("questions"), list):
+        called["questions"] = [
+            {key: _name(f"{key} of a question", value) if key in _CALLED else value for key, value in asked.items()}
+            if isinstance(asked, Mapping)
+            else asked
+            for asked in called["questions"]
+        ]
+    return called
+
+
+def _named_axes(grid: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        axis: _named(values, f"a value of the axis {axis}") if isinstance(values, Mapping) else values
+        for axis, values in _named(grid, "an axis").items()
+    }
+
+
+def _named(entries: Mapping[Any, Any], what: str) -> dict[str, Any]:
+    """The entries by name.
+
+    Raises:
+        SettingsError: two have one name, or a name is neither text nor a number.
+    """
+    named: dict[str, Any] = {}
+    for key, entry in entries.items():
+        name = _name(f"the name of {what}", key)
+        if name in named:
+            raise SettingsError(f"the name of {what} is {name} twice, as a number and as text. Leave one of them out.")
+        named[name] = entry
+    return named
+
+
+def _name(what: str, name: Any) -> str:
+    if name is None:
+        raise SettingsError(f"{what} is left empty; wanted text.")
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise SettingsError(
+            f"{what} is {name!r}; wanted text. YAML reads words such as yes, no, on and off, and dates, as other values. Write it in "
+            "quotes."
+        )
+    return str(name)
 
 
 def _typed(content: Mapping[str, Any], known: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -183,7 +240,9 @@ def _grid(grid: Mapping[str, Any], tune: Mapping[str, Any]) -> Iterator[Arm]:
 def _arm(name: str, entries: Sequence[Any], tune: Mapping[str, Any], values: Mapping[str, str] | None = None) -> Arm:
     """One arm from what each axis says of it; what is tuned for all arms comes first."""
     if not _ARM_NAME.fullmatch(name):
-        raise SettingsError(f"an arm is called {name!r}; wanted letters, digits and . _ + -, as it names a folder.")
+        raise SettingsError(
+            f"an arm is called {name!r}; wanted letters, digits and . _ + -, at most 255 and not dots alone, as it names a folder."
+        )
     settings: dict[str, Any] = {}
     tuned = dict(tune)
     values_of: str | None = None
@@ -192,7 +251,8 @@ def _arm(name: str, entries: Sequence[Any], tune: Mapping[str, Any], values: Map
         if content and set(content) <= _ARM:
             settings |= flatten(convert(f"settings of the arm {name}", dict[str, Any], content.get("settings", {})))
             tuned |= flat_tune(convert(f"tune of the arm {name}", dict[str, Any], content.get("tune", {})))
-            values_of = convert(f"values_of of the arm {name}", str | None, content.get("values_of", values_of))
+            given = content.get("values_of", values_of)
+            values_of = None if given is None else _name(f"values_of of the arm {name}", given)
             if values_of is not None and "tune" in content:
                 raise SettingsError(
                     f"the arm {name} takes the values of {values_of} and tunes its own. Leave out one of the two."
@@ -218,7 +278,7 @@ def _comparisons(
         missing = [key for key in ("ask", "arm", "against") if key not in asked]
         if missing:
             raise SettingsError(f"a question has no {missing[0]!r}; wanted ask, arm and against. Add it.")
-        measured = (asked.get("score", scores[0]), asked.get("against_score", ""))
+        measured = (asked.get("score", next(iter(scores), "")), asked.get("against_score", ""))
         if "along" not in asked and asked["arm"] != EVERY:
             yield Comparison(asked["ask"], asked["arm"], asked["against"], *measured)
             continue
@@ -231,13 +291,31 @@ def _comparisons(
                 f"The grids have {', '.join(axes) or 'no axes'}; the arms are {', '.join(arms)}."
             )
         for arm, other in pairs:
-            try:
-                text = asked["ask"].format(**arm.values, arm=arm.name)
-            except (KeyError, IndexError, ValueError) as error:
-                raise SettingsError(
-                    f"the question {asked['ask']!r} names {error}, which is no axis. Use {{{'} or {'.join(('arm', *arm.values))}}}."
-                ) from error
-            yield Comparison(text, arm.name, other.name, *measured)
+            yield Comparison(_worded(asked["ask"], {"arm": arm.name, **arm.values}), arm.name, other.name, *measured)
+
+
+def _worded(question: str, names: Mapping[str, str]) -> str:
+    """A question with each name in braces replaced by what it stands for.
+
+    Raises:
+        SettingsError: there is no such name, or the braces hold something else, such as a format.
+    """
+    use = f"Use {{{'} or {'.join(names)}}}."
+    try:
+        parts = list(string.Formatter().parse(question))
+    except ValueError as error:
+        raise SettingsError(f"the question {question!r} has a single brace ({error}). {use}") from error
+    text = ""
+    for literal, name, form, conversion in parts:
+        text += literal
+        if name is None:
+            continue
+        if name not in names or form or conversion:
+            raise SettingsError(
+                f"the question {question!r} names {name + (f':{form}' if form else '')!r}, which is no axis. {use}"
+            )
+        text += names[name]
+    return text
 
 
 def _pairs(asked: Mapping[str, str], arms: Mapping[str, Arm]) -> Iterator[tuple[Arm, Arm]]:

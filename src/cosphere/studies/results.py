@@ -93,7 +93,7 @@ class ArmResult:
     collapsed: int
     """Final runs whose embeddings all point in nearly the same direction; their measured scores count."""
     failed_candidates: int
-    """Candidates that diverged."""
+    """Candidates of which a run diverged."""
     norms: Mapping[str, float]
     """Mean over the final runs: mean length, variance and CV of the test embeddings."""
     lens: Mapping[str, Summary] = field(default_factory=dict)
@@ -256,7 +256,9 @@ def arm_results(study: Study, records: Sequence[Record], choices: Mapping[str, A
                 },
                 diverged=len(final) - len(good),
                 collapsed=sum(one["status"] == "collapsed" for one in final),
-                failed_candidates=sum(one["phase"] == "tune" and one["status"] != "ok" for one in own),
+                failed_candidates=len(
+                    {one["candidate"] for one in own if one["phase"] == "tune" and one["status"] != "ok"}
+                ),
                 norms={
                     key: float(np.mean([one["norms"][key] for one in good]))
                     for key in (good[0]["norms"] if good else ())

@@ -73,7 +73,12 @@ def rules_of(study: Study, whole: Catalogue, data: Mapping[str, str]) -> dict[st
     Raises:
         RunError, WeightsError: a file of weights cannot be read.
     """
-    names = {study.settings(arm, {}, 0, final=final).model.weights for arm in study.arms for final in (False, True)}
+    names = {
+        study.settings(arm, values, 0, final=final).model.weights
+        for arm in study.arms
+        for values in study.extremes(arm)
+        for final in (False, True)
+    }
     files = sorted(name for name in names if name not in ("imagenet", "none"))
     return {
         "settings, arms or candidates": study.identity(),

@@ -6,10 +6,12 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from cosphere.checks import check_number
 from cosphere.errors import SettingsError, did_you_mean
+from cosphere.fields import hint_of
+from cosphere.train import TrainSettings
 
 DIGITS = 3
 """Significant digits of a drawn number: more would not be a different candidate, and tables show what was run."""
@@ -25,12 +27,14 @@ class Space:
         low: lower end of a range, inclusive.
         high: upper end of a range, inclusive.
         log: whether equal ratios, not equal differences, are equally likely.
+        whole: whether the numbers of a range are whole.
     """
 
     choices: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 1.0
     log: bool = True
+    whole: bool = False
 
     def at(self, place: float) -> Any:
         """The value at a place from 0 to 1; a number is rounded to :data:`DIGITS` digits.
@@ -47,8 +51,9 @@ class Space:
         return self.rounded(value)
 
     def rounded(self, value: float) -> float:
-        """A number of the range with :data:`DIGITS` digits."""
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        """A number of the range with :data:`DIGITS` digits, or a whole one."""
+        number = min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        return round(number) if self.whole else number
 
     def extremes(self) -> tuple[Any, ...]:
         """Both ends of a range, or all choices: what has to be allowed before the first run."""
@@ -66,13 +71,14 @@ def read_space(name: str, value: Any) -> Space:
 
     Args:
         name: of the setting, for errors.
-        value: plain value. ``scale`` is ``log`` (the default) or ``linear``.
+        value: plain value. ``scale`` is ``log`` (the default) or ``linear``. Of a setting that takes whole numbers alone, a range
+            with whole ends has whole numbers.
 
     Raises:
         SettingsError: it is no space, or its ends are not in order.
 
     >>> read_space("steps", [100, 200])
-    Space(choices=(100, 200), low=0.0, high=1.0, log=True)
+    Space(choices=(100, 200), low=0.0, high=1.0, log=True, whole=False)
     """
     if isinstance(value, list):
         value = {"choices": value}
@@ -100,7 +106,14 @@ def _range(name: str, value: Mapping[str, Any]) -> Space:
     ends = [_number(f"{key} of tune {name}", value[key], log=scale == "log") for key in ("from", "to")]
     if ends[0] >= ends[1]:
         raise SettingsError(f"tune {name} goes from {ends[0]:g} to {ends[1]:g}; wanted a smaller number first.")
-    return Space(low=ends[0], high=ends[1], log=scale == "log")
+    whole = _takes_whole_numbers(name) and all(end.is_integer() for end in ends)
+    return Space(low=ends[0], high=ends[1], log=scale == "log", whole=whole)
+
+
+def _takes_whole_numbers(name: str) -> bool:
+    hint = hint_of(TrainSettings, name)
+    types = get_args(hint) or (hint,)
+    return int in types and float not in types
 
 
 def _number(name: str, value: Any, *, log: bool) -> float:

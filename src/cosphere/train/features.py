@@ -81,7 +81,8 @@ class FeatureBatch(NamedTuple):
 class FeatureStream(Stream[FeatureBatch]):
     """Rows of features, for the samplers and draws that :class:`BatchStream` takes images for.
 
-    A draw takes the copy ``seed % copies`` of its image, so which copy is a function of (seed, draw), as an augmentation is.
+    A draw takes the copy ``seed % copies`` of its image, so which copy is a function of (seed, draw), as an augmentation is. The views
+    of an image are different copies, see :func:`different_copies`.
 
     Args:
         catalogue: the training images, under the labels that the loss sees.
@@ -115,6 +116,7 @@ class FeatureStream(Stream[FeatureBatch]):
         self.unreadable.add(self.table.skipped)
         self._sources = _stand_ins(catalogue, embedder, self.table, settings.batch.sampler != "views")
         self._labels = torch.from_numpy(catalogue.labels)
+        self._views = settings.batch.views if settings.batch.sampler == "views" else 1
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -138,8 +140,8 @@ class FeatureStream(Stream[FeatureBatch]):
         sources = self._sources[rows]
         present = sources >= 0
         sources, seeds = sources[present], seeds[present]
-        chosen = torch.from_numpy(sources)
-        return FeatureBatch(self.table.take(sources, seeds % self.table.copies), self._labels[chosen], chosen)
+        chosen, copies = torch.from_numpy(sources), different_copies(seeds, self._views, self.table.copies)
+        return FeatureBatch(self.table.take(sources, copies), self._labels[chosen], chosen)
 
     def inputs(self, batch: FeatureBatch) -> tuple[Tensor, Tensor]:
         """Features (B, W) and labels."""
@@ -158,6 +160,30 @@ class FeatureStream(Stream[FeatureBatch]):
             features=self._cache,
         )
         return torch.from_numpy(table.embeddings), torch.from_numpy(table.labels)
+
+
+def different_copies(seeds: Integers, views: int, copies: int) -> Integers:
+    """A copy for each draw, so that the views of an image, which stand side by side, are different ones.
+
+    The first view takes the copy ``seed % copies``, the next one the copy ``seed % (copies - 1)`` of those that are left, and so on:
+    every choice of different copies is equally likely.
+
+    Args:
+        seeds: (B,) of the draws, at least 0; B is a multiple of ``views``.
+        views: of each image, at least 1.
+        copies: of each image, at least ``views``.
+
+    Returns:
+        (B,) in [0, copies).
+    """
+    drawn = seeds.reshape(-1, views)
+    chosen = np.empty_like(drawn)
+    for view in range(views):
+        copy = drawn[:, view] % (copies - view)
+        for taken in np.sort(chosen[:, :view], axis=1).T:
+            copy = copy + (copy >= taken)
+        chosen[:, view] = copy
+    return chosen.reshape(-1)
 
 
 def _stand_ins(

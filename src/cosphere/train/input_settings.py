@@ -105,7 +105,7 @@ class FeatureSettings(Settings):
 
     Args:
         copies: augmented copies of each training image whose features are computed and cached; 0 trains on images, and the
-            backbone too. On the command line also `--cache-features N`.
+            backbone too. The sampler "views" wants at least `batch.views`. On the command line also `--cache-features N`.
         seed: seed of the copies' augmentation; null uses `seed`. Give runs of several seeds one number, and they share features.
         folder: folder of the features, which runs may share; null uses `.features` beside the run's folder. They take copies x
             images x width x 4 bytes.

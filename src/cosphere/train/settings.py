@@ -262,6 +262,11 @@ class TrainSettings(Settings):
                 f"schedule.new_layers_steps {self.schedule.new_layers_steps} trains the backbone afterwards, and features.copies "
                 f"{self.features.copies} freezes it. Leave one of them out."
             )
+        if self.batch.sampler == "views" and self.features.copies < self.batch.views:
+            raise SettingsError(
+                f"features.copies {self.features.copies} is smaller than batch.views {self.batch.views}, so that two views of an image "
+                f"would be the same row. Set it to {self.batch.views} or more, or to 0 to train on images."
+            )
         if self.model.pooling in ("gem", "depthwise"):
             raise SettingsError(
                 f"model.pooling {self.model.pooling!r} is trained, and features.copies {self.features.copies} computes pooled "
