@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from cosphere.data import read_catalogue
 from cosphere.data.patches import Change, apply_patch, read_patch, undo_patch, write_patch
@@ -241,8 +243,52 @@ def test_a_parquet_table_keeps_its_types(tmp_path: Path) -> None:
     undo_patch(patch)
     assert path.read_bytes() == before
     write_patch(patch, [Change("relabel", "images/1.png", "2", "one")])
-    with pytest.raises(DataError, match="holds labels of type int64"):
+    with pytest.raises(DataError, match="holds values of type int64 in column 'label'; 'one' is not one. Give a label"):
         apply_patch(patch, path)
+    assert path.read_bytes() == before
+
+
+def test_a_parquet_table_keeps_what_the_patch_does_not_name(tmp_path: Path) -> None:
+    path = table(tmp_path, "", name="labels.parquet")
+    columns = {
+        "path": pa.array([f"images/{n}.png" for n in range(4)]),
+        "label": pa.array(["a", "b", "a", "c"]).dictionary_encode(),
+        "class_name": pa.array(["A", "B", "A", "C"], pa.large_string()),
+        "number": pa.array([2**53 + 1, None, 3, 2**62 + 1]),
+        "flag": pa.array([True, None, False, True]),
+        "list": pa.array([[1], None, [], [2, 3]]),
+        "time": pa.array([1, 2, None, 4], pa.timestamp("ms", "UTC")),
+        "key": pa.array([7, 5, 8, 1]),
+    }
+    before = pa.table(columns)
+    frame = before.to_pandas().set_index("key")
+    schema = before.schema.with_metadata({**pa.Schema.from_pandas(frame).metadata, b"mine": b"kept"})
+    parquet.write_table(before.cast(schema), path)
+    before, own = parquet.read_table(path), path.read_bytes()
+    changes = [Change("relabel", "images/1.png", "b", "a"), Change("relabel", "images/3.png", "c", "wolf")]
+    patch = patched(tmp_path, *changes, Change("remove", "images/0.png", "a"))
+    apply_patch(patch, path)
+    after = parquet.read_table(path)
+    assert after.schema.equals(before.schema, check_metadata=True)
+    rest = ["path", "number", "flag", "list", "time", "key"]
+    assert after.select(rest).equals(before.select(rest)[1:])
+    assert after.column("label").to_pylist() == ["a", "a", "wolf"]
+    assert after.column("class_name").to_pylist() == ["A", "A", "wolf"]
+    assert pd.read_parquet(path).index.tolist() == [5, 8, 1]
+    undo_patch(patch)
+    assert path.read_bytes() == own
+
+
+def test_a_table_behind_a_link_is_patched_and_restored(tmp_path: Path) -> None:
+    path = table(tmp_path, TEXT)
+    before, link = path.read_bytes(), tmp_path / "link.csv"
+    link.symlink_to(path.name)
+    patch = patched(tmp_path, Change("remove", "images/2.png", "1"))
+    apply_patch(patch, link)
+    assert link.is_symlink()
+    assert b"images/2.png" not in path.read_bytes()
+    undo_patch(patch)
+    assert link.is_symlink()
     assert path.read_bytes() == before
 
 

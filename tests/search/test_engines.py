@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cosphere.errors import DataError, RunError, SettingsError, SizeError
+from cosphere.rows import unit_rows
 from cosphere.search import KINDS, Index, IndexSettings
 from cosphere.search.engines import ENGINES, FEW
 from cosphere.search.hamming import bit_rows, search_bits
@@ -111,6 +112,42 @@ def test_bits_agree_with_hand_made_distances_for_few_and_many_queries(queries: i
         rows = [row for row in np.lexsort((np.arange(5000), apart)) if keep[row] and row != query][:7]
         assert found.ids[query].tolist() == rows
         assert found.scores[query].tolist() == pytest.approx((1 - 2 * apart[rows] / 2048).tolist())
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf-bits"])
+@pytest.mark.parametrize("kept", [None, 0.5])
+def test_a_query_visits_nprobe_lists_whatever_k(kind: str, kept: float | None, tmp_path: Path) -> None:
+    gallery, queries = drawn(2000, 64, classes=2000), drawn(9, 64, seed=1)
+    index = Index.build(gallery, kind, nlist=20, nprobe=2, check_queries=0)
+    index.save(tmp_path / "index.npz")
+    with np.load(tmp_path / "index.npz") as file:
+        centres, assigned = file["centres"], file["assigned"]
+    if kind == "ivf-bits":
+        centres = np.where(np.unpackbits(centres, axis=1), 1.0, -1.0)
+    keep = np.ones(2000, dtype=bool) if kept is None else np.random.default_rng(0).random(2000) < kept
+    visited = int(2 / keep.mean())  # a filter widens the search
+    nearest = np.argsort(-scores_by_hand(queries, torch.as_tensor(centres), kind), axis=1, kind="stable")[:, :visited]
+    scores = scores_by_hand(queries, gallery, kind)
+    for k in (1, 10, 40):
+        found = index.search(queries, k, keep=None if kept is None else keep).ids.tolist()
+        for query, lists in enumerate(nearest):
+            inside = keep & np.isin(assigned, lists)
+            assert inside.sum() >= k  # else the answer is exact
+            assert found[query] == nearest_by_hand(scores[query : query + 1], k, inside)[0]
+    assert index.search(queries, 1).ids.flatten().tolist() != [one[0] for one in nearest_by_hand(scores, 1)]  # it can fail
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "hnsw-bits"])
+def test_a_graph_that_was_read_links_rows_as_it_was_built(kind: str) -> None:
+    settings = IndexSettings(m=2, ef_construction=77)
+    engine = Index.build(drawn(50, 16), kind, check_queries=0, m=2, ef_construction=77)._engine
+    for number in range(12):
+        engine = ENGINES[kind].read({**engine.arrays(), "dim": np.array(16)}, settings, "cpu")
+        assert engine._graph.hnsw.efConstruction == 77  # type: ignore[attr-defined]
+        engine.add(unit_rows(drawn(1, 16, seed=number)))
+    levels = engine.arrays()["levels"][50:]
+    assert len(levels) == 12
+    assert len(set(levels.tolist())) > 1  # drawn for each row, though only one is added after each reading
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

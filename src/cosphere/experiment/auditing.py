@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +18,16 @@ from PIL import Image
 
 from cosphere import data, embeddings
 from cosphere._types import Floats, Integers, Progress
-from cosphere.data.patches import RELABEL, REMOVE, Change, boxes_of_one_label, write_patch
+from cosphere.data.patches import RELABEL, REMOVE, Change, boxes_of_one_label, patch_text, record_of
 from cosphere.embeddings import Embeddings
-from cosphere.errors import ImageError, SettingsError
+from cosphere.errors import ImageError, RunError, SettingsError
 from cosphere.evaluate import AuditFindings, AuditSettings, audit_embeddings
 from cosphere.experiment.embedding import check_embedding, settings_of_model, store_of, tolerated
 from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model, ready
 from cosphere.experiment.outputs import check_output_folder
-from cosphere.files import write_json
+from cosphere.files import read_json, write_json, write_text
 from cosphere.images import read_image
 from cosphere.train import TrainSettings, untrained_model
 
@@ -36,6 +39,7 @@ PATCH, FINDINGS, PAGE = "patch.csv", "audit.json", "audit.html"
 SURE = 0.5
 """Share of the neighbours from which a new label is proposed; below it, the line of the patch says ``keep``."""
 KEEP = "keep"
+_DIGEST = "patch_sha256"
 _SIDE = 16
 """Pixels of the small versions that are compared."""
 
@@ -113,10 +117,12 @@ def audit(
     Raises:
         RunError, WeightsError: there is no model, or a file cannot be written.
         DataError: there are no labels, no such split, or too many images cannot be read.
-        SettingsError, SizeError: a setting is out of range, or there is one image only.
+        SettingsError, SizeError: a setting is out of range, there is one image only, or ``out`` holds a patch that is applied or was
+            edited.
     """
     check_embedding(batch_size, workers, max_unreadable)
     check_output_folder(out, (PATCH, FINDINGS, PAGE))
+    _check_patch(Path(out))
     if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
         raise SettingsError(f"--out {out} lies among the images of {source}. Choose a folder outside of them.")
     trained = None if model is None else settings_of_model(model)
@@ -156,9 +162,44 @@ def audit(
         classes=read.classes,
         folder=Path(out),
     )
-    write_patch(found.folder / PATCH, found.changes)
-    write_json(found.folder / FINDINGS, as_dict(found))
+    _write(found)
     return found
+
+
+def _check_patch(out: Path) -> None:
+    """Refuse a folder whose patch is applied or was edited: a new one would make undoing wrong, or lose the edits.
+
+    Raises:
+        SettingsError: it is.
+    """
+    patch, record = out / PATCH, record_of(out / PATCH)
+    free = next(one for one in (out.with_name(f"{out.name}-{n}") for n in itertools.count(2)) if not one.exists())
+    if record.exists():
+        raise SettingsError(
+            f"{patch} is applied, as {record.name} says. Undo it first, or give another folder: --out {shlex.quote(str(free))}."
+        )
+    if patch.exists() and hashlib.sha256(patch.read_bytes()).hexdigest() != _digest_of_patch(out):
+        raise SettingsError(
+            f"{patch} was edited, or no audit wrote it. Move it away, or give another folder: --out {shlex.quote(str(free))}."
+        )
+
+
+def _digest_of_patch(out: Path) -> str:
+    """SHA-256 of the patch that the last audit wrote into a folder; empty where unknown."""
+    content: Any = None
+    with contextlib.suppress(RunError):
+        content = read_json(out / FINDINGS, what="an audit")
+    return str(content.get(_DIGEST, "")) if isinstance(content, dict) else ""
+
+
+def _write(found: Audit) -> None:
+    """Write the patch and the findings, which hold its digest."""
+    text = patch_text(found.changes)
+    # Whoever ends this between two of its steps leaves no patch, rather than one that looks edited.
+    (found.folder / PATCH).unlink(missing_ok=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_json(found.folder / FINDINGS, as_dict(found) | {_DIGEST: digest})
+    write_text(found.folder / PATCH, text)
 
 
 def _rows_read(images: Embeddings, chosen: Catalogue) -> list[int]:

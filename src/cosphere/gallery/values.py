@@ -186,9 +186,9 @@ def check_vectors(vectors: npt.NDArray[Any] | None, space: Space, ids: Sequence[
         )
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(vectors, dtype="<f4")
-    _refuse(~np.isfinite(rows).all(axis=1), ids, "hold NaN or infinity", "Embed again in float32, or leave them out.")
+    refuse(~np.isfinite(rows).all(axis=1), ids, "hold NaN or infinity", "Embed again in float32, or leave them out.")
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    _refuse(lengths <= SHORTEST, ids, f"are zero or shorter than {SHORTEST:g}, without a direction", "Leave them out.")
+    refuse(lengths <= SHORTEST, ids, f"are zero or shorter than {SHORTEST:g}, without a direction", "Leave them out.")
     return rows
 
 
@@ -210,7 +210,18 @@ def check_codes(codes: npt.NDArray[Any] | None, space: Space, ids: Sequence[str]
     return np.ascontiguousarray(codes)
 
 
-def _refuse(bad: Any, ids: Sequence[str], what: str, advice: str) -> None:
+def refuse(bad: Any, ids: Sequence[str], what: str, advice: str) -> None:
+    """Raise where embeddings (N,) are bad.
+
+    Args:
+        bad: (N,) bool.
+        ids: N ids.
+        what: beginning with a verb in the plural: "are zero".
+        advice: what to do.
+
+    Raises:
+        DataError: some are; they are named.
+    """
     rows = np.flatnonzero(bad).tolist()
     if rows:
         verb, _, rest = what.partition(" ")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cosphere.data.patches.applying import AppliedPatch, apply_patch, boxes_of_one_label, undo_patch
-from cosphere.data.patches.proposal import RELABEL, REMOVE, Change, read_patch, write_patch
+from cosphere.data.patches.applying import AppliedPatch, apply_patch, boxes_of_one_label, record_of, undo_patch
+from cosphere.data.patches.proposal import RELABEL, REMOVE, Change, patch_text, read_patch, write_patch
 
 __all__ = [
     "RELABEL",
@@ -12,7 +12,9 @@ __all__ = [
     "Change",
     "apply_patch",
     "boxes_of_one_label",
+    "patch_text",
     "read_patch",
+    "record_of",
     "undo_patch",
     "write_patch",
 ]

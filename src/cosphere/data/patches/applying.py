@@ -156,7 +156,7 @@ def boxes_of_one_label(
 
 
 def _apply_to_table(source: Path, root: Path, changes: Sequence[Change], record: Path) -> None:
-    path = table_in(source) if source.is_dir() else source
+    path = (table_in(source) if source.is_dir() else source).resolve()  # of a link, the table that it leads to
     before = path.read_bytes()
     if len(before) > _MOST_BYTES:
         raise DataError(
@@ -166,7 +166,7 @@ def _apply_to_table(source: Path, root: Path, changes: Sequence[Change], record:
     content: dict[str, Any] = {
         "version": VERSION,
         "kind": "table",
-        "table": str(path.resolve()),
+        "table": str(path),
         "before": base64.b64encode(zlib.compress(before)).decode(),
         "before_sha256": _digest(before),
         "after_sha256": _digest(after),

@@ -79,7 +79,7 @@ def move(root: Path, source: str, target: str) -> None:
             (root / source).unlink()
     except OSError as error:
         raise RunError(
-            f"cannot move {root / source} to {place}: {error.strerror or error}. Undo the patch, or mend this and apply it again."
+            f"cannot move {root / source} to {place}: {error.strerror or error}. Undo the patch, mend this, then apply it again."
         ) from error
 
 

@@ -37,17 +37,22 @@ class Change(NamedTuple):
 
 
 def write_patch(path: str | Path, changes: Iterable[Change]) -> None:
-    """Write a patch as CSV, atomically. A cell that a spreadsheet would run as a formula gets a leading apostrophe.
+    """Write a patch as CSV, atomically; see :func:`patch_text`.
 
     Raises:
         RunError: it cannot be written.
     """
+    write_text(Path(path), patch_text(changes))
+
+
+def patch_text(changes: Iterable[Change]) -> str:
+    """A patch as CSV. A cell that a spreadsheet would run as a formula gets a leading apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for change in changes:
         writer.writerow([_guarded(str(cell)) for cell in change._replace(score=round(change.score, 4))])
-    write_text(Path(path), text.getvalue())
+    return text.getvalue()
 
 
 def read_patch(path: str | Path) -> list[Change]:

@@ -117,28 +117,43 @@ def _line(row: list[str], separator: str, last: str) -> str:
 
 
 def _parquet(before: bytes, by_image: Mapping[tuple[str, str], Change], name: str, root: Path) -> bytes:
-    frame = pd.read_parquet(io.BytesIO(before))
+    """In the types of Arrow: pandas would lose an index, and turn whole numbers beside an empty cell into floats."""
+    from pyarrow import array, parquet
+
+    table = parquet.ParquetFile(io.BytesIO(before)).read()
+    frame = table.to_pandas()
     columns = table_columns(TableFile(frame, name, None), "required")
     keys = _keys(root, *([cell or "" for cell in texts(frame[columns[one]])] for one in ("path", "label")))
     _check_found(by_image, keys, name)
-    found, labels = [by_image.get(key) for key in keys], [label for _, label in keys]
-    new: list[Any] = frame[columns["label"]].tolist()
-    kind = frame[columns["label"]].dtype
-    for row, change in enumerate(found):
-        if change is not None and change.action != REMOVE:
-            new[row] = change.new_label
-    try:
-        frame[columns["label"]] = pd.Series(new, index=frame.index).astype(kind)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} holds labels of type {kind}, and a new one is none: {error}. Give a label of that type."
-        ) from error
+    changes = [by_image.get(key) for key in keys]
+    labels = {row: one.new_label for row, one in enumerate(changes) if one is not None and one.action != REMOVE}
     display = columns.get("class_name")
     if display is not None and display != columns["label"]:
-        names = dict(zip(labels, frame[display], strict=True))
-        frame[display] = [
-            old if change is None or change.action == REMOVE else names.get(change.new_label, change.new_label)
-            for old, change in zip(frame[display], found, strict=True)
-        ]
-    frame = frame[[change is None or change.action != REMOVE for change in found]]
-    return bytes(frame.to_parquet(index=False))
+        names = dict(zip((label for _, label in keys), table.column(str(display)).to_pylist(), strict=True))
+        table = _with_cells(table, str(display), {row: names.get(new, new) for row, new in labels.items()}, name)
+    table = _with_cells(table, str(columns["label"]), labels, name)
+    kept = [change is None or change.action != REMOVE for change in changes]
+    written = io.BytesIO()
+    parquet.write_table(table if all(kept) else table.filter(array(kept)), written)
+    return written.getvalue()
+
+
+def _with_cells(table: Any, column: str, cells: Mapping[int, Any], name: str) -> Any:
+    """An Arrow table with other cells in some rows of a column, whose type stays.
+
+    Raises:
+        DataError: a text cannot be converted to the type.
+    """
+    import pyarrow
+
+    place = table.schema.get_field_index(column)
+    field, values = table.schema.field(place), table.column(place).to_pylist()
+    kind = field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type
+    for row, cell in cells.items():
+        try:
+            values[row] = pyarrow.scalar(cell).cast(kind).as_py() if isinstance(cell, str) else cell
+        except pyarrow.ArrowException as error:
+            raise DataError(
+                f"{name} holds values of type {kind} in column {column!r}; {cell!r} is not one. Give a label of that type."
+            ) from error
+    return table.set_column(place, field, pyarrow.array(values, type=field.type))

@@ -33,7 +33,7 @@ def connect(address: str) -> psycopg.Connection[Any]:
             f"{shown(address)} cannot be reached: {_line(error)}. Check the address and the server."
         ) from error
     try:
-        with explained(address):
+        with explained(address, connection):
             check_version(_extension(connection, address), address)
             register(connection)
     except BaseException:
@@ -93,8 +93,12 @@ def shown(address: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(address: str) -> Iterator[None]:
+def explained(address: str, connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Turn errors of the server into sentences.
+
+    Args:
+        address: of the database, for the message.
+        connection: what is used inside; a statement that was refused leaves it open.
 
     Raises:
         RunError: the server refused, went away, or is out of space.
@@ -108,12 +112,12 @@ def explained(address: str) -> Iterator[None]:
         ) from error
     except (driver.errors.DiskFull, driver.errors.OutOfMemory) as error:
         raise RunError(f"{shown(address)}: {_line(error)}. What was committed is intact; free some space.") from error
-    except driver.OperationalError as error:
-        raise RunError(
-            f"{shown(address)} went away: {_line(error)}. What was committed is intact; try again."
-        ) from error
     except driver.Error as error:
-        raise RunError(f"{shown(address)}: {_line(error)}.") from error
+        if connection.closed:
+            raise RunError(
+                f"{shown(address)} went away: {_line(error)}. What was committed is intact; try again."
+            ) from error
+        raise RunError(f"{shown(address)} refuses: {_line(error)}. What was committed is intact.") from error
 
 
 def _line(error: Exception) -> str:

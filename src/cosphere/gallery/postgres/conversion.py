@@ -9,13 +9,50 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cosphere.errors import DataError
-from cosphere.gallery.values import Value
+from cosphere.errors import DataError, counted
+from cosphere.gallery.values import Value, refuse
 
 Stored = Literal["float32", "float16"]
 TYPES: dict[str, str] = {"float32": "vector", "float16": "halfvec"}
 """Column type of the vectors."""
 _MOST_HALF = 65_504
+_LEAST_HALF = 2.0**-14
+"""Below it, numbers of half precision lose digits."""
+_LONGEST = 1e18
+"""Length of a row above which pgvector is wrong: it adds squares in float32, which end at 3.4e38."""
+MOST_ID_BYTES = 2690
+"""Longest id, in UTF-8: the index of ids takes no longer ones."""
+
+
+def check_lengths(ids: Sequence[str]) -> None:
+    """Raise unless the index of ids takes all of them.
+
+    Raises:
+        DataError: one is longer than :data:`MOST_ID_BYTES`.
+    """
+    for place, id_ in enumerate(ids):
+        size = len(id_.encode())
+        if size > MOST_ID_BYTES:
+            raise DataError(
+                f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES} on a server. Choose another."
+            )
+
+
+def check_rows(rows: npt.NDArray[np.float32] | None, stored: Stored, ids: Sequence[str]) -> None:
+    """Raise unless pgvector compares all rows (N, D) rightly; None for no rows.
+
+    Raises:
+        DataError: a row is too long for it, or its numbers are too small or too large for half precision; it is named.
+    """
+    if rows is None or not rows.size:
+        return
+    largest = np.abs(rows).max(axis=1)
+    if stored == "float16":
+        wrong, why = (largest > _MOST_HALF) | (largest < _LEAST_HALF), "hold numbers that half precision lacks"
+        refuse(wrong, ids, why, "Store float32, or scale them.")
+        return
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    refuse(lengths > _LONGEST, ids, f"are longer than {_LONGEST:g}, which pgvector cannot compare", "Scale them.")
 
 
 def check_texts(texts: Sequence[str], what: str) -> None:
@@ -57,17 +94,11 @@ def json_of(columns: Mapping[str, Value]) -> Any:
 
 
 def as_stored(row: npt.NDArray[np.float32], stored: Stored) -> Any:
-    """A row (D,) as the column's type.
-
-    Raises:
-        DataError: a number is too large for half precision.
-    """
+    """A row (D,) as the column's type."""
     from pgvector import HalfVector, Vector
 
     if stored == "float32":
         return Vector(row)
-    if float(np.abs(row).max(initial=0)) > _MOST_HALF:
-        raise DataError(f"an embedding holds numbers beyond {_MOST_HALF:,}, which half precision lacks. Store float32.")
     return HalfVector(row.astype(np.float16))
 
 

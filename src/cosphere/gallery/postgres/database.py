@@ -201,10 +201,12 @@ class GallerySchema:
         Raises:
             RunError: as for :meth:`transaction`.
         """
-        with self._guard, explained(self.address):
+        with self._guard:
             if self._connection is None or self._connection.closed or self._connection.broken:
                 self._connection = connect(self.address)
-            yield self._connection
+            connection = self._connection
+            with explained(self.address, connection):
+                yield connection
 
     def take_turn(self, connection: Any) -> None:
         """Let no other process write until the end of the transaction; those that read go on."""

@@ -18,6 +18,8 @@ _NUMBER = (
     "WHEN 'boolean' THEN (columns -> %s)::boolean::int::numeric END"
 )
 _TEXT = "CASE jsonb_typeof(columns -> %s) WHEN 'string' THEN columns ->> %s END COLLATE \"C\""
+_INDEXED = 100
+"""Texts of one condition that are looked up in the index, a placeholder each; a statement takes 65,535 of them."""
 
 
 class Clause(NamedTuple):
@@ -61,13 +63,15 @@ def _without(clause: Clause) -> Clause:
 
 
 def _equal(column: str, values: tuple[Value, ...]) -> Clause:
-    """One of the values. A text of a column is found through the index of ``columns``."""
+    """One of the values. A text of a column is found through the index of ``columns``, unless there are many."""
     texts = [value for value in values if isinstance(value, str)]
     numbers = [_bound(value) for value in values if not isinstance(value, str)]
     clauses = []
     if texts and column == ID:
         clauses.append(Clause("id = ANY(%s)", (texts,)))
-    elif texts:
+    elif len(texts) > _INDEXED:
+        clauses.append(Clause(f"COALESCE({_TEXT} = ANY(%s), FALSE)", (column, column, texts)))
+    else:
         clauses += [Clause("columns @> %s::jsonb", (as_json({column: text}),)) for text in texts]
     if numbers and column != ID:
         clauses.append(Clause(f"COALESCE({_NUMBER} = ANY(%s), FALSE)", (column, column, column, numbers)))

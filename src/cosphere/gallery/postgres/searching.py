@@ -249,11 +249,18 @@ def _queries(
         raise SizeError(f"want codes (Q, {space.code_bytes}) uint8, got {getattr(codes, 'shape', None)}.")
     return [
         (
-            as_stored(vectors[at].astype(np.float32), stored) if needs["vectors"] else None,  # type: ignore[index]
+            as_stored(_unit(vectors[at]), stored) if needs["vectors"] else None,  # type: ignore[index]
             as_bits(codes, at) if needs["codes"] else None,
         )
         for at in range(count)
     ]
+
+
+def _unit(row: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A row of length 1: pgvector adds squares in float32, which end at 3.4e38."""
+    scaled = (row / np.abs(row).max()).astype(np.float64)
+    unit: npt.NDArray[np.float32] = (scaled / np.linalg.norm(scaled)).astype(np.float32)
+    return unit
 
 
 class _Query(NamedTuple):

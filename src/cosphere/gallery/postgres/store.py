@@ -26,6 +26,8 @@ from cosphere.gallery.postgres.conversion import (
     as_floats,
     as_stored,
     check_columns,
+    check_lengths,
+    check_rows,
     check_texts,
     json_of,
 )
@@ -74,7 +76,7 @@ class PostgresStore(GallerySchema):
         """Rows of a query through a connection of its own, some at a time."""
         connection = connect(self.address)
         try:
-            with explained(self.address), connection.transaction(), connection.cursor(name="rows") as cursor:
+            with explained(self.address, connection), connection.transaction(), connection.cursor(name="rows") as cursor:
                 cursor.itersize = _PAGE
                 yield from cursor.execute(f"SELECT {what} FROM {self.table} ORDER BY row")
         finally:
@@ -153,6 +155,8 @@ class PostgresStore(GallerySchema):
         space, stored, _ = self.about()
         new = checked_items(space, ids, vectors, codes, metadata, thumbnails)
         check_texts(new.ids, "id")
+        check_lengths(new.ids)
+        check_rows(new.vectors, stored, new.ids)
         for place, columns in enumerate(new.metadata):
             check_columns(columns, place)
         with self.transaction() as connection:

@@ -86,6 +86,10 @@ class Approximate(abc.ABC):
     def most_effort(self) -> int:
         """The effort beyond which nothing is gained."""
 
+    def effort_for(self, wide: int) -> int:
+        """The effort of a search for ``wide`` rows: graphs and shortlists hold candidates, so they need as many of them."""
+        return max(self.effort, wide)
+
     @abc.abstractmethod
     def look(self, queries: Rows, wide: int, effort: int, allowed: Allowed) -> tuple[Integers, npt.NDArray[Any]]:
         """Up to ``wide`` allowed rows near each query: ids (Q, wide), -1 for none, and scores (Q, wide), larger where nearer."""
@@ -102,7 +106,7 @@ class Approximate(abc.ABC):
         if allowed.share < FEW or 2 * wide > allowed.count:
             return ranked(*self.look_exactly(queries, wide, allowed), k, allowed)
         # Rows that are not kept are passed through, not returned: look at more.
-        effort = min(self.most_effort, int(max(self.effort, wide) * allowed.share**-self.spread))
+        effort = min(self.most_effort, int(self.effort_for(wide) * allowed.share**-self.spread))
         found = ranked(*self.look(queries, wide, effort, allowed), k, allowed)
         missing = found.ids.numpy() == NOTHING
         if missing.any():

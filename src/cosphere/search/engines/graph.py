@@ -47,9 +47,7 @@ class Graph(Approximate):
     def build(cls, rows: Rows, settings: IndexSettings, seed: int, *, bits: bool) -> Graph:
         """Link every row; with several threads, which links are made depends on their timing."""
         form = Form(rows.width, bits)
-        graph = _empty(form, settings.m)
-        graph.hnsw.efConstruction = settings.ef_construction
-        graph.hnsw.rng = faiss_for(PURPOSE).RandomGenerator(seed % 2**31)
+        graph = _empty(form, settings, seed)
         graph.add(form.encode(rows))
         return cls(graph, form, settings)
 
@@ -125,7 +123,8 @@ class Graph(Approximate):
         """
         form = Form(int(arrays["dim"]), bits)
         rows = form.read(arrays)
-        graph = _empty(form, settings.m)
+        # With one seed for all, rows that are added one after each reading would all get the level that is drawn first.
+        graph = _empty(form, settings, seed=len(rows))
         slots = faiss_for(PURPOSE).vector_to_array(graph.hnsw.cum_nneighbor_per_level).astype(np.int64)
         levels = column_of(arrays, "levels", len(rows), 1, len(slots) - 1)
         ends = np.cumsum(slots[levels])
@@ -140,11 +139,16 @@ class Graph(Approximate):
         return cls(graph, form, settings)
 
 
-def _empty(form: Form, m: int) -> Any:
+def _empty(form: Form, settings: IndexSettings, seed: int) -> Any:
+    """A graph without rows; the levels of rows to come are drawn from the seed."""
     faiss = faiss_for(PURPOSE)
     if form.bits:
-        return faiss.IndexBinaryHNSW(8 * form.bytes_per_row, m)
-    return faiss.IndexHNSWFlat(form.dim, m, faiss.METRIC_INNER_PRODUCT)
+        graph = faiss.IndexBinaryHNSW(8 * form.bytes_per_row, settings.m)
+    else:
+        graph = faiss.IndexHNSWFlat(form.dim, settings.m, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = settings.ef_construction
+    graph.hnsw.rng = faiss.RandomGenerator(seed % 2**31)
+    return graph
 
 
 def _check_links(links: npt.NDArray[np.int32], ends: Integers, levels: Integers, slots: Integers) -> None:

@@ -46,6 +46,10 @@ class Lists(Approximate):
         """All lists."""
         return len(self._centres)
 
+    def effort_for(self, wide: int) -> int:
+        """Lists, whatever the number of rows: a list holds many."""
+        return self.effort
+
     @property
     def bytes_per_row(self) -> int:
         """Of the row, and of its place in a list."""
