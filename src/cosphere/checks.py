@@ -25,6 +25,8 @@ SHORTEST = 1e-6
 
 1e-12, the usual choice, turns a zero row into gradients of order 1e12.
 """
+FEW_KEPT = 0.05
+"""A filter that keeps less than this share of a gallery's rows is answered exactly over them, in memory as on a server."""
 _LARGEST_SEED = 2**63 - 1
 """The largest that torch takes."""
 

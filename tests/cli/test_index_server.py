@@ -12,7 +12,7 @@ from postgres_server import server as server
 
 from cosphere.cli import main
 from cosphere.errors import RunError, SettingsError
-from cosphere.gallery import is_gallery, open_store
+from cosphere.gallery import Space, is_gallery, open_store
 from cosphere.gallery.address import Server, place_of
 from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.search import PostgresGallery, create_gallery, open_gallery
@@ -70,7 +70,7 @@ def test_a_gallery_on_a_server_from_beginning_to_end(
         assert len(opened) == content["items"] - 1
         assert opened.space.model == str(tmp_path / "model")
     with pytest.raises(RunError, match="has a schema 'saved' already"):
-        create_gallery(other, dim=3)
+        create_gallery(other, Space(dim=3))
     for name in ("commands", "saved"):
         store = open_store(f"{server}#{name}")
         store.drop()  # type: ignore[union-attr]
@@ -152,7 +152,7 @@ def test_a_server_refuses_settings_of_other_indexes() -> None:
 
 def test_codes_are_indexed_where_both_are_held(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(1200, 32)).astype(np.float32)
-    with create_gallery(tmp_path / "g", dim=32, holds="both") as gallery:
+    with create_gallery(tmp_path / "g", Space(dim=32, holds="both")) as gallery:
         gallery.add(rows, [f"i{n}" for n in range(1200)])
     out = said(capsys, "build", tmp_path / "g", "--kind", "coarse-bits", "--precision", "codes")
     assert "index of kind coarse-bits over 1,200 rows" in out

@@ -243,7 +243,9 @@ def test_a_parquet_table_keeps_its_types(tmp_path: Path) -> None:
     undo_patch(patch)
     assert path.read_bytes() == before
     write_patch(patch, [Change("relabel", "images/1.png", "2", "one")])
-    with pytest.raises(DataError, match="holds values of type int64 in column 'label'; 'one' is not one. Give a label"):
+    with pytest.raises(
+        DataError, match=r"holds values of type int64 in column 'label'; 'one' is not one\. Give a label"
+    ):
         apply_patch(patch, path)
     assert path.read_bytes() == before
 

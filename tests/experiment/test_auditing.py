@@ -122,14 +122,19 @@ def test_commands_audit_patch_and_undo(
     written = (out / "patch.csv").read_bytes()
     assert main(words) == 2  # replacing an applied patch would make undoing wrong
     said = capsys.readouterr().err.replace("\n", " ")
-    assert f"patch.csv is applied, as patch.csv.applied.json says. Undo it first, or give another folder: --out {out}-2." in said
+    assert (
+        f"patch.csv is applied, as patch.csv.applied.json says. Undo it first, or give another folder: --out {out}-2."
+        in said
+    )
     assert (out / "patch.csv").read_bytes() == written
     assert main(["data", "patch", str(out / "patch.csv"), "--undo"]) == 0
     assert "restored; the images are as before the patch" in capsys.readouterr().out.replace("\n", " ")
     assert {path.relative_to(photos): path.read_bytes() for path in photos.rglob("*.*") if path.is_file()} == before
     (out / "patch.csv").write_bytes(written.replace(b"relabel", b"keep", 1))
     assert main(words) == 2
-    assert "patch.csv was edited, or no audit wrote it. Move it away, or give" in capsys.readouterr().err.replace("\n", " ")
+    assert "patch.csv was edited, or no audit wrote it. Move it away, or give" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
     (out / "patch.csv").write_bytes(written)
     assert main(words) == 0  # a patch that nobody edited is replaced
     (out / "audit.json").unlink()

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from cosphere.checks import FEW_KEPT
 from cosphere.errors import DataError, RunError, SettingsError, SizeError
 from cosphere.rows import unit_rows
 from cosphere.search import KINDS, Index, IndexSettings
-from cosphere.search.engines import ENGINES, FEW
+from cosphere.search.engines import ENGINES
 from cosphere.search.hamming import bit_rows, search_bits
 from cosphere.search.index import REBUILD_SHARE
 
@@ -66,7 +67,7 @@ def test_an_approximate_kind_finds_nearly_all_that_is_kept(kind: str, kept: floa
     want = nearest_by_hand(scores, 10, keep, exclude)
     assert share(found.ids, want) > 0.9
     if kept == 0.02:
-        assert kept < FEW
+        assert kept < FEW_KEPT
         assert found.ids.tolist() == want  # exact over the few
     for query, (ids, values) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True)):
         assert len(set(ids)) == 10
@@ -134,7 +135,9 @@ def test_a_query_visits_nprobe_lists_whatever_k(kind: str, kept: float | None, t
             inside = keep & np.isin(assigned, lists)
             assert inside.sum() >= k  # else the answer is exact
             assert found[query] == nearest_by_hand(scores[query : query + 1], k, inside)[0]
-    assert index.search(queries, 1).ids.flatten().tolist() != [one[0] for one in nearest_by_hand(scores, 1)]  # it can fail
+    assert index.search(queries, 1).ids.flatten().tolist() != [
+        one[0] for one in nearest_by_hand(scores, 1)
+    ]  # it can fail
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "hnsw-bits"])

@@ -133,9 +133,8 @@ def _opened(
     gallery: str | Path, made: bool, embedder: Embedder, model: Path, holds: str | None, thumbnail: int | None
 ) -> AnyGallery:
     if made:
-        return create_gallery(
-            gallery, embedder=embedder, model=model.absolute(), holds=holds or "floats", thumbnail=thumbnail or 0
-        )
+        space = space_of(embedder, holds or "floats", model.absolute())
+        return create_gallery(gallery, space, embedder=embedder, thumbnail=thumbnail or 0)
     return open_gallery(gallery, embedder=embedder)
 
 
@@ -153,7 +152,8 @@ def _add_file(
     where = "" if model is None else str(Path(model).absolute())
     opened = (
         create_gallery(
-            gallery, dim=table.embeddings.shape[1], holds=holds or "floats", model=where, model_id=table.model_id
+            gallery,
+            Space(dim=table.embeddings.shape[1], holds=holds or "floats", model=where, model_id=table.model_id),
         )
         if made
         else open_gallery(gallery)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from cosphere.gallery import Space, Store
 from cosphere.gallery.address import Server, place_of
+from cosphere.gallery.postgres import PostgresStore
 from cosphere.models import Embedder
 from cosphere.search.gallery import Gallery
+from cosphere.search.gallery_rows import check_model
 from cosphere.search.postgres_gallery import PostgresGallery
 
 
@@ -31,34 +33,25 @@ def open_gallery(gallery: str | Path, *, embedder: Embedder | None = None) -> Ga
 
 
 def create_gallery(
-    gallery: str | Path,
-    *,
-    dim: int | None = None,
-    holds: str = "floats",
-    embedder: Embedder | None = None,
-    model: str | Path = "",
-    model_id: str = "",
-    thumbnail: int = 0,
+    gallery: str | Path, space: Space, *, embedder: Embedder | None = None, thumbnail: int = 0
 ) -> Gallery | PostgresGallery:
-    """Make an empty gallery wherever it shall lie; see :meth:`Gallery.create`.
+    """Make an empty gallery wherever it shall lie.
 
     Args:
         gallery: as for :func:`open_gallery`.
-        dim: D, numbers in an embedding; of an embedder's by default.
-        holds: ``floats``, ``codes`` (one bit for each number) or ``both``.
-        embedder: the model whose embeddings it will hold.
-        model: where the model lies, for commands that load it.
-        model_id: :attr:`Embedder.id` of the model, where no embedder is given; empty where unknown.
+        space: what its rows are.
+        embedder: the model that they are of, to add and search with images.
         thumbnail: longer side in pixels of the thumbnails to keep of added images; 0 for none.
 
     Raises:
-        SettingsError: the address or a setting is wrong, or neither a width nor an embedder is given.
+        SettingsError: the address or a setting is wrong.
         MissingExtraError: as for :func:`open_gallery`.
         RunError: there is one already, or it cannot be made there.
+        DataError: the embedder is another model than the one of the rows.
     """
     place = place_of(gallery)
-    settings: dict[str, Any] = {"dim": dim, "holds": holds, "embedder": embedder, "thumbnail": thumbnail}
-    settings |= {"model": model, "model_id": model_id}
+    if embedder is not None:
+        check_model(space, embedder, str(place))
     if isinstance(place, Server):
-        return PostgresGallery.create(place.address, place.name, **settings)
-    return Gallery.create(place, **settings)
+        return PostgresGallery(PostgresStore.create(place.address, place.name, space, thumbnail=thumbnail), embedder)
+    return Gallery(Store.create(place, space, thumbnail=thumbnail), embedder)

@@ -11,13 +11,12 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import DataError, RunError, SettingsError, SizeError
 from cosphere.gallery.postgres import PostgresStore, build_index, drop_index, indexes, search
 from cosphere.gallery.postgres.conversion import as_json
 from cosphere.gallery.postgres.filters import clause_of
-from cosphere.gallery.postgres.planning import FEW, kept_by
+from cosphere.gallery.postgres.planning import kept_by
 from cosphere.gallery.where import parse
-from cosphere.search.engines import FEW as EMBEDDED_FEW
 
 Make = Callable[..., PostgresStore]
 DIM, COUNT = 16, 400
@@ -85,6 +84,7 @@ def test_exact_search_ranks_as_numpy_does(make: Make) -> None:
     assert ids(search(store, queries, asked, by="rerank", k=4, shortlist=30, exact=True)) == wanted
 
 
+MANY = [f"{number} others" for number in range(150)]
 FILTERS = [
     {"label": "class 3"},
     {"label": ["class 3", "class 5", 3]},
@@ -102,6 +102,9 @@ FILTERS = [
     {"absent": ("!=", 1)},
     [{"n": 7}, {"n": 8, "odd": True}, {"half": 4.5}],
     {"label": "'; DROP TABLE item; --"},
+    {"label": ["class 3", "class 5", 3, True, *MANY]},
+    {"label": ("not in", ["class 3", *MANY]), "n": ("<", 20)},
+    {"id": ["i3", *MANY]},
     {"large": list(LARGE[:5])},
     *(
         {"large": (operator, value)}
@@ -119,6 +122,45 @@ def test_filters_mean_what_they_mean_in_a_folder(make: Make) -> None:
         assert store.ids(where) == wanted, where
         (answer,) = search(store, vectors[:1], k=COUNT, where=where)
         assert sorted(one.id for one in answer) == sorted(wanted), where
+
+
+@pytest.mark.slow
+def test_more_texts_than_a_statement_has_placeholders(make: Make) -> None:
+    store, _, _ = filled(make)
+    assert store.count({"label": ["class 3", *map(str, range(70_000))]}) == 57
+    with pytest.raises(
+        RunError, match=r"'postgres' on .* refuses: .*between 0 and 65535\. What was committed is intact"
+    ):
+        store.count([{"n": number} for number in range(22_000)])
+    assert len(store) == COUNT
+
+
+def test_many_texts_are_bound_as_one_list() -> None:
+    few, many = (clause_of(parse({"label": MANY[:count]})).values for count in (100, 101))
+    assert few == tuple(as_json({"label": text}) for text in MANY[:100])
+    assert many == ("label", "label", MANY[:101])
+
+
+@pytest.mark.slow
+def test_rows_whose_squares_leave_float32_are_refused_and_such_queries_answered(make: Make) -> None:
+    store, (ids_, vectors, codes) = make(4, holds="floats"), (["a", "b"], np.eye(4, dtype=np.float32)[:2], None)
+    store.add(ids_, 1e17 * vectors, codes)
+    with pytest.raises(
+        DataError, match=r"1 embedding \('d'\) is longer than 1e\+18, which pgvector cannot compare\. Scale"
+    ):
+        store.add(["c", "d"], np.array([[1, 0, 0, 0], [1e20, 1e20, 0, 0]], dtype=np.float32))
+    for scale in (1e300, 1e20, 1, 1e-30, 1e-300):
+        (found,) = search(store, scale * np.array([[3.0, 4, 0, 0]]), k=2)
+        assert [one.id for one in found] == ["b", "a"]
+        assert [one.score for one in found] == pytest.approx([0.8, 0.6])
+    half = make(4, holds="floats", stored="float16")
+    half.add(ids_, 60_000 * vectors)
+    for wrong in (65_600, 1e-5):
+        with pytest.raises(
+            DataError, match=r"1 embedding \('d'\) holds numbers that half precision lacks\. Store float32"
+        ):
+            half.add(["d"], np.array([[0, wrong, 0, 0]], dtype=np.float32))
+    assert (len(store), len(half)) == (2, 2)
 
 
 @pytest.mark.slow
@@ -229,12 +271,11 @@ def test_a_selective_filter_is_answered_exactly_by_itself(make: Make, monkeypatc
     assert found(where=quarter) == found(where=quarter, exact=True)
     monkeypatch.setattr("cosphere.gallery.postgres.planning.FEW_ROWS", 0)
     assert found(where=quarter) != found(where=quarter, exact=True)
-    monkeypatch.setattr("cosphere.gallery.postgres.planning.FEW", 0)
+    monkeypatch.setattr("cosphere.gallery.postgres.planning.FEW_KEPT", 0)
     monkeypatch.setattr("cosphere.gallery.postgres.planning._CANDIDATES", 0)
     through_the_index = found(where={"n": ("<", 90)})
     assert through_the_index != found(where={"n": ("<", 90)}, exact=True)
     assert all(len(one) == 10 for one in through_the_index)  # the iterative scan
-    assert FEW == EMBEDDED_FEW
 
 
 def test_a_number_is_compared_as_the_one_that_is_kept() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import string
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cosphere.errors import DataError, RunError, SettingsError, SizeError
 from cosphere.gallery.postgres import PostgresStore, search
-from cosphere.gallery.postgres.connection import check_version, shown
-from cosphere.gallery.postgres.conversion import as_json
+from cosphere.gallery.postgres.connection import check_version, explained, shown
+from cosphere.gallery.postgres.conversion import as_json, check_lengths, check_rows
 from cosphere.gallery.schema import Space
 
 Make = Callable[..., PostgresStore]
@@ -154,6 +156,11 @@ def test_what_cannot_be_kept(make: Make) -> None:
         store.add(["a\0", "b"], vectors, codes)
     with pytest.raises(DataError, match="metadata of item 1: 'x\\\\x00' holds the character NUL"):
         store.add(ids, vectors, codes, metadata=[{}, {"a": "x\0"}])
+    long = "".join(np.random.default_rng(0).choice(list(string.ascii_letters), 2691))  # which nothing compresses
+    with pytest.raises(
+        DataError, match=r"id 1 has 2,691 bytes in UTF-8; wanted 1 to 2,690 on a server\. Choose another"
+    ):
+        store.add(["a", long], vectors, codes)
     with pytest.raises(SizeError, match="want metadata of 2 items, got 1"):
         store.add(ids, vectors, codes, metadata=[{}])
     with pytest.raises(SizeError, match="want thumbnails of 2 items, got 3"):
@@ -166,6 +173,7 @@ def test_what_cannot_be_kept(make: Make) -> None:
         store.add(ids, vectors[:, :5], codes)
     assert len(store) == 0
     assert search(store, vectors, k=3) == [[], []]
+    assert store.add(["a", long[1:]], vectors, codes).added == 2
 
 
 @pytest.mark.parametrize("name", ["", "1st", "a b", 'x"; DROP', "pg_mine", "x" * 64, "naïve"])
@@ -194,6 +202,30 @@ def test_pgvector_that_can_corrupt_an_index_is_refused(version: str, new_enough:
         RunError, match=rf"has pgvector {version}; wanted 0\.8\.4 or newer, because older ones can corrupt"
     ):
         check_version(version, "dbname=x")
+
+
+def test_what_the_server_compares_wrongly_or_cannot_index_is_named() -> None:
+    check_lengths(["a" * 2690])
+    with pytest.raises(DataError, match="id 1 has 2,692 bytes in UTF-8; wanted 1 to 2,690 on a server"):
+        check_lengths(["a", "é" * 1346])
+    ids, unit = ["a", "b"], np.eye(3, dtype=np.float32)[:2]
+    for stored, fits, wrong in (
+        ("float32", (1e-6, 1e18), (1.1e18, 1e38)),
+        ("float16", (6.2e-5, 65_504), (6e-5, 65_505)),
+    ):
+        for size in fits:
+            check_rows(np.float32(size) * unit, stored, ids)  # type: ignore[arg-type]
+        for size in wrong:
+            with pytest.raises(DataError, match=r"1 embedding \('b'\) (is longer than|holds numbers that)"):
+                check_rows(unit * np.array([[fits[0]], [size]], dtype=np.float32), stored, ids)  # type: ignore[arg-type]
+    check_rows(None, "float32", ids)
+
+
+def test_a_refused_statement_is_no_lost_connection() -> None:
+    psycopg = pytest.importorskip("psycopg")
+    for closed, words in ((False, "refuses: too long. What was"), (True, "went away: too long. What was .* try again")):
+        with pytest.raises(RunError, match=words), explained("dbname=x", SimpleNamespace(closed=closed)):  # type: ignore[arg-type]
+            raise psycopg.OperationalError("too long")
 
 
 def test_large_floats_have_a_point() -> None:

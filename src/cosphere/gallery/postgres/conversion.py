@@ -34,7 +34,7 @@ def check_lengths(ids: Sequence[str]) -> None:
         size = len(id_.encode())
         if size > MOST_ID_BYTES:
             raise DataError(
-                f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES} on a server. Choose another."
+                f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES:,} on a server. Choose another."
             )
 
 

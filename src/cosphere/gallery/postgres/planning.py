@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from cosphere.checks import FEW_KEPT
 from cosphere.gallery.postgres.filters import Clause
 
-FEW = 0.05
-"""A filter that keeps less than this share of the rows is answered exactly over the kept rows, as in a folder."""
 FEW_ROWS = 1000
 """So many kept rows are compared at once in any case: it takes less than the index."""
 SAMPLE = 4000
@@ -34,7 +33,7 @@ class Estimate(NamedTuple):
     @property
     def few(self) -> bool:
         """Whether it is answered exactly over the kept rows."""
-        return self.share < FEW or self.rows <= FEW_ROWS
+        return self.share < FEW_KEPT or self.rows <= FEW_ROWS
 
 
 def kept_by(connection: Any, table: str, clause: Clause) -> Estimate:

@@ -76,7 +76,11 @@ class PostgresStore(GallerySchema):
         """Rows of a query through a connection of its own, some at a time."""
         connection = connect(self.address)
         try:
-            with explained(self.address, connection), connection.transaction(), connection.cursor(name="rows") as cursor:
+            with (
+                explained(self.address, connection),
+                connection.transaction(),
+                connection.cursor(name="rows") as cursor,
+            ):
                 cursor.itersize = _PAGE
                 yield from cursor.execute(f"SELECT {what} FROM {self.table} ORDER BY row")
         finally:

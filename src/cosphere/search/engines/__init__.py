@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from cosphere.search.engines.base import FEW, Approximate, Arrays, Engine, Tunable
+from cosphere.search.engines.base import Approximate, Arrays, Engine, Tunable
 from cosphere.search.engines.coarse import CoarseBits
 from cosphere.search.engines.exhaustive import builder, reader
 from cosphere.search.engines.graph import Graph
@@ -19,7 +19,6 @@ from cosphere.search.hamming import Rows
 __all__ = [
     "COSINE",
     "ENGINES",
-    "FEW",
     "SIGNS",
     "Approximate",
     "Arrays",

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Integers
+from cosphere.checks import FEW_KEPT
 from cosphere.rows import check_widths
 from cosphere.search.allowed import NOTHING, Allowed
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import Rows, rows_at
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-FEW = 0.05
-"""A filter that keeps less than this share of the rows is answered exactly over the kept rows."""
 
 
 class Engine(Protocol):
@@ -64,7 +63,7 @@ class Tunable(Protocol):
 class Approximate(abc.ABC):
     """What graphs, lists and coarse-to-fine share.
 
-    A filter that keeps less than :data:`FEW` of the rows is answered exactly over them, and so is a query that finds fewer than k.
+    A filter that keeps less than :data:`FEW_KEPT` of the rows is answered exactly over them, and so is a query that finds fewer than k.
     """
 
     effort: int
@@ -103,7 +102,7 @@ class Approximate(abc.ABC):
         check_widths(queries.width, self.dim)
         k = allowed.check_k(k)
         wide = k + allowed.excludes
-        if allowed.share < FEW or 2 * wide > allowed.count:
+        if allowed.share < FEW_KEPT or 2 * wide > allowed.count:
             return ranked(*self.look_exactly(queries, wide, allowed), k, allowed)
         # Rows that are not kept are passed through, not returned: look at more.
         effort = min(self.most_effort, int(self.effort_for(wide) * allowed.share**-self.spread))

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Integers
+from cosphere.checks import FEW_KEPT
 from cosphere.codes import Bytes, bytes_of, from_bits
 from cosphere.rows import BLOCK_BYTES
 from cosphere.search.allowed import Allowed
 from cosphere.search.counting import nearest_listed
-from cosphere.search.engines.base import FEW, Approximate, Arrays, array_of
+from cosphere.search.engines.base import Approximate, Arrays, array_of
 from cosphere.search.engines.settings import COARSE_SHORTLIST, IndexSettings
 from cosphere.search.hamming import BitRows, Rows, packed_signs, search_bits
 from cosphere.tensors import directions
@@ -115,7 +116,7 @@ def exact_codes(
     queries: Bytes, codes: Bytes, wide: int, allowed: Allowed, dim: int
 ) -> tuple[Integers, npt.NDArray[Any]]:
     """The ``wide`` nearest of the allowed codes, by Hamming distance: ids and scores. Few allowed ones are copied first."""
-    if allowed.keep is None or allowed.share >= FEW:
+    if allowed.keep is None or allowed.share >= FEW_KEPT:
         found = search_bits(packed(queries), packed(codes), wide, None, dim, keep=allowed.kept)
         return found.ids.numpy(), found.scores.numpy()
     found = search_bits(packed(queries), packed(codes[allowed.rows]), wide, None, dim)

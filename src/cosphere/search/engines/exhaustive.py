@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cosphere.checks import FEW_KEPT
 from cosphere.codes import bytes_of
 from cosphere.rows import UnitRows, check_widths, rounded_up
 from cosphere.search.allowed import Allowed
 from cosphere.search.asymmetric import SHORTLIST, rerank_bits
-from cosphere.search.engines.base import FEW, Arrays, array_of
+from cosphere.search.engines.base import Arrays, array_of
 from cosphere.search.engines.settings import IndexSettings
 from cosphere.search.exact import Neighbours, search_units
 from cosphere.search.hamming import BitRows, Rows, SignRows, float_rows, packed_signs, search_bits
@@ -68,7 +69,7 @@ class Exhaustive:
     def search(self, queries: Rows, k: int, allowed: Allowed, block_bytes: int) -> Neighbours:
         """Compare with every allowed row; where these are few, only they are read."""
         check_widths(queries.width, self.dim)
-        if allowed.keep is None or allowed.share >= FEW:
+        if allowed.keep is None or allowed.share >= FEW_KEPT:
             return self.compare(queries, k, allowed, block_bytes)
         k = allowed.check_k(k)
         found = self.part(torch.from_numpy(allowed.rows)).compare(queries, k, allowed.within_kept(), block_bytes)
