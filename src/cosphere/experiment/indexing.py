@@ -18,7 +18,7 @@ from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
-from cosphere.gallery import Added, OnReceipt, Where, is_gallery, open_store
+from cosphere.gallery import Added, OnReceipt, Space, Where, is_gallery, open_store
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.address import place_of
 from cosphere.gallery.schema import HOLDS
@@ -28,6 +28,7 @@ from cosphere.search.any_gallery import AnyGallery, GalleryHit
 from cosphere.search.engines import COSINE, SIGNS
 from cosphere.search.gallery_file import load_gallery
 from cosphere.search.gallery_items import box_of, columns_of_table
+from cosphere.search.gallery_rows import space_of
 from cosphere.search.index import Index
 from cosphere.search.opening import create_gallery, open_gallery
 from cosphere.search.own import Others, other_files, other_pictures
