@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import draw_classes
 
 from cosphere.cli import main
 from cosphere.cli import plan as command
@@ -93,6 +94,21 @@ def test_a_race_keeps_away_from_the_runs_of_the_printed_commands(
     assert f"next:cosphereevaluate{tmp_path}/race/quick" in out
 
 
-def test_a_folder_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "nowhere"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere does not exist. Give a folder of images"),
+        (["{tmp}/one"], "one has 1 training class; a loss compares classes and wants at least 2"),
+        (["{photos}", "--device", "gpu"], "device must be 'auto' or 'cpu' or 'cuda' or 'mps'; got 'gpu'."),
+        (["{photos}", "--race", "--runs", "{tmp}/file"], "file/race/quick/run.json: Not a directory"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(
+    words: list[str], message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_classes(tmp_path / "one" / "train", classes=1, images=3, seed=0)
+    (tmp_path / "file").write_text("")
+    assert main(["plan", *(word.format(photos=photos, tmp=tmp_path) for word in words), "--measure", "false"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err

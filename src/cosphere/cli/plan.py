@@ -11,6 +11,7 @@ from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted, duration
 from cosphere.experiment import Choice, Plan, Race, plan, race
 from cosphere.experiment.racing import Lap
+from cosphere.files import check_writable
 from cosphere.train import reporter
 
 _EXAMPLES = [
@@ -48,6 +49,9 @@ def run(arguments: list[str]) -> int:
     """Print the plan, and with ``--race`` who won."""
     given = parser().read(arguments)
     listener = console.ConsoleListener()
+    folder = Path(given.runs) / "race"  # the printed commands train runs of the same names in the folder of runs
+    if given.race:
+        check_writable(folder / "quick" / "run.json")  # before the measuring, which takes minutes
     made = plan(
         given.source,
         layout=given.layout,
@@ -58,7 +62,6 @@ def run(arguments: list[str]) -> int:
     )
     show(made)
     if given.race:
-        folder = Path(given.runs) / "race"  # the printed commands train runs of the same names in the folder of runs
         show_race(race(made, folder, reporter=lambda settings: reporter(settings.steps), listener=listener))
     return 0
 

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosphere.checks import check_choice
 from cosphere.data import Catalogue, Classes, TrainingParts, read_catalogue
 from cosphere.errors import DataError
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener
+from cosphere.experiment.models import DEVICES, choose_device
 from cosphere.experiment.trial import Cost, measure_cost
 from cosphere.fields import flatten
 from cosphere.images import read_image
 from cosphere.origins import machine_memory
 from cosphere.train import TrainSettings
+from cosphere.train.setup import check_classes
 
 _SAMPLED = 32
 """Images that are decoded to learn the usual size."""
@@ -99,16 +102,21 @@ def plan(
         listener: receives notes and progress.
 
     Raises:
-        DataError: there is no training image, or the images cannot be read.
+        DataError: there are fewer than two training classes, or the images cannot be read.
+        SettingsError: there is no such device.
         WeightsError: the backbone's weights are not there.
         RunError: a trial failed.
     """
+    check_choice("device", device, DEVICES)  # without measuring, one that only another machine has is right too
+    if measure:
+        choose_device(device)
     catalogue = read_catalogue(source, layout=layout, classes=classes)
     listener.listed(catalogue.remarks)
     base = TrainSettings().with_values(
         {"data.root": str(Path(source).absolute()), "data.layout": layout, "data.classes": classes, "device": device}
     )
     parts = parts_of_training(catalogue, base)
+    check_classes(parts.train, catalogue)
     summary = summarise(parts)
     choices = []
     places = {"data.layout": layout, "data.classes": classes, "device": device}
