@@ -91,6 +91,7 @@ def test_the_help_calls_optional_arguments_optional_and_types_by_their_values() 
         (["x", "--loss", "triplet"], ["x", "--loss.name", "triplet"]),
         (["x", "--loss=triplet"], ["x", "--loss.name", "triplet"]),
         (["x", "--sec", "0.02"], ["x", "--sec.weight", "0.02"]),
+        (["x", "--embedding_size", "64"], ["x", "--model.dim", "64"]),
         (["x", "--lr", "0.001"], ["x", "--optimizer.backbone_rate", "0.001", "--optimizer.head_rate", "0.001"]),
         (["x", "--batch-size", "30"], ["x", "--batch.size", "30"]),
         (["x", "--loss", "part.yaml"], ["x", "--loss", "part.yaml"]),

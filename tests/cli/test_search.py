@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from cosphere.cli import main
+from cosphere.cli.search import _label
 from cosphere.models import EmbedderSettings, build_embedder
 from cosphere.runs import RunFolder
+from cosphere.search import Hit
 
 UNNEEDED = (
     "pandas",  # the images are read from the run, not listed again
@@ -37,6 +39,21 @@ def words(photos: Path, tmp_path: Path) -> list[str]:
     return ["search", str(run.path), str(photos), str(query), "--split", "test", "--out", str(tmp_path / "found.png")]
 
 
+@pytest.mark.parametrize(
+    ("same", "alike", "text"),
+    [
+        (None, 0, "mug"),
+        (False, 0, "unknown (mug)"),
+        (True, 1, "mug +1 near duplicate"),
+        (None, 3, "mug +3 near duplicates"),
+    ],
+)
+def test_a_hit_shows_its_class_and_the_near_duplicates_that_it_stands_for(
+    same: bool | None, alike: int, text: str
+) -> None:
+    assert _label(Hit(0, "mug/1.jpg", "mug", 0.9, same, alike)) == text
+
+
 def test_a_search_in_saved_embeddings_loads_only_what_it_needs(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +63,7 @@ def test_a_search_in_saved_embeddings_loads_only_what_it_needs(
     code = f"""
 import gc, sys
 from cosphere.cli import main
+from cosphere.cli.search import _label
 main({words!r})
 print("loaded", [name for name in {UNNEEDED!r} if name in sys.modules])
 print("collecting", gc.isenabled(), "frozen", gc.get_freeze_count() > 50_000)

@@ -38,6 +38,7 @@ SYNONYMS = {
     "weights": ["model.weights"],
     "dim": ["model.dim"],
     "embedding_dim": ["model.dim"],
+    "embedding_size": ["model.dim"],
     "workers": ["data.workers"],
     "cache_features": ["features.copies"],
     "optimizer": ["optimizer.name"],
