@@ -378,7 +378,7 @@ def test_without_splits_the_held_out_classes_are_scored(
     assert main(["evaluate", str(tmp_path / "plain"), str(other), "--ks", "[1]", "--clustering", "false"]) == 0
     assert "these are not the images that the run was trained from" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "plain")]) == 0
-    assert "has no split 'test'; it has all. Leave --split out" in answer(
+    assert "has no splits, so no split 'test'. Leave --split out" in answer(
         capsys, "evaluate", str(tmp_path / "plain"), "--split", "test"
     )
 
