@@ -41,7 +41,9 @@ def test_a_gallery_on_a_server_from_beginning_to_end(
     assert out.startswith("gallery 'commands' in PostgreSQL database ")
     query = photos / "test" / "class10" / "0.png"
     assert "were there already" in said(capsys, "add", gallery, query.parent.parent)
-    assert "is there already, so --holds" in said(capsys, "add", gallery, photos / "test", "--holds", "codes", code=2)
+    assert "is there already, with --holds both" in said(
+        capsys, "add", gallery, photos / "test", "--holds", "codes", code=2
+    )
     content = json.loads(said(capsys, "info", gallery, "--json"))
     assert content["items"] == content["thumbnails"] > 4
     assert dict(content["columns"])["label"] == content["items"]

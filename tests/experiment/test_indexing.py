@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from cosphere.cli.index.search import show
-from cosphere.errors import DataError, RunError, SettingsError
-from cosphere.experiment import Listener, add_to_index, embed_images, migrate_index, search_index
+from cosphere.errors import DataError, RunError, SettingsError, SizeError
+from cosphere.experiment import Listener, add_to_index, build_index, embed_images, migrate_index, search_index
 from cosphere.gallery import ReceiptFile, Store, load_receipts, migration, prove_deleted
 from cosphere.models import Calibration, Embedder, EmbedderSettings, build_embedder, quick
-from cosphere.search import Gallery, pictures
+from cosphere.search import Gallery, Index, load_gallery, pictures
+from cosphere.search.gallery_file import rows_to_keep
 
 
 def bundle_of(path: Path, seed: int, dim: int = 8) -> Path:
@@ -152,6 +153,37 @@ def test_saved_embeddings_fill_a_gallery_without_a_model(bundle: Path, flat: Pat
     assert search_index(tmp_path / "g", [flat / "0.png"], model=bundle)[0].own == 1
 
 
+def test_what_a_file_or_a_kind_cannot_use_is_refused(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(1100, 8)).astype(np.float32)
+    index = Index.build(rows, "bits", check_queries=0)
+    index.delete(range(3))
+    index.save(tmp_path / "bits.npz")
+    for wrong, error in (
+        ({"split": "test"}, "holds embeddings and no images, so --split does not apply. Leave it out"),
+        ({"thumbnail": 96, "layout": "table"}, "so --thumbnail and --layout do not apply. Leave them out"),
+        ({"max_unreadable": 0.0, "classes": "top"}, "so --classes and --max_unreadable do not apply"),
+        ({"holds": "both"}, "holds codes only, so --holds both does not apply"),
+    ):
+        with pytest.raises(SettingsError, match=error):
+            add_to_index(tmp_path / "g", tmp_path / "bits.npz", **wrong)
+        assert not (tmp_path / "g").exists()
+    assert add_to_index(tmp_path / "g", tmp_path / "bits.npz").added == (1097, 0, 0)
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert (gallery.space.holds, gallery.space.dim) == ("codes", 8)
+        assert gallery.search(rows[5], 1)[0].measure == "1 - 2 x share of differing bits"
+    for wrong, error in (
+        (
+            {"kind": "hnsw-bits", "most_bytes": 10},
+            "most_bytes bounds what kind 'auto' chooses; the kind is 'hnsw-bits'",
+        ),
+        ({"kind": "exact"}, "needs no index. `cosphere index search --exact` passes an index by"),
+    ):
+        with pytest.raises(SettingsError, match=error):
+            build_index(tmp_path / "g", **wrong)
+    with Gallery.create(tmp_path / "floats", dim=8) as floats, pytest.raises(SizeError, match="holds float embeddings"):
+        floats.add(rows_to_keep(load_gallery(tmp_path / "bits.npz"), "bits.npz"))
+
+
 def test_mistakes_are_explained_and_make_no_gallery(bundle: Path, flat: Path, tmp_path: Path) -> None:
     path = tmp_path / "g"
     with pytest.raises(SettingsError, match=r"is not there yet\. To make it, name the model"):
@@ -164,8 +196,17 @@ def test_mistakes_are_explained_and_make_no_gallery(bundle: Path, flat: Path, tm
         add_to_index(path, flat, model=bundle, holds="bits")
     assert not path.exists()
     add_to_index(path, flat, model=bundle)
-    with pytest.raises(SettingsError, match="is there already, so --holds and --thumbnail do not apply"):
-        add_to_index(path, flat, thumbnail=16)
+    for wrong, error in (
+        ({"thumbnail": 16}, "is there already, with --thumbnail 0, so --thumbnail 16 does not apply"),
+        ({"holds": "both"}, "is there already, with --holds floats, so --holds both does not apply"),
+    ):
+        with pytest.raises(SettingsError, match=error):
+            add_to_index(path, flat, **wrong)
+    assert add_to_index(path, flat, model=bundle, holds="floats", thumbnail=0).added == (
+        0,
+        0,
+        9,
+    )  # the same command again
     other = bundle_of(tmp_path / "other", 1)
     with pytest.raises(DataError, match=r"holds embeddings of model .* `cosphere index migrate`"):
         add_to_index(path, flat, model=other)

@@ -92,3 +92,14 @@ def test_what_is_not_a_condition_is_explained(text: str) -> None:
         DataError, match=r"is not a condition; wanted COLUMN=VALUE, or !=, <, <=, >, >=, \^= \(begins with\)"
     ):
         where_of([text])
+
+
+def test_every_combination_of_forms_is_meant() -> None:
+    """Labels are kept composed, and paths as the disk has them: one item has both forms."""
+    where = where_of([f"label^={COMPOSED}", f"path^=/{COMPOSED}/", f"path^={APART[:3]}", "year>2"])
+    assert isinstance(where, list)
+    found = [(one["label"][0][1], one["path"][0][1]) for one in where]
+    assert sorted(found) == sorted(
+        (label, path) for label in (COMPOSED, APART) for path in (f"/{COMPOSED}/", f"/{APART}/")
+    )
+    assert all(one["year"] == [(">", 2)] and one["path"][1] == ("starts with", "caf") for one in where)

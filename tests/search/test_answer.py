@@ -256,3 +256,19 @@ def test_a_short_shortlist_hides_nothing(tmp_path: Path) -> None:
 def test_refinements_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Refinement(**settings)
+
+
+def test_neither_deleted_rows_nor_own_ones_are_averaged_with_a_query() -> None:
+    rows = np.random.default_rng(2).normal(size=(12, 6))
+    queries, dead, own = rows[:2] + 0.01, np.zeros(12, dtype=bool), [(0, 3, 4), ()]
+    dead[[1, 4, 5]] = True
+    found = Refinement(expand=3, alpha=2).query_rows(queries, rows, own, dead)
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for query, left_out, one in zip(queries, own, np.asarray(found), strict=True):
+        unit = query / np.linalg.norm(query)
+        others = [row for row in range(12) if not dead[row] and row not in left_out]
+        near = sorted(others, key=lambda row: -float(units[row] @ unit))[:3]
+        mean = unit + sum(max(float(units[row] @ unit), 0) ** 2 * units[row] for row in near)
+        assert np.allclose(one, mean / np.linalg.norm(mean), atol=1e-5)
+    everything = Refinement(expand=9).query_rows(queries, rows, [tuple(range(12)), ()], dead)
+    assert np.array_equal(everything, queries)

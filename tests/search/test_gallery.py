@@ -421,3 +421,44 @@ def test_a_closed_gallery_lets_others_write(filled: Gallery) -> None:
         filled.close()
         assert other.delete("i1").ids == ("i1",)
         assert "i1" not in filled
+
+
+def test_a_table_names_its_items_as_its_images_are_named(tmp_path: Path) -> None:
+    """Two boxes of one image are two items; two rows that show one box are one."""
+    boxes = np.array([[0, 0, 4, 4], [1, 1, 5, 5], [-1] * 4, [0, 0, 4, 4]])
+    table = Embeddings(
+        embeddings=rows_of(4),
+        labels=np.zeros(4, np.int64),
+        paths=("/p/a.jpg",) * 3 + ("/link/a.jpg",),
+        class_names=("mug",),
+        files=("a",) * 4,
+        boxes=boxes,
+    )
+    with Gallery.create(tmp_path / "g", dim=DIM) as gallery:
+        assert gallery.add(table, metadata={"n": [1, 2, 3, 4]}) == (3, 0, 0)
+        assert [(item.id, item.metadata["n"]) for item in gallery] == [
+            ("/p/a.jpg@0,0,4,4", 1),
+            ("/p/a.jpg@1,1,5,5", 2),
+            ("/p/a.jpg", 3),
+        ]
+        assert np.array_equal(gallery.get("/p/a.jpg@1,1,5,5").embedding, rows_of(4)[1])
+        assert gallery.add(table, ["w", "x", "y", "z"]) == (4, 0, 0)
+        assert gallery.get("z").metadata["path"] == "/link/a.jpg"
+
+
+@pytest.mark.parametrize("holds", ["floats", "codes", "both"])
+def test_a_row_without_a_direction_is_refused_by_name_whatever_is_held(holds: str, tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "g", dim=DIM, holds=holds) as gallery:
+        for value, error in (
+            (0, "is zero or shorter"),
+            (1e-9, "is zero or shorter"),
+            (np.nan, "holds NaN or infinity"),
+        ):
+            rows = rows_of(3)
+            rows[1] = value
+            with pytest.raises(DataError, match=rf"1 embedding \('b'\) {error}"):
+                gallery.add(rows, ["a", "b", "c"])
+        assert len(gallery) == 0
+        gallery.add(rows_of(2), ["a", "b"], {"year": np.int64(2024), "n": np.array(7), "path": ["x", "y"]})
+        assert [item.metadata["year"] + item.metadata["n"] for item in gallery] == [2031, 2031]
+        assert gallery.count({"year": np.array(2024)}) == 2

@@ -13,6 +13,7 @@ import pytest
 
 from cosphere.codes import to_bits
 from cosphere.errors import SettingsError
+from cosphere.experiment import add_to_index
 from cosphere.gallery import Space, Store, migration
 from cosphere.search import Gallery, load_gallery
 from cosphere.search.gallery_items import box_of
@@ -137,3 +138,26 @@ def test_exported_faiss_indexes_answer_alike(holds: str, tmp_path: Path) -> None
         assert len(ids) == 60
     with pytest.raises(SettingsError, match=r"has suffix '\.csv'; wanted \.parquet, \.npz, \.faiss"):
         gallery.export(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("holds", ["floats", "codes"])
+def test_an_export_is_added_with_its_ids(holds: str, tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "g", dim=DIM, holds=holds, model_id="m") as gallery:
+        gallery.add(rows_of(4), ["a", "b", "c", "d"], {"path": ["/1.jpg", "/1.jpg", "/2.jpg", "/2.jpg"]})
+        gallery.delete("c")
+        before = {item.id: dict(item.metadata) for item in gallery}
+        add_to_index(tmp_path / "again", gallery.export(tmp_path / "x.npz"))
+    with Gallery.open(tmp_path / "again") as again:
+        assert {item.id: dict(item.metadata) for item in again} == before
+        assert again.space.holds == holds
+        assert again.search(rows_of(4)[3], 1)[0].id == "d"
+
+
+def test_whole_numbers_among_floats_stay_whole(tmp_path: Path) -> None:
+    """9007199254740993 is no float: such a column is text, wherever the large number stands."""
+    large = 9007199254740993
+    for name, values in (("first", [large, 0.5, 1]), ("last", [1, 0.5, large]), ("whole", [1, large, 2])):
+        with Gallery.create(tmp_path / name, dim=DIM) as gallery:
+            gallery.add(rows_of(3), range(3), {"n": values})
+            table = pd.read_parquet(gallery.export(tmp_path / f"{name}.parquet"))
+        assert table["n"].tolist() == (values if name == "whole" else [str(value) for value in values])

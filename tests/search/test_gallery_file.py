@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cosphere.embeddings import Embeddings
-from cosphere.errors import RunError, SizeError
+from cosphere.errors import DataError, RunError, SizeError
 from cosphere.search import Index, load_gallery, save_gallery
+from cosphere.search.gallery_file import rows_to_keep
 
 
 @pytest.fixture
@@ -72,3 +73,27 @@ def test_what_does_not_fit_is_refused(images: Embeddings, tmp_path: Path) -> Non
     replace(images, embeddings=np.zeros((5, 1), dtype=np.uint8)).save(tmp_path / "bits.npz")
     with pytest.raises(RunError, match="holds packed bits; wanted embeddings in floating point"):
         load_gallery(tmp_path / "bits.npz")
+
+
+@pytest.mark.parametrize("kind", ["exact", "rerank", "hnsw", "ivf", "bits", "coarse-bits", "hnsw-bits", "ivf-bits"])
+def test_a_gallery_keeps_the_live_rows_of_an_index_as_what_they_are(kind: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(80, 16)).astype(np.float32)
+    index = Index.build(rows, kind, check_queries=0)
+    index.delete([0, 7])
+    index.save(tmp_path / "index.npz")
+    kept = rows_to_keep(load_gallery(tmp_path / "index.npz"), "index.npz")
+    live = np.delete(rows, [0, 7], axis=0)
+    assert kept.paths[:2] == ("row 1", "row 2")
+    if kind.endswith("bits"):
+        assert np.array_equal(kept.embeddings, np.packbits(live > 0, axis=1))
+    else:
+        assert np.allclose(kept.embeddings, live / np.linalg.norm(live, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "asymmetric"])
+def test_a_gallery_takes_no_rounded_rows(kind: str, images: Embeddings, tmp_path: Path) -> None:
+    Index.build(images.embeddings, kind, check_queries=0).save(tmp_path / "index.npz")
+    with pytest.raises(
+        DataError, match=f"index.npz is an index of kind '{kind}' .*does not keep the model's embeddings"
+    ):
+        rows_to_keep(load_gallery(tmp_path / "index.npz"), "index.npz")

@@ -77,6 +77,8 @@ class Embeddings:
     files: tuple[str, ...] | None = None
     """N keys of the image files, equal for links to one file: rows with one key and box show the same picture. None takes
     ``paths``."""
+    ids: tuple[str, ...] | None = None
+    """N ids of items, in a file that a gallery was exported to; None elsewhere."""
     model_id: str = ""
     """:attr:`Embedder.id` of the model; empty where unknown."""
     fingerprint: str = ""
@@ -87,7 +89,7 @@ class Embeddings:
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise SizeError(f"want embeddings (N, D), got {self.embeddings.shape}. Give one row for each image.")
-        for name in ("labels", "paths", "files", *_OPTIONAL):
+        for name in ("labels", "paths", "files", "ids", *_OPTIONAL):
             part = getattr(self, name)
             if part is not None and len(part) != len(self.embeddings):
                 raise SizeError(
@@ -117,7 +119,7 @@ class Embeddings:
         }
         optional = {name: getattr(self, name) for name in _OPTIONAL}
         arrays |= {name: part for name, part in optional.items() if part is not None}
-        texts = {name: getattr(self, name) for name in ("group_names", "files", "model_id", "fingerprint")}
+        texts = {name: getattr(self, name) for name in ("group_names", "files", "ids", "model_id", "fingerprint")}
         return arrays | {name: np.array(text, dtype=np.str_) for name, text in texts.items() if text}
 
     @classmethod
@@ -137,7 +139,7 @@ class Embeddings:
             raise RunError(f"{path} is not a file of embeddings: it has no {', '.join(missing)}. Embed again.")
         rows, labels, names = arrays["embeddings"], arrays["labels"], arrays["class_names"]
         optional: dict[str, Any] = {name: arrays.get(name) for name in _OPTIONAL}
-        optional |= {name: tuple(arrays[name].tolist()) for name in ("group_names", "files") if name in arrays}
+        optional |= {name: tuple(arrays[name].tolist()) for name in ("group_names", "files", "ids") if name in arrays}
         optional |= {name: str(arrays[name]) for name in ("model_id", "fingerprint") if name in arrays}
         if rows.dtype.kind not in "fui" or rows.ndim != 2:
             raise RunError(f"{path} holds no rows of numbers. Embed again.")
@@ -178,6 +180,7 @@ class Embeddings:
             labels=self.labels[rows],
             paths=tuple(self.paths[row] for row in rows.tolist()),
             files=None if self.files is None else tuple(self.files[row] for row in rows.tolist()),
+            ids=None if self.ids is None else tuple(self.ids[row] for row in rows.tolist()),
             **optional,
         )
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from cosphere import data
 from cosphere.checks import check_choice, check_whole
+from cosphere.codes import is_codes
 from cosphere.embeddings import columns_of
-from cosphere.errors import SettingsError, counted
+from cosphere.errors import SettingsError, agreeing, counted
 from cosphere.experiment.embedding import check_embedding, say_how, settings_of_model, tolerated
 from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
@@ -26,8 +25,8 @@ from cosphere.models import Embedder
 from cosphere.search.answer import unmarked
 from cosphere.search.any_gallery import AnyGallery, GalleryHit
 from cosphere.search.engines import COSINE, SIGNS
-from cosphere.search.gallery_file import load_gallery
-from cosphere.search.gallery_items import box_of, columns_of_table
+from cosphere.search.gallery_file import load_gallery, rows_to_keep
+from cosphere.search.gallery_items import described
 from cosphere.search.gallery_rows import space_of
 from cosphere.search.index import Index
 from cosphere.search.opening import create_gallery, open_gallery
@@ -75,10 +74,11 @@ def add_to_index(
 
     Args:
         gallery: its folder, or its address on a server: ``postgresql://user@host/database#name``.
-        source: image folder, table or benchmark root, with or without labels; or an .npz file of :func:`embed_images`.
+        source: image folder, table or benchmark root, with or without labels. Or an .npz file of :func:`embed_images`, of an export or
+            of a saved index: its rows that are not deleted, as floats, or as codes of an index of signs.
         model: a run's folder or a model bundle; None takes the one that the gallery was filled with, from where it lay then.
-        holds: ``floats``, ``codes`` or ``both``, of a gallery that is made; floats by default.
-        thumbnail: longer side of thumbnails in pixels, of a gallery that is made; none by default.
+        holds: ``floats``, ``codes`` or ``both``, of a gallery that is made; floats by default. Of one that is there, its own.
+        thumbnail: longer side of thumbnails in pixels, of a gallery that is made; none by default. Of one that is there, its own.
         existing: what happens to an image that is there: ``skip``, ``replace``, or ``refuse`` all.
         split: split to add; ``all`` for every image.
         layout: how the source is laid out.
@@ -99,12 +99,20 @@ def add_to_index(
     if holds is not None:
         check_choice("holds", holds, HOLDS)
     made = not is_gallery(gallery)
-    if not made and (holds, thumbnail) != (None, None):
-        raise SettingsError(
-            f"{place_of(gallery)} is there already, so --holds and --thumbnail do not apply. Leave them out."
-        )
+    if not made:
+        _check_own(gallery, holds, thumbnail)
     if is_gallery_file(source):
-        return _add_file(gallery, Path(source), made, model, holds, existing, on_receipt)
+        _check_file_options(
+            source,
+            {
+                "--split": split != ALL,
+                "--thumbnail": bool(thumbnail),
+                "--layout": layout != "auto",
+                "--classes": classes is not None,
+                "--max_unreadable": max_unreadable is not None,
+            },
+        )
+        return _add_file(gallery, Path(source), made, model, holds, existing, on_receipt, listener)
     path = _model_path(gallery, model, made)
     settings = settings_of_model(path)
     read = how_read(source, layout, classes, settings)
@@ -147,21 +155,56 @@ def _add_file(
     holds: str | None,
     existing: Existing,
     on_receipt: OnReceipt | None,
+    listener: Listener,
 ) -> Filled:
     """Add saved embeddings, for which no model is needed."""
-    table = load_gallery(source).images
+    file = load_gallery(source)
+    table = rows_to_keep(file, source)
+    own = "codes" if is_codes(table.embeddings) else "floats"
+    if own == "codes" and holds not in (None, own):
+        raise SettingsError(f"{source} holds codes only, so --holds {holds} does not apply. Leave it out.")
     where = "" if model is None else str(Path(model).absolute())
+    dim = table.embeddings.shape[1] if file.index is None else file.index.dim
     opened = (
-        create_gallery(
-            gallery,
-            Space(dim=table.embeddings.shape[1], holds=holds or "floats", model=where, model_id=table.model_id),
-        )
+        create_gallery(gallery, Space(dim=dim, holds=holds or own, model=where, model_id=table.model_id))
         if made
         else open_gallery(gallery)
     )
     with opened:
         added = opened.add(table, existing=existing, on_receipt=on_receipt)
+        _note_same(len(table) - sum(added), listener)
         return Filled(added, len(opened), 0, made)
+
+
+def _check_own(gallery: str | Path, holds: str | None, thumbnail: int | None) -> None:
+    """Raise where what is asked of a new gallery is not what the gallery that is there has; the same command may come again.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if (holds, thumbnail) == (None, None):
+        return
+    with open_store(gallery) as store:
+        own = {"--holds": (holds, store.space().holds), "--thumbnail": (thumbnail, store.thumbnail)}
+    for option, (asked, there) in own.items():
+        if asked not in (None, there):
+            raise SettingsError(
+                f"{place_of(gallery)} is there already, with {option} {there}, so {option} {asked} does not apply. Leave it out."
+            )
+
+
+def _check_file_options(source: str | Path, given: dict[str, bool]) -> None:
+    """Raise where options of images are given for a file of embeddings.
+
+    Raises:
+        SettingsError: some are.
+    """
+    names = [option for option, is_given in given.items() if is_given]
+    if names:
+        raise SettingsError(
+            f"{source} holds embeddings and no images, so {' and '.join(names)} {agreeing(len(names), 'do')} not apply. "
+            f"Leave {'it' if len(names) == 1 else 'them'} out."
+        )
 
 
 def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Path:
@@ -186,19 +229,19 @@ def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Pa
 
 def _described(images: Catalogue, listener: Listener) -> tuple[list[str], list[dict[str, Any]]]:
     """Ids and metadata of a catalogue's images; of rows that show one picture, the first."""
-    table = columns_of(images)
-    first = np.sort(np.unique(table.identities(), return_index=True)[1]).tolist()
-    every, splits = columns_of_table(table), images.splits.tolist()
-    ids: dict[str, dict[str, Any]] = {}
-    for columns, split in ((every[row], splits[row]) for row in first):
-        box = box_of(columns)
-        id_ = columns["path"] if box is None else f"{columns['path']}@{','.join(map(str, box))}"
-        ids[id_] = columns | ({} if split == ALL else {"split": split})
-    if len(ids) < len(images):
+    rows, ids, columns = described(columns_of(images))
+    splits = images.splits.tolist()
+    _note_same(len(images) - len(rows), listener)
+    return ids, [
+        one | ({} if splits[row] == ALL else {"split": splits[row]}) for row, one in zip(rows, columns, strict=True)
+    ]
+
+
+def _note_same(count: int, listener: Listener) -> None:
+    if count:
         listener.note(
-            f"{counted(len(images) - len(ids), 'row')} of the source show a picture that another row shows; each is added once"
+            f"{counted(count, 'row')} of the source show a picture that another row shows; each is added once"
         )
-    return list(ids), list(ids.values())
 
 
 @dataclass(frozen=True)

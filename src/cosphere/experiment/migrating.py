@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from cosphere.checks import check_whole
-from cosphere.codes import to_bits
 from cosphere.data.dataset import UnreadableLog
 from cosphere.data.listing import exists
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
@@ -21,7 +20,7 @@ from cosphere.gallery.address import NO_MIGRATION, folder_of
 from cosphere.gallery.values import quoted, shown
 from cosphere.models import Embedder
 from cosphere.search.gallery_items import box_of
-from cosphere.search.gallery_rows import space_of
+from cosphere.search.gallery_rows import as_held, space_of
 from cosphere.search.pictures import embed_pictures
 
 
@@ -183,5 +182,4 @@ def _stage(
         unreadable.drop([block.items[place] for place in np.flatnonzero(~read).tolist()], skipped)
         block, rows = block._replace(items=[block.items[place] for place in np.flatnonzero(read).tolist()]), rows[read]
     if block.items:
-        codes = to_bits(rows) if target.has_codes else None
-        migration.stage(store, block, rows if target.has_floats else None, codes)
+        migration.stage(store, block, *as_held(rows, target, store.place, [item.id for item in block.items]))

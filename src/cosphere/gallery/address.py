@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosphere.errors import SettingsError
-from cosphere.files import is_there
-from cosphere.gallery.folder import FILE
+from cosphere.gallery.folder import FILE, is_made
 from cosphere.gallery.postgres.connection import shown
 from cosphere.gallery.postgres.store import PostgresStore
 from cosphere.gallery.store import Store
@@ -76,7 +75,7 @@ def open_store(gallery: str | Path) -> Store | PostgresStore:
 def is_gallery(gallery: str | Path) -> bool:
     """Whether there is one at an address. Raises as :func:`open_store` does where a server cannot tell."""
     place = place_of(gallery)
-    return PostgresStore.exists(place.address, place.name) if isinstance(place, Server) else is_there(place / FILE)
+    return PostgresStore.exists(place.address, place.name) if isinstance(place, Server) else is_made(place / FILE)
 
 
 def folder_of(gallery: str | Path, what: str, instead: str) -> Path:

@@ -23,7 +23,16 @@ from cosphere.files import is_there
 from cosphere.gallery import blocks, handles, indexes
 from cosphere.gallery.items import groups
 from cosphere.gallery.lock import WriterLock
-from cosphere.gallery.schema import HOLDS, Space, State, check_format, create_tables, read_space, read_state
+from cosphere.gallery.schema import (
+    HOLDS,
+    Space,
+    State,
+    check_format,
+    create_tables,
+    is_unfinished,
+    read_space,
+    read_state,
+)
 from cosphere.gallery.sqlite import Connection
 
 FILE, LOCK, INDEXES = "gallery.sqlite", "writer.lock", "index"
@@ -82,7 +91,7 @@ class GalleryFolder:
         return store
 
     def _fill(self, state: State, space: Space) -> None:
-        if is_there(self.file) and self.file.stat().st_size:
+        if is_made(self.file):
             raise RunError(f"{self.folder} is a gallery already. Open it, or choose another folder.")
         self._writer = Connection(self.file, "create")
         with self._writer.transaction():
@@ -282,6 +291,23 @@ def check_space(space: Space) -> None:
     """
     check_whole("dim", space.dim, least=1, most=MOST_DIM)
     check_choice("holds", space.holds, HOLDS)
+
+
+def is_made(file: Path) -> bool:
+    """Whether a file is there that is not to be filled: a gallery, or anything else but what an interrupted creation leaves."""
+    if not is_there(file) or not file.stat().st_size:
+        return False
+    try:
+        connection = reading_only(file)
+    except RunError:  # damaged, or no database: whoever opens it learns that
+        return True
+    try:
+        with connection.reading():
+            return not is_unfinished(connection)
+    except RunError:
+        return True
+    finally:
+        connection.close()
 
 
 def may(path: Path, right: int) -> bool:

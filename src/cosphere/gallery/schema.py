@@ -152,6 +152,13 @@ def create_tables(connection: Connection, state: State, space: Space) -> None:
     write_space(connection, state.space, space)
 
 
+def is_unfinished(connection: Connection) -> bool:
+    """Whether the file is a database without tables: SQLite writes its first page before :func:`create_tables` is committed."""
+    if connection.one("PRAGMA application_id") != (0,):
+        return False
+    return connection.one("SELECT 1 FROM sqlite_master LIMIT 1") is None
+
+
 def check_format(connection: Connection) -> None:
     """Raise unless the file is a gallery of this format.
 
@@ -159,6 +166,10 @@ def check_format(connection: Connection) -> None:
         RunError: it is another program's, or of a newer Cosphere.
     """
     application, version = (connection.one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
+    if is_unfinished(connection):
+        raise RunError(
+            f"{connection.path} is empty: the creation of this gallery was interrupted. Create it again, as with `cosphere index add`."
+        )
     if application != (APPLICATION,):
         raise RunError(f"{connection.path} is not a gallery's file. Give the folder of a gallery.")
     if version != (FORMAT,):

@@ -62,10 +62,11 @@ def quoted(text: str) -> str:
 
 def as_id(value: Any) -> str | None:
     """The id that a value stands for, whole numbers as text; None for what no item can have as its id."""
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value).bit_length() <= _MOST_ID_BITS:
-        return str(value)
+    value = _scalar(value)
+    if isinstance(value, int) and not isinstance(value, bool) and int(value).bit_length() <= _MOST_ID_BITS:
+        return str(int(value))
     try:
-        return str(value) if isinstance(value, str) and value.encode() else None
+        return _content(value) if isinstance(value, str) and value.encode() else None
     except UnicodeEncodeError:
         return None
 
@@ -80,7 +81,19 @@ def _id(value: Any, place: int) -> str:
         raise DataError(
             f"id {place} has {counted(size, 'byte')} in UTF-8; wanted 1 to {MOST_ID_BYTES}. Choose another."
         )
-    return str(value)
+    return _content(value)
+
+
+def _scalar(value: Any) -> Any:
+    """The plain value of NumPy's scalars and arrays of no dimension; dates stay, which would become whole numbers."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return value.item() if isinstance(value, np.generic) and value.dtype.kind not in "Mm" else value
+
+
+def _content(text: str) -> str:
+    """The characters of a text, where ``str`` of a member of a text enumeration would name the member."""
+    return str.__str__(text)
 
 
 def text_bytes(text: str, what: str) -> int:
@@ -127,28 +140,28 @@ def check_value(value: Any, about: str) -> Value | None:
     Raises:
         DataError: it cannot be kept.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _scalar(value)
     if (
         value is None
         or (isinstance(value, float) and math.isnan(value))
         or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, np.datetime64 | np.timedelta64) and bool(np.isnat(value)))
     ):
         return None
     if isinstance(value, str):
         if text_bytes(value, about) > MOST_VALUE_BYTES:
             raise DataError(f"{about} has more than {MOST_VALUE_BYTES:,} bytes of text. Shorten it.")
-        return str(value)
+        return _content(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise DataError(f"{about} is too large a whole number; wanted one that 64 bits hold. Give it as text.")
-        return value
+        return int(value)
     if isinstance(value, float):
         if math.isinf(value):
             raise DataError(f"{about} is infinite; wanted a finite number. Give it as text, or leave it out.")
-        return value
+        return float(value)
     raise DataError(
         f"{about} is a {type(value).__name__}; wanted a text, a number or a truth value. Convert it to text."
     )
@@ -186,10 +199,19 @@ def check_vectors(vectors: npt.NDArray[Any] | None, space: Space, ids: Sequence[
         )
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(vectors, dtype="<f4")
+    check_directions(rows, ids)
+    return rows
+
+
+def check_directions(rows: npt.NDArray[np.float32], ids: Sequence[str]) -> None:
+    """Raise unless every row of items can be compared: also where only its signs are kept.
+
+    Raises:
+        DataError: a row holds NaN or infinity, or is zero, which has no direction; it is named.
+    """
     refuse(~np.isfinite(rows).all(axis=1), ids, "hold NaN or infinity", "Embed again in float32, or leave them out.")
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     refuse(lengths <= SHORTEST, ids, f"are zero or shorter than {SHORTEST:g}, without a direction", "Leave them out.")
-    return rows
 
 
 def check_codes(codes: npt.NDArray[Any] | None, space: Space, ids: Sequence[str]) -> npt.NDArray[np.uint8] | None:

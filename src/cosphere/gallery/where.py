@@ -123,7 +123,7 @@ def _condition(column: Any, wanted: Any) -> Condition:
         )
     if isinstance(wanted, tuple) and len(wanted) == 2 and isinstance(wanted[0], str):
         operator, values = wanted
-    elif isinstance(wanted, list | set | frozenset | tuple | np.ndarray):
+    elif _is_many(wanted):
         operator, values = "in", wanted
     else:
         operator, values = "=", wanted
@@ -133,7 +133,7 @@ def _condition(column: Any, wanted: Any) -> Condition:
             "To choose among values, give a list."
         )
     many = operator in ("in", "not in")
-    if many != isinstance(values, list | set | frozenset | tuple | np.ndarray):
+    if many != _is_many(values):
         raise DataError(
             f"operator {operator!r} of column {column!r} takes {'a list of values' if many else 'one value'}."
         )
@@ -143,6 +143,11 @@ def _condition(column: Any, wanted: Any) -> Condition:
     if operator == "starts with" and not isinstance(plain[0], str):
         raise DataError(f"operator 'starts with' of column {column!r} takes a text, got {plain[0]!r}.")
     return Condition(column, operator, plain)
+
+
+def _is_many(values: Any) -> bool:
+    """Whether it is a list of values; NumPy has single ones that are arrays too."""
+    return isinstance(values, list | set | frozenset | tuple) or (isinstance(values, np.ndarray) and values.ndim > 0)
 
 
 def _plain(column: str, value: Any) -> Value:

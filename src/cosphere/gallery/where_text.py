@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -54,22 +55,16 @@ def _forms(value: Any) -> list[Any]:
 
 
 def _by_form(where: dict[str, list[tuple[str, Any]]]) -> Where:
-    """One alternative for each form of what a text begins with, which is one text in a condition."""
-    count = max(
-        (len(_forms(value)) for tests in where.values() for test, value in tests if test == "starts with"), default=1
-    )
-    if count == 1:
-        return where
-    return [
-        {
-            column: [
-                (test, _forms(value)[place % len(_forms(value))] if test == "starts with" else value)
-                for test, value in tests
-            ]
-            for column, tests in where.items()
-        }
-        for place in range(count)
-    ]
+    """One alternative for each combination of forms of what texts begin with: a condition takes one text, and columns differ in form."""
+    tests = [(column, test, value) for column, conditions in where.items() for test, value in conditions]
+    forms = [_forms(value) if test == "starts with" else [value] for _, test, value in tests]
+    alternatives: list[dict[str, list[tuple[str, Any]]]] = []
+    for chosen in itertools.product(*forms):
+        one: dict[str, list[tuple[str, Any]]] = {column: [] for column in where}
+        for (column, test, _), value in zip(tests, chosen, strict=True):
+            one[column].append((test, value))
+        alternatives.append(one)
+    return alternatives[0] if len(alternatives) == 1 else alternatives
 
 
 def _test(operator: str, text: str) -> tuple[str, Any]:

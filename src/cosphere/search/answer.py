@@ -141,7 +141,7 @@ def _found(
     rows: Any, gallery: Embeddings, index: Index, k: int, most: int, own: Sequence[tuple[int, ...]], refine: Refinement
 ) -> list[list[_Found]]:
     """Up to k hits of each query. Own rows are dropped afterwards, so look for as many more; for thinned hits, for ever more."""
-    rows = refine.query_rows(rows, gallery.embeddings, own)
+    rows = refine.query_rows(rows, gallery.embeddings, own, index.dead)
     reach = len(index) - int(index.dead.sum())
     wide = min(reach, max(k + most, RECIPROCAL if refine.reciprocal else 0, 4 * k if refine.thins else 0))
     while True:

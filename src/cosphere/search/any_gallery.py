@@ -24,7 +24,7 @@ from cosphere.rows import UnitRows, as_array
 from cosphere.search.engines import COSINE
 from cosphere.search.gallery_export import export
 from cosphere.search.gallery_filling import add_pictures
-from cosphere.search.gallery_items import as_table, columns_of_table, is_numbers, per_item
+from cosphere.search.gallery_items import Described, as_table, columns_of_table, described, is_numbers, per_item
 from cosphere.search.gallery_rows import as_held, as_queries, check_model, other_model
 from cosphere.search.hamming import BitRows
 
@@ -143,7 +143,8 @@ class AnyGallery(ABC):
         Args:
             items: (N, D) float embeddings, torch or numpy; (N, ceil(D / 8)) uint8 codes; an
                 :class:`~cosphere.embeddings.Embeddings`; or N images, see :meth:`Embedder.encode`, if the gallery has an embedder.
-            ids: N texts, each once; by default the path of an image. Numbers become texts.
+            ids: N texts, each once; by default the path of an image. Numbers become texts. Of embeddings those that they have, or the
+                paths, with ``@left,top,right,bottom`` where there is a box; of rows that show one picture the first is added then.
             metadata: N mappings, or a mapping or DataFrame of columns with N values each: texts, numbers, truth values. Of an
                 image, ``path`` is added; columns ``x_1, y_1, x_2, y_2`` are its box in pixels.
             existing: what happens to an id that is there: ``refuse``, ``skip``, or ``replace`` it.
@@ -200,10 +201,12 @@ class AnyGallery(ABC):
         space = self.space
         if table.model_id and space.model_id and table.model_id != space.model_id:
             raise other_model(self._items.place, space, table.model_id)
-        own = columns_of_table(table)
-        given = per_item(metadata, len(table))
-        merged = [one | dict(more or {}) for one, more in zip(own, given, strict=True)]
-        return self._add_numbers(table.embeddings, table.paths if ids is None else ids, merged, existing, on_receipt)
+        own, every = described(table), per_item(metadata, len(table))
+        if ids is not None:
+            own = Described(list(range(len(table))), list(ids), columns_of_table(table))
+        merged = [one | dict(every[row] or {}) for row, one in zip(own.rows, own.metadata, strict=True)]
+        rows = table.embeddings if len(own.rows) == len(table) else table.embeddings[own.rows]
+        return self._add_numbers(rows, own.ids, merged, existing, on_receipt)
 
     def _add_numbers(
         self,
@@ -213,7 +216,7 @@ class AnyGallery(ABC):
         existing: Existing,
         on_receipt: OnReceipt | None,
     ) -> Added:
-        vectors, codes = as_held(rows, self.space, self._items.place)
+        vectors, codes = as_held(rows, self.space, self._items.place, ids)
         return self._items.add(ids, vectors, codes, metadata=metadata, existing=existing, on_receipt=on_receipt)
 
     def export(self, path: str | Path) -> Path:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cosphere._types import Flags
 from cosphere.checks import check_number, check_whole
 from cosphere.errors import SizeError
-from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, unit_rows
+from cosphere.rows import BLOCK_BYTES, Matrix, UnitRows, exclusions, unit_rows
 from cosphere.search.allowed import Allowed
-from cosphere.search.exact import search_units
+from cosphere.search.exact import Neighbours, search_units
 
 IMAGES = 5
 ALPHA = 3.0
@@ -55,23 +57,41 @@ def expanded_queries(
     [[0.8944271802902222, 0.4472135901451111]]
     """
     ours, theirs = unit_rows(queries, name="queries"), unit_rows(gallery, name="gallery")
-    return expanded_units(ours, theirs, images, alpha, exclude, block_bytes)
+    left_out = exclusions(exclude, ours.size, theirs.size, torch.device("cpu"))
+    own = None if left_out is None else [[row] * (row >= 0) for row in left_out.tolist()]
+    return expanded_units(ours, theirs, images, alpha, own, block_bytes=block_bytes)
 
 
 def expanded_units(
-    queries: UnitRows, gallery: UnitRows, images: int, alpha: float, exclude: Any | None, block_bytes: int = BLOCK_BYTES
+    queries: UnitRows,
+    gallery: UnitRows,
+    images: int,
+    alpha: float,
+    own: Sequence[Sequence[int]] | None = None,
+    keep: Flags | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Tensor:
-    """:func:`expanded_queries` for unit rows."""
+    """:func:`expanded_queries` for unit rows.
+
+    Args:
+        queries: Q rows.
+        gallery: G rows.
+        images: gallery rows that are averaged with each query.
+        alpha: from 0 to 100.
+        own: of each query, the gallery rows that it leaves out; None for none.
+        keep: (G,) the gallery rows that may be averaged; None for all.
+        block_bytes: bound of the working memory of the search.
+    """
     check_whole("images", images, least=1, most=MOST_IMAGES)
     check_number("alpha", alpha, at_least=0, at_most=MOST_ALPHA)
-    allowed = Allowed.of(gallery.size, queries.size, None, exclude)
-    available = allowed.count - allowed.excludes
+    left_out = max((len(rows) for rows in own), default=0) if own is not None else 0
+    available = Allowed.of(gallery.size, queries.size, keep).count - left_out
     if images > available:
         raise SizeError(
             f"{images} images are to be averaged with each query, and the gallery has {available} for it. "
             "Average fewer, or add images."
         )
-    found = search_units(queries, gallery, images, exclude, block_bytes)
+    found = _without(search_units(queries, gallery, images + left_out, None, block_bytes, keep), own, images)
     weights = found.scores.clamp(min=0).double() ** alpha  # 0^0 is 1: alpha 0 gives every row the same weight
     sums = queries.rows.cpu().double()
     step = max(1, _GATHERED_BYTES // (12 * images * gallery.width))
@@ -80,3 +100,14 @@ def expanded_units(
         rows = gallery.rows[found.ids[here].to(gallery.device)].cpu().double()
         sums[here] += (weights[here, :, None] * rows).sum(dim=1)
     return unit_rows(sums).rows
+
+
+def _without(found: Neighbours, own: Sequence[Sequence[int]] | None, k: int) -> Neighbours:
+    """The first k neighbours of each query that are not its own rows."""
+    if own is None:
+        return found
+    hidden = torch.stack(
+        [torch.isin(ids, torch.tensor(rows, dtype=torch.int64)) for ids, rows in zip(found.ids, own, strict=True)]
+    )
+    order = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+    return Neighbours(found.ids.gather(1, order), found.scores.gather(1, order))

@@ -247,7 +247,10 @@ class Gallery(AnyGallery):
         """
         rows = self._kind(precision)
         if kind in COMPARES_ALL[rows]:
-            raise SettingsError("an exact search needs no index. Use `remove_index` to go back to it.")
+            raise SettingsError(
+                f"a search of kind {kind!r} compares all rows and needs no index. `cosphere index search --exact` passes an index by; "
+                "`Gallery.remove_index` removes it."
+            )
         with self._guard:
             with self.store.writing():
                 pass  # another writer is refused now, and not after the index was built

@@ -22,6 +22,12 @@ from cosphere.search.gallery_items import box_of
 from cosphere.search.index import FORMAT, Index
 
 SUFFIXES = (".parquet", ".npz", ".faiss")
+
+
+class _Long(int):
+    """A whole number that no float equals."""
+
+
 _OWN = ("id", "embedding", "code")
 """Columns of a Parquet file that are not metadata; metadata of these names gets the prefix ``metadata.``."""
 
@@ -87,7 +93,7 @@ def _write_parquet(store: ItemStore, space: Space, path: Path) -> None:
 
     kinds: dict[str, type] = {}
     _take_in(kinds, store)
-    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), _Long: pa.int64(), float: pa.float64()}
     fields = [pa.field("id", pa.string())]
     if space.has_floats:
         fields.append(pa.field("embedding", pa.list_(pa.float32(), space.dim)))
@@ -107,6 +113,10 @@ def _write_parquet(store: ItemStore, space: Space, path: Path) -> None:
     write_atomic(path, write)
 
 
+_WIDER: dict[frozenset[type], type] = {frozenset((int, _Long)): _Long, frozenset((int, float)): float}
+"""What a column of two types becomes without loss; text for all others."""
+
+
 def _take_in(kinds: dict[str, type], items: Iterable[Item]) -> bool:
     """Widen the type of each metadata column to that of more items: text where values are of several kinds.
 
@@ -116,10 +126,9 @@ def _take_in(kinds: dict[str, type], items: Iterable[Item]) -> bool:
     before = dict(kinds)
     for item in items:
         for name, value in item.metadata.items():
-            kind, known = type(value), kinds.get(name, type(value))
-            if kind is not known:
-                kind = float if {kind, known} == {int, float} else str
-            kinds[name] = kind
+            kind = _Long if type(value) is int and int(float(value)) != value else type(value)
+            known = kinds.get(name, kind)
+            kinds[name] = kind if kind is known else _WIDER.get(frozenset((kind, known)), str)
     return kinds != before
 
 
@@ -135,7 +144,8 @@ def _columns(pa: Any, items: Sequence[Item], rows: Rows, space: Space, kinds: di
         columns["code"] = pa.array([code.tobytes() for code in rows.codes], pa.binary(space.code_bytes))
     for name, kind in kinds.items():
         values = [item.metadata.get(name) for item in items]
-        columns[_shown(name)] = [None if value is None else kind(value) for value in values]
+        plain = int if kind is _Long else kind
+        columns[_shown(name)] = [None if value is None else plain(value) for value in values]
     return columns
 
 
@@ -166,10 +176,11 @@ def _write_npz(store: ItemStore, space: Space, path: Path) -> None:
         paths=tuple(str(item.metadata.get("path", item.id)) for item in items),
         class_names=tuple(names),
         boxes=np.array([box or [NO_BOX] * 4 for box in boxes], dtype=np.int64) if any(boxes) else None,
+        ids=tuple(item.id for item in items),
         model_id=space.model_id,
     )
     if space.has_floats:
-        write_arrays(path, images.arrays() | {"ids": np.array([item.id for item in items], dtype=np.str_)})
+        write_arrays(path, images.arrays())
         return
     stored = {"format": FORMAT, "kind": "bits", "dim": space.dim, "model_id": space.model_id}
     index = Index.from_arrays({name: np.array(value) for name, value in stored.items()} | {"kept": rows}, path)

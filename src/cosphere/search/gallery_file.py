@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cosphere.codes import is_codes
+from cosphere.codes import is_codes, to_bits
 from cosphere.embeddings import Embeddings
-from cosphere.errors import RunError, SizeError, counted
+from cosphere.errors import DataError, RunError, SizeError, counted
 from cosphere.files import read_arrays
+from cosphere.search.engines import COSINE, ENGINES
 from cosphere.search.index import Index
 
 _NUMBERS = ("labels", "boxes")
-_TEXTS = ("paths", "files", "class_names")
+_TEXTS = ("paths", "files", "ids", "class_names")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,3 +83,22 @@ def load_gallery(path: str | Path, device: str | torch.device = "cpu") -> Galler
     }
     columns = {**unnamed, **texts, **numbers, "model_id": index.model_id}
     return GalleryFile(Embeddings(embeddings=index.rows().cpu().numpy(), **columns), index, named)
+
+
+def rows_to_keep(file: GalleryFile, path: str | Path) -> Embeddings:
+    """The rows of a file that a gallery can hold: those that are not deleted, as floats, or as packed codes of an index of signs.
+
+    Raises:
+        DataError: the index keeps rounded rows, which are not the model's embeddings.
+    """
+    if file.index is None:
+        return file.images
+    kind, live = ENGINES[file.index.kind], file.images.rows(~file.index.dead)
+    if kind.measure == COSINE:
+        return live
+    if kind.takes_codes:
+        return replace(live, embeddings=to_bits(live.embeddings))
+    raise DataError(
+        f"{path} is an index of kind {file.index.kind!r} ({kind.summary}), which does not keep the model's embeddings. Add the images, "
+        "or the file of `cosphere embed`."
+    )

@@ -61,9 +61,10 @@ def _commit(
     existing: Existing,
     on_receipt: OnReceipt | None,
 ) -> Added:
-    vectors, codes = as_held(batch.embeddings, store.space(), store.place)
+    ids = [table.ids[place] for place in places]
+    vectors, codes = as_held(batch.embeddings, store.space(), store.place, ids)
     return store.add(
-        [table.ids[place] for place in places],
+        ids,
         vectors,
         codes,
         metadata=[table.metadata[place] for place in places],

@@ -64,7 +64,7 @@ def per_item(metadata: Any, count: int) -> list[Mapping[str, Any] | None]:
 
 
 def _column(name: Any, values: Any, count: int) -> Sequence[Any]:
-    if isinstance(values, str | int | float | bool) or values is None:
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         return [values] * count
     if len(values) != count:
         raise SizeError(f"column {name!r} has {len(values)} values for {counted(count, 'item')}. Give one for each.")
@@ -154,3 +154,27 @@ def columns_of_table(table: Embeddings) -> list[dict[str, Any]]:
             one |= dict(zip(BOX, table.boxes[row].tolist(), strict=True))
         columns.append(one)
     return columns
+
+
+class Described(NamedTuple):
+    """Rows of a table, each to become an item."""
+
+    rows: list[int]
+    """Of rows that show one picture, the first; all of a table with ids."""
+    ids: list[str]
+    """Those of the table, or the path of each image, with ``@left,top,right,bottom`` where it has a box."""
+    metadata: list[dict[str, Any]]
+
+
+def described(table: Embeddings) -> Described:
+    """Which rows of a table become items, with their ids and metadata."""
+    columns = columns_of_table(table)
+    if table.ids is not None:
+        return Described(list(range(len(table))), list(table.ids), columns)
+    rows = np.sort(np.unique(table.identities(), return_index=True)[1]).tolist()
+    boxes = [box_of(columns[row]) for row in rows]
+    ids = [
+        columns[row]["path"] if box is None else f"{columns[row]['path']}@{','.join(map(str, box))}"
+        for row, box in zip(rows, boxes, strict=True)
+    ]
+    return Described(rows, ids, [columns[row] for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ import numpy.typing as npt
 from cosphere.codes import is_codes, to_bits
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.gallery import Space
+from cosphere.gallery.values import check_directions, check_ids
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows, unit_rows
 from cosphere.search.hamming import BitRows, bit_rows
 
 
 def as_held(
-    rows: npt.NDArray[Any], space: Space, path: Path | str
+    rows: npt.NDArray[Any], space: Space, path: Path | str, ids: Sequence[Any]
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
     """Floats and codes of rows, as a gallery holds them.
 
     Raises:
-        SizeError: another width, or codes where floats are held.
+        SizeError: another width, another number of ids, or codes where floats are held.
+        DataError: only codes are held, and a row has no direction; it is named. Of floats, the store says so.
     """
     if rows.ndim == 2 and is_codes(rows):
         if space.has_floats:
@@ -34,11 +37,11 @@ def as_held(
         raise SizeError(
             f"{path} holds embeddings of width {space.dim}; got {rows.shape} {rows.dtype}. Embed with its model."
         )
+    if not space.has_floats:
+        check_directions(rows, check_ids(ids, len(rows)))
     finite = bool(np.isfinite(rows).all())  # else the store names the row
     codes = to_bits(np.ascontiguousarray(rows if finite else np.nan_to_num(rows))) if space.has_codes else None
-    if not finite or space.has_floats:
-        return rows, codes
-    return None, codes
+    return (rows if space.has_floats else None), codes
 
 
 def as_queries(rows: npt.NDArray[Any], kind: str, space: Space, path: Path | str) -> UnitRows | BitRows:

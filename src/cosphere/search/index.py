@@ -109,6 +109,8 @@ class Index:
             raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
         if most_bytes is not None:
             check_number("most_bytes", most_bytes, above=0)
+            if kind != AUTO:
+                raise SettingsError(f"most_bytes bounds what kind 'auto' chooses; the kind is {kind!r}. Leave it out.")
         rows = rows_for(kind, embeddings, "gallery", dim)
         if isinstance(rows, SignRows):  # the caller may change them later
             rows = SignRows(BitRows(rows.rows.clone(), rows.size), rows.dim)

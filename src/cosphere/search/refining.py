@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cosphere._types import Float32s
+from cosphere._types import Flags, Float32s
 from cosphere.checks import check_number, check_switch, check_whole
 from cosphere.rows import unit_rows
 from cosphere.search.exact import Neighbours
@@ -60,19 +59,24 @@ class Refinement:
         """Whether scores are other than the cosine of query and image."""
         return self.reciprocal or self.expand > 0
 
-    def query_rows(self, rows: Float32s, gallery: Float32s, own: Sequence[tuple[int, ...]]) -> Float32s | Tensor:
+    def query_rows(
+        self, rows: Float32s, gallery: Float32s, own: Sequence[tuple[int, ...]], dead: Flags
+    ) -> Float32s | Tensor:
         """The rows to search with: expanded, or as they are.
 
         Args:
             rows: (Q, D) of the queries.
             gallery: (G, D).
-            own: of each query, gallery rows that show its own file.
+            own: of each query, gallery rows that show its own file, which are not averaged with it.
+            dead: (G,) gallery rows that are deleted, likewise.
         """
         if not self.expand:
             return rows
-        exclude = np.array([shown[0] if shown else -1 for shown in own])
-        images = min(self.expand, len(gallery) - bool((exclude >= 0).any()))
-        return expanded_units(unit_rows(rows), unit_rows(gallery), images, self.alpha, exclude) if images else rows
+        living = [[row for row in shown if not dead[row]] for shown in own]
+        images = min(self.expand, int((~dead).sum()) - max(map(len, living), default=0))
+        if images < 1:
+            return rows
+        return expanded_units(unit_rows(rows), unit_rows(gallery), images, self.alpha, living, ~dead)
 
     def order(self, rows: Float32s | Tensor, gallery: Float32s, found: Neighbours) -> Neighbours:
         """Re-rank the first :data:`SHORTLIST` of the found rows, or leave them: (Q, L) -> (Q, L)."""
