@@ -249,7 +249,11 @@ def test_a_migration_can_drop_what_it_cannot_read(bundle: Path, flat: Path, tmp_
     notes, receipts = Notes(), ReceiptFile(tmp_path / "r.json", path)
     options = {"drop_unreadable": True, "on_receipt": receipts.append, "listener": notes}
     assert migrate_index(path, other, holds="codes", **options) == 8
-    assert f"1 item ('{flat / '3.png'}') was deleted: the image is missing or cannot be read" in notes.notes
+    assert any(
+        note.startswith(f"1 item ('{str(flat / '3.png')[:40]}")
+        and note.endswith(") was deleted: the image is missing or cannot be read")
+        for note in notes.notes
+    )
     assert prove_deleted(path, [str(flat / "3.png")], load_receipts(receipts.path)).windows
     with Store.open(path) as store:
         assert str(flat / "3.png") not in store
@@ -283,7 +287,7 @@ def test_a_migration_deletes_nothing_where_too_many_images_are_missing(
         assert len(store) == 9
     notes = Notes()
     assert migrate_index(path, other, drop_unreadable=True, max_unreadable=0.4, listener=notes) == 6
-    assert any(note.startswith("3 items (") and "2.png" in note for note in notes.notes)
+    assert any(note.startswith("3 items (") for note in notes.notes)
 
 
 def test_receipts_of_what_was_replaced_survive_an_error(bundle: Path, flat: Path, tmp_path: Path) -> None:
