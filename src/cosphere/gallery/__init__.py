@@ -9,11 +9,11 @@ from cosphere.gallery.adding import Added
 from cosphere.gallery.address import is_gallery, open_store
 from cosphere.gallery.changes import Known
 from cosphere.gallery.compaction import check_all, compact
-from cosphere.gallery.erasure import Receipt
+from cosphere.gallery.erasure import Receipt, load_receipts
 from cosphere.gallery.interface import Compacted
 from cosphere.gallery.items import Item
 from cosphere.gallery.proof import Finding, Proof, prove_deleted
-from cosphere.gallery.receipt_file import OnReceipt, ReceiptFile, load_receipts, save_receipts
+from cosphere.gallery.receipt_file import OnReceipt, ReceiptFile, save_receipts
 from cosphere.gallery.schema import Space, State
 from cosphere.gallery.sqlite import library_version, version_warning
 from cosphere.gallery.store import Deleted, Store

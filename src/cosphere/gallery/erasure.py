@@ -7,6 +7,7 @@ of items and the SHA-256 of the receipt, in a chain: each record names the diges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -29,6 +30,8 @@ NO_PROOF = "A server keeps bytes in its log and backups, so nothing proves a del
 _KIND = "cosphere gallery deletion"
 MARK = f'{{"receipt": "{_KIND}"'
 """How a receipt of :meth:`Receipt.as_dict` begins as JSON."""
+_HEAD = 64
+"""Bytes of a receipt file that are looked at before all of it is read."""
 WINDOW = 16
 """Bytes of a window."""
 WINDOWS = 16
@@ -121,9 +124,10 @@ class Receipt:
         Raises:
             RunError: the file is missing, or no receipt, or holds several: see :func:`cosphere.gallery.load_receipts`.
         """
-        from cosphere.gallery.receipt_file import load_receipt
-
-        return load_receipt(path)
+        found = load_receipts(path)
+        if len(found) != 1:
+            raise RunError(f"{path} holds {len(found)} receipts; wanted one. Read them with load_receipts.")
+        return found[0]
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], path: str | Path) -> Receipt:
@@ -144,6 +148,61 @@ class Receipt:
         if len(quick) != len(sure) or (quick >= 2**QUICK_BITS).any() or len(salt) > 64 or receipt.left_out < 0:
             raise RunError(f"{path} is not a receipt of a deletion: its hashes do not fit. Give the file of --receipt.")
         return receipt
+
+
+def load_receipts(path: str | Path) -> list[Receipt]:
+    """Read a file of :class:`cosphere.gallery.ReceiptFile`, :func:`cosphere.gallery.save_receipts` or :meth:`Receipt.save`.
+
+    Raises:
+        RunError: the file is missing, or holds no receipt.
+    """
+    found = read_receipts(Path(path))
+    if not found:
+        raise RunError(f"{path} holds no receipt. Give the file of --receipt.")
+    return found
+
+
+def read_receipts(path: Path) -> list[Receipt]:
+    """The receipts of a file, without a last line that a kill cut off; none of a file that has only such a line.
+
+    Raises:
+        RunError: the file is missing, or holds something else.
+    """
+    what = "a receipt of `cosphere index delete --receipt`"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            if not head.lstrip().startswith(b"{"):  # a gallery or a photo is refused before all of it is read
+                raise ValueError("it is not JSON")
+            text = (head + file.read()).decode()
+        parts = _parts(text)
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not {what}: {error}.") from error
+    several = [one for part in parts for one in _several(part)]
+    return [Receipt.from_dict(one if isinstance(one, dict) else {}, path) for one in several]
+
+
+def _parts(text: str) -> list[Any]:
+    """The values of a file of one JSON value, as older ones are, or of one on each line."""
+    with contextlib.suppress(json.JSONDecodeError):
+        return [json.loads(text)]
+    *lines, last = text.split("\n")
+    cut = last and last[: len(MARK)] == MARK[: len(last)]
+    if last and not cut:
+        lines.append(last)
+    parts = [json.loads(line) for line in lines if line.strip()]
+    if cut:
+        with contextlib.suppress(json.JSONDecodeError):
+            parts.append(json.loads(last))
+    return parts
+
+
+def _several(part: Any) -> list[Any]:
+    """The receipts of one JSON value: an older Cosphere wrote several as one list."""
+    several = part.get("receipts") if isinstance(part, dict) else None
+    return several if isinstance(several, list) else [part]
 
 
 def window_places(size: int) -> list[int]:

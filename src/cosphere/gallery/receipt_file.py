@@ -11,15 +11,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cosphere.errors import RunError, SettingsError
 from cosphere.files import check_writable, write_text
-from cosphere.gallery.erasure import MARK, Receipt
+from cosphere.gallery.erasure import Receipt, read_receipts
 
 OnReceipt = Callable[[Receipt], object]
 """Receives a receipt before its deletion is committed. What it raises stops the deletion."""
-_HEAD = 64
 
 
 class ReceiptFile:
@@ -61,7 +59,7 @@ class ReceiptFile:
 
     def _held(self) -> list[Receipt]:
         try:
-            return _receipts(self.path) if self.path.exists() and self.path.stat().st_size else []
+            return read_receipts(self.path) if self.path.exists() and self.path.stat().st_size else []
         except RunError as error:
             raise RunError(
                 f"{self.path} is there already and is not a receipt file, to which receipts are appended. Choose another name."
@@ -91,68 +89,5 @@ def save_receipts(path: str | Path, receipts: Sequence[Receipt]) -> None:
     write_text(Path(path), "".join(map(_line, receipts)))
 
 
-def load_receipts(path: str | Path) -> list[Receipt]:
-    """Read a file of :class:`ReceiptFile`, :func:`save_receipts` or :meth:`Receipt.save`.
-
-    Raises:
-        RunError: the file is missing, or holds no receipt.
-    """
-    found = _receipts(Path(path))
-    if not found:
-        raise RunError(f"{path} holds no receipt. Give the file of --receipt.")
-    return found
-
-
-def load_receipt(path: str | Path) -> Receipt:
-    """Read a file of one receipt.
-
-    Raises:
-        RunError: the file is missing, or no receipt, or holds several: see :func:`load_receipts`.
-    """
-    found = load_receipts(path)
-    if len(found) != 1:
-        raise RunError(f"{path} holds {len(found)} receipts; wanted one. Read them with load_receipts.")
-    return found[0]
-
-
 def _line(receipt: Receipt) -> str:
     return json.dumps(receipt.as_dict()) + "\n"
-
-
-def _receipts(path: Path) -> list[Receipt]:
-    """The receipts of a file, without a last line that a kill cut off."""
-    what = "a receipt of `cosphere index delete --receipt`"
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-            if not head.lstrip().startswith(b"{"):  # a gallery or a photo is refused before all of it is read
-                raise ValueError("it is not JSON")
-            text = (head + file.read()).decode()
-        parts = _parts(text)
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not {what}: {error}.") from error
-    several = [one for part in parts for one in _several(part)]
-    return [Receipt.from_dict(one if isinstance(one, dict) else {}, path) for one in several]
-
-
-def _parts(text: str) -> list[Any]:
-    """The values of a file of one JSON value, as older ones are, or of one on each line."""
-    with contextlib.suppress(json.JSONDecodeError):
-        return [json.loads(text)]
-    *lines, last = text.split("\n")
-    cut = last and last[: len(MARK)] == MARK[: len(last)]
-    if last and not cut:
-        lines.append(last)
-    parts = [json.loads(line) for line in lines if line.strip()]
-    if cut:
-        with contextlib.suppress(json.JSONDecodeError):
-            parts.append(json.loads(last))
-    return parts
-
-
-def _several(part: Any) -> list[Any]:
-    """The receipts of one JSON value: an older Cosphere wrote several as one list."""
-    several = part.get("receipts") if isinstance(part, dict) else None
-    return several if isinstance(several, list) else [part]
