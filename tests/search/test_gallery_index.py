@@ -81,7 +81,7 @@ def test_the_kind_is_checked_and_exact_goes_back(gallery: Gallery, tmp_path: Pat
         codes.use_index("hnsw")
     with codes, pytest.raises(SettingsError, match="holds codes, not floats"):
         codes.use_index("hnsw", precision="floats")
-    with codes, pytest.raises(SettingsError, match="an exact search needs no index"):
+    with codes, pytest.raises(SettingsError, match="compares all rows and needs no index"):
         codes.build_index("bits")
     with Gallery.create(tmp_path / "small", dim=DIM) as small:
         small.add(rows_of(5), range(5))

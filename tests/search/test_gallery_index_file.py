@@ -124,7 +124,7 @@ def test_indexes_that_cannot_be_kept(tmp_path: Path) -> None:
     with gallery, Gallery.open(tmp_path / "g") as other:
         with pytest.raises(RunError, match=r"is being written by this process since .* A gallery has one writer"):
             other.build_index("hnsw")
-        with pytest.raises(SettingsError, match="an exact search needs no index"):
+        with pytest.raises(SettingsError, match="compares all rows and needs no index"):
             gallery.build_index("exact")
     small, _ = made(tmp_path / "s", 20)
     with small, pytest.raises(RunError, match="has fewer than 1,000 items, which are searched exactly"):
