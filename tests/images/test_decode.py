@@ -251,6 +251,10 @@ def test_exif_orientation(orientation: int, kind: str) -> None:
     content = encoded(Image.fromarray(stored_for(shown, orientation)), kind, exif=with_orientation(orientation))
     assert np.array_equal(read_image(content), shown)
     assert np.array_equal(read_image(content, box=(1, 0, 4, 3)), shown[0:3, 1:4])
+    lazy, loaded = (Image.open(io.BytesIO(content)) for _ in range(2))
+    loaded.load()
+    for picture in (lazy, loaded, loaded):  # the same one twice
+        assert np.array_equal(decode.picture_to_rgb(picture), shown)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -135,6 +135,7 @@ def image_kind(content: bytes, name: str | None = None) -> ImageKind:
 def picture_to_rgb(picture: Image.Image) -> Pixels:
     """Convert an image opened by Pillow as :func:`read_image` converts its file. Returns (H, W, 3) uint8."""
     with _quiet_pillow():
+        picture.load()  # Pillow turns a TIFF upright here, and drops its orientation
         return _upright(picture, _orientation(picture))
 
 
