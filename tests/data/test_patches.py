@@ -95,6 +95,20 @@ def test_splits_and_leaves_keep_their_place(tmp_path: Path) -> None:
     assert set(everything(tmp_path / "nested")) == {"b/x/1.png", "a/y/1.png", "b/x/2.png"}
 
 
+@pytest.mark.parametrize("split", ["train", "Training"])
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, split: str) -> None:
+    root = tmp_path / "photos"
+    for number, name in enumerate(["train/0.png", "train/1.png", "bus/2.png", "bus/3.png"]):
+        picture(root / split / name, number)
+    picture(root / "test/bus/4.png", 4)
+    assert set(read_catalogue(root).table["split"]) == {"train", "test"}
+    changes = [Change("relabel", f"{split}/train/0.png", "train", "bus")]
+    changes.append(Change("relabel", f"{split}/bus/2.png", "bus", "train"))
+    apply_patch(patched(tmp_path, *changes), root)
+    moved = {f"{split}/{name}" for name in ("bus/0.png", "train/1.png", "train/2.png", "bus/3.png")}
+    assert set(everything(root)) == moved | {"test/bus/4.png"}
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_an_interrupted_patch_is_undone(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int

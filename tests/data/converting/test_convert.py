@@ -85,6 +85,9 @@ def test_every_column_survives(tmp_path: Path, table: Path, name: str) -> None:
     assert (result.images, result.skipped, result.resumed, result.pairs) == (5, (), 0, None)
     assert result.table == tmp_path / "new" / TABLES.get(name, name)
     same(read_catalogue(table, all_columns=True), read_catalogue(result.table, all_columns=True))
+    several = [note for note in result.notes if "several labels" in note]
+    said = "1 image has several labels; a RecordIO file keeps the first of each image, the table beside it keeps all"
+    assert several == ([said] if name == "out.rec" else [])
     assert sorted(path.name for path in (tmp_path / "new").glob(".*")) == []
 
 

@@ -46,7 +46,7 @@ class Conversion:
         resumed: how many images of the source an earlier process was through with.
         skipped: images that were left out because they cannot be read.
         without: images that could be read and of which nothing was made, such as images without a face.
-        notes: how the source was read.
+        notes: how the source was read, and what the target cannot hold.
     """
 
     target: Path
@@ -79,7 +79,8 @@ def convert(
 
     Images keep their bytes; only what a container holds as pixels is encoded, as PNG. One image is in memory at a time, beside
     the table. Labels become names of folders as far as file systems allow; the table has them unchanged. In a RecordIO file
-    classes are numbers: their labels where these are whole numbers, otherwise counted from 0 in natural order.
+    classes are numbers: their labels where these are whole numbers, otherwise counted from 0 in natural order,
+    and an image with several labels keeps the first, which a note says; the table has them all.
 
     The target is built in a hidden folder beside it and moved at the end. After a kill, the same call goes on.
 
@@ -195,7 +196,7 @@ def run_job(job: Job, source: object, *, overwrite: bool, progress: Progress | N
         resumed=resumed,
         skipped=tuple(working.skipped),
         without=tuple(job.plan.sources[number] for number in _empty(working)),
-        notes=job.plan.catalogue.notes,
+        notes=job.plan.notes,
     )
 
 

@@ -17,7 +17,7 @@ from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.converting.names import DistinctNames, safe_name
 from cosphere.data.converting.working import Done
 from cosphere.data.listing import is_image
-from cosphere.errors import DataError
+from cosphere.errors import DataError, agreeing, counted
 from cosphere.images.containers.recordio_writer import MOST
 
 TABLE, PAIRS = "labels.csv", "pairs.csv"
@@ -42,6 +42,8 @@ class Plan:
     """(N,) the number of each image's class; None for a target that keeps labels as text."""
     of_row: Integers
     """Of each row of the catalogue, which image it shows."""
+    notes: tuple[str, ...]
+    """How the source was read, and what the target cannot hold."""
 
     @cached_property
     def mark(self) -> str:
@@ -87,9 +89,14 @@ def make_plan(catalogue: Catalogue, *, numbered: bool, suffixes: bool = True) ->
     of_row, unique = pd.factorize(catalogue.table["path"])
     first = np.unique(of_row, return_index=True)[1]
     order = np.arange(len(unique))
-    identities = None
+    identities, notes = None, catalogue.notes
     if numbered:
-        identities = _identities(catalogue)[first]
+        identities = _identities(catalogue)
+        several = len(np.unique(of_row[identities != identities[first][of_row]]))
+        if several:
+            held = f"{counted(several, 'image')} {agreeing(several, 'have')} several labels"
+            notes += (f"{held}; a RecordIO file keeps the first of each image, the table beside it keeps all",)
+        identities = identities[first]
         order = np.argsort(identities, kind="stable")
         identities = identities[order]
         of_row = np.argsort(order, kind="stable")[of_row]
@@ -103,6 +110,7 @@ def make_plan(catalogue: Catalogue, *, numbered: bool, suffixes: bool = True) ->
         suffixes=own,
         identities=identities,
         of_row=np.asarray(of_row, dtype=np.int64),
+        notes=notes,
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cosphere.data.catalogue import Catalogue
+from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
+from cosphere.data.folders import SPLIT_FOLDERS
 from cosphere.data.names import nfc
 from cosphere.data.patches.proposal import REMOVE, Change
 from cosphere.errors import DataError, RunError
@@ -31,7 +32,9 @@ def moves_of(catalogue: Catalogue, changes: Sequence[Change]) -> list[Move]:
         DataError: a new label cannot be the name of a folder, the class folder of an image is not known, or a link is in the way:
             an image may not leave the folder of all, nor come into it, because undoing touches nothing outside.
     """
-    folders = {label: _class_folder(path, label) for path, label in _rows(catalogue)}
+    rows = _rows(catalogue)
+    folders = {label: _around(path, label, split)[1] for path, label, split in rows}
+    splits = {path: split for path, _, split in rows}
     taken: set[str] = set()
     moves = []
     for change in changes:
@@ -40,7 +43,7 @@ def moves_of(catalogue: Catalogue, changes: Sequence[Change]) -> list[Move]:
         if change.action == REMOVE:
             target = f"{REMOVED}/{change.path}"
         else:
-            before, _, rest = _around(change.path, change.label)
+            before, _, rest = _around(change.path, change.label, splits[change.path])
             new = folders.get(change.new_label) or _plain_name(change.new_label)
             target = "/".join(part for part in (before, new, rest) if part)
         moves.append(Move(change.path, _free(catalogue.root, target, taken)))
@@ -98,24 +101,21 @@ def remove_made(root: Path, made: Sequence[str]) -> None:
                 folder.rmdir()
 
 
-def _rows(catalogue: Catalogue) -> list[tuple[str, str]]:
-    return list(zip(catalogue.table["path"], catalogue.table["label"], strict=True))
+def _rows(catalogue: Catalogue) -> list[tuple[str, str, str]]:
+    return list(zip(*(catalogue.table[name] for name in ("path", "label", "split")), strict=True))
 
 
-def _class_folder(path: str, label: str) -> str:
-    """The folder of a class as it is written on the disk: its name may be in another Unicode form."""
-    return _around(path, label)[1]
-
-
-def _around(path: str, label: str) -> tuple[str, str, str]:
-    """What stands before the class folder in a path, the folder itself, and what stands after it.
+def _around(path: str, label: str, split: str) -> tuple[str, str, str]:
+    """What stands before the class folder in a path, the folder itself as the disk writes it, and what stands after it.
 
     Raises:
         DataError: no folder of the path has the name of the class.
     """
     parts = PurePosixPath(path).parts
     wide = label.count("/") + 1
-    for start in (0, 1):  # class/image, or split/class/image
+    # A class may have the name of a split, as in train/train/1.png.
+    in_split = split != EVERYTHING and normal_split(parts[0]) in SPLIT_FOLDERS
+    for start in (1,) if in_split else (0, 1):  # split/class/image, or class/image
         own = "/".join(parts[start : start + wide])
         if len(parts) > start + wide and nfc(own) == label:
             return "/".join(parts[:start]), own, "/".join(parts[start + wide :])
