@@ -315,6 +315,8 @@ CALLS: dict[str, tuple[Call, int]] = {
     "retrieval, groups": (lambda x, y, s: evaluate.retrieval(x, y, groups=s, metrics=("all",)).as_dict(), 80),
     "retrieval, categories": (lambda x, y, s: evaluate.retrieval(x, y, categories=y).as_dict(), 60),
     "retrieval, bits": (lambda x, y, s: evaluate.retrieval(to_bits(x), y).as_dict(), 60),
+    "retrieval, zero rows": (lambda x, y, s: evaluate.retrieval(x * (s > 3)[:, None], y).as_dict(), 80),
+    "retrieval, crowds that tie": (lambda x, y, s: evaluate.retrieval(x.sign() * (x > 2), y).as_dict(), 100),
     "retrieval, expected ties": (lambda x, y, s: evaluate.retrieval(x.round(), y, ties="expected").as_dict(), 80),
     "clustering": (lambda x, y, s: evaluate.clustering(x, y).as_dict(), 6),
     "agreement": (lambda x, y, s: evaluate.agreement(s, y), 4),

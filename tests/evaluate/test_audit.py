@@ -103,6 +103,16 @@ def test_rows_of_one_file_are_no_duplicates() -> None:
     assert len(audit_embeddings(table(rows, labels)).duplicates) == 1
 
 
+@pytest.mark.parametrize("odd", [0, 1, 40])
+def test_among_copies_an_image_is_judged_by_how_far_the_others_are(odd: int) -> None:
+    """The median of absolute deviations of the copies is rounding, whatever the other images are."""
+    rows = np.random.default_rng(0).normal(size=(100, 32))
+    rows[odd:] = rows[-1]
+    found = audit_embeddings(table(rows, np.arange(100) % 4), settings=AuditSettings(neighbours=4))
+    assert [outlier.row for outlier in found.outliers] == [0] * (odd == 1)
+    assert all(outlier.score < 200 for outlier in found.outliers)
+
+
 def test_tiny_and_wrong_sets() -> None:
     found = audit_embeddings(table(np.eye(2), [0, 1]))
     assert sum(found.counts().values()) == 0

@@ -71,7 +71,8 @@ def rank_all(
         # The optimistic rule would give a collapsed embedding perfect scores.
         for tied in _tied_first(sides, candidates, queries, ranks, request, sums) if request.chance else ():
             for name, values in _scores(tied.ranking, request).items():
-                scores[name][tied.at] = values
+                column = scores[name]  # on the host for some scores
+                column[tied.at.to(column.device)] = values.to(column.device)
         parts.append({"rows": queries, **nearest, **scores})
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     # Both passes yield the largest classes first: restore the order of the rows.

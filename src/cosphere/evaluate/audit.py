@@ -5,6 +5,7 @@ Every list is ranked, the most striking first, and none is a verdict: a model th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ _CANDIDATE = 0.8
 """Cosine of embeddings from which pixels are compared: a shrunk and compressed copy stays above it."""
 _LEAST_DIVIDED = 8
 """Images of a class that may look like two."""
+_COSINE_ROUNDING = 1e-6
+"""Cosines in float32 that differ by less are equal but for rounding."""
 _LEAST_PART = 3
 _LEAST_ALIKE = 3
 """Images of each of two classes that may look like one."""
@@ -146,7 +149,8 @@ def audit_embeddings(
       than images of one part, against the same number of all other classes. Listed from two standard deviations on.
     - Outliers: images whose nearest ones are far, against all images. Listed from three standard deviations on.
 
-    Standard deviations are estimated from the median of absolute deviations.
+    Standard deviations are estimated from the median of absolute deviations, or from their mean where more than half of the values
+    are equal.
 
     Args:
         embeddings: N rows with floats.
@@ -347,8 +351,14 @@ def _outliers(near: _Near, top: int) -> tuple[Outlier, ...]:
 
 
 def _deviations(values: Floats) -> Floats:
-    """Distance from the median in standard deviations, estimated by the median absolute deviation of normal values."""
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
-    deviations: Floats = (values - middle) / max(float(spread), 1e-12)
+    """Distance from the median in standard deviations, estimated by the median absolute deviation of normal values.
+
+    Where more than half of the values are equal, as those of exact copies are, the mean absolute deviation takes its place.
+    """
+    distances = values - np.median(values)
+    sizes = np.abs(distances)
+    spread = 1.4826 * float(np.median(sizes))
+    if spread < _COSINE_ROUNDING:
+        spread = max(math.sqrt(math.pi / 2) * float(sizes.mean()), _COSINE_ROUNDING)
+    deviations: Floats = distances / spread
     return deviations
