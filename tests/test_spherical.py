@@ -383,7 +383,8 @@ def test_center_invariant_is_not_sec():
 RANK = """
 import os, sys, torch
 import torch.distributed as distributed
-from cosphere.spherical import SphericalConstraint
+from cosphere.models.heads.layers import make_output
+from cosphere.spherical import SphericalConstraint, scale_gradients
 rank = int(os.fork() == 0)  # importing takes seconds, so that the two share it
 sys.stdout = open(f"{sys.argv[1]}.{rank}", "w")
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
@@ -392,6 +393,9 @@ batch, ema, learned = SphericalConstraint(), SphericalConstraint("ema", momentum
 values = [float(module(share)) for module in (batch, ema, learned)]
 ema(2 * share)
 values += [float(ema.radius), float(learned.radius.detach())]
+scaled = share.clone().requires_grad_()
+scale_gradients(scaled, 1.0).sum().backward()
+values += [float(scaled.grad[0, 0]), float(make_output("fixed", 2)(share)[0].norm())]
 if rank == 0:  # one process evaluates alone: nobody would answer a collective
     values.append(float(batch.eval()(share)))
 print(*values)
@@ -408,8 +412,9 @@ def test_processes_share_one_radius(tmp_path):
     outputs = [[float(word) for word in (tmp_path / f"meet.{rank}").read_text().split()] for rank in range(2)]
     # Lengths 5, 10, 5 and 4: the mean is 6. The means of the two alone would be 6.67 and 4.
     first, second = (1 + 16 + 1) / 3, 4.0
-    assert outputs[0] == pytest.approx([first, first, first, 9.0, 6.0, 50 / 9], rel=1e-6)
-    assert outputs[1] == pytest.approx([second, second, second, 9.0, 6.0], rel=1e-6)
+    # The factor of the first row's gradient is its length over that mean, which is the length of all with head setting "fixed".
+    assert outputs[0] == pytest.approx([first, first, first, 9.0, 6.0, 5 / 6, 6.0, 50 / 9], rel=1e-6)
+    assert outputs[1] == pytest.approx([second, second, second, 9.0, 6.0, 4 / 6, 6.0], rel=1e-6)
 
 
 # The weight

@@ -15,7 +15,10 @@ from cosphere.tensors import (
     gather_rows,
     length_histogram,
     lengths,
+    mean_everywhere,
     outside_autocast,
+    several_processes,
+    total_everywhere,
 )
 
 
@@ -198,6 +201,14 @@ def test_a_gathered_loss_is_the_loss_of_the_whole_batch(tmp_path):
     for numbers, error in outputs:
         assert [float(word) for word in numbers.split()] == pytest.approx(want, rel=1e-9)
         assert error.startswith("want equal batches in all processes, got [(3, 2), (4, 2)]")
+
+
+def test_totals_of_one_process_are_its_own():
+    values = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
+    total, count = total_everywhere(values)
+    assert (float(total), float(count), float(mean_everywhere(values))) == (9.0, 3.0, 3.0)
+    assert not any(one.requires_grad for one in (total, count, mean_everywhere(values)))
+    assert not several_processes()
 
 
 def test_one_process_gathers_nothing():

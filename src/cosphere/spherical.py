@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.errors import SettingsError, SizeError, did_you_mean
-from cosphere.tensors import SHORTEST, check_embeddings, lengths, outside_autocast
+from cosphere.tensors import (
+    SHORTEST,
+    check_embeddings,
+    lengths,
+    mean_everywhere,
+    outside_autocast,
+    several_processes,
+    total_everywhere,
+)
 
 RADII = ("batch", "ema", "learned")
 RAMPS = ("constant", "linear")
@@ -200,11 +208,8 @@ def _checked_kind(radius: str | float, *, scale_free: bool) -> str:
 
 def _mean_length(norms: Tensor, *, everywhere: bool) -> tuple[Tensor, Tensor | int]:
     """Mean of (B,) lengths, over all processes if asked, and the number of rows behind it."""
-    distributed = torch.distributed
-    if everywhere and distributed.is_available() and distributed.is_initialized():
-        sums = torch.stack([norms.sum(), norms.new_tensor(float(len(norms)))])
-        distributed.all_reduce(sums)
-        total, count = sums.unbind()
+    if everywhere and several_processes():
+        total, count = total_everywhere(norms)
         return total / count.clamp(min=1), count
     return norms.sum() / max(len(norms), 1), len(norms)
 
@@ -215,6 +220,8 @@ def scale_gradients(embeddings: Tensor, power: float) -> Tensor:
     Under SGD a free embedding turns by its gradient over its length, and the gradient of a loss on directions carries another
     1 / length: with power 2 all turn equally far, whatever their lengths. It is the control for SEC, which makes lengths equal instead,
     and GradScale of Draganov et al. 2025 up to a constant.
+
+    Where a gradient will flow, the mean is that of all processes, and all of them must call this.
 
     Args:
         embeddings: (B, D) float.
@@ -230,7 +237,8 @@ def scale_gradients(embeddings: Tensor, power: float) -> Tensor:
     if not power:
         return embeddings
     norms = lengths(embeddings.detach())
-    factor = (norms / norms.mean().clamp(min=SHORTEST)).pow(power)[:, None].to(embeddings.dtype)
+    mean = mean_everywhere(norms) if embeddings.requires_grad and torch.is_grad_enabled() else norms.mean()
+    factor = (norms / mean.clamp(min=SHORTEST)).pow(power)[:, None].to(embeddings.dtype)
     scaled: Tensor = _ScaledGradient.apply(embeddings, factor)
     return scaled
 

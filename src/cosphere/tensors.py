@@ -207,7 +207,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Raises:
         SizeError: the processes hold different shapes.
     """
-    if not _several_processes():
+    if not several_processes():
         return rows
     _check_equal_shapes(rows)
     gathered: Tensor = _Gather.apply(rows)
@@ -224,14 +224,39 @@ def fewest_anywhere(count: int, device: torch.device) -> int:
     Returns:
         The same number in every process; ``count`` itself where there is only one.
     """
-    if not _several_processes():
+    if not several_processes():
         return count
     smallest = torch.tensor(count, device=device)
     torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
     return int(smallest)
 
 
-def _several_processes() -> bool:
+def total_everywhere(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and number of values over all processes, without gradient. All processes must call it.
+
+    Args:
+        values: (B,) float of this process, B may differ.
+
+    Returns:
+        () and (), of the type of the values; those of this process where there is only one.
+    """
+    sums = torch.stack([values.detach().sum(), values.new_tensor(float(len(values)))])
+    if several_processes():
+        torch.distributed.all_reduce(sums)
+    total, count = sums.unbind()
+    return total, count
+
+
+def mean_everywhere(values: Tensor) -> Tensor:
+    """Mean of (B,) values over all processes, (), without gradient. All processes must call it."""
+    if not several_processes():
+        return values.detach().mean()
+    total, count = total_everywhere(values)
+    return total / count.clamp(min=1)
+
+
+def several_processes() -> bool:
+    """Whether torch.distributed runs with more than one process."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 

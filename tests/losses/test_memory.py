@@ -174,6 +174,19 @@ def test_warm_up_compares_the_batch_with_itself():
     assert memory(*stream[3]) != TripletLoss()(*stream[3])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_the_warm_up_and_the_age_count_steps_of_several_calls(given):
+    memory = CrossBatchMemory(Spy(), DIM, size=8, start_after=3, max_age=1)
+    memory.calls_per_step = 4
+    compared = []
+    for call, (rows, labels) in enumerate(batches(*[1] * 24)):
+        memory(rows, labels, step=call // 4 if given else None)
+        references = memory.loss.seen.get("references")
+        compared.append(None if references is None else len(references))
+    assert compared == [None] * 12 + [*range(1, 9)] + [5, 6, 7, 8]  # of step 5 and of step 4, but not of step 3
+    assert memory.entered.tolist() == [5] * 4 + [4] * 4
+
+
 def test_evaluation_tells_what_training_would_and_changes_nothing():
     memory = CrossBatchMemory(TripletLoss(), DIM, size=10)
     for rows, labels in batches(6, 6):
@@ -345,9 +358,10 @@ def test_wrong_settings_are_named(arguments, message):
         CrossBatchMemory(**{"loss": TripletLoss(), "embedding_dim": 4, **arguments})
 
 
-def test_a_loss_with_class_weights_is_refused():
+@pytest.mark.parametrize("name", ["norm_softmax", "proxy_anchor"])
+def test_a_loss_with_class_weights_is_refused(name):
     with pytest.raises(SettingsError, match="Losses with class weights see all classes already"):
-        CrossBatchMemory(losses.build("norm_softmax", num_classes=3, dim=4), 4)
+        CrossBatchMemory(losses.build(name, num_classes=3, dim=4), 4)
 
 
 def test_a_loss_that_takes_no_references_is_refused_for_that_reason():

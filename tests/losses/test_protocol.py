@@ -28,21 +28,28 @@ def build(name, dim=2, **settings):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_losses_against_classes_are_computed_by_each_process_alone(name):
-    loss = build(name)
-    assert loss.gathers is not isinstance(loss, losses.ClassLoss)
-
-
-def test_a_loss_that_gathers_depends_on_the_other_rows_and_one_that_does_not_is_a_mean_of_parts():
+def test_a_loss_that_gathers_depends_on_the_other_rows_and_one_that_does_not_is_a_mean_of_parts(name):
     torch.manual_seed(0)
-    pair, classes = build("contrastive"), build("norm_softmax").eval()
-    halves = [slice(0, 6, 2), slice(1, 6, 2)]
+    rows, labels = torch.randn(16, 4, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 1, 2, 2] * 2)
+    loss = build(name, dim=4).double().eval()
+    torch.manual_seed(1)
+    whole = loss(rows, labels).item()
+    torch.manual_seed(1)
+    parts = torch.stack([loss(rows[half], labels[half]) for half in (slice(0, 8), slice(8, 16))]).mean().item()
+    assert (abs(whole - parts) > 1e-6 * abs(whole)) == loss.gathers
 
-    def parts(loss):
-        return torch.stack([loss(ROWS[half], LABELS[half]) for half in halves]).mean()
 
-    torch.testing.assert_close(parts(classes), classes(ROWS, LABELS))
-    assert (parts(pair) - pair(ROWS, LABELS)).abs() > 1e-3
+@pytest.mark.parametrize(("name", "calls"), [("heated_up_softmax", 4), ("sphereface", 4), ("sphereface", 1)])
+def test_a_schedule_counts_steps_of_several_calls(name, calls):
+    """Each of the calls of one step has the value that a loss of one call a step has at that step."""
+    torch.manual_seed(0)
+    settings = {"total_steps": 6, "heat_from": 0.5} if name == "heated_up_softmax" else {}
+    plain, divided = build(name, **settings), build(name, **settings)
+    divided.load_state_dict(plain.state_dict())
+    divided.calls_per_step = calls
+    values = [plain(ROWS, LABELS).item() for _ in range(8)]
+    assert len(set(values)) > 1
+    assert [divided(ROWS, LABELS).item() for _ in range(8 * calls)] == [one for one in values for _ in range(calls)]
 
 
 @pytest.mark.parametrize("name", NAMES)

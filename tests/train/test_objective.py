@@ -64,6 +64,14 @@ def test_a_loss_of_pairs_sees_the_rows_of_all_processes_and_one_of_class_weights
     assert float(across_processes(mean_first, ROWS, LABELS)) == float(everything[:, 0].mean())
 
 
+@pytest.mark.usefixtures("two_processes")
+def test_a_batch_that_all_processes_share_is_not_gathered() -> None:
+    loss = TripletLoss()
+    terms = Objective(loss, SphericalConstraint(2.0), SecSettings(weight=0.5), steps=10)
+    assert torch.equal(terms(ROWS, LABELS, step=0, shared=True).metric, loss(ROWS, LABELS))
+    assert not torch.equal(terms(ROWS, LABELS, step=0).metric, loss(ROWS, LABELS))
+
+
 @pytest.fixture
 def process_group() -> Iterator[None]:
     distributed = torch.distributed

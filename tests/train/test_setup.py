@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from cosphere.data import Catalogue, training_parts
+from cosphere.errors import SettingsError
+from cosphere.losses import CrossBatchMemory, Loss, TripletLoss
 from cosphere.models import norm_layers
-from cosphere.train import TrainSettings, bfloat16_is_native, build_model
+from cosphere.train import LossSettings, TrainSettings, bfloat16_is_native, build_model
 from cosphere.train.journal import greeting
-from cosphere.train.setup import synchronise_norms
+from cosphere.train.setup import build_accelerator, build_loss, synchronise_norms
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,25 @@ def test_an_emulated_precision_is_said(catalogue: Catalogue, monkeypatch: pytest
         settings = TrainSettings().with_values({"precision": precision})
         lines = list(greeting(settings, parts, (), torch.device("cpu")))
         assert any("no bfloat16 instructions" in line for line in lines) == expected
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_every_part_of_a_loss_knows_how_many_calls_make_a_step(own: bool) -> None:
+    values = {"batch.accumulate": 4, "loss.name": "triplet", "loss.memory": 500, "loss.memory_after": 10}
+    settings = TrainSettings().with_values(values)
+    loss = build_loss(settings, CrossBatchMemory(TripletLoss(), 8) if own else None, 3, 8)
+    assert [part.calls_per_step for part in loss.modules() if isinstance(part, Loss)] == [4, 4]
+    assert build_loss(replace(settings, loss=LossSettings()), None, 3, 8).calls_per_step == 4
+
+
+def test_a_memory_holds_the_batch_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosphere.train.setup.Accelerator", lambda **_: launched(3, "cpu"))
+    settings = TrainSettings().with_values({"device": "cpu", "batch.size": 120, "loss.memory": 359})
+    with pytest.raises(
+        SettingsError, match=r"loss\.memory 359 does not hold a batch of all 3 processes, 360 images\. Set it to"
+    ):
+        build_accelerator(settings)
+    assert build_accelerator(settings.with_values({"loss.memory": 360})).num_processes == 3
 
 
 def launched(processes: int, device: str) -> Any:

@@ -39,7 +39,8 @@ def attention_ensemble_loss(
         learners: M, divides D. The paper has 8.
         margin: distance in [0, 2] beyond which a negative pair contributes nothing.
         divergence_margin: squared distance in [0, 4] beyond which two learners are far enough apart.
-        divergence_weight: the paper's lambda_div, >= 0.
+        divergence_weight: of the mean over pairs of learners, >= 0. The paper sums over the M (M - 1) / 2 pairs, so its
+            lambda_div is this weight divided by M (M - 1) / 2: its 1 for ABE-8 is 28 here.
         compared: see :func:`cosphere.losses.compare`. The divergence uses the batch only.
 
     Returns:
@@ -102,7 +103,8 @@ def abe_divergence_loss(learners: Tensor, *, margin: float) -> Tensor:
     paper="Kim et al.: Attention-based Ensemble for Deep Metric Learning, ECCV 2018 (ABE-M)",
     batch="at least 2 images per class",
     normalises="each learner's slice of the embeddings",
-    defaults_source="ours, as no official code is public: margins 1, weight 1; ABE-8 is learners 8",
+    defaults_source="ours, as no official code is public: margins 1, weight 1; ABE-8 is learners 8, and the "
+    "paper's lambda_div 1 is divergence_weight 28, as it sums over the 28 pairs of learners where this takes the mean",
     cost="O(B^2 D) time, O(B D) memory, one block, and B M^2 for M learners",
     choose_when="a head with several learners, which without the divergence would all learn the same",
     traits=Traits(terms="images"),

@@ -82,8 +82,8 @@ def heated_up_softmax_loss(
 class HeatedUpSoftmaxLoss(ClassLoss):
     """Module form of :func:`heated_up_softmax_loss` with learned class weights, biases and the heating schedule.
 
-    The schedule counts calls in training mode. The count is a buffer, so resumed training continues the schedule; calls
-    in evaluation mode do not change it.
+    The schedule counts calls in training mode, ``calls_per_step`` of which are one step. The count is a buffer, so resumed
+    training continues the schedule; calls in evaluation mode do not change it.
 
     Args:
         num_classes: C, number of training classes.
@@ -94,7 +94,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
             end; "learned", alpha is a parameter (stored as its logarithm, so it stays positive) and ``heat`` is
             ignored; "constant".
         heat_from: start of heating as a fraction of ``total_steps``, in [0, 1].
-        total_steps: total number of training steps. Set this: the default is that of the official Cars196 run.
+        total_steps: total number of optimiser steps. Set this: the default is that of the official Cars196 run.
         bias: if True, learn a bias per class, as in the official code.
         normalize_features: False for a head that ends in a batch norm; see :func:`heated_up_softmax_loss`.
         sample_rate: fraction of classes sampled for the softmax of each training step; see
@@ -144,7 +144,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         if self.log_scale is not None:
             return self.log_scale.exp()
         begin = self.heat_from * self.total_steps
-        done = int(self.steps)
+        done = int(self.steps) // self.calls_per_step
         if self.schedule == "constant" or done < begin:
             return self.scale
         if self.schedule == "step":
@@ -153,7 +153,7 @@ class HeatedUpSoftmaxLoss(ClassLoss):
         return self.scale * math.pow(self.heat, share)
 
     def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats. In training mode this is one step of the schedule."""
+        """(B, D), (B,) in [0, C) -> (B,), in nats. In training mode this is one call of the schedule."""
         scale = self.scale_now()
         if self.training:
             self.steps += 1

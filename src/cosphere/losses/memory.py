@@ -11,6 +11,7 @@ from torch import Tensor
 from cosphere.checks import MOST_DIM, check_number, check_whole
 from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits, given
+from cosphere.losses.engine.classes import ClassLoss
 from cosphere.losses.engine.maths import as_int64
 from cosphere.tensors import check_labelled
 
@@ -42,8 +43,8 @@ class CrossBatchMemory(Loss):
             the batch itself. Its parameters, if it has some, are this module's too.
         embedding_dim: D, embedding dimension.
         size: rows of the queue; at least one batch.
-        start_after: steps during which the batch is compared with itself alone and nothing enters: early in training
-            embeddings change too fast for the queue to stay valid.
+        start_after: optimiser steps, of ``calls_per_step`` calls each, during which the batch is compared with itself alone
+            and nothing enters: early in training embeddings change too fast for the queue to stay valid.
         max_age: in steps; older rows are not compared with. If even the latest row is older, the model has moved on
             without the memory, and a call raises. None: no limit but the size.
         batch_weight: weight of the batch's own loss, in which both sides of a pair get a gradient, added to the memory's.
@@ -131,8 +132,8 @@ class CrossBatchMemory(Loss):
             embeddings: (B, D) float, B at most the size of the memory. float16 and bfloat16 are kept as float32.
             labels: (B,) integers.
             indices_tuple: must be None; it is here because pytorch-metric-learning's trainers pass it.
-            step: the step of training, from 0, where it is not simply the number of calls in training so far: with it
-                the age of a row is known even if some steps do without the memory.
+            step: the step of training, from 0, where it does not follow from the number of calls in training so far: with
+                it the age of a row is known even if some steps do without the memory.
 
         Raises:
             SizeError: a batch that does not fit the memory in width, number, type or device.
@@ -145,9 +146,10 @@ class CrossBatchMemory(Loss):
             )
         labels = given(labels)
         self._check(embeddings, labels)
-        now = int(self.step) if step is None else _check_step("step", step)
+        count = int(self.step) if step is None else _check_step("step", step)
         if self.training:
-            self.step.fill_(now + 1)
+            self.step.fill_(count + 1)
+        now = count // self.calls_per_step if step is None else count
         if now < self.start_after or not bool(embeddings.detach().isfinite().all()):
             alone: Tensor = self.loss(embeddings, labels)
             return alone
@@ -235,7 +237,7 @@ class CrossBatchMemory(Loss):
 
 def _why_not(loss: object) -> str:
     text = f"a memory wraps a pair loss, which can compare the batch with other images; got {type(loss).__name__}. "
-    if isinstance(loss, Loss) and not loss.gathers:
+    if isinstance(loss, ClassLoss):
         return text + "Losses with class weights see all classes already."
     return text + "This one takes no references=. Choose a loss that derives from PairLoss."
 

@@ -108,6 +108,9 @@ class ProxyAnchorLoss(ClassLoss):
         SettingsError: a value is out of range.
     """
 
+    gathers = True
+    """Each proxy takes the log-sum-exp over all images of the batch, which is no mean over its parts."""
+
     def __init__(self, num_classes: int, embedding_dim: int, *, alpha: float = 32.0, margin: float = 0.1) -> None:
         super().__init__(num_classes, embedding_dim)
         self.alpha = check_number("alpha", alpha, above=0)

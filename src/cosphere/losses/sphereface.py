@@ -102,8 +102,8 @@ def _psi(cosines: Tensor, margin: int) -> Tensor:
 class SphereFaceLoss(ClassLoss):
     """The class directions of :func:`sphereface_loss`, its mean over the rows of nonzero norm, and the annealing.
 
-    The schedule counts calls in training mode. The count is a buffer, so resumed training continues the schedule; calls
-    in evaluation mode do not change it.
+    The schedule counts calls in training mode, ``calls_per_step`` of which are one step. The count is a buffer, so resumed
+    training continues the schedule; calls in evaluation mode do not change it.
 
     Args:
         num_classes: C, number of training classes.
@@ -152,13 +152,14 @@ class SphereFaceLoss(ClassLoss):
             self.class_weight.div_(torch.linalg.vector_norm(self.class_weight, dim=1, keepdim=True))
 
     def easing_now(self) -> float:
-        """Lambda after the steps so far."""
+        """Lambda at the current step."""
         if self.annealing is None:
             return self.easing
-        return max(self.easing, ANNEALING[self.annealing](int(self.steps)))
+        step = math.ceil(int(self.steps) / self.calls_per_step)
+        return max(self.easing, ANNEALING[self.annealing](step))
 
     def per_sample(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (B,) in [0, C) -> (B,), in nats. In training mode this is one step of the annealing."""
+        """(B, D), (B,) in [0, C) -> (B,), in nats. In training mode this is one call of the annealing."""
         if self.training:
             self.steps += 1
         return sphereface_loss(

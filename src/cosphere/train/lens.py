@@ -21,6 +21,8 @@ def measure_lens(
     inputs: Tensor,
     labels: Tensor,
     objective: Callable[[Tensor, Tensor], Tensor],
+    *,
+    clip_norm: float = 0.0,
 ) -> dict[str, float]:
     """Take one real optimiser step on a probe batch, measure how far each embedding turned, and undo the step.
 
@@ -35,6 +37,7 @@ def measure_lens(
         inputs: (B, 3, H, W) probe images.
         labels: (B,) their classes.
         objective: (raw embeddings, labels) -> the scalar that training minimises.
+        clip_norm: length to which training cuts the gradient of all parameters together; 0 leaves it as it is.
 
     Returns:
         values by their `lens/...` keys of metrics.jsonl; those that cannot be measured, because there is no gradient, are left out.
@@ -50,6 +53,9 @@ def measure_lens(
             (gradient,) = torch.autograd.grad(loss(leaf, labels), leaf)
             optimizer.zero_grad(set_to_none=True)
             objective(embedder(inputs).float(), labels).backward()  # type: ignore[no-untyped-call]
+            if clip_norm:
+                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimizer.step()
             after = _embed(embedder, inputs)
         finally:

@@ -293,7 +293,8 @@ class Training:
                 self.constraint,
                 raw_optimizer(self.optimizer),
                 *self.stream.inputs(self.stream.probe()),
-                lambda embeddings, labels: self.objective(embeddings, labels, step=self.state.step).total,
+                lambda embeddings, labels: self.objective(embeddings, labels, step=self.state.step, shared=True).total,
+                clip_norm=self.settings.optimizer.clip_norm,
             )
         self.state.seconds += time.monotonic() - began
         numbers = {**validation.logged(), **lens}

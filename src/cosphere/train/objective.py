@@ -27,11 +27,16 @@ class Terms(NamedTuple):
     """() the spherical constraint before its weight; 0 when its weight is 0."""
 
 
+def bare(loss: LossFunction) -> LossFunction:
+    """The loss itself where DistributedDataParallel wraps it."""
+    return loss.module if isinstance(loss, DistributedDataParallel) else loss
+
+
 def across_processes(loss: LossFunction, embeddings: Tensor, labels: Tensor) -> Tensor:
     """The loss of the global batch when several processes train together; ``loss(embeddings, labels)`` in one process.
 
-    A loss that compares images with images sees the rows of every process. A loss with ``gathers = False`` compares each
-    image with weights of its own and sees the rows of this process only; its gradients are averaged afterwards.
+    A loss that gathers sees the rows of every process. A loss with ``gathers = False`` is a mean over single images and sees the
+    rows of this process only; its gradients are averaged afterwards.
 
     Args:
         loss: a loss, bare or wrapped by DistributedDataParallel. One that does not say whether it gathers does.
@@ -44,8 +49,7 @@ def across_processes(loss: LossFunction, embeddings: Tensor, labels: Tensor) -> 
     Raises:
         SizeError: the processes hold batches of different shapes.
     """
-    plain = loss.module if isinstance(loss, DistributedDataParallel) else loss
-    if getattr(plain, "gathers", True):
+    if getattr(bare(loss), "gathers", True):
         return loss(gather_rows(embeddings), gather_rows(labels))
     return loss(embeddings, labels)
 
@@ -71,9 +75,16 @@ class Objective:
         """The weight of SEC at one step, counted from 0."""
         return ramped_weight(self.sec.weight, step, self.steps, self.sec.ramp)
 
-    def __call__(self, embeddings: Tensor, labels: Tensor, *, step: int) -> Terms:
-        """(B, D) raw embeddings, (B,) labels -> the terms at step ``step``, counted from 0."""
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, step: int, shared: bool = False) -> Terms:
+        """(B, D) raw embeddings, (B,) labels -> the terms at one step.
+
+        Args:
+            embeddings: (B, D) raw.
+            labels: (B,) integers.
+            step: counted from 0.
+            shared: every process holds these same rows, which are one batch together, not each a part of one.
+        """
         rows = scale_gradients(embeddings, self.gradient_power) if self.gradient_power else embeddings
-        metric = across_processes(self.loss, rows, labels)
+        metric = bare(self.loss)(rows, labels) if shared else across_processes(self.loss, rows, labels)
         constraint = self.constraint(embeddings) if self.sec.weight else metric.new_zeros(())
         return Terms(metric + self.weight(step) * constraint, metric, constraint)

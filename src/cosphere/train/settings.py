@@ -151,10 +151,10 @@ class ScheduleSettings(Settings):
     """Learning-rate schedule. One factor multiplies the rate of every group.
 
     Args:
-        name: "constant", "milestones" or "cosine" (to `final_factor` at the last step).
+        name: "constant", "milestones" or "cosine" (half a cosine from 1 to `final_factor`).
         milestones: steps after which the factor is multiplied by `gamma`.
         gamma: multiplier at each milestone.
-        final_factor: where "cosine" ends.
+        final_factor: where "cosine" would stand after the last step; the last `every` steps have the value at the first of them.
         every: steps between two changes of "cosine"; the steps of an epoch give a schedule by epochs.
         warmup_steps: steps over which the factor rises linearly from 0.
         new_layers_steps: first steps that train only the head and the class weights (NormSoftmax); the optimiser is reset after them.

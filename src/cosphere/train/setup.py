@@ -51,6 +51,12 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
         raise SettingsError(
             "schedule.new_layers_steps and sec.radius learned work in one process only. Leave them out, or start one process."
         )
+    rows = settings.batch.size * accelerator.num_processes
+    if 0 < settings.loss.memory < rows:
+        raise SettingsError(
+            f"loss.memory {settings.loss.memory} does not hold a batch of all {accelerator.num_processes} processes, {rows} images. "
+            f"Set it to {rows} or more, or to 0 for none."
+        )
     return accelerator
 
 
@@ -110,7 +116,8 @@ def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, 
     """The loss of a run as a module, with a memory of past batches if the settings ask for one.
 
     Args:
-        settings: of the run. A schedule inside a loss spans ``settings.steps`` unless its settings give it a length.
+        settings: of the run. A schedule inside a loss spans ``settings.steps`` unless its settings give it a length; all of
+            them count optimiser steps, also where ``batch.accumulate`` calls make one.
         own: a loss to use in place of ``settings.loss``; a plain function is wrapped into a module.
         classes: different labels in training.
         dim: D, width of the embedding.
@@ -118,8 +125,15 @@ def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, 
     Raises:
         SettingsError: no such loss or setting, or a memory for a loss with class weights.
     """
-    if own is not None:
-        return own if isinstance(own, nn.Module) else _Function(own)
+    loss = _chosen_loss(settings, classes, dim) if own is None else own
+    loss = loss if isinstance(loss, nn.Module) else _Function(loss)
+    for part in loss.modules():
+        if isinstance(part, losses.Loss):
+            part.calls_per_step = settings.batch.accumulate
+    return loss
+
+
+def _chosen_loss(settings: TrainSettings, classes: int, dim: int) -> nn.Module:
     about, chosen = losses.about(settings.loss.name), settings.loss
     length = {"total_steps": settings.steps} if "total_steps" in about.defaults else {}
     loss = losses.build(chosen.name, num_classes=classes, dim=dim, **{**length, **chosen.settings})

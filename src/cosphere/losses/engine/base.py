@@ -81,12 +81,17 @@ class Loss(nn.Module):
     about: About
 
     gathers: bool = True
-    """The loss compares images with images, so with several processes it needs the rows of all of them. False for losses
-    whose terms are single images: each process then computes its own."""
+    """With several processes the loss needs the rows of all of them, because it compares images with images or sums over the
+    batch inside a function that is not linear. False for losses whose terms are single images: each process then computes
+    its own, and the loss of the whole batch is the mean of theirs."""
 
     labels_from: Literal["class", "image"] = "class"
     """Source of the labels where a batch holds several views of each image: the class, or the image itself, so that only views
     of one image are positives. Other batches are always labelled by class."""
+
+    calls_per_step: int = 1
+    """Calls in training mode that make one optimiser step, for a loss whose state follows the steps of training. The training
+    loop sets it to ``batch.accumulate``."""
 
     def traits(self) -> Traits:
         """How the loss behaves with the settings it has."""

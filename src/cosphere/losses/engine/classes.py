@@ -301,7 +301,8 @@ class ClassLoss(Loss):
     """Base of the losses with class weights, with optional sampling of classes in training.
 
     A subclass initialises ``self.class_weight`` after ``super().__init__`` and sets ``function``, whose settings are attributes of
-    the same names. It overrides :meth:`per_sample` if it has state, and :meth:`of_batch` if its terms are not images.
+    the same names. It overrides :meth:`per_sample` if it has state, and :meth:`of_batch` if its terms are not images;
+    it then sets ``gathers`` to True, unless the whole batch's loss is the mean over its parts.
 
     Args:
         num_classes: C, training classes.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cosphere.checks import check_choice
 from cosphere.errors import SettingsError, SizeError
-from cosphere.tensors import SHORTEST, directions, lengths
+from cosphere.tensors import SHORTEST, directions, lengths, mean_everywhere
 
 PoolingName = Literal["avg", "max", "avg+max", "concat", "gem", "token", "flatten", "depthwise"]
 NormName = Literal["batch", "layer", "none"]
@@ -164,14 +164,17 @@ class UnitLength(nn.Module):
 
 
 class FixedLength(nn.Module):
-    """Scales every embedding to the mean length of its batch, by a factor that passes no gradient; as it is outside of training."""
+    """Scales every embedding to the mean length of its batch, by a factor that passes no gradient; as it is outside of training.
+
+    The batch is that of all processes, which take each step of training together.
+    """
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
         if not self.training:
             return embedding
         norms = lengths(embedding.detach())
-        factor = torch.where(norms > SHORTEST, norms.mean() / norms.clamp(min=SHORTEST), 1.0)
+        factor = torch.where(norms > SHORTEST, mean_everywhere(norms) / norms.clamp(min=SHORTEST), 1.0)
         return embedding * factor[:, None].to(embedding.dtype)
 
 
