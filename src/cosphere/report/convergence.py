@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, line_look
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, legend, line_look
 from cosphere.report.markup import missing, paragraph, table
 from cosphere.report.sections import score_name
 
@@ -45,7 +45,7 @@ def _panels(name: str, title: str, label: str, courses: Row, scale: float, rows:
                 if one in courses:
                     _course(axes, courses[one], scale, line_look(line), one, f"course-{place}-{line}")
             axes.set_ylabel(label, fontsize=8.5)
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
+            legend(axes, beside=True)
         panels[0].set_title(title)
         panels[-1].set_xlabel("step (line: mean over seeds; band: standard deviation)")
     return Drawn(name, svg[0], f"{label} over steps, for {'; '.join(rows)}, each beside what it is compared with")

@@ -158,9 +158,12 @@ def line_look(line: int) -> tuple[str, str]:
     return hues[line % 4], dashes[(line + line // 4) % 4]
 
 
-def legend(axes: Axes) -> None:
-    """A legend where it covers least."""
-    axes.legend(loc="best", handlelength=2.2, borderaxespad=0.2)
+def legend(axes: Axes, *, beside: bool = False, handlelength: float = 2.2) -> None:
+    """A legend where it covers least; to the right of the axes where marks may lie anywhere in them."""
+    if beside:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=handlelength)
+    else:
+        axes.legend(loc="best", handlelength=handlelength, borderaxespad=0.2)
 
 
 def gid_of(name: str) -> str:

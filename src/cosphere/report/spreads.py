@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, line_look
+from cosphere.report.drawing import COLOURS, WIDE, Drawn, clean, drawing, legend, line_look
 
 
 def spread_figure(content: Mapping[str, Any]) -> Drawn:
@@ -39,7 +39,7 @@ def spread_figure(content: Mapping[str, Any]) -> Drawn:
                 )
             axes.set_ylabel("test images, %", fontsize=8.5)
             axes.set_ylim(bottom=0)
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.2)
+            legend(axes, beside=True)
         panels[0].set_title("Lengths of the test embeddings")
         panels[-1].set_xlabel("length / mean length (line: mean over seeds; band: standard deviation)")
     return Drawn(

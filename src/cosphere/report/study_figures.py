@@ -88,7 +88,7 @@ def _forest(compared: Sequence[Row], level: float) -> Drawn:
         axes.set_yticks(range(len(compared)), [_pair(one) for one in compared])
         for answer, (mark, colour) in MARKS.items():
             axes.plot([], [], marker=mark, linestyle="none", color=COLOURS[colour], label=answer)
-        legend(axes)
+        legend(axes, beside=True, handlelength=1.2)
         axes.set(title=f"Differences, with {100 * level:g} % intervals")
         axes.set_xlabel("percentage points (right of 0: better)\nthick: over seeds and classes, thin: over seeds")
     text = "; ".join(
@@ -162,7 +162,7 @@ def _variance(variance: Row) -> Drawn:
         axes.axhline(0, color=COLOURS["ink"], linewidth=1)
         axes.set(title="Evener lengths and gains", xlabel="fall of the relative variance of lengths, %")
         axes.set_ylabel(f"gain in {variance['score']}, points")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.2)
+        legend(axes, beside=True, handlelength=1.2)
     rank = variance["spearman"]
     text = "unknown" if rank is None else f"{rank:.2f}"
     return Drawn("variance", svg[0], f"Fall of the variance of lengths against gain; rank correlation {text}")
