@@ -63,7 +63,6 @@ def test_a_search_in_saved_embeddings_loads_only_what_it_needs(
     code = f"""
 import gc, sys
 from cosphere.cli import main
-from cosphere.cli.search import _label
 main({words!r})
 print("loaded", [name for name in {UNNEEDED!r} if name in sys.modules])
 print("collecting", gc.isenabled(), "frozen", gc.get_freeze_count() > 50_000)

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -128,8 +128,8 @@ def build_loss(settings: TrainSettings, own: LossFunction | None, classes: int, 
     loss = _chosen_loss(settings, classes, dim) if own is None else own
     loss = loss if isinstance(loss, nn.Module) else _Function(loss)
     for part in loss.modules():
-        if isinstance(part, losses.Loss):
-            part.calls_per_step = settings.batch.accumulate
+        if hasattr(part, "calls_per_step"):
+            cast("losses.Loss", part).calls_per_step = settings.batch.accumulate
     return loss
 
 
