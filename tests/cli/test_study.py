@@ -43,7 +43,7 @@ def test_a_study_prints_arms_and_verdicts_and_the_same_command_goes_on(
     assert main([*words, "--budget", "0.001s"]) == 0
     stopped = capsys.readouterr()
     assert "6 runs to do, about" in stopped.err
-    assert "2 candidates are not tried yet" in stopped.err
+    assert "2 runs of candidates are left, so nothing is chosen" in stopped.err
     assert "not decided" in stopped.out
     assert main(words) == 0
     shown = capsys.readouterr()
