@@ -135,7 +135,7 @@ def test_labels_splits_and_boxes_become_metadata(bundle: Path, photos: Path, tmp
     finally:
         (photos / "boxes.csv").unlink()
     assert filled.added == (2, 0, 0)
-    assert notes.notes == ["1 row of the source show a picture that another row shows; each is added once"]
+    assert notes.notes == ["1 row of the source shows a picture that another row shows; each picture is added once"]
     with Gallery.open(tmp_path / "boxes") as gallery:
         part = gallery.get(f"{photos / 'test' / 'class10' / '0.png'}@5,5,30,30")
         assert part.metadata["x_1"] == 5

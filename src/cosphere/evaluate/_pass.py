@@ -24,8 +24,8 @@ _FIRST_RANKS = " first ranks"
 
 
 FEW, SHARE = 10, 1 / 3
-"""Images that may tie for a query's first ranks and be settled by the rule, as duplicates are: so many, or such a share of those that it
-ranks. More than both, or all, are a collapse."""
+"""A tie for a query's first ranks of at most this many images, or of at most this share of those that it ranks, is settled by the rule,
+as duplicates are. A tie of more than both, or of all, is a collapse."""
 
 
 class Request(NamedTuple):

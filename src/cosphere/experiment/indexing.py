@@ -240,7 +240,8 @@ def _described(images: Catalogue, listener: Listener) -> tuple[list[str], list[d
 def _note_same(count: int, listener: Listener) -> None:
     if count:
         listener.note(
-            f"{counted(count, 'row')} of the source show a picture that another row shows; each is added once"
+            f"{counted(count, 'row')} of the source {agreeing(count, 'show')} a picture that another row shows; each picture is added "
+            "once"
         )
 
 

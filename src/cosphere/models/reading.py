@@ -48,13 +48,14 @@ def input_batches(
         ready: Iterable[Tensor] = torch.split(pictures, batch_size) if len(pictures) else ()
     else:
         pixels = _pixel_batches(_as_list(pictures), batch_size, preprocessing)
+        # Reordered as bytes: a quarter of what would move after normalisation.
         ready = (preprocessing.to_input(_channels_last(batch.to(device))) for batch in pixels)
     for batch in _tracked(ready, pictures, batch_size) if progress else ready:
         yield _channels_last(batch.to(device))
 
 
 def _channels_last(batch: Tensor) -> Tensor:
-    """Before normalisation, so that a quarter of the bytes move."""
+    """Images (B, C, H, W) in the memory format that is fastest for convolutions; anything else as it is."""
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 

@@ -234,7 +234,7 @@ def _last_lens(logged: list[dict[str, Any]]) -> dict[str, float | None]:
 
 @cache
 def _machine(threads: int) -> dict[str, Any]:
-    """Commit and machine, asked once in a process with so many threads of torch."""
+    """Commit and machine, asked once in a process for each number of torch's threads."""
     origin = provenance()
     del origin["time"]
     return origin

@@ -26,13 +26,13 @@ Done = Callable[[Finished], None]
 
 
 def share_of_threads(jobs: int) -> int:
-    """Threads of torch in each of so many runs at once, of those that this process has."""
+    """Threads of torch in each of ``jobs`` runs at once, of those that this process has."""
     return max(1, torch.get_num_threads() // jobs)
 
 
 @contextmanager
 def shared_threads(jobs: int) -> Iterator[None]:
-    """Take the share of one of so many runs within, and all threads again afterwards: sums are rounded by their number."""
+    """Take the threads of one of ``jobs`` runs inside the block, and all of them afterwards: sums are rounded by their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(share_of_threads(jobs))
     try:
