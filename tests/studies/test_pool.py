@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,3 +77,21 @@ def test_a_run_that_fails_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SizeError, match="arm a, b: too small"), Workers(job, 2, 1) as workers:
         workers.execute(lambda: job, lambda _: None)
     assert torch.get_num_threads() == 4
+
+
+UNGUARDED = """
+from types import SimpleNamespace
+from cosphere.studies.pool import Workers
+
+with Workers(SimpleNamespace(), 2, 2) as workers:
+    workers.execute(lambda: SimpleNamespace(arm="a", name="b"), print)
+"""
+
+
+@pytest.mark.slow  # three processes import torch
+def test_a_script_that_every_worker_would_run_again_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith('put the call under `if __name__ == "__main__":`, in a file, or take jobs=1.')

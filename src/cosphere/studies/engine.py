@@ -84,7 +84,8 @@ def run(
     Raises:
         SettingsError: a setting of any arm is wrong; nothing has run then.
         DataError: there is no test split, or too few classes.
-        RunError: another process works on the folder, or it holds another study.
+        RunError: another process works on the folder, it holds another study, or a script calls this with several jobs without
+            ``if __name__ == "__main__":``.
     """
     check_study(study)
     check_whole("jobs", jobs, least=1, most=1024)

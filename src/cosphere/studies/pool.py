@@ -57,6 +57,8 @@ class Workers:
         self.context, self.jobs = context, jobs
         self.processes = max(1, min(jobs, runs))
         self._pool: ProcessPoolExecutor | None = None
+        self._started: Any = None
+        """How many processes have begun, shared with them."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,10 +92,18 @@ class Workers:
         try:
             self._spread(take, done)
         except BrokenProcessPool as error:
-            raise RunError(
-                "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer "
-                "--jobs."
-            ) from error
+            raise RunError(self._why_broken()) from error
+
+    def _why_broken(self) -> str:
+        """What ended a process: a worker that never came to its first line failed while it imported the caller's script."""
+        if self._started is not None and not self._started.value:
+            return (
+                "no process of the study could start. Each imports the script that runs the study: put the call under "
+                '`if __name__ == "__main__":`, in a file, or take jobs=1.'
+            )
+        return (
+            "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer --jobs."
+        )
 
     def _spread(self, take: Take, done: Done) -> None:
         """Keep as many runs going as there are processes."""
@@ -113,11 +123,12 @@ class Workers:
             processes = multiprocessing.get_context(
                 "spawn"
             )  # A fork would copy torch's threads in the middle of their work.
+            self._started = processes.Value("i", 0)
             self._pool = ProcessPoolExecutor(
                 self.processes,
                 mp_context=processes,
                 initializer=_begin,
-                initargs=(self.context, share_of_threads(self.jobs), processes.Value("i", 0), os.getpid()),
+                initargs=(self.context, share_of_threads(self.jobs), self._started, os.getpid()),
             )
         return self._pool
 
