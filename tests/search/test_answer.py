@@ -95,6 +95,16 @@ def test_every_row_of_the_query_file_is_left_out(gallery: Embeddings, tmp_path: 
             assert [hit.row for hit in found.hits] == [2, 3]
 
 
+def test_fewer_hits_for_deleted_rows_are_said(gallery: Embeddings) -> None:
+    index = Index.build(gallery.embeddings)
+    index.delete([1, 2])
+    (found,) = answer([gallery.paths[0]], MeanColour(), gallery, 3, index=index)
+    assert [hit.row for hit in found.hits] == [3]
+    assert "1 hit instead of 3: 2 rows of the index are deleted" in found.notes
+    (enough,) = answer([gallery.paths[0]], MeanColour(), gallery, 1, index=index)
+    assert not any("deleted" in note for note in enough.notes)
+
+
 def test_a_picture_in_memory_is_not_recognised(gallery: Embeddings) -> None:
     (found,) = answer([Image.open(gallery.paths[0])], MeanColour(), gallery, 1)
     assert [hit.row for hit in found.hits] == [0]

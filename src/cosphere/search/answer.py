@@ -11,7 +11,7 @@ import numpy as np
 
 from cosphere.checks import check_whole
 from cosphere.embeddings import Embeddings
-from cosphere.errors import SizeError, counted
+from cosphere.errors import SizeError, agreeing, counted
 from cosphere.models import Calibration, Embedder
 from cosphere.search.asymmetric import SHORTLIST
 from cosphere.search.engines import COSINE, ENGINES
@@ -103,7 +103,7 @@ def answer(
         batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
 
     Returns:
-        one answer for each query, in order; with fewer than k hits where ``refine`` leaves no more.
+        one answer for each query, in order; with fewer than k hits where ``refine``, or rows that ``index`` has deleted, leave no more.
 
     Raises:
         ImageError: a query cannot be read.
@@ -126,7 +126,7 @@ def answer(
         index = Index.build(gallery.embeddings, kind, wanted_recall=wanted_recall, **listed, **checked)
     found = _found(rows, gallery, index, k, most, own, refine)
     return [
-        _answer(query, gallery, index, embedder.calibration, left_out, hits, refine)
+        _answer(query, gallery, index, embedder.calibration, left_out, hits, refine, k)
         for query, left_out, hits in zip(queries, own, found, strict=True)
     ]
 
@@ -188,6 +188,7 @@ def _answer(
     own: tuple[int, ...],
     found: Sequence[_Found],
     refine: Refinement,
+    k: int,
 ) -> Answer:
     threshold = calibration if index.kind in WHOLE_KINDS and not refine.changes_scores else None
     names = gallery.class_names
@@ -213,6 +214,11 @@ def _answer(
     alike = sum(hit.alike for hit in hits)
     if alike:
         notes.append(f"{counted(alike, 'near duplicate')} of these {'is' if alike == 1 else 'are'} not shown")
+    deleted = int(index.dead.sum())
+    if len(hits) < k and deleted and not refine.thins:
+        notes.append(
+            f"{counted(len(hits), 'hit')} instead of {k}: {counted(deleted, 'row')} of the index {agreeing(deleted, 'are')} deleted"
+        )
     if own:
         its_label = "" if label is None else f"; its label is {label!r}"
         notes.append(f"{Path(query).name} is one of the images, so it is left out{its_label}")

@@ -101,9 +101,7 @@ class Workers:
                 "no process of the study could start. Each imports the script that runs the study: put the call under "
                 '`if __name__ == "__main__":`, in a file, or take jobs=1.'
             )
-        return (
-            "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer --jobs."
-        )
+        return "a process of the study was ended, perhaps for lack of memory. Start the same command again to go on, with fewer --jobs."
 
     def _spread(self, take: Take, done: Done) -> None:
         """Keep as many runs going as there are processes."""
