@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from cosphere.errors import DataError, counted
 from cosphere.gallery.postgres.conversion import as_json, as_json_value
 from cosphere.gallery.values import ID, Value
 from cosphere.gallery.where import Condition, Filter
@@ -22,6 +23,10 @@ _INDEXED = 100
 """Texts of one condition that are looked up in the index, a placeholder each; a statement takes 65,535 of them."""
 
 
+_MOST_VALUES = 65_000
+"""Placeholders of one filter; the rest of the statement needs a few too."""
+
+
 class Clause(NamedTuple):
     """A condition in SQL, and the values of its placeholders."""
 
@@ -30,10 +35,20 @@ class Clause(NamedTuple):
 
 
 def clause_of(wanted: Filter | None) -> Clause:
-    """The condition that a filter sets for a row of table ``item``; one that always holds without a filter."""
+    """The condition that a filter sets for a row of table ``item``; one that always holds without a filter.
+
+    Raises:
+        DataError: it has more values than a statement of PostgreSQL takes.
+    """
     if wanted is None:
         return Clause("TRUE", ())
-    return _joined(" OR ", [_joined(" AND ", [_condition(one) for one in every]) for every in wanted.alternatives])
+    clause = _joined(" OR ", [_joined(" AND ", [_condition(one) for one in every]) for every in wanted.alternatives])
+    if len(clause.values) > _MOST_VALUES:
+        raise DataError(
+            f"the filter has {counted(len(wanted.alternatives), 'alternative')}, too many for one statement of PostgreSQL "
+            f"({len(clause.values):,} values; wanted at most {_MOST_VALUES:,}). Give the values of a column as one list, or ask in parts."
+        )
+    return clause
 
 
 def _joined(word: str, clauses: Sequence[Clause]) -> Clause:
