@@ -117,6 +117,7 @@ def test_overrides_replace_by_dotted_name_and_leave_the_rest() -> None:
         ("power", "there is no setting 'power'. Did you mean 'engine.power'?"),
         ("engine.powr", "there is no setting 'engine.powr'. Did you mean 'engine.power'?"),
         ("wheels.size", "there is no setting 'wheels.size'. Did you mean 'wheels'?"),
+        ("whales", "there is no setting 'whales'. `--help` lists all settings."),
         ("qqq", "there is no setting 'qqq'. `--help` lists all settings."),
     ],
 )

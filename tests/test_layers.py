@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
-    {"errors", "_version"},
+    {"errors", "_elsewhere", "_version"},
     {"_lazy", "_types", "checks"},
     {"fields", "files", "origins", "tensors"},
     {"codes", "rows", "gallery"},

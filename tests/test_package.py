@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import cosphere
-from cosphere._lazy import ELSEWHERE
+from cosphere._elsewhere import ELSEWHERE
 
 
 def test_importing_loads_nothing_heavy() -> None:

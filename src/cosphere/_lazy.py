@@ -7,24 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-ELSEWHERE = {
-    "AccuracyCalculator": "cosphere.evaluate.retrieval and cosphere.evaluate.clustering",
-    "BatchHardMiner": "cosphere.losses.miners.batch_hard",
-    "HDCMiner": "cosphere.losses.miners.hdc_pairs",
-    "IndexFlatIP": "cosphere.Index.build(embeddings)",
-    "IndexFlatL2": "cosphere.Index.build(embeddings)",
-    "InferenceModel": "cosphere.Embedder with cosphere.Gallery",
-    "MPerClassSampler": "cosphere.data.ClassBalancedBatches",
-    "MultiSimilarityMiner": "cosphere.losses.miners.multi_similarity",
-    "NPairsLoss": "cosphere.losses.NPairLoss",
-    "NormalizedSoftmaxLoss": "cosphere.losses.NormSoftmaxLoss",
-    "PairMarginMiner": "cosphere.losses.miners.pair_margin",
-    "SelfSupervisedLoss": "any loss of cosphere.losses, with the number of an image as its label",
-    "SentenceTransformer": "cosphere.Embedder",
-    "TripletMarginLoss": "cosphere.losses.TripletLoss",
-    "TripletMarginMiner": "cosphere.losses.miners.violating_triplets",
-}
-"""Names of other libraries that people try first, and what takes their place. docs/coming_from.md has the settings too."""
+from cosphere._elsewhere import ELSEWHERE
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -74,8 +74,13 @@ class MissingExtraError(CosphereError, ImportError):
         )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """The tail of an error about an unknown name: the nearest known one, or the whole list.
+
+    Args:
+        name: the unknown name.
+        known: the known ones.
+        cutoff: least similarity, in [0, 1], of a name that is suggested.
 
     >>> did_you_mean("multi_similarty", ["triplet", "multi_similarity"])
     "Did you mean 'multi_similarity'?"
@@ -83,7 +88,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'Known: contrastive, triplet.'
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(names)}."

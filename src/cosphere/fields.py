@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import functools
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cosphere.checks import check_number, check_whole
-from cosphere.errors import SettingsError, did_you_mean, one_of
+from cosphere.errors import SettingsError, one_of
 
 T = TypeVar("T")
 _KEY = "cosphere"
@@ -201,22 +202,40 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The tail of an error about an unknown setting: the nearest dotted name, which its last part alone also finds.
+    """The tail of an error about an unknown setting: the nearest dotted names, which its last part alone also finds.
+
+    Names of the section that was typed come before all others.
 
     >>> nearest_name("margn", ["loss.margin", "sec.weight"])
     "Did you mean 'loss.margin'?"
+    >>> nearest_name("loss.scale", ["loss.name", "loss.settings.scale", "head.scale"])
+    "Did you mean 'loss.settings.scale'?"
     """
-    names = list(known)
-    tails = {key.rsplit(".", 1)[-1]: key for key in reversed(names)}
-    if name in tails:
-        return f"Did you mean {tails[name]!r}?"
-    text = did_you_mean(name, names)
-    if text.startswith("Did"):
-        return text
-    text = did_you_mean(name.rsplit(".", 1)[-1], tails)
-    if text.startswith("Did"):
-        return f"Did you mean {tails[text.split(chr(39))[1]]!r}?"
-    return "`--help` lists all settings."
+    likeness = {other: _likeness(name, other) for other in known}
+    section = f"{name.split('.')[0]}."
+    near = {other: value for other, value in likeness.items() if value >= _ALIKE}
+    near = {other: value for other, value in near.items() if other.startswith(section)} or near
+    best = [other for other, value in near.items() if value == max(near.values())]
+    return f"Did you mean {one_of(map(repr, best[:3]))}?" if best else "`--help` lists all settings."
+
+
+_ALIKE = 0.75
+"""Least similarity of a name that is suggested. Shorter names are more often near by chance: cpu and cut have 0.67."""
+
+
+def _likeness(name: str, other: str) -> float:
+    """Similarity of two dotted names in [0, 1]: of their last parts, or of the whole where the last parts have much in common.
+
+    What was typed inside a setting that has no parts, such as ``steps.number``, is like the setting.
+    """
+    if name.startswith(f"{other}."):
+        return _ALIKE
+    last = _ratio(name.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1])
+    return max(last, _ratio(name, other)) if last >= 0.6 else last
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], section: str = "") -> tuple[str, Any, Any] | None:

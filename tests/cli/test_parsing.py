@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -45,6 +46,9 @@ def parser() -> CommandParser:
     made = CommandParser("drive", "Drive a car.", ["cosphere drive there"])
     made.add_argument("where", nargs="?", type=str)
     made.add_argument("--stops", type=list[str], default=[])
+    made.add_argument("--tolls", type=list[int], default=[])
+    made.add_argument("--open", type=bool, default=False)
+    made.add_argument("--luggage", type=dict[str, Any], default={})
     made.add_argument("--config", action="config")
     made.add_class_arguments(Car, None)
     return made
@@ -67,7 +71,11 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
         (["--wheels", "four"], "wheels is 'four'; wanted a whole number."),
         (["--engine.fuel", "coal"], "engine.fuel is 'coal'; wanted 'petrol' or 'none'."),
         (["--engine.gear", "middle"], "engine.gear is 'middle'; wanted a number, 'low' or 'high'."),
-        (["--stops", "home"], "stops is 'home'; wanted a list in brackets: --stops '[home]'."),
+        (["--tolls", "home"], "tolls is 'home'; wanted a list of whole numbers. Write --tolls 1,2."),
+        (["--tolls", "1.5"], "tolls is '1.5'; wanted a list of whole numbers. Write --tolls 1,2."),
+        (["--open=maybe"], "open is 'maybe'; wanted true or false."),
+        (["--luggage", "3"], "luggage is '3'; wanted names with values. Write --luggage NAME=VALUE."),
+        (["--wheels"], "--wheels has no value; wanted a whole number."),
         (["-wheels=3"], "'-wheels' has one dash; settings have two. Write --wheels."),
         (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
     ],
@@ -75,6 +83,37 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
 def test_one_line_errors(words: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
         parser().read(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--tolls 1,2", "tolls", [1, 2]),
+        ("--tolls 3", "tolls", [3]),
+        ("--tolls '1 2'", "tolls", [1, 2]),
+        ("--tolls '[1, 2'", "tolls", [1, 2]),
+        ("--tolls=(1,2,)", "tolls", [1, 2]),
+        ("--tolls '[]'", "tolls", []),
+        ("--stops home", "stops", ["home"]),
+        ("--stops '[home, \"sea\"]'", "stops", ["home", "sea"]),
+        ("--stops 1,2", "stops", ["1", "2"]),
+        ("--open", "open", True),
+        ("--open yes", "open", True),
+        ("--open=On", "open", True),
+        ("--open 1", "open", True),
+        ("--open no", "open", False),
+        ("--open 0", "open", False),
+        ("--open off there", "where", "there"),
+        ("--open there", "where", "there"),
+        ("--luggage bags=2", "luggage", {"bags": 2}),
+        ("--luggage bags=2,colour=red", "luggage", {"bags": 2, "colour": "red"}),
+        ("--luggage parts=[1,2],bags=3", "luggage", {"parts": [1, 2], "bags": 3}),
+        ("--luggage a.b=0.5", "luggage", {"a.b": 0.5}),
+        ("--luggage '{bags: 2}'", "luggage", {"bags": 2}),
+    ],
+)
+def test_values_as_people_type_them(words: str, name: str, value: object) -> None:
+    assert parser().read(shlex.split(words))[name] == value
 
 
 @pytest.mark.parametrize(

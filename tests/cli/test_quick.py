@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosphere.cli import main, quick
+from cosphere.cli.synonyms import ADVICE, SYNONYMS
 from cosphere.errors import CosphereError, SettingsError
 
 
@@ -27,6 +28,10 @@ def test_what_is_written_is_what_the_parsers_say() -> None:
         ["train", "photos", "--sec.wieght", "1"],
         ["train", "photos", "--loss", "tripplet"],
         ["train", "photos", "--steps", "many"],
+        ["train", "photos", "--freeze_norm", "maybe"],
+        ["train", "photos", "--amp"],
+        ["evaluate", "run", "--ks", "all"],
+        ["search", "run", "photos", "query", "-k", "3"],
         ["search", "run", "photos"],
     ],
 )
@@ -86,23 +91,37 @@ def test_the_help_calls_optional_arguments_optional_and_types_by_their_values() 
 
 
 @pytest.mark.parametrize(
-    ("words", "want"),
+    ("command", "words", "want"),
     [
-        (["x", "--loss", "triplet"], ["x", "--loss.name", "triplet"]),
-        (["x", "--loss=triplet"], ["x", "--loss.name", "triplet"]),
-        (["x", "--sec", "0.02"], ["x", "--sec.weight", "0.02"]),
-        (["x", "--embedding_size", "64"], ["x", "--model.dim", "64"]),
-        (["x", "--lr", "0.001"], ["x", "--optimizer.backbone_rate", "0.001", "--optimizer.head_rate", "0.001"]),
-        (["x", "--batch-size", "30"], ["x", "--batch.size", "30"]),
-        (["x", "--loss", "part.yaml"], ["x", "--loss", "part.yaml"]),
-        (["x", "--seed", "1", "--", "--loss"], ["x", "--seed", "1", "--", "--loss"]),
+        ("train", "x --loss triplet", "x --loss.name=triplet"),
+        ("train", "x --loss=triplet", "x --loss.name=triplet"),
+        ("train", "x --Loss triplet", "x --loss.name=triplet"),
+        ("train", "x --sec 0.02", "x --sec.weight=0.02"),
+        ("train", "x --embedding_size 64", "x --model.dim=64"),
+        ("train", "x --lr 0.001", "x --optimizer.backbone_rate=0.001 --optimizer.head_rate=0.001"),
+        ("train", "x --batch-size 30", "x --batch.size=30"),
+        ("train", "x --loss part.yaml", "x --loss=part.yaml"),
+        ("train", "x --seed 1 -- --loss", "x --seed=1 -- --loss"),
+        ("train", "--epochs 3 --help", "--epochs 3 --help"),
+        ("evaluate", "x --k 1", "x --ks=1"),
+        ("evaluate", "x --loss 1", "x --loss=1"),
+        ("evaluate", "x --bs 8", "x --batch_size=8"),
+        ("search", "a b c --k 1", "a b c --k=1"),
+        ("search", "a b c --top-k 1", "a b c --k=1"),
+        ("embed", "a b --output x.npz", "a b --out=x.npz"),
+        ("losses", "--time --batch 8", "--time --batch=8"),
     ],
 )
-def test_settings_that_people_type_first_are_understood(words: list[str], want: list[str]) -> None:
-    assert quick.understood("train", words) == want
-    assert quick.understood("evaluate", words) == words
-    known = quick.options()["commands"]["train"]["options"]
-    assert {name for meant in quick.SYNONYMS.values() for name in meant} <= set(known)
+def test_settings_that_people_type_first_are_understood(command: str, words: str, want: str) -> None:
+    assert " ".join(quick.understood(command, words.split())) == want
+
+
+def test_settings_that_are_meant_exist() -> None:
+    every = {name for about in quick.options()["commands"].values() for name in about["options"]}
+    assert {name for meant, _ in SYNONYMS for name in meant} <= every
+    assert {name for needed, _, _ in ADVICE for name in needed} <= every
+    named = {name for _, _, text in ADVICE for name in re.findall(r"--([a-z_.]+[a-z])", text)}
+    assert {name.removesuffix(".margin").removesuffix(".temperature") for name in named} <= every
 
 
 @pytest.mark.parametrize(
@@ -126,6 +145,27 @@ def test_settings_that_people_type_first_are_understood(words: list[str], want: 
         ),
         (["train", "x", "--heet", "2"], "there is no setting 'heet'. Did you mean 'loss.settings.heat'?"),
         (["search", "a", "b", "c", "--k", "two"], "k is 'two'; wanted a whole number."),
+        (["search", "a", "b", "c", "-k", "3"], "'-k' has one dash; settings have two. Write --k."),
+        (["search", "a", "b", "c", "--per_label", "x"], "per_label is 'x'; wanted a whole number or null."),
+        (["train", "x", "--sec.radius", "wide"], "sec.radius is 'wide'; wanted a number, 'batch', 'ema' or 'learned'."),
+        (["train", "x", "--steps"], "--steps has no value; wanted a whole number."),
+        (["embed", "x", "y", "--out"], "--out has no value; wanted one."),
+        (["train", "x", "--loss", "TripletMarginLoss"], "Did you mean 'triplet'? docs/coming_from.md has"),
+        (["train", "x", "--loss", "ms"], "no loss is called 'ms'. Did you mean 'multi_similarity'?"),
+        (["train", "x", "--loss", "ArcFace"], "no loss is called 'ArcFace'. Did you mean 'arcface'?"),
+        (["train", "x", "--loss", "wing"], "no loss is called 'wing'. Known: adaface, "),
+        (["train", "x", "--loss.scale", "64"], "Did you mean 'loss.settings.scale'?"),
+        (["train", "x", "--optimizer.lr", "1"], "Did you mean 'optimizer.backbone_rate' and 'optimizer.head_rate'?"),
+        (["train", "x", "--dropuot", "1"], "there is no setting 'dropuot'. `--help` lists all settings."),
+        (["train", "x", "--loss.settings", "foo"], "wanted names with values. Write --loss.settings NAME=VALUE."),
+        (["train", "x", "--freeze_norm=maybe"], "freeze_norm is 'maybe'; wanted true or false."),
+        (["train", "x", "--freeze_norm", "maybe"], "freeze_norm is 'maybe'; wanted true or false."),
+        (["train", "x", "y"], "'y' is one word too many. `cosphere train --help` shows what it takes."),
+        (["train", "x", "--", "y"], "'y' is one word too many."),
+        (["evaluate", "x", "--ks", "all"], "ks is 'all'; wanted a list of whole numbers or null. Write --ks 1,2."),
+        (["evaluate", "x", "--ks", "1", "2"], "'2' is one word too many. A list is one word: --ks 1,2."),
+        (["evaluate", "x", "--metrics", "mrr,ndgc"], "there is no metric 'ndgc'. Did you mean 'ndcg'?"),
+        (["evaluate", "x", "--optoins.k", "1"], "there is no setting 'optoins.k'. Did you mean 'options.k'?"),
     ],
 )
 def test_mistyped_options(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +178,10 @@ def test_mistyped_options(words: list[str], message: str, capsys: pytest.Capture
     [
         ("sec: {wieght: 1}", "there is no setting 'sec.wieght'. Did you mean 'sec.weight'?"),
         ("stepps: 1", "there is no setting 'stepps'. Did you mean 'steps'?"),
+        ("data: photos", "data is 'photos'; wanted names with values, such as data: {root: ...}."),
+        ("batch: 8", "batch is 8; wanted names with values, such as batch: {size: ...}."),
+        ("lr: 0.1", "there is no setting 'lr'. Did you mean 'optimizer.backbone_rate' and 'optimizer.head_rate'?"),
+        ("epochs: 3", "there is no setting 'epochs': training counts steps, not epochs."),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases (*name) are not read"),
         ("- 1", "holds a list"),
     ],
@@ -183,7 +227,7 @@ def test_a_missing_argument_is_named_at_once(words: list[str], lacks: str, capsy
         ["search", "run", "photos", "-"],
         ["search", "--json", "run", "photos", "query"],
         ["search", "--", "--run", "photos", "query"],
-        ["embed", "run", "photos", "--out"],
+        ["evaluate", "run", "--ks", "1,2", "photos"],
         ["index", "delete", "gallery"],
         ["train", "--config", "recipe.yaml"],
     ],

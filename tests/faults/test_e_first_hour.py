@@ -27,19 +27,41 @@ from cosphere.search.answer import MEASURES
 from cosphere.train import TrainSettings
 
 TYPED = [
-    pytest.param(["--loss", "triplet"], ["--loss.name", "triplet"], id="E10 loss"),
-    pytest.param(["--sec", "0.02"], ["--sec.weight", "0.02"], id="E10 sec"),
-    pytest.param(["--sec=0.02"], ["--sec.weight", "0.02"], id="E10 sec with ="),
-    pytest.param(
-        ["--lr", "0.001"], ["--optimizer.backbone_rate", "0.001", "--optimizer.head_rate", "0.001"], id="E10 lr"
-    ),
-    pytest.param(["--batch-size", "8"], ["--batch.size", "8"], id="E10 batch size"),
-    pytest.param(["--weights", "none"], ["--model.weights", "none"], id="E10 weights"),
+    pytest.param(["--loss", "triplet"], ["--loss.name=triplet"], id="E10 loss"),
+    pytest.param(["--sec", "0.02"], ["--sec.weight=0.02"], id="E10 sec"),
+    pytest.param(["--sec=0.02"], ["--sec.weight=0.02"], id="E10 sec with ="),
+    pytest.param(["--lr", "0.001"], ["--optimizer.backbone_rate=0.001", "--optimizer.head_rate=0.001"], id="E10 lr"),
+    pytest.param(["--batch-size", "8"], ["--batch.size=8"], id="E10 batch size"),
+    pytest.param(["--weights", "none"], ["--model.weights=none"], id="E10 weights"),
+    pytest.param(["--data", "photos"], ["--data.root=photos"], id="E10 section data"),
+    pytest.param(["--images", "160"], ["--images.size=160"], id="E10 section images"),
+    pytest.param(["--batch", "8"], ["--batch.size=8"], id="E10 section batch"),
+    pytest.param(["--schedule", "cosine"], ["--schedule.name=cosine"], id="E10 section schedule"),
+    pytest.param(["--validation", "50"], ["--validation.every=50"], id="E10 section validation"),
+    pytest.param(["--features", "2"], ["--features.copies=2"], id="E10 section features"),
+    pytest.param(["--model", "resnet50"], ["--model.backbone=resnet50"], id="E10 section model"),
+    pytest.param(["--batch", "{size: 8}"], ["--batch={size: 8}"], id="E10 a section given whole"),
+    pytest.param(["--imgsz", "160"], ["--images.size=160"], id="E10 imgsz"),
+    pytest.param(["--scheduler", "cosine"], ["--schedule.name=cosine"], id="E10 scheduler"),
+    pytest.param(["--arch", "resnet50"], ["--model.backbone=resnet50"], id="E10 arch"),
+    pytest.param(["--iterations", "9"], ["--steps=9"], id="E10 iterations"),
+    pytest.param(["--bs", "9"], ["--batch.size=9"], id="E10 bs"),
+    pytest.param(["--wd", "0.1"], ["--optimizer.weight_decay=0.1"], id="E10 wd"),
+    pytest.param(["--momentum", "0.9"], ["--optimizer.momentum=0.9"], id="E10 momentum"),
+    pytest.param(["--val_split", "0.2"], ["--data.validation_share=0.2"], id="E10 val_split"),
 ]
 NAMED = [
     pytest.param(["--epochs", "3"], "training counts steps, not epochs", id="E10 epochs"),
     pytest.param(["--margin", "0.1"], "--loss.settings.margin", id="E10 margin"),
     pytest.param(["--output", "x"], "--runs FOLDER", id="E10 output"),
+    pytest.param(["--num-epochs", "3"], "training counts steps, not epochs", id="E10 num-epochs"),
+    pytest.param(["--save_dir", "x"], "--runs FOLDER", id="E10 save_dir"),
+    pytest.param(["--cpu", "--steps", "3"], "the device is --device", id="E10 cpu"),
+    pytest.param(["--gpu", "0"], "the device is --device", id="E10 gpu"),
+    pytest.param(["--amp"], "--precision: float32, bf16 or fp16", id="E10 amp"),
+    pytest.param(["--fp16", "true"], "--precision: float32, bf16 or fp16", id="E10 fp16"),
+    pytest.param(["--dropout", "0.1"], "--optimizer.weight_decay", id="E10 dropout"),
+    pytest.param(["--eval_every", "1"], "--validation.every", id="E10 eval_every"),
 ]
 
 

@@ -33,8 +33,10 @@ def parser() -> CommandParser:
         "losses", "List the losses, show one in full, or time their forward and backward passes.", _EXAMPLES
     )
     made.add_argument("name", nargs="?", type=str, help="one loss to show in full, or to time")
-    made.add_argument("--markdown", action="store_true", help="print the table of docs/losses.md")
-    made.add_argument("--time", action="store_true", help="time the losses, beside the bare matrix of similarities")
+    made.add_argument("--markdown", type=bool, default=False, help="print the table of docs/losses.md")
+    made.add_argument(
+        "--time", type=bool, default=False, help="time the losses, beside the bare matrix of similarities"
+    )
     made.add_argument("--batch", type=int, default=1024, help="with --time: embeddings in the batch")
     made.add_argument("--dim", type=int, default=512, help="with --time: width of the embedding")
     made.add_argument("--per_class", type=int, default=4, help="with --time: embeddings of each class")

@@ -10,13 +10,14 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from cosphere.cli.quick import every_name, lacking
+from cosphere.cli.quick import inside, kinds_of, lacking, one_dash, one_too_many
 from cosphere.cli.recipe_files import recipe_file
+from cosphere.cli.synonyms import unknown
+from cosphere.cli.words import Word, joined, misfit, plain, split
 from cosphere.errors import SettingsError, one_of
-from cosphere.fields import nearest_name, words_of
+from cosphere.fields import words_of
 
 T = TypeVar("T")
-_PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -77,100 +78,54 @@ class CommandParser(ArgumentParser):
         raise SettingsError(self._explain(" ".join(message.split())))
 
     def read(self, arguments: list[str]) -> Namespace:
-        """Parse and check. Dashes in names are accepted for underscores, and a switch by itself means true.
+        """Parse and check. Values may be written as people type them, see :func:`cosphere.cli.words.plain`.
 
         Raises:
             SettingsError: an unknown setting, a wrong type or a value out of range.
         """
-        namespace: Namespace = self.instantiate(self.parse_args(_with_shipped_recipe(self._plain(arguments))))
+        kinds = kinds_of(self)
+        words = plain(split(arguments, kinds), kinds)
+        namespace: Namespace = self.instantiate(self.parse_args(joined(map(_with_shipped_recipe, words))))
         return namespace
-
-    def _plain(self, arguments: list[str]) -> list[str]:
-        """The arguments with names as they are declared, and switches with a value."""
-        switches = {
-            option
-            for action in self._actions
-            if getattr(action, "_typehint", None) is bool
-            for option in action.option_strings
-        }
-        plain: list[str] = []
-        at = 0
-        while at < len(arguments):
-            word, following = arguments[at], arguments[at + 1 : at + 2]
-            at += 1
-            if word == "--":
-                return [*plain, word, *arguments[at:]]
-            if word.startswith("--"):
-                name, equals, value = word.partition("=")
-                name = f"--{name[2:].replace('-', '_')}"
-                word = f"{name}{equals}{value}"
-                if name in switches and not equals:
-                    stated = following and following[0].lower() in ("true", "false")
-                    at += bool(stated)
-                    word = f"{name}={following[0].lower() if stated else 'true'}"
-            plain.append(word)
-        return plain
 
     def _explain(self, message: str) -> str:
         missing = re.search(r"the following arguments are required: (.*)", message)
         if missing:
             return lacking(self.prog, missing.group(1).split(", "))
-        unknown = re.search(r"unrecognized arguments: (\S+)", message) or re.search(
-            r"Option '([^']+)' is not accepted", message
-        )
-        if unknown:
-            name = unknown.group(1).split("=")[0].lstrip("-")
-            names = [key for key in self._names() if key not in ("help", "print_config")]
-            if message.startswith("unrecognized") and not unknown.group(1).startswith("-"):
-                return f"{unknown.group(1)!r} is one word too many. `{self.prog} --help` shows what it takes."
-            if name in names:  # with one dash
-                return f"{unknown.group(1).split('=')[0]!r} has one dash; settings have two. Write --{name}."
-            return f"there is no setting {name!r}. {nearest_name(name, every_name(names))}"
-        inside = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
-        if inside:
-            name = ".".join(inside.groups())
-            return f"there is no setting {name!r}. {nearest_name(name, every_name(self._names()))}"
-        several = re.search(r'Parser key "([^"]+)": Does not validate .*Given value: (.*)', message)
-        if several:
-            literals = re.findall(r"'\w+'", " ".join(re.findall(r"Literal\[(.*?)\]", message)))
-            number = "a number" if "'float'" in message or "'int'" in message else "null"
-            wanted = one_of(dict.fromkeys([number, *literals]))
-            return f"{several.group(1)} is {several.group(2)!r}; wanted {wanted}."
-        wrong = re.search(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', message)
-        if wrong:
-            key, kind, value = wrong.groups()
-            kind = kind.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-            if kind.startswith("Literal["):
-                kind = one_of(re.findall(r"'[^']*'", kind))
-            elif kind == "list":
-                kind = f"a list in brackets: --{key} '[{value}]'"
-            elif kind in _PLAIN:
-                kind = words_of(_PLAIN[kind])
-            return f"{key} is {value!r}; wanted {kind}."
+        kinds = kinds_of(self)
+        extra = re.search(r"unrecognized arguments: (\S+)", message)
+        if extra and not extra.group(1).startswith("-"):
+            return one_too_many(self.prog, extra.group(1))
+        if extra and not extra.group(1).startswith("--"):
+            return one_dash(extra.group(1), kinds)
+        refused = extra or re.search(r"Option '([^']+)' is not accepted", message)
+        if refused:
+            return unknown(refused.group(1).split("=")[0].lstrip("-"), kinds, inside(kinds))
+        group = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
+        if group:
+            return unknown(".".join(group.groups()), kinds, inside(kinds))
+        lone = re.search(r"argument --(\S+): expected one argument", message)
+        if lone and lone.group(1) in kinds:
+            return misfit(lone.group(1), kinds[lone.group(1)], None) or message
+        wrong = re.search(r'Parser key "([^"]+)": .*(?:Given|Got) value: (.*)', message)
+        if wrong and wrong.group(1) in kinds:
+            key, value = wrong.groups()
+            return misfit(key, kinds[key], value) or f"{key} is {value!r}; wanted {self._wanted(key)}."
         return message
 
-    def _names(self) -> list[str]:
-        """Dotted names of all settings."""
-        return [
-            option.lstrip("-")
-            for action in self._actions
-            for option in action.option_strings
-            if option.startswith("--")
-        ]
+    def _wanted(self, key: str) -> str:
+        """The type of an option in words."""
+        action = next(action for action in self._actions if f"--{key}" in action.option_strings)
+        return words_of(getattr(action, "_typehint", None))
 
 
-def _with_shipped_recipe(words: list[str]) -> list[str]:
-    """The arguments with the file of a recipe of ours where its name was given, as ``ssl/simclr-small``.
+def _with_shipped_recipe(word: Word) -> Word:
+    """The word with the file of a recipe of ours where its name was given, as ``ssl/simclr-small``.
 
     Raises:
         SettingsError: there is neither such a file nor such a recipe; the error names the nearest.
     """
-    for at, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == "--config" and (equals or at + 1 < len(words)):
-            file = str(recipe_file(value if equals else words[at + 1]))
-            return [*words[:at], name, file, *words[at + (1 if equals else 2) :]]
-    return words
+    return word._replace(value=str(recipe_file(word.value))) if word.name == "config" and word.value else word
 
 
 def settings_of(kind: type[T], given: Namespace) -> T:

@@ -11,48 +11,23 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from cosphere._elsewhere import loss_meant
+from cosphere.cli import synonyms
 from cosphere.cli.recipe_files import recipe_file
-from cosphere.errors import SettingsError, did_you_mean, one_of
-from cosphere.fields import nearest_name
+from cosphere.cli.synonyms import unknown
+from cosphere.cli.words import Word, items_of, joined, misfit, plain, split, stray
+from cosphere.errors import SettingsError, did_you_mean
 
 FILE = Path(__file__).with_name("options.json")
 WIDTH = "100"
 """Columns of the written help."""
 HELP = ("-h", "--help")
 MODEL = ("model.backbone", "model.weights", "model.dim")
-SYNONYMS = {
-    "loss": ["loss.name"],
-    "sec": ["sec.weight"],
-    "sec_weight": ["sec.weight"],
-    "lr": ["optimizer.backbone_rate", "optimizer.head_rate"],
-    "learning_rate": ["optimizer.backbone_rate", "optimizer.head_rate"],
-    "weight_decay": ["optimizer.weight_decay"],
-    "batch_size": ["batch.size"],
-    "image_size": ["images.size"],
-    "backbone": ["model.backbone"],
-    "model": ["model.backbone"],
-    "weights": ["model.weights"],
-    "dim": ["model.dim"],
-    "embedding_dim": ["model.dim"],
-    "embedding_size": ["model.dim"],
-    "workers": ["data.workers"],
-    "cache_features": ["features.copies"],
-    "optimizer": ["optimizer.name"],
-}
-"""Names that people type first, and the settings of `cosphere train` that they mean."""
-ADVICE = {
-    "epochs": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
-    "epoch": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
-    "max_epochs": "training counts steps, not epochs. Use --steps: one epoch is the number of training images divided by --batch.size",
-    "margin": "a setting of the loss is given as --loss.settings.margin",
-    "temperature": "a setting of the loss is given as --loss.settings.temperature",
-    "output": "the run's folder is --runs FOLDER and --name NAME",
-    "out": "the run's folder is --runs FOLDER and --name NAME",
-}
 
 
 @cache
@@ -62,36 +37,36 @@ def options() -> dict[str, Any]:
     return content
 
 
-def every_name(names: Iterable[str]) -> list[str]:
-    """Names of options for advice: these, and what goes into those that take any names, such as ``options.flip``."""
-    known = list(names)
-    return known + [f"{one}.{inner}" for one, its in options()["inside"].items() if one in known for inner in its]
+def inside(kinds: dict[str, Any]) -> list[str]:
+    """Names that go into those options that take any names, such as ``options.flip``."""
+    return [f"{one}.{inner}" for one, its in options()["inside"].items() if one in kinds for inner in its]
 
 
 def answer(command: str, arguments: Sequence[str]) -> str | None:
     """The help of a command if it is asked for, else None.
 
     Raises:
-        SettingsError: an option does not exist, its value is of another type, or an argument is missing.
+        SettingsError: an option does not exist, its value is of another type, an argument is missing or one too many.
     """
     about = options()["commands"][command]
-    words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    if "--help-all" in words:
-        return str(about["all"])
-    if any(word in HELP for word in words):
-        return str(about["short"])
-    for place, word in enumerate(words):
-        if word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            following = words[place + 1] if place + 1 < len(words) else None
-            name, value = name.replace("-", "_"), value if equals else following or ""
-            _check(about["options"], name, value if equals or following is not None else None)
-            if name == "config" and value:
-                _check_recipe(about["options"], recipe_file(value))
-    given = _positional(arguments, about["options"])
-    if given < len(about["needs"]):
-        raise SettingsError(lacking(f"cosphere {command}", about["needs"][given:]))
+    page = _page(arguments)
+    if page:
+        return str(about[page])
+    kinds = about["options"]
+    words = split(arguments, kinds)
+    for word in plain(words, kinds):
+        if word.name:
+            _check(kinds, word.name, word.value)
+            if word.name == "config" and word.value:
+                _check_recipe(kinds, recipe_file(word.value))
+    _check_positional(f"cosphere {command}", words, about)
     return None
+
+
+def _page(arguments: Sequence[str]) -> str | None:
+    """Which help is asked for."""
+    typed = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return "all" if "--help-all" in typed else "short" if typed.intersection(HELP) else None
 
 
 def lacking(command: str, names: Sequence[str]) -> str:
@@ -103,69 +78,63 @@ def lacking(command: str, names: Sequence[str]) -> str:
     return f"`{command}` still needs: {', '.join(names)}. `{command} --help` says what {'they are' if len(names) > 1 else 'it is'}."
 
 
-def _positional(arguments: Sequence[str], kinds: dict[str, Any]) -> int:
-    """Number of arguments that are neither options nor their values. Every option takes one value, a switch perhaps none."""
-    found = at = 0
-    while at < len(arguments):
-        word = arguments[at]
-        at += 1
-        if word == "--":
-            return found + len(arguments) - at
-        name, equals, _ = word[2:].partition("=")
-        if not word.startswith("-") or word == "-":
-            found += 1
-        elif not equals and at < len(arguments):
-            switch = kinds.get(name.replace("-", "_")) == "switch"
-            at += not switch or arguments[at].lower() in ("true", "false")
-    return found
+def _check_positional(command: str, words: Sequence[Word], about: dict[str, Any]) -> None:
+    """Refuse a positional argument too many, one that is missing, and an option with one dash."""
+    kinds = about["options"]
+    before = list(takewhile(lambda word: word.name != "", words))
+    given = [word.value or "" for word in before if word.name is None]
+    for text in given:
+        if re.match(r"-[A-Za-z]", text):
+            raise SettingsError(one_dash(text, kinds))
+    given += [word.value or "" for word in words[len(before) + 1 :]]
+    most = len(given) if about["takes"] is None else about["takes"]
+    meant = stray(before, kinds, excess=len(given) > most)
+    if meant or len(given) > most:
+        raise SettingsError(meant or one_too_many(command, given[most]))
+    if len(given) < len(about["needs"]):
+        raise SettingsError(lacking(command, about["needs"][len(given) :]))
+
+
+def one_too_many(command: str, word: str) -> str:
+    """What to say of a positional argument that a command does not take."""
+    return f"{word!r} is one word too many. `{command} --help` shows what it takes."
+
+
+def one_dash(typed: str, kinds: dict[str, Any]) -> str:
+    """What to say of an option with one dash, such as ``-k``."""
+    name = typed.split("=")[0].lstrip("-").replace("-", "_")
+    if name in kinds:
+        return f"{typed.split('=')[0]!r} has one dash; settings have two. Write --{name}."
+    return unknown(name, kinds, inside(kinds))
 
 
 def understood(command: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments with :data:`SYNONYMS` replaced by the settings that they mean.
+    """The arguments with the options of other tools replaced by the settings that they mean.
 
     Raises:
         SettingsError: an option that has no counterpart; the error says what to use.
     """
-    if command != "train":
+    if _page(arguments):
         return list(arguments)
-    words: list[str] = []
-    at = 0
-    while at < len(arguments):
-        word = arguments[at]
-        at += 1
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if word == "--":
-            return [*words, word, *arguments[at:]]
-        if word.startswith("--") and name in ADVICE:
-            raise SettingsError(f"there is no setting {name!r}: {ADVICE[name]}.")
-        if not word.startswith("--") or name not in SYNONYMS:
-            words.append(word)
-            continue
-        if not equals and at < len(arguments):
-            value, at = arguments[at], at + 1
-        if value.endswith((".yaml", ".yml")) or value.startswith("{"):  # a section given whole
-            words += [f"--{name}", value]
-        else:
-            words += [part for meant in SYNONYMS[name] for part in (f"--{meant}", value)]
-    return words
+    kinds = options()["commands"][command]["options"]
+    return joined(synonyms.understood(split(arguments, kinds), kinds))
 
 
-def _check(settings: dict[str, Any], name: str, value: str | None) -> None:
-    kind = settings.get(name)
-    if kind is None:
-        if any(name.startswith(f"{one}.") for one, its in settings.items() if its == "names"):
+def _check(kinds: dict[str, Any], name: str, value: str | None) -> None:
+    if name not in kinds:
+        if any(name.startswith(f"{one}.") for one, its in kinds.items() if its == "names"):
             return
-        raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, every_name(settings))}")
-    if value is None:
-        return
+        raise SettingsError(unknown(name, kinds, inside(kinds)))
+    text = misfit(name, kinds[name], value)
+    if text:
+        raise SettingsError(text)
     if name == "loss.name" and value not in options()["losses"]:
-        raise SettingsError(f"no loss is called {value!r}. {did_you_mean(value, options()['losses'])}")
-    if isinstance(kind, list):
-        if value not in kind:
-            raise SettingsError(f"{name} is {value!r}; wanted {one_of(map(repr, kind))}.")
-    elif (kind == "whole" and not re.fullmatch(r"[+-]?\d+", value)) or (kind == "number" and not _is_number(value)):
-        raise SettingsError(f"{name} is {value!r}; wanted {'a whole number' if kind == 'whole' else 'a number'}.")
+        near = loss_meant(str(value), options()["losses"]) or did_you_mean(str(value), options()["losses"], cutoff=0.75)
+        raise SettingsError(f"no loss is called {value!r}. {near}")
+    if name == "metrics":
+        for one in items_of(kinds[name], value or "") or []:
+            if one not in options()["metrics"]:
+                raise SettingsError(f"there is no metric {one!r}. {did_you_mean(one, options()['metrics'])}")
 
 
 def _check_recipe(settings: dict[str, Any], path: Path) -> None:
@@ -175,22 +144,19 @@ def _check_recipe(settings: dict[str, Any], path: Path) -> None:
     _check_names(settings, read_yaml(path, what="a recipe"), "")
 
 
-def _check_names(settings: dict[str, Any], content: dict[str, Any], section: str) -> None:
+def _check_names(kinds: dict[str, Any], content: dict[str, Any], section: str) -> None:
     for key, value in content.items():
         name = f"{section}{key}"
-        is_section = any(one.startswith(f"{name}.") for one in settings)
-        if isinstance(value, dict) and is_section and settings.get(name) != "names":
-            _check_names(settings, value, f"{name}.")
-        elif name not in settings and not is_section:
-            raise SettingsError(f"there is no setting {name!r}. {nearest_name(name, every_name(settings))}")
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+        its = [one for one in kinds if one.startswith(f"{name}.")]
+        is_section = its and kinds.get(name) != "names"
+        if isinstance(value, dict) and is_section:
+            _check_names(kinds, value, f"{name}.")
+        elif name not in kinds and not its:
+            raise SettingsError(unknown(name, kinds, inside(kinds)))
+        elif is_section and not isinstance(value, dict) and not str(value).endswith((".yaml", ".yml")):
+            shown = "left empty" if value is None else repr(value)
+            meant = (synonyms.meaning(name, kinds) or its)[0].removeprefix(f"{name}.")
+            raise SettingsError(f"{name} is {shown}; wanted names with values, such as {name}: {{{meant}: ...}}.")
 
 
 def content() -> dict[str, Any]:
@@ -199,6 +165,7 @@ def content() -> dict[str, Any]:
 
     from cosphere import losses
     from cosphere.cli.commands import COMMANDS
+    from cosphere.evaluate.metrics import METRICS
     from cosphere.experiment.protocols import PROTOCOLS
     from cosphere.fields import dotted_names
 
@@ -210,23 +177,22 @@ def content() -> dict[str, Any]:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    inside = {
+    names = {
         "options": [name for one in PROTOCOLS.values() for name in dotted_names(one.settings)],
         "loss.settings": [name for one in losses.table() for name in one.defaults],
     }
     return {
         "commands": commands,
         "losses": [entry.name for entry in losses.table()],
-        "inside": {option: sorted(set(names)) for option, names in inside.items()},
+        "metrics": [*(metric.name for metric in METRICS), "all"],
+        "inside": {option: sorted(set(its)) for option, its in names.items()},
     }
 
 
 def _command(parser: Any) -> dict[str, Any]:
     whole = parser.format_help()
     named = {action: _name(action.option_strings) for action in parser._actions if action.option_strings}
-    kinds = {name: _kind(getattr(action, "_typehint", None)) for action, name in named.items() if name != "help"}
-    # jsonargparse has a second name for each list, such as --ks+, which appends to it.
-    kinds |= {word[2:]: "any" for action in named for word in action.option_strings if word.endswith("+")}
+    kinds = kinds_of(parser)
     shown = _basic(named.values())
     for action, name in named.items():
         if name not in shown:
@@ -234,8 +200,24 @@ def _command(parser: Any) -> dict[str, Any]:
     short = parser.format_help()
     if short != whole:
         short = f"{short.rstrip()}\n\n`{parser.prog} --help-all` lists every setting.\n"
-    needs = [action.dest for action in parser._actions if not action.option_strings and action.nargs in (None, "+")]
-    return {"short": short, "all": whole, "needs": needs, "options": kinds}
+    positional = [action for action in parser._actions if not action.option_strings]
+    needs = [action.dest for action in positional if action.nargs in (None, "+")]
+    several = any(action.nargs in ("+", "*") for action in positional)
+    return {
+        "short": short,
+        "all": whole,
+        "needs": needs,
+        "takes": None if several else len(positional),
+        "options": kinds,
+    }
+
+
+def kinds_of(parser: Any) -> dict[str, Any]:
+    """Options of a parser -> kind of their value, see :func:`_kind`."""
+    named = {action: _name(action.option_strings) for action in parser._actions if action.option_strings}
+    kinds = {name: _kind(action) for action, name in named.items() if name != "help"}
+    # jsonargparse has a second name for each list, such as --ks+, which appends to it.
+    return kinds | {word[2:]: "any" for action in named for word in action.option_strings if word.endswith("+")}
 
 
 def _name(words: Sequence[str]) -> str:
@@ -260,15 +242,25 @@ def _basic(names: Iterable[str]) -> set[str]:
 EVALUATION = ("ks", "clustering", "metrics", "bits", "interval_over", "seed", "level")
 
 
-def _kind(hint: Any) -> Any:
-    """whole, number, switch, names, a list of choices, or any."""
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    if get_origin(hint) is dict:
-        return "names"
-    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
-        return "any"
-    return {int: "whole", float: "number", bool: "switch"}.get(hint, "any")
+def _kind(action: Any) -> Any:
+    """whole, number, switch, names, wholes, texts or any; several of these, with choices in quotes; or flag, which has no value."""
+    if action.nargs is not None:
+        return "flag"
+    kinds = list(dict.fromkeys(_kinds(getattr(action, "_typehint", None))))
+    return "any" if "any" in kinds else kinds if len(kinds) > 1 else kinds[0]
+
+
+def _kinds(hint: Any) -> list[str]:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return [repr(one) for one in get_args(hint)]
+    if origin in (Union, UnionType):
+        return [kind for part in get_args(hint) for kind in _kinds(part)]
+    if origin in (list, tuple):
+        return [{int: "wholes", str: "texts"}.get(get_args(hint)[0], "any")]
+    if origin is dict:
+        return ["names"]
+    return [{int: "whole", float: "number", bool: "switch", NoneType: "null"}.get(hint, "any")]
 
 
 if __name__ == "__main__":

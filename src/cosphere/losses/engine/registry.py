@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+from cosphere._elsewhere import loss_meant
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.losses.engine.base import About, Loss
 
@@ -63,5 +64,7 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
 def kind(name: str) -> type[Loss]:
     """The class of a loss by its name in :func:`table`. Raises a SettingsError that names the nearest."""
     if name not in KINDS:
-        raise SettingsError(f"no loss is called {name!r}. {did_you_mean(name, KINDS)}")
+        raise SettingsError(
+            f"no loss is called {name!r}. {loss_meant(name, KINDS) or did_you_mean(name, KINDS, cutoff=0.75)}"
+        )
     return KINDS[name]
