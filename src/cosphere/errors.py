@@ -10,7 +10,7 @@ with status 2; anything else that escapes is a bug.
     │   └── ImageError    one image cannot be read
     ├── WeightsError      weights are not available, or do not fit the model
     ├── RunError          a run folder, bundle, checkpoint or gallery cannot be used or written
-    │   └── DamagedError  a gallery's file was cut, or bits of it have changed
+    │   └── DamagedError  a file of a gallery or a checkpoint was cut, or bits of it have changed
     ├── DivergenceError   a loss, weight or embedding is no longer finite
     ├── DerivativeError   a second derivative was requested of a loss that has only first derivatives
     └── MissingExtraError an optional package is not installed
@@ -22,7 +22,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What moves the cursor, ends a line, or turns the direction of what follows."""
 
 
 class CosphereError(Exception):
@@ -54,7 +55,7 @@ class RunError(CosphereError):
 
 
 class DamagedError(RunError):
-    """A gallery's file was cut, or bits of it have changed."""
+    """A file of a gallery or a checkpoint was cut, or bits of it have changed."""
 
 
 class DivergenceError(CosphereError):
@@ -95,13 +96,18 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 
 def escaped(value: object) -> str:
-    r"""Text of others for a terminal: control characters become escapes, so that a name cannot move the cursor.
+    r"""Text of others for one line of a terminal: control characters become escapes, also those that end a line or turn its direction.
 
-    >>> escaped("\x1b[31mred")
-    '\\x1b[31mred'
+    >>> print(escaped("\x1b[31mred"), escaped("a\nb"), escaped("\u202egpj.exe"))
+    \x1b[31mred a\x0ab \u202egpj.exe
     """
     text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a name that are not UTF-8
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def duration(seconds: float) -> str:

@@ -133,6 +133,34 @@ def test_intervals_are_those_of_classes_drawn_by_hand():
     np.testing.assert_allclose(found.far_interval, rates, atol=0.012)
 
 
+def chance(trials, seen, rate):
+    """Of so many successes or fewer."""
+    return sum(math.comb(trials, one) * rate**one * (1 - rate) ** (trials - one) for one in range(seen + 1))
+
+
+@pytest.mark.parametrize("far", [1e-9, 1e-3, 0.01, 0.1])
+def test_two_classes_resample_into_nothing_new_and_pairs_bound_the_intervals(far):
+    """E4: none of 49 pairs above the threshold is no rate of 0: the ends are where what was seen has a chance of 2.5 %."""
+    rows, labels = drawn(4, 14, classes=2)
+    labels = np.arange(14) // 7
+    found = calibrate(rows, labels, far, samples=50)
+    for (low, high), seen, pairs in (
+        (found.far_interval, round(found.far * 49), 49),
+        (found.tar_interval, round(found.tar * 42), 42),
+    ):
+        assert (low == 0) if seen == 0 else chance(pairs, seen - 1, low) >= 0.975 - 1e-9
+        assert (high == 1) if seen == pairs else chance(pairs, seen, high) <= 0.025 + 1e-9
+    assert found.far_interval[0] <= found.far <= found.far_interval[1]
+    if far < 0.02:  # no pair lies above
+        assert found.far_interval == (0, pytest.approx(1 - 0.025 ** (1 / 49)))
+        assert found.threshold_interval[1] == 1
+    every = np.sort(by_pairs(rows, labels)[0][~by_pairs(rows, labels)[1]])[::-1]
+    above = next(
+        count for count in range(49) if chance(49, count, far) >= 0.975
+    )  # pairs above the true threshold at most
+    assert found.threshold_interval[0] <= every[above] + 1e-6
+
+
 def test_intervals_hold_the_truth_of_new_classes():
     """Threshold from some classes, rate on many others: the interval should hold it as often as it says."""
     random = np.random.default_rng(0)

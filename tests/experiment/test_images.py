@@ -44,6 +44,16 @@ def test_validation_images_are_those_of_training(name: str, splits: tuple[str, .
     assert validation_images(data, None, SETTINGS).images.paths == want.paths
 
 
+@pytest.mark.parametrize(
+    ("typed", "want"), [("Test", "test"), ("TESTING", "test"), ("Training", "train"), ("valid", "val"), ("ALL", "all")]
+)
+def test_a_split_is_named_as_the_data_may_name_it(typed: str, want: str) -> None:
+    """Folders `Test/` and `TESTING/` are read as test, so the option is too."""
+    images = catalogue("train", "val", "test")
+    assert take_split(images, typed).split == want
+    assert take_split(images, typed).images.paths == take_split(images, want).images.paths
+
+
 def test_a_split_of_the_data_comes_first() -> None:
     data = catalogue("train", "val", "test")
     assert set(take_split(data, "held-out", SETTINGS).images.table["split"]) == {"val"}
@@ -66,12 +76,12 @@ def test_test_images_are_scored_and_else_validation_images(splits: tuple[str, ..
 
 
 def test_what_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(
-        DataError, match=r"has no split 'tset'; it has train, test. Use --split train, or use --split all"
-    ):
+    with pytest.raises(DataError, match=r"has no split 'tset'; it has train, test. Did you mean 'test'\?$"):
         take_split(catalogue("train", "test"), "tset")
     with pytest.raises(DataError, match=r"has no splits, so no split 'test'. Leave --split out, or use --split all"):
         take_split(catalogue("all"), "test")
+    with pytest.raises(DataError, match=r"has no split 'fold3'; it has train, test. Give one of these, or --split all"):
+        take_split(catalogue("train", "test"), "fold3")
     with pytest.raises(DataError, match="has no split 'val'"):
         take_split(catalogue("train", "test"), "val")  # a bundle: nobody knows what was held out
     with pytest.raises(DataError, match="no test split and no classes were held out of training"):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cosphere.cli import main, quick
 from cosphere.data import read_catalogue
-from cosphere.errors import DataError, SettingsError
+from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.experiment import calibrate_run, embed_images, evaluate_run, search_images
 from cosphere.experiment.training import run as train_run
 from cosphere.models import Embedder
@@ -94,6 +94,17 @@ ANSWERS = [
     pytest.param(
         source_of("path,label\nb/0.png,red\n"), "folder that its paths start from", id="E14 advice that exists"
     ),
+    pytest.param(
+        source_of("path,label\n../b/0.png,red\n"), "Move the table to the folder", id="E14 a table beside the images"
+    ),
+    pytest.param(source_of("path,la\0el\na/0.png,red\n"), "holds bytes of 0, so it was cut off", id="C4 one byte of 0"),
+    pytest.param(source_of("path,label\na/0.png,red\n" + 99 * "\0"), "holds bytes of 0", id="C4 zeros at the end"),
+    pytest.param(
+        source_of("path,label,is_train\na/0.png,red,\n"), "has no is_train", id="E8 a flag that is not there"
+    ),
+    pytest.param(
+        source_of("path,label,is_train\na/0.png,red,perhaps\n"), "is_train is 'perhaps'", id="E8 a flag of words"
+    ),
 ]
 
 
@@ -105,6 +116,12 @@ def test_advice_can_be_followed(act: Callable[[Path], Any], words: str, tmp_path
 
 NOTES = [
     pytest.param("path,label\na/0.png,red;apple\n", "like several in one cell", id="E14 red;apple"),
+    pytest.param(
+        "path,label,is_train\na/0.png,red,1\n", "'is_train' was read as split: true is train", id="E8 is_train"
+    ),
+    pytest.param(
+        "path,label,split\na/0.png,red,1\n", "no split is called train or test: they are '1'", id="E8 split 1"
+    ),
     pytest.param("path,label,xmin,ymin,xmax,ymax\na/0.png,red,1,1,9,9\n", "were read as the box", id="E8 corners"),
     pytest.param("path,label,xmin,ymin\na/0.png,red,1,1\n", "look like boxes and were not read", id="E8 half a box"),
     *(
@@ -116,6 +133,24 @@ NOTES = [
         )
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("column", "splits"),
+    [
+        ("is_train", ["train", "test"]),
+        ("Is_Training_Image", ["train", "test"]),
+        ("is_test", ["test", "train"]),
+        ("is_train,split", ["all", "all"]),
+    ],
+)
+def test_a_flag_of_training_rows_is_a_split(column: str, splits: list[str], tmp_path: Path) -> None:
+    """E8: a split column of the table's own wins."""
+    flat(tmp_path / "a.png")
+    flat(tmp_path / "b.png")
+    more = ",all" * column.count(",")
+    (tmp_path / "list.csv").write_text(f"path,label,{column}\na.png,x,1{more}\nb.png,x,0{more}\n")
+    assert read_catalogue(tmp_path / "list.csv").table["split"].tolist() == splits
 
 
 def test_an_edge_of_a_box_is_no_label(tmp_path: Path) -> None:
@@ -219,6 +254,45 @@ def test_saved_rows_answer_without_reading_an_image(run: Path, data: Path, tmp_p
     replace(table, model_id="f" * 64).save(tmp_path / "other.npz")
     with pytest.raises(DataError, match="was made by model ffffffffffff; the queries would be encoded by"):
         search_images(run, tmp_path / "other.npz", [query], k=3)
+
+
+def test_no_false_accept_seen_is_no_rate_of_0(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """E4: none of 49 pairs of two classes above the threshold allows up to 7 % of them; searches quote it."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    photos = class_folders(tmp_path / "photos", "ab", images=7)
+    assert main(["calibrate", str(own), str(photos), "--far", "1e-9", "--split", "all"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"reached, %\W+0 \W+0 to 7\.252 ", out)
+    assert "may lie anywhere from 0 to 7.3 %" in err
+    assert main(["search", str(own), str(photos), str(photos / "a" / "0.png"), "--out", str(tmp_path / "x.png")]) == 0
+    assert "of 0 % of pairs, 0 to 7.3 % with other classes: about 0 (0 to 1) wrong images" in capsys.readouterr().out
+
+
+def test_a_collection_of_the_query_alone_has_nothing_to_find(run: Path, tmp_path: Path) -> None:
+    """No k was too large, and none would do."""
+    query = flat(tmp_path / "photos" / "a.png")
+    with pytest.raises(SizeError, match=r"^the collection holds nothing but the query itself.* Add images to it\.$"):
+        search_images(run, query.parent, [query])
+
+
+def test_a_picture_of_a_search_is_no_image_of_the_collection(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`cd photos; cosphere search RUN . query`, twice: the picture lies beside the images. One that lies among them is left out."""
+    photos = class_folders(tmp_path / "photos", "ab")
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        assert main(["search", str(run), ".", "a/0.png", "--k", "2"]) == 0
+        assert "among 4 images" in capsys.readouterr().out
+    assert sorted(path.name for path in photos.iterdir()) == ["a", "b"]
+    assert (tmp_path / "search.png").exists()
+    assert main(["search", str(run), ".", "a/0.png", "--out", "a/found.png"]) == 2
+    assert "--out a/found.png lies in ., where it would be one of the images" in capsys.readouterr().err
+    shutil.copy(tmp_path / "search.png", photos / "a" / "search-2.png")
+    flat(photos / "b" / "search.png", (1, 2, 3))  # a photo of that name
+    found = read_catalogue(photos)
+    assert len(found) == 5
+    assert any("1 picture of a search lies among the images and was left out" in note for note in found.notes)
 
 
 def test_a_run_of_ones_own_is_where_training_begins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -22,10 +23,11 @@ from cosphere.cli import main
 from cosphere.cli.search import FORMATS, write_strip
 from cosphere.data import check, convert, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
 from cosphere.embeddings import Embeddings
-from cosphere.errors import CosphereError
+from cosphere.embeddings import embed as embed_catalogue
+from cosphere.errors import CosphereError, RunError, escaped
 from cosphere.evaluate import EvaluationSettings, calibrate, likely_mislabelled, retrieval
 from cosphere.evaluate.probes import linear_probe
-from cosphere.experiment import calibrate_run, embed_images
+from cosphere.experiment import calibrate_run, calibrating, embed_images
 from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.outputs import check_output, check_pictures
 from cosphere.files import read_arrays, read_json, read_yaml
@@ -363,6 +365,16 @@ COMMANDS = [
         ["search", "RUN", "DATA", "DATA/train/a/0.png", "--kind", "rerank", "--k", "0"], "k must be", id="F6 0"
     ),
     pytest.param(["evaluate", "RUN", "--split", "../../evil"], "has no split", id="F16 a split that is a path"),
+    *(
+        pytest.param(["embed", "RUN", "DATA", "--out", f"TMP/{name}"], "--out is an .npz file, got", id=f"E5 {name}")
+        for name in ("x.csv", "x.parquet", "e.npy", "x")
+    ),
+    *(
+        pytest.param(
+            ["embed", f"RUN/{name}", "DATA", "--out", "TMP/x.npz"], "is a file of a run; wanted", id=f"E11 {name}"
+        )
+        for name in ("model/bundle.json", "model/model.safetensors", "checkpoints/best.pt")
+    ),
 ]
 
 
@@ -407,6 +419,42 @@ def test_a_search_replaces_its_own_picture(suffix: str, tmp_path: Path) -> None:
         check_pictures(out, 1)
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "words"),
+    [
+        ("trains", "another process is training in"),
+        ("begins", "another process is training in"),
+        ("replaces", "was replaced while it was calibrated, so nothing was stored. Calibrate it again"),
+    ],
+)
+def test_a_calibration_joins_the_weights_that_it_was_made_for(
+    meanwhile: str, words: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F1: training that saves a better model meanwhile does not lose it to the one that was calibrated."""
+    own = RunFolder(Path(shutil.copytree(run, tmp_path / "run")))
+    better = Embedder.load(own.model)
+    with torch.no_grad():
+        next(better.head.parameters()).mul_(2)
+
+    with contextlib.ExitStack() as training:
+
+        def embed(*given: Any, **how: Any) -> Embeddings:
+            if meanwhile == "begins":
+                training.enter_context(RunFolder.claim(own.path, resume=True))
+            elif meanwhile == "replaces":
+                better.save(own.model)
+            return embed_catalogue(*given, **how)
+
+        monkeypatch.setattr(calibrating, "embed", embed)
+        if meanwhile == "trains":
+            training.enter_context(RunFolder.claim(own.path, resume=True))
+        with pytest.raises(RunError, match=words):
+            calibrate_run(own.path, far=0.3, split="test")
+    kept = Embedder.load(own.model)
+    assert kept.calibration is None
+    assert kept.id == (better if meanwhile == "replaces" else Embedder.load(run)).id
+
+
 def test_a_run_is_resumed_by_one_process(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """F1: the second is refused and changes nothing; tests/test_runs.py does the same with processes."""
     own = Path(shutil.copytree(run, tmp_path / "run"))
@@ -445,7 +493,18 @@ def test_a_recipe_whose_blocks_are_empty(data: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "name", ["[/x]", "a[/b]", "[bold red]", "\x1b[31mred", "\x9b31m", "a\x07b", "\x1b]0;title\x07"]
+    "name",
+    [
+        "[/x]",
+        "a[/b]",
+        "[bold red]",
+        "\x1b[31mred",
+        "\x9b31m",
+        "a\x07b",
+        "\x1b]0;title\x07",
+        "a\nnote: b",
+        "\u202egpj.exe",
+    ],
 )
 def test_names_are_shown_and_never_run(
     name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -463,13 +522,16 @@ def test_names_are_shown_and_never_run(
     ):
         main(words)
         shown = "".join(capsys.readouterr())
-        assert not set(shown) & {"\x1b", "\x9b", "\x07"}
-        assert mark.replace("\x1b", "\\x1b").replace("\x9b", "\\x9b").replace("\x07", "\\x07")[:5] in shown
+        assert not set(shown) & {"\x1b", "\x9b", "\x07", "\u202e"}
+        assert escaped(mark)[:5] in shown
+        assert not any(line.startswith("note: b") for line in shown.splitlines())
     assert main(["evaluate", str(run), source, "--split", name]) == 2
     assert main([name]) == 2
     if name in ("[/x]", "\x1b[31mred"):  # the parser of train takes seconds: once for markup and once for an escape
         assert main(["train", str(tmp_path / name)]) == 2
-    assert not set("".join(capsys.readouterr())) & {"\x1b", "\x9b", "\x07"}
+    shown = "".join(capsys.readouterr())
+    assert not set(shown) & {"\x1b", "\x9b", "\x07", "\u202e"}
+    assert not any(line.startswith("note: b") for line in shown.splitlines())
 
 
 FULL = "cosphere: cannot write the output: no space left. Free some space.\n"

@@ -124,6 +124,13 @@ def test_the_threshold_marks_hits_of_whole_embeddings_only(gallery: Embeddings) 
     model.calibration = dataclasses.replace(model.calibration, tested_far=0.25)
     (measured,) = answer([gallery.paths[2]], model, gallery, 2)
     assert "a false accept rate of 25 % of pairs, measured on test images: about 1 wrong images" in measured.notes[0]
+    model.calibration = dataclasses.replace(model.calibration, tested_far=0.0, tested_pairs=49)
+    (unseen,) = answer([gallery.paths[2]], model, gallery, 2)
+    rule = "0 % of pairs, none of 49 on test images, which allows up to 7.3 %: about 0 (0 to 0.29) wrong images for"
+    assert rule in unseen.notes[0]
+    model.calibration = dataclasses.replace(model.calibration, tested_pairs=None)  # as earlier versions stored it
+    (unknown,) = answer([gallery.paths[2]], model, gallery, 2)
+    assert "0.1 % of pairs, 0 to 100 % with other classes" in unknown.notes[0]
     (bits,) = answer([gallery.paths[0]], model, gallery, 2, kind="bits")
     assert [hit.same for hit in bits.hits] == [None, None]
     assert bits.notes[0].startswith("index of kind bits, 1 bytes an image: ")

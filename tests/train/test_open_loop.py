@@ -349,6 +349,12 @@ def test_without_its_last_checkpoint_a_run_continues_from_the_best_one(photos: P
     result, lines = run(photos, tmp_path / "run", replace(SETTINGS, steps=5), resume=True)
     assert result.steps == 5
     assert any("last.pt is missing; the run continues from" in line and "step 4" in line for line in lines)
+    (folder.checkpoints / "last.pt").write_bytes(b"PK cut off")
+    result, lines = run(photos, tmp_path / "run", replace(SETTINGS, steps=5), resume=True)
+    assert result.steps == 5
+    assert any("last.pt is damaged, and is kept as last.pt.damaged; the run continues from" in line for line in lines)
+    assert (folder.checkpoints / "last.pt.damaged").read_bytes() == b"PK cut off"
+    assert load_checkpoint(folder.checkpoints / "last.pt")["step"] == 5
     for path in folder.checkpoints.iterdir():
         path.unlink()
     bundle = (folder.model / "model.safetensors").read_bytes()

@@ -11,6 +11,7 @@ from cosphere.evaluate.thresholds import Measure
 from cosphere.experiment import calibrate_run
 from cosphere.experiment.calibrating import Tested
 from cosphere.models import Calibration
+from cosphere.models.calibration import most_unseen
 
 _EXAMPLES = [
     "cosphere calibrate runs/first",
@@ -98,7 +99,8 @@ def show_test(tested: Tested) -> None:
     table = console.table_of(
         f"the same threshold on test: {counted(tested.images, 'image')}", "score", "%", "95 % interval"
     )
-    table.add_row("false accept rate of pairs", f"{100 * rates.far:.4g}", "")
+    unseen = "" if rates.far else f"0 to {100 * most_unseen(rates.different_pairs):.4g}"
+    table.add_row("false accept rate of pairs", f"{100 * rates.far:.4g}", unseen)
     if rates.tar is not None:
         table.add_row("true accept rate of pairs", f"{100 * rates.tar:.2f}", "")
     for name, value, interval in _open_set_rows(scores):

@@ -184,7 +184,7 @@ def _classes(comparison: Comparison, arm: str, width: int) -> Table:
     up = [at for at in order if gains[at] > EQUAL][:SHOWN_CLASSES]
     down = [at for at in order[::-1] if gains[at] < -EQUAL][:SHOWN_CLASSES]
     table = Table(
-        title=console.plain(f"\n{score}, points by class: {arm} against {comparison.baseline}"),
+        title=Text("\n").append_text(console.plain(f"{score}, points by class: {arm} against {comparison.baseline}")),
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),

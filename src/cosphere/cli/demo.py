@@ -101,8 +101,10 @@ def show(folder: Path, *, steps: int, seed: int, weights: str) -> None:
     searched = search_images(run_folder, stamps, [Path(query)], k=6, split="test", listener=listener)
     show_answer(searched.answers[0], len(searched.images))
     write_picture(searched.answers[0], folder / "search.png")
-    console.line(f"\n{time.monotonic() - began:.0f} s in all. Open these:")
-    console.line(f"  {page}\n  {folder / 'search.png'}")
+    console.line("")
+    console.line(f"{time.monotonic() - began:.0f} s in all. Open these:")
+    console.line(f"  {page}")
+    console.line(f"  {folder / 'search.png'}")
     console.line(f"Then your own: cosphere train PHOTOS/ --name first --sec.weight {settings.sec.weight}")
 
 

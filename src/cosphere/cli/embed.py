@@ -7,7 +7,7 @@ from pathlib import Path
 from cosphere.cli import console
 from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
-from cosphere.errors import counted
+from cosphere.errors import SettingsError, counted
 from cosphere.experiment import embed_images
 from cosphere.experiment.outputs import check_output
 
@@ -43,6 +43,10 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write one .npz with raw embeddings, labels, paths and class names."""
     given = parser().read(arguments)
+    if Path(given.out).suffix.lower() != ".npz":
+        raise SettingsError(
+            f"--out is an .npz file, got {given.out!r}. For a table, put the images into a gallery and use `cosphere index export`."
+        )
     check_output(given.out, source=given.source, model=given.model, replaces=(".npz",))
     embeddings = embed_images(
         given.model,

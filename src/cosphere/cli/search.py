@@ -14,8 +14,9 @@ from cosphere.cli.options import add_embedding, add_source, add_split, embedding
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_images
-from cosphere.experiment.outputs import check_pictures, picture_mark
+from cosphere.experiment.outputs import check_pictures
 from cosphere.files import write_atomic
+from cosphere.images.marks import picture_mark
 from cosphere.report import StripItem, neighbour_strip
 from cosphere.search import KINDS
 from cosphere.search.answer import Answer, Hit
@@ -74,7 +75,10 @@ def parser() -> CommandParser:
         help="show one of images whose cosine is at least this, such as 0.98",
     )
     made.add_argument(
-        "--out", type=str, default="search.png", help="the picture to write; of several queries, numbered"
+        "--out",
+        type=str | None,
+        default=None,
+        help="the picture to write; of several queries, numbered; by default search.png, beside the images rather than among them",
     )
     made.add_argument("--json", type=bool, default=False, help="print the answers as JSON")
     add_split(made, default="all", without="by default all")
@@ -85,7 +89,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Print the k nearest and write a picture strip."""
     given = parser().read(arguments)
-    if Path(given.out).suffix.lower() not in FORMATS:
+    if given.out is not None and Path(given.out).suffix.lower() not in FORMATS:
         raise SettingsError(f"--out is a picture (.png, .jpg or .webp), got {given.out!r}.")
     refine = Refinement(**{name: given[name] for name in ("expand", "alpha", "reciprocal", "per_label", "collapse")})
     pictures = check_pictures(given.out, len(given.query), inputs=given.query, source=given.source, model=given.model)

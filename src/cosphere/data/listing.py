@@ -17,6 +17,7 @@ from cosphere.errors import DataError, agreeing, counted
 from cosphere.files import is_utf8, printable
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
+from cosphere.images.marks import is_left_by_search
 
 STRAY_NAMES = {
     *("thumbs.db", "desktop.ini", "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler"),
@@ -42,10 +43,15 @@ class Listing:
     """Number of other files, by suffix."""
     loops: int = 0
     """Links to folders that were not followed: they lead to a folder around them, or through too many links."""
+    answers: int = 0
+    """Pictures of a search."""
 
     def notes(self) -> list[str]:
         """Notes about ignored files; empty if there were none."""
         notes = []
+        if self.answers:
+            lies = f"{counted(self.answers, 'picture')} of a search {agreeing(self.answers, 'lie')}"
+            notes.append(f"{lies} among the images and {agreeing(self.answers, 'were')} left out")
         if self.stray:
             notes.append(
                 f"{self.stray:,} hidden or stray {'file or folder' if self.stray == 1 else 'files or folders'} (such as ._name, "
@@ -126,6 +132,8 @@ def list_images(root: Path) -> Listing:
             listing.stray += 1
         elif kind == "loop":
             listing.loops += 1
+        elif is_left_by_search(entry.name, entry.path):
+            listing.answers += 1
         elif is_image(entry.name):
             listing.images.append(path)
             if not is_utf8(path):
@@ -316,7 +324,7 @@ def drop_missing(
         raise DataError(
             f"{len(lost)} of the {counted(len(paths), 'file')} that {source} lists {agreeing(len(paths), 'are')} missing in "
             f"{root}: {first}. "
-            f"At most {share:.1%} may be missing; complete the data, or allow more with max_missing."
+            f"At most {share:.1%} may be missing. Complete the data, or take their lines out of the list."
         )
     files, are = counted(len(paths), "listed file"), agreeing(len(paths), "are")
     return there, [f"{len(lost)} of {files} {are} missing and {agreeing(len(paths), 'were')} left out: {first}"]

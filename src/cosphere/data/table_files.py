@@ -201,17 +201,29 @@ def _fitted(row: list[str], width: int, line: int) -> list[str]:
 
 
 def decoded(content: bytes, notes: list[str], *, whole: bool) -> tuple[str, str]:
-    """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note; and the encoding."""
+    """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note; and the encoding.
+
+    Raises:
+        ValueError: it cannot be decoded, or holds characters 0.
+    """
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
-    if encoding is None and b"\0" in content[:64]:
-        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    if encoding is None:
+        zeros = content[:64:2].count(0), content[1:64:2].count(0)
+        if max(zeros) and 3 * max(zeros) >= len(
+            content[:64]
+        ):  # a third, because letters of other alphabets have no byte of 0
+            encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
     try:
         # A part of a file may end inside a character.
-        return codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole), encoding or "utf-8"
+        text = codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole)
     except UnicodeDecodeError:
         if encoding is not None:
             raise
-    text = content.decode("cp1252")
+        encoding, text = "cp1252", content.decode("cp1252")
+    if "\0" in text:
+        raise ValueError("it holds bytes of 0, so it was cut off or is no text; copy it again")
+    if encoding != "cp1252":
+        return text, encoding or "utf-8"
     notes.append("the table is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong")
     return text, "cp1252"
 

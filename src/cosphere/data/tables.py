@@ -41,6 +41,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Alternative column names; the first one that exists is used."""
 
+TRAIN_FLAGS = {
+    **dict.fromkeys(("is_train", "is_training", "is_training_image", "is_train_image"), ("train", "test")),
+    **dict.fromkeys(("is_test", "is_testing", "is_test_image"), ("test", "train")),
+}
+"""Columns of true and false that are read as the split where a table has none, and the splits that these mean."""
+
 MAX_MISSING = 0.01
 """Largest tolerated share of missing files, so that a truncated download is not taken for the whole data set."""
 
@@ -58,8 +64,8 @@ def read_table(
     Required columns: ``path`` and ``label``. Optional columns: ``split``, ``is_query``, ``is_gallery``, ``category``,
     ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels (or ``xmin, ymin, xmax, ymax``, or
     ``x, y, w, h``); these are all columns of open-metric-learning's tables. Column names are case-insensitive and may be
-    one of :data:`ALIASES`; the notes say which alias was used. Labels may be numbers or text. Without a split column all
-    rows have split ``all``; ``validation`` is read as ``val``.
+    one of :data:`ALIASES`; the notes say which alias was used. Labels may be numbers or text. ``validation`` is read as split
+    ``val``. Without a split column, one of :data:`TRAIN_FLAGS` tells training rows from test rows, else all rows have split ``all``.
 
     Relative paths start from ``root`` and must stay inside it: a path that leaves it through ``..`` is refused, so that
     a foreign table cannot reach other files. Absolute paths are used as they are.
@@ -92,7 +98,7 @@ def read_table(
         label = texts(file.frame[columns["label"]]).fillna("") if "label" in columns else ""
     table = pd.DataFrame({"path": file.filled(columns["path"], "path"), "label": label})
     table["path"] = _inside(table["path"], file)
-    table["split"] = file.filled(columns["split"], "split").map(normal_split) if "split" in columns else EVERYTHING
+    table["split"] = _splits(file, columns)
     for name in OPTIONAL:
         if name in columns and name not in BOX:
             flag = name in ("is_query", "is_gallery")
@@ -122,6 +128,27 @@ def read_table(
         notes.append(f"{counted(repeated, 'row')} repeat{'s' * (repeated == 1)} an image that the table already has")
     notes += [*respelled, *lost, *_several_labels(table)]
     return Catalogue(table=table, root=base, layout="table", notes=tuple(notes), skipped=skipped)
+
+
+def _splits(file: TableFile, columns: Mapping[str, object]) -> pd.Series | str:
+    """The split of each row, or the one of all rows; a note where that is read from flags, or names neither training nor test rows."""
+    if "split" in columns:
+        splits = file.filled(columns["split"], "split").map(normal_split)
+        names = sorted(set(splits))
+        if not {"train", "val", "test", EVERYTHING} & set(names):
+            shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+            file.notes.append(
+                f"no split is called train or test: they are {shown}. Write train and test for those that are"
+            )
+        return splits
+    flag = next((name for name in TRAIN_FLAGS if name in file.columns), None)
+    if flag is None:
+        return EVERYTHING
+    own = file.columns[flag]
+    file.filled(own, flag)  # an empty cell is no answer here
+    yes, no = TRAIN_FLAGS[flag]
+    file.notes.append(f"column {own!r} was read as split: true is {yes}, false is {no}")
+    return file.true_or_false(own, flag).map({True: yes, False: no})
 
 
 def _several_labels(table: pd.DataFrame) -> list[str]:
@@ -242,7 +269,7 @@ def _inside(paths: pd.Series, file: TableFile) -> pd.Series:
         raise DataError(
             f"{file.name}: {len(outside)} paths leave the table's folder ({file.where(outside)}: "
             f"{paths.iloc[outside[0]]!r}). "
-            "Move the table up, give root, or write absolute paths."
+            "Move the table to the folder that its paths start from, or write absolute paths."
         )
     return plain
 

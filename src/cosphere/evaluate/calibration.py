@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import beta, binom
 
 from cosphere._types import Floats, Progress
 from cosphere.checks import check_number
@@ -48,9 +49,14 @@ def calibrate(
 
     The intervals come from resampling whole classes, since pairs share images and images share classes. Each resample chooses
     its own threshold: the quantiles of these thresholds give the interval of the threshold, and the rates that they have on
-    the original data give the interval of the rate, which is therefore not (0, 0) where no pair lies above the threshold. The
-    interval of the true-accept rate is that of the returned threshold. A resampled threshold is followed up to 8 times the
-    target rate.
+    the original data give the interval of the rate. The interval of the true-accept rate is that of the returned threshold. A
+    resampled threshold is followed up to 8 times the target rate.
+
+    No interval is narrower than it would be for independent pairs, because two classes resample into nothing new, and a rate of
+    which no pair was seen is not 0: where none of n pairs lies above the threshold, its false-accept rate may be up to
+    1 - 0.025^(1/n) at level 0.95 (Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934), and the
+    threshold of the target rate may be as high as 1 where n is below about 3.7 / far. Pairs of few classes are not independent,
+    so that below about twenty classes the intervals are too narrow all the same.
 
     Args:
         embeddings: (N, D) float, torch or numpy, any length. A tensor's device does the work.
@@ -88,14 +94,19 @@ def calibrate(
     )
     hits = same_above(rows, place.cosine, block_bytes=block_bytes)
     draws = _resampled(rows, place.tail, hits, far, samples, seed)
+    far_ends = _ends(_rates(place.tail, draws.thresholds, pairs), level, anything=Interval(0.0, 1.0))
+    right = int(hits.sum())
+    tar_ends = _ends(draws.tars, level, anything=Interval(0.0, 1.0))
     return Calibration(
         threshold=place.cosine,
         wanted_far=float(far),
         far=place.above / pairs,
-        tar=float(hits.sum() / same) if same else None,
-        threshold_interval=_ends(draws.thresholds, level, anything=Interval(-1.0, 1.0)),
-        far_interval=_ends(_rates(place.tail, draws.thresholds, pairs), level, anything=Interval(0.0, 1.0)),
-        tar_interval=_ends(draws.tars, level, anything=Interval(0.0, 1.0)) if same else None,
+        tar=right / same if same else None,
+        threshold_interval=_around(
+            _ends(draws.thresholds, level, anything=Interval(-1.0, 1.0)), _of_ranks(place.tail, far, pairs, level)
+        ),
+        far_interval=_around(far_ends, _of_pairs(place.above, pairs, level)),
+        tar_interval=_around(tar_ends, _of_pairs(right, same, level)) if same else None,
         level=level,
         different_pairs=pairs,
         same_pairs=same,
@@ -151,6 +162,26 @@ def _ends(values: Floats, level: float, *, anything: Interval) -> Interval:
         return anything
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def _of_pairs(above: int, pairs: int, level: float) -> Interval:
+    """The interval of Clopper and Pearson of a rate of which ``above`` of ``pairs`` independent pairs were seen."""
+    low, high = (1 - level) / 2, (1 + level) / 2
+    return Interval(
+        float(beta.ppf(low, above, pairs - above + 1)) if above else 0.0,
+        float(beta.ppf(high, above + 1, pairs - above)) if above < pairs else 1.0,
+    )
+
+
+def _of_ranks(tail: Tail, far: float, pairs: int, level: float) -> Interval:
+    """The cosines between which the threshold of a rate lies, by how many of ``pairs`` independent pairs lie above it."""
+    least, most = (int(count) for count in binom.ppf([(1 - level) / 2, (1 + level) / 2], pairs, far))
+    low, high = (min(int(rank / tail.each), len(tail.cosines) - 1) for rank in (most, max(least - 1, 0)))
+    return Interval(float(tail.cosines[low]), float(tail.cosines[high]) if least else 1.0)
+
+
+def _around(one: Interval, other: Interval) -> Interval:
+    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 class PairRates(NamedTuple):

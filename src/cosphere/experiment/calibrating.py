@@ -9,7 +9,7 @@ from typing import Any
 from cosphere.checks import check_seed
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
-from cosphere.errors import DataError, agreeing, counted
+from cosphere.errors import DataError, RunError, agreeing, counted
 from cosphere.evaluate import OpenSetScores, PairRates, calibrate, open_set, pair_rates
 from cosphere.evaluate.calibration import check_far
 from cosphere.evaluate.comparison import FEW_CLASSES
@@ -27,7 +27,7 @@ from cosphere.experiment.images import (
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.files import check_writable
-from cosphere.models import Calibration, Embedder
+from cosphere.models import Calibration, Embedder, stored_model_id
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 from cosphere.train.features import feature_cache
@@ -95,7 +95,7 @@ def calibrate_run(
         listener: receives notes of the data, and progress.
 
     Raises:
-        RunError: there is no run, or its model cannot be read or written.
+        RunError: there is no run, or its model cannot be read or written; a process trains it, or its model was replaced meanwhile.
         DataError: there is no such split, no validation image, or too few pairs.
         SettingsError: ``far`` is out of range, or another setting.
     """
@@ -104,6 +104,8 @@ def calibrate_run(
     check_embedding(batch_size, workers, max_unreadable)
     run_folder = RunFolder.open(folder)
     check_writable(run_folder.model / "bundle.json")
+    with RunFolder.claim(folder, resume=True):
+        pass  # a run that trains now is refused before minutes of embedding
     trained_with, device = TrainSettings.read(run_folder.config), ready(device)
     read = how_read(source, layout, classes, trained_with)
     catalogue = read_catalogue(source or trained_with.data.root, layout=read.layout, classes=read.classes)
@@ -126,8 +128,7 @@ def calibrate_run(
         calibration = calibrate(
             images.embeddings, images.labels, far, data=chosen.images.fingerprint(), seed=seed, progress=progress
         )
-    embedder.calibration = calibration
-    embedder.save(run_folder.model)
+    _store(run_folder, embedder, calibration)
     notes += [*calibration_notes(calibration, chosen.split), *trained_classes_note(embedder, chosen.images)]
     if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
         notes.append(OTHER_IMAGES)
@@ -143,12 +144,27 @@ def calibrate_run(
         except DataError as error:
             notes.append(f"no open-set scores of the test split: {error}")
         else:
-            calibration = replace(calibration, tested_far=tested.rates.far)
-            embedder.calibration = calibration
-            embedder.save(run_folder.model)
+            calibration = replace(calibration, tested_far=tested.rates.far, tested_pairs=tested.rates.different_pairs)
+            _store(run_folder, embedder, calibration)
     return CalibratedRun(
         folder=run_folder, calibration=calibration, split=chosen.split, notes=tuple(notes), tested=tested
     )
+
+
+def _store(folder: RunFolder, embedder: Embedder, calibration: Calibration) -> None:
+    """Write the calibration into the run's model, unless that is no longer the one that was calibrated.
+
+    Raises:
+        RunError: a process trains the run, its model was replaced meanwhile, or it cannot be written.
+    """
+    with RunFolder.claim(folder.path, resume=True):  # so that no training saves a better model in between
+        now = stored_model_id(folder.model)
+        if now and now != embedder.id:
+            raise RunError(
+                f"the model in {folder.model} was replaced while it was calibrated, so nothing was stored. Calibrate it again."
+            )
+        embedder.calibration = calibration
+        embedder.save(folder.model)
 
 
 def _distinct(table: Embeddings, split: str) -> tuple[Embeddings, list[str]]:

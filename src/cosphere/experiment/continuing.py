@@ -11,7 +11,7 @@ from cosphere.experiment.images import parts_of_training
 from cosphere.fields import flatten
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
-from cosphere.train.checkpoint import load_checkpoint
+from cosphere.train.resuming import newest_checkpoint
 from cosphere.train.state import made_with
 
 _PLACES = ("data.root", "model.weights")
@@ -52,14 +52,12 @@ def steps_done(
     if other:
         shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
         raise RunError(f"{folder} holds a run with other settings ({shown}). Give another folder with --runs.")
-    files = (run_folder.checkpoints / name for name in ("last.pt", "best.pt"))
-    file = next((file for file in files if file.exists()), None)
-    if file is None:
+    newest = newest_checkpoint(run_folder)
+    if newest is None:
         return 0
-    saved = load_checkpoint(file)
     now = made_with(settings, parts_of_training(catalogue, settings))
     # An earlier version kept no identity of the weights, and a word is its own.
-    saved = {"weights": before.model.weights, "validation": now["validation"], **saved}
+    saved = {"weights": before.model.weights, "validation": now["validation"], **newest.content}
     for part, words in _PARTS.items():
         if saved.get(part) != now[part]:
             raise RunError(f"{folder} holds a run that was trained {words}. Give another folder with --runs.")

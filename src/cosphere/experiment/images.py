@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosphere import data
-from cosphere.errors import DataError
+from cosphere.errors import DataError, did_you_mean
 from cosphere.models import Embedder
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ALL, VAL, TEST = "all", "val", "test"
 """Names of splits: every image, the validation images and the test images."""
-_NAMES_OF_VAL = ("val", "validation", "held-out")
+_NAMES_OF_VAL = ("val", "held-out")
 OTHER_IMAGES = (
     "these are not the images that the run was trained from, so its validation classes may have been trained on, and trained "
     "classes lie farther apart than new ones: give the same images, or --split all for others"
@@ -37,16 +37,20 @@ def take_split(catalogue: Catalogue, split: str, settings: TrainSettings | None 
 
     Args:
         catalogue: all images.
-        split: its name; ``all`` for every image. ``val`` (also ``validation`` or ``held-out``) is the data's own split of
-            that name, else the classes that training held out.
+        split: its name, in any form that the data may have (``Test``, ``testing``); ``all`` for every image. ``val`` (also
+            ``validation`` or ``held-out``) is the data's own split of that name, else the classes that training held out.
         settings: of the run whose validation classes are meant; None where there is no run.
 
     Raises:
         DataError: there is no such split.
     """
+    from cosphere.data.catalogue import normal_split  # here, because a search in saved embeddings needs no pandas
+
+    names = catalogue.split_names
+    if split not in names:
+        split = normal_split(split)
     if split == ALL:
         return Chosen(catalogue, ALL)
-    names = catalogue.split_names
     if split in names:
         return Chosen(catalogue.select(split), split)
     if split in _NAMES_OF_VAL:
@@ -59,9 +63,9 @@ def take_split(catalogue: Catalogue, split: str, settings: TrainSettings | None 
         raise DataError(
             f"{catalogue.root} has no splits, so no split {split!r}. Leave --split out, or use --split all."
         )
-    raise DataError(
-        f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. Use --split {names[0]}, or use --split all."
-    )
+    near = did_you_mean(split, names)
+    advice = near if near.startswith("Did") else "Give one of these, or --split all for every image."
+    raise DataError(f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. {advice}")
 
 
 def choose_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> Chosen:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
 from cosphere.errors import SettingsError
 from cosphere.files import check_writable
+from cosphere.images.marks import is_marked
 from cosphere.runs import RunFolder
 
 _NEEDED = (
@@ -16,9 +15,8 @@ _NEEDED = (
     *("scores.json", "scores-untrained.json", "codes.json", "codes-untrained.json", "classes.csv", "suspects.csv"),
 )
 """Files and folders of a run that no other command replaces."""
-_SOFTWARE = 305
-"""The EXIF tag that names the program which wrote a picture."""
-_MARK = "cosphere search"
+PICTURE = "search.png"
+"""What a search calls its picture unless told otherwise."""
 
 
 def check_output(
@@ -68,7 +66,7 @@ def check_output(
 
 
 def check_pictures(
-    path: str | Path,
+    path: str | Path | None,
     count: int,
     *,
     inputs: Iterable[str | Path] = (),
@@ -78,36 +76,38 @@ def check_pictures(
 ) -> list[Path]:
     """The names of the pictures of ``count`` answers: ``path``, or numbered where there are several; see :func:`check_output`.
 
-    Only pictures with :func:`picture_mark` are replaced, so that no photo is, wherever a table or a gallery found it.
+    Only pictures with :func:`cosphere.images.marks.picture_mark` are replaced, so that no photo is, wherever a table or a gallery
+    found it. None is written into a folder of images, where it would be one of them from then on.
+
+    Args:
+        path: None takes :data:`PICTURE` in the working folder, or beside the images where the working folder is among them.
+        count: of the answers.
+        inputs: as for :func:`check_output`.
+        source: likewise.
+        model: likewise.
+        option: likewise.
 
     Raises:
-        SettingsError: one of the names would replace an input, or a picture that a search did not write.
+        SettingsError: one of the names would replace an input, or a picture that a search did not write, or lies among the images.
         RunError: it cannot be written.
     """
-    first, inputs = Path(path), list(inputs)
+    images, inputs = Path(source).resolve() if str(source) else None, list(inputs)
+    among = images is not None and images.is_dir() and _resolved(path or PICTURE, option).is_relative_to(images)
+    first = Path(path or PICTURE)
+    if among and images is not None and path is None:
+        first, among = images.parent / PICTURE, False
     names = [first] if count == 1 else [first.with_stem(f"{first.stem}-{number}") for number in range(1, count + 1)]
     for name in names:
         check_output(name, inputs=inputs, source=source, model=model, option=option)
-        if name.exists() and not _is_marked(name):
+        if among:
+            raise SettingsError(
+                f"{option} {name} lies in {source}, where it would be one of the images from then on. Choose a name outside of it."
+            )
+        if name.exists() and name.stat().st_size and not is_marked(name):
             raise SettingsError(
                 f"{option} {name} is a file that no search wrote; wanted a new name or a picture of a search. Choose another name."
             )
     return names
-
-
-def picture_mark() -> Image.Exif:
-    """EXIF data by which :func:`check_pictures` recognises the picture of a search."""
-    mark = Image.Exif()
-    mark[_SOFTWARE] = _MARK
-    return mark
-
-
-def _is_marked(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return picture.getexif().get(_SOFTWARE) == _MARK
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # of every file that is no picture
-        return not path.stat().st_size
 
 
 def check_output_folder(path: str | Path, names: Iterable[str], *, option: str = "--out") -> None:

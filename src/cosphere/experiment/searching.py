@@ -101,14 +101,14 @@ def search_images(
             max_unreadable=max_unreadable,
             listener=listener,
         )
-    reach = max(1, len(images) - max((len(own_rows(query, images)) for query in queries), default=0))
-    if reach < k:
+    reach = len(images) - max((len(own_rows(query, images)) for query in queries), default=0)
+    if 0 < reach < k:
         listener.note(f"k lowered from {k} to {reach}: no more images can be found")
     answers = answer(
         queries,
         embedder,
         images,
-        min(k, reach),
+        min(k, max(reach, 1)),  # with nothing to find, it says so
         kind=kind,
         wanted_recall=wanted_recall,
         index=index,

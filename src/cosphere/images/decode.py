@@ -214,7 +214,7 @@ def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is too large: its header promises more than twice PIL.Image.MAX_IMAGE_PIXELS, "
-            f"{Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller, or raise that and max_pixels if you trust it."
+            f"{Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller, or leave it out."
         ) from error
     except Exception as error:
         raise ImageError(f"{name} cannot be read as an image: {_stranger(file)}.") from error
@@ -230,7 +230,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is too large: {width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are decoded. "
-            "Make it smaller, or raise max_pixels if you trust it."
+            "Make it smaller, or leave it out."
         )
 
 

@@ -193,7 +193,7 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
         stem: see :func:`cosphere.models.stems.change_stem`.
 
     Raises:
-        RunError: a folder holds no bundle.
+        RunError: a folder holds no bundle, or a file is one of a run or bundle.
         SettingsError: no such backbone, a bundle of another, or a stem that the network or its weights cannot have.
         SizeError: the backbone does not accept images of that size.
         WeightsError: the weights are not available or do not fit.
@@ -216,6 +216,7 @@ def build_backbone(name: str, weights: str = "imagenet", *, image_size: int = 22
         net, source = _network(name, image_size, stem), str(weights)
         fit_weights(net, stored.tensors("backbone.net."), source=source, name=name)
     else:
+        bundle.check_no_part(Path(weights))
         tensors = read_weights(Path(weights))
         net, source = _network(name, image_size, stem), str(weights)
         fit_weights(net, own_names(net, tensors), source=source, name=name, ignore=_unused_layers(net))

@@ -134,6 +134,7 @@ def read(path: Path) -> Bundle:
     if not is_there(path / DESCRIPTION) and is_there(path / "model" / DESCRIPTION):
         path = path / "model"
     if not path.is_dir():
+        check_no_part(path)
         raise RunError(f"there is no model bundle at {path}: want a folder with {DESCRIPTION} and {WEIGHTS}.")
     content = read_json(path / DESCRIPTION, what="a model bundle")
     if not (path / WEIGHTS).is_file():
@@ -151,6 +152,22 @@ def read(path: Path) -> Bundle:
             f"this one reads formats 1 to {FORMAT}. Update your clone of Cosphere, then run: pip install -e ."
         )
     return Bundle(path, content)
+
+
+def check_no_part(path: Path) -> None:
+    """Raise for a file of a run or bundle, where the folder is wanted; nothing for other paths.
+
+    Raises:
+        RunError: the file belongs to one; the message names its folder.
+    """
+    around = path.parent
+    if around.name in ("model", "checkpoints") and is_there(around.parent / "run.json"):
+        whole, around = "run", around.parent
+    elif path.name in (WEIGHTS, DESCRIPTION) and is_there(around / DESCRIPTION):
+        whole = "bundle"
+    else:
+        return
+    raise RunError(f"{path} is a file of a {whole}; wanted the folder. Give {around}.")
 
 
 def _write_weights(part: Path, tensors: Mapping[str, Tensor], header: str) -> None:

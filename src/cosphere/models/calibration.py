@@ -17,6 +17,17 @@ from cosphere.rows import EQUAL_COSINE
 Ends = tuple[float, float]
 
 
+def most_unseen(trials: int, level: float = 0.95) -> float:
+    """How high a rate may be that none of so many trials showed: the upper end of its two-sided interval, in [0, 1].
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934. Trials count as independent.
+
+    >>> round(most_unseen(49), 4)
+    0.0725
+    """
+    return -math.expm1(math.log((1 - level) / 2) / trials)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Similarity threshold for a target false-accept rate.
@@ -40,6 +51,7 @@ class Calibration:
         data: fingerprint of the images, or None if only their embeddings were given.
         tested_far: the false-accept rate on test images, whose classes are neither trained on nor used to choose the
             threshold; None if it was not measured.
+        tested_pairs: number of pairs of two classes that it was measured on; None if it was not, or by an earlier version.
     """
 
     threshold: float
@@ -56,6 +68,7 @@ class Calibration:
     images: int
     data: str | None = None
     tested_far: float | None = None
+    tested_pairs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("threshold_interval", "far_interval", "tar_interval"):  # lists after a round trip through JSON
@@ -65,6 +78,13 @@ class Calibration:
                 object.__setattr__(self, name, (float(low), float(high)))
         if not math.isfinite(self.threshold):
             raise SettingsError(f"a calibration's threshold is a cosine, got {self.threshold!r}. Calibrate again.")
+
+    @property
+    def unseen_far(self) -> float | None:
+        """Where no pair of the test passed: how high the false-accept rate may be all the same, by their number; else None."""
+        if self.tested_far != 0 or not self.tested_pairs:
+            return None
+        return most_unseen(self.tested_pairs, self.level)
 
     def same(self, cosines: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether each cosine lies above the threshold. Any shape -> bool of that shape."""

@@ -172,6 +172,8 @@ def _shown(
 
 
 def _check_reach(k: int, gallery: int, own: int) -> None:
+    if gallery <= own:
+        raise SizeError("the collection holds nothing but the query itself, so nothing can be found. Add images to it.")
     if k > gallery - own:
         without = ", itself left out" if own else ""
         raise SizeError(
@@ -234,11 +236,17 @@ def unmarked(by: str) -> str:
 def _verdict(calibration: Calibration, scores: Sequence[float], gallery: int) -> str:
     """One sentence about the hits above the threshold, with what its rate means for a gallery of this size."""
     above = int(calibration.same(np.asarray(scores)).sum())
-    low, high = calibration.far_interval
-    rate, basis, ends = calibration.tested_far, "measured on test images", ""
-    if rate is None:
+    (low, high), most = calibration.far_interval, calibration.unseen_far
+    rate = calibration.tested_far
+    if rate is None or (rate == 0 and most is None):  # an earlier version did not keep on how many pairs
         rate, basis = calibration.far, f"{_percent(low)} to {_percent(high)} % with other classes"
-        ends = f" ({low * gallery:.2g} to {high * gallery:.2g})"
+    elif most is not None:
+        low, high = 0.0, most
+        basis = f"none of {calibration.tested_pairs:,} on test images, which allows up to {_percent(most)} %"
+    else:
+        low = high = rate
+        basis = "measured on test images"
+    ends = "" if low == high else f" ({low * gallery:.2g} to {high * gallery:.2g})"
     rule = (
         f"cosine {calibration.threshold:.3f}, a false accept rate of {_percent(rate)} % of pairs, {basis}: about "
         f"{rate * gallery:.2g}{ends} wrong images for each query among {gallery:,}"

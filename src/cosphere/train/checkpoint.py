@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from cosphere.errors import RunError
+from cosphere.errors import DamagedError, RunError
 from cosphere.files import write_atomic
 
 FORMAT = 1
@@ -29,7 +29,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what :func:`save_checkpoint` wrote, on the CPU. Only plain values are unpickled (`weights_only`).
 
     Raises:
-        RunError: no file, a damaged file, or one of another version.
+        RunError: no file, one that cannot be read, or one of another version.
+        DamagedError: a damaged file.
     """
     try:
         with warnings.catch_warnings():
@@ -39,11 +40,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(
             f"there is no checkpoint at {path}, so the run cannot go on. Start it again under another --name."
         ) from None
+    except (OSError, MemoryError) as error:  # of the disk or the machine: the file may be whole
+        raise RunError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. Check its rights, and try again."
+        ) from error
     except Exception as error:  # torch's reader can raise almost anything on a damaged file.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights only" in reason.lower():  # torch's own words name the switch that would run the code
             reason = "it holds more than plain values, which could run code"
-        raise RunError(
+        raise DamagedError(
             f"{path} is not a checkpoint that can be read ({reason}). Start the run again under another --name."
         ) from error
     version = state.get("format") if isinstance(state, dict) else None
@@ -53,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     content = {key: value for key, value in state.items() if key != "digest"}
     if state.get("digest") != digest(content):
-        raise RunError(
+        raise DamagedError(
             f"{path} is damaged: its contents do not match the digest that was stored with them. Start the run again under "
             "another --name."
         )

@@ -178,8 +178,8 @@ class Training:
         if first:
             self.embedder.set_trainable(backbone=self.state.step >= first)
         if not saved.is_last:
-            missing = saved.path.with_name("last.pt")
-            self.journal.say(f"{missing} is missing; the run continues from {saved.path}, step {self.state.step}")
+            why = saved.set_aside(writes=self.accelerator.is_main_process)
+            self.journal.say(f"{why}; the run continues from {saved.path}, step {self.state.step}")
             self.save_model()  # A kill may have left an older one.
 
     def run(self) -> TrainResult:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cosphere import fields
-from cosphere.errors import SettingsError
+from cosphere.errors import RunError, SettingsError
 from cosphere.fields import Settings, metadata, setting
-from cosphere.files import read_yaml, write_yaml
+from cosphere.files import is_there, read_yaml, write_yaml
 from cosphere.models import EmbedderSettings
+from cosphere.runs import RunFolder
 from cosphere.train.beside import BESIDE
 from cosphere.train.input_settings import LARGEST_SEED
 from cosphere.train.input_settings import DataSettings as DataSettings
@@ -294,6 +295,12 @@ class TrainSettings(Settings):
             RunError: the file is missing, unreadable or not YAML.
             SettingsError: an unknown name, a value of another type or out of bounds; the file is named.
         """
+        run = RunFolder(Path(path).parent)
+        if not is_there(Path(path)) and is_there(run.marker):
+            raise RunError(
+                f"{path} is missing, which holds the settings of the run. Put it back from a copy; without it, its model can be used "
+                f"alone: {run.model}."
+            )
         values = read_yaml(Path(path), what="settings")
         try:
             return cls.from_dict({key: value for key, value in values.items() if key not in BESIDE})
