@@ -99,9 +99,7 @@ ANSWERS = [
     ),
     pytest.param(source_of("path,la\0el\na/0.png,red\n"), "holds bytes of 0, so it was cut off", id="C4 one byte of 0"),
     pytest.param(source_of("path,label\na/0.png,red\n" + 99 * "\0"), "holds bytes of 0", id="C4 zeros at the end"),
-    pytest.param(
-        source_of("path,label,is_train\na/0.png,red,\n"), "has no is_train", id="E8 a flag that is not there"
-    ),
+    pytest.param(source_of("path,label,is_train\na/0.png,red,\n"), "has no is_train", id="E8 a flag that is not there"),
     pytest.param(
         source_of("path,label,is_train\na/0.png,red,perhaps\n"), "is_train is 'perhaps'", id="E8 a flag of words"
     ),

@@ -350,16 +350,16 @@ def test_without_its_last_checkpoint_a_run_continues_from_the_best_one(photos: P
     assert result.steps == 5
     assert any("last.pt is missing; the run continues from" in line and "step 4" in line for line in lines)
     (folder.checkpoints / "last.pt").write_bytes(b"PK cut off")
-    result, lines = run(photos, tmp_path / "run", replace(SETTINGS, steps=5), resume=True)
-    assert result.steps == 5
+    result, lines = run(photos, tmp_path / "run", replace(SETTINGS, steps=6), resume=True)
+    assert result.steps == 6
     assert any("last.pt is damaged, and is kept as last.pt.damaged; the run continues from" in line for line in lines)
     assert (folder.checkpoints / "last.pt.damaged").read_bytes() == b"PK cut off"
-    assert load_checkpoint(folder.checkpoints / "last.pt")["step"] == 5
+    assert load_checkpoint(folder.checkpoints / "last.pt")["step"] == 6
     for path in folder.checkpoints.iterdir():
         path.unlink()
     bundle = (folder.model / "model.safetensors").read_bytes()
     with pytest.raises(RunError, match="holds a model but no checkpoint"):
-        run(photos, tmp_path / "run", replace(SETTINGS, steps=6), resume=True)
+        run(photos, tmp_path / "run", replace(SETTINGS, steps=7), resume=True)
     assert (folder.model / "model.safetensors").read_bytes() == bundle
 
 

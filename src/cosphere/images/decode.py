@@ -214,7 +214,7 @@ def _header(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is too large: its header promises more than twice PIL.Image.MAX_IMAGE_PIXELS, "
-            f"{Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller, or leave it out."
+            f"{Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller; in Python, raise that and the max_pixels of read_image if you trust it."
         ) from error
     except Exception as error:
         raise ImageError(f"{name} cannot be read as an image: {_stranger(file)}.") from error
@@ -230,7 +230,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is too large: {width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are decoded. "
-            "Make it smaller, or leave it out."
+            "Make it smaller; in Python, raise the max_pixels of read_image if you trust it."
         )
 
 
