@@ -47,6 +47,7 @@ def parser() -> CommandParser:
     made.add_argument("where", nargs="?", type=str)
     made.add_argument("--stops", type=list[str], default=[])
     made.add_argument("--tolls", type=list[int], default=[])
+    made.add_argument("--road", type=str, default="")
     made.add_argument("--open", type=bool, default=False)
     made.add_argument("--luggage", type=dict[str, Any], default={})
     made.add_argument("--config", action="config")
@@ -110,9 +111,15 @@ def test_one_line_errors(words: list[str], message: str) -> None:
         ("--luggage parts=[1,2],bags=3", "luggage", {"parts": [1, 2], "bags": 3}),
         ("--luggage a.b=0.5", "luggage", {"a.b": 0.5}),
         ("--luggage '{bags: 2}'", "luggage", {"bags": 2}),
+        ("--road=~/a/b", "road", "/home/me/a/b"),
+        ("--road '~/a b'", "road", "/home/me/a b"),
+        ("--road=a/~/b", "road", "a/~/b"),
+        ("--road=~nobody-has-this-name/a", "road", "~nobody-has-this-name/a"),
+        ("--road=~old", "road", "~old"),
     ],
 )
-def test_values_as_people_type_them(words: str, name: str, value: object) -> None:
+def test_values_as_people_type_them(words: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     assert parser().read(shlex.split(words))[name] == value
 
 

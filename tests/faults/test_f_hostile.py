@@ -597,6 +597,22 @@ def test_a_broken_model_says_so(run: Path, tmp_path: Path) -> None:
         Index.build(ROWS * np.float32("nan"))
 
 
+def test_a_model_that_tells_no_images_apart_is_named(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F3 in finite numbers: a bias that no feature can change."""
+    model = Embedder.load(run)
+    with torch.no_grad():
+        model.head.linear.bias.fill_(1e30)  # type: ignore[union-attr, operator]
+    model.save(tmp_path / "model")
+    assert main(["embed", str(tmp_path / "model"), str(data), "--out", str(tmp_path / "rows.npz"), "--device=cpu"]) == 0
+    assert "note: all 24 embeddings are equal: unless the images are copies" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    with pytest.warns(RuntimeWarning, match="all 2 embeddings are equal, so the model tells no two images apart"):
+        model.encode([np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)])
+
+
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 2), (9, 7, 3), (9, 7, 4)])
 def test_one_array_is_one_picture(shape: tuple[int, ...], run: Path) -> None:
     """F15."""

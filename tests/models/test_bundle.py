@@ -295,3 +295,15 @@ def test_damaged_weights_are_refused(saved):
     file.write_bytes(b"\x80\x04not safetensors at all")
     with pytest.raises(WeightsError, match="is damaged"):
         Embedder.load(path)
+
+
+@pytest.mark.parametrize(("end", "value"), [("running_var", float("inf")), ("linear.weight", float("nan"))])
+def test_a_model_with_a_weight_that_is_no_number_is_not_loaded(saved, end, value):
+    """With an infinite variance every image has the same finite embedding."""
+    embedder, folder = saved
+    tensors = embedder.state_dict()
+    name = next(one for one in tensors if one.endswith(end))
+    tensors[name].view(-1)[1] = value
+    embedder.save(folder)
+    with pytest.raises(WeightsError, match=rf"{name} in .*model.safetensors holds NaN or infinity: .* diverged"):
+        Embedder.load(folder)

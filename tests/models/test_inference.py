@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from cosphere.errors import DivergenceError
-from cosphere.models.inference import evaluation_mode, infer
+from cosphere.models.inference import evaluation_mode, infer, rows_of
 
 
 def test_every_module_returns_to_its_own_mode_also_after_an_error() -> None:
@@ -82,3 +84,23 @@ def test_embeddings_that_are_not_finite_are_an_error_that_says_why(factor: float
     batch[1, 0] = inputs
     with pytest.raises(DivergenceError, match=words):
         infer(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("factor", "batches", "warns"),
+    [
+        (0.0, [[1.0, 2.0], [3.0]], True),
+        (0.0, [[1.0, 1.0, 1.0]], False),  # copies of one image
+        (0.0, [[1.0], [2.0]], False),  # batches of one are not compared
+        (1.0, [[1.0, 2.0], [2.0, 2.0]], False),
+        (1.0, [], False),
+    ],
+)
+def test_one_embedding_for_images_that_differ_is_a_warning(
+    factor: float, batches: list[list[float]], warns: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    """F3: whatever weight silences the network, such as a bias of 1e38."""
+    warnings.simplefilter("always")
+    rows = rows_of([torch.tensor(one)[:, None] for one in batches], lambda inputs: 7 + factor * inputs, 1)
+    assert rows.shape == (sum(map(len, batches)), 1)
+    assert [str(one.message)[:28] for one in recwarn] == ["all 3 embeddings are equal, "] * warns

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -68,6 +69,7 @@ def command() -> NoReturn:
     """The process of the command: :func:`main`, then the end. Never returns, so a program calls :func:`main`."""
     if sys.argv[1:2] in _ONLY_ENCODE:
         defer_shape_kernels()
+    warnings.formatwarning = lambda message, *_, **__: f"note: {escaped(message)}\n"  # without the line of code
     _end(main())
 
 

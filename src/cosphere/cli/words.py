@@ -87,9 +87,16 @@ def plain(words: Iterable[Word], kinds: dict[str, Any]) -> list[Word]:
     """The words with every value in the form that the parser takes.
 
     A switch by itself is true, and may be yes or no; ``1,2`` and ``1 2`` are lists; ``margin=0.2`` gives names with values.
-    A value that is no such thing stays as it is.
+    ``~/`` at the beginning of an option's value is the home folder, which no shell puts in after ``=``. A value that is no such
+    thing stays as it is.
     """
-    return [part for word in words for part in _plain(word, kinds.get(word.name or ""))]
+    return [part for word in words for part in _plain(_at_home(word), kinds.get(word.name or ""))]
+
+
+def _at_home(word: Word) -> Word:
+    if word.name and word.value and re.match(r"~[\w.-]*/", word.value):
+        return word._replace(value=os.path.expanduser(word.value))  # noqa: PTH111 - pathlib refuses a name of no user
+    return word
 
 
 def _plain(word: Word, kind: Any) -> list[Word]:

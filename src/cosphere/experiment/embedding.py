@@ -13,6 +13,7 @@ from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.models import Embedder
+from cosphere.models.inference import one_row
 from cosphere.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def embed_source(
         known = sources.SourceStore(store).find(embedder, state)
         if known is not None:
             listener.listed(known.remarks)
+            _say_one_row(known.images, listener)
             return known.images
     settings = settings_of_model(model)
     read = how_read(source, layout, classes, settings)
@@ -114,6 +116,7 @@ def embed_source(
             progress=progress,
         )
     say_how(embedder, listener)
+    _say_one_row(table, listener)
     table = embeddings.number_classes(table, chosen.images, catalogue)
     if store is not None and state is not None and not fast:
         sources.SourceStore(store).keep(embedder, state, table, chosen.images, catalogue.remarks)
@@ -124,6 +127,15 @@ def say_how(embedder: Embedder, listener: Listener) -> None:
     """Note that images were embedded by the quick form of a model; nothing where that is the plain network."""
     if embedder.quick_note:
         listener.note(embedder.quick_note)
+
+
+def _say_one_row(table: Embeddings, listener: Listener) -> None:
+    """Note that all embeddings are equal, so that whatever is found among them means nothing."""
+    if one_row(table.embeddings):
+        listener.note(
+            f"all {len(table.embeddings)} embeddings are equal: unless the images are copies of one, the training of the model diverged "
+            "or its weights are damaged"
+        )
 
 
 def check_embedding(batch_size: int, workers: int, max_unreadable: float | None) -> None:

@@ -72,7 +72,7 @@ class Bundle:
         """The weights whose names begin with ``prefix``, without it.
 
         Raises:
-            WeightsError: the file is damaged.
+            WeightsError: the file is damaged, or holds NaN or infinity.
         """
         from safetensors.torch import load_file
 
@@ -86,6 +86,12 @@ class Bundle:
             raise WeightsError(
                 f"{file} is damaged: its weights are not those that {DESCRIPTION} describes. "
                 "Copy the whole folder again from where it was trained."
+            )
+        broken = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
+        if broken is not None:  # infinite statistics of batch norm would give every image one finite embedding
+            raise WeightsError(
+                f"{broken} in {file} holds NaN or infinity: the training of the model diverged, or the file was changed. "
+                "Take an earlier checkpoint, or train again with a lower learning rate."
             )
         if self.content["format"] == 1:
             tensors = {

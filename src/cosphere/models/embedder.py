@@ -24,7 +24,7 @@ from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
 from cosphere.models.heads import Features, build_head
-from cosphere.models.inference import evaluation_mode, infer
+from cosphere.models.inference import evaluation_mode, infer, rows_of
 from cosphere.models.published_heads import take_published_head
 from cosphere.models.quick import MANY, Forward, QuickForms
 from cosphere.models.reading import input_batches
@@ -202,6 +202,7 @@ class Embedder(nn.Module):
 
         Raises:
             DivergenceError: an embedding is NaN or infinite, as after a training that diverged.
+            RuntimeWarning: different images have one and the same embedding.
             ImageError: an image cannot be read; it is named.
             SettingsError: an unknown precision or a batch size below 1.
             SizeError: an array or tensor of another shape.
@@ -217,9 +218,7 @@ class Embedder(nn.Module):
             fast = isinstance(images_or_paths, Sized) and len(images_or_paths) >= MANY
         batches = input_batches(images_or_paths, batch_size, self.preprocessing, device, progress=progress)
         with evaluation_mode(self):
-            embed = self.inference(fast=fast, autocast=autocast)
-            parts = [embed(batch) for batch in batches]
-        rows = torch.cat(parts) if parts else torch.zeros(0, self.output_dim)
+            rows = rows_of(batches, self.inference(fast=fast, autocast=autocast), self.output_dim)
         if precision == "bits":
             return to_bits(rows).numpy()
         return (directions(rows).unit if normalize else rows).numpy()

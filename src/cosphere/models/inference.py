@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,29 @@ def infer_features(model: PoolsInputs, inputs: Tensor) -> Tensor:
         DivergenceError: a feature is NaN or infinite.
     """
     return _finite(model, inputs, model.pooled(inputs), "rows of features")
+
+
+def rows_of(batches: Iterable[Tensor], embed: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+    """Embeddings of all batches, (N, dim). Warns where images that differ have one and the same embedding."""
+    parts, silent = [torch.zeros(0, dim)], False
+    for batch in batches:
+        parts.append(embed(batch))
+        silent |= bool((parts[-1] == parts[-1][:1]).all()) and not bool((batch == batch[:1]).all())
+    rows = torch.cat(parts)
+    if silent and one_row(rows):
+        warnings.warn(ONE_ROW.format(len(rows)), RuntimeWarning, stacklevel=3)
+    return rows
+
+
+ONE_ROW = (
+    "all {} embeddings are equal, so the model tells no two images apart: its training diverged, or its weights are damaged. "
+    "Take an earlier checkpoint, or train again with a lower learning rate."
+)
+
+
+def one_row(rows: Any) -> bool:
+    """Whether two or more rows (N, D), of torch or numpy, are all equal, bit for bit."""
+    return len(rows) > 1 and bool((rows == rows[:1]).all())
 
 
 def _in_parts(forward: Callable[[Tensor], Tensor], inputs: Tensor, part: int | None) -> Tensor:
