@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from cosphere.errors import RunError
+from cosphere.errors import RunError, SettingsError
 
 try:
     import fcntl
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
 MAX_YAML_DEPTH = 100
 """Levels of names and lists in a YAML file; settings have four."""
+
+
+def path_of(path: str | os.PathLike[str]) -> Path:
+    """A path as a caller of the library gives it; ``~`` is the home folder, as in a shell.
+
+    Raises:
+        SettingsError: it is neither text nor a path.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise SettingsError(
+            f"{str(path)[:80]!r} is a {type(path).__name__}; wanted a path. Give a text or a pathlib.Path."
+        )
+    with contextlib.suppress(RuntimeError):  # a name that begins with ~ and is no user's
+        return Path(text).expanduser()
+    return Path(text)
 
 
 def is_there(path: Path) -> bool:

@@ -27,6 +27,7 @@ from cosphere.files import (
     check_utf8,
     is_there,
     name_of_safe,
+    path_of,
     read_json,
     remove_left_parts,
     safe_name,
@@ -110,7 +111,7 @@ class RunFolder:
         Raises:
             RunError: the path is taken by a run or by anything else, or cannot be written.
         """
-        folder = cls(Path(path))
+        folder = cls(path_of(path))
         folder._check_free()
         with folder._locked():
             folder._make()
@@ -131,7 +132,7 @@ class RunFolder:
         Raises:
             RunError: another process trains there; or as :meth:`create` and :meth:`open`.
         """
-        folder = cls(Path(path))
+        folder = cls(path_of(path))
         if not is_first_process():
             yield folder
             return
@@ -217,7 +218,7 @@ class RunFolder:
         Raises:
             RunError: there is none, or it is of another layout version.
         """
-        folder = cls(Path(path))
+        folder = cls(path_of(path))
         if not is_there(folder.path) or not folder.path.is_dir():
             raise RunError(f"there is no run at {folder.path}. Train one first: cosphere train DATA --name NAME.")
         marker = read_json(folder.marker, what="a run's folder")

@@ -19,11 +19,13 @@ from cosphere.cli import main, quick
 from cosphere.data import read_catalogue
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.experiment import calibrate_run, embed_images, evaluate_run, search_images
+from cosphere.experiment.outputs import check_output, check_pictures
 from cosphere.experiment.training import run as train_run
 from cosphere.models import Embedder
 from cosphere.runs import RunFolder
 from cosphere.search import Index, save_gallery
 from cosphere.search.answer import MEASURES
+from cosphere.studies.reading import find_study
 from cosphere.train import TrainSettings
 
 TYPED = [
@@ -327,3 +329,45 @@ def test_a_slope_over_nearly_equal_lengths_is_none(
     assert main(["report", str(own.path)]) == 0
     page = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", (own.path / "report.html").read_text()))
     assert f"Slope of log gradient on log length {shown} -1" in page
+
+
+DOORS = [
+    pytest.param(
+        lambda: TrainSettings().with_values({"model.weights": "~/w.pth"}).model.weights, "w.pth", id="weights"
+    ),
+    pytest.param(lambda: rooted("data.root").data.root, "in", id="data.root"),
+    pytest.param(lambda: rooted("data.cache").data.cache, "in", id="data.cache"),
+    pytest.param(lambda: rooted("features.folder").features.folder, "in", id="features.folder"),
+    pytest.param(lambda: RunFolder.create("~/run").path, "run", id="RunFolder"),
+    pytest.param(lambda: find_study("~/study.yaml"), "study.yaml", id="study"),
+    pytest.param(lambda: check_pictures("~/x.png", 2)[1], "x-2.png", id="pictures"),
+]
+
+
+def rooted(name: str) -> TrainSettings:
+    return TrainSettings().with_values({name: "~/in"}).with_absolute_paths()
+
+
+@pytest.mark.parametrize(("door", "name"), DOORS)
+def test_a_tilde_is_the_home_folder(
+    door: Callable[[], Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves it in ``--out=~/x``, and YAML has no shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "study.yaml").touch()
+    assert str(door()) == str(tmp_path / name)
+
+
+def test_commands_take_the_home_folder_after_an_equals_sign(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("stepps: 1")
+    assert main(["embed", str(run), str(data), "--out=~/rows.npz", "--device=cpu"]) == 0
+    assert main(["data", "check", str(data), "--json=~/check.json"]) == 0
+    assert main(["train", str(data), "--config=~/recipe.yaml"]) == 2
+    assert "there is no setting 'stepps'" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="is a folder; wanted a file"):
+        check_output("~/")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["check.json", "recipe.yaml", "rows.npz"]

@@ -17,7 +17,7 @@ from cosphere.errors import SettingsError, counted
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
 from cosphere.experiment import ComparedRuns, compare_runs
 from cosphere.experiment.outputs import check_output_folder
-from cosphere.files import write_json
+from cosphere.files import path_of, write_json
 from cosphere.report.comparison import write_comparison_figure
 
 _EXAMPLES = [
@@ -101,7 +101,7 @@ def _arms(arms: Sequence[str]) -> dict[str, list[Path]]:
         name, equals, pattern = text.partition("=")
         if not (name and equals and pattern):
             raise SettingsError(f"--arm {text!r} names no folders; wanted NAME=FOLDERS, such as 'sec=runs/sec-seed*'.")
-        folders = [Path(path) for path in sorted(glob(pattern)) if Path(path).is_dir()]  # noqa: PTH207
+        folders = [Path(path) for path in sorted(glob(str(path_of(pattern)))) if Path(path).is_dir()]  # noqa: PTH207
         if not folders:
             raise SettingsError(f"--arm {name}: no folder is called {pattern}. Give a folder, or a pattern with *.")
         found.setdefault(name, []).extend(folders)

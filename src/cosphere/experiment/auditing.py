@@ -27,7 +27,7 @@ from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model, ready
 from cosphere.experiment.outputs import check_output_folder
-from cosphere.files import read_json, write_json, write_text
+from cosphere.files import path_of, read_json, write_json, write_text
 from cosphere.images import read_image
 from cosphere.train import TrainSettings, untrained_model
 
@@ -122,8 +122,9 @@ def audit(
     """
     check_embedding(batch_size, workers, max_unreadable)
     check_output_folder(out, (PATCH, FINDINGS, PAGE))
-    _check_patch(Path(out))
-    if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
+    folder, around = path_of(out), path_of(source)
+    _check_patch(folder)
+    if around.is_dir() and folder.resolve().is_relative_to(around.resolve()):
         raise SettingsError(f"--out {out} lies among the images of {source}. Choose a folder outside of them.")
     trained = None if model is None else settings_of_model(model)
     read = how_read(source, layout, classes, trained)
@@ -160,7 +161,7 @@ def audit(
         source=str(source),
         layout=read.layout,
         classes=read.classes,
-        folder=Path(out),
+        folder=folder,
     )
     _write(found)
     return found

@@ -17,6 +17,7 @@ from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
 from cosphere.experiment.searching import is_gallery_file
+from cosphere.files import path_of
 from cosphere.gallery import Added, OnReceipt, Space, Where, is_gallery, open_store
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.address import place_of
@@ -163,7 +164,7 @@ def _add_file(
     own = "codes" if is_codes(table.embeddings) else "floats"
     if own == "codes" and holds not in (None, own):
         raise SettingsError(f"{source} holds codes only, so --holds {holds} does not apply. Leave it out.")
-    where = "" if model is None else str(Path(model).absolute())
+    where = "" if model is None else str(path_of(model).absolute())
     dim = table.embeddings.shape[1] if file.index is None else file.index.dim
     opened = (
         create_gallery(gallery, Space(dim=dim, holds=holds or own, model=where, model_id=table.model_id))
@@ -214,7 +215,7 @@ def _model_path(gallery: str | Path, model: str | Path | None, made: bool) -> Pa
         SettingsError: none was given, and the gallery does not know where its own lies.
     """
     if model is not None:
-        return Path(model)
+        return path_of(model)
     if made:
         raise SettingsError(f"{place_of(gallery)} is not there yet. To make it, name the model: --model runs/first.")
     with open_store(gallery) as store:

@@ -15,6 +15,7 @@ from cosphere.errors import DataError, agreeing, counted
 from cosphere.experiment.embedding import say_how
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
+from cosphere.files import path_of
 from cosphere.gallery import Item, OnReceipt, Space, Store, migration
 from cosphere.gallery.address import NO_MIGRATION, folder_of
 from cosphere.gallery.values import quoted, shown
@@ -64,7 +65,7 @@ def migrate_index(
     folder = folder_of(gallery, "a migration", NO_MIGRATION)
     embedder = load_model(model, device)
     with Store.open(folder) as store:
-        target = space_of(embedder, holds or store.space().holds, Path(model).absolute())
+        target = space_of(embedder, holds or store.space().holds, path_of(model).absolute())
         _check_paths(store)
         unreadable = _Unreadable(store, drop_unreadable, max_unreadable, on_receipt, listener)
         if migration.begin(store, target):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cosphere.errors import SettingsError
-from cosphere.files import check_writable
+from cosphere.files import check_writable, path_of
 from cosphere.images.marks import is_marked
 from cosphere.runs import RunFolder
 
@@ -47,9 +47,9 @@ def check_output(
     taken = "is read by this command"
     if out.is_dir():
         raise SettingsError(f"{option} {path} is a folder; wanted a file. Add a name.")
-    if any(out == Path(one).resolve() for one in inputs):
+    if any(out == path_of(one).resolve() for one in inputs):
         raise SettingsError(f"{option} {path} {taken}. Choose another name.")
-    images = Path(source).resolve() if str(source) else None
+    images = path_of(source).resolve() if str(source) else None
     if images is not None and out.exists() and (out == images or (images.is_dir() and out.is_relative_to(images))):
         raise SettingsError(f"{option} {path} {taken}: it is among the images. Choose another name.")
     around = next((one for one in out.parents if RunFolder(one).marker.exists()), None)
@@ -91,9 +91,9 @@ def check_pictures(
         SettingsError: one of the names would replace an input, or a picture that a search did not write, or lies among the images.
         RunError: it cannot be written.
     """
-    images, inputs = Path(source).resolve() if str(source) else None, list(inputs)
+    images, inputs = path_of(source).resolve() if str(source) else None, list(inputs)
     among = images is not None and images.is_dir() and _resolved(path or PICTURE, option).is_relative_to(images)
-    first = Path(path or PICTURE)
+    first = path_of(path or PICTURE)
     if among and images is not None and path is None:
         first, among = images.parent / PICTURE, False
     names = [first] if count == 1 else [first.with_stem(f"{first.stem}-{number}") for number in range(1, count + 1)]
@@ -132,6 +132,6 @@ def _files_of(run: Path) -> list[Path]:
 
 def _resolved(path: str | Path, what: str) -> Path:
     try:
-        return Path(path).resolve()
+        return path_of(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, a zero byte
         raise SettingsError(f"{what} {path} cannot be written: {error}. Choose another name.") from error

@@ -12,6 +12,7 @@ from cosphere.experiment.images import training_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.planning import Choice, Plan
 from cosphere.experiment.training import run
+from cosphere.files import path_of
 from cosphere.runs import RunFolder
 from cosphere.train import Reporter, TrainSettings
 
@@ -74,12 +75,12 @@ def race(
     running, laps = list(plan.choices), list[Lap]()
     catalogue = training_images(plan.choices[0].settings)  # all choices have the same data
     for choice in plan.choices:  # before an hour is spent on the first of them
-        steps_done(choice.settings, Path(folder) / choice.name, catalogue, but=("steps",))
+        steps_done(choice.settings, path_of(folder) / choice.name, catalogue, but=("steps",))
     for number in range(1, rounds + 1):
         scores: dict[str, float] = {}
         for choice in running:
             settings = choice.settings.with_values({"steps": _steps(choice, 2 ** (rounds - number))})
-            path = Path(folder) / choice.name
+            path = path_of(folder) / choice.name
             done = steps_done(settings, path, catalogue, but=("steps",))
             if done is None or done < settings.steps:
                 listener.note(f"race, round {number} of {rounds}: {choice.name} to step {settings.steps:,}")
@@ -101,7 +102,7 @@ def race(
         laps=tuple(laps),
         metric=winner.settings.validation.metric,
         winner=winner,
-        folder=Path(folder) / winner.name,
+        folder=path_of(folder) / winner.name,
     )
 
 

@@ -19,7 +19,7 @@ from cosphere.experiment.images import training_images
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.recipes import Recipe, find_recipe
 from cosphere.experiment.training import run
-from cosphere.files import write_json
+from cosphere.files import path_of, write_json
 from cosphere.models import weights_identity
 from cosphere.models.origin import is_published_file
 from cosphere.runs import provenance
@@ -111,7 +111,7 @@ def reproduce(
             f"seeds are {list(seeds)}; wanted at least one, each different. Give seeds such as 0, 1 and 2."
         )
     frozen = recipe.settings
-    data = Path(root if root is not None else frozen.data.root)
+    data, place = path_of(root if root is not None else frozen.data.root), path_of(runs)
     if not data.exists():
         raise DataError(what_to_place(recipe, data))
     settings = frozen.with_values({"data.root": str(data), "device": device, **(values or {})})
@@ -121,11 +121,11 @@ def reproduce(
     folders, evaluations = [], []
     for seed in seeds:
         check_whole("seed", seed, least=0)
-        folder = Path(runs) / f"{recipe.name.replace('/', '-')}-seed{seed}"
+        folder = place / f"{recipe.name.replace('/', '-')}-seed{seed}"
         _train(recipe, settings.with_values({"seed": seed}), folder, catalogue, reporter, listener)
         evaluations.append(evaluate_run(folder, catalogue, split="test", device=device, listener=listener))
         folders.append(folder)
-    result = _compared(recipe, settings, folders, evaluations, changes, Path(runs), weights=weights)
+    result = _compared(recipe, settings, folders, evaluations, changes, place, weights=weights)
     write_json(result.path, {**result.as_dict(), "provenance": provenance()})
     return result
 

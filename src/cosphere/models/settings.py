@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from cosphere.checks import MOST_DIM, check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SettingsError
+from cosphere.files import path_of
 from cosphere.models.heads import HeadSettings, NormName, PoolingName, check_head
 from cosphere.models.stems import StemName
 
@@ -62,6 +63,8 @@ class EmbedderSettings:
         check_whole("model.dim", self.dim, least=0, most=MOST_DIM)
         check_switch("model.bias", self.bias)
         check_head(self.head, self.head_settings)
+        if self.weights.startswith("~"):
+            object.__setattr__(self, "weights", str(path_of(self.weights)))
 
     @property
     def shared(self) -> HeadSettings:

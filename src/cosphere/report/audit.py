@@ -13,7 +13,7 @@ from cosphere.checks import check_whole
 from cosphere.errors import counted
 from cosphere.evaluate.audit import AlikeClasses, DividedClass, DuplicatePair
 from cosphere.experiment.auditing import PAGE, PATCH, Audit
-from cosphere.files import check_writable, write_text
+from cosphere.files import check_writable, path_of, write_text
 from cosphere.report.document import document
 from cosphere.report.markup import paragraph, safe, section, shown, table
 from cosphere.report.pictures import Thumbnails
@@ -57,7 +57,7 @@ def write_audit(found: Audit, target: str | Path | None = None, *, most: int = 4
     """
     check_whole("most", most, least=1, most=1000)
     check_whole("thumbnail", thumbnail, least=16, most=512)
-    path = found.folder / PAGE if target is None else Path(target)
+    path = found.folder / PAGE if target is None else path_of(target)
     check_writable(path)
     write_text(path, _page(found, most, thumbnail))
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosphere.errors import SettingsError
-from cosphere.files import check_writable, write_text
+from cosphere.files import check_writable, path_of, write_text
 from cosphere.report import gallery, health, protocols, sections
 from cosphere.report.data import ReportData, report_data_from_run
 from cosphere.report.document import document
@@ -62,11 +62,12 @@ def write_report(
     if isinstance(source, ReportData):
         if target is None:
             raise SettingsError("a report from data needs a file to go to. Give target='report.html'.")
-        check_writable(Path(target))
-        write_text(Path(target), page(source, **how))
-        return Path(target)
+        file = path_of(target)
+        check_writable(file)
+        write_text(file, page(source, **how))
+        return file
     folder = RunFolder.open(source)
-    path = folder.report if target is None else Path(target)
+    path = folder.report if target is None else path_of(target)
     check_writable(path)
     data = report_data_from_run(source, split=split, image_root=image_root)
     with printing(folder.path / "figures"):

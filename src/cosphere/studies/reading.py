@@ -12,7 +12,7 @@ from typing import Any
 
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.fields import convert, flatten
-from cosphere.files import read_yaml
+from cosphere.files import path_of, read_yaml
 from cosphere.studies.changes import changed_arms, split_changes, without
 from cosphere.studies.checking import check_study
 from cosphere.studies.definition import Arm, Comparison, Sampler, Study
@@ -50,9 +50,9 @@ def find_study(name: str | Path) -> Path:
         SettingsError: there is neither; the error names the nearest study.
     """
     if str(name).endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
+        if not path_of(name).is_file():
             raise SettingsError(f"there is no study file {name}. Check the path, or name one of ours: cosphere study.")
-        return Path(name)
+        return path_of(name)
     known = shipped_studies()
     if str(name) not in known:
         raise SettingsError(f"there is no study {str(name)!r}. {did_you_mean(str(name), known)} Or give a .yaml file.")

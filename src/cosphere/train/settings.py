@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from cosphere import fields
 from cosphere.errors import RunError, SettingsError
 from cosphere.fields import Settings, metadata, setting
-from cosphere.files import is_there, read_yaml, write_yaml
+from cosphere.files import is_there, path_of, read_yaml, write_yaml
 from cosphere.models import EmbedderSettings
 from cosphere.runs import RunFolder
 from cosphere.train.beside import BESIDE
@@ -342,7 +342,7 @@ class TrainSettings(Settings):
         paths = {"data.root": self.data.root, "data.cache": self.data.cache, "features.folder": self.features.folder}
         if self.model.weights not in ("imagenet", "none") and Path(self.model.weights).exists():
             paths["model.weights"] = self.model.weights
-        return self.with_values({name: str(Path(path).absolute()) for name, path in paths.items() if path})
+        return self.with_values({name: str(path_of(path).absolute()) for name, path in paths.items() if path})
 
     def identity(self) -> dict[str, Any]:
         """Every setting that a number depends on, nested as in :meth:`as_dict`; the seed is one of them.
