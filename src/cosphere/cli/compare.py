@@ -127,14 +127,15 @@ def show(compared: ComparedRuns) -> None:
 
 def _table(compared: ComparedRuns, *, gap: int) -> Table:
     comparison, matched = compared.comparison, compared.matched
-    title = (
+    titles = [
         f"{matched.split}: {counted(comparison.queries, 'query')}, {counted(len(comparison.class_names), 'class')}; "
         f"differences to {comparison.baseline}"
-    )
+    ]
     several = [f"{arm} {count}" for arm, count in comparison.runs.items() if count > 1 and arm not in compared.mixed]
     if several:
-        title += f"\nruns that differ in the seed: {', '.join(several)}"
-    table = Table(title=console.plain(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
+        titles.append(f"runs that differ in the seed: {', '.join(several)}")
+    title = Text("\n").join(map(console.plain, titles))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
     table.add_column("", overflow="fold")
     for name in ("%", "points", f"{100 * comparison.level:g} % interval", "p", "p Holm", "classes won\ntied, lost"):
         table.add_column(name, justify="right", no_wrap=True)
