@@ -43,11 +43,11 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Write one .npz with raw embeddings, labels, paths and class names."""
     given = parser().read(arguments)
+    check_output(given.out, source=given.source, model=given.model, replaces=(".npz",))
     if Path(given.out).suffix.lower() != ".npz":
         raise SettingsError(
             f"--out is an .npz file, got {given.out!r}. For a table, put the images into a gallery and use `cosphere index export`."
         )
-    check_output(given.out, source=given.source, model=given.model, replaces=(".npz",))
     embeddings = embed_images(
         given.model,
         given.source,
