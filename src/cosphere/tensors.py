@@ -146,12 +146,13 @@ class _Directions(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         unit, inverse, rows = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again, so along the rows that they came from
-            norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-            inverse = torch.where(inverse > 0, 1 / torch.where(inverse > 0, norms, 1.0), 0.0)
-            unit = rows * inverse
-        along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
-        return torch.addcmul(gradient, along, unit, value=-1).mul_(inverse)
+        with outside_autocast(gradient):  # which is on where a script calls backward inside its block
+            if torch.is_grad_enabled():  # to be differentiated again, so along the rows that they came from
+                norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+                inverse = torch.where(inverse > 0, 1 / torch.where(inverse > 0, norms, 1.0), 0.0)
+                unit = rows * inverse
+            along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
+            return torch.addcmul(gradient, along, unit, value=-1).mul_(inverse)
 
 
 def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:

@@ -261,13 +261,22 @@ def test_a_reference_that_is_not_finite_shows_in_the_loss(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_is_left(name):
-    loss, x = steady(name), points().float()
-    outside = loss(x, LABELS)
+    """Values, gradients and what a loss keeps are those without autocast, also if backward is called inside the block."""
+
+    def step(loss):
+        leaf = points(dim=64).float().requires_grad_()
+        value = loss(leaf, LABELS)
+        value.backward()
+        return [value, leaf.grad, *(part.grad for part in loss.parameters()), *loss.state_dict().values()]
+
+    outside = step(steady(name, dim=64).train())
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = points().float()
         assert (x @ x.T).dtype == torch.bfloat16  # autocast is really on
-        inside = loss(x, LABELS)
-    assert inside.dtype == torch.float32
-    assert inside == outside
+        inside = step(steady(name, dim=64).train())
+    assert inside[0].dtype == torch.float32
+    for got, want in zip(inside, outside, strict=True):
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +81,7 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return _decoded(bytes(picture), position, shorter_side)
     if isinstance(picture, Image.Image):
-        content = _undecoded_jpeg(picture)
+        content = _undecoded_jpeg(picture, position)
         return _decoded(content, position, shorter_side) if content else _from_pillow(picture, position)
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
         pixels = picture.cpu().numpy()
@@ -101,12 +102,73 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
     )
 
 
+class Taker:
+    """Takes images one by one, in the thread that iterates over them, so that other threads can decode them at any later time.
+
+    A source other than a list, tuple, array or tensor may change what it gave when it is asked for the next one: a generator that fills one
+    buffer or closes its file, the frames of an animation. Of such a source pixels are copied. What threads would share is read here
+    always: a file object, and a Pillow image that occurs several times.
+
+    Args:
+        pictures: see :meth:`cosphere.models.Embedder.encode`; not a single image.
+    """
+
+    def __init__(self, pictures: Iterable[Any]) -> None:
+        self._changing = not isinstance(pictures, list | tuple | np.ndarray | Tensor)
+        uses: Counter[int] = Counter()
+        if isinstance(pictures, list | tuple) or (isinstance(pictures, np.ndarray) and pictures.dtype == object):
+            uses.update(_file_of(one) for one in pictures if isinstance(one, Image.Image))
+        self._shared = {file for file, count in uses.items() if count > 1}
+
+    def __call__(self, picture: Any, position: int) -> Any:
+        """An image in a form that :func:`rgb_pixels` takes and nothing else changes.
+
+        Raises:
+            ImageError: it is a file or PIL image that cannot be read.
+        """
+        if hasattr(picture, "read"):
+            return _content(picture, position)
+        if isinstance(picture, Image.Image):
+            # Others are decoded by the threads, which is faster.
+            needed = self._changing or _file_of(picture) in self._shared
+            return (_undecoded_jpeg(picture, position) or _from_pillow(picture, position)) if needed else picture
+        if isinstance(picture, bytearray | memoryview):
+            return bytes(picture)
+        if self._changing and isinstance(picture, np.ndarray):
+            return picture.copy()
+        return picture.clone() if self._changing and isinstance(picture, Tensor) else picture
+
+    def attempt(self, picture: Any, position: int) -> Any:
+        """The same, but the error of an image that cannot be read takes its place."""
+        try:
+            return self(picture, position)
+        except ImageError as error:
+            return error
+
+
+def taken(pictures: Any) -> list[Any]:
+    """Images as a list; those of a source that may change them are in memory, see :class:`Taker`, or errors if they cannot be read."""
+    several = _as_list(pictures)
+    if isinstance(several, list | tuple | np.ndarray | Tensor):
+        return list(several)
+    take = Taker(several)
+    return [take.attempt(picture, position) for position, picture in enumerate(several)]
+
+
+def _file_of(picture: Image.Image) -> int:
+    """What threads must not use at the same time: the file that an image was opened from, or the image."""
+    return id(getattr(picture, "fp", None) or picture)
+
+
 def _content(file: Any, position: int) -> bytes:
     """The rest of a binary file object, whose position is restored where it can be."""
-    start = file.tell() if getattr(file, "seekable", bool)() else None
-    content = file.read()
-    if start is not None:
-        file.seek(start)
+    try:
+        start = file.tell() if getattr(file, "seekable", bool)() else None
+        content = file.read()
+        if start is not None:
+            file.seek(start)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, position) from error
     if not isinstance(content, bytes):
         raise ImageError(f"picture {position} is a file of text. Open it with mode 'rb'.")
     return content
@@ -119,15 +181,18 @@ def _decoded(content: bytes, position: int, shorter_side: int | None) -> Pixels:
         raise ImageError(f"picture {position}: {error}") from error
 
 
-def _undecoded_jpeg(picture: Image.Image) -> bytes | None:
+def _undecoded_jpeg(picture: Image.Image, position: int) -> bytes | None:
     """The file of a JPEG that Pillow opened and did not decode yet, so that it can be decoded as its path would be."""
     file = getattr(picture, "fp", None)
     if picture.format != "JPEG" or not getattr(picture, "tile", None) or file is None:
         return None
-    start = file.tell()
-    file.seek(0)
-    content: bytes = file.read()
-    file.seek(start)
+    try:
+        start = file.tell()
+        file.seek(0)
+        content: bytes = file.read()
+        file.seek(start)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, position) from error
     return content
 
 
@@ -135,7 +200,12 @@ def _from_pillow(picture: Image.Image, position: int) -> Pixels:
     try:
         return picture_to_rgb(picture)
     except Exception as error:  # Pillow decodes lazily: a damaged file can raise any exception here
-        raise ImageError(f"picture {position} cannot be read: {error}. Open it again or leave it out.") from error
+        raise _unreadable(error, position) from error
+
+
+def _unreadable(error: Exception, position: int) -> ImageError:
+    reason = str(error).rstrip(".") or type(error).__name__
+    return ImageError(f"picture {position} cannot be read: {reason}. Open it again or leave it out.")
 
 
 def _as_list(pictures: Any) -> Iterable[Any]:
@@ -159,10 +229,13 @@ def _pixel_batches(pictures: Iterable[Any], batch_size: int, preprocessing: Prep
         return preprocessing.pixels(rgb_pixels(picture, position=position, shorter_side=preprocessing.sufficient_side))
 
     waiting: list[Future[Tensor]] = []
-    numbered = enumerate(pictures)
+    numbered, take = enumerate(pictures), Taker(pictures)
     with ThreadPoolExecutor(_THREADS) as pool:
         while True:
-            coming = [pool.submit(prepared, *item) for item in itertools.islice(numbered, batch_size)]
+            coming = [
+                pool.submit(prepared, position, take(picture, position))
+                for position, picture in itertools.islice(numbered, batch_size)
+            ]
             if waiting:
                 yield torch.stack([future.result() for future in waiting])
             if not coming:

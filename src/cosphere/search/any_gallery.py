@@ -261,7 +261,7 @@ class AnyGallery(ABC):
         check_whole("k", k, least=1, most=MOST_K)
         kind = self._kind(precision)
         if not is_numbers(queries):
-            queries = self._needed_embedder("to search with images").encode(list(queries), normalize=False)
+            queries = self._needed_embedder("to search with images").encode(queries, normalize=False)
         rows = as_queries(as_array(queries), kind, self.space, self._items.place)
         found = self._nearest(rows, kind, k, where)
         return [[self._hit(item, score, found.measure) for item, score in answer] for answer in found.answers]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from cosphere.data.boxes import BOX, MOST_EDGE, NO_BOX, edges, faults
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError, counted
 from cosphere.gallery.values import check_ids
+from cosphere.models.reading import taken
 from cosphere.search.pictures import Box
 
 
@@ -78,9 +78,7 @@ def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Picture
         DataError: images that are not files need ids.
         SizeError: counts differ.
     """
-    if isinstance(pictures, str | Path | bytes | Image.Image):
-        pictures = [pictures]
-    listed = list(pictures)
+    listed = taken(pictures)
     paths = [os.path.abspath(one) if isinstance(one, str | Path) else None for one in listed]  # noqa: PTH100
     if ids is None:
         if None in paths:

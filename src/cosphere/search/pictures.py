@@ -18,7 +18,7 @@ from cosphere.errors import ImageError
 from cosphere.images import Pixels, read_image
 from cosphere.models import Embedder
 from cosphere.models.quick import MANY
-from cosphere.models.reading import rgb_pixels
+from cosphere.models.reading import Taker, rgb_pixels
 
 Box = tuple[int, int, int, int]
 _THREADS = 8
@@ -59,6 +59,7 @@ def embed_pictures(
         batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         thumbnail: longer side of thumbnails in pixels; 0 makes none.
     """
+    take = Taker(pictures)
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: list[tuple[int, Future[_Read]]] = []
         for start in range(0, len(pictures) + batch_size, batch_size):
@@ -66,7 +67,12 @@ def embed_pictures(
                 (
                     place,
                     pool.submit(
-                        _read, embedder, pictures[place], None if boxes is None else boxes[place], place, thumbnail
+                        _read,
+                        embedder,
+                        take.attempt(pictures[place], place),
+                        None if boxes is None else boxes[place],
+                        place,
+                        thumbnail,
                     ),
                 )
                 for place in range(start, min(start + batch_size, len(pictures)))
@@ -80,6 +86,8 @@ def embed_pictures(
 def _read(embedder: Embedder, picture: Any, box: Box | None, place: int, thumbnail: int) -> _Read:
     side = embedder.preprocessing.sufficient_side
     try:
+        if isinstance(picture, ImageError):
+            raise picture
         if isinstance(picture, str | Path):
             pixels = read_image(picture, box=box, target=side)
         else:

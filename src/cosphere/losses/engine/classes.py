@@ -166,8 +166,9 @@ def sample_classes(
 @torch.no_grad()
 def own_cosines(batch: Classified) -> Tensor:
     """(A,) cosine of each image to its own class, without a graph, for statistics needed before the pass over the classes."""
-    own = directions(batch.class_weight.detach()[batch.targets]).unit.to(batch.unit.dtype)
-    cosines: Tensor = torch.linalg.vecdot(batch.unit.detach(), own)
+    with outside_autocast(batch.unit):
+        own = directions(batch.class_weight.detach()[batch.targets]).unit.to(batch.unit.dtype)
+        cosines: Tensor = torch.linalg.vecdot(batch.unit.detach(), own)
     return cosines
 
 
