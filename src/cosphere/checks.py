@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -55,9 +56,8 @@ def check_whole(name: str, value: object, *, least: int | None = None, most: int
     >>> check_whole("k", 3, least=1)
     3
     """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if whole and (least is None or value >= least) and (most is None or value <= most):  # type: ignore[operator]
-        return int(value)  # type: ignore[call-overload, no-any-return]
+    if is_whole(value) and (least is None or value >= least) and (most is None or value <= most):
+        return int(value)
     raise SettingsError(f"{name} must be a whole number{_bounds(least, most)}; got {value!r}.")
 
 
@@ -92,8 +92,7 @@ def check_number(
     >>> check_number("margin", 1, above=0)
     1.0
     """
-    numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    number = _as_float(value) if numeric else math.nan
+    number = _as_float(value) if is_number(value) else math.nan
     fits = (
         math.isfinite(number)
         and (above is None or number > above)
@@ -107,6 +106,41 @@ def check_number(
     upper = f"below {below:g}" if below is not None else f"at most {at_most:g}" if at_most is not None else ""
     bounds = " and ".join(bound for bound in (lower, upper) if bound)
     raise SettingsError(f"{name} must be a number{' ' if bounds else ''}{bounds}, finite; got {value!r}.")
+
+
+def check_numbers(name: str, values: object, **bounds: float) -> tuple[float, ...]:
+    """Return ``values`` as finite floats.
+
+    Args:
+        name: what each value is called, for the error, such as "far"; the argument is called ``name`` + "s".
+        values: a list of numbers.
+        **bounds: of each, as :func:`check_number` takes them.
+
+    Raises:
+        SettingsError: it is no list, or a value is not a number, not finite, or out of range.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, str) or getattr(values, "ndim", 1) == 0:
+        raise SettingsError(f"want {name}s as a list of numbers, got {values!r}. Write {name}s=[{values}].")
+    return tuple(check_number(name, value, **bounds) for value in values)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a Python or numpy number, which a bool is not."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a Python or numpy integer, which a bool is not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """The same value in Python's own types, which JSON takes: numpy's numbers and arrays become numbers and lists, also inside."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufUS":
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
 
 
 def _as_float(value: object) -> float:
@@ -126,6 +160,15 @@ def check_share(name: str, value: object) -> float:
     if share > 1:
         raise SettingsError(f"{name} is a share, above 0 and at most 1; got {value!r}.")
     return share
+
+
+def allowed(share: float, count: int) -> int:
+    """The largest number out of ``count`` whose share is at most ``share``, in [0, count].
+
+    >>> allowed(0.29, 100), allowed(0.5, 3)
+    (29, 1)
+    """
+    return math.floor(share * count + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:

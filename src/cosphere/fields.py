@@ -10,12 +10,13 @@ import copy
 import dataclasses
 import difflib
 import functools
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import check_number, check_whole, plain
 from cosphere.errors import SettingsError, one_of
 
 T = TypeVar("T")
@@ -81,6 +82,12 @@ class Settings:
             value = convert(name, hints[field.name], getattr(self, field.name))
             _check_bounds(name, value, rule_of(field))
             object.__setattr__(self, field.name, value)
+
+
+def make_plain(settings: Any) -> None:
+    """Give the fields of a frozen dataclass that is being made Python's own types, see :func:`cosphere.checks.plain`."""
+    for field in dataclasses.fields(settings):
+        object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))
 
 
 def _check_bounds(name: str, value: Any, rule: Rule) -> None:
@@ -269,7 +276,7 @@ def convert(name: str, hint: Any, value: Any) -> Any:
     Raises:
         SettingsError: it is of another type.
     """
-    converted = _converted(name, hint, value)
+    converted = _converted(name, hint, plain(value))
     if converted is _MISFIT:
         shown = "left empty" if value is None else repr(value)
         raise SettingsError(f"{name} is {shown}; wanted {words_of(hint)}.")
@@ -325,7 +332,8 @@ def _scalar(hint: Any, value: Any) -> Any:
     if hint is bool:
         return _SWITCHES.get(value.lower(), _MISFIT) if isinstance(value, str) else _if(isinstance(value, bool), value)
     if hint is str:
-        return _if(isinstance(value, str), value)
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+        return _if(isinstance(text, str), text)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return _MISFIT
     try:

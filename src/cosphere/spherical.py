@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cosphere.checks import is_number
 from cosphere.errors import SettingsError, SizeError, did_you_mean
 from cosphere.tensors import (
     SHORTEST,
@@ -55,19 +56,21 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
     tensor(4.)
     """
     check_embeddings(embeddings)
-    _check_radius(radius)
+    radius = _checked_radius(radius)
     with outside_autocast(embeddings):
         norms = lengths(embeddings)
         gaps = _relative_gaps(norms, radius) if scale_free else norms - radius
         return gaps.square().sum() / max(len(gaps), 1)
 
 
-def _check_radius(radius: object) -> None:
+def _checked_radius(radius: object) -> Tensor | float:
     if isinstance(radius, Tensor):
         if radius.ndim:
             raise SizeError(f"want one radius for all, a number or a () tensor; got a tensor {tuple(radius.shape)}.")
-    elif isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+        return radius
+    if not is_number(radius) or not 0 <= radius < math.inf:
         raise SettingsError(f"the radius is a finite number >= 0 or a () tensor; got {radius!r}.")
+    return float(radius)
 
 
 def _relative_gaps(norms: Tensor, radius: Tensor | float) -> Tensor:
@@ -129,7 +132,7 @@ class SphericalConstraint(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = _checked_kind(radius, scale_free=scale_free)
-        if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
+        if not is_number(momentum) or not 0 < momentum <= 1:
             raise SettingsError(f"momentum is the share of the new batch, above 0 and at most 1; got {momentum!r}.")
         self.momentum = float(momentum)
         self.scale_free = scale_free
@@ -199,7 +202,7 @@ def _checked_kind(radius: str | float, *, scale_free: bool) -> str:
                 "Use radius='ema', or scale_free=False."
             )
         return radius
-    if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+    if not is_number(radius) or not 0 <= radius < math.inf:
         raise SettingsError(f"the radius is {', '.join(map(repr, RADII))} or a finite number >= 0; got {radius!r}.")
     if scale_free:
         _check_scale(radius)

@@ -171,6 +171,8 @@ def check_tensor(name: str, value: object) -> None:
     """Raise unless ``value`` is a tensor: numpy arrays and lists are the usual slip."""
     if not isinstance(value, Tensor):
         raise SizeError(f"want {name} as a tensor, got {type(value).__name__}. Call torch.as_tensor({name}) first.")
+    if value.layout != torch.strided:
+        raise SizeError(f"want {name} as a dense tensor, got one of layout {value.layout}. Call .to_dense() first.")
 
 
 def is_integral(values: Tensor) -> bool:

@@ -42,7 +42,9 @@ def test_the_next_command_fits_the_images(
     values: dict[str, str], catalogue: Catalogue, scored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = TrainSettings().with_values({"data.root": "/photos", **values})
-    result = TrainResult(steps=1, seconds=1, best_step=1, best_scores={}, before={}, stopped_early=False, unreadable=())
+    result = TrainResult(
+        steps=1, seconds=1, best_step=1, best_scores={}, before={}, stopped_early=False, unreadable=(), folder=tmp_path
+    )
     show(result, RunFolder(tmp_path), settings, catalogue)
     words = " ".join(capsys.readouterr().out.split())
     assert f"next: cosphere evaluate {tmp_path} {scored}cosphere search {tmp_path} /photos QUERY.jpg" in words

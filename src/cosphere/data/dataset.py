@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cosphere.checks import check_number
+from cosphere.checks import allowed, check_number
 from cosphere.data.boxes import NO_BOX
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
@@ -216,7 +215,7 @@ class UnreadableLog:
     def __init__(self, total: int, max_share: float = MAX_UNREADABLE) -> None:
         check_number("max_unreadable", max_share, at_least=0, at_most=1)
         self.total, self.max_share = total, max_share
-        self.allowed = max(math.floor(max_share * total), 1 if max_share else 0)
+        self.allowed = max(allowed(max_share, total), 1 if max_share else 0)
         self.reasons: dict[str, str] = {}
 
     def __len__(self) -> int:

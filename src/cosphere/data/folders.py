@@ -13,6 +13,7 @@ from cosphere.data.catalogue import EVERYTHING, Catalogue, normal_split
 from cosphere.data.listing import Listing, list_images, list_members, scan
 from cosphere.data.names import named_in_nfc
 from cosphere.errors import DataError, agreeing, counted
+from cosphere.files import path_of
 from cosphere.images import container_of
 
 SPLIT_FOLDERS = {"train", "val", "test", "query", "gallery"}
@@ -51,7 +52,7 @@ def read_folder(folder: str | Path, *, classes: Classes = "top", labels: Labels 
     Raises:
         DataError: the folder does not exist, cannot be read, or has no images or no class folders.
     """
-    root = Path(folder)
+    root = path_of(folder)
     wrapper, table, notes = _table(root, list_images(root), classes, labels)
     return Catalogue(table=table, root=root / wrapper, layout="folder", notes=tuple(notes))
 
@@ -67,7 +68,7 @@ def read_archive(path: str | Path, *, classes: Classes = "top", labels: Labels =
     Raises:
         DataError: the file is not an archive, is damaged, or has no class folders with images.
     """
-    path = Path(path)
+    path = path_of(path)
     container = container_of(path)
     if container is None or not container.has_paths:
         raise DataError(f"{path} is no archive that Cosphere reads. Give a .zip file.")

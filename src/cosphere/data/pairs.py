@@ -19,6 +19,7 @@ from cosphere.data.names import nfc
 from cosphere.data.table_files import load_table
 from cosphere.data.text_lists import is_count, read_lines
 from cosphere.errors import DataError, SizeError, counted
+from cosphere.files import path_of
 from cosphere.images import verification_labels
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -156,7 +157,7 @@ def read_lfw_pairs(path: str | Path) -> PairList:
     Raises:
         DataError: the file cannot be read, a line has another form, or the counts differ from the first line.
     """
-    path = Path(path)
+    path = path_of(path)
     first, *lines = read_lines(path) or [""]
     counts = first.split()
     if len(counts) not in (1, 2) or not all(map(is_count, counts)):
@@ -200,7 +201,7 @@ def read_verification_bin(path: str | Path) -> PairList:
     Raises:
         DataError: the file is not a verification set, is damaged, or holds anything but images and booleans.
     """
-    path = Path(path)
+    path = path_of(path)
     same = verification_labels(path)
     names = tuple((f"{path.name}#{2 * pair}", f"{path.name}#{2 * pair + 1}") for pair in range(len(same)))
     folds = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from cosphere.data.listing import is_folder, is_stray, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, did_you_mean
-from cosphere.files import is_utf8, printable
+from cosphere.files import is_utf8, path_of, printable
 from cosphere.images import container_of
 from cosphere.images.containers import Container
 
@@ -104,16 +104,21 @@ class _Options(TypedDict):
     labels: Labels
 
 
-def _existing(source: str | Path) -> Path:
+def _existing(source: Any) -> Path:
     """The path of a source.
 
     Raises:
         DataError: it does not exist, cannot be reached or is not UTF-8.
     """
+    if isinstance(source, list | tuple | set):
+        raise DataError(
+            f"a {type(source).__name__} is no data set; wanted a folder, a table or a DataFrame. Of a list of images, give "
+            "pandas.DataFrame({'path': paths, 'label': labels})."
+        )
+    path = path_of(source)
     try:
-        path = Path(source).expanduser()
         exists = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # no rights, too long a name, or an unknown ~user
+    except (OSError, ValueError) as error:  # no rights, or too long a name
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{printable(source)} cannot be read: {reason}. Check the path.") from error
     if not is_utf8(str(path)):

@@ -15,6 +15,7 @@ import pandas as pd
 
 from cosphere._types import Integers
 from cosphere.errors import DataError, agreeing, counted
+from cosphere.files import path_of
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
@@ -113,7 +114,7 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
     """
     if isinstance(source, pd.DataFrame):
         return _each_column_once(TableFile(source.reset_index(drop=True), "the DataFrame", None))
-    path = Path(source)
+    path = path_of(source)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
     try:

@@ -22,7 +22,7 @@ from cosphere.data.remarks import LayoutCheck, Remarks
 from cosphere.embeddings.store import KEY_BYTES, EmbeddingStore, image_keys
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import CosphereError, RunError
-from cosphere.files import read_arrays, remove_left_parts, write_arrays
+from cosphere.files import path_of, read_arrays, remove_left_parts, write_arrays
 from cosphere.images.decode import DECODING
 from cosphere.models import Embedder
 
@@ -66,7 +66,7 @@ class SourceState:
         """
         lines, files = [], []
         try:
-            path = Path(source).expanduser()
+            path = path_of(source)
             whole = os.path.abspath(path)  # noqa: PTH100  # the catalogue's paths are not resolved either
             if path.is_dir():
                 for relative, entry, kind in walk(path):

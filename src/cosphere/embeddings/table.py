@@ -14,7 +14,7 @@ from cosphere._types import Flags, Float32s, Integers
 from cosphere.codes import is_codes
 from cosphere.data.remarks import Skipped
 from cosphere.errors import DataError, RunError, SizeError, counted
-from cosphere.files import read_arrays, write_arrays
+from cosphere.files import path_of, read_arrays, write_arrays
 
 WHOLE_IMAGE = (-1, -1, -1, -1)
 """The box of a row that shows its whole image."""
@@ -107,7 +107,7 @@ class Embeddings:
         Raises:
             RunError: it cannot be written.
         """
-        write_arrays(Path(path), self.arrays())
+        write_arrays(path_of(path), self.arrays())
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a file of :meth:`save`, by name."""
@@ -129,7 +129,7 @@ class Embeddings:
         Raises:
             RunError: the file is missing, holds no embeddings, or has a label without a class name.
         """
-        return cls.from_arrays(read_arrays(Path(path), what="a file of embeddings; cosphere embed makes one"), path)
+        return cls.from_arrays(read_arrays(path_of(path), what="a file of embeddings; cosphere embed makes one"), path)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], path: str | Path) -> Embeddings:

@@ -11,8 +11,8 @@ from cosphere.errors import SizeError
 from cosphere.rows import as_array
 
 
-def class_column(labels: Any, count: int, name: str = "labels") -> npt.NDArray[Any]:
-    """One class for each row, as an array of integers or of text.
+def class_column(labels: Any, count: int | None = None, name: str = "labels") -> npt.NDArray[Any]:
+    """One class for each row, as an array of integers or of text; of any number of rows where ``count`` is None.
 
     Fractions are refused: they are measurements, not classes, and NaN would be a class of its own.
 
@@ -20,9 +20,9 @@ def class_column(labels: Any, count: int, name: str = "labels") -> npt.NDArray[A
         SizeError: not one for each row, or neither integers nor text.
     """
     values = as_array(labels)
-    if values.shape != (count,):
+    if values.ndim != 1 or count not in (None, len(values)):
         raise SizeError(
-            f"want {name} ({count},), one for each row, got {values.shape}. Take both from the same images."
+            f"want {name} ({'N' if count is None else count},), one for each row, got {values.shape}. Take both from the same images."
         )
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.tolist()):
         values = values.astype(np.str_)

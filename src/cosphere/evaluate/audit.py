@@ -18,6 +18,7 @@ from cosphere.checks import check_number, check_whole
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError
 from cosphere.evaluate.label_errors import LabelSuspects, likely_mislabelled
+from cosphere.fields import make_plain
 from cosphere.rows import BLOCK_BYTES, UnitRows, unit_rows
 from cosphere.search.exact import Neighbours, search_units
 
@@ -54,6 +55,7 @@ class AuditSettings:
     """Most findings of each list."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_whole("neighbours", self.neighbours, least=1, most=1000)
         check_number("duplicate", self.duplicate, above=0, at_most=1)
         check_whole("top", self.top, least=1, most=10**6)

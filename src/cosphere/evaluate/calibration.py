@@ -9,8 +9,7 @@ import numpy.typing as npt
 from scipy.stats import beta, binom
 
 from cosphere._types import Floats, Progress
-from cosphere.checks import check_number
-from cosphere.evaluate._allowed import allowed
+from cosphere.checks import allowed, check_number
 from cosphere.evaluate._pairs import (
     ClassedRows,
     Tail,
@@ -107,7 +106,7 @@ def calibrate(
         ),
         far_interval=_around(far_ends, _of_pairs(place.above, pairs, level)),
         tar_interval=_around(tar_ends, _of_pairs(right, same, level)) if same else None,
-        level=level,
+        level=float(level),
         different_pairs=pairs,
         same_pairs=same,
         classes=len(rows.counts),

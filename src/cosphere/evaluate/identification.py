@@ -6,7 +6,7 @@ paper: each ordered pair of images of one person is one trial).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
-from cosphere.checks import check_number, check_whole
+from cosphere.checks import allowed, check_numbers, check_whole
 from cosphere.errors import DataError, SettingsError, SizeError
-from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.rows import (
     BLOCK_BYTES,
@@ -79,7 +78,7 @@ def pool_templates(
     pairs, of_pair = np.unique(np.stack([names, kinds], axis=1), axis=0, return_inverse=True)
     means = _sums(rows, of_pair, len(pairs)) / np.bincount(of_pair, minlength=len(pairs))[:, None]
     pooled, of_template = np.unique(pairs[:, 0], return_inverse=True)
-    return _unit(_sums(means, of_template, len(pooled))), pooled.astype(np.int64)
+    return _unit(_sums(means, of_template, len(pooled))), pooled
 
 
 def _sums(rows: Floats, groups: npt.NDArray[np.int64], count: int) -> Floats:
@@ -124,10 +123,11 @@ def identification(
         DataError: NaN or infinity, or nobody has two images.
         SettingsError: a rank below 1.
     """
+    if not isinstance(ranks, Iterable):
+        raise SettingsError(f"want ranks as a list of whole numbers, got {ranks!r}. Write ranks=[{ranks}].")
+    ranks = [check_whole("rank", rank, least=1) for rank in ranks]
     if not ranks:
         raise SettingsError("ranks is empty. Give at least one rank, such as ranks=(1,).")
-    for rank in ranks:
-        check_whole("rank", rank, least=1)
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
     people = _people(labels, left)
     check_widths(left.width, right.width)
@@ -190,10 +190,9 @@ def verification_among(
         DataError: NaN or infinity, or nobody has two images.
         SettingsError: a rate out of range, or one that would keep more than :data:`MOST_KEPT` cosines.
     """
+    fars = check_numbers("far", fars, at_least=0, at_most=1)
     if not fars:
         raise SettingsError("fars is empty. Give at least one rate, such as fars=(1e-6,).")
-    for far in fars:
-        check_number("far", far, at_least=0, at_most=1)
     left, right = unit_rows(probes, name="probes"), unit_rows(distractors, name="distractors")
     people = _people(labels, left)
     check_widths(left.width, right.width)

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Floats, Integers, Progress
-from cosphere.checks import check_number, check_seed
+from cosphere.checks import allowed, check_number, check_numbers, check_seed
 from cosphere.errors import DataError, SettingsError, counted
-from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.retrieval import retrieval
 from cosphere.evaluate.statistics import Interval, check_resampling
@@ -87,7 +86,7 @@ def open_set_split(labels: Any, *, known_share: float = 0.5, gallery_share: floa
         SettingsError: a share out of range.
         DataError: no class can be known, or no class remains unknown.
     """
-    names = class_column(labels, len(labels))
+    names = class_column(labels)
     check_seed(seed)
     check_number("known_share", known_share, above=0, below=1)
     check_number("gallery_share", gallery_share, above=0, below=1)
@@ -151,7 +150,7 @@ def open_set(
         SizeError: incompatible shapes.
         DataError: NaN or infinity, or not both known and unknown queries.
     """
-    _check(threshold, fpirs, samples, level, seed)
+    fpirs = _checked(threshold, fpirs, samples, level, seed)
     check_rows(embeddings, "embeddings")
     if (gallery is None) != (gallery_labels is None):
         raise SettingsError("give gallery and gallery_labels together, or neither.")
@@ -173,11 +172,11 @@ def open_set(
     return _scores(best, query_classes, threshold, len(gallery), fpirs, (samples, level, seed))
 
 
-def _check(threshold: float, fpirs: Sequence[float], samples: int, level: float, seed: int) -> None:
+def _checked(threshold: float, fpirs: Sequence[float], samples: int, level: float, seed: int) -> tuple[float, ...]:
+    """The rates."""
     check_number("threshold", threshold)
-    for rate in fpirs:
-        check_number("fpir", rate, at_least=0, at_most=1)
     check_resampling(samples, level, seed)
+    return check_numbers("fpir", fpirs, at_least=0, at_most=1)
 
 
 class _Nearest(NamedTuple):

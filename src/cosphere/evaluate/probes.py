@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cosphere._types import Integers
 from cosphere.checks import MOST_IMAGES, check_choice, check_number, check_seed, check_whole
 from cosphere.errors import DataError, DivergenceError, SizeError
 from cosphere.rows import Matrix, as_array, check_rows, widened
@@ -25,12 +24,12 @@ from cosphere.search import search
 class NearestVote:
     """Result of :func:`nearest_vote`."""
 
-    predictions: Integers
-    """(Q,) the label with the most votes; the smallest of equals."""
+    predictions: npt.NDArray[np.integer[Any]]
+    """(Q,) the label with the most votes, of the type of the labels; the smallest of equals."""
     log_votes: npt.NDArray[np.float64]
     """(Q, C) log of the summed weights; -inf where no neighbour has that class. Columns as ``classes``."""
-    classes: Integers
-    """(C,) labels, ascending."""
+    classes: npt.NDArray[np.integer[Any]]
+    """(C,) labels, ascending, of their type."""
 
     def accuracy(self, labels: Any) -> float:
         """Share of right predictions, in [0, 1]. Takes (Q,) integers.
@@ -76,7 +75,7 @@ def nearest_vote(queries: Matrix, train: Matrix, labels: Any, *, k: int = 20, te
     top = weights[:, :1]  # exp(1 / 0.01) would overflow: subtract the largest, add it back below
     votes = torch.zeros(len(weights), len(classes), dtype=torch.float64).scatter_add_(1, columns, (weights - top).exp())
     log_votes = (votes.log() + top).numpy()
-    return NearestVote(classes[log_votes.argmax(axis=1)].astype(np.int64), log_votes, classes.astype(np.int64))
+    return NearestVote(classes[log_votes.argmax(axis=1)], log_votes, classes)
 
 
 @dataclass(frozen=True, kw_only=True)

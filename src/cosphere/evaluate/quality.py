@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from cosphere._types import Floats
-from cosphere.checks import check_number
+from cosphere.checks import allowed, check_numbers
 from cosphere.errors import DataError, SizeError
+from cosphere.evaluate.verification import as_truth
 from cosphere.rows import as_array
 
 SHARES = tuple(step / 20 for step in range(11))
@@ -56,21 +57,21 @@ def length_quality(lengths: Any, right: Any, *, shares: Sequence[float] = SHARES
 
     Raises:
         SizeError: shapes that do not fit, or no pair.
-        DataError: a length that is not finite or negative.
+        DataError: a length that is not finite or negative, or ``right`` that holds anything but true and false.
         SettingsError: a share is out of range.
 
     >>> found = length_quality([[9, 9], [8, 7], [1, 5], [2, 9]], [True, True, False, True], shares=(0, 0.25))
     >>> found.errors, found.gain
     ((0.25, 0.0), 1.0)
     """
-    values, truth = as_array(lengths).astype(np.float64), as_array(right).astype(np.bool_)
+    values, truth = as_array(lengths).astype(np.float64), as_truth(right, "right", "whether each pair is judged right")
     if values.ndim != 2 or values.shape[1:] != (2,) or truth.shape != values.shape[:1] or not len(truth):
         raise SizeError(
             f"want lengths (n, 2) and right (n,), got {values.shape} and {truth.shape}. Give both of the same pairs."
         )
     if not np.isfinite(values).all() or (values < 0).any():
         raise DataError("lengths must be finite and >= 0. Take the norms of raw embeddings.")
-    parts = tuple(check_number("share", share, at_least=0, below=1) for share in shares)
+    parts = check_numbers("share", shares, at_least=0, below=1)
     quality = values.min(axis=1)
     errors = _errors(quality, truth, parts)
     best = _errors(truth.astype(np.float64), truth, parts)
@@ -91,7 +92,7 @@ def _errors(quality: Floats, right: Any, shares: Sequence[float]) -> Floats:
     wrong = (~right[order]).astype(np.float64)
     even = (np.bincount(places, weights=wrong) / counts)[places]  # the expected value over random orders of equal ones
     left = np.concatenate([np.cumsum(even[::-1])[::-1], [0.0]])
-    rejected = [int(share * len(right)) for share in shares]
+    rejected = [allowed(share, len(right)) for share in shares]
     return np.array([left[count] / (len(right) - count) for count in rejected])
 
 

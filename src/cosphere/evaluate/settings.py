@@ -15,6 +15,7 @@ from cosphere.evaluate.clustering import check_preset
 from cosphere.evaluate.metrics import check_metrics, metrics_help
 from cosphere.evaluate.retrieval import check_ties
 from cosphere.evaluate.statistics import check_level
+from cosphere.fields import make_plain
 from cosphere.rows import BLOCK_BYTES, check_block_bytes
 
 IntervalOver = Literal["queries", "classes"]
@@ -65,6 +66,7 @@ class EvaluationSettings:
     block_bytes: int = BLOCK_BYTES
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_metrics(self.metrics)
         if self.ks is not None:
             object.__setattr__(self, "ks", tuple(check_ks(self.ks)))

@@ -84,13 +84,15 @@ def bootstrap_classes(
         seed: random seed; the interval is deterministic given the seed.
 
     Raises:
-        SizeError: not (Q,) with Q of at least 1, or another number of classes than of values.
+        SizeError: not (Q,) with Q of at least 1, or another number of classes than of values, or none.
         DataError: a value is NaN or infinite, or all queries are of one class.
         SettingsError: a setting is out of range.
 
     >>> bootstrap_classes([1, 1, 1, 0], ["cat", "cat", "cat", "dog"])
     Interval(low=0.0, high=1.0)
     """
+    if classes is None:
+        raise SizeError("classes are missing. Give the class of each query, or take bootstrap, which draws queries.")
     checked = check_values(values, "values")
     return bootstrap_all({"values": checked}, classes=classes, samples=samples, level=level, seed=seed)["values"]
 

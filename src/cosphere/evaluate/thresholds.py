@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
-from cosphere.checks import check_choice, check_number, check_seed, check_whole
-from cosphere.codes import code_bytes
+from cosphere.checks import allowed, check_choice, check_number, check_numbers, check_seed, check_whole, is_number
+from cosphere.codes import bytes_of, code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted
-from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.statistics import Interval, check_level
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
@@ -88,7 +87,7 @@ def threshold_table(
     check_level(level)
     values, truth = checked_pairs(scores, same)
     impostors = np.sort(values[~truth])[::-1]
-    return [_row(values, truth, impostors, far, level) for far in fars]
+    return [_row(values, truth, impostors, far, level) for far in check_numbers("far", fars, at_least=0, at_most=1)]
 
 
 def _row(values: Any, truth: Any, impostors: Any, far: float, level: float) -> ThresholdRow:
@@ -128,12 +127,16 @@ class Rates(NamedTuple):
 def rates_at(scores: Any, same: Any, threshold: float) -> Rates:
     """False- and true-accept rate of a threshold that was chosen on other pairs. Takes (n,) scores and (n,) bool.
 
+    Raises:
+        SettingsError: the threshold is no number.
+        SizeError, DataError: as :func:`cosphere.evaluate.verification`.
+
     >>> rates_at([0.9, 0.4, 0.6, 0.2], [1, 1, 0, 0], 0.4)
     Rates(far=0.5, tar=0.5)
     """
     values, truth = checked_pairs(scores, same)
-    if math.isnan(threshold):
-        raise SettingsError("threshold must be a number in units of the score; got nan.")
+    if not is_number(threshold) or math.isnan(threshold):  # an infinite one accepts all, or none
+        raise SettingsError(f"threshold must be a number in units of the score; got {threshold!r}.")
     return Rates(float((values[~truth] > threshold).mean()), float((values[truth] > threshold).mean()))
 
 
@@ -238,6 +241,11 @@ def matched_hamming(
     if len(packed) != len(rows):
         raise SizeError(
             f"got {counted(len(rows), 'embedding')} and {counted(len(packed), 'code')}. Make the codes from these rows."
+        )
+    if packed.shape[1] != bytes_of(rows.shape[1]):
+        raise SizeError(
+            f"got embeddings of {counted(rows.shape[1], 'dimension')} and codes of {counted(packed.shape[1], 'byte')}; wanted "
+            f"{bytes_of(rows.shape[1])}, one bit for each dimension. Make the codes from these rows."
         )
     check_whole("pairs", pairs, least=1)
     check_number("threshold", threshold)

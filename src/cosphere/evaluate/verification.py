@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Flags, Floats, Integers
-from cosphere.checks import check_choice, check_number, check_whole
+from cosphere.checks import allowed, check_choice, check_number, check_numbers, check_whole
 from cosphere.errors import DataError, SizeError, agreeing, counted
-from cosphere.evaluate._allowed import allowed
 from cosphere.evaluate.statistics import Interval, check_resampling
 from cosphere.rows import as_array
 
@@ -124,10 +123,9 @@ def verification(
     {'auc': 0.889, 'eer': 0.333, 'tar@far=1e-1': 0.667}
     """
     values, truth = checked_pairs(scores, same)
-    for far in fars:
-        check_number("far", far, at_least=0, at_most=1)
+    fars = check_numbers("far", fars, at_least=0, at_most=1)
     curve = roc(values, truth)
-    points = {float(far): tar_at_far(values, truth, far, rule=far_rule) for far in fars}
+    points = {far: tar_at_far(values, truth, far, rule=far_rule) for far in fars}
     return VerificationScores(
         auc=area_under(curve),
         eer=_equal_error(curve),
@@ -147,9 +145,7 @@ def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
         raise SizeError(
             f"want scores (n,) and same (n,), got {values.shape} and {truth.shape}. Give one of each for each pair."
         )
-    if truth.dtype != np.bool_ and not np.isin(truth, (0, 1)).all():
-        raise DataError("same must hold True and False, or 1 and 0: whether each pair is of one class.")
-    truth = truth.astype(np.bool_)
+    truth = as_truth(truth, "same", "whether each pair is of one class")
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
     bad = int((~np.isfinite(values)).sum())
@@ -162,6 +158,14 @@ def checked_pairs(scores: Any, same: Any) -> tuple[npt.NDArray[Any], Flags]:
             f"want both same and different pairs, got {int(truth.sum())} and {int((~truth).sum())}. Give a list that has both."
         )
     return values, truth
+
+
+def as_truth(values: Any, name: str, meaning: str) -> Flags:
+    """Truth values as bool. Raises a DataError unless they are True and False, or 1 and 0: a text "False" would count as true."""
+    truth = as_array(values)
+    if truth.dtype != np.bool_ and not np.isin(truth, (0, 1)).all():
+        raise DataError(f"{name} must hold True and False, or 1 and 0: {meaning}.")
+    return truth.astype(np.bool_)
 
 
 def roc(scores: Any, same: Any) -> Roc:

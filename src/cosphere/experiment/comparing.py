@@ -14,6 +14,7 @@ from cosphere.evaluate.statistics import check_level
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.matching import METRICS, MatchedRuns, group_runs, read_arms
 from cosphere.experiment.setting_differences import setting_notes
+from cosphere.files import path_of
 from cosphere.runs import provenance
 
 
@@ -92,7 +93,7 @@ def compare_runs(
     check_level(level)
     check_whole("samples", samples, least=1, most=MOST_SAMPLES)
     check_seed(seed)
-    groups = {name: [Path(path) for path in paths] for name, paths in (arms or {}).items()}
+    groups = {name: [path_of(path) for path in paths] for name, paths in (arms or {}).items()}
     for name, paths in group_runs(runs).items() if runs else ():
         if name in groups:
             raise SettingsError(f"two arms are called {name!r}. Choose another name with --arm NAME=FOLDERS.")

@@ -9,6 +9,7 @@ from cosphere.data import Catalogue
 from cosphere.errors import RunError
 from cosphere.experiment.images import parts_of_training
 from cosphere.fields import flatten
+from cosphere.files import path_of
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 from cosphere.train.resuming import newest_checkpoint
@@ -44,7 +45,7 @@ def steps_done(
         RunError: the folder holds a run of other settings, on other images or from other weights, or it cannot be read.
         WeightsError: there are no weights at ``model.weights``.
     """
-    run_folder = RunFolder(Path(folder))
+    run_folder = RunFolder(path_of(folder))
     if not run_folder.has_begun:
         return None
     before = TrainSettings.read(RunFolder.open(folder).config)

@@ -12,6 +12,7 @@ from cosphere.embeddings import Embeddings, EmbeddingStore, sources
 from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
+from cosphere.files import path_of
 from cosphere.models import Embedder
 from cosphere.models.inference import one_row
 from cosphere.runs import RunFolder
@@ -167,11 +168,11 @@ def store_of(model: str | Path) -> EmbeddingStore | None:
 
 def _config_of(path: str | Path) -> str:
     """The text of the settings that decide which images of a run's data are its validation images; empty for a bundle."""
-    folder = RunFolder(Path(path))
+    folder = RunFolder(path_of(path))
     return folder.config.read_text(encoding="utf-8") if folder.marker.exists() and folder.config.exists() else ""
 
 
 def settings_of_model(path: str | Path) -> TrainSettings | None:
     """What the model of a run was trained with; None for a bundle."""
-    folder = RunFolder(Path(path))
+    folder = RunFolder(path_of(path))
     return train.TrainSettings.read(folder.config) if folder.marker.exists() and folder.config.exists() else None

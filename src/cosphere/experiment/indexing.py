@@ -113,7 +113,7 @@ def add_to_index(
                 "--max_unreadable": max_unreadable is not None,
             },
         )
-        return _add_file(gallery, Path(source), made, model, holds, existing, on_receipt, listener)
+        return _add_file(gallery, path_of(source), made, model, holds, existing, on_receipt, listener)
     path = _model_path(gallery, model, made)
     settings = settings_of_model(path)
     read = how_read(source, layout, classes, settings)

@@ -31,6 +31,7 @@ from cosphere.experiment.evaluated_runs import (
     ranking_note,
 )
 from cosphere.experiment.setting_differences import without_seed
+from cosphere.files import path_of
 from cosphere.runs import RunFolder
 from cosphere.train import TrainSettings
 
@@ -72,7 +73,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
         RunError: a path is not a run, or has no readable settings.
         SettingsError: one run is given twice.
     """
-    folders = [Path(path) for path in paths]
+    folders = [path_of(path) for path in paths]
     check_once(folders)
     by_settings: dict[str, list[Path]] = {}
     for folder in folders:
@@ -142,7 +143,7 @@ def read_arms(
     """
     ks = _ks(metrics)
     flat = [(arm, path) for arm, paths in groups.items() for path in paths]
-    check_once([Path(path) for _, path in flat])
+    check_once([path_of(path) for _, path in flat])
     runs = [open_evaluated(path, split) for _, path in flat]
     if not runs:
         raise SettingsError("there is no run to compare. Give at least two.")

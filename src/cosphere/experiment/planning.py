@@ -17,6 +17,7 @@ from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import DEVICES, choose_device
 from cosphere.experiment.trial import Cost, measure_cost
 from cosphere.fields import flatten
+from cosphere.files import path_of
 from cosphere.images import read_image
 from cosphere.origins import machine_memory
 from cosphere.train import TrainSettings
@@ -113,7 +114,7 @@ def plan(
     catalogue = read_catalogue(source, layout=layout, classes=classes)
     listener.listed(catalogue.remarks)
     base = TrainSettings().with_values(
-        {"data.root": str(Path(source).absolute()), "data.layout": layout, "data.classes": classes, "device": device}
+        {"data.root": str(path_of(source).absolute()), "data.layout": layout, "data.classes": classes, "device": device}
     )
     parts = parts_of_training(catalogue, base)
     check_classes(parts.train, catalogue)

@@ -14,6 +14,7 @@ from cosphere.experiment.embedding import check_embedding, embed_source
 from cosphere.experiment.images import ALL
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
+from cosphere.files import path_of
 from cosphere.models import Embedder
 from cosphere.search.answer import PLAIN, Answer, answer
 from cosphere.search.gallery_file import load_gallery
@@ -86,7 +87,7 @@ def search_images(
     check_embedding(batch_size, workers, max_unreadable)
     embedder = load_model(model, device)
     if is_gallery_file(source):
-        images, index = _read_gallery(Path(source), embedder, split, kind, wanted_recall, listener)
+        images, index = _read_gallery(path_of(source), embedder, split, kind, wanted_recall, listener)
     else:
         index = None
         images = embed_source(
@@ -120,7 +121,7 @@ def search_images(
 
 def is_gallery_file(source: str | Path) -> bool:
     """Whether the source is a file of embeddings or an index, rather than images."""
-    return Path(source).suffix.lower() == ".npz" and not Path(source).is_dir()
+    return path_of(source).suffix.lower() == ".npz" and not path_of(source).is_dir()
 
 
 def _read_gallery(

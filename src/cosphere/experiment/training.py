@@ -22,6 +22,7 @@ from cosphere.experiment.images import parts_of_training, training_images
 from cosphere.experiment.listener import SILENT, Listener, SilentReporter
 from cosphere.experiment.models import ready
 from cosphere.experiment.protocols import PROTOCOLS, split_score
+from cosphere.files import path_of
 from cosphere.health import embedding_health
 from cosphere.images import Augmentation
 from cosphere.models import Embedder
@@ -86,7 +87,7 @@ def run(
         catalogue = training_images(settings)
         listener.listed(catalogue.remarks)
     listener.training_on(catalogue)
-    path = unused_folder(Path(folder)) if numbered and not resume else Path(folder)
+    path = unused_folder(path_of(folder)) if numbered and not resume else path_of(folder)
     with RunFolder.claim(path, resume=resume) as run_folder:
         listener.began(run_folder)
         if not resume and is_first_process():
@@ -136,7 +137,7 @@ def prepare_features(
         DivergenceError: a feature is NaN or infinite.
     """
     settings = settings.with_absolute_paths()
-    cache = feature_cache(settings, Path(folder))
+    cache = feature_cache(settings, path_of(folder))
     if cache is None:
         raise SettingsError("features.copies is 0, so there are no features to prepare. Set it to at least 1.")
     if catalogue is None:

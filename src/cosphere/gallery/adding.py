@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cosphere.errors import DataError, SizeError, agreeing
 from cosphere.gallery.erasure import Receipt
 from cosphere.gallery.schema import Space
-from cosphere.gallery.values import Value, as_id, check_codes, check_ids, check_metadata, check_vectors, shown
+from cosphere.gallery.values import Value, as_id, check_codes, check_ids, check_metadata, check_vectors, in_order, shown
 
 Existing = Literal["refuse", "skip", "replace"]
 MOST_THUMBNAIL_BYTES = 2**22
@@ -72,10 +72,12 @@ def checked_items(
     Raises:
         DataError, SizeError: an id, a row or a value cannot be kept; it is named.
     """
+    ids = in_order(ids, "ids")
     count = next((len(part) for part in (vectors, codes) if part is not None), len(ids))
     texts = check_ids(ids, count)
     rows, bits = check_vectors(vectors, space, texts), check_codes(codes, space, texts)
     columns = _metadata(metadata, count)
+    thumbnails = None if thumbnails is None else in_order(thumbnails, "thumbnails")
     _check_thumbnails(thumbnails, count)
     return NewItems(texts, rows, bits, columns, thumbnails)
 
@@ -130,6 +132,7 @@ def check_asked(ids: object, where: object) -> None:
 def _metadata(metadata: Sequence[Mapping[str, Any] | None] | None, count: int) -> list[dict[str, Value]]:
     if metadata is None:
         return [{} for _ in range(count)]
+    metadata = in_order(metadata, "metadata")
     if len(metadata) != count:
         raise SizeError(f"want metadata of {count} items, got {len(metadata)}. Give one mapping for each item.")
     return [check_metadata(one, place) for place, one in enumerate(metadata)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosphere.errors import SettingsError
+from cosphere.files import path_of
 from cosphere.gallery.folder import FILE, is_made
 from cosphere.gallery.postgres.connection import shown
 from cosphere.gallery.postgres.store import PostgresStore
@@ -44,7 +45,7 @@ def place_of(gallery: str | Path) -> Path | Server:
     """
     text = str(gallery)
     if not _SCHEME.match(text):
-        return Path(gallery)
+        return path_of(gallery)
     address, _, name = text.rpartition("#")
     if not _SCHEME.match(address) or not name:
         raise SettingsError(f"the address of a database names no gallery; wanted {FORM}. Add # and the gallery's name.")

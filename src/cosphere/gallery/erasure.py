@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import RunError
-from cosphere.files import write_json
+from cosphere.files import path_of, write_json
 from cosphere.gallery.schema import sealed, unsealed
 from cosphere.gallery.sqlite import Connection
 
@@ -115,7 +115,7 @@ class Receipt:
         Raises:
             RunError: it cannot be written.
         """
-        write_json(Path(path), self.as_dict())
+        write_json(path_of(path), self.as_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Receipt:
@@ -156,7 +156,7 @@ def load_receipts(path: str | Path) -> list[Receipt]:
     Raises:
         RunError: the file is missing, or holds no receipt.
     """
-    found = read_receipts(Path(path))
+    found = read_receipts(path_of(path))
     if not found:
         raise RunError(f"{path} holds no receipt. Give the file of --receipt.")
     return found

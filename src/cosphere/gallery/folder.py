@@ -13,13 +13,14 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from cosphere.checks import MOST_DIM, check_choice, check_whole
 from cosphere.errors import DamagedError, RunError
-from cosphere.files import is_there
+from cosphere.files import is_there, path_of
 from cosphere.gallery import blocks, handles, indexes
 from cosphere.gallery.items import groups
 from cosphere.gallery.lock import WriterLock
@@ -75,9 +76,9 @@ class GalleryFolder:
             SettingsError: a width, a kind of rows or a size is out of range.
             RunError: there is a gallery already, or the folder cannot be written.
         """
-        check_space(space)
-        check_whole("thumbnail", thumbnail, least=0, most=MOST_THUMBNAIL)
-        store = cls(Path(path))
+        space = checked_space(space)
+        thumbnail = check_whole("thumbnail", thumbnail, least=0, most=MOST_THUMBNAIL)
+        store = cls(path_of(path))
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,7 +105,7 @@ class GalleryFolder:
         Raises:
             RunError: there is none, or its file is damaged or of a newer format.
         """
-        store = cls(Path(path))
+        store = cls(path_of(path))
         if not is_there(store.file):
             raise RunError(f"{path} is not a gallery: it has no {FILE}. Make one with `cosphere index add`.")
         store._reader = reading_only(store.file)
@@ -283,14 +284,14 @@ class GalleryFolder:
             return self._claimed().checkpoint("TRUNCATE")
 
 
-def check_space(space: Space) -> None:
-    """Raise unless the rows of a space can be kept.
+def checked_space(space: Space) -> Space:
+    """The space, its width as a Python number, which JSON takes.
 
     Raises:
         SettingsError: the width or the kind is out of range.
     """
-    check_whole("dim", space.dim, least=1, most=MOST_DIM)
     check_choice("holds", space.holds, HOLDS)
+    return replace(space, dim=check_whole("dim", space.dim, least=1, most=MOST_DIM))
 
 
 def is_made(file: Path) -> bool:

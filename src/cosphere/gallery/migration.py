@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cosphere.errors import RunError
 from cosphere.gallery import blocks, items
 from cosphere.gallery.blocks import Rows
-from cosphere.gallery.folder import check_space
+from cosphere.gallery.folder import checked_space
 from cosphere.gallery.items import Item
 from cosphere.gallery.schema import Space, read_space, read_state, write_space, write_state
 from cosphere.gallery.sqlite import Connection
@@ -45,7 +45,7 @@ def begin(store: Store, space: Space) -> bool:
     Raises:
         RunError: a migration to another model is under way, or the gallery holds rows of this model already.
     """
-    check_space(space)
+    space = checked_space(space)
     with store.writing() as (connection, state, now):
         if _same(now, space):
             raise RunError(f"{store.folder} holds rows of this model already; there is nothing to migrate.")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosphere.errors import RunError, SettingsError
-from cosphere.files import check_writable, write_text
+from cosphere.files import check_writable, path_of, write_text
 from cosphere.gallery.erasure import Receipt, read_receipts
 
 OnReceipt = Callable[[Receipt], object]
@@ -34,7 +34,7 @@ class ReceiptFile:
 
     def __init__(self, path: str | Path, gallery: str | Path) -> None:
         try:
-            self.path = Path(path).resolve()  # a link stays one: the file that it names is written
+            self.path = path_of(path).resolve()  # a link stays one: the file that it names is written
             inside = self.path.is_relative_to(Path(gallery).resolve())
         except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, a zero byte
             raise RunError(f"{path} cannot be written: {error}. Choose another name.") from error
@@ -86,7 +86,7 @@ def save_receipts(path: str | Path, receipts: Sequence[Receipt]) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    write_text(Path(path), "".join(map(_line, receipts)))
+    write_text(path_of(path), "".join(map(_line, receipts)))
 
 
 def _line(receipt: Receipt) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,34 @@ ID = "id"
 """The id, as a filter names it; no column may have this name."""
 
 
-def check_ids(ids: Sequence[Any], count: int) -> list[str]:
+def in_order(values: Any, what: str) -> Any:
+    """Values of items, one for each, which must have an order: what can only be passed through once becomes a list.
+
+    Args:
+        values: a sequence, an array, an iterator.
+        what: noun in the plural, for the error.
+
+    Raises:
+        SizeError: it is a set, whose order is that of hashes, or no collection.
+    """
+    if isinstance(values, set | frozenset):
+        raise SizeError(f"{what} are a set, which has no order. Give a list, in the order of the items.")
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise SizeError(f"{what} are a {type(values).__name__}; wanted one for each item. Give a list.")
+    return values if isinstance(values, Sized) else list(values)
+
+
+def check_ids(ids: Any, count: int) -> list[str]:
     """The ids of ``count`` items.
 
     Raises:
-        SizeError: another number of ids.
+        SizeError: another number of ids, or ids without an order.
         DataError: an id is not a text, is empty, too long, or occurs twice.
     """
-    if isinstance(ids, str) or len(ids) != count:
-        came = "one text" if isinstance(ids, str) else counted(len(ids), "id")
+    ids = in_order(ids, "ids")
+    odd = "one text" if isinstance(ids, str | bytes) else "a mapping" if isinstance(ids, Mapping) else ""
+    if odd or len(ids) != count:
+        came = odd or counted(len(ids), "id")
         raise SizeError(f"want one id for each of {counted(count, 'item')}, got {came}. Give a list of texts.")
     texts = [_id(one, place) for place, one in enumerate(ids)]
     if len(set(texts)) < count:

@@ -29,6 +29,8 @@ Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Numbers = npt.NDArray[np.int64]
 
 ORDERS = ("<", "<=", ">", ">=")
+_TYPED = {"^=": "starts with", "startswith": "starts with", "==": "=", "<>": "!="}
+"""What the command's ``--where`` and other languages write."""
 OPERATORS = ("=", "!=", *ORDERS, "in", "not in", "starts with", "exists")
 """``!=`` and ``not in`` hold for items without the column too; ``exists`` takes true or false."""
 _ENDS = {"!=": "=", "not in": "in"}
@@ -128,9 +130,10 @@ def _condition(column: Any, wanted: Any) -> Condition:
     else:
         operator, values = "=", wanted
     if operator not in OPERATORS:
+        meant = _TYPED.get(operator)
+        advice = did_you_mean(operator, OPERATORS) if meant is None else f"Did you mean {meant!r}?"
         raise DataError(
-            f"a filter of column {column!r} has the operator {operator!r}. {did_you_mean(operator, OPERATORS)} "
-            "To choose among values, give a list."
+            f"a filter of column {column!r} has the operator {operator!r}. {advice} To choose among values, give a list."
         )
     many = operator in ("in", "not in")
     if many != _is_many(values):

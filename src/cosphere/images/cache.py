@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere.errors import SizeError
-from cosphere.files import exclusive
+from cosphere.files import exclusive, path_of
 from cosphere.images.containers import find_item
 from cosphere.images.decode import DECODING, Box
 from cosphere.images.modes import Pixels
@@ -66,7 +66,7 @@ class PixelCache:
             rule: describes how images are processed before they are stored, such as :attr:`Preprocessing.rule`.
             keep_free: bytes; the cache stops growing when the disk has less free space, so that checkpoints still fit.
         """
-        self.folder = Path(folder)
+        self.folder = path_of(folder)
         self.rule = rule
         self.keep_free = keep_free
         self._start()

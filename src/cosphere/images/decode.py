@@ -21,6 +21,7 @@ from PIL import Image
 
 from cosphere.checks import check_whole
 from cosphere.errors import ImageError
+from cosphere.files import path_of
 from cosphere.images.containers import CONTAINERS, find_item
 from cosphere.images.modes import Pixels, bytes_in_flight, bytes_per_pixel, to_rgb
 
@@ -95,6 +96,10 @@ def read_image(
     check_whole("max_pixels", max_pixels, least=1)
     if target is not None:
         check_whole("target", target, least=1)
+    if source == "":
+        raise ImageError("the path of an image is empty. Give the path of a file.")
+    if isinstance(source, str | Path) and str(source).startswith("~"):
+        source = path_of(source)
     name = _name(source)
     item = None if isinstance(source, bytes) else find_item(source)
     content = source if item is None else item.read()

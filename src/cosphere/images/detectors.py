@@ -18,6 +18,7 @@ from PIL import Image
 from cosphere._types import Float32s
 from cosphere.checks import check_choice, check_share
 from cosphere.errors import MissingExtraError, WeightsError
+from cosphere.files import path_of
 from cosphere.images.modes import Pixels
 
 DetectorKind = Literal["auto", "yunet", "scrfd"]
@@ -64,7 +65,7 @@ def load_detector(file: str | Path, kind: DetectorKind = "auto", *, threshold: f
     """
     check_choice("kind", kind, get_args(DetectorKind))
     threshold = check_share("threshold", threshold)
-    path = Path(file)
+    path = path_of(file)
     if not path.is_file():
         raise WeightsError(f"there is no detector {path}. {_ADVICE}")
     if kind == "yunet" or (kind == "auto" and "yunet" in path.name.lower()):

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_choice, check_number
+from cosphere.checks import check_choice, check_number, is_whole
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Loss, Traits, describe, given
 from cosphere.losses.engine.maths import as_int64, chord, connected_zero, held_on, safe_sqrt
@@ -330,9 +330,9 @@ class FacilityLocationLoss(Loss):
         self.gamma = check_number("gamma", gamma, at_least=0)
         check_choice("distance", distance, ["l2", "squared"])
         check_choice("nmi", nmi, ["geometric", "arithmetic"])
-        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 0:
+        if not is_whole(passes) or passes < 0:
             raise SettingsError(f"passes must be a whole number >= 0; got {passes!r}.")
-        self.distance, self.nmi, self.passes = distance, nmi, passes
+        self.distance, self.nmi, self.passes = distance, nmi, int(passes)
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None, indices_tuple: None = None) -> Tensor:
         """(B, D), (B,) -> (); see :func:`facility_location_loss`.

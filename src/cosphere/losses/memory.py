@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cosphere.checks import MOST_DIM, check_number, check_whole
+from cosphere.checks import MOST_DIM, check_number, check_whole, is_whole
 from cosphere.errors import RunError, SettingsError, SizeError, counted
 from cosphere.losses.engine.base import EmbedTrainingSet, Loss, PairLoss, Traits, given
 from cosphere.losses.engine.classes import ClassLoss
@@ -243,6 +243,6 @@ def _why_not(loss: object) -> str:
 
 
 def _check_step(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value) or value < 0:
         raise SettingsError(f"{name} must be a whole number of steps >= 0; got {value!r}.")
-    return value
+    return int(value)

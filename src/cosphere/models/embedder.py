@@ -10,19 +10,20 @@ import dataclasses
 from collections.abc import Iterable, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.codes import to_bits
-from cosphere.errors import SettingsError, SizeError
+from cosphere.errors import SizeError
+from cosphere.files import path_of
 from cosphere.images import Preprocessing
 from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
+from cosphere.models.encode_arguments import Precision, check_arguments
 from cosphere.models.heads import Features, build_head
 from cosphere.models.inference import evaluation_mode, infer, rows_of
 from cosphere.models.published_heads import take_published_head
@@ -31,8 +32,6 @@ from cosphere.models.reading import input_batches
 from cosphere.models.settings import EmbedderSettings as EmbedderSettings
 from cosphere.models.weights import cut_weights, fit_weights
 from cosphere.tensors import directions
-
-Precision = Literal["float32", "bits"]
 
 
 class Embedder(nn.Module):
@@ -173,6 +172,7 @@ class Embedder(nn.Module):
         *,
         autocast: torch.dtype | None = None,
         fast: bool | None = None,
+        **others: Any,
     ) -> NDArray[Any]:
         """Embed images, in their order.
 
@@ -196,6 +196,7 @@ class Embedder(nn.Module):
             autocast: compute in this type, such as torch.bfloat16; None keeps float32.
             fast: take the quick form; None takes it for a call of 512 images or more, if their number is known. False gives the
                 rows of the plain network, as training and evaluation do.
+            others: none; the error names the counterpart of an argument of sentence-transformers.
 
         Returns:
             (N, D') float32; or (N, ceil(D' / 8)) uint8, first dimension in the highest bit, as ``numpy.packbits`` does.
@@ -204,15 +205,18 @@ class Embedder(nn.Module):
             DivergenceError: an embedding is NaN or infinite, as after a training that diverged.
             RuntimeWarning: different images have one and the same embedding.
             ImageError: an image cannot be read; it is named.
-            SettingsError: an unknown precision or a batch size below 1.
+            SettingsError: an unknown argument or precision, or a value out of range.
             SizeError: an array or tensor of another shape.
         """
-        if precision in ("binary", "ubinary"):
-            raise SettingsError(
-                f"precision is {precision!r}, a name of sentence-transformers; its 'ubinary' is 'bits' here. Use precision='bits'."
-            )
-        check_choice("precision", precision, get_args(Precision))
-        check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
+        check_arguments(
+            batch_size=batch_size,
+            normalize=normalize,
+            precision=precision,
+            progress=progress,
+            autocast=autocast,
+            fast=fast,
+            others=others,
+        )
         device = next(self.parameters()).device
         if fast is None:
             fast = isinstance(images_or_paths, Sized) and len(images_or_paths) >= MANY
@@ -246,7 +250,7 @@ class Embedder(nn.Module):
             RunError: the folder cannot be written or the disk is full; the existing bundle still loads.
         """
         bundle.write(
-            Path(path),
+            path_of(path),
             tensors=self.state_dict(),
             content={
                 "settings": dataclasses.asdict(self.settings),
@@ -264,7 +268,7 @@ class Embedder(nn.Module):
             RunError: there is no bundle, or it has a newer format or unknown settings.
             WeightsError: the weights are damaged or do not fit the settings.
         """
-        stored = bundle.read(Path(path))
+        stored = bundle.read(path_of(path))
         with stored.explained(), bundle.ToBeFilled():
             settings = EmbedderSettings(**stored.content["settings"])
             preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])

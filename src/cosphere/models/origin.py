@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from cosphere.errors import WeightsError
+from cosphere.files import path_of
 from cosphere.images import Preprocessing
 from cosphere.models import bundle, fingerprint
 from cosphere.models.published import source_of
@@ -58,7 +59,7 @@ def stored_model_id(path: str | Path) -> str:
     Raises:
         RunError: there is no bundle, or it does not describe a model.
     """
-    stored = bundle.read(Path(path))
+    stored = bundle.read(path_of(path))
     digest = stored.content.get("digest")
     with stored.explained():
         settings = EmbedderSettings(**stored.content["settings"])

@@ -105,9 +105,9 @@ def rgb_pixels(picture: Any, *, position: int, shorter_side: int | None = None) 
 class Taker:
     """Takes images one by one, in the thread that iterates over them, so that other threads can decode them at any later time.
 
-    A source other than a list, tuple, array or tensor may change what it gave when it is asked for the next one: a generator that fills one
-    buffer or closes its file, the frames of an animation. Of such a source pixels are copied. What threads would share is read here
-    always: a file object, and a Pillow image that occurs several times.
+    A source other than a list, tuple, array or tensor may change what it gave when it is asked for the next one: a generator that
+    fills one buffer or closes its file, the frames of an animation. Of such a source pixels are copied. What threads would share is
+    read here always: a file object, and a Pillow image that occurs several times.
 
     Args:
         pictures: see :meth:`cosphere.models.Embedder.encode`; not a single image.

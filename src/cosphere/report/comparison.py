@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from cosphere.evaluate.comparison import EQUAL, Comparison, Difference
-from cosphere.files import write_atomic
+from cosphere.files import path_of, write_atomic
 from cosphere.report.drawing import COLOURS, STYLE, clean
 
 _STYLE: Any = {**STYLE, "figure.facecolor": "white", "axes.facecolor": "white"}
@@ -37,7 +37,7 @@ def write_comparison_figure(comparison: Comparison, folder: str | Path) -> list[
     Raises:
         RunError: the folder cannot be written.
     """
-    paths = [Path(folder) / f"comparison.{kind}" for kind in ("png", "svg")]
+    paths = [path_of(folder) / f"comparison.{kind}" for kind in ("png", "svg")]
     figure = comparison_figure(comparison)
 
     def write_png(part: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from cosphere._types import Floats, Integers
 from cosphere.errors import SizeError
-from cosphere.files import write_atomic
+from cosphere.files import path_of, write_atomic
 from cosphere.report.drawing import COLOURS, STYLE, clean
 from cosphere.spherical import length_statistics
 
@@ -69,7 +69,7 @@ def write_sphere(
         RunError: a file cannot be written.
     """
     _check(runs, labels, steps)
-    paths = [Path(folder) / f"{name}.{kind}" for kind in ("svg", "png", "gif")]
+    paths = [path_of(folder) / f"{name}.{kind}" for kind in ("svg", "png", "gif")]
     with matplotlib.rc_context(_STYLE):
         figure = sphere_figure(runs, labels, steps)
         write_atomic(paths[0], lambda part: figure.savefig(part, format="svg", metadata={"Date": None}))

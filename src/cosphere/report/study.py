@@ -8,7 +8,7 @@ from typing import Any
 
 from cosphere.errors import RunError, counted
 from cosphere.fields import flatten
-from cosphere.files import read_json, write_text
+from cosphere.files import path_of, read_json, write_text
 from cosphere.report.convergence import convergence_table
 from cosphere.report.document import document
 from cosphere.report.drawing import Drawn, inline, printing
@@ -44,7 +44,7 @@ def write_study_report(folder: str | Path, target: str | Path | None = None) -> 
     Raises:
         RunError: the folder holds no results, they are broken, or a file cannot be written.
     """
-    place = Path(folder)
+    place = path_of(folder)
     results = read_json(place / "results.json", what="the results of a study")
     rows = read_json(place / "table.json", what="the table of a study")
     try:

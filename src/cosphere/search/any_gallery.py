@@ -15,16 +15,26 @@ import numpy.typing as npt
 from cosphere._types import Float32s, Progress
 from cosphere.checks import MOST_IMAGES, check_choice, check_whole
 from cosphere.embeddings import Embeddings
-from cosphere.errors import DataError, SettingsError, counted
+from cosphere.errors import DataError, SettingsError, SizeError, counted
+from cosphere.files import path_of
 from cosphere.gallery import Added, Item, OnReceipt, Space, Where
 from cosphere.gallery.adding import Existing
 from cosphere.gallery.interface import ItemStore
+from cosphere.gallery.values import in_order
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows, as_array
 from cosphere.search.engines import COSINE
 from cosphere.search.gallery_export import export
 from cosphere.search.gallery_filling import add_pictures
-from cosphere.search.gallery_items import Described, as_table, columns_of_table, described, is_numbers, per_item
+from cosphere.search.gallery_items import (
+    Described,
+    as_table,
+    columns_of_table,
+    described,
+    is_numbers,
+    odd_numbers,
+    per_item,
+)
 from cosphere.search.gallery_rows import as_held, as_queries, check_model, other_model
 from cosphere.search.hamming import BitRows
 
@@ -79,6 +89,11 @@ class AnyGallery(ABC):
     """
 
     def __init__(self, store: ItemStore, embedder: Embedder | None = None) -> None:
+        if isinstance(store, str | Path):
+            name = type(self).__name__
+            raise SettingsError(
+                f"{name} is made by {name}.open or {name}.create; got {str(store)!r}. Call one of them."
+            )
         self._items = store
         self.embedder = embedder
         self.exact = False
@@ -159,6 +174,7 @@ class AnyGallery(ABC):
             SizeError: widths or counts do not fit.
             RunError: another process writes, the disk is full, or the folder is read-only.
         """
+        ids = None if ids is None else in_order(ids, "ids")
         if isinstance(items, Embeddings):
             return self._add_table(items, ids, metadata, existing, on_receipt)
         if is_numbers(items):
@@ -169,7 +185,7 @@ class AnyGallery(ABC):
         check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
         return add_pictures(
             self._items,
-            self._needed_embedder("to add images"),
+            self._needed_embedder("to add images", items),
             as_table(items, ids, metadata),
             existing=existing,
             batch_size=batch_size,
@@ -221,7 +237,7 @@ class AnyGallery(ABC):
 
     def export(self, path: str | Path) -> Path:
         """Write all items as .parquet, .npz or .faiss; see :func:`cosphere.search.gallery_export.export`."""
-        return export(self._items, Path(path))
+        return export(self._items, path_of(path))
 
     def search(
         self,
@@ -259,9 +275,16 @@ class AnyGallery(ABC):
     ) -> list[list[GalleryHit]]:
         """:meth:`search` for Q queries at once: images, (Q, D) embeddings, or (Q, ceil(D / 8)) codes."""
         check_whole("k", k, least=1, most=MOST_K)
+        return self._answers(queries, k, where, precision)
+
+    def _answers(
+        self, queries: Any, k: int, where: Where | None, precision: Precision | None
+    ) -> list[list[GalleryHit]]:
         kind = self._kind(precision)
         if not is_numbers(queries):
-            queries = self._needed_embedder("to search with images").encode(queries, normalize=False)
+            queries = self._needed_embedder("to search with images", queries).encode(queries, normalize=False)
+        if not len(queries):
+            return []
         rows = as_queries(as_array(queries), kind, self.space, self._items.place)
         found = self._nearest(rows, kind, k, where)
         return [[self._hit(item, score, found.measure) for item, score in answer] for answer in found.answers]
@@ -270,7 +293,7 @@ class AnyGallery(ABC):
         check_whole("k", k, least=1, most=MOST_K)
         item = self.get(id_)
         own = item.code if self._kind(precision) == "codes" else item.embedding
-        found = self.search_many(cast(npt.NDArray[Any], own)[None], k + 1, where, precision=precision)[0]
+        found = self._answers(cast(npt.NDArray[Any], own)[None], k + 1, where, precision)[0]
         return [hit for hit in found if hit.id != item.id][:k]
 
     def _kind(self, precision: Precision | None) -> str:
@@ -287,8 +310,14 @@ class AnyGallery(ABC):
         same = None if calibration is None else bool(calibration.same(score))
         return GalleryHit(item.id, score, item.metadata, same, measure)
 
-    def _needed_embedder(self, purpose: str) -> Embedder:
+    def _needed_embedder(self, purpose: str, given: Any) -> Embedder:
         if self.embedder is None:
+            came = odd_numbers(given)
+            if came:
+                raise SizeError(
+                    f"want embeddings as an array or tensor (N, D), got {came}. Give one row for each item; images need a gallery "
+                    "that was opened with an embedder."
+                )
             raise SettingsError(
                 f"the gallery was opened without a model, which is needed {purpose}. Give embedder; or give numbers as an array or "
                 "tensor: (N, D) embeddings, a (D,) query."

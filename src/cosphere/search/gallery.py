@@ -28,12 +28,13 @@ from cosphere.gallery.where import Filter, matching
 from cosphere.models import Embedder
 from cosphere.rows import UnitRows
 from cosphere.search.any_gallery import AnyGallery, GalleryHit, GalleryItem, Precision, Ranking
+from cosphere.search.build_options import BuildOptions
 from cosphere.search.gallery_index import GalleryIndex
 from cosphere.search.gallery_rows import check_model, new_space
 from cosphere.search.hamming import BitRows
 from cosphere.search.held import Held, Nearest
 from cosphere.search.index import Index
-from cosphere.search.kinds import check_kind, check_takes_codes
+from cosphere.search.kinds import check_takes_codes
 
 __all__ = ["Gallery", "GalleryHit", "GalleryItem"]
 
@@ -215,7 +216,8 @@ class Gallery(AnyGallery):
             SettingsError: there is no such kind, or the gallery does not hold such rows.
             SizeError: the kind compares floats, and the rows are codes.
         """
-        check_kind(kind, auto=True)
+        options.pop("dim", None)  # the gallery knows its width
+        BuildOptions.of(kind, **options)  # a gallery that is small as yet would find a mistake much later
         rows = self._kind(precision)
         if kind == "exact":
             self._indexes[rows] = None

@@ -13,7 +13,7 @@ import torch
 from cosphere.codes import is_codes, to_bits
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, RunError, SizeError, counted
-from cosphere.files import read_arrays
+from cosphere.files import path_of, read_arrays
 from cosphere.search.engines import COSINE, ENGINES
 from cosphere.search.index import Index
 
@@ -65,7 +65,7 @@ def load_gallery(path: str | Path, device: str | torch.device = "cpu") -> Galler
     Raises:
         RunError: the file is missing, damaged, or neither.
     """
-    path = Path(path)
+    path = path_of(path)
     arrays = read_arrays(path, what="a file of embeddings or an index")
     if "kind" not in arrays:
         images = Embeddings.load(path)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from cosphere._types import Integers
+from cosphere.checks import plain
 from cosphere.errors import RunError, SettingsError, SizeError
 from cosphere.files import read_arrays
 from cosphere.gallery.indexes import ABOUT, NUMBERS, about_of
@@ -40,7 +41,7 @@ class GalleryIndex:
     def __init__(self, kind: str, options: dict[str, Any]) -> None:
         self.kind = kind
         self.index: Index | None = None
-        self.options = options
+        self.options = plain(options)
         self.failure = ""
         """Why no index could be built, so that searches compare all rows; empty where none failed."""
         self._failed_at = 0

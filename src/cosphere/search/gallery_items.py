@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from cosphere.data.boxes import BOX, MOST_EDGE, NO_BOX, edges, faults
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SizeError, counted
-from cosphere.gallery.values import check_ids
+from cosphere.files import path_of
+from cosphere.gallery.values import check_ids, in_order
 from cosphere.models.reading import taken
 from cosphere.search.pictures import Box
 
@@ -30,6 +31,16 @@ class Pictures(NamedTuple):
 def is_numbers(value: Any, *, one: bool = False) -> bool:
     """Whether a value is rows of numbers rather than images: two dimensions, or one for a single row."""
     return isinstance(value, np.ndarray | Tensor) and value.ndim == (1 if one else 2) and _is_plain(value)
+
+
+def odd_numbers(value: Any) -> str:
+    """What numbers came in a form that is no rows, such as a list of lists; empty for images."""
+    if isinstance(value, np.ndarray | Tensor) and value.ndim < 3 and _is_plain(value):
+        return f"{tuple(value.shape)} {value.dtype}"
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    row = isinstance(first, list | tuple | int | float | np.number) or is_numbers(first, one=True)
+    odd = row or hasattr(value, "columns") or isinstance(value, Iterator)
+    return "" if not odd else "an iterator" if isinstance(value, Iterator) else f"a {type(value).__name__}"
 
 
 def _is_plain(value: Any) -> bool:
@@ -53,6 +64,8 @@ def per_item(metadata: Any, count: int) -> list[Mapping[str, Any] | None]:
     if isinstance(metadata, Mapping):
         columns = {name: _column(name, values, count) for name, values in metadata.items()}
         return [{name: values[place] for name, values in columns.items()} for place in range(count)]
+    if isinstance(metadata, Iterator):
+        metadata = list(metadata)
     if isinstance(metadata, str) or not isinstance(metadata, Sequence) or len(metadata) != count:
         size = (
             len(metadata) if hasattr(metadata, "__len__") and not isinstance(metadata, str) else type(metadata).__name__
@@ -64,6 +77,8 @@ def per_item(metadata: Any, count: int) -> list[Mapping[str, Any] | None]:
 
 
 def _column(name: Any, values: Any, count: int) -> Sequence[Any]:
+    if isinstance(values, set | frozenset | Iterator):
+        values = in_order(values, f"values of column {name!r}")
     if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         return [values] * count
     if len(values) != count:
@@ -76,10 +91,12 @@ def as_table(pictures: Any, ids: Sequence[Any] | None, metadata: Any) -> Picture
 
     Raises:
         DataError: images that are not files need ids.
-        SizeError: counts differ.
+        SizeError: counts differ, or what belongs together has no order.
     """
+    if isinstance(pictures, set | frozenset) and not (ids is None and metadata is None):
+        in_order(pictures, "images with ids or metadata of their own")
     listed = taken(pictures)
-    paths = [os.path.abspath(one) if isinstance(one, str | Path) else None for one in listed]  # noqa: PTH100
+    paths = [os.path.abspath(path_of(one)) if isinstance(one, str | Path) else None for one in listed]  # noqa: PTH100
     if ids is None:
         if None in paths:
             raise DataError("images that are not files need ids. Give ids, a list of texts.")

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from cosphere._types import Flags
-from cosphere.checks import check_number, check_seed, check_whole
 from cosphere.codes import is_codes
 from cosphere.errors import RunError, SettingsError, SizeError, counted
-from cosphere.files import read_arrays, write_arrays
+from cosphere.files import path_of, read_arrays, write_arrays
 from cosphere.rows import BLOCK_BYTES, Matrix, check_block_bytes
 from cosphere.search.allowed import Allowed, Kept, kept_of, kept_rows
 from cosphere.search.asymmetric import SHORTLIST
+from cosphere.search.build_options import BuildOptions
 from cosphere.search.choosing import choose
 from cosphere.search.engines import ENGINES, Engine, IndexSettings, Tunable
 from cosphere.search.engines.settings import COARSE_SHORTLIST
 from cosphere.search.exact import Neighbours
 from cosphere.search.hamming import BitRows, Rows, SignRows
 from cosphere.search.kinds import AUTO, check_kind, rows_for
-from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search, check_wanted_recall
+from cosphere.search.self_check import NEIGHBOURS, QUERIES, SelfCheck, check_search
 
 FORMAT = 3
 """Version of the file format. Raised when an older Cosphere can no longer read it."""
@@ -100,17 +100,14 @@ class Index:
             SettingsError: there is no such kind, a setting is out of range, or the recall is below ``wanted_recall``.
             SizeError, DataError: the embeddings are not (G, D) finite numbers, or too few to train on.
         """
-        check_kind(kind, auto=True)
-        check_wanted_recall(wanted_recall)
-        check_whole("check_queries", check_queries, least=0)
-        check_seed(seed)
-        chosen = IndexSettings.of(settings)
-        if wanted_recall is not None and not check_queries:
-            raise SettingsError("wanted_recall needs a check, but check_queries is 0. Leave check_queries out.")
-        if most_bytes is not None:
-            check_number("most_bytes", most_bytes, above=0)
-            if kind != AUTO:
-                raise SettingsError(f"most_bytes bounds what kind 'auto' chooses; the kind is {kind!r}. Leave it out.")
+        check_queries, _, _, seed, chosen = BuildOptions.of(
+            kind,
+            check_queries=check_queries,
+            wanted_recall=wanted_recall,
+            most_bytes=most_bytes,
+            seed=seed,
+            **settings,
+        )
         rows = rows_for(kind, embeddings, "gallery", dim)
         if isinstance(rows, SignRows):  # the caller may change them later
             rows = SignRows(BitRows(rows.rows.clone(), rows.size), rows.dim)
@@ -361,7 +358,7 @@ class Index:
             arrays["dead"] = self._dead
         texts = {"model_id": self.model_id, "reason": self.reason}
         arrays |= {name: np.array(text) for name, text in texts.items() if text}
-        write_arrays(Path(path), arrays)
+        write_arrays(path_of(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Index:
@@ -370,7 +367,7 @@ class Index:
         Raises:
             RunError: the file is missing, is not an index, or has another format version.
         """
-        path = Path(path)
+        path = path_of(path)
         return cls.from_arrays(read_arrays(path, what="an index"), path, device)
 
     @classmethod

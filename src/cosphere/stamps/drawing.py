@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from cosphere._types import Float32s, Progress
 from cosphere.checks import check_whole
 from cosphere.errors import DataError, RunError
-from cosphere.files import read_json, write_json
+from cosphere.files import path_of, read_json, write_json
 from cosphere.stamps.designs import CITIES, PLACES, THINGS, TRADES, WORDS, Design, design, draw_design, load_typeface
 
 Plane = Float32s  # (S, S), or (S, S, 3) for colour
@@ -83,10 +83,10 @@ def draw_stamps(
         DataError: the folder contains other files, or stamps drawn with other settings.
         RunError: the folder cannot be written to.
     """
-    settings = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
-    for name, (least, most) in _BOUNDS.items():
-        check_whole(name, settings[name], least=least, most=most)
-    folder = Path(folder)
+    given = {"designs": designs, "impressions": impressions, "size": size, "seed": seed}
+    settings = {name: check_whole(name, given[name], least=least, most=most) for name, (least, most) in _BOUNDS.items()}
+    designs, impressions, size, seed = (settings[name] for name in given)
+    folder = path_of(folder)
     splits = _splits(designs, seed)
     _claim(folder, {"format": "cosphere stamps", "version": VERSION, **settings})
     missing: list[tuple[Design, int, Path]] = []

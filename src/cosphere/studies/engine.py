@@ -15,7 +15,7 @@ from cosphere.checks import check_choice, check_number, check_whole
 from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, counted, duration
 from cosphere.experiment import Listener, choose_device
-from cosphere.files import read_json, write_atomic, write_json
+from cosphere.files import path_of, read_json, write_atomic, write_json
 from cosphere.runs import provenance
 from cosphere.studies.budget import Clock, Kind, guess, steps_of
 from cosphere.studies.building import check_parts
@@ -95,7 +95,7 @@ def run(
     catalogue, root = listed(study, source, listener)
     whole, training = parts(catalogue, listener)
     check_parts(study, len(training.label_names))
-    place = StudyFolder(Path(folder))
+    place = StudyFolder(path_of(folder))
     data = {"training": training.fingerprint(), "whole": whole.fingerprint(), "training files": image_files(training)}
     with place.claim(rules_of(study, whole, data)) as unknown:
         if unknown:

@@ -14,6 +14,7 @@ from cosphere.data.catalogue import EVERYTHING
 from cosphere.errors import DataError, RunError, counted
 from cosphere.experiment import Listener
 from cosphere.experiment.images import TEST, VAL
+from cosphere.files import path_of
 from cosphere.models import weights_identity
 from cosphere.studies.definition import Study
 from cosphere.train import TrainSettings
@@ -34,7 +35,7 @@ def listed(study: Study, source: str | Path | Catalogue, listener: Listener) -> 
     )
     catalogue = read_catalogue(source, layout=data.layout, classes=data.classes)
     listener.listed(catalogue.remarks)
-    return catalogue, str(Path(source).absolute())
+    return catalogue, str(path_of(source).absolute())
 
 
 def parts(catalogue: Catalogue, listener: Listener) -> tuple[Catalogue, Catalogue]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosphere.errors import SettingsError
-from cosphere.files import read_yaml
+from cosphere.files import path_of, read_yaml
 
 BESIDE = ("about", "evaluation")
 """Blocks of a recipe and of `config.yaml` beside the training settings."""
@@ -20,7 +20,7 @@ def read_beside(path: str | Path, block: str) -> dict[str, Any]:
         RunError: the file is missing, unreadable or not YAML.
         SettingsError: the block is not a mapping.
     """
-    content = read_yaml(Path(path), what="settings").get(block) or {}
+    content = read_yaml(path_of(path), what="settings").get(block) or {}
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path}: {block} is {content!r}; wanted names with values.")
     return dict(content)

@@ -134,7 +134,7 @@ class FeatureStream(Stream[FeatureBatch]):
 
     def load(self, draws: Sequence[Draw]) -> FeatureBatch:
         """Copy the rows out of the memory map. An image that cannot be read is replaced as on images."""
-        return self._batch(*np.array(draws, dtype=np.int64).T)
+        return self._batch(np.array(draws, dtype=np.int64), np.array([draw.seed for draw in draws], dtype=np.int64))
 
     def _batch(self, rows: Integers, seeds: Integers) -> FeatureBatch:
         sources = self._sources[rows]

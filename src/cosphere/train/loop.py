@@ -336,4 +336,5 @@ class Training:
             before=state.before,
             stopped_early=state.step < self.settings.steps,
             unreadable=tuple(self.stream.unreadable.reasons.values()),
+            folder=self.folder.path,
         )

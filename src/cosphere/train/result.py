@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cosphere.data import Catalogue
@@ -27,6 +28,8 @@ class TrainResult:
     """Whether patience ran out before the last step."""
     unreadable: tuple[str, ...]
     """Why images could not be read and were left out, one sentence each."""
+    folder: Path
+    """Of the run, where its model lies; with ``numbered`` it may be another than the one that was asked for."""
 
 
 def made_from(settings: TrainSettings, images: Catalogue, loss: str, *, by_image: bool = False) -> dict[str, Any]:

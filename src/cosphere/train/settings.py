@@ -295,13 +295,14 @@ class TrainSettings(Settings):
             RunError: the file is missing, unreadable or not YAML.
             SettingsError: an unknown name, a value of another type or out of bounds; the file is named.
         """
-        run = RunFolder(Path(path).parent)
-        if not is_there(Path(path)) and is_there(run.marker):
+        path = path_of(path)
+        run = RunFolder(path.parent)
+        if not is_there(path) and is_there(run.marker):
             raise RunError(
                 f"{path} is missing, which holds the settings of the run. Put it back from a copy; without it, its model can be used "
                 f"alone: {run.model}."
             )
-        values = read_yaml(Path(path), what="settings")
+        values = read_yaml(path, what="settings")
         try:
             return cls.from_dict({key: value for key, value in values.items() if key not in BESIDE})
         except SettingsError as error:
@@ -321,7 +322,7 @@ class TrainSettings(Settings):
             RunError: it cannot be written.
         """
         beside = {"about": dict(about or {}), **({"evaluation": dict(evaluation)} if evaluation else {})}
-        write_yaml(Path(path), {**beside, **self.as_dict()})
+        write_yaml(path_of(path), {**beside, **self.as_dict()})
 
     def with_values(self, values: Mapping[str, Any]) -> TrainSettings:
         """A copy with some settings replaced, by dotted name.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cosphere._types import Flags, Float32s, Integers
 from cosphere.errors import DataError, counted
+from cosphere.files import path_of
 
 MAX_ROWS = 100_000_000
 """Most lines of a list that are read; the longest published one has 15.7 million."""
@@ -125,7 +126,7 @@ def read_ijb(root: str | Path) -> IJB:
     Raises:
         DataError: a list is missing, damaged, or does not fit to another one.
     """
-    root = Path(root)
+    root = path_of(root)
     name, meta = _found(root)
     images = read_face_images(meta / f"{name}_name_5pts_score.txt")
     media = read_template_media(meta / f"{name}_face_tid_mid.txt")
@@ -163,7 +164,7 @@ def read_face_images(path: str | Path) -> FaceImages:
     Raises:
         DataError: the file cannot be read, or a line has another form.
     """
-    path = Path(path)
+    path = path_of(path)
     numbers = [f"{axis}{point}" for point in range(1, 6) for axis in "xy"] + ["score"]
     table = _table(path, {"name": str, **dict.fromkeys(numbers, np.float32)})
     values = table[numbers].to_numpy(dtype=np.float32)
@@ -181,7 +182,7 @@ def read_template_media(path: str | Path) -> TemplateMedia:
     Raises:
         DataError: the file cannot be read, or a line has another form.
     """
-    path = Path(path)
+    path = path_of(path)
     table = _table(path, {"name": str, "template": np.int64, "medium": np.int64})
     return TemplateMedia(
         names=_names(table["name"], path), templates=table["template"].to_numpy(), media=table["medium"].to_numpy()
@@ -194,7 +195,7 @@ def read_template_pairs(path: str | Path) -> TemplatePairs:
     Raises:
         DataError: the file cannot be read, a line has another form, or a label is neither 0 nor 1.
     """
-    path = Path(path)
+    path = path_of(path)
     table = _table(path, {"one": np.int32, "other": np.int32, "same": np.int8})
     same = table["same"].to_numpy()
     wrong = np.flatnonzero((same != 0) & (same != 1))
@@ -212,7 +213,7 @@ def read_template_subjects(path: str | Path) -> TemplateSubjects:
     Raises:
         DataError: the file cannot be read, a line has another form, or a template shows two persons.
     """
-    path = Path(path)
+    path = path_of(path)
     table = _table(path, {"template": np.int64, "subject": np.int64}, header=True).drop_duplicates()
     twice = table["template"][table["template"].duplicated()]
     if len(twice):

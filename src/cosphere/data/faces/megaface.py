@@ -20,7 +20,7 @@ from cosphere._types import Flags, Float32s
 from cosphere.checks import MOST_DIM
 from cosphere.data.text_lists import read_lines
 from cosphere.errors import DataError, SizeError
-from cosphere.files import write_atomic
+from cosphere.files import path_of, write_atomic
 
 _HEADER = struct.Struct("<4i")
 _COLUMNS, _STRIDE, _FLOAT32 = 1, 4, 5
@@ -59,7 +59,7 @@ def read_megaface_feature(path: str | Path) -> Float32s:
     Raises:
         DataError: the file cannot be read, has another header, is longer or shorter than its header says, or holds NaN or infinity.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         with path.open("rb") as file:
             content = file.read(_HEADER.size + 4 * MOST_DIM + 1)
@@ -101,7 +101,7 @@ def write_megaface_feature(path: str | Path, feature: ArrayLike) -> None:
     if not np.isfinite(values).all():
         raise DataError("the feature holds NaN or infinity. Leave that image out.")
     content = _HEADER.pack(len(values), _COLUMNS, _STRIDE, _FLOAT32) + values.tobytes()
-    write_atomic(Path(path), lambda part: part.write_bytes(content))
+    write_atomic(path_of(path), lambda part: part.write_bytes(content))
 
 
 def read_megaface_list(path: str | Path, *, parts: int | None = None) -> MegaFaceList:
@@ -116,7 +116,7 @@ def read_megaface_list(path: str | Path, *, parts: int | None = None) -> MegaFac
     Raises:
         DataError: the file cannot be read, lists no images, or a path is absolute or leaves its folder.
     """
-    path = Path(path)
+    path = path_of(path)
     lines = read_lines(path)
     if not lines:
         raise DataError(f"{path.name} lists no images. Copy it again.")
@@ -157,5 +157,5 @@ def read_megaface_noises(path: str | Path) -> frozenset[str]:
     Raises:
         DataError: the file cannot be read.
     """
-    lines = [line for line in read_lines(Path(path)) if not line.startswith("#")]
+    lines = [line for line in read_lines(path_of(path)) if not line.startswith("#")]
     return frozenset(line.strip().split("\t")[min(1, line.strip().count("\t"))] for line in lines)

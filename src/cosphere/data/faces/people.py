@@ -11,6 +11,7 @@ import numpy as np
 from cosphere._types import Integers
 from cosphere.data.text_lists import is_count, read_lines
 from cosphere.errors import DataError, counted
+from cosphere.files import path_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +61,7 @@ def read_lfw_people(path: str | Path) -> People:
     Raises:
         DataError: the file cannot be read, a line has another form, a count differs, or a person is listed twice in a fold.
     """
-    path = Path(path)
+    path = path_of(path)
     lines = [line.split("\t") for line in read_lines(path)]
     if not lines or not _is_count(lines[0]):
         raise DataError(f"{path.name} should begin with the number of folds or people. Use LFW's own list.")

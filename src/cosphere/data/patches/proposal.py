@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cosphere.data.table_files import load_table, texts
 from cosphere.errors import DataError
-from cosphere.files import write_text
+from cosphere.files import path_of, write_text
 
 RELABEL, REMOVE, KEEP = "relabel", "remove", "keep"
 """Actions. ``keep`` changes nothing: for lines that a person looked at and does not agree with."""
@@ -42,7 +42,7 @@ def write_patch(path: str | Path, changes: Iterable[Change]) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    write_text(Path(path), patch_text(changes))
+    write_text(path_of(path), patch_text(changes))
 
 
 def patch_text(changes: Iterable[Change]) -> str:

@@ -31,6 +31,9 @@ class ClassBalancedBatches(EpochBatches):
 
     Ranks: each rank takes its own P classes of the global batch.
 
+    A batch is a list of :class:`Draw`, which are row numbers: give the sampler as the ``batch_sampler`` of a ``DataLoader`` over
+    any data set whose item i has label i, such as :class:`cosphere.data.ImageRows`, which takes the seeds too.
+
     Args:
         labels: (N,) integers, any values; row i of the catalogue has label i.
         batch_size: images in a batch of one rank, at least ``images_per_class``.

@@ -6,7 +6,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,13 +21,43 @@ Embed = Callable[[], tuple[Tensor, Tensor]]
 """Embeds all images: raw embeddings (N, D) and labels (N,) on the CPU. Images that cannot be read are left out."""
 
 
-class Draw(NamedTuple):
-    """One image to load, and the seed of its augmentation."""
+class Draw(int):
+    """One image to load, and the seed of its augmentation.
 
-    row: int
-    """Row number in the catalogue."""
+    It is the row number, so that any data set with rows takes it as an index. Two draws are equal if their rows and seeds are.
+
+    Args:
+        row: row number in the catalogue.
+        seed: in [0, 2**63). It depends on the run's seed, the epoch and the position in the epoch, never on workers or ranks.
+    """
+
     seed: int
-    """In [0, 2**63). It depends on the run's seed, the epoch and the position in the epoch, never on workers or ranks."""
+
+    def __new__(cls, row: int, seed: int) -> Self:
+        """Make a draw of Python's own integers."""
+        draw = super().__new__(cls, row)
+        draw.seed = int(seed)
+        return draw
+
+    @property
+    def row(self) -> int:
+        """Row number in the catalogue."""
+        return int(self)
+
+    def __eq__(self, other: object) -> bool:
+        return int.__eq__(self, other) is True and (not isinstance(other, Draw) or self.seed == other.seed)
+
+    def __ne__(self, other: object) -> bool:  # which int has of its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
+
+    def __repr__(self) -> str:
+        return f"Draw(row={self.row}, seed={self.seed})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Draw, (self.row, self.seed)
 
 
 class Seen(NamedTuple):

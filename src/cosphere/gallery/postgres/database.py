@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from cosphere.checks import check_choice, check_whole
 from cosphere.errors import RunError, SettingsError
-from cosphere.gallery.folder import MOST_THUMBNAIL, check_space
+from cosphere.gallery.folder import MOST_THUMBNAIL, checked_space
 from cosphere.gallery.interface import Compacted
 from cosphere.gallery.postgres.connection import connect, explained, shown
 from cosphere.gallery.postgres.conversion import TYPES, Stored
@@ -59,9 +59,9 @@ class GallerySchema:
             SettingsError: the name, the width, the format or the size is out of range.
             RunError: the schema exists, the server cannot be reached, lacks pgvector or refuses.
         """
-        check_space(space)
+        space = checked_space(space)
         check_choice("stored", stored, list(TYPES))
-        check_whole("thumbnail", thumbnail, least=0, most=MOST_THUMBNAIL)
+        thumbnail = check_whole("thumbnail", thumbnail, least=0, most=MOST_THUMBNAIL)
         store = cls(address, _checked(name))
         try:
             store._fill(About(space, stored, thumbnail))

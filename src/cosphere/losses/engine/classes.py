@@ -380,4 +380,5 @@ class ClassLoss(Loss):
         """
         if indices_tuple is not None:
             raise SettingsError(f"{type(self).__name__} compares images with classes; take the miner away.")
+        check_labelled(embeddings, given(labels))
         return self.of_batch(embeddings, given(labels))

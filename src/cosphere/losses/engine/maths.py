@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.checks import check_number
+from cosphere.checks import check_number, is_whole
 from cosphere.errors import DerivativeError, SettingsError
 from cosphere.tensors import directions, full_precision
 
@@ -32,7 +32,7 @@ def similarities_held(count: int) -> Iterator[None]:
     ...     pass
     """
     global _held
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not is_whole(count) or count < 1:
         raise SettingsError(f"want a whole number of similarities >= 1, got {count!r}.")
     before, _held = _held, count
     try:

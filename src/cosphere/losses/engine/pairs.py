@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from cosphere.errors import SizeError
+from cosphere.errors import SizeError, counted
 from cosphere.losses.engine.maths import as_int64, connected_zero
 from cosphere.tensors import (
     check_labelled,
@@ -84,9 +84,13 @@ def choose_listed(
 def as_pairs(tuples: tuple[Tensor, ...], batch: int, others: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Convert a miner's tuple to (anchors, positives, anchors, negatives), all in range, or raise a SizeError."""
     if len(tuples) not in (3, 4) or any(not isinstance(part, Tensor) or part.ndim != 1 for part in tuples):
+        came = ", ".join(
+            f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            for part in tuples
+        )
         raise SizeError(
             "want a miner's tuple: (anchors, positives, negatives) or (anchors, positives, anchors, negatives), "
-            f"each a vector of indices; got {len(tuples)} parts."
+            f"each a vector of indices as a tensor; got {counted(len(tuples), 'part')}: {came}."
         )
     first, positive, second, negative = tuples if len(tuples) == 4 else (tuples[0], tuples[1], tuples[0], tuples[2])
     for name, indices, end in (

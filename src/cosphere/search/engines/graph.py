@@ -9,6 +9,7 @@ A file holds the rows and the links as plain numbers. Reading checks every link 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Graph(Approximate):
     """Kinds ``hnsw`` and ``hnsw-bits``."""
 
     def __init__(self, graph: Any, form: Form, settings: IndexSettings) -> None:
-        self._graph, self._form = graph, form
+        self._graph, self._form, self._settings = graph, form, settings
         self.effort = settings.ef_search or EF_SEARCH
         self.spread = _SPREAD_BITS if form.bits else _SPREAD
 
@@ -50,6 +51,11 @@ class Graph(Approximate):
         graph = _empty(form, settings, seed)
         graph.add(form.encode(rows))
         return cls(graph, form, settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy, which faiss does not support for graphs of bits."""
+        arrays = {**self.arrays(), "dim": np.array(self.dim)}
+        return _made_again, (arrays, replace(self._settings, ef_search=self.effort), self._form.bits)
 
     @property
     def size(self) -> int:
@@ -137,6 +143,10 @@ class Graph(Approximate):
             raise ValueError("the entry of the graph is not on its highest level")
         _fill(graph, rows, levels, ends, links, int(entry))
         return cls(graph, form, settings)
+
+
+def _made_again(arrays: Arrays, settings: IndexSettings, bits: bool) -> Graph:
+    return Graph.read(arrays, settings, "cpu", bits=bits)
 
 
 def _empty(form: Form, settings: IndexSettings, seed: int) -> Any:
