@@ -221,7 +221,7 @@ def draws(_: Path) -> list[Any]:
         one == again[0],
         one == other,
         one != other,
-        one == 3,
+        one == np.int64(3),
         "abcd"[one],
     ]
 

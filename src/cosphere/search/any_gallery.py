@@ -157,7 +157,8 @@ class AnyGallery(ABC):
 
         Args:
             items: (N, D) float embeddings, torch or numpy; (N, ceil(D / 8)) uint8 codes; an
-                :class:`~cosphere.embeddings.Embeddings`; or N images, see :meth:`Embedder.encode`, if the gallery has an embedder.
+                :class:`~cosphere.embeddings.Embeddings`; or N images, see :meth:`Embedder.encode`, if the gallery has an embedder;
+                those of an iterator are held in memory.
             ids: N texts, each once; by default the path of an image. Numbers become texts. Of embeddings those that they have, or the
                 paths, with ``@left,top,right,bottom`` where there is a box; of rows that show one picture the first is added then.
             metadata: N mappings, or a mapping or DataFrame of columns with N values each: texts, numbers, truth values. Of an

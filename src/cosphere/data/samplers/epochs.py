@@ -45,10 +45,14 @@ class Draw(int):
         return int(self)
 
     def __eq__(self, other: object) -> bool:
-        return int.__eq__(self, other) is True and (not isinstance(other, Draw) or self.seed == other.seed)
+        if isinstance(other, Draw) and self.seed != other.seed:
+            return False
+        return int.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:  # which int has of its own
-        return not self == other
+        if isinstance(other, Draw) and self.seed != other.seed:
+            return True
+        return int.__ne__(self, other)
 
     def __hash__(self) -> int:
         return int.__hash__(self)
