@@ -35,7 +35,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         raise SettingsError(
-            f"{str(path)[:80]!r} is a {type(path).__name__}; wanted a path. Give a text or a pathlib.Path."
+            f"want a path, got {str(path)[:80]} ({type(path).__name__}). Give a text or a pathlib.Path."
         )
     with contextlib.suppress(RuntimeError):  # a name that begins with ~ and is no user's
         return Path(text).expanduser()

@@ -24,7 +24,6 @@ from cosphere.evaluate import (
     calibrate,
     identification,
     length_quality,
-    matched_hamming,
     open_set,
     open_set_split,
     rates_at,
@@ -321,7 +320,6 @@ VALUES = [
     ),
 ]
 
-CODES = np.zeros((40, 4), np.uint8)
 SCORES, SAME = [0.9, 0.4, 0.6, 0.2], [1, 1, 0, 0]
 
 
@@ -348,11 +346,6 @@ ERRORS: dict[str, tuple[Made, type[CosphereError], str]] = {
     "a column in a set": (answers(metadata={"n": {1, 2, 3, 4}}), SizeError, f"values of column 'n' are {NO_ORDER}"),
     "images in a set": (lambda root: as_table(set(files(root)), list("abcdef"), None), SizeError, NO_ORDER),
     "no classes": (act(lambda: bootstrap_classes([1, 2, 3], None)), SizeError, "classes are missing. Give the class"),
-    "other codes": (
-        act(lambda: matched_hamming(0.3, ROWS, CODES)),
-        SizeError,
-        "embeddings of 8 dimensions and codes of 4 bytes; wanted 1, one bit for each",
-    ),
     "truth as text": (
         act(lambda: length_quality([[1, 2], [1, 3]], ["True", "False"])),
         DataError,
@@ -400,10 +393,10 @@ ERRORS: dict[str, tuple[Made, type[CosphereError], str]] = {
         SizeError,
         "want embeddings as a dense tensor, got one of layout torch.sparse_coo. Call .to_dense()",
     ),
-    "no source": (act(lambda: read_catalogue(None)), SettingsError, "'None' is a NoneType; wanted a path"),
+    "no source": (act(lambda: read_catalogue(None)), SettingsError, "want a path, got None (NoneType). Give a text"),
     "a list as a source": (act(lambda: read_catalogue(["a.jpg"])), DataError, "a list is no data set; wanted a folder"),
-    "no index": (act(lambda: Index.load(None)), SettingsError, "'None' is a NoneType; wanted a path"),
-    "bytes of an index": (act(lambda: Index.load(b"x")), SettingsError, "is a bytes; wanted a path. Give a text"),
+    "no index": (act(lambda: Index.load(None)), SettingsError, "want a path, got None (NoneType). Give a text"),
+    "bytes of an index": (act(lambda: Index.load(b"x")), SettingsError, "want a path, got b'x' (bytes). Give a text"),
     "the constructor": (act(lambda: Gallery("photos.gallery")), SettingsError, "Gallery is made by Gallery.open or"),
     "numbers in lists": (
         asked(lambda made: made.add(ROWS.tolist(), FOUR)),

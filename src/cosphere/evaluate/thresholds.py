@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import beta, binom
 
 from cosphere.checks import allowed, check_choice, check_number, check_numbers, check_seed, check_whole, is_number
-from cosphere.codes import bytes_of, code_bytes
+from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.statistics import Interval, check_level
@@ -228,7 +228,7 @@ def matched_hamming(
     Args:
         threshold: cosine.
         embeddings: (N, D) float.
-        codes: (N, D/8) uint8, packed bits of the same rows.
+        codes: (N, bytes) uint8, packed bits of the same rows: of their signs, or of any other hash of them.
         labels: (N,) or None for pairs of any two rows.
         pairs: number of pairs to draw with replacement, at least 1.
         seed: one seed draws one set of pairs.
@@ -241,11 +241,6 @@ def matched_hamming(
     if len(packed) != len(rows):
         raise SizeError(
             f"got {counted(len(rows), 'embedding')} and {counted(len(packed), 'code')}. Make the codes from these rows."
-        )
-    if packed.shape[1] != bytes_of(rows.shape[1]):
-        raise SizeError(
-            f"got embeddings of {counted(rows.shape[1], 'dimension')} and codes of {counted(packed.shape[1], 'byte')}; wanted "
-            f"{bytes_of(rows.shape[1])}, one bit for each dimension. Make the codes from these rows."
         )
     check_whole("pairs", pairs, least=1)
     check_number("threshold", threshold)
