@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosphere import data
 from cosphere.errors import DataError, did_you_mean
+from cosphere.files import path_of
 from cosphere.models import Embedder
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def how_read(source: object, layout: str, classes: Classes | None, settings: Tra
 def _is_same_place(source: object, root: str) -> bool:
     """Whether two paths lead to one file or folder."""
     try:
-        return bool(root) and Path(str(source)).expanduser().samefile(root)
+        return bool(root) and path_of(str(source)).samefile(root)
     except (OSError, ValueError, RuntimeError):  # one of them is not there
         return False
 
