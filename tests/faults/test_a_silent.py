@@ -305,6 +305,35 @@ def nearly_collapsed(_: str, points: Any, **more: Any) -> tuple[Made, Any]:
     return measure, pytest.approx(np.mean(wanted), rel=1e-12)
 
 
+def within_rounding(kind: Any, width: int, gallery: bool = False) -> Made:
+    """Recall@1 of ten classes whose rows differ by less than their cosines are rounded by."""
+
+    def measure(_: Path) -> float:
+        draw = np.random.default_rng(0)
+        point = draw.normal(size=width)
+        rows = (point * (1 + np.finfo(kind).eps * draw.normal(size=(200, width)))).astype(kind)
+        labels = np.arange(200) % 10
+        if not gallery:
+            return retrieval(rows, labels, ks=(1,)).recall[1]
+        more = {"gallery": rows, "gallery_labels": labels, "exclude": np.arange(200)}
+        return retrieval(rows, labels, ks=(1,), **more).recall[1]
+
+    return measure
+
+
+def reranked(points: Any) -> Made:
+    """Recall@1 of every form of few places: none is better than the floats."""
+
+    def measure(_: Path) -> bool:
+        rows, labels = np.eye(4, dtype=np.float32)[points], np.arange(len(points)) // 2
+        forms = {
+            form.name: float(form.values["recall@1"]) for form in equal_bytes(rows, labels, bootstrap_samples=0).forms
+        }
+        return forms["bits + re-rank"] == forms["float32"]
+
+    return measure
+
+
 COLLAPSES = (
     ("one odd row", np.array([1] + [0] * 39)),
     ("two places", np.arange(40) // 3 % 2),
@@ -316,6 +345,12 @@ NUMBERS = [
     *(pytest.param(six(rule), by_loops(rule), id=f"A4 {rule}") for rule in ("any_class", "same_class")),
     pytest.param(recall_of(np.ones((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 constant"),
     *(pytest.param(*nearly_collapsed(*case), id=f"A5 {case[0]}") for case in COLLAPSES),
+    *(pytest.param(reranked(case[1]), True, id=f"A5 re-ranked, {case[0]}") for case in COLLAPSES[:2]),
+    pytest.param(reranked(np.arange(100) // 2 % 2), True, id="A5 re-ranked, halves"),
+    *(
+        pytest.param(within_rounding(*case), pytest.approx(19 / 199), id=f"A5 collapsed but for rounding, {case}")
+        for case in ((np.float32, 16), (np.float32, 512), (np.float64, 4), (np.float64, 512), (np.float64, 16, True))
+    ),
     pytest.param(recall_of(np.zeros((100, 4)), PAIRS), pytest.approx(1 / 99), id="A5 zero rows"),
     pytest.param(recall_of(np.full((100, 4), 1e-30), PAIRS), pytest.approx(1 / 99), id="A5 shorter than a direction"),
     pytest.param(recall_of(np.zeros((100, 2), dtype=np.uint8), PAIRS), pytest.approx(1 / 99), id="A5 bits"),
@@ -469,6 +504,75 @@ def beside_classes(name: str) -> Made:
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 
 
+def several(labels: list[Any]) -> Made:
+    """Whether a note says that labels look like several in one cell."""
+
+    def measure(root: Path) -> bool:
+        class_folders(root, ["a"])
+        frame = pd.DataFrame({"path": ["a/0.png", "a/1.png"], "label": labels})
+        return any("like several in one cell" in note for note in read_catalogue(frame, root=root).notes)
+
+    return measure
+
+
+def links_inside(count: int) -> Made:
+    """A split whose images lie below so many links, each in the folder of the one before; and whether a link was left out."""
+
+    def measure(root: Path) -> tuple[int, bool]:
+        class_folders(root / "data" / "test", ["z"])
+        class_folders(root / f"real{count}", ["."])
+        for place in reversed(range(count)):
+            folder = root / ("data" if place == 0 else f"real{place}")
+            folder.mkdir(exist_ok=True)
+            (folder / ("train" if place == 0 else "in")).symlink_to(root / f"real{place + 1}")
+        catalogue = read_catalogue(root / "data")
+        return len(catalogue), any("not followed" in note for note in catalogue.notes)
+
+    return measure
+
+
+def links_that_meet(root: Path) -> bool:
+    """Folders that all link to each other: it ends, and the reason of what is left out is the true one."""
+    for one in range(5):
+        class_folders(root, [str(one)], images=1)
+        for two in range(5):
+            (root / str(one) / f"to{two}").symlink_to(root / str(two))
+    notes = list_images(root).notes()
+    return any("below 3 other links that led to the same folder" in note for note in notes)
+
+
+def names_as_typed(form: str) -> Made:
+    """Rows of a split and of a class asked for in a Unicode form, and of the class under a new label."""
+
+    def measure(root: Path) -> list[int]:
+        class_folders(root, ["a"], images=4)
+        paths, labels = [f"a/{i}.png" for i in range(4)], [CAFE, CAFE, "x", "x"]
+        frame = pd.DataFrame({"path": paths, "label": labels, "split": [CAFE, "train", CAFE, "train"]})
+        catalogue, typed = read_catalogue(frame, root=root), unicodedata.normalize(form, CAFE)
+        renamed = catalogue.relabelled({typed: "new", "x": "x"})
+        parts = catalogue.select(typed), catalogue.select(classes=[typed]), renamed.select(classes=["new"])
+        return [len(part) for part in parts]
+
+    return measure
+
+
+def groups_of_splits(root: Path) -> list[list[int]]:
+    """The numbers of sequences in train and in test, and of the images without one."""
+    class_folders(root, "ab", images=3)
+    rows = [(f"{c}/{i}.png", c, s) for c, s in (("a", "train"), ("b", "test")) for i in range(3)]
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"]).assign(sequence=["s1", "s2", None, "s1", "s3", None])
+    whole, numbers = read_catalogue(frame, root=root), []
+    for split in ("train", "test"):
+        table = embed(MeanColour(), part := whole.select(split))
+        groups = number_classes(table, part, whole).groups
+        assert groups is not None
+        numbers.append(groups.tolist())
+    alone = [group[2] for group in numbers]
+    assert len(set(alone)) == 2
+    assert min(alone) >= len(whole)
+    return [group[:2] for group in numbers]
+
+
 def forms(where: str) -> Made:
     def measure(root: Path) -> list[str]:
         one, other = CAFE, unicodedata.normalize("NFD", CAFE)
@@ -527,6 +631,87 @@ def beside_two_classes(files: dict[str, str], **more: Any) -> Made:
 
     return measure
 
+
+def in_folders(*folders: str, rows: Any, columns: str = "path,label", name: str = "list.csv", **more: Any) -> Made:
+    """Two pictures in each folder beside a table of them: splits, roles, labels, and the numbers in the notes about what is left out.
+
+    Args:
+        rows: the cells after the path, by folder; a folder without any is not listed.
+    """
+
+    def measure(root: Path) -> tuple[dict[str, int], str, list[str], bool]:
+        for folder in folders:
+            class_folders(root / folder, ["."])
+        lines = [f"{folder}/{image}.png,{cells}" for folder, cells in rows.items() for image in (0, 1)]
+        (root / name).write_text("\n".join([columns, *lines]) + "\n")
+        table = (catalogue := read_catalogue(root, **more)).table
+        roles = table.get("is_query", pd.Series(dtype=bool)).sum(), table.get("is_gallery", pd.Series(dtype=bool)).sum()
+        said = any(f"names {2 * len(rows)} of the {2 * len(folders)} images" in note for note in catalogue.notes)
+        return dict(table["split"].value_counts()), "{}/{}".format(*roles), catalogue.label_names, said
+
+    return measure
+
+
+TRAIN_TEST = ("train/a", "train/b", "test/c", "test/d")
+QUERY_GALLERY = ("query/a", "gallery/a", "query/b", "gallery/b")
+OF_FOLDER = {folder: folder[-1] for folder in (*TRAIN_TEST, *QUERY_GALLERY)}
+
+
+def listed(*folders: str, end: str = "") -> dict[str, str]:
+    return {folder: OF_FOLDER.get(folder, folder[-1]) + end for folder in folders}
+
+
+BOTH = {"train": 4, "test": 4}
+ROLES = ({"test": 8}, "4/4", ["a", "b"], False)
+TABLES = {
+    "train and test": (in_folders(*TRAIN_TEST, rows=listed(*TRAIN_TEST)), (BOTH, "0/0", list("abcd"), False)),
+    "other labels": (
+        in_folders(*TRAIN_TEST, rows=listed(*TRAIN_TEST, end="x")),
+        (BOTH, "0/0", ["ax", "bx", "cx", "dx"], False),
+    ),
+    "boxes": (
+        in_folders(*TRAIN_TEST, rows=listed(*TRAIN_TEST, end=",0,0,5,5"), columns="path,label,x_1,y_1,x_2,y_2"),
+        (BOTH, "0/0", list("abcd"), False),
+    ),
+    "read as a table": (
+        in_folders(*TRAIN_TEST, rows=listed(*TRAIN_TEST), layout="table"),
+        (BOTH, "0/0", list("abcd"), False),
+    ),
+    "a split column stays": (
+        in_folders(*TRAIN_TEST, rows=listed(*TRAIN_TEST, end=",val"), columns="path,label,split"),
+        ({"val": 8}, "0/0", list("abcd"), False),
+    ),
+    "query and gallery": (in_folders(*QUERY_GALLERY, rows=listed(*QUERY_GALLERY)), ROLES),
+    "query and gallery, the split listed": (
+        in_folders(*QUERY_GALLERY, rows=listed(*QUERY_GALLERY, end=",test"), columns="path,label,split"),
+        ROLES,
+    ),
+    "splits without class folders": (
+        in_folders("train", "test", rows={"train": "x", "test": "y"}),
+        ({"train": 2, "test": 2}, "0/0", ["x", "y"], False),
+    ),
+    "one folder down": (
+        in_folders("p/train/a", "p/test/c", rows={"p/train/a": "a", "p/test/c": "c"}),
+        ({"train": 2, "test": 2}, "0/0", ["a", "c"], False),
+    ),
+    "a class called train": (
+        in_folders("train", "bus", rows={"train": "x", "bus": "y"}),
+        ({"all": 4}, "0/0", ["x", "y"], False),
+    ),
+    "the training classes alone": (
+        in_folders(*TRAIN_TEST, rows={"train/a": "1", "train/b": "2"}, name="train.csv"),
+        (BOTH, "0/0", list("abcd"), True),
+    ),
+    "whole classes renamed": (
+        in_folders("a", "b", "c", rows={"a": "x", "b": "y"}),
+        ({"all": 6}, "0/0", ["a", "b", "c"], True),
+    ),
+    "classes of several folders": (
+        in_folders("a", "b", "c", rows={"a": "x", "b": "x"}),
+        ({"all": 4}, "0/0", ["x"], True),
+    ),
+}
+"""Tables in folders, and what is read: splits, queries/gallery, labels, and whether it is said how many images the table names."""
 
 ALL_PATHS = "a/0.png\na/1.png\nb/0.png\nb/1.png\n"
 LISTED = "path,label\n" + ALL_PATHS.replace(".png", ".png,z")
@@ -616,7 +801,8 @@ SETS = [
         pytest.param(beside_classes(name), ["a", "b", "4"], id=f"A11 {name}")
         for name in (
             *("@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", ".Trashes", "@__thumb"),
-            *("#recycle", "LOST.DIR", "Network Trash Folder", "found.000"),
+            *("#recycle", "LOST.DIR", "Network Trash Folder", "found.000", "FOUND.001", "~snapshot", "@SynoResource"),
+            *("_gsdata_",),
             *("System Volume Information ", "$RECYCLE.BIN. ", " lost+found"),
         )
     ),
@@ -633,6 +819,16 @@ SETS = [
     pytest.param(with_table("some.csv", 4), 6, id="A14 a part"),
     pytest.param(with_table("some.csv", 1, labels=("z",)), 6, id="A14 one row"),
     pytest.param(with_table("all.csv", 6), 6, id="A14 all"),
+    *(pytest.param(measure, right, id=f"A14 {name}") for name, (measure, right) in TABLES.items()),
+    *(
+        pytest.param(several(cells), True, id=f"E14 {cells[0]!r}")
+        for cells in (["x;y", "x"], [["x", "y"], ["x"]], [np.array(["x", "y"]), "x"], ['["red", "apple"]', "x"])
+    ),
+    pytest.param(several(["[x]", "Cup (red, big)"]), False, id="E14 names in brackets"),
+    pytest.param(links_inside(5), (4, False), id="A10 links inside each other"),
+    pytest.param(links_that_meet, True, id="A10 links that meet below others"),
+    *(pytest.param(names_as_typed(form), [2, 2, 2], id=f"A12 asked for in {form}") for form in ("NFC", "NFD")),
+    pytest.param(groups_of_splits, [[0, 1], [0, 2]], id="A13 a sequence has one number in the files of two splits"),
     *(
         pytest.param(
             beside_two_classes({"files.csv": text}, labels="optional"), (["a", "b"], 4, True), id=f"A14 {name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pandas as pd
 import pytest
 import torch
 from faults.making import class_folders, flat
+from mean_colour import MeanColour
 
 from cosphere.cli import main
 from cosphere.data import check, read_catalogue
-from cosphere.embeddings import Embeddings
+from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, score_embeddings
 from cosphere.images import read_image
@@ -72,10 +74,49 @@ def sequences_of_a_class(root: Path) -> object:
     return score_embeddings(images, EvaluationSettings(ks=(1,), clustering=False))
 
 
+def queries_without_their_class(root: Path) -> object:
+    """Two classes of two images: one asked for, the other in the gallery."""
+    class_folders(root, "ab")
+    rows = [(f"{c}/{i}.png", c, c == "a", c == "b") for c in "ab" for i in (0, 1)]
+    catalogue = read_catalogue(pd.DataFrame(rows, columns=["path", "label", "is_query", "is_gallery"]), root=root)
+    return score_embeddings(embed(MeanColour(), catalogue), EvaluationSettings(ks=(1,), clustering=False))
+
+
+def frame_of(column: str) -> Act:
+    """A DataFrame with a name that is not UTF-8."""
+
+    def read(root: Path) -> object:
+        class_folders(root, "a")
+        cells = {"path": ["a/0.png", "a/1.png"], "label": ["a", "a"], "sequence": ["1", "1"]}
+        cells[column] = [cells[column][0], ODD]
+        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+        return read_catalogue(frame, root=root)
+
+    return read
+
+
+def table_of(content: bytes) -> Act:
+    def read(root: Path) -> object:
+        (root / "list.csv").write_bytes(content)
+        return read_catalogue(root / "list.csv")
+
+    return read
+
+
+def zip_of_odd_names(root: Path) -> object:
+    """A whole archive whose names have the flag of UTF-8 and are not."""
+    with zipfile.ZipFile(root / "z.zip", "w") as archive:
+        archive.writestr("th\N{LATIN SMALL LETTER E WITH ACUTE}/0.png", b"x")
+    content = (root / "z.zip").read_bytes()
+    (root / "z.zip").write_bytes(content.replace("th\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"th\xe9\xe9"))
+    return read_catalogue(root / "z.zip")
+
+
 def command(*words: str) -> Act:
     return lambda root: main([word.replace("ROOT", os.fsdecode(os.fsencode(root))) for word in words])
 
 
+ODD = os.fsdecode(b"caf\xe9")
 REASONS = [
     pytest.param(lambda root: read_catalogue(not_utf8(root)), "are not UTF-8, first .*caf", id="B1 folder"),
     pytest.param(lambda root: read_catalogue(not_utf8(root, file=True)), "are not UTF-8, first .*caf", id="B1 file"),
@@ -87,6 +128,32 @@ REASONS = [
     ),
     pytest.param(one_sequence, "The groups of a table are its column sequence", id="B2 equal everywhere"),
     pytest.param(sequences_of_a_class, "column sequence", id="B2 one for each class"),
+    pytest.param(queries_without_their_class, "gallery has none of that class. Check is_query", id="B2 another class"),
+    *(
+        pytest.param(
+            frame_of(column), rf"column '{column}' has names that are not UTF-8 in row 1, first caf", id=f"B1 {column}"
+        )
+        for column in ("path", "label", "sequence")
+    ),
+    pytest.param(zip_of_odd_names, "z.zip has names that are marked as UTF-8 and are not", id="B1 a zip"),
+    *(
+        pytest.param(table_of(content), f"list.csv {words}", id=f"C4 {name}")
+        for name, content, words in (
+            (
+                "Shift-JIS",
+                "path,label\n\u30fc.png,x\n".encode("shift-jis"),
+                "cannot .* it is not UTF-8, UTF-16 or Windows-1252",
+            ),
+            (
+                "GBK",
+                b"path,label\na.png,\x81\x40\n",
+                "cannot .*: it is not UTF-8, UTF-16 or Windows-1252. Save it as UTF-8",
+            ),
+            ("half of UTF-16", b"\xff\xfep\0a\0t", "cannot be read as a table: it begins as UTF-16 and is not"),
+            ("quoted lines", b'"path,label"\n"a/0.png,a"\n', "has its whole first line .* quotes around whole lines"),
+            ("quoted lines without a header", b'"a/0.png,a"\n"a/1.png,a"\n', "has its whole first line"),
+        )
+    ),
     pytest.param(
         lambda _: CrossBatchMemory(FacilityLocationLoss(), 8),
         "FacilityLocationLoss. This one takes no references",
@@ -107,7 +174,6 @@ def test_the_true_reason(act: Act, words: str, tmp_path: Path) -> None:
         act(tmp_path)
 
 
-ODD = os.fsdecode(b"caf\xe9")
 ODD_FOLDERS = [
     pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}"], id="B1 runs"),
     pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}", "--name", "x"], id="B1 a named run"),

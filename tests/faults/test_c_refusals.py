@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from faults.making import class_folders, flat
 
-from cosphere.data import make_batches, read_catalogue, training_parts
+from cosphere.data import check, make_batches, read_catalogue, training_parts
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate import EvaluationSettings, score_embeddings
 from cosphere.images import read_image
@@ -55,6 +55,7 @@ TABLES = {
     "quoted paths after a space": 'label, path\nx, "img/a.png"\ny, "img/b.png"\n',
     "semicolons": PLAIN.replace(",", ";"),
     "tabs": PLAIN.replace(",", "\t"),
+    "pipes": PLAIN.replace(",", "|"),
     "sep=;": "sep=;\r\n" + PLAIN.replace(",", ";"),
     "sep=,": "sep=,\r\n" + PLAIN,
     "sep=tab": "sep=\t\r\n" + PLAIN.replace(",", "\t"),
@@ -73,6 +74,16 @@ TABLES = {
 }
 
 
+class Says(str):
+    """Equal to every text that has these words."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and str(self) in other
+
+
 def flat_photos(names: list[str]) -> Made:
     def measure(root: Path) -> list[str]:
         for name in names:
@@ -86,6 +97,21 @@ def table_of_paths(root: Path) -> list[str]:
     flat(root / "a.png")
     (root / "list.csv").write_text("path\na.png\n")
     return read_catalogue(root / "list.csv", labels="optional").label_names
+
+
+def checked(files: dict[str, str], source: str) -> Made:
+    """What the check makes of photos without labels, or with some: images, classes, and the reason why training wants more."""
+
+    def measure(root: Path) -> tuple[int, int, str]:
+        for place in range(4):
+            flat(root / "p" / f"{place}.png", (60 * place, 9, 9))
+        for name, content in files.items():
+            (root / name).write_text(content)
+        report = check(root / source)
+        assert report.clean
+        return report.images, report.classes, report.notes[-1].partition("training and scores need labels: ")[2]
+
+    return measure
 
 
 def zipped(members: list[str], listed: list[str] | None = None) -> Made:
@@ -207,6 +233,19 @@ READ = [
     pytest.param(flat_photos(["train/a.png", "test/b.png", "c.png"]), [""], id="C2 splits and a loose photo"),
     pytest.param(flat_photos(["album/a.png", "album/b.png"]), ["album"], id="C2 one album"),
     pytest.param(table_of_paths, [""], id="C2 a table of paths"),
+    pytest.param(
+        checked({}, "p"), (4, 0, Says("holds 4 images but no class folders. Put the images")), id="C2 check of photos"
+    ),
+    pytest.param(
+        checked({"t.csv": "image\np/0.png\np/1.png\n"}, "t.csv"),
+        (2, 0, Says("has no column 'label'")),
+        id="C2 check of paths",
+    ),
+    pytest.param(
+        checked({"t.csv": "path,label\np/0.png,a\np/1.png,\np/2.png,b\np/3.png,\n"}, "t.csv"),
+        (4, 2, Says("2 of 4 rows have no label (lines 3, 5)")),
+        id="C2 check of some labels",
+    ),
     pytest.param(scored(2), (["recall@1", "recall@2"], True), id="C3 four images"),
     pytest.param(scored(4), (["recall@1", "recall@2", "recall@4"], True), id="C3 eight images"),
     pytest.param(scored(5), (["recall@1", "recall@2", "recall@4", "recall@8"], False), id="C3 ten images"),

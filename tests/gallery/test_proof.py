@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import sqlite3
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_a_trace_in_a_free_page_is_found(kind: str, tmp_path: Path) -> None:
     (what,) = {one.what for one in proof.found}
     assert what == ("text 'face 00003'" if kind == "id" else "vector, code or thumbnail")
     assert {one.file for one in proof.found} == {"gallery.sqlite"}
+
+
+@pytest.mark.parametrize("kept", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_a_name_is_looked_for_in_every_form(typed: str, kept: str, tmp_path: Path) -> None:
+    """Labels are kept composed, and paths as the disk has them, so one typed form covers neither."""
+    name = "Jos\N{LATIN SMALL LETTER E WITH ACUTE} G\N{LATIN SMALL LETTER O WITH ACUTE}mez"
+    with Store.create(tmp_path / "g", Space(dim=8)) as store:
+        store.add(["one"], np.ones((1, 8), dtype=np.float32))
+    (tmp_path / "g" / "gallery.sqlite.bak").write_bytes(f"/p/{unicodedata.normalize(kept, name)}/1.jpg".encode())
+    text = unicodedata.normalize(typed, name)
+    for proof in (prove_deleted(tmp_path / "g", texts=[text]), prove_deleted(tmp_path / "g", [text])):
+        assert {(one.what, one.file) for one in proof.found} == {(f"text {text!r}", "gallery.sqlite.bak")}
+    short = unicodedata.normalize(typed, "th\N{LATIN SMALL LETTER E WITH ACUTE}")  # of 4 bytes, or 5
+    assert prove_deleted(tmp_path / "g", texts=[short]).short == (short,)
 
 
 def test_the_pragma_is_what_removes_single_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,21 @@ def test_an_order_of_numbers_has_bounds() -> None:
         parse(where)
 
 
+@pytest.mark.parametrize("typed", [COMPOSED, APART])
+@pytest.mark.parametrize("kept", [COMPOSED, APART])
+def test_a_filter_of_python_means_every_form_too_but_of_an_id(typed: str, kept: str) -> None:
+    item = {"label": kept, "path": f"/{kept}/1.jpg"}
+    for where in (
+        {"label": typed},
+        {"label": ["mug", typed]},
+        {"label": ("not in", ["mug"]), "path": ("starts with", f"/{typed}/")},
+    ):
+        assert parse(where).holds("x", item), where
+    for where in ({"label": ("!=", typed)}, {"label": ("not in", [typed, "mug"])}):
+        assert not parse(where).holds("x", item), where
+    assert parse({"id": typed}).holds(kept, {}) is (typed == kept)
+
+
 @pytest.mark.parametrize("text", ["label", "=mug", "", ">3"])
 def test_what_is_not_a_condition_is_explained(text: str) -> None:
     with pytest.raises(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cosphere._types import Flags, Floats, Integers
 from cosphere.data.boxes import BOX, NO_BOX, edges, faults
 from cosphere.data.listing import file_keys
+from cosphere.data.names import ByName, nfc
 from cosphere.data.remarks import LayoutCheck, Remarks, Skipped
 from cosphere.errors import DataError, agreeing, counted, did_you_mean
 
@@ -195,13 +196,14 @@ class Catalogue:
         Raises:
             DataError: a label is missing from ``mapping``.
         """
-        missing = [label for label in self.label_names if label not in mapping]
+        new = ByName(mapping)
+        missing = [label for label in self.label_names if label not in new]
         if missing:
             raise DataError(
                 f"{len(missing)} of {counted(len(self.label_names), 'label')} {agreeing(len(self.label_names), 'have')} no new label, "
                 f"first {missing[0]!r}. Map them all."
             )
-        table = self.table.assign(label=[str(mapping[label]) for label in self.table["label"]])
+        table = self.table.assign(label=[str(new[label]) for label in self.table["label"]])
         return replace(self, table=table.drop(columns="class_name", errors="ignore"))
 
     def _in_split(self, split: str) -> Flags:
@@ -216,9 +218,8 @@ class Catalogue:
         return np.asarray(self.table["split"] == split)
 
     def _in_classes(self, names: list[str]) -> Flags:
-        by_name = dict(zip(self.class_names, self.label_names, strict=True)) | {
-            label: label for label in self.label_names
-        }
+        displayed = dict(zip(self.class_names, self.label_names, strict=True))
+        by_name = ByName(displayed | {label: label for label in self.label_names})
         for name in names:
             if str(name) not in by_name:
                 raise DataError(f"there is no class {str(name)!r} in this data. {_nearest(str(name), list(by_name))}")
@@ -258,8 +259,8 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 
 
 def normal_split(name: str) -> str:
-    """Normalise the name of a split: lower case, ``training`` -> ``train``, ``validation`` and ``valid`` -> ``val``."""
-    plain = name.strip().lower()
+    """Normalise the name of a split: lower case, NFC, ``training`` -> ``train``, ``validation`` and ``valid`` -> ``val``."""
+    plain = nfc(name.strip().lower())
     return _SPLITS.get(plain, plain)
 
 

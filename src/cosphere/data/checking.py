@@ -20,10 +20,10 @@ from cosphere._types import Progress
 from cosphere.checks import check_whole
 from cosphere.data.boxes import BOX
 from cosphere.data.catalogue import EVERYTHING, Catalogue
-from cosphere.data.folders import Classes, Labels
+from cosphere.data.folders import Classes
 from cosphere.data.reading import read_catalogue
 from cosphere.data.remarks import LayoutCheck, Skipped
-from cosphere.errors import ImageError
+from cosphere.errors import DataError, ImageError
 from cosphere.images import check_box, container_of, find_item, read_image
 from cosphere.images.containers import Content
 
@@ -79,7 +79,7 @@ class DataReport:
         layout: how the data was read; see :attr:`Catalogue.layout`.
         fingerprint: :meth:`Catalogue.fingerprint`.
         images: number of distinct files (or items of containers).
-        classes: number of distinct labels.
+        classes: number of distinct labels, without ``""``, that of images without one.
         per_class: images per class.
         histogram: images per class in at most 10 bins; empty for images without labels, whose classes are 0.
         splits: counts of each split.
@@ -140,7 +140,7 @@ def check(
 
     Args:
         source: a catalogue, or any source of :func:`cosphere.data.read_catalogue`; missing files are then tolerated
-            unless all are missing, and the notes name them.
+            unless all are missing, and so are missing labels. The notes name them.
         layout: layout of a source; see :func:`cosphere.data.read_catalogue`.
         classes: see :func:`cosphere.data.read_catalogue`.
         threads: number of decoding threads. Defaults to the number of cores, at most 8.
@@ -151,18 +151,16 @@ def check(
         DataError: the source cannot be read as a data set. Unreadable images are reported, not raised.
     """
     threads = min(8, os.cpu_count() or 1) if threads is None else check_whole("threads", threads, least=1, most=256)
-    if not isinstance(source, Catalogue):
-        labels: Labels = "optional" if _has_no_labels(source) else "required"
-        source = read_catalogue(source, layout=layout, classes=classes, max_missing=1.0, labels=labels)
-    catalogue = source
+    catalogue, notes = (source, ()) if isinstance(source, Catalogue) else _read(source, layout, classes)
     first = catalogue.table.drop_duplicates("path")
     paths = dict(zip(first["path"], [catalogue.paths[row] for row in first.index], strict=True))
     looks = _look_at_all(paths, threads, progress)
     readable = [look for look in looks.values() if isinstance(look, _Look)]
     repeats = _repeats(catalogue)
     copies = _copies(paths, looks)
-    counts = catalogue.table["label"].value_counts() if catalogue.labelled else pd.Series(dtype=int)
-    unlabelled = () if catalogue.labelled else ("the images have no labels, so only the files were checked",)
+    counts = _labelled(catalogue.table)["label"].value_counts()
+    if not catalogue.labelled:
+        notes = ("the images have no labels, so only the files were checked", *notes)
     return DataReport(
         layout=catalogue.layout,
         fingerprint=catalogue.fingerprint(),
@@ -181,10 +179,37 @@ def check(
         unreadable=(*catalogue.skipped, *_unreadable(catalogue, looks)),
         duplicates=(*copies, *(tuple(rows["path"]) for rows in repeats)),
         duplicates_across_splits=(*_differing(catalogue, copies, "split"), *_repeats_across(repeats, "split")),
-        duplicates_across_classes=(*_differing(catalogue, copies, "label"), *_repeats_across(repeats, "label")),
+        duplicates_across_classes=(
+            *_differing(catalogue, copies, "label"),
+            *_repeats_across([_labelled(rows) for rows in repeats], "label"),
+        ),
         checks=catalogue.checks,
-        notes=(*catalogue.notes, *unlabelled),
+        notes=(*catalogue.notes, *notes),
     )
+
+
+def _read(source: str | Path, layout: str, classes: Classes) -> tuple[Catalogue, tuple[str, ...]]:
+    """Read a source, without labels where it has none; then with a note about what needs them.
+
+    Raises:
+        DataError: it cannot be read either way.
+    """
+    options: dict[str, Any] = {"layout": layout, "classes": classes, "max_missing": 1.0}
+    if _has_no_labels(source):
+        return read_catalogue(source, labels="optional", **options), ()
+    try:
+        return read_catalogue(source, **options), ()
+    except DataError as error:
+        try:
+            catalogue = read_catalogue(source, labels="optional", **options)
+        except DataError:
+            raise error from None
+        return catalogue, (f"they can be embedded and searched; training and scores need labels: {error}",)
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a label."""
+    return table[table["label"] != ""]
 
 
 def _has_no_labels(source: str | Path) -> bool:
@@ -277,7 +302,7 @@ def _repeats_across(repeats: Sequence[pd.DataFrame], column: str) -> list[tuple[
 def _differing(catalogue: Catalogue, groups: Sequence[tuple[str, ...]], column: str) -> tuple[tuple[str, ...], ...]:
     """The groups whose images differ in ``column``, the split or the label."""
     values = catalogue.table.groupby("path")[column].agg(set)
-    return tuple(group for group in groups if len(set().union(*(values[path] for path in group))) > 1)
+    return tuple(group for group in groups if len(set().union(*(values[path] for path in group)) - {""}) > 1)
 
 
 def _spread(numbers: Sequence[float]) -> Spread | None:
@@ -302,7 +327,7 @@ def _histogram(counts: Sequence[int], bars: int = 10) -> tuple[Bin, ...]:
 
 def _split_report(catalogue: Catalogue, name: str) -> SplitReport:
     rows = catalogue.table[catalogue.table["split"] == name]
-    counts = rows["label"].value_counts() if catalogue.labelled else pd.Series(dtype=int)
+    counts = _labelled(rows)["label"].value_counts()
     roles = [
         int(rows[role].sum()) if role in rows and rows[role].any() else None for role in ("is_query", "is_gallery")
     ]
@@ -312,7 +337,7 @@ def _split_report(catalogue: Catalogue, name: str) -> SplitReport:
 
 
 def _labels_by_split(catalogue: Catalogue) -> dict[str, set[str]]:
-    table: pd.DataFrame = catalogue.table
+    table = _labelled(catalogue.table)
     return {name: set(table.loc[table["split"] == name, "label"]) for name in catalogue.split_names}
 
 

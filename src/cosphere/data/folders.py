@@ -53,8 +53,41 @@ def read_folder(folder: str | Path, *, classes: Classes = "top", labels: Labels 
         DataError: the folder does not exist, cannot be read, or has no images or no class folders.
     """
     root = path_of(folder)
-    wrapper, table, notes = _table(root, list_images(root), classes, labels)
+    return read_listed(root, list_images(root), classes=classes, labels=labels)
+
+
+def read_listed(root: Path, listing: Listing, *, classes: Classes = "top", labels: Labels = "required") -> Catalogue:
+    """:func:`read_folder` of a folder whose images are listed already.
+
+    Raises:
+        DataError: there are no images or no class folders.
+    """
+    wrapper, table, notes = _table(root, listing, classes, labels)
     return Catalogue(table=table, root=root / wrapper, layout="folder", notes=tuple(notes))
+
+
+def splits_of(paths: list[str]) -> list[str] | None:
+    """The split of each image by the folder that it lies in, where labels come from elsewhere.
+
+    Args:
+        paths: relative to the folder of the data set, with ``/``.
+
+    Returns:
+        N names of :data:`SPLIT_FOLDERS`, ``all`` for images beside them; None where no folders are splits: as in
+        :func:`read_folder`, but two or more folders that are all named so need no class folders inside.
+
+    >>> splits_of(["train/1.jpg", "valid/2.jpg"]), splits_of(["bus/1.jpg", "train/2.jpg"])
+    (['train', 'val'], None)
+    """
+    _, images = _step_in(paths, [])
+    tops = [normal_split(path.split("/")[0]) if "/" in path else "" for path in images]
+    nested = {top for top, path in zip(tops, images, strict=True) if path.count("/") > 1}
+    named = SPLIT_FOLDERS.intersection(tops)
+    if not named.issuperset(tops):
+        named &= nested
+    if len(named) < 2 and not (nested and named.issuperset(tops)):
+        return None
+    return [top if top in named else EVERYTHING for top in tops]
 
 
 def read_archive(path: str | Path, *, classes: Classes = "top", labels: Labels = "required") -> Catalogue:

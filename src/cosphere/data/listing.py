@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,17 @@ from cosphere.images.marks import is_left_by_search
 STRAY_NAMES = {
     *("thumbs.db", "desktop.ini", "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler"),
     *("@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "@__thumb", "@recently-snapshot", "@transcode"),
-    *("recycled", "found.000", "lost.dir", "network trash folder", "temporary items", "icon\r"),
+    *("recycled", "lost.dir", "network trash folder", "temporary items", "icon\r"),
+    *("~snapshot", "@synoresource", "_gsdata_"),
 }
-"""Files and folders that operating systems create, in lower case; hidden names and ``._name`` are stray as well."""
+"""Files and folders that operating systems create, in lower case; hidden names, ``._name`` and :data:`_RESCUED` are stray as well."""
+_RESCUED = re.compile(r"found\.\d{3}")
+"""Folders in which Windows' chkdsk puts what it rescues, counted from ``found.000``."""
 
 
 MAX_LINKS = 3
-"""Links to folders that are followed inside each other, so that folders that link to all others end."""
+"""Links to folders that are followed inside each other however often they meet; below so many, a folder is listed once more, so that
+folders that link to all others end."""
 
 
 @dataclass
@@ -42,7 +47,9 @@ class Listing:
     others: Counter[str] = field(default_factory=Counter)
     """Number of other files, by suffix."""
     loops: int = 0
-    """Links to folders that were not followed: they lead to a folder around them, or through too many links."""
+    """Links to folders that were not followed because they lead to a folder around them."""
+    deep: int = 0
+    """Links to folders that were not followed because they lie below :data:`MAX_LINKS` other links that led to the same folder."""
     answers: int = 0
     """Pictures of a search."""
 
@@ -61,6 +68,12 @@ class Listing:
             them = "it" if self.loops == 1 else "them"
             lead = f"{counted(self.loops, 'link')} that {agreeing(self.loops, 'lead')} back to a folder around {them}"
             notes.append(f"{lead} {agreeing(self.loops, 'were')} not followed")
+        if self.deep:
+            lie = "it lies" if self.deep == 1 else "they lie"
+            notes.append(
+                f"{counted(self.deep, 'link')} {agreeing(self.deep, 'were')} not followed, because {lie} below {MAX_LINKS} other links "
+                "that led to the same folder; give that folder itself"
+            )
         if self.others:
             kinds = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.others.most_common(5))
             what = "file that is not an image was" if self.others.total() == 1 else "files that are not images were"
@@ -75,7 +88,8 @@ def is_stray(name: str) -> bool:
     [True, True, True, False]
     """
     # Windows drops spaces and dots at the end of a name.
-    return name.startswith(".") or name.strip(" ").rstrip(" .").lower() in STRAY_NAMES
+    plain = name.strip(" ").rstrip(" .").lower()
+    return name.startswith(".") or plain in STRAY_NAMES or _RESCUED.fullmatch(plain) is not None
 
 
 def is_image(name: str) -> bool:
@@ -119,8 +133,8 @@ class _Folder(NamedTuple):
 def list_images(root: Path) -> Listing:
     """List all images below ``root`` at any depth, following links.
 
-    A link is not followed when it leads to a folder around it, or lies below :data:`MAX_LINKS` other links; two links to
-    one folder are two folders, as for every other program.
+    A link is not followed when it leads to a folder around it. Two links to one folder are two folders, as for every other
+    program; below :data:`MAX_LINKS` other links they are one.
 
     Raises:
         DataError: a folder cannot be read, or a name is not UTF-8.
@@ -132,6 +146,8 @@ def list_images(root: Path) -> Listing:
             listing.stray += 1
         elif kind == "loop":
             listing.loops += 1
+        elif kind == "deep":
+            listing.deep += 1
         elif is_left_by_search(entry.name, entry.path):
             listing.answers += 1
         elif is_image(entry.name):
@@ -155,8 +171,8 @@ class Entry(NamedTuple):
     path: str
     """Relative to the root, with ``/``."""
     entry: os.DirEntry[str]
-    kind: Literal["file", "stray", "loop"]
-    """``stray``: see :func:`is_stray`, not looked into; ``loop``: a link to a folder that is not followed."""
+    kind: Literal["file", "stray", "loop", "deep"]
+    """``stray``: see :func:`is_stray`, not looked into; ``loop`` and ``deep``: links to folders that are not followed."""
 
 
 def walk(root: Path) -> Iterator[Entry]:
@@ -170,6 +186,7 @@ def walk(root: Path) -> Iterator[Entry]:
     except (OSError, ValueError):
         around = ()  # scan() says what is wrong
     waiting = [_Folder(root, "", around, 0)]
+    below: set[tuple[int, int]] = set()
     while waiting:
         folder = waiting.pop()
         for entry in scan(folder.path):
@@ -178,9 +195,12 @@ def walk(root: Path) -> Iterator[Entry]:
                 yield Entry(path, entry, "stray")
             elif is_folder(entry):
                 place, links = _place(entry.stat()), folder.links + entry.is_symlink()
-                if place in folder.around or links > MAX_LINKS:
+                if place in folder.around:
                     yield Entry(path, entry, "loop")
+                elif links > MAX_LINKS and place in below:
+                    yield Entry(path, entry, "deep")
                 else:
+                    below |= {place} if links > MAX_LINKS else set()
                     waiting.append(_Folder(Path(entry.path), f"{path}/", (*folder.around, place), links))
             else:
                 yield Entry(path, entry, "file")

@@ -5,18 +5,38 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TEXT = ("label", "split", "class_name", "category", "sequence")
+_Value = TypeVar("_Value")
 
 
 def nfc(text: str) -> str:
     """Normalise to composed characters: macOS writes an accent as a character of its own, other systems do not."""
     return unicodedata.normalize("NFC", text)
+
+
+class ByName(dict[str, _Value]):
+    """A mapping that finds a name in another Unicode form too, as a person types it; the same form wins.
+
+    >>> ByName({"caf\u00e9": 1})["cafe\u0301"]
+    1
+    """
+
+    def __init__(self, values: Mapping[str, _Value]) -> None:
+        super().__init__({nfc(str(name)): value for name, value in values.items()} | dict(values))
+
+    def __missing__(self, name: str) -> _Value:
+        if nfc(name) == name:
+            raise KeyError(name)
+        return self[nfc(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and super().__contains__(nfc(name)))
 
 
 def named_in_nfc(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

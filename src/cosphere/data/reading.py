@@ -11,12 +11,12 @@ import pandas as pd
 
 from cosphere.checks import check_number
 from cosphere.data.catalogue import EVERYTHING, Catalogue
-from cosphere.data.folders import Classes, Labels, read_archive, read_folder
+from cosphere.data.folders import Classes, Labels, query_and_gallery, read_archive, read_folder, read_listed, splits_of
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
-from cosphere.data.listing import is_folder, is_stray, scan
+from cosphere.data.listing import Listing, is_folder, is_stray, list_images, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
-from cosphere.errors import DataError, SettingsError, did_you_mean
+from cosphere.errors import DataError, SettingsError, agreeing, counted, did_you_mean
 from cosphere.files import is_utf8, path_of, printable
 from cosphere.images import container_of
 from cosphere.images.containers import Container
@@ -40,8 +40,10 @@ def read_catalogue(
 
     With ``layout="auto"`` the first of these that fits is used: a table file or DataFrame; a zip archive of class
     folders, a RecordIO file or a CIFAR batch; the layout of a published data set, in the folder or in one folder inside
-    it; a folder with exactly one table that names all its images, with a path and a label column; class folders. A table
-    without labels never replaces class folders, and tables that `cosphere evaluate` writes are never taken for data.
+    it; a folder with exactly one table with a path and a label column; class folders. A table in a folder does not replace
+    class folders if it has no labels, or names only a part of their images and labels them by the folder. Where it does, a
+    note counts the images that it leaves out. A table in a folder that has no splits of its own takes those of the folders:
+    ``train``, ``val`` and ``test``, and ``query`` and ``gallery``. Tables that `cosphere evaluate` writes are never taken for data.
 
     Args:
         source: an image folder, a .csv, .tsv or .parquet file, a DataFrame, a .zip, .rec, .pdf or .bin file, or the root of
@@ -77,8 +79,11 @@ def read_catalogue(
     if container is not None and layout in ("auto", "folder"):
         return read_container(container, path, **options)
     if layout == "table" or (path.is_file() and layout == "auto"):
-        table = table_in(path, labels) if path.is_dir() else path
-        return read_table(table, root=root, **table_options)
+        if not path.is_dir():
+            return read_table(path, root=root, **table_options)
+        file = table_in(path, labels)
+        table = read_table(file, root=root, **table_options)
+        return table if root is not None else _with_splits_of_folders(table, path, file.name)
     if not path.is_dir():
         raise DataError(f"{path} is a file, and layout {layout!r} wants a folder.")
     if layout == "folder":
@@ -161,15 +166,17 @@ def read_container(
 
 
 def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -> Catalogue:
-    """Read a folder by the one table in it, if that names all images; otherwise by its class folders."""
+    """Read a folder by the one table in it, unless that adds nothing to its class folders; otherwise by its class folders."""
     tables = _tables(path, options["labels"])
     if len(tables) != 1:
         return read_folder(path, **options)
     name = tables[0].name
+    listing, folder = None, None
     try:
-        folder = read_folder(path, **options)
+        listing = list_images(path)
+        folder = read_listed(path, listing, **options)
     except DataError:
-        folder = None
+        pass
     try:
         table = read_table(tables[0], **table_options)
     except DataError as error:
@@ -179,22 +186,72 @@ def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -
     if folder is not None and _adds_nothing(table, folder):
         note = f"the class folders were read; {name} names {len(table)} of the {len(folder)} images, and --layout table reads it"
         return _with_note(folder, note)
-    return _with_note(table, f"read from {name} inside the folder; --layout folder reads the class folders instead")
+    table = _with_splits_of_folders(table, path, name)
+    part = "" if listing is None else _part_of(listing, table, path)
+    return _with_note(
+        table, f"read from {name} inside the folder{part}; --layout folder reads the class folders instead"
+    )
 
 
 def _adds_nothing(table: Catalogue, folder: Catalogue) -> bool:
-    """Whether a table has no labels, or names only a part of the images in class folders: part of a class, or classes as they are."""
+    """Whether a table has no labels, or names only a part of the images in class folders: part of a class, or whole classes.
+
+    Folders are classes if the images of each have a label of their own, whatever its name.
+    """
     if folder.labelled and not table.labelled:
         return True
     listed = {os.path.abspath(path): label for path, label in zip(table.paths, table.table["label"], strict=True)}  # noqa: PTH100
     images = [os.path.abspath(path) for path in folder.paths]  # noqa: PTH100
-    labels = folder.table["label"].tolist()
     if len(folder.label_names) < 2 or listed.keys() >= set(images):
         return False
-    named = {label for path, label in zip(images, labels, strict=True) if path in listed}
-    unnamed = {label for path, label in zip(images, labels, strict=True) if path not in listed}
-    same = all(listed[path] == label for path, label in zip(images, labels, strict=True) if path in listed)
-    return bool(named & unnamed) or same
+    rows = list(zip(images, folder.table["label"], strict=True))
+    named = {label for path, label in rows if path in listed}
+    pairs = {(label, listed[path]) for path, label in rows if path in listed}
+    one_to_one = len(pairs) == len(named) == len({label for _, label in pairs})
+    return one_to_one or any(label in named for path, label in rows if path not in listed)
+
+
+def _part_of(listing: Listing, table: Catalogue, folder: Path) -> str:
+    """How many of the images in a folder a table names, for a note; empty if it names all."""
+    named = {*_inside(table, folder), *(skipped.path for skipped in table.skipped)}
+    lost = sum(image not in named for image in listing.images)
+    if not lost:
+        return ""
+    count = len(listing.images)
+    return f", which names {count - lost} of the {counted(count, 'image')}: {lost} {agreeing(lost, 'are')} left out"
+
+
+def _inside(table: Catalogue, folder: Path) -> list[str]:
+    """The paths of a table, relative to the folder that it lies in."""
+    start = os.path.abspath(folder)  # noqa: PTH100
+    return [os.path.relpath(path, start) if os.path.isabs(path) else path for path in table.table["path"]]  # noqa: PTH117
+
+
+def _with_splits_of_folders(table: Catalogue, folder: Path, name: str) -> Catalogue:
+    """A table in a folder, with what the folders say and it does not: the split of each image, and the roles of queries and gallery."""
+    splits = splits_of(_inside(table, folder))
+    if splits is None:
+        return table
+    rows, notes, taken = table.table, list[str](), list[str]()
+    try:
+        by_folder = query_and_gallery(rows.assign(split=splits), notes)
+    except DataError as error:
+        return _with_note(table, f"the splits of the folders were not used: {str(error).rstrip('.')}")
+    if table.split_names == [EVERYTHING]:
+        rows, taken = rows.assign(split=by_folder["split"]), ["splits"]
+        beside = splits.count(EVERYTHING)
+        if beside:
+            notes.append(f"{counted(beside, 'image')} beside the split folders {agreeing(beside, 'are')} in no split")
+    roles = ["is_query", "is_gallery"]
+    # Only split folders that are queries and gallery set both columns.
+    if {"query", "gallery"} <= set(splits) and not set(roles) & set(rows):
+        given = by_folder[by_folder[roles].any(axis=1)]
+        if (rows.loc[given.index, "split"] == "test").all():
+            rows, taken = rows.assign(**by_folder[roles]), [*taken, "queries and gallery"]
+    if not taken:
+        return table
+    words = f"{name} has no {' and no '.join(taken)}, so those of the folders are used"
+    return replace(table, table=rows, notes=(words, *notes, *table.notes))
 
 
 def _with_note(catalogue: Catalogue, note: str) -> Catalogue:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cosphere._types import Integers
 from cosphere.errors import DataError, agreeing, counted
-from cosphere.files import path_of
+from cosphere.files import is_utf8, path_of, printable
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
@@ -91,18 +91,29 @@ class TableFile:
 
 
 def texts(values: pd.Series) -> pd.Series:
-    """Convert cells to text: whole numbers without ``.0``, empty and missing cells as None."""
+    """Convert cells to text: whole numbers without ``.0``, empty and missing cells as None.
+
+    Raises:
+        DataError: a cell is not UTF-8, such as a name that the disk has in another encoding.
+    """
     if pd.api.types.is_float_dtype(values) and (whole := values.dropna()).mod(1).eq(0).all():
         # pandas reads a column of ids with a gap as 7.0; above 2^53 a float does not hold every whole number
         values = values.astype("Int64") if whole.abs().le(2**53).all() else values
     cells = [None if missing else str(value).strip() for value, missing in zip(values, values.isna(), strict=True)]
+    odd = [row for row, cell in enumerate(cells) if cell is not None and not is_utf8(cell)]
+    if odd:  # only a DataFrame can hold them; pandas and Arrow cannot store them as text
+        rows = f"row{'s' * (len(odd) > 1)} {', '.join(map(str, odd[:5]))}{', ...' if len(odd) > 5 else ''}"
+        raise DataError(
+            f"column {str(values.name)!r} has names that are not UTF-8 in {rows}, first {printable(cells[odd[0]] or '')}. Rename them, "
+            "for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
+        )
     return pd.Series([cell or None for cell in cells], dtype=object)
 
 
 def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) -> TableFile:
     """Load a table.
 
-    Text may be UTF-8, UTF-16 or Windows-1252, with commas, semicolons or tabs between cells, and may begin with Excel's
+    Text may be UTF-8, UTF-16 or Windows-1252, with commas, semicolons, tabs or ``|`` between cells, and may begin with Excel's
     ``sep=;``. Cells are not converted: class 007 is not class 7, and a class may be named NA or None.
 
     Args:
@@ -191,7 +202,7 @@ def separation(text: str) -> tuple[int, str]:
         separator, skip = own[1], skip + 1  # Excel's own line; the next one is the header
     if len(lines) <= skip or not lines[skip].strip():
         raise ValueError("it has no header")
-    return skip, separator or max("\t;,", key=lines[skip].count)
+    return skip, separator or max("\t;,|", key=lines[skip].count)
 
 
 def _fitted(row: list[str], width: int, line: int) -> list[str]:
@@ -205,7 +216,7 @@ def decoded(content: bytes, notes: list[str], *, whole: bool) -> tuple[str, str]
     """Decode by byte order mark, as UTF-8, as UTF-16 (every other byte is 0) or as Windows-1252, with a note; and the encoding.
 
     Raises:
-        ValueError: it cannot be decoded, or holds characters 0.
+        ValueError: it is none of them, or holds characters 0.
     """
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
     if encoding is None:
@@ -217,16 +228,23 @@ def decoded(content: bytes, notes: list[str], *, whole: bool) -> tuple[str, str]
     try:
         # A part of a file may end inside a character.
         text = codecs.getincrementaldecoder(encoding or "utf-8")().decode(content, final=whole)
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
         if encoding is not None:
-            raise
-        encoding, text = "cp1252", content.decode("cp1252")
+            raise ValueError(f"it begins as {encoding.upper()} and is not. Save it as UTF-8") from error
+        encoding, text = "cp1252", _from_windows(content)
     if "\0" in text:
         raise ValueError("it holds bytes of 0, so it was cut off or is no text; copy it again")
     if encoding != "cp1252":
         return text, encoding or "utf-8"
     notes.append("the table is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong")
     return text, "cp1252"
+
+
+def _from_windows(content: bytes) -> str:
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8, UTF-16 or Windows-1252. Save it as UTF-8") from error
 
 
 def _plain(cell: object) -> str:

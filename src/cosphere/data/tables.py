@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,9 @@ TRAIN_FLAGS = {
 }
 """Columns of true and false that are read as the split where a table has none, and the splits that these mean."""
 
+_LIST = re.compile(r"\[.*(,|['\"]\s+['\"]|\d\s+\d).*\]|[({].*['\"],\s*['\"].*[)}]", re.DOTALL)
+"""The text of a list, an array, a tuple or a set of several values."""
+
 MAX_MISSING = 0.01
 """Largest tolerated share of missing files, so that a truncated download is not taken for the whole data set."""
 
@@ -71,7 +75,7 @@ def read_table(
     a foreign table cannot reach other files. Absolute paths are used as they are.
 
     Args:
-        source: a .csv, .tsv or .parquet file (comma, semicolon or tab), or a DataFrame.
+        source: a .csv, .tsv or .parquet file (comma, semicolon, tab or ``|``), or a DataFrame.
         root: folder that relative paths start from. Defaults to the folder of the file, or the working directory for a
             DataFrame.
         max_missing: tolerated share of missing files, and of rows whose box cannot be used, in [0, 1]; such rows are
@@ -153,7 +157,8 @@ def _splits(file: TableFile, columns: Mapping[str, object]) -> pd.Series | str:
 
 def _several_labels(table: pd.DataFrame) -> list[str]:
     """A note about labels that look like lists, because an image has one label."""
-    several = [label for label in table["label"].unique() if any(mark in label.strip(";|") for mark in ";|")]
+    labels = table["label"].unique()
+    several = [label for label in labels if any(mark in label.strip(";|") for mark in ";|") or _LIST.fullmatch(label)]
     if not several:
         return []
     words = (
@@ -246,9 +251,19 @@ def table_columns(file: TableFile, labels: Labels) -> dict[str, object]:
 
 
 def _check_separated(names: list[str], columns: Mapping[str, object], name: str) -> None:
-    """Raise for a list with spaces between its cells, such as ``a/0.png 0``: a path may hold spaces, so they separate nothing."""
+    """Raise for a table whose lines are one cell each.
+
+    Such as ``a/0.png 0``, since a path may hold spaces, so they separate nothing; or whole lines in quotes, as spreadsheets write cells
+    that hold lines of a CSV file.
+    """
     cells = names[0].split() if len(names) == 1 and not columns else []
     known = {alias for column, aliases in ALIASES.items() for alias in (column, *aliases)}
+    parts = re.split(r"[\t;,|]", names[0]) if cells else []
+    if len(parts) > 1 and any(part.strip().lower() in known or is_image(part) for part in parts):
+        raise DataError(
+            f"{name} has its whole first line {names[0]!r} in one cell: there are quotes around whole lines. Take them out, or split the "
+            "cells into columns before saving."
+        )
     if len(cells) > 1 and any(is_image(cell) or cell.lower() in known for cell in cells):
         raise DataError(
             f"{name} has spaces between its cells: its first line is {names[0]!r}. Put commas or tabs there, and begin with a line that "

@@ -222,7 +222,7 @@ def columns_of(catalogue: Catalogue) -> Embeddings:
 
 
 def number_classes(table: Embeddings, part: Catalogue, whole: Catalogue) -> Embeddings:
-    """Number the classes of a part as in the whole catalogue, so that one number is one class in all its splits.
+    """Number the classes and groups of a part as in the whole catalogue, so that one number is one of them in all its splits.
 
     Args:
         table: embeddings of ``part``.
@@ -231,7 +231,22 @@ def number_classes(table: Embeddings, part: Catalogue, whole: Catalogue) -> Embe
     """
     number = {name: at for at, name in enumerate(whole.label_names)}
     numbers = np.array([number[name] for name in part.label_names], dtype=np.int64)
-    return replace(table, labels=numbers[table.labels], class_names=tuple(whole.class_names))
+    table = replace(table, labels=numbers[table.labels], class_names=tuple(whole.class_names))
+    return table if table.groups is None else _number_groups(table, table.groups, part, whole)
+
+
+def _number_groups(table: Embeddings, groups: Integers, part: Catalogue, whole: Catalogue) -> Embeddings:
+    """:func:`number_classes` for groups; images without one keep a group of their own, which no other split has."""
+    _, every = _sequences(whole)
+    names, own = every or (), table.group_names or ()
+    number = {name: at for at, name in enumerate(names)}
+    named = groups < len(own)
+    # Splits before this one have rows of their own without a group.
+    order = whole.split_names.index(part.split_names[0])
+    before = int(np.isin(whole.splits, whole.split_names[:order]).sum())
+    numbers = np.array([number[name] for name in own] or [0], dtype=np.int64)
+    alone = len(whole) + before + groups - len(part)
+    return replace(table, groups=np.where(named, numbers[np.where(named, groups, 0)], alone), group_names=every)
 
 
 def _sequences(catalogue: Catalogue) -> tuple[Integers | None, tuple[str, ...] | None]:

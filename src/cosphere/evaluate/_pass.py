@@ -25,7 +25,7 @@ _FIRST_RANKS = " first ranks"
 
 FEW, SHARE = 10, 1 / 3
 """A tie for a query's first ranks of at most this many images, or of at most this share of those that it ranks, is settled by the rule,
-as duplicates are. A tie of more than both, or of all, is a collapse."""
+as duplicates are. A tie of more than both, or of all, is a collapse, in which cosines tie that differ by their rounding only."""
 
 
 class Request(NamedTuple):
@@ -146,10 +146,14 @@ class _Tied(NamedTuple):
 def _tied_first(
     sides: Sides, candidates: Candidates, queries: Tensor, ranks: BlockRanks, request: Request, sums: Tables
 ) -> Iterator[_Tied]:
-    """The queries (b,) whose nearest right and nearest wrong image tie among more images than duplicates do, see :data:`FEW`."""
+    """The queries (b,) whose nearest right and nearest wrong image tie among more images than duplicates do, see :data:`FEW`.
+
+    Similarities that differ by no more than their rounding tie here: those of a collapsed network are rarely equal to the last bit.
+    """
+    margin = _rounding(sides)
+    top = torch.maximum(ranks.right_similarity, ranks.wrong_similarity).to(sides.kind)
     # Nearly always empty: most queries have different similarities to the nearest right and the nearest wrong image.
-    equal = (ranks.first.above == 0) & (ranks.right_similarity == ranks.wrong_similarity)
-    suspects = equal.nonzero().flatten()
+    suspects = ((ranks.right_similarity - ranks.wrong_similarity).abs() <= margin).nonzero().flatten()
     if not len(suspects):
         return
     # Compute these rows again: ranking overwrote the block, and the triangular pass never holds whole rows.
@@ -157,7 +161,7 @@ def _tied_first(
     for some in torch.split(suspects, STEP):
         similarities = sides.similarities(blocks, queries[some])
         candidates.hide(similarities, queries[some])
-        tied = similarities == ranks.right_similarity[some, None]
+        tied = similarities >= top[some, None] - margin
         every = (tied | (similarities == lowest(similarities))).all(dim=1)
         with_all.append(some[every])
         size, visible = tied.sum(dim=1), sides.gallery - candidates.hidden[queries[some]]
@@ -166,9 +170,17 @@ def _tied_first(
             at = some[crowd]
             relevant, lists = candidates.relevant[queries[at]], candidates.classes.lists(queries[at])
             deepest = max(request.depth(sides.gallery), int(relevant.max()))
-            found = block_ranks(similarities[crowd], lists, relevant, deepest, "expected")
+            level = torch.where(tied[crowd], top[at, None], similarities[crowd])
+            found = block_ranks(level, lists, relevant, deepest, "expected")
             yield _Tied(at, Ranking(found.standing, found.first, relevant, "expected", sums))
     at = torch.cat(with_all)
     if len(at):
         visible = sides.gallery - candidates.hidden[queries[at]]
         yield _Tied(at, at_chance(candidates.relevant[queries[at]], visible, sums))
+
+
+def _rounding(sides: Sides) -> float:
+    """By how much two equal cosines may differ: the error of a sum of D rounded products grows with sqrt(D). Distances are exact."""
+    if not sides.kind.is_floating_point:
+        return 0
+    return float(torch.finfo(sides.kind).eps * (8 + sides.rows.shape[1] ** 0.5))

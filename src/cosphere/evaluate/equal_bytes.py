@@ -357,10 +357,12 @@ def _list_scores(shortlist: int, sets: _Sets, floats: RetrievalScores, block_byt
         right[:, :listed] = np.take_along_axis(right[:, :listed], order, axis=1)
         recall = right[:, 0].astype(np.float64)
         precision = _average_precision(right, floats.relevant[start : start + _LISTED_QUERIES])
-        # A query that ties with its whole shortlist is not put in order: it scores what the floats score.
+        # A query that ties with its whole shortlist, or with so many images that the floats score a mean over orders (an optimistic
+        # hit is 0 or 1), is not put in order: it scores what the floats score.
         rows = slice(start, start + len(here))
-        tied = scores.max(axis=1) == scores.min(axis=1)
-        recalls.append(np.where(tied, floats.per_query()["recall@1"][rows], recall))
+        hits = floats.per_query()["recall@1"][rows]
+        tied = (scores.max(axis=1) == scores.min(axis=1)) | ((hits > 0) & (hits < 1))
+        recalls.append(np.where(tied, hits, recall))
         precisions.append(np.where(tied, floats.per_query()["map@r"][rows], precision))
     return {"recall@1": np.concatenate(recalls), "map@r": np.concatenate(precisions)}
 

@@ -238,7 +238,8 @@ def retrieval(
         metrics: names of :data:`cosphere.evaluate.metrics.METRICS` to add, or ``("all",)``.
         ties: the rule for equal similarities. None takes optimistic for floats and expected for bits; a query whose nearest
             right and nearest wrong image tie among more than 10 images and a third of those that it ranks, or among all
-            (a zero row, a collapsed embedding), then counts by the mean over all orders.
+            (a zero row, a collapsed embedding), then counts by the mean over all orders. Cosines that differ by no more than
+            their rounding, eps (8 + sqrt(D)), tie there.
         fit_ks: leave out the K that are larger than the number of images that a query ranks, instead of raising.
         block_bytes: bound of the working memory in bytes, beside the unit rows; blocks have at least 32 queries.
         progress: called with the number of queries that are done.
@@ -333,7 +334,12 @@ def _nothing_to_find(candidates: Candidates, grouped: bool) -> DataError:
     if candidates.own is not None:
         own_class = candidates.classes.gallery_keys[candidates.own.clamp_min(0)] == candidates.classes.query_keys
         itself = ((candidates.own >= 0) & own_class).long()
-    if not bool((candidates.classes.counts() > itself).any()):
+    counts = candidates.classes.counts()
+    if not bool(counts.any()):  # without a gallery of its own, each query counts itself
+        return DataError(
+            f"{words}: the gallery has none of that class. Check is_query and is_gallery, or gallery_labels."
+        )
+    if not bool((counts > itself).any()):
         return DataError(f"{words}. Scores want a class with two images.")
     if grouped:
         return DataError(

@@ -94,7 +94,8 @@ def prove_deleted(
 
     Args:
         folder: the gallery.
-        ids: of deleted items; looked for as UTF-8 and as JSON writes them. Of more than 512 bytes, any 64 that belong together count.
+        ids: of deleted items; looked for as UTF-8 and as JSON writes them, in every Unicode form. Of more than 512 bytes, any 64 that
+            belong together count.
         receipts: of deletions: windows of their vectors, codes and thumbnails are looked for.
         texts: other texts that must be gone, such as a label or a path.
         progress: called with the number of bytes read.

@@ -16,6 +16,7 @@ from cosphere.errors import RunError
 from cosphere.gallery import handles
 from cosphere.gallery.erasure import FEWEST_VALUES, QUICK_BITS, WINDOW, Receipt, quick_hash_of, sure_hash
 from cosphere.gallery.sqlite import PAGE_BYTES
+from cosphere.gallery.values import forms_of
 
 SHORTEST_TEXT = 5
 """Texts of fewer UTF-8 bytes occur by chance."""
@@ -64,27 +65,29 @@ def utf8(text: str) -> bytes:
 
 
 def wanted_texts(texts: Iterable[str]) -> dict[bytes, str]:
-    """What to look for: each text as its bytes, plain and as JSON writes it; of a long one, pieces.
+    """What to look for: each text as its bytes in every Unicode form, plain and as JSON writes it; of a long one, pieces.
 
     SQLite keeps the first 1000 bytes or more of a record together, and continues it on other pages, in any order. So a text of more than
     :data:`LONGEST_WHOLE` bytes is looked for in pieces of :data:`PIECE`, without those of too few different bytes. :func:`unsought` names
     texts of which nothing is left then.
     """
-    wanted: dict[bytes, str] = {}
-    for text in texts:
-        for form in (text, json.dumps(text, ensure_ascii=False)[1:-1]):
-            content = utf8(form)
-            if len(content) > LONGEST_WHOLE:
-                pieces = (content[at : at + PIECE] for at in range(0, len(content) - PIECE + 1, PIECE))
-                wanted |= {piece: text for piece in pieces if len(set(piece)) >= FEWEST_VALUES}
-            elif len(utf8(text)) >= SHORTEST_TEXT:
-                wanted[content] = text
-    return wanted
+    return {content: text for text in texts for form in forms_of(text) for content in _contents(form)}
+
+
+def _contents(text: str) -> Iterator[bytes]:
+    """What to look for of one form of a text."""
+    for written in (text, json.dumps(text, ensure_ascii=False)[1:-1]):
+        content = utf8(written)
+        if len(content) > LONGEST_WHOLE:
+            pieces = (content[at : at + PIECE] for at in range(0, len(content) - PIECE + 1, PIECE))
+            yield from (piece for piece in pieces if len(set(piece)) >= FEWEST_VALUES)
+        elif len(utf8(text)) >= SHORTEST_TEXT:
+            yield content
 
 
 def unsought(texts: Iterable[str]) -> list[str]:
-    """The texts that are too short or too uniform to be told from chance."""
-    return [text for text in dict.fromkeys(texts) if not wanted_texts([text])]
+    """The texts that are too short or too uniform, in any of their Unicode forms, to be told from chance."""
+    return [text for text in dict.fromkeys(texts) if not all(any(_contents(form)) for form in forms_of(text))]
 
 
 class Search:

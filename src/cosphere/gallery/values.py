@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
@@ -66,6 +67,19 @@ def check_ids(ids: Any, count: int) -> list[str]:
         twice = list(dict.fromkeys(one for one in texts if one in seen or seen.add(one)))  # type: ignore[func-returns-value]
         raise DataError(f"{shown(twice, 'id')} {agreeing(len(twice), 'occur')} twice. Give each item an id of its own.")
     return texts
+
+
+def forms_of(text: str) -> list[str]:
+    """The Unicode forms of a text, each once: composed, decomposed, as it is.
+
+    macOS writes an accent in a name as a character of its own, other systems as part of the letter.
+
+    >>> forms_of("mug"), [len(form) for form in forms_of("th\u00e9")]
+    (['mug'], [3, 4])
+    """
+    if text.isascii():
+        return [text]
+    return list(dict.fromkeys([*(unicodedata.normalize(form, text) for form in ("NFC", "NFD")), text]))
 
 
 def shown(ids: Sequence[str], noun: str, most: int = 3) -> str:

@@ -9,11 +9,15 @@ does. Values are data: they are bound to prepared statements, and never become p
     {"price": [(">", 3), ("<", 5)]}                     both, of one column
     {"path": ("starts with", "/photos/2024/")}
     [{"label": "mug"}, {"price": ("<=", 1.5)}]          either
+
+A text with accents is compared in every Unicode form, because labels are kept composed and paths as the disk has them. An id is compared
+as it is, and so is a text after ``<`` or ``>``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +27,7 @@ import numpy.typing as npt
 from cosphere.errors import DataError, counted, did_you_mean
 from cosphere.gallery.items import groups, known_numbers, marks
 from cosphere.gallery.sqlite import Connection
-from cosphere.gallery.values import ID, Value, as_id, check_value, text_bytes
+from cosphere.gallery.values import ID, Value, as_id, check_value, forms_of, text_bytes
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Numbers = npt.NDArray[np.int64]
@@ -96,15 +100,30 @@ def parse(where: Where) -> Filter:
         raise DataError(
             f"a filter is a {type(where).__name__}; wanted columns with values, as {{'label': 'mug'}}. SQL is not read."
         )
-    return Filter(tuple(_alternative(one) for one in given))
+    return Filter(tuple(dict.fromkeys(part for one in given for part in _alternatives(one))))
 
 
-def _alternative(conditions: Any) -> tuple[Condition, ...]:
+def _alternatives(conditions: Any) -> Iterator[tuple[Condition, ...]]:
+    """What one mapping means: several where texts begin with a text that has several forms."""
     if not isinstance(conditions, Mapping) or not conditions:
         raise DataError(
             f"a filter holds {str(conditions)[:80]!r}; wanted columns with values, as {{'label': 'mug'}}. SQL is not read."
         )
-    return tuple(one for column, wanted in conditions.items() for one in _conditions(column, wanted))
+    every = [one for column, wanted in conditions.items() for one in _conditions(column, wanted)]
+    return itertools.product(*map(_in_every_form, every))
+
+
+def _in_every_form(condition: Condition) -> list[Condition]:
+    """Conditions one of which holds for a text in any Unicode form."""
+    column, operator, values = condition.column, condition.operator, condition.values
+    if column == ID or operator in (*ORDERS, "exists"):
+        return [condition]
+    forms: list[Value] = [form for value in values for form in (forms_of(value) if isinstance(value, str) else [value])]
+    if len(forms) == len(values):
+        return [condition]
+    if operator == "starts with":
+        return [Condition(column, operator, (form,)) for form in forms]
+    return [Condition(column, {"=": "in", "!=": "not in"}.get(operator, operator), tuple(forms))]
 
 
 def _conditions(column: Any, wanted: Any) -> list[Condition]:

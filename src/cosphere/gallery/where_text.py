@@ -6,11 +6,11 @@ import itertools
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from cosphere.errors import DataError
+from cosphere.gallery.values import forms_of
 from cosphere.gallery.where import Where
 
 _OPERATOR = re.compile(r"(!=|>=|<=|\^=|==?|>|<)")
@@ -48,10 +48,8 @@ def where_of(texts: Sequence[str]) -> Where | None:
 
 
 def _forms(value: Any) -> list[Any]:
-    """A value, and its other Unicode forms if it is an accented text: composed, decomposed, as typed."""
-    if not isinstance(value, str) or value.isascii():
-        return [value]
-    return list(dict.fromkeys([*(unicodedata.normalize(form, value) for form in ("NFC", "NFD")), value]))
+    """A value, and its other Unicode forms if it is an accented text."""
+    return forms_of(value) if isinstance(value, str) else [value]
 
 
 def _by_form(where: dict[str, list[tuple[str, Any]]]) -> Where:

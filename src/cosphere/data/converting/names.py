@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 
-from cosphere.data.listing import STRAY_NAMES
+from cosphere.data.listing import is_stray
 from cosphere.data.names import nfc
 
 LONGEST = 120
@@ -30,7 +30,7 @@ def safe_name(text: str) -> str:
         name += "_"
     if name.startswith(" "):
         name = f"_{name}"
-    if name.split(".")[0].rstrip(" ").lower() in _RESERVED or name.lower() in STRAY_NAMES:
+    if name.split(".")[0].rstrip(" ").lower() in _RESERVED or is_stray(name):
         name = f"_{name}"
     if len(name.encode()) > LONGEST:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -83,6 +83,10 @@ def _archive(path: Path) -> _Archive:
         return _opened(path, status.st_mtime_ns, status.st_size, os.getpid())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path and the disk.") from error
+    except UnicodeDecodeError as error:  # a ValueError, so before the damaged ones
+        raise DataError(
+            f"{path} has names that are marked as UTF-8 and are not. Unpack it, or write it again with another program."
+        ) from error
     except _DAMAGED as error:
         raise DataError(f"{path} is not a whole zip archive: {error}. Copy or download it again.") from error
 
