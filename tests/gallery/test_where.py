@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ WORDS = [
 NUMBERS = [0, 1, 7, -3, 2.5, 1e300, True, False, 2**53 + 1]
 
 
+def composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 def by_hand(value: Any, operator: str, wanted: Any) -> bool:
     """What an operator means, without a shortcut."""
     if operator == "exists":
@@ -43,7 +48,9 @@ def by_hand(value: Any, operator: str, wanted: Any) -> bool:
     if value is None or isinstance(value, str) is not isinstance(wanted, str):
         return False
     if operator == "starts with":
-        return value[: len(wanted)] == wanted
+        return any(value[: len(form)] == form for form in (composed(wanted), unicodedata.normalize("NFD", wanted)))
+    if operator == "=" and isinstance(value, str):
+        return composed(value) == composed(wanted)
     return {
         "=": value == wanted,
         "<": value < wanted,
