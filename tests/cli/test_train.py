@@ -30,6 +30,7 @@ def images(*rows: str) -> Catalogue:
     ("values", "catalogue", "scored"),
     [
         ({}, images("all/a", "all/b"), "/photos "),
+        ({"data.root": "~/photos"}, images("all/a", "all/b"), "/photos "),
         (SSL, images("train/a", "train/b", "test/a", "test/b"), "/photos --protocol knn "),
         (SSL, images("all/a", "all/b"), "/photos --protocol knn --split all "),  # refused without it
         (SSL, images("train/a", "train/b"), "/photos --protocol knn --split train "),
@@ -39,8 +40,14 @@ def images(*rows: str) -> Catalogue:
     ],
 )
 def test_the_next_command_fits_the_images(
-    values: dict[str, str], catalogue: Catalogue, scored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: dict[str, str],
+    catalogue: Catalogue,
+    scored: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HOME", "/")
     settings = TrainSettings().with_values({"data.root": "/photos", **values})
     result = TrainResult(
         steps=1, seconds=1, best_step=1, best_scores={}, before={}, stopped_early=False, unreadable=(), folder=tmp_path

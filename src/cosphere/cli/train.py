@@ -15,6 +15,7 @@ from cosphere.errors import SettingsError, counted
 from cosphere.experiment import resume_run
 from cosphere.experiment import run as run_experiment
 from cosphere.experiment.protocols.probing import split_to_halve
+from cosphere.files import path_of
 from cosphere.runs import RunFolder
 from cosphere.train import TrainResult, TrainSettings, reporter
 from cosphere.train.setup import learns_from_labels
@@ -121,7 +122,7 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings, images
     if result.unreadable:
         console.line(f"{counted(len(result.unreadable), 'unreadable image')} left out, first: {result.unreadable[0]}")
     console.line(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; the model is in {folder.model}")
-    root = Path(settings.data.root).absolute()
+    root = path_of(settings.data.root).absolute()
     place = shlex.quote(str(root)) + ("" if settings.data.layout == "auto" else f" --layout {settings.data.layout}")
     scored = place
     if not learns_from_labels(settings):  # judged as self-supervision is, on images with labels
