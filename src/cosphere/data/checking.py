@@ -159,8 +159,8 @@ def check(
     repeats = _repeats(catalogue)
     copies = _copies(paths, looks)
     counts = _labelled(catalogue.table)["label"].value_counts()
-    if not catalogue.labelled:
-        notes = ("the images have no labels, so only the files were checked", *notes)
+    if not catalogue.labelled and not notes:
+        notes = ("the images have no labels, so only the files were checked",)
     return DataReport(
         layout=catalogue.layout,
         fingerprint=catalogue.fingerprint(),
@@ -204,7 +204,9 @@ def _read(source: str | Path, layout: str, classes: Classes) -> tuple[Catalogue,
             catalogue = read_catalogue(source, labels="optional", **options)
         except DataError:
             raise error from None
-        return catalogue, (f"they can be embedded and searched; training and scores need labels: {error}",)
+        return catalogue, (
+            f"images without labels can be embedded and searched; training and scores need labels: {error}",
+        )
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:
