@@ -259,7 +259,11 @@ PLACES = [
     pytest.param(lambda root: RunFolder.open(long_name(root)), ".", id="F10 a long run"),
     pytest.param(lambda root: RunFolder.create(long_name(root)), "cannot be read or written", id="F10 a long new run"),
     pytest.param(lambda root: Embedder.load(long_name(root)), ".", id="F10 a long model"),
-    pytest.param(lambda root: TrainSettings.read(long_name(root)), "cannot be read or written: File name too long", id="F10 a long recipe"),
+    pytest.param(
+        lambda root: TrainSettings.read(long_name(root)),
+        "cannot be read or written: File name too long",
+        id="F10 a long recipe",
+    ),
     pytest.param(lambda root: check_output(root), "is a folder", id="F16 a folder"),
     pytest.param(lambda root: check_output(flat(root / "q.png"), inputs=[root / "q.png"]), "is read", id="F16 a query"),
     pytest.param(
