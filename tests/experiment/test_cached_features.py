@@ -170,5 +170,5 @@ def test_a_folder_of_ones_own_is_kept_as_an_absolute_path(
 
 
 def test_the_command_has_a_short_form() -> None:
-    assert understood("train", ["photos", "--cache-features", "4"]) == ["photos", "--features.copies", "4"]
-    assert understood("train", ["photos", "--cache-features=4"]) == ["photos", "--features.copies", "4"]
+    assert understood("train", ["photos", "--cache-features", "4"]) == ["photos", "--features.copies=4"]
+    assert understood("train", ["photos", "--cache-features=4"]) == ["photos", "--features.copies=4"]
