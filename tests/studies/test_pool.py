@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from cosphere.errors import SizeError
+from cosphere.errors import RunError, SizeError
 from cosphere.studies import pool
 from cosphere.studies.jobs import Finished
 from cosphere.studies.pool import Workers
@@ -79,19 +78,21 @@ def test_a_run_that_fails_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch
     assert torch.get_num_threads() == 4
 
 
-UNGUARDED = """
-from types import SimpleNamespace
-from cosphere.studies.pool import Workers
+@pytest.mark.parametrize(
+    ("began", "words"),
+    [(0, 'put the call under `if __name__ == "__main__":`'), (1, "perhaps for lack of memory"), (2, "lack of memory")],
+)
+def test_a_script_that_no_worker_can_import_is_told_from_a_lack_of_memory(
+    began: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(NoProcesses):
+        def __init__(self, processes: int, *, initargs: tuple[Any, ...], **_: Any) -> None:
+            initargs[2].value = began  # as the initializer of each process that begins does
 
-with Workers(SimpleNamespace(), 2, 2) as workers:
-    workers.execute(lambda: SimpleNamespace(arm="a", name="b"), print)
-"""
+        def submit(self, *_: Any) -> None:
+            raise BrokenProcessPool
 
-
-@pytest.mark.slow  # three processes import torch
-def test_a_script_that_every_worker_would_run_again_is_told_so(tmp_path: Path) -> None:
-    script = tmp_path / "study.py"
-    script.write_text(UNGUARDED)
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
-    assert "RunError: no process of the study could start" in ended.stderr, ended.stderr
-    assert 'put the call under `if __name__ == "__main__":`' in ended.stderr
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Broken)
+    context, job = Any, SimpleNamespace(arm="a", name="b")
+    with Workers(context, 2, 2) as workers, pytest.raises(RunError, match=re.escape(words)):  # type: ignore[arg-type]
+        workers.execute(lambda: job, lambda _: None)  # type: ignore[arg-type, return-value]

@@ -183,7 +183,7 @@ def test_two_processes_step_together_whatever_one_of_them_cannot_read(photos: Pa
     }  # fmt: skip
     settings = TrainSettings().with_values(values)
     sampler = streams.sampler_of(settings.batch, read_catalogue(folder, labels="optional"), 0, rank=1, world_size=2)
-    for row, _ in next(iter(sampler)):
+    for row in next(iter(sampler)):
         (folder / f"{row:03d}.png").write_bytes(b"no picture")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
