@@ -29,6 +29,7 @@ MARKED = re.compile(r"(<!-- study (\S+?)(?: (\w+))? -->\n).*?(<!-- end -->)", re
 COLUMNS = (
     ("recall@1", "R@1"),
     ("map@r", "MAP@R"),
+    ("recall@1/bits", "R@1 of bits"),
     ("lfw/view_1/auc", "View 1 AUC"),
     ("lfw/view_1/accuracy", "View 1 accuracy"),
     ("lfw/unseen/auc", "unseen AUC"),
