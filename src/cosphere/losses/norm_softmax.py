@@ -49,7 +49,7 @@ def norm_softmax_loss(
 @describe(
     name="norm_softmax",
     paper="Zhai, Wu: Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019",
-    batch="any; balanced classes help (25 or 5 images per class)",
+    batch="any; the official recipe takes 25 images of each of 3 classes, and a frozen backbone wants many classes in a batch",
     normalises="embeddings and class weights",
     defaults_source="paper and official code: temperature 0.05, weights uniform in +-1/sqrt(D), no bias",
     cost="O(B C D) time, O(B D + C D) memory and one block",
