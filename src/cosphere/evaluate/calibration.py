@@ -19,7 +19,7 @@ from cosphere.evaluate._pairs import (
     same_above,
 )
 from cosphere.evaluate.statistics import Interval, check_resampling
-from cosphere.models.calibration import Calibration
+from cosphere.models.calibration import Calibration, most_unseen
 from cosphere.rows import BLOCK_BYTES, Matrix
 
 _TAIL = 2**17
@@ -165,9 +165,11 @@ def _ends(values: Floats, level: float, *, anything: Interval) -> Interval:
 
 def _of_pairs(above: int, pairs: int, level: float) -> Interval:
     """The interval of Clopper and Pearson of a rate of which ``above`` of ``pairs`` independent pairs were seen."""
+    if not above:
+        return Interval(0.0, most_unseen(pairs, level))
     low, high = (1 - level) / 2, (1 + level) / 2
     return Interval(
-        float(beta.ppf(low, above, pairs - above + 1)) if above else 0.0,
+        float(beta.ppf(low, above, pairs - above + 1)),
         float(beta.ppf(high, above + 1, pairs - above)) if above < pairs else 1.0,
     )
 

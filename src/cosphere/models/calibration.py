@@ -18,7 +18,7 @@ Ends = tuple[float, float]
 
 
 def most_unseen(trials: int, level: float = 0.95) -> float:
-    """How high a rate may be that none of so many trials showed: the upper end of its two-sided interval, in [0, 1].
+    """How high the rate of an event may be that did not happen in ``trials`` trials: the upper end of its two-sided interval, in [0, 1].
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934. Trials count as independent.
 
