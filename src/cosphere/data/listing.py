@@ -32,8 +32,8 @@ _RESCUED = re.compile(r"found\.\d{3}")
 
 
 MAX_LINKS = 3
-"""Links to folders that are followed inside each other however often they meet; below so many, a folder is listed once more, so that
-folders that link to all others end."""
+"""Links to folders that are followed inside each other. A folder that lies below more links is listed once, so that folders that all link
+to each other come to an end."""
 
 
 @dataclass
