@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "cosphere"
 LEVELS = [
     {"errors", "_elsewhere", "_version"},
-    {"_lazy", "_types", "checks"},
+    {"_lazy", "_types", "checks", "disk"},
     {"fields", "files", "origins", "tensors"},
     {"codes", "rows", "gallery"},
     {"images", "spherical", "losses", "runs"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from cosphere.disk import check_waits
 from cosphere.errors import RunError, SettingsError
 
 try:
@@ -22,6 +23,8 @@ except ImportError:  # Windows has no flock: files that a killed process left st
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+MOST_UNPACKED = 256 * 2**20
+"""Bytes to which a compressed .npz may unpack whatever its size."""
 MAX_YAML_DEPTH = 100
 """Levels of names and lists in a YAML file; settings have four."""
 
@@ -268,6 +271,7 @@ def read_json(path: Path, *, what: str) -> Any:
         RunError: there is no such file, it cannot be read, or it is not JSON.
     """
     try:
+        check_waits(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None
@@ -290,6 +294,7 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it, is ten times as quick
     try:
+        check_waits(path)
         text = path.read_text(encoding="utf-8")
         _check_yaml(yaml.parse(text, loader))
         content = yaml.load(text, loader)
@@ -361,11 +366,15 @@ def read_arrays(path: Path, *, what: str, only: Collection[str] | None = None) -
         *(TypeError, IndexError, KeyError, SyntaxError, OverflowError),
     )
     try:
+        check_waits(path)
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and advise how to load it anyway
                 raise ValueError("it is not an .npz, or it is cut off")
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
+            size = sum(part.file_size for part in archive.zip.infolist())
+            if size > max(MOST_UNPACKED, 50 * path.stat().st_size):
+                raise ValueError(f"it unpacks to {size:,} bytes, more than embeddings can be compressed")
             return {name: archive[name] for name in archive.files if only is None or name in only}
     except FileNotFoundError:
         raise RunError(f"{path} does not exist, so this is not {what}. Check the path.") from None

@@ -232,6 +232,25 @@ def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path) -> Non
         read_arms({"a": [first], "b": [second]})
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("is_query", "queries"), ("is_gallery", "gallery images"), ("groups", "groups")],
+)
+def test_images_of_other_roles_are_other_questions(name: str, words: str, tmp_path: Path) -> None:
+    """The fingerprint of a data set does not cover its sequences, and shared images may be of two tables."""
+    one = replace(embeddings(0), **{name: np.arange(30) % 2 == 0 if name != "groups" else np.arange(30) % 7})
+    same = replace(embeddings(1), **{name: getattr(one, name)})
+    if name == "groups":
+        same = replace(same, groups=6 - one.groups)  # type: ignore[operator]  # the same groups under other numbers
+    runs = [make_run(tmp_path / folder, content) for folder, content in (("a", one), ("b", same))]
+    assert read_arms({"a": runs[:1], "b": runs[1:]}).images == 30
+    other = make_run(tmp_path / "c", embeddings(1))
+    with pytest.raises(
+        DataError, match=f"scored on the same images with other {words}, so their scores cannot be compared"
+    ):
+        read_arms({"a": runs[:1], "c": [other]})
+
+
 def test_a_stale_score_is_noticed(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / name, embeddings(0)) for name in "ab")
     embeddings(9).save(RunFolder.open(second).embeddings("test"))

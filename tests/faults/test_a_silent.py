@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ from faults.making import Searching, class_folders, flat, on_a_circle
 from mean_colour import MeanColour
 from PIL import Image
 
+from cosphere.cli import main
 from cosphere.data import Catalogue, check, read_catalogue
 from cosphere.data.listing import list_images
-from cosphere.embeddings import Embeddings, embed, number_classes
+from cosphere.data.splits import hold_out_images, training_parts
+from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
 from cosphere.errors import DataError
 from cosphere.evaluate import (
     EvaluationSettings,
@@ -32,17 +37,21 @@ from cosphere.evaluate import (
     score_embeddings,
 )
 from cosphere.evaluate.equal_bytes import equal_bytes
-from cosphere.experiment import audit, evaluate_run
+from cosphere.experiment import Listener, audit, calibrate_run, evaluate_run
 from cosphere.experiment.protocols.pairs import PairSettings
 from cosphere.experiment.protocols.pairs import run as run_pairs
 from cosphere.experiment.protocols.probing import probe_data
 from cosphere.experiment.training import settings_for
-from cosphere.images import read_image
+from cosphere.files import read_json
+from cosphere.images import PixelCache, read_image
 from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
+from cosphere.models import Embedder, build_embedder, weights_identity
+from cosphere.models.bundle import trained_classes
 from cosphere.runs import RunFolder
 from cosphere.search.answer import answer
 from cosphere.search.gallery_items import box_of, boxes_of
 from cosphere.search.own import own_rows
+from cosphere.train import TrainSettings
 
 ONLY_RECALL = EvaluationSettings(ks=(1,), clustering=False, bootstrap_samples=0)
 Made = Callable[[Path], Any]
@@ -174,7 +183,52 @@ def suspects_of_a_picture_with_two_labels(_: Path) -> list[int]:
     return [int(row) for row in found.rows]
 
 
+def mounted_twice(root: Path) -> list[Any]:
+    """Pictures in a folder that has two names and is no link: mounted twice, or on a disk that tells no capitals apart."""
+    frame = noise(root / "photos")
+    (root / "PHOTOS").symlink_to(root / "photos")
+    both = [frame.assign(path=f"{name}/" + frame["path"]) for name in ("photos", "PHOTOS")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os.path, "realpath", lambda path, **_: str(Path(path).absolute()))
+        gallery = embed(MeanColour(), read_catalogue(both[0], root=root))
+        own = own_rows(root / "PHOTOS" / "3.png", gallery)
+        return [recall(lambda _: read_catalogue(pd.concat(both), root=root))(root), list(own)]
+
+
+def item_of_another_name(root: Path) -> list[str]:
+    """What is read under other numbers of a row: an image inside a file has one name."""
+    records = np.zeros((3, 3073), np.uint8)
+    records.tofile(root / "test_batch.bin")
+    read = []
+    for name in ("1", "01", "001", "0", "00"):
+        with contextlib.suppress(DataError):
+            read_image(f"{root}/test_batch.bin#{name}")
+            read.append(name)
+    return read
+
+
+def held_out_twice(choose: Callable[[Catalogue], Any]) -> Made:
+    """How many pictures are on both sides where each is listed twice."""
+
+    def measure(root: Path) -> int:
+        frame = noise(root).assign(label=["a"] * 4 + ["b"] * 4)
+        left, held = choose(table(root, pd.concat([frame, frame])))
+        assert len(left) + len(held) == 16
+        return len(set(left.paths) & set(held.paths))
+
+    return measure
+
+
+def without_labels(catalogue: Catalogue) -> Any:
+    parts = training_parts(replace(catalogue, table=catalogue.table.assign(label="")), val_share=0.4)
+    return parts.train, parts.val
+
+
 REPEATS = [
+    pytest.param(mounted_twice, [0.0, [3]], id="A1 mounted twice"),
+    pytest.param(item_of_another_name, ["1", "0"], id="A1 a row of a container under another number"),
+    pytest.param(held_out_twice(lambda images: hold_out_images(images, share=0.4)), 0, id="A1 held-out images"),
+    pytest.param(held_out_twice(without_labels), 0, id="A1 held-out images without labels"),
     *(pytest.param(recall(make), 0.0, id=f"A1 {name}") for name, make in SOURCES.items()),
     *(pytest.param(met_by_search(make), [], id=f"A1 search, {name}") for name, make in SOURCES.items()),
     pytest.param(met_after(hard_link), [0], id="A1 a hard link made after embedding"),
@@ -185,6 +239,56 @@ REPEATS = [
     pytest.param(recall(listed_twice, EvaluationSettings(ks=(1,), bits=True, clustering=False)), 0.0, id="A1 bits"),
     pytest.param(smaller_forms, [0.0, 0.0], id="A1 smaller forms"),
     pytest.param(said, True, id="F7 said in scores.json"),
+]
+
+
+# Files that changed in place, with the size and the time that they had.
+
+
+def changed_in_place(look: Callable[[Path], Any], file: str = "a.bmp") -> Made:
+    """Whether what is seen follows the change."""
+
+    def measure(root: Path) -> bool:
+        flat(root / "pictures" / file, (10, 20, 30)), flat(root / "pictures" / "b.bmp")
+        before, status = look(root), (root / "pictures" / file).stat()
+        flat(root / "pictures" / file, (200, 100, 0))
+        os.utime(root / "pictures" / file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (root / "pictures" / file).stat().st_size == status.st_size
+        return bool(np.any(look(root) != before))
+
+    return measure
+
+
+def pictures(root: Path) -> Catalogue:
+    return read_catalogue(pd.DataFrame({"path": ["a.bmp", "b.bmp"], "label": ["a", "b"]}), root=root / "pictures")
+
+
+def stored_rows(root: Path) -> Any:
+    return embed(MeanColour(), pictures(root), store=EmbeddingStore(root / "store")).embeddings
+
+
+def cached_pixels(root: Path) -> Any:
+    cache, path = PixelCache(root / "cache", rule="x", keep_free=0), root / "pictures" / "a.bmp"
+    return cache.get(path, lambda: read_image(path))
+
+
+def digest_of_weights(root: Path) -> Any:
+    return np.array(weights_identity(str(root / "pictures" / "a.bmp")))
+
+
+def zipped(root: Path) -> Any:
+    """An item of an archive that is written anew with other pixels of the same size."""
+    path, status = root / "p.zip", (root / "p.zip").stat() if (root / "p.zip").exists() else None
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(root / "pictures" / "a.bmp", "a.bmp")
+    if status is not None:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return read_image(f"{path}#a.bmp")
+
+
+CHANGED = [
+    pytest.param(changed_in_place(look), True, id=f"E1 {look.__name__}")
+    for look in (stored_rows, cached_pixels, digest_of_weights, zipped)
 ]
 
 
@@ -586,6 +690,15 @@ def forms(where: str) -> Made:
     return measure
 
 
+def labels_of(values: Any) -> Made:
+    def measure(root: Path) -> list[str]:
+        class_folders(root, ["a"], images=len(values))
+        frame = pd.DataFrame({"path": [f"a/{i}.png" for i in range(len(values))], "label": pd.Series(values)})
+        return read_catalogue(frame, root=root).label_names
+
+    return measure
+
+
 def alike(one: str, other: str) -> Made:
     def measure(root: Path) -> bool:
         class_folders(root / "train", [one])
@@ -810,8 +923,21 @@ SETS = [
     pytest.param(forms("table"), ["1", "mixed"], id="A12 table"),
     *(
         pytest.param(alike(*names), True, id=f"A12 {names}")
-        for names in (("Mug", "mug"), ("tea cup", "tea_cup"), ("\N{FULLWIDTH DIGIT ONE}", "1"))
+        for names in (
+            *(("Mug", "mug"), ("tea cup", "tea_cup"), ("\N{FULLWIDTH DIGIT ONE}", "1"), ("1", "01"), ("1", "1.0")),
+            *(("mug", "mug\N{ZERO WIDTH SPACE}"), ("tea-cup", "tea\N{NON-BREAKING HYPHEN}cup")),
+        )
     ),
+    *(
+        pytest.param(labels_of(values), right, id=f"A12 numbers {values}")
+        for values, right in (
+            ([1, 1.0, "x"], ["1", "x"]),
+            ([np.float32(2), 2, "y"], ["2", "y"]),
+            ([Decimal("3.0"), 3, 3.5], ["3", "3.5"]),
+            (["1", "01", "1.0"], ["01", "1", "1.0"]),
+        )
+    ),
+    pytest.param(labels_of(["1" * 5000, "1" * 4999, "2"]), ["2", "1" * 4999, "1" * 5000], id="A12 long numbers"),
     pytest.param(nested("top"), (3, True), id="A13 top"),
     pytest.param(nested("leaf"), (5, True), id="A13 leaf"),
     pytest.param(with_table("suspects.csv", 2), 6, id="A14 suspects.csv"),
@@ -915,7 +1041,7 @@ PIXELS = [
 ]
 
 
-@pytest.mark.parametrize(("measure", "right"), [*REPEATS, *NUMBERS, *BOXES, *SETS, *PIXELS])
+@pytest.mark.parametrize(("measure", "right"), [*REPEATS, *CHANGED, *NUMBERS, *BOXES, *SETS, *PIXELS])
 def test_no_silent_fault(measure: Made, right: Any, tmp_path: Path) -> None:
     assert measure(tmp_path) == right
 
@@ -947,6 +1073,90 @@ def test_an_audit_finds_one_picture_in_two_splits(run: Path, data: Path, tmp_pat
     assert {(pair.likeness, pair.across_splits, pair.across_classes) for pair in same} == {(1.0, True, False)}
     reasons = {(one.action, one.reason) for one in found.changes if "listed in" in one.reason}
     assert reasons == {("keep", "listed in split train and in split test; change the table by hand")}
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({}, None),
+        ({"bits": True}, "--bits true and the trained ones with false"),
+        ({"ties": "pessimistic"}, "--ties pessimistic and the trained ones with none"),
+        ({"group_rule": "same_class"}, "--group_rule same_class and the trained ones with any_class"),
+    ],
+)
+@pytest.mark.parametrize("untrained_first", [True, False])
+def test_an_improvement_is_of_scores_that_were_measured_alike(
+    untrained_first: bool, before: dict[str, Any], said: str | None, run: Path, tmp_path: Path
+) -> None:
+    """A2: `scores.json` set the untrained bits beside the trained floats."""
+    own, notes = Path(shutil.copytree(run, tmp_path / "run")), Notes()
+    for untrained in (untrained_first, not untrained_first):
+        settings = replace(ONLY_RECALL, **(before if untrained else {}))
+        evaluate_run(own, untrained=untrained, settings=settings, tables=False, device="cpu", listener=notes)
+    content = read_json(own / "scores.json", what="scores")
+    assert ("baseline_scores" in content) == (said is None)
+    assert [note for note in notes.heard if "untrained scores were measured" in note] == (
+        [] if said is None else [f"the untrained scores were measured with {said}, so they are not set beside these"]
+    )
+
+
+class Notes(Listener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_pictures_that_were_trained_on_are_said(run: Path, data: Path, tmp_path: Path) -> None:
+    """F8: under other labels, so that no class has the name of a trained one; by a link, too."""
+    rows = [(str(path), path.parent.name, "train") for path in sorted((data / "train").rglob("*.png"))]
+    (tmp_path / "linked").symlink_to(data / "train")
+    rows += [
+        (str(tmp_path / "linked" / Path(path).relative_to(data / "train")), f"new {label}", "test")
+        for path, label, _ in rows[:5]
+    ]
+    rows += [(str(path), path.parent.name, "test") for path in sorted((data / "test").rglob("*.png"))]
+    pd.DataFrame(rows, columns=["path", "label", "split"]).to_csv(tmp_path / "table.csv", index=False)
+    own, notes = Path(shutil.copytree(run, tmp_path / "run")), Notes()
+    TrainSettings.read(own / "config.yaml").with_values({"data.validation_share": 0}).write(own / "config.yaml")
+    evaluate_run(own, tmp_path / "table.csv", settings=ONLY_RECALL, tables=False, device="cpu", listener=notes)
+    text = "are among the images that the model was trained on, which flatters it"
+    assert [note for note in notes.heard if text in note] == [f"5 of 17 images here {text}"]
+    calibrated = calibrate_run(own, tmp_path / "table.csv", far=0.3, split="test", device="cpu").notes
+    assert f"5 of 17 images here {text}" in calibrated
+
+
+def test_a_model_begun_from_another_knows_what_that_was_trained_on(run: Path, tmp_path: Path) -> None:
+    """F8: classes of the run that another was fine-tuned from were new to nobody."""
+    first = Embedder.load(run)
+    first.provenance = {**first.provenance, "data": {"classes": ["u"]}, "classes_before": ["a"]}
+    first.save(tmp_path / "first")
+    second = build_embedder(replace(first.settings, weights=str(tmp_path / "first")), image_size=32)
+    assert trained_classes(second.provenance) == {"u", "a"}
+
+
+def test_other_weights_have_no_calibration(run: Path) -> None:
+    """A18: the threshold of a model is not that of the weights that are loaded into it."""
+    model = Embedder.load(run)
+    rows = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    model.calibration = calibrate(rows, np.arange(20) // 2, far=0.3)
+    model.load_state_dict(Embedder.load(run).state_dict())
+    assert model.calibration is None
+
+
+def test_a_table_names_the_level_of_its_intervals(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A22: the head said 95 % whatever level was asked for."""
+    own = str(shutil.copytree(run, tmp_path / "run"))
+    words = ["--level", "0.9", "--bootstrap_samples", "20", "--clustering", "false", "--device", "cpu"]
+    assert main(["evaluate", own, *words]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "90 % interval" in shown
+    assert "95 %" not in shown
 
 
 def test_the_default_clustering_says_what_it_costs() -> None:

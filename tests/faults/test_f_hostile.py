@@ -9,11 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from faults.making import class_folders, flat
@@ -22,6 +25,8 @@ from PIL import Image
 from cosphere.cli import main
 from cosphere.cli.search import FORMATS, write_strip
 from cosphere.data import check, convert, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
+from cosphere.data.table_files import load_table
+from cosphere.data.text_lists import read_lines
 from cosphere.embeddings import Embeddings
 from cosphere.embeddings import embed as embed_catalogue
 from cosphere.errors import CosphereError, RunError, escaped
@@ -281,12 +286,82 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *FACES, *PLACES])
+def few_bytes(name: str) -> Act:
+    """Files of a few kilobytes that stand for a gigabyte."""
+
+    def act(root: Path) -> object:
+        if name == "x.parquet":
+            pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            column = pyarrow.DictionaryArray.from_arrays(np.zeros(2_000_000, np.int8), ["a/0.png"])
+            parquet.write_table(pyarrow.table({"path": column, "label": column}), root / name)
+            return read_catalogue(root / name)
+        with (
+            zipfile.ZipFile(root / name, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("embeddings.npy", "w", force_zip64=True) as file,
+        ):
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": (75_000_000, 1)}
+            )
+            for _ in range(300):
+                file.write(bytes(1_000_000))
+        return Embeddings.load(root / name)
+
+    return act
+
+
+BOMBS = [
+    pytest.param(few_bytes("x.npz"), "unpacks to 300,000,128 bytes", id="F18 an .npz of zeros"),
+    pytest.param(few_bytes("x.parquet"), "stands for 2,000,000 rows", id="F18 a Parquet file of one row, repeated"),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *FACES, *PLACES, *BOMBS])
 def test_one_sentence(act: Act, words: str, tmp_path: Path) -> None:
     with pytest.raises(CosphereError, match=words) as caught:
         act(tmp_path)
     assert "weights_only" not in str(caught.value)
     assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on Windows")
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "x.parquet", "search.png", "a/search.png", "x.zip", "x.txt"])
+def test_a_pipe_among_the_images_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """F10: an archive can hold one, and opening it waits for whoever writes it."""
+    class_folders(tmp_path, "ab")
+    os.mkfifo(tmp_path / name)
+    there = 5 if name == "a/search.png" else 4
+    assert len(read_catalogue(tmp_path)) == there
+    assert check(tmp_path).images == there
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on Windows")
+@pytest.mark.parametrize(
+    "read",
+    [
+        load_table,
+        Embeddings.load,
+        lambda path: read_json(path, what="a bundle"),
+        lambda path: read_yaml(path, what="settings"),
+        read_lines,
+    ],
+)
+def test_a_pipe_is_no_file(read: Act, tmp_path: Path) -> None:
+    """F10."""
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(CosphereError, match="is a pipe or a device, no file"):
+        read(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    "label", ["[" + "1 " * 50_000, "('a','b'," * 12_000, "[" + "," * 100_000, "{" + "',  '" * 20_000]
+)
+def test_a_long_label_is_read_at_once(label: str, tmp_path: Path) -> None:
+    """F13: what looks for several labels in one cell took the square of its length, minutes for one cell."""
+    class_folders(tmp_path, "ab")
+    frame = pd.DataFrame({"path": ["a/0.png", "b/0.png"], "label": [label, "b"]})
+    began = time.monotonic()
+    assert len(read_catalogue(frame, root=tmp_path).label_names) == 2
+    assert time.monotonic() - began < 2
 
 
 def test_a_link_to_itself_is_a_counted_skip(tmp_path: Path) -> None:
@@ -643,8 +718,6 @@ def test_a_threshold_tested_on_trained_classes_says_so(run: Path, data: Path, tm
 
 @pytest.mark.parametrize("cell", ["=1+1", "@sum", "+1", "-1", "\t=1", "\r=1"])
 def test_no_cell_is_a_formula(cell: str) -> None:
-    import pandas as pd
-
     assert as_csv(pd.DataFrame({"class": [cell]})).splitlines()[1].lstrip('"').startswith("'")
 
 

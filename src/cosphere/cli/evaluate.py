@@ -138,7 +138,7 @@ def show_scores(evaluation: Evaluation) -> None:
         f"{evaluation.name}, {evaluation.split}: {counted(scores.images, 'image')}, {counted(scores.classes, 'class')}",
         "score",
         "%",
-        f"95 % interval{over}",
+        f"{100 * scores.settings.level:g} % interval{over}",
         *(["published"] if published else []),
     )
     for name in worth_printing({name: score.value for name, score in scores.values.items()}):

@@ -11,20 +11,20 @@ def show(evaluation: ProtocolEvaluation) -> None:
     """One table for each part, the notes, and where the file is."""
     scores = evaluation.scores
     for part in scores.parts:
-        show_part(f"{evaluation.folder.path.name}, {scores.protocol}", part)
+        show_part(f"{evaluation.folder.path.name}, {scores.protocol}", part, getattr(scores.settings, "level", 0.95))
     for text in scores.notes:
         console.note(text)
     console.line(f"written to {evaluation.path}")
 
 
-def show_part(name: str, part: Part) -> None:
+def show_part(name: str, part: Part, level: float) -> None:
     """Scores in percent with intervals; of folds their standard deviation too."""
     folds = part.details.get("folds")
     table = console.table_of(
         f"{name}: {part.title}",
         "score",
         "%",
-        "95 % interval",
+        f"{100 * level:g} % interval",
         *(["sd over folds"] if folds else []),
     )
     for score, value in part.values.items():

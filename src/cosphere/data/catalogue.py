@@ -230,11 +230,13 @@ class Catalogue:
 
         Links, symbolic or hard, count as the file that they lead to. A retrieval query must not find its own file.
         """
-        keys: list[tuple[object, ...]] = [(key,) for key in file_keys(self.paths)]
-        if self.boxes is not None:
-            keys = [(*key, *box) for key, box in zip(keys, self.boxes.tolist(), strict=True)]
         numbers: dict[tuple[object, ...], int] = {}
-        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+        return np.array([numbers.setdefault(key, len(numbers)) for key in self.pictures()], dtype=np.int64)
+
+    def pictures(self) -> list[tuple[object, ...]]:
+        """N keys of what each row shows, see :meth:`identities`: the file and, of data with boxes, the box."""
+        boxes = [(NO_BOX,) * 4] * len(self) if self.boxes is None else self.boxes.tolist()
+        return [(key, *box) for key, box in zip(file_keys(self.paths), boxes, strict=True)]
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows in any order, as 64 hexadecimal digits.
@@ -254,8 +256,13 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     >>> sorted(["class_10", "class_2", "Class_1"], key=natural_key)
     ['Class_1', 'class_2', 'class_10']
     """
-    parts: list[str | int] = [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]
+    parts: list[str | int] = [_number(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]
     return parts, text
+
+
+def _number(digits: str) -> int:
+    """Digits as a number to sort by; Python parses no more than 4300 of them, so longer ones count by their length."""
+    return int(digits) if len(digits) < 1000 else 10 ** len(digits)
 
 
 def normal_split(name: str) -> str:

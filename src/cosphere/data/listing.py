@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags
+from cosphere.disk import file_state
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.files import is_utf8, printable
 from cosphere.images import IMAGE_SUFFIXES, find_item
@@ -239,7 +240,9 @@ def list_members(container: Container, path: Path) -> Listing:
 def file_keys(paths: Iterable[str], *, by: Literal["links", "path", "inode"] = "links") -> list[str]:
     """A key for each file: its real path, and for a file with several hard links its device and inode.
 
-    Items of a container have the key of the container and their name. A missing file keeps its absolute path.
+    A file has one key under names that differ in capitals or Unicode form where the disk takes them for one, and in two places where one
+    folder is mounted: that of the first. Items of a container have the key of the container and their name. A missing file keeps its
+    absolute path.
 
     Args:
         paths: of files or items.
@@ -247,6 +250,7 @@ def file_keys(paths: Iterable[str], *, by: Literal["links", "path", "inode"] = "
     """
     folders: dict[str, str] = {}
     files: dict[str, str] = {}
+    first: dict[tuple[int, ...], str] = {}
 
     def key(path: str) -> str:
         folder, name = os.path.split(path)
@@ -260,8 +264,11 @@ def file_keys(paths: Iterable[str], *, by: Literal["links", "path", "inode"] = "
                 status = os.stat(real)  # noqa: PTH116
         except (OSError, ValueError):
             return real
-        several = status.st_nlink > 1 if by == "links" else by == "inode"
-        return f"{status.st_dev}:{status.st_ino}" if several and status.st_ino else real
+        if by == "path" or not status.st_ino:
+            return real
+        if by == "inode" or status.st_nlink > 1:
+            return f"{status.st_dev}:{status.st_ino}"
+        return first.setdefault((*_place(status), *file_state(status)), real)
 
     def keyed(path: str) -> str:
         item = find_item(path) if "#" in path else None

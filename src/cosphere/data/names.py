@@ -55,20 +55,31 @@ def named_in_nfc(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def similar_names(labels: Iterable[str]) -> list[str]:
-    """A note about labels that differ in capitals, spaces or the form of their characters only; empty without any.
+    """A note about labels that differ in capitals, spaces, the form of their characters or of a number only; empty without any.
 
     >>> similar_names(["mug", "Mug", "cup"])
     ["2 classes differ only in capitals, spaces or form of characters: 'Mug' and 'mug'. Rename them if they are one"]
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for label in labels:
-        folded = unicodedata.normalize("NFKC", label).casefold()
-        groups[re.sub(r"[\s_]+", "", folded)].append(label)
+        groups[_folded(label)].append(label)
     similar = [sorted(group) for group in groups.values() if len(group) > 1]
     if not similar:
         return []
-    first = " and ".join(map(repr, similar[0]))
+    first = " and ".join(repr(label[:80]) for label in similar[0])
     return [
         f"{sum(map(len, similar))} classes differ only in capitals, spaces or form of characters: {first}. "
         "Rename them if they are one"
     ]
+
+
+def _folded(label: str) -> str:
+    """What similar labels share: 1, 01 and 1.0; tea cup and Tea_cup; a name and the same with other dashes or invisible characters."""
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    if not plain.isascii():
+        kinds = ((unicodedata.category(letter), letter) for letter in plain)
+        plain = "".join("-" if kind == "Pd" else letter for kind, letter in kinds if kind != "Cf")
+    plain = re.sub(r"[\s_]+", "", plain)
+    whole, point, part = plain.partition(".")
+    is_number = plain.isascii() and whole.isdigit() and not part.strip("0") and bool(part) == bool(point)
+    return whole.lstrip("0") or "0" if is_number else plain

@@ -13,7 +13,7 @@ from cosphere.checks import check_number
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import Classes, Labels, query_and_gallery, read_archive, read_folder, read_listed, splits_of
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
-from cosphere.data.listing import Listing, is_folder, is_stray, list_images, scan
+from cosphere.data.listing import Listing, is_stray, list_images, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, agreeing, counted, did_you_mean
@@ -267,10 +267,18 @@ def _tables(folder: Path, labels: Labels = "required") -> list[Path]:
         if os.path.splitext(entry.name)[1].lower() in TABLE_SUFFIXES - {".txt"}  # noqa: PTH122
         and not is_stray(entry.name)
         and entry.name.lower() not in _OWN_TABLES
-        and not is_folder(entry)
+        and _is_file(entry)
     )
     labelled = [file for file in files if has_columns(file)]
     return labelled or ([] if labels == "required" else [file for file in files if has_columns(file, labels)])
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file or a link to one; a pipe would be waited for without end."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def table_in(folder: Path, labels: Labels = "required") -> Path:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cosphere._types import Flags
+from cosphere._types import Flags, Integers
 from cosphere.checks import check_number, check_seed
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.errors import DataError, SettingsError, agreeing, counted
@@ -63,7 +63,7 @@ def hold_out_classes(catalogue: Catalogue, *, share: float, seed: int = 0) -> tu
 def hold_out_images(catalogue: Catalogue, *, share: float, seed: int = 0) -> tuple[Catalogue, Catalogue]:
     """Hold out some images of each class, so that validation uses the classes of training, as probes of self-supervision do.
 
-    The choice depends on the labels, the paths and the seed, not on the order of the rows.
+    The choice depends on the labels, the paths and the seed, not on the order of the rows. Rows that show one picture stay together.
 
     Args:
         catalogue: N images of C classes.
@@ -80,19 +80,21 @@ def hold_out_images(catalogue: Catalogue, *, share: float, seed: int = 0) -> tup
     """
     check_seed(seed)
     check_number("the share of images to hold out", share, above=0, below=1)
-    counts = np.bincount(catalogue.labels)
+    pictures = catalogue.identities()
+    rows = np.unique(pictures, return_index=True)[1]  # the first of each picture, in order
+    labels = catalogue.labels[rows]
+    counts = np.bincount(labels, minlength=len(catalogue.label_names))
     numbers = np.where(counts >= 3, np.minimum(np.maximum(2, np.rint(share * counts)), counts - 1), 0)
     if int((numbers > 0).sum()) < 2:
         raise DataError(
             f"holding out images wants at least 2 classes with 3 images; got {int((counts >= 3).sum())} of "
             f"{counted(len(counts), 'class')}. Add images, or give the data a 'val' split of its own."
         )
-    by_path = np.argsort(catalogue.table["path"].to_numpy(dtype=str), kind="stable")
-    shuffled = np.random.default_rng([seed, len(catalogue)]).permutation(by_path)
-    order = shuffled[np.argsort(catalogue.labels[shuffled], kind="stable")]  # classes one after another, each shuffled
-    rank = np.empty(len(catalogue), dtype=np.int64)
-    rank[order] = np.arange(len(catalogue)) - (np.cumsum(counts) - counts)[catalogue.labels[order]]
-    held = rank < numbers[catalogue.labels]
+    shuffled = _shuffled(catalogue, rows, seed)
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]  # classes one after another, each shuffled
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[order] = np.arange(len(rows)) - (np.cumsum(counts) - counts)[labels[order]]
+    held = np.isin(pictures, pictures[rows[rank < numbers[labels]]])
     return catalogue.rows(np.flatnonzero(~held)), _validation(catalogue, held)
 
 
@@ -188,14 +190,20 @@ def training_parts(
 
 def _without_labels(train: Catalogue, share: float, seed: int) -> TrainingParts:
     """Hold out a share of the images, whatever the order of the rows; none where fewer than 2 would be on either side."""
-    by_path = np.argsort(train.table["path"].to_numpy(dtype=str), kind="stable")
-    number = max(2, round(share * len(train)))
-    if len(train) - number < 2:
+    pictures = train.identities()
+    rows = np.unique(pictures, return_index=True)[1]
+    number = max(2, round(share * len(rows)))
+    if len(rows) - number < 2:
         return TrainingParts(train, None, f"no validation: {counted(len(train), 'image')} are too few to hold some out")
-    held = np.zeros(len(train), dtype=bool)
-    held[np.random.default_rng([seed, len(train)]).permutation(by_path)[:number]] = True
+    held = np.isin(pictures, pictures[rows[_shuffled(train, rows, seed)[:number]]])
     how = f"{counted(number, 'image')} without labels held out with seed {seed}: their health is watched, and the last model is kept"
     return TrainingParts(train.rows(np.flatnonzero(~held)), _validation(train, held), how)
+
+
+def _shuffled(catalogue: Catalogue, rows: Integers, seed: int) -> Integers:
+    """Places of some rows in an order of chance that depends on their paths and the seed, not on their own order."""
+    by_path = np.argsort(catalogue.table["path"].to_numpy(dtype=str)[rows], kind="stable")
+    return np.asarray(np.random.default_rng([seed, len(rows)]).permutation(by_path), dtype=np.int64)
 
 
 def _validation(catalogue: Catalogue, held: Flags) -> Catalogue:

@@ -8,15 +8,20 @@ import io
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cosphere._types import Integers
+from cosphere.disk import check_waits
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.files import is_utf8, path_of, printable
 
+MOST_REPEATED_ROWS = 1_000_000
+"""Rows that a Parquet file may have whatever its size."""
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
 
 # The mark of UTF-32 begins with that of UTF-16, so it comes first.
@@ -99,7 +104,7 @@ def texts(values: pd.Series) -> pd.Series:
     if pd.api.types.is_float_dtype(values) and (whole := values.dropna()).mod(1).eq(0).all():
         # pandas reads a column of ids with a gap as 7.0; above 2^53 a float does not hold every whole number
         values = values.astype("Int64") if whole.abs().le(2**53).all() else values
-    cells = [None if missing else str(value).strip() for value, missing in zip(values, values.isna(), strict=True)]
+    cells = [None if missing else _text(value) for value, missing in zip(values, values.isna(), strict=True)]
     odd = [row for row, cell in enumerate(cells) if cell is not None and not is_utf8(cell)]
     if odd:  # only a DataFrame can hold them; pandas and Arrow cannot store them as text
         rows = f"row{'s' * (len(odd) > 1)} {', '.join(map(str, odd[:5]))}{', ...' if len(odd) > 5 else ''}"
@@ -108,6 +113,13 @@ def texts(values: pd.Series) -> pd.Series:
             "for example with: convmv -f latin1 -t utf8 -r --notest FOLDER"
         )
     return pd.Series([cell or None for cell in cells], dtype=object)
+
+
+def _text(value: Any) -> str:
+    """A cell as text; 7.0 among other values is 7, as in Python, where they are equal."""
+    if isinstance(value, float | np.floating | Decimal) and abs(float(value)) <= 2**53 and value == int(value):
+        value = int(value)
+    return str(value).strip()
 
 
 def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) -> TableFile:
@@ -129,8 +141,9 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
     try:
+        check_waits(path)
         if path.suffix.lower() in {".parquet", ".pq"}:
-            return TableFile(pd.read_parquet(path), path.name, None)
+            return TableFile(_read_parquet(path), path.name, None)
         with path.open("rb") as file:
             content = file.read(2**16 if header_only else -1)
         return _each_column_once(_parse(content, path.name, 1 if header_only else None))
@@ -140,6 +153,22 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
         raise DataError(f"{path} may not be read: permission denied. Change its rights.") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path.name} cannot be read as a table: {str(error).strip().splitlines()[0]}.") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """The rows of a Parquet file.
+
+    Raises:
+        ValueError: a few bytes stand for many rows, which would fill the memory. Rows that name different images take a byte or more.
+    """
+    from pyarrow import parquet
+
+    rows = parquet.read_metadata(path).num_rows
+    if rows > max(MOST_REPEATED_ROWS, path.stat().st_size):
+        raise ValueError(
+            f"it has {path.stat().st_size:,} bytes and stands for {rows:,} rows, so they are nearly all equal"
+        )
+    return pd.read_parquet(path)
 
 
 def _each_column_once(file: TableFile) -> TableFile:

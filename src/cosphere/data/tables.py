@@ -48,8 +48,10 @@ TRAIN_FLAGS = {
 }
 """Columns of true and false that are read as the split where a table has none, and the splits that these mean."""
 
-_LIST = re.compile(r"\[.*(,|['\"]\s+['\"]|\d\s+\d).*\]|[({].*['\"],\s*['\"].*[)}]", re.DOTALL)
-"""The text of a list, an array, a tuple or a set of several values."""
+_IN_LIST = re.compile(r",|['\"]\s+['\"]|\d\s+\d")
+"""What stands between the values in the text of a list or an array."""
+_IN_TUPLE = re.compile(r"['\"],\s*['\"]")
+"""What stands between the texts in the text of a tuple or a set."""
 
 MAX_MISSING = 0.01
 """Largest tolerated share of missing files, so that a truncated download is not taken for the whole data set."""
@@ -158,7 +160,7 @@ def _splits(file: TableFile, columns: Mapping[str, object]) -> pd.Series | str:
 def _several_labels(table: pd.DataFrame) -> list[str]:
     """A note about labels that look like lists, because an image has one label."""
     labels = table["label"].unique()
-    several = [label for label in labels if any(mark in label.strip(";|") for mark in ";|") or _LIST.fullmatch(label)]
+    several = [label for label in labels if any(mark in label.strip(";|") for mark in ";|") or _is_list(label)]
     if not several:
         return []
     words = (
@@ -167,6 +169,14 @@ def _several_labels(table: pd.DataFrame) -> list[str]:
         else (f"{len(several)} labels look like several in one cell and are one class each")
     )
     return [f"{words}, such as {several[0]!r}"]
+
+
+def _is_list(label: str) -> bool:
+    """Whether it is the text of a list, an array, a tuple or a set of several values. One expression for all would take its square."""
+    inside = label[1:-1]
+    if label.startswith("[") and label.endswith("]"):
+        return _IN_LIST.search(inside) is not None
+    return label.startswith(("(", "{")) and label.endswith((")", "}")) and _IN_TUPLE.search(inside) is not None
 
 
 def _boxes(file: TableFile) -> pd.DataFrame | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cosphere.disk import check_waits
 from cosphere.errors import DataError
 
 
@@ -14,6 +15,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: the file is missing, cannot be read or is not text.
     """
     try:
+        check_waits(path)
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a mark
         # Not splitlines, which also breaks at form feeds and Unicode's separators: those may stand in a name.
         return [line for line in text.split("\n") if line.strip()]

@@ -149,7 +149,7 @@ class FeatureCache:
     """Features of images by backbone, views and image, on disk. It is never trimmed: delete the folder to free its space.
 
     A row belongs to everything that it depends on: weights of the backbone, pooling and preprocessing (:attr:`Embedder.feature_id`),
-    kind of device, augmentation and its seed, and the image's path, size, time of change and box. Features of a trained
+    kind of device, augmentation and its seed, and the image's path, size, times of change and box. Features of a trained
     backbone would be of no use after the next step; keep a frozen one's.
 
     Args:

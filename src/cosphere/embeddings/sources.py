@@ -19,6 +19,7 @@ import numpy as np
 from cosphere._version import __version__
 from cosphere.data.listing import walk
 from cosphere.data.remarks import LayoutCheck, Remarks
+from cosphere.disk import file_state
 from cosphere.embeddings.store import KEY_BYTES, EmbeddingStore, image_keys
 from cosphere.embeddings.table import Embeddings
 from cosphere.errors import CosphereError, RunError
@@ -154,13 +155,13 @@ def _file_of(path: str) -> str:
 
 
 def _state(path: str) -> str:
-    """Everything by which one can see that a file has changed; nobody can set the time of its last change of state."""
+    """Everything by which one can see that a file has changed, and its links."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         return "missing"
     place = f"{status.st_dev} {status.st_ino} {status.st_nlink}"
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {place}"
+    return f"{' '.join(map(str, file_state(status)))} {place}"
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Float32s
+from cosphere.disk import file_state
 from cosphere.errors import RunError
 from cosphere.files import read_arrays, remove_left_parts, write_arrays
 from cosphere.images.decode import DECODING
@@ -36,7 +37,7 @@ class Stored(NamedTuple):
 
 
 class EmbeddingStore:
-    """One file for each model, named by its fingerprint. A row belongs to a file's path, size and time of change, and to a box.
+    """One file for each model, named by its fingerprint. A row belongs to a file's path, size and times of change, and to a box.
 
     Args:
         folder: where the files lie; it is made when something is kept.
@@ -107,7 +108,7 @@ KEY_BYTES = 16
 
 
 def image_keys(catalogue: Catalogue, view: str = "") -> list[bytes]:
-    """For each image a digest of its path, its file's size and time, the decoding version, its box and the view; empty without a file."""
+    """For each image a digest of its path, its file's state, the decoding version, its box and the view; empty without a file."""
     boxes = None if catalogue.boxes is None else catalogue.boxes.tolist()
     states: dict[str, str] = {}
     keys = []
@@ -124,7 +125,6 @@ def image_keys(catalogue: Catalogue, view: str = "") -> list[bytes]:
 
 def _state(file: str) -> str:
     try:
-        status = os.stat(file)  # noqa: PTH116
+        return " ".join(map(str, file_state(os.stat(file))))  # noqa: PTH116
     except (OSError, ValueError):
         return ""
-    return f"{status.st_size} {status.st_mtime_ns}"

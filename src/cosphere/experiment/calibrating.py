@@ -19,9 +19,11 @@ from cosphere.experiment.images import (
     OTHER_IMAGES,
     TEST,
     VAL,
+    Chosen,
     as_trained,
     how_read,
     trained_classes_note,
+    trained_pictures_note,
     validation_images,
 )
 from cosphere.experiment.listener import SILENT, Listener
@@ -130,6 +132,7 @@ def calibrate_run(
         )
     _store(run_folder, embedder, calibration)
     notes += [*calibration_notes(calibration, chosen.split), *trained_classes_note(embedder, chosen.images)]
+    notes += trained_pictures_note(embedder, catalogue, chosen, trained_with)
     if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
         notes.append(OTHER_IMAGES)
     tested = None
@@ -139,6 +142,9 @@ def calibrate_run(
             table = embed(embedder, test_images, **how, progress=progress)
         unseen, more = _distinct(table, TEST)
         notes += [*more, *trained_classes_note(embedder, test_images, "of the test split")]
+        notes += trained_pictures_note(
+            embedder, catalogue, Chosen(test_images, TEST), trained_with, "of the test split"
+        )
         try:
             tested = apply_threshold(unseen, calibration.threshold, seed=seed)
         except DataError as error:

@@ -14,10 +14,18 @@ from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.embeddings import number_classes
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
 from cosphere.evaluate.equal_bytes import EqualBytes, equal_bytes
-from cosphere.evaluate.settings import DEFAULT_KS
+from cosphere.evaluate.settings import DEFAULT_KS, stored_settings
 from cosphere.experiment.class_tables import CLASSES, SUSPECTS, as_csv, class_table, suspects_table
 from cosphere.experiment.embedding import check_embedding, store_of, tolerated
-from cosphere.experiment.images import OTHER_IMAGES, VAL, as_trained, choose_images, how_read, trained_classes_note
+from cosphere.experiment.images import (
+    OTHER_IMAGES,
+    VAL,
+    as_trained,
+    choose_images,
+    how_read,
+    trained_classes_note,
+    trained_pictures_note,
+)
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import ready
 from cosphere.files import check_writable, read_json, write_json, write_text
@@ -129,7 +137,10 @@ def evaluate_run(
         embedder = Embedder.load(run_folder.model, device)
         if chosen.split == VAL and not as_trained(embedder, catalogue, trained_with):
             listener.note(OTHER_IMAGES)
-        for note in trained_classes_note(embedder, chosen.images):
+        for note in (
+            *trained_classes_note(embedder, chosen.images),
+            *trained_pictures_note(embedder, catalogue, chosen, trained_with),
+        ):
             listener.note(note)
     with listener.progress("embedding") as progress:
         scores = evaluate(
@@ -144,7 +155,7 @@ def evaluate_run(
             progress=progress,
         )
     numbered = number_classes(scores.embeddings, chosen.images, catalogue)
-    path = save_scores(run_folder, scores, chosen.split, numbered, untrained=untrained)
+    path = save_scores(run_folder, scores, chosen.split, numbered, untrained=untrained, listener=listener)
     return Evaluation(
         folder=run_folder,
         split=chosen.split,
@@ -186,15 +197,21 @@ def published_scores(folder: RunFolder, catalogue: Catalogue, split: str, *, bit
 
 
 def save_scores(
-    folder: RunFolder, scores: Scores, split: str, embeddings: Embeddings, *, untrained: bool = False
+    folder: RunFolder,
+    scores: Scores,
+    split: str,
+    embeddings: Embeddings,
+    *,
+    untrained: bool = False,
+    listener: Listener = SILENT,
 ) -> Path:
     """Write `scores.json` and the embeddings, or `scores-untrained.json`; return the file of the scores.
 
     The embeddings are those of the scores, with classes numbered over the whole catalogue: one number is one class in the files of
     all splits.
 
-    Where both are of the same split and images, `scores.json` also holds the untrained scores as `baseline_scores`, so that a
-    report can show the improvement.
+    Where both are of the same split and images, and measured alike, `scores.json` also holds the untrained scores as `baseline_scores`,
+    so that a report can show the improvement.
 
     Raises:
         RunError: a file cannot be written or read.
@@ -215,10 +232,24 @@ def save_scores(
         embeddings.save(folder.embeddings(split))
     if baseline.exists():
         before = read_json(baseline, what="a run's scores")
+        content.pop("baseline_scores", None)
         if before["split"] == content["split"] and before["data"]["fingerprint"] == content["data"]["fingerprint"]:
-            content["baseline_scores"] = before["scores"]
+            other = _measured_otherwise(stored_settings(before), stored_settings(content))
+            if other is None:
+                content["baseline_scores"] = before["scores"]
+            else:
+                listener.note(f"the untrained scores were measured with {other}, so they are not set beside these")
     write_json(folder.scores, content)
     return baseline if untrained else folder.scores
+
+
+def _measured_otherwise(before: EvaluationSettings, now: EvaluationSettings) -> str | None:
+    """The first setting, with both values, for which scores cannot be set side by side; None without any."""
+    for name in ("bits", "ties", "group_rule", "clustering_preset"):
+        old, new = (str(getattr(settings, name)).lower() for settings in (before, now))
+        if old != new:
+            return f"--{name} {old} and the trained ones with {new}"
+    return None
 
 
 def save_class_tables(folder: RunFolder, scores: Scores) -> ClassTables:

@@ -6,9 +6,10 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosphere import data
-from cosphere.errors import DataError, did_you_mean
+from cosphere.errors import DataError, agreeing, counted, did_you_mean
 from cosphere.files import path_of
 from cosphere.models import Embedder
+from cosphere.models.bundle import trained_classes
 
 if TYPE_CHECKING:
     from cosphere.data import Catalogue, Classes, TrainingParts
@@ -194,7 +195,7 @@ def trained_classes_note(embedder: Embedder, images: Catalogue, where: str = "he
 
     Models of versions that did not store their classes give no note.
     """
-    trained = set((embedder.provenance.get("data") or {}).get("classes") or ())
+    trained = trained_classes(embedder.provenance)
     shared = [name for name in images.label_names if name in trained]
     if not shared:
         return []
@@ -203,3 +204,33 @@ def trained_classes_note(embedder: Embedder, images: Catalogue, where: str = "he
         f"{len(shared)} of {len(images.label_names)} classes {where} have the name of a class that the model was trained on "
         f"({examples}): its scores on trained classes are higher than on new ones"
     ]
+
+
+def trained_pictures_note(
+    embedder: Embedder, catalogue: Catalogue, chosen: Chosen, settings: TrainSettings, where: str = "here"
+) -> list[str]:
+    """A note if some of these images are files that the model was trained on, perhaps under another label; else empty.
+
+    Args:
+        embedder: the model.
+        catalogue: all images.
+        chosen: those that are scored.
+        settings: of the run.
+        where: what the note calls them, such as ``of the test split``.
+
+    Of images that the run was not trained from, nothing is known.
+    """
+    if chosen.split in ("train", ALL):
+        return []  # of the images of these splits that is plain
+    try:
+        if not as_trained(embedder, catalogue, settings):
+            return []
+        train = parts_of_training(catalogue, settings).train
+    except DataError:  # there are no training images
+        return []
+    known = set(train.pictures())
+    count = sum(picture in known for picture in chosen.images.pictures())
+    if not count:
+        return []
+    of = f"{count} of {counted(len(chosen.images), 'image')} {where}"
+    return [f"{of} {agreeing(count, 'are')} among the images that the model was trained on, which flatters it"]

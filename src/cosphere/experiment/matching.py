@@ -152,6 +152,7 @@ def read_arms(
     fingerprint = check_same_images(runs, shared_only)
     images = [_images(run) for run in runs]
     rows, notes = _shared_rows(images, runs)
+    _check_same_roles(images, runs, [kept for kept, _ in rows])
     left_out = {run.name: total - len(kept) for run, (kept, total) in zip(runs, rows, strict=True) if len(kept) < total}
     ranked = []
     for run, one, (kept, _) in zip(runs, images, rows, strict=True):
@@ -198,6 +199,8 @@ class _Images(NamedTuple):
     """Class and box."""
     model_id: str
     """Of the model that embedded them."""
+    roles: dict[str, Integers]
+    """What decides whom a query meets, by what it is called."""
 
 
 def _images(run: EvaluatedRun) -> _Images:
@@ -210,7 +213,34 @@ def _images(run: EvaluatedRun) -> _Images:
         boxes.T,
         np.array(loaded.class_names, dtype=np.str_)[loaded.labels],
     )
-    return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest, loaded.model_id)
+    roles = {"queries": loaded.is_query, "gallery images": loaded.is_gallery}
+    columns = {name: np.ones(len(paths), int) if part is None else part.astype(int) for name, part in roles.items()}
+    columns["groups"] = np.arange(len(paths)) if loaded.groups is None else loaded.groups
+    return _Images(root, paths, np.strings.replace(paths, root, "", count=1), rest, loaded.model_id, columns)
+
+
+def _first_of_each(numbers: Integers) -> Integers:
+    """For each row the first one of its number."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
+
+
+def _check_same_roles(images: Sequence[_Images], runs: Sequence[EvaluatedRun], rows: Sequence[Integers]) -> None:
+    """Raise unless the shared images have the same roles and groups in all runs: else their queries rank others, or are others.
+
+    Raises:
+        DataError: they have not; the message names two runs.
+    """
+    for name in images[0].roles:
+        columns = [one.roles[name][taken] for one, taken in zip(images, rows, strict=True)]
+        if name == "groups":  # whose numbers may differ
+            columns = [_first_of_each(column) for column in columns]
+        other = next((at for at, column in enumerate(columns) if not np.array_equal(column, columns[0])), None)
+        if other is not None:
+            raise DataError(
+                f"{runs[0].name} and {runs[other].name} were scored on the same images with other {name}, so their scores cannot be "
+                "compared. Evaluate both on the same table."
+            )
 
 
 def _shared_rows(

@@ -18,6 +18,7 @@ from cosphere.experiment.models import ready
 from cosphere.experiment.protocols import ProtocolScores, find_protocol
 from cosphere.files import check_writable, write_json
 from cosphere.models import Embedder
+from cosphere.models.bundle import trained_classes
 from cosphere.runs import RunFolder, provenance
 from cosphere.train import TrainSettings
 from cosphere.train.features import feature_cache
@@ -129,8 +130,7 @@ class RunSubject:
     @cached_property
     def trained(self) -> frozenset[str] | None:
         """Labels of the classes that the model was trained on; None where it does not say, or was trained on images without classes."""
-        names = (self.embedder.provenance.get("data") or {}).get("classes")
-        return frozenset(map(str, names)) if names else None
+        return trained_classes(self.embedder.provenance) or None
 
     def catalogue(self) -> Catalogue:
         """The images of the source, listed once."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cosphere.checks import check_choice
+from cosphere.disk import file_state
 from cosphere.errors import DamagedError, MissingExtraError, RunError
 from cosphere.gallery import handles
 
@@ -282,16 +283,16 @@ class Connection:
             raise explanation(self.path, error) from error
 
 
-def _stamp(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
+def _stamp(path: Path) -> tuple[tuple[int, ...] | None, ...]:
     """What tells whether a file or its write-ahead log was written."""
-    stamps: list[tuple[int, int, int] | None] = []
+    stamps: list[tuple[int, ...] | None] = []
     for one in (path, path.with_name(f"{path.name}-wal")):
         try:
             known = one.stat()
         except OSError:
             stamps.append(None)
         else:
-            stamps.append((known.st_ino, known.st_size, known.st_mtime_ns))
+            stamps.append((known.st_ino, *file_state(known)))
     return tuple(stamps)
 
 

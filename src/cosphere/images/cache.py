@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosphere.disk import file_state
 from cosphere.errors import SizeError
 from cosphere.files import exclusive, path_of
 from cosphere.images.containers import find_item
@@ -52,7 +53,7 @@ class _Place(NamedTuple):
 
 
 class PixelCache:
-    """Cache of uint8 images of any size, keyed by file, its time and size, box, preprocessing rule and decoding version.
+    """Cache of uint8 images of any size, keyed by file, its size and times of change, box, preprocessing rule and decoding version.
 
     A changed file has a new key. The cache never stops a run: if it cannot be read or written, it logs one warning and
     images are decoded again. It can be passed to worker processes, forked or spawned, and is safe to use from threads.
@@ -123,7 +124,7 @@ class PixelCache:
         except (OSError, ValueError):
             return None
         edges = None if box is None else tuple(int(edge) for edge in box)
-        words = (str(Path(path).absolute()), status.st_mtime_ns, status.st_size, self.rule, DECODING, edges)
+        words = (str(Path(path).absolute()), file_state(status), self.rule, DECODING, edges)
         return hashlib.blake2b(repr(words).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def _find(self, key: bytes) -> Pixels | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cosphere.disk import check_waits
+
 _SOFTWARE = 305
 """The EXIF tag that names the program which wrote a picture."""
 _MARK = "cosphere search"
@@ -24,6 +26,7 @@ def picture_mark() -> Image.Exif:
 def is_marked(path: str | Path) -> bool:
     """Whether a file is the picture of a search; its pixels are not decoded."""
     try:
+        check_waits(Path(path))
         with Image.open(path) as picture:
             return picture.getexif().get(_SOFTWARE) == _MARK
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # of every file that is no picture

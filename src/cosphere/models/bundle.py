@@ -160,6 +160,18 @@ def read(path: Path) -> Bundle:
     return Bundle(path, content)
 
 
+def trained_classes(provenance: Any) -> frozenset[str]:
+    """Labels of the classes that a model was trained on, and those of the model whose weights it began with; empty where it does not say.
+
+    Args:
+        provenance: of a bundle or :attr:`cosphere.models.Embedder.provenance`.
+    """
+    origin = provenance if isinstance(provenance, Mapping) else {}
+    data = origin.get("data")
+    own = data.get("classes") if isinstance(data, Mapping) else None
+    return frozenset(map(str, [*(own or ()), *(origin.get("classes_before") or ())]))
+
+
 def check_no_part(path: Path) -> None:
     """Raise for a file of a run or bundle, where the folder is wanted; nothing for other paths.
 

@@ -275,11 +275,18 @@ class Embedder(nn.Module):
             backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size, stem=settings.stem)
             embedder = cls(settings, backbone, preprocessing)
             calibration = stored.content.get("calibration")  # absent from the oldest bundles
-            embedder.calibration = None if calibration is None else Calibration.from_dict(calibration)
+            own = None if calibration is None else Calibration.from_dict(calibration)
         stored.fill(embedder)
+        embedder.calibration = own
         embedder.provenance = dict(stored.content.get("provenance") or {})
         embedder.backbone.weights_source = str(embedder.provenance.get("weights", "bundle"))
         return embedder.to(device).eval()
+
+    def load_state_dict(self, *given: Any, **options: Any) -> Any:
+        """Take other weights, see :meth:`torch.nn.Module.load_state_dict`; discards the calibration, which is not theirs."""
+        self.calibration = None
+        self._quick.clear()
+        return super().load_state_dict(*given, **options)
 
     def set_trainable(self, *, backbone: bool | None = None, backbone_norm: bool | None = None) -> None:
         """Choose what training changes. The head is always trained.
@@ -359,7 +366,10 @@ def build_embedder(
     embedder = Embedder(settings, backbone, preprocessing)
     cut_weights(embedder, settings.cut)
     if settings.weights not in ("imagenet", "none") and Path(settings.weights).is_dir():
-        _take_head(embedder, bundle.read(Path(settings.weights)))
+        stored = bundle.read(Path(settings.weights))
+        _take_head(embedder, stored)
+        before = sorted(bundle.trained_classes(stored.content.get("provenance")))
+        embedder.provenance |= {"classes_before": before} if before else {}
     else:
         source = take_published_head(embedder.head, backbone.net, settings.weights)
         embedder.provenance["weights"] = source or embedder.provenance["weights"]

@@ -7,6 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from cosphere.disk import FileState, file_state
 from cosphere.errors import WeightsError
 from cosphere.files import path_of
 from cosphere.images import Preprocessing
@@ -68,20 +69,20 @@ def stored_model_id(path: str | Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits; read again only where its size or time of change is another.
+    """SHA-256 of a file, as 64 hexadecimal digits; read again only where its size or times of change are others.
 
     Raises:
         WeightsError: it cannot be read.
     """
     try:
-        state = path.stat()
-        return _digest(str(path.absolute()), state.st_size, state.st_mtime_ns)
+        return _digest(str(path.absolute()), file_state(path.stat()))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
 
 
 @functools.lru_cache(maxsize=64)
-def _digest(path: str, size: int, changed: int) -> str:
+def _digest(path: str, state: FileState) -> str:
+    del state
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

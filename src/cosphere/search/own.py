@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from cosphere.data.boxes import BOX
 from cosphere.data.listing import file_keys
+from cosphere.data.names import nfc
 from cosphere.embeddings import Embeddings
 from cosphere.gallery import Where
 from cosphere.search.any_gallery import AnyGallery, GalleryHit
@@ -17,7 +19,8 @@ def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
     """Rows of embeddings that show the query's file; none for a picture that is not a path.
 
     Saved embeddings have keys of the time when they were made. A file with several links now is therefore compared with the files as
-    they are, and a row that had several links then is looked at again.
+    they are, a row that had several links then is looked at again, and so is one whose path ends as the query's does, but for capitals
+    and Unicode form: it may be the same file in a folder that is mounted twice.
     """
     if not isinstance(query, str | Path):
         return ()
@@ -25,8 +28,36 @@ def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:
     (own,), (path,), (inode,) = file_keys(whole), file_keys(whole, by="path"), file_keys(whole, by="inode")
     if gallery.files is None or own != path:
         return tuple(row for row, file in enumerate(file_keys(gallery.paths)) if file == own)
-    rows = [row for row, file in enumerate(gallery.files) if file in (path, inode)]
-    return tuple(row for row in rows if gallery.files[row] == path or file_keys([gallery.paths[row]]) == [own])
+    rows = {row for row, file in enumerate(gallery.files) if file in (path, inode)}
+    alike = _by_name(gallery).get(_name(whole[0]), [])
+    return tuple(
+        row
+        for row in sorted(rows.union(alike))
+        if gallery.files[row] == path or _same_file(whole[0], gallery.paths[row])
+    )
+
+
+_names: WeakKeyDictionary[Embeddings, dict[str, list[int]]] = WeakKeyDictionary()
+
+
+def _by_name(gallery: Embeddings) -> dict[str, list[int]]:
+    """The rows of each file name."""
+    if gallery not in _names:
+        names: dict[str, list[int]] = {}
+        for row, path in enumerate(gallery.paths):
+            names.setdefault(_name(path), []).append(row)
+        _names[gallery] = names
+    return _names[gallery]
+
+
+def _name(path: str) -> str:
+    """The name of a file, or of an item of a container, as a disk compares names that tells no capitals and no Unicode forms apart."""
+    return nfc(path.replace("\\", "/").rpartition("/")[2]).casefold()
+
+
+def _same_file(path: str, other: str) -> bool:
+    one, two = file_keys([path, other])
+    return one == two
 
 
 class Others(NamedTuple):
@@ -43,10 +74,9 @@ def other_files(
     """The k items nearest to an image file, without those that show the file itself."""
     path = os.path.abspath(query)  # noqa: PTH100
     names = {path, os.path.realpath(query)}
-    (own,) = file_keys([path])
     return _others(
         lambda k: gallery.search(query, k, where, precision=precision),
-        lambda hit: hit.metadata.get("path") in names or _key(hit.metadata) == own,
+        lambda hit: _is_file(hit.metadata, path, names),
         k,
         gallery.count({"path": sorted(names)}),
     )
@@ -57,10 +87,10 @@ def other_pictures(
 ) -> Others:
     """The k items nearest to an item, without those that show the same box of the same file."""
     metadata = gallery.get(id_).metadata
-    own, box = _key(metadata), _box(metadata)
+    own, box = metadata.get("path"), _box(metadata)
     others = _others(
         lambda k: gallery.search(id=id_, k=k, where=where, precision=precision),
-        lambda hit: own is not None and _box(hit.metadata) == box and _key(hit.metadata) == own,
+        lambda hit: isinstance(own, str) and _box(hit.metadata) == box and _is_file(hit.metadata, own, {own}),
         k,
         0,
     )
@@ -79,9 +109,10 @@ def _others(search: Any, is_own: Any, k: int, known: int) -> Others:
         wide = k + own
 
 
-def _key(metadata: Any) -> str | None:
-    path = metadata.get("path")
-    return file_keys([path])[0] if isinstance(path, str) else None
+def _is_file(metadata: Any, path: str, names: set[str]) -> bool:
+    """Whether an item shows a file that is known by these names."""
+    own = metadata.get("path")
+    return isinstance(own, str) and (own in names or _same_file(path, own))
 
 
 def _box(metadata: Any) -> list[Any]:

@@ -62,7 +62,7 @@ class Keeper:
         if self.writes:
             own = embedder.provenance
             embedder.provenance = {
-                **({"weights": own["weights"]} if "weights" in own else {}),  # where training began
+                **{name: own[name] for name in ("weights", "classes_before") if name in own},  # where training began
                 **provenance(),
                 "step": self.state.step,
                 "validation": self.state.best["scores"],

@@ -24,6 +24,7 @@ from cosphere.data.folders import Classes
 from cosphere.data.pairs import read_verification_bin
 from cosphere.data.reading import read_catalogue
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
+from cosphere.disk import file_state
 from cosphere.errors import DataError, ImageError, counted
 from cosphere.images import encoded_image
 
@@ -148,7 +149,7 @@ class Job:
     def digest(self) -> str:
         """A digest of all that the result depends on, except the bytes of image files."""
         files = sorted(containers(self.plan.sources))
-        stats = [(name, os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in files]  # noqa: PTH116
+        stats = [(name, *file_state(os.stat(name))) for name in files]  # noqa: PTH116
         about = [VERSION, self.form.name, self.target.name, self.about, stats, list(self.plan.catalogue.table)]
         digest = hashlib.sha256(json.dumps(about).encode())
         for source, name in zip(self.plan.sources, self.plan.names, strict=True):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere._types import Integers
+from cosphere.disk import FileState, file_state
 from cosphere.errors import DataError
 from cosphere.images.containers.kind import Container, item_number, unreadable
 
@@ -180,13 +181,13 @@ def _pickled_batch(path: Path) -> _Batch:
         status = path.stat()
     except OSError as error:
         raise unreadable(path, error) from error
-    return _load_batch(path, status.st_mtime_ns, status.st_size)
+    return _load_batch(path, file_state(status))
 
 
 @functools.lru_cache(maxsize=6)  # CIFAR-10's six files: 184 MB
-def _load_batch(path: Path, mtime_ns: int, size: int) -> _Batch:
-    """Checked content of a pickled batch; time and size are part of the cache key, so that a changed file is reread."""
-    del mtime_ns, size
+def _load_batch(path: Path, state: FileState) -> _Batch:
+    """Checked content of a pickled batch; the state is part of the cache key, so that a changed file is reread."""
+    del state
     content = _unpickled(path)
     images = content.get("data")
     fine = content.get("labels") if _classes(path) == 10 else content.get("fine_labels")

@@ -50,10 +50,13 @@ class Container:
 def item_number(name: str) -> int:
     """The number that an item's name is; -1 for any other name, and for one of more than 18 digits, which no container holds.
 
-    >>> item_number("17"), item_number("seven"), item_number("9" * 5000)
-    (17, -1, -1)
+    A number with zeros before it is none: an image has one name.
+
+    >>> item_number("17"), item_number("017"), item_number("seven"), item_number("9" * 5000)
+    (17, -1, -1, -1)
     """
-    return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
+    plain = name.isascii() and name.isdigit() and len(name) < 19 and (name == "0" or name[0] != "0")
+    return int(name) if plain else -1
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

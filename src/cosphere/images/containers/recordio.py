@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosphere._types import Float32s, Integers
+from cosphere.disk import FileState, file_state
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, ForkSafeLock, item_number, unreadable
 
@@ -281,16 +282,16 @@ def _opened_file(path: Path) -> _Opened:
         raise DataError(f"{path} wants its index {short} beside it. Copy both files of the data set.") from None
     except OSError as error:
         raise unreadable(path, error) from error
-    return _open(name, own.st_mtime_ns, own.st_size, index.st_mtime_ns, index.st_size, os.getpid())
+    return _open(name, file_state(own), file_state(index), os.getpid())
 
 
 @functools.lru_cache(maxsize=8)
-def _open(name: str, mtime_ns: int, size: int, index_mtime_ns: int, index_size: int, process: int) -> _Opened:
-    """The open file; times and sizes are part of the key, so that a changed file is opened again, in each process."""
-    del mtime_ns, size, index_mtime_ns, process
+def _open(name: str, own: FileState, index: FileState, process: int) -> _Opened:
+    """The open file; both states are part of the key, so that a changed file is opened again, in each process."""
+    del own, process
     path = Path(name)
     try:
-        return _Opened(path, _read_index(path.with_suffix(".idx"), index_size))
+        return _Opened(path, _read_index(path.with_suffix(".idx"), index[0]))
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosphere._types import Flags, Integers
+from cosphere.disk import FileState, file_state
 from cosphere.errors import DataError
 from cosphere.images.containers.kind import MAX_ITEM_BYTES, Container, item_number, unreadable
 from cosphere.images.containers.plain_pickle import PlainArray, Span, plain_value
@@ -80,14 +81,13 @@ def _set_in(path: Path) -> _Set:
         status = path.stat()
     except OSError as error:
         raise unreadable(path, error) from error
-    return _read_set(path, status.st_mtime_ns, status.st_size)
+    return _read_set(path, file_state(status))
 
 
 @functools.lru_cache(maxsize=8)
-def _read_set(path: Path, mtime_ns: int, size: int) -> _Set:
-    """Where the images lie; time and size are part of the cache key, so that a changed file is read again."""
-    del mtime_ns
-    if not size:
+def _read_set(path: Path, state: FileState) -> _Set:
+    """Where the images lie; the state is part of the cache key, so that a changed file is read again."""
+    if not state[0]:
         raise DataError(f"{path} is empty. Copy or download it again.")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
