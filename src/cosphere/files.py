@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,15 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     with contextlib.suppress(RuntimeError):  # a name that begins with ~ and is no user's
         return Path(text).expanduser()
     return Path(text)
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path that does not exist is an address on a network, of which pathlib leaves one slash.
+
+    >>> is_address("https://a.com/b.zip"), is_address(Path("s3://a/b")), is_address("C:/photos")
+    (True, True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
 
 
 def is_there(path: Path) -> bool:

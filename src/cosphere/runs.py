@@ -220,7 +220,10 @@ class RunFolder:
         """
         folder = cls(path_of(path))
         if not is_there(folder.path) or not folder.path.is_dir():
-            raise RunError(f"there is no run at {folder.path}. Train one first: cosphere train DATA --name NAME.")
+            advice = meant_run(folder.path) or "Train one first: cosphere train DATA --name NAME."
+            raise RunError(f"there is no run at {folder.path}. {advice}")
+        if not folder.marker.exists() and (advice := meant_run(folder.path)):
+            raise RunError(f"{folder.path} is not a run's folder. {advice}")
         marker = read_json(folder.marker, what="a run's folder")
         layout = marker.get("layout") if isinstance(marker, Mapping) else None
         if layout != LAYOUT_VERSION:
@@ -254,6 +257,17 @@ class RunFolder:
         """Drop the lines after ``step``, which a resumed run writes again."""
         rows = [row for row in self.read_metrics() if isinstance(row.get("step"), int) and row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def meant_run(path: Path) -> str | None:
+    """What to say of a path that is no run: the run that it lies in, the one of that name in ``runs``, or some that it holds."""
+    for near in (*path.parents, Path("runs") / path):
+        if near.name and is_there(RunFolder(near).marker):
+            return f"Did you mean {near}?"
+    inside = sorted(marker.parent for marker in path.glob("*/run.json")) if path.is_dir() else []
+    if not inside:
+        return None
+    return f"It holds {', '.join(map(str, inside[:3]))}{', ...' if len(inside) > 3 else ''}. Name one of these."
 
 
 def open_lock(file: Path) -> int:

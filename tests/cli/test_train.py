@@ -29,8 +29,9 @@ def images(*rows: str) -> Catalogue:
 @pytest.mark.parametrize(
     ("values", "catalogue", "scored"),
     [
-        ({}, images("all/a", "all/b"), "/photos "),
-        ({"data.root": "~/photos"}, images("all/a", "all/b"), "/photos "),
+        ({}, images("train/a", "train/b", "test/c"), "/photos "),
+        ({"data.root": "~/photos"}, images(*(f"all/{label}" for label in "aabbccddee")), "/photos "),
+        ({}, images("all/a", "all/b"), "/photos --split all "),  # too few classes to hold some out
         (SSL, images("train/a", "train/b", "test/a", "test/b"), "/photos --protocol knn "),
         (SSL, images("all/a", "all/b"), "/photos --protocol knn --split all "),  # refused without it
         (SSL, images("train/a", "train/b"), "/photos --protocol knn --split train "),

@@ -128,7 +128,7 @@ def test_missing_labels_in_a_frame_are_named_by_row(photos: Path) -> None:
 
 
 def test_files_that_are_no_tables(photos: Path) -> None:
-    with pytest.raises(DataError, match=r"1\.jpg is no table that Cosphere reads\. Give \.csv"):
+    with pytest.raises(DataError, match=r"1\.jpg is no table that Cosphere reads\. It looks like an image"):
         read_table(photos / "a/1.jpg")
     with pytest.raises(DataError, match="does not exist"):
         read_table(photos / "none.csv")

@@ -17,7 +17,7 @@ from faults.making import class_folders, flat
 from mean_colour import MeanColour
 
 from cosphere.cli import main
-from cosphere.data import check, read_catalogue
+from cosphere.data import check, make_batches, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import CosphereError
 from cosphere.evaluate import EvaluationSettings, score_embeddings
@@ -103,6 +103,17 @@ def table_of(content: bytes) -> Act:
     return read
 
 
+def photos_with_a_table_without_labels(root: Path) -> object:
+    """A flat folder whose table lacks only the name of a column."""
+    flat(root / "a.png")
+    (root / "list.csv").write_text("file;Product name\na.png;mug\n")
+    return read_catalogue(root)
+
+
+def one_image_each(root: Path) -> object:
+    return make_batches("balanced", np.arange(9), 6, images_per_class=2)
+
+
 def zip_of_odd_names(root: Path) -> object:
     """A whole archive whose names have the flag of UTF-8 and are not."""
     with zipfile.ZipFile(root / "z.zip", "w") as archive:
@@ -135,6 +146,12 @@ REASONS = [
         )
         for column in ("path", "label", "sequence")
     ),
+    pytest.param(
+        photos_with_a_table_without_labels,
+        "list.csv has no column 'label'; it has file, Product name",
+        id="C4 no label",
+    ),
+    pytest.param(one_image_each, "no class has 2 images.*one label", id="C1 one image a class"),
     pytest.param(zip_of_odd_names, "z.zip has names that are marked as UTF-8 and are not", id="B1 a zip"),
     *(
         pytest.param(table_of(content), f"list.csv {words}", id=f"C4 {name}")

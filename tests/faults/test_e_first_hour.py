@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from faults.making import class_folders, flat
 from PIL import Image
 
 from cosphere.cli import main, quick
-from cosphere.data import read_catalogue
+from cosphere.data import check, read_catalogue
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.experiment import calibrate_run, embed_images, evaluate_run, search_images
 from cosphere.experiment.outputs import check_output, check_pictures
@@ -51,6 +52,8 @@ TYPED = [
     pytest.param(["--wd", "0.1"], ["--optimizer.weight_decay=0.1"], id="E10 wd"),
     pytest.param(["--momentum", "0.9"], ["--optimizer.momentum=0.9"], id="E10 momentum"),
     pytest.param(["--val_split", "0.2"], ["--data.validation_share=0.2"], id="E10 val_split"),
+    pytest.param(["--images", "photos/"], ["--data.root=photos/"], id="E10 images that are a folder"),
+    pytest.param(["--recipe", "x.yaml"], ["--config=x.yaml"], id="E10 recipe"),
 ]
 NAMED = [
     pytest.param(["--epochs", "3"], "training counts steps, not epochs", id="E10 epochs"),
@@ -64,6 +67,48 @@ NAMED = [
     pytest.param(["--fp16", "true"], "--precision: float32, bf16 or fp16", id="E10 fp16"),
     pytest.param(["--dropout", "0.1"], "--optimizer.weight_decay", id="E10 dropout"),
     pytest.param(["--eval_every", "1"], "--validation.every", id="E10 eval_every"),
+    pytest.param(["--wandb"], "metrics.jsonl", id="E10 wandb"),
+    pytest.param(["--freeze-backbone"], "--features.copies 4", id="E10 freeze"),
+    pytest.param(["--ddp"], "accelerate launch", id="E10 ddp"),
+    pytest.param(["--augment"], "--images.preset", id="E10 augment"),
+    pytest.param(["--val", "photos/val"], "val/ folder", id="E10 val"),
+    pytest.param(["--overwrite"], "another --name", id="E10 overwrite"),
+]
+ELSEWHERE = [
+    pytest.param(["evaluate", "--data", "photos"], "SOURCE .*: cosphere evaluate RUN SOURCE", id="E10 data"),
+    pytest.param(["evaluate", "--checkpoint", "x"], "RUN .*: cosphere evaluate RUN SOURCE", id="E10 checkpoint"),
+    pytest.param(["evaluate", "runs/x", "--out", "x"], "written to scores.json", id="E10 out of evaluate"),
+    pytest.param(["search", "--query", "q.jpg"], "QUERY .*: cosphere search MODEL SOURCE QUERY", id="E10 query"),
+    pytest.param(["search", "--threshold", "0.5"], "cosphere calibrate RUN", id="E10 threshold"),
+    pytest.param(["search", "--metric", "l2"], "ranked by cosine", id="E10 metric"),
+    pytest.param(["embed", "--model", "x"], "MODEL .*: cosphere embed MODEL SOURCE", id="E10 model"),
+    pytest.param(["embed", "x", "y", "--image-size", "224"], "it was trained with", id="E10 image size"),
+    pytest.param(["embed", "x", "y", "-o", "z.npz"], "Did you mean 'out'", id="E10 -o"),
+    pytest.param(["train", "x", "-b", "8"], "Did you mean 'batch.size'", id="E10 -b"),
+    pytest.param(["index", "add", "--images", "x"], "cosphere index add GALLERY SOURCE", id="E10 index add"),
+    pytest.param(["index", "export", "--output", "x"], "cosphere index export GALLERY OUT", id="E10 index export"),
+    pytest.param(["index", "photos/"], "cosphere index add GALLERY IMAGES", id="E10 index photos/"),
+    pytest.param(["index", "create"], "Use `cosphere index add`", id="E10 index create"),
+    pytest.param(["data", "photos/"], "cosphere data check IMAGES", id="E10 data photos/"),
+    pytest.param(["audit", "photos/"], "Use `cosphere data audit`", id="E10 a verb alone"),
+    pytest.param(["eval", "runs/x"], "Use `cosphere evaluate`", id="E10 eval"),
+    pytest.param(["find", "x"], "Use `cosphere search`", id="E10 find"),
+    pytest.param(["upgrade"], "Known: calibrate", id="E10 a command like none"),
+    pytest.param(["train", "--config", "nope.yaml"], "in cars196-half, faces.*path of a file", id="E10 a recipe"),
+    pytest.param(["evaluate", "no/such/run"], "Train one first", id="E14 no run"),
+    pytest.param(["evaluate", "first"], "Did you mean runs/first?", id="E14 the name of a run"),
+    pytest.param(["evaluate", "runs/first/model"], "Did you mean runs/first?", id="E14 the model of a run"),
+    pytest.param(["train", "--resume", "runs/first/last.pt"], "Did you mean runs/first?", id="E14 a checkpoint"),
+    pytest.param(["report", "runs"], "It holds runs/first. Name one", id="E14 the folder of runs"),
+    pytest.param(["embed", "first", ".", "--out", "x.npz"], "Did you mean runs/first?", id="E14 the name of a model"),
+    pytest.param(["embed", "runs", ".", "--out", "x.npz"], "It holds runs/first", id="E14 runs as a model"),
+    pytest.param(
+        ["search", "runs/first", "a.png", "a.png"], "give the folder that holds", id="E14 an image as a source"
+    ),
+    pytest.param(["search", "runs/first", ".", "https://a.com/b.jpg"], "an address: download it", id="E14 an address"),
+    pytest.param(["data", "check", "https://a.com/b.zip"], "https://a.com/b.zip is an address", id="E14 images there"),
+    pytest.param(["data", "check", "photos.tar.gz"], "unpack it", id="E14 an archive"),
+    pytest.param(["data", "check", "photos.xlsx"], "save it as CSV", id="E14 a spreadsheet"),
 ]
 
 
@@ -76,6 +121,77 @@ def test_what_people_type_first_is_understood(typed: list[str], meant: list[str]
 def test_what_has_no_counterpart_names_the_right_setting(typed: list[str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         quick.understood("train", typed)
+
+
+@pytest.mark.parametrize(("words", "answer"), ELSEWHERE)
+def test_every_command_says_where_it_goes(
+    words: list[str],
+    answer: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flat(tmp_path / "a.png")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(run)
+    for name in ("photos.tar.gz", "photos.xlsx"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert main(words) == 2
+    assert re.search(answer, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("words", "shown"), [(["help", "train"], "cosphere train DATA"), (["version"], "cosphere 0")])
+def test_words_of_other_tools_for_help(words: list[str], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert shown in capsys.readouterr().out
+
+
+def test_a_loss_is_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """No parts of Python's."""
+    assert main(["losses", "triplet"]) == 0
+    shown = capsys.readouterr().out
+    assert "squared=False" in shown
+    assert not any(part in shown for part in ("Traits(", "({", "traits"))
+
+
+UNTRAINABLE = [
+    pytest.param(["a/0", "a/1"], "needs at least 2; these images have 1", id="C1 one class"),
+    pytest.param(["a/0", "b/0", "c/0"], "every class here has one image", id="C1 one image a class"),
+    pytest.param(["a/0", "a/1", "b/0"], None, id="C1 one class of two"),
+    pytest.param(["test/a/0"], None, id="C1 no training images"),
+]
+
+
+@pytest.mark.parametrize(("names", "words"), UNTRAINABLE)
+def test_the_check_says_what_cannot_be_trained_on(names: list[str], words: str | None, tmp_path: Path) -> None:
+    for name in names:
+        flat(tmp_path / f"{name}.png", (len(name), ord(name[0]), 9))
+    notes = [note for note in check(tmp_path).notes if note.startswith("training compares")]
+    assert len(notes) == (words is not None)
+    assert words is None or words in notes[0]
+
+
+@pytest.mark.parametrize(("classes", "more"), [("ab", " --split all"), ("abcdef", "")])
+def test_the_next_command_runs(
+    classes: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too few classes to hold some out: `evaluate` has to be told which images."""
+    class_folders(tmp_path / "my photos", classes)
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--model.backbone=test_resnet",
+        "--model.weights=none",
+        "--model.dim=8",
+        "--images.size=32",
+        "--device=cpu",
+    ]
+    assert main(["train", "my photos", "--name", "x", "--steps", "1", *words, "--validation.lens=false"]) == 0
+    command = re.search(r"next: cosphere (evaluate .*?)    cosphere", capsys.readouterr().out)
+    assert command is not None
+    assert command[1] == f"evaluate runs/x '{tmp_path / 'my photos'}'{more}"
+    assert main(shlex.split(command[1])) == 0
 
 
 def source_of(text: str) -> Callable[[Path], Any]:
@@ -98,6 +214,11 @@ ANSWERS = [
     ),
     pytest.param(
         source_of("path,label\n../b/0.png,red\n"), "Move the table to the folder", id="E14 a table beside the images"
+    ),
+    pytest.param(source_of("path,label\n/x/a.png,red\n"), "write them relative to the folder", id="E14 another disk"),
+    pytest.param(source_of("path,label\nC:\\\\x\\\\a.png,red\n"), "write them relative", id="E14 a disk of Windows"),
+    pytest.param(
+        source_of("path,label\nhttps://a.com/a.png,red\n"), "These are addresses: download", id="E14 addresses"
     ),
     pytest.param(source_of("path,la\0el\na/0.png,red\n"), "holds bytes of 0, so it was cut off", id="C4 one byte of 0"),
     pytest.param(source_of("path,label\na/0.png,red\n" + 99 * "\0"), "holds bytes of 0", id="C4 zeros at the end"),
@@ -141,6 +262,7 @@ NOTES = [
         ("is_train", ["train", "test"]),
         ("Is_Training_Image", ["train", "test"]),
         ("is_test", ["test", "train"]),
+        ("is_valid", ["val", "train"]),
         ("is_train,split", ["all", "all"]),
     ],
 )

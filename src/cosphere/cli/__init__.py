@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from cosphere.cli.commands import ADVICE, COMMANDS, verbs
+from cosphere.cli.commands import COMMANDS, instead, verbs
 from cosphere.cli.torch_part import defer_shape_kernels
-from cosphere.errors import CosphereError, did_you_mean, escaped
+from cosphere.errors import CosphereError, escaped
 
 _EXAMPLES = """examples:
   cosphere demo
@@ -98,10 +98,12 @@ def _discard_output() -> None:
 
 
 def _dispatch(given: list[str]) -> int:
+    if given[:1] == ["help"] and given[1:]:  # as git has it
+        given = [*given[1:], "--help"]
     if not given or given[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if given[0] in ("-V", "--version"):
+    if given[0] in ("-V", "--version", "version"):
         from cosphere import __version__
 
         print(f"cosphere {__version__}")
@@ -112,13 +114,9 @@ def _dispatch(given: list[str]) -> int:
         return 0
     name, rest = (f"{given[0]} {given[1]}", given[2:]) if group else (given[0], given[1:])
     if group and given[1] not in group:
-        raise CosphereError(f"there is no `cosphere {name}`. {did_you_mean(given[1], group)}")
+        raise CosphereError(f"there is no `cosphere {name}`. {instead(name)}")
     if name not in COMMANDS:
-        known = [command.split()[0] for command in COMMANDS]
-        meant = name.replace("_", "-")
-        raise CosphereError(
-            f"there is no command {name!r}. {f'{ADVICE[meant]}.' if meant in ADVICE else did_you_mean(name, known)}"
-        )
+        raise CosphereError(f"there is no command {name!r}. {instead(name)}")
     from cosphere.cli import quick
 
     rest = quick.understood(name, rest)

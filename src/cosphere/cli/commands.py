@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from cosphere.errors import did_you_mean, one_of
+
 COMMANDS = {
     "demo": ("cosphere.cli.demo", "draw stamps, train on them, show the improvement and search; needs no data"),
     "data check": ("cosphere.cli.data_check", "check a folder, table or benchmark before training"),
@@ -53,19 +57,71 @@ COMMANDS = {
 A name of two words, such as `data check`, is a verb of the group of commands that its first word names.
 """
 
+_SEARCH = "Use `cosphere search`, or `cosphere index search` for a gallery"
+_SERVE = "There is no server: `cosphere.Gallery` searches in a process of yours, or keep the gallery in PostgreSQL (docs/gallery.md)"
+_ENCODE = "Use `cosphere search` for the nearest images and `cosphere embed` for embeddings"
+_REPORT = "`cosphere report` draws curves, lengths and neighbours"
+_DUPLICATES = "`cosphere data audit` finds near duplicates and wrong labels"
+
 ADVICE = {
+    **dict.fromkeys(("eval", "score", "val", "validate"), "Use `cosphere evaluate`"),
+    **dict.fromkeys(("find", "match", "query", "retrieve", "similar"), _SEARCH),
+    **dict.fromkeys(("gui", "ui", "web"), _SERVE),
+    **dict.fromkeys(("infer", "inference"), _ENCODE),
+    **dict.fromkeys(("plot", "tsne", "umap", "visualise", "visualize"), _REPORT),
+    **dict.fromkeys(("clean", "data clean", "data dedup", "dedup", "dedupe", "duplicates"), _DUPLICATES),
+    **dict.fromkeys(("fit", "run"), "Use `cosphere train`"),
+    **dict.fromkeys(("fine-tune", "finetune"), "Use `cosphere train DATA --model.weights RUN`"),
+    **dict.fromkeys(
+        ("index create", "index init", "index new", "index update"),
+        "Use `cosphere index add`, which makes a new gallery too",
+    ),
+    **dict.fromkeys(("index find", "index query"), "Use `cosphere index search`"),
+    **dict.fromkeys(("index drop", "index remove", "index rm"), "Use `cosphere index delete`"),
+    **dict.fromkeys(("index list", "index ls", "index stats", "index verify"), "Use `cosphere index info`"),
+    **dict.fromkeys(("data info", "data stats", "data validate"), "Use `cosphere data check`"),
     "benchmark": "Use `cosphere losses --time` for the losses and `cosphere plan` for a whole training",
     "encode": "Use `cosphere embed`",
     "export": "Use `cosphere index export` for a gallery and `cosphere embed --out` for embeddings; docs/path.md, section 5, has ONNX",
     "list-models": "`python -c 'import timm; print(timm.list_models())'` names the backbones, and `--model.backbone NAME` trains one",
-    "predict": "Use `cosphere search` for the nearest images and `cosphere embed` for embeddings",
+    "models": "`python -c 'import timm; print(timm.list_models())'` names the backbones, and `--model.backbone NAME` trains one",
+    "onnx": "docs/path.md, section 5, has ONNX",
+    "predict": _ENCODE,
+    "quantize": "`cosphere evaluate RUN --codes` shows what bits and int8 keep, and `cosphere search --kind bits` uses them",
+    "recipes": "docs/recipes.md lists them, and `cosphere train --config NAME` trains one",
     "resume": "Use `cosphere train --resume runs/NAME`",
-    "serve": "There is no server: `cosphere.Gallery` searches in a process of yours, or keep the gallery in PostgreSQL (docs/gallery.md)",
+    "serve": _SERVE,
     "sweep": "Use `cosphere study`, which tunes every arm equally, or `cosphere plan --race true`",
     "test": "Use `cosphere evaluate`",
+    "threshold": "Use `cosphere calibrate`",
     "tune": "Use `cosphere study`, which tunes every arm equally, or `cosphere plan --race true`",
 }
 """Commands of other tools that people try first, and what to use."""
+
+
+def instead(name: str) -> str:
+    """The tail of the error about a command that does not exist: what to use, or the nearest command.
+
+    >>> instead("audit"), instead("serach")
+    ('Use `cosphere data audit`.', "Did you mean 'search'?")
+    """
+    group, _, word = name.partition(" ")
+    meant = name.replace("_", "-")
+    if meant in ADVICE:
+        return f"{ADVICE[meant]}."
+    if word and ("/" in word or Path(word).exists()):  # images where a verb is wanted
+        return f"To {_OF_IMAGES[group]}."
+    if word:
+        return did_you_mean(word, verbs(group), cutoff=0.7)
+    own = [command for command in COMMANDS if command.endswith(f" {meant}")]
+    return f"Use {one_of(f'`cosphere {one}`' for one in own)}." if own else did_you_mean(name, _FIRST_WORDS, cutoff=0.7)
+
+
+_FIRST_WORDS = [command.split()[0] for command in COMMANDS]
+_OF_IMAGES = {
+    "data": "check images before training: cosphere data check IMAGES",
+    "index": "add images to a gallery: cosphere index add GALLERY IMAGES --model RUN",
+}
 
 
 def verbs(group: str) -> list[str]:

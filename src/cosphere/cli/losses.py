@@ -94,11 +94,15 @@ def _show_one(entry: losses.About) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for field in dataclasses.fields(entry):
+        if field.name == "traits":  # of interest to tests
+            continue
         table.add_row(field.name.replace("_", " "), console.plain(_as_text(getattr(entry, field.name))))
     console.show(table)
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return "; ".join(map(_as_text, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{name}={default!r}" for name, default in value.items()) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -116,8 +116,9 @@ def understood(command: str, arguments: Sequence[str]) -> list[str]:
     """
     if _page(arguments):
         return list(arguments)
-    kinds = options()["commands"][command]["options"]
-    return joined(synonyms.understood(split(arguments, kinds), kinds))
+    about = options()["commands"][command]
+    kinds = about["options"]
+    return joined(synonyms.understood(split(arguments, kinds), kinds, command, about["arguments"]))
 
 
 def _check(kinds: dict[str, Any], name: str, value: str | None) -> None:
@@ -206,6 +207,7 @@ def _command(parser: Any) -> dict[str, Any]:
     return {
         "short": short,
         "all": whole,
+        "arguments": [action.dest for action in positional],
         "needs": needs,
         "takes": None if several else len(positional),
         "options": kinds,

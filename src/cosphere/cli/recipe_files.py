@@ -23,5 +23,8 @@ def recipe_file(name: str) -> Path:
     own = name.removeprefix("recipes/").removesuffix(".yaml")
     shipped = {f"{path.parent.name}/{path.stem}": path for path in sorted(RECIPES.glob("*/*.yaml"))}
     if own not in shipped:
-        raise SettingsError(f"there is no recipe {name}. {did_you_mean(own, shipped)} Or give the path of a file.")
+        near, rooms = did_you_mean(own, shipped), sorted({recipe.split("/")[0] for recipe in shipped})
+        if not near.startswith("Did"):  # the list of all takes a screen
+            near = f"There are {len(shipped)} in {', '.join(rooms)}, such as sec/cub-triplet-sec."
+        raise SettingsError(f"there is no recipe {name}. {near} Or give the path of a file.")
     return shipped[own]

@@ -14,6 +14,7 @@ from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import resume_run
 from cosphere.experiment import run as run_experiment
+from cosphere.experiment.images import has_unseen
 from cosphere.experiment.protocols.probing import split_to_halve
 from cosphere.files import path_of
 from cosphere.runs import RunFolder
@@ -129,5 +130,7 @@ def show(result: TrainResult, folder: RunFolder, settings: TrainSettings, images
         labelled = images is not None and images.labelled
         split = split_to_halve(images) if images is not None and labelled else None
         scored = f"{place if labelled else 'LABELLED_IMAGES'} --protocol knn" + (f" --split {split}" if split else "")
+    elif images is not None and not has_unseen(images, settings):
+        scored = f"{place} --split all"
     run = shlex.quote(str(folder.path))
     console.line(f"next: cosphere evaluate {run} {scored}    cosphere search {run} {place} QUERY.jpg")

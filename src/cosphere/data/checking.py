@@ -184,7 +184,7 @@ def check(
             *_repeats_across([_labelled(rows) for rows in repeats], "label"),
         ),
         checks=catalogue.checks,
-        notes=(*catalogue.notes, *notes),
+        notes=(*catalogue.notes, *(notes or _untrainable(catalogue))),
     )
 
 
@@ -207,6 +207,17 @@ def _read(source: str | Path, layout: str, classes: Classes) -> tuple[Catalogue,
         return catalogue, (
             f"images without labels can be embedded and searched; training and scores need labels: {error}",
         )
+
+
+def _untrainable(catalogue: Catalogue) -> list[str]:
+    """A note if there are labelled training rows, and too few classes or images to train on."""
+    rows = _labelled(catalogue.table)
+    counts = rows.loc[rows["split"].isin(("train", EVERYTHING)), "label"].value_counts()
+    if len(counts) == 1:
+        return ["training compares classes and needs at least 2; these images have 1"]
+    if len(counts) and counts.max() == 1:
+        return ["training compares two images of a class, and every class here has one image"]
+    return []
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:

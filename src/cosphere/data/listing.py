@@ -16,7 +16,7 @@ import numpy as np
 from cosphere._types import Flags
 from cosphere.disk import file_state
 from cosphere.errors import DataError, agreeing, counted
-from cosphere.files import is_utf8, printable
+from cosphere.files import is_address, is_utf8, printable
 from cosphere.images import IMAGE_SUFFIXES, find_item
 from cosphere.images.containers import Container
 from cosphere.images.marks import is_left_by_search
@@ -319,6 +319,15 @@ def items_of(container: Container, path: Path) -> set[str] | None:
         return None
 
 
+def _advice(path: str) -> str:
+    """What to do about a table none of whose files is there, by the form of its first path."""
+    if is_address(path):
+        return "These are addresses: download the images, and list the files."
+    if path.startswith("/") or re.match(r"[A-Za-z]:[\\/]", path):
+        return "These paths start from the root of a disk: write them relative to the folder of the table."
+    return "Move it to the folder that its paths start from, or write absolute paths."
+
+
 def drop_missing(
     root: Path, paths: list[str], *, share: float, source: str, there: Flags | None = None
 ) -> tuple[Flags, list[str]]:
@@ -344,8 +353,7 @@ def drop_missing(
     first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
     if len(lost) == len(paths):
         raise DataError(
-            f"none of the {counted(len(paths), 'file')} that {source} lists is in {root} (first: {first}). "
-            "Move it to the folder that its paths start from, or write absolute paths."
+            f"none of the {counted(len(paths), 'file')} that {source} lists is in {root} (first: {first}). {_advice(lost[0])}"
         )
     if len(lost) > share * len(paths):
         raise DataError(

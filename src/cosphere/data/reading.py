@@ -17,7 +17,7 @@ from cosphere.data.listing import Listing, is_stray, list_images, scan
 from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.data.tables import MAX_MISSING, has_columns, read_table
 from cosphere.errors import DataError, SettingsError, agreeing, counted, did_you_mean
-from cosphere.files import is_utf8, path_of, printable
+from cosphere.files import is_address, is_utf8, path_of, printable
 from cosphere.images import container_of
 from cosphere.images.containers import Container
 
@@ -128,6 +128,8 @@ def _existing(source: Any) -> Path:
         raise DataError(f"{printable(source)} cannot be read: {reason}. Check the path.") from error
     if not is_utf8(str(path)):
         raise DataError(f"the name {printable(path)} is not UTF-8. Rename it, or link to it under another name.")
+    if not exists and is_address(path):
+        raise DataError(f"{source} is an address; wanted a folder or a file on this machine. Download it first.")
     if not exists:
         raise DataError(
             f"{path} does not exist. Give a folder of images, a table, or the root of a published data set."
@@ -169,7 +171,13 @@ def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -
     """Read a folder by the one table in it, unless that adds nothing to its class folders; otherwise by its class folders."""
     tables = _tables(path, options["labels"])
     if len(tables) != 1:
-        return read_folder(path, **options)
+        try:
+            return read_folder(path, **options)
+        except DataError:
+            unlabelled = [] if tables else _tables(path, "optional")
+            if len(unlabelled) == 1:
+                read_table(unlabelled[0], **table_options)  # says which column is missing
+            raise
     name = tables[0].name
     listing, folder = None, None
     try:
@@ -188,9 +196,8 @@ def _read_unknown(path: Path, options: _Options, table_options: _TableOptions) -
         return _with_note(folder, note)
     table = _with_splits_of_folders(table, path, name)
     part = "" if listing is None else _part_of(listing, table, path)
-    return _with_note(
-        table, f"read from {name} inside the folder{part}; --layout folder reads the class folders instead"
-    )
+    instead = "; --layout folder reads the class folders instead" if folder is not None and folder.labelled else ""
+    return _with_note(table, f"read from {name} inside the folder{part}{instead}")
 
 
 def _adds_nothing(table: Catalogue, folder: Catalogue) -> bool:

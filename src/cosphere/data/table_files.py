@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cosphere._types import Integers
+from cosphere.data.listing import is_image
 from cosphere.disk import check_waits
 from cosphere.errors import DataError, agreeing, counted
 from cosphere.files import is_utf8, path_of, printable
@@ -122,6 +123,22 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
+
+def _instead(path: Path) -> str:
+    """What to give instead of a file that is no table."""
+    suffix = path.suffix.lower()
+    if suffix in _ARCHIVES:
+        return "It looks like an archive: unpack it, or pack the images as .zip."
+    if suffix in _SHEETS:
+        return "It looks like a spreadsheet: save it as CSV."
+    if is_image(path.name):
+        return "It looks like an image: give the folder that holds the images."
+    return "Give .csv, .tsv or .parquet."
+
+
 def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) -> TableFile:
     """Load a table.
 
@@ -139,7 +156,7 @@ def load_table(source: str | Path | pd.DataFrame, *, header_only: bool = False) 
         return _each_column_once(TableFile(source.reset_index(drop=True), "the DataFrame", None))
     path = path_of(source)
     if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise DataError(f"{path.name} is no table that Cosphere reads. Give .csv, .tsv or .parquet.")
+        raise DataError(f"{path.name} is no table that Cosphere reads. {_instead(path)}")
     try:
         check_waits(path)
         if path.suffix.lower() in {".parquet", ".pq"}:

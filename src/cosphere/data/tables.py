@@ -45,6 +45,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 TRAIN_FLAGS = {
     **dict.fromkeys(("is_train", "is_training", "is_training_image", "is_train_image"), ("train", "test")),
     **dict.fromkeys(("is_test", "is_testing", "is_test_image"), ("test", "train")),
+    **dict.fromkeys(("is_valid", "is_val", "is_validation"), ("val", "train")),
 }
 """Columns of true and false that are read as the split where a table has none, and the splits that these mean."""
 
@@ -71,7 +72,7 @@ def read_table(
     ``sequence``, ``class_name`` and the box ``x_1, y_1, x_2, y_2`` in pixels (or ``xmin, ymin, xmax, ymax``, or
     ``x, y, w, h``); these are all columns of open-metric-learning's tables. Column names are case-insensitive and may be
     one of :data:`ALIASES`; the notes say which alias was used. Labels may be numbers or text. ``validation`` is read as split
-    ``val``. Without a split column, one of :data:`TRAIN_FLAGS` tells training rows from test rows, else all rows have split ``all``.
+    ``val``. Without a split column, one of :data:`TRAIN_FLAGS` tells training rows from others, else all rows have split ``all``.
 
     Relative paths start from ``root`` and must stay inside it: a path that leaves it through ``..`` is refused, so that
     a foreign table cannot reach other files. Absolute paths are used as they are.

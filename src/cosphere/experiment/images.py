@@ -61,9 +61,7 @@ def take_split(catalogue: Catalogue, split: str, settings: TrainSettings | None 
         if held_out is not None:
             return Chosen(held_out, VAL)
     if names == [ALL]:
-        raise DataError(
-            f"{catalogue.root} has no splits, so no split {split!r}. Leave --split out, or use --split all."
-        )
+        raise DataError(f"the data has no splits, so no split {split!r}. Leave --split out, or use --split all.")
     near = did_you_mean(split, names)
     advice = near if near.startswith("Did") else "Give one of these, or --split all for every image."
     raise DataError(f"{catalogue.root} has no split {split!r}; it has {', '.join(names)}. {advice}")
@@ -82,12 +80,20 @@ def choose_images(catalogue: Catalogue, split: str | None, settings: TrainSettin
     has_val = VAL in catalogue.split_names
     if not has_val and (catalogue.split_names != [ALL] or parts_of_training(catalogue, settings).val is None):
         raise DataError(
-            f"{catalogue.root} has no test split and no classes were held out of training. Use --split all, or give other "
-            "images."
+            "there is no test split and no classes were held out of training. Use --split all, or give other images."
         )
     which = "validation images" if has_val else "classes held out of training"
     note = f"no test split, so the {which} are scored; the model was chosen on them, which flatters it"
     return take_split(catalogue, VAL, settings)._replace(notes=(note,))
+
+
+def has_unseen(catalogue: Catalogue, settings: TrainSettings) -> bool:
+    """Whether :func:`choose_images` finds images without a split's name."""
+    try:
+        choose_images(catalogue, None, settings)
+    except DataError:
+        return False
+    return True
 
 
 def validation_images(catalogue: Catalogue, split: str | None, settings: TrainSettings) -> Chosen:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cosphere.checks import check_whole
 from cosphere.errors import ImageError
-from cosphere.files import path_of
+from cosphere.files import is_address, path_of
 from cosphere.images.containers import CONTAINERS, find_item
 from cosphere.images.modes import Pixels, bytes_in_flight, bytes_per_pixel, to_rgb
 
@@ -169,7 +169,8 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
             raise ImageError(f"{name} is empty (0 bytes). Copy or download it again, or remove it.")
         file = path.open("rb")
     except FileNotFoundError:
-        raise ImageError(f"{name} does not exist{_no_container(name)}. Check the path.") from None
+        advice = "It is an address: download it first." if is_address(name) else "Check the path."
+        raise ImageError(f"{name} does not exist{_no_container(name)}. {advice}") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read: permission denied. Run: chmod +r on it, or ask its owner.") from None
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from cosphere.errors import CosphereError, RunError, WeightsError
 from cosphere.files import check_utf8, is_there, read_json, write_atomic, write_json
 from cosphere.models.fingerprint import of_tensors
 from cosphere.models.weights import fit_weights
+from cosphere.runs import meant_run
 
 FORMAT = 2
 """Incremented when an older Cosphere can no longer read what this one writes."""
@@ -141,7 +142,10 @@ def read(path: Path) -> Bundle:
         path = path / "model"
     if not path.is_dir():
         check_no_part(path)
-        raise RunError(f"there is no model bundle at {path}: want a folder with {DESCRIPTION} and {WEIGHTS}.")
+        advice = meant_run(path) or f"Give a run, or a folder with {DESCRIPTION} and {WEIGHTS}."
+        raise RunError(f"there is no model bundle at {path}. {advice}")
+    if not is_there(path / DESCRIPTION) and (advice := meant_run(path)):
+        raise RunError(f"{path} is not a model bundle. {advice}")
     content = read_json(path / DESCRIPTION, what="a model bundle")
     if not (path / WEIGHTS).is_file():
         raise RunError(f"{path} has no {WEIGHTS}, so the bundle is incomplete. Copy the whole folder again.")

@@ -111,6 +111,11 @@ class ClassBalancedBatches(EpochBatches):
                 f"batch_size {self.batch_size} with {counted(each, 'image')} per class{ranks} wants {counted(needed, 'class')}, and "
                 f"there {agreeing(classes, 'are')} {classes}. {advice}"
             )
+        if each > largest == 1 and self.replacement == "when_short":
+            raise SettingsError(
+                f"images_per_class is {each}, and no class has 2 images, so no batch could compare two images of a class. Put all "
+                "images of a class under one label. A loss with class weights also takes images_per_class 1."
+            )
         if each > largest and self.replacement == "when_short":
             raise SettingsError(
                 f"images_per_class {each} is more than any class has (the largest has {largest}), so every batch would "
