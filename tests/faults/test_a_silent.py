@@ -25,7 +25,7 @@ from cosphere.cli import main
 from cosphere.data import Catalogue, check, read_catalogue
 from cosphere.data.listing import list_images
 from cosphere.data.splits import hold_out_images, training_parts
-from cosphere.embeddings import Embeddings, EmbeddingStore, embed, number_classes
+from cosphere.embeddings import Embeddings, EmbeddingStore, FeatureCache, embed, number_classes
 from cosphere.errors import DataError
 from cosphere.evaluate import (
     EvaluationSettings,
@@ -37,7 +37,7 @@ from cosphere.evaluate import (
     score_embeddings,
 )
 from cosphere.evaluate.equal_bytes import equal_bytes
-from cosphere.experiment import Listener, audit, calibrate_run, evaluate_run
+from cosphere.experiment import Listener, audit, calibrate_run, embed_images, evaluate_run
 from cosphere.experiment.protocols.pairs import PairSettings
 from cosphere.experiment.protocols.pairs import run as run_pairs
 from cosphere.experiment.protocols.probing import probe_data
@@ -45,8 +45,9 @@ from cosphere.experiment.training import settings_for
 from cosphere.files import read_json
 from cosphere.images import PixelCache, read_image
 from cosphere.losses import CrossBatchMemory, HierarchicalTripletLoss, LiftedStructureLoss
-from cosphere.models import Embedder, build_embedder, weights_identity
+from cosphere.models import Embedder, EmbedderSettings, build_embedder, weights_identity
 from cosphere.models.bundle import trained_classes
+from cosphere.report.data import report_data_from_run
 from cosphere.runs import RunFolder
 from cosphere.search.answer import answer
 from cosphere.search.gallery_items import box_of, boxes_of
@@ -286,7 +287,38 @@ def zipped(root: Path) -> Any:
     return read_image(f"{path}#a.bmp")
 
 
+def renamed_rows(root: Path) -> bool:
+    """Rows that one model computed, in a file with the name of another's."""
+    class_folders(root / "p", "ab")
+    images, store, one, other = read_catalogue(root / "p"), EmbeddingStore(root / "store"), MeanColour(), MeanColour()
+    with torch.no_grad():
+        other.linear.weight.mul_(3)
+    embed(one, images, store=store)  # type: ignore[arg-type]
+    (file,) = store.folder.glob("*.npz")
+    file.rename(file.with_name(file.name.replace(one.id[:32], other.id[:32])))
+    return bool(np.allclose(embed(other, images, store=store).embeddings, embed(other, images).embeddings))  # type: ignore[arg-type]
+
+
+def renamed_features(root: Path) -> bool:
+    """Features of one backbone, in a folder with the name of another's."""
+    class_folders(root / "p", "ab")
+    images, rows = read_catalogue(root / "p"), np.arange(4)
+    settings, made = EmbedderSettings(backbone="test_resnet", weights="none", dim=4), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.append(build_embedder(settings, image_size=32).eval())
+    FeatureCache(root / "f").table(made[0], images)
+    (folder,) = (root / "f").iterdir()
+    folder.rename(folder.with_name(folder.name.replace(made[0].feature_id[:32], made[1].feature_id[:32])))
+    found = FeatureCache(root / "f").table(made[1], images).take(rows)
+    return torch.equal(found, FeatureCache(root / "new").table(made[1], images).take(rows))
+
+
 CHANGED = [
+    pytest.param(renamed_rows, True, id="E1 rows under another model's name"),
+    pytest.param(renamed_features, True, id="E1 features under another backbone's name"),
+]
+CHANGED += [
     pytest.param(changed_in_place(look), True, id=f"E1 {look.__name__}")
     for look in (stored_rows, cached_pixels, digest_of_weights, zipped)
 ]
@@ -708,6 +740,21 @@ def alike(one: str, other: str) -> Made:
     return measure
 
 
+FORM = "spaces or form of characters"
+
+
+def similar(column: str, values: list[str]) -> Made:
+    """The first note about names in a column that look alike."""
+
+    def measure(root: Path) -> str:
+        class_folders(root, ["a", "b"])
+        frame = pd.DataFrame({"path": [f"{c}/{i}.png" for c in "ab" for i in (0, 1)], "label": ["a", "a", "b", "b"]})
+        notes = read_catalogue(frame.assign(**{column: values}), root=root).notes
+        return next((note.partition(":")[0] for note in notes if "differ only" in note), "")
+
+    return measure
+
+
 def nested(choice: Any) -> Made:
     def measure(root: Path) -> tuple[int, bool]:
         for path in ("Fruit/Apple/Granny", "Fruit/Apple/Pink", "Fruit/Pear", "Packages/Milk/Skim", "Vegetables/Leek"):
@@ -937,6 +984,17 @@ SETS = [
             (["1", "01", "1.0"], ["01", "1", "1.0"]),
         )
     ),
+    *(
+        pytest.param(
+            similar(column, values), words and f"2 {words} differ only in capitals, {FORM}", id=f"A12 {values}"
+        )
+        for column, values, words in (
+            ("split", ["train", "train", "train\N{ZERO WIDTH SPACE}", "test"], "splits"),
+            ("sequence", ["cam1", "cam2", "Cam1", "cam3"], "sequences"),
+            ("category", ["7", "8", "07", "9"], "categories"),
+            ("sequence", ["1", "2", "3", "10"], ""),
+        )
+    ),
     pytest.param(labels_of(["1" * 5000, "1" * 4999, "2"]), ["2", "1" * 4999, "1" * 5000], id="A12 long numbers"),
     pytest.param(nested("top"), (3, True), id="A13 top"),
     pytest.param(nested("leaf"), (5, True), id="A13 leaf"),
@@ -1108,6 +1166,28 @@ class Notes(Listener):
 
     def note(self, text: str) -> None:
         self.heard.append(text)
+
+
+def test_what_was_embedded_of_one_split_is_not_taken_for_another(run: Path, data: Path, tmp_path: Path) -> None:
+    """E1: the two files of a source, each under the other's name."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(own / "embeddings", ignore_errors=True)
+    before = [embed_images(own, data, split=split, device="cpu").paths for split in ("train", "test")]
+    one, other = (own / "embeddings" / "cache" / "sources").glob("*.npz")
+    aside = other.rename(tmp_path / "aside.npz")
+    one.rename(other)
+    aside.rename(one)
+    assert [embed_images(own, data, split=split, device="cpu").paths for split in ("train", "test")] == before
+
+
+def test_a_report_shows_scores_of_the_embeddings_that_are_there(run: Path, data: Path, tmp_path: Path) -> None:
+    """A2: a file of another evaluation, as where one was copied or an evaluation was killed between its two files."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    evaluate_run(own, data, split="test", settings=ONLY_RECALL, tables=False, device="cpu")
+    table = Embeddings.load(own / "embeddings" / "test.npz")
+    replace(table.rows(slice(0, 6)), fingerprint="another").save(own / "embeddings" / "test.npz")
+    shown = report_data_from_run(own)
+    assert shown.scores["data"]["images"] == 6
 
 
 def test_pictures_that_were_trained_on_are_said(run: Path, data: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from PIL import Image
 from cosphere.cli import main
 from cosphere.cli.search import FORMATS, write_strip
 from cosphere.data import check, convert, read_catalogue, read_lfw_people, read_megaface_feature, read_template_media
+from cosphere.data.patches import undo_patch
 from cosphere.data.table_files import load_table
 from cosphere.data.text_lists import read_lines
 from cosphere.embeddings import Embeddings
@@ -35,7 +39,7 @@ from cosphere.evaluate.probes import linear_probe
 from cosphere.experiment import calibrate_run, calibrating, embed_images
 from cosphere.experiment.class_tables import as_csv
 from cosphere.experiment.outputs import check_output, check_pictures
-from cosphere.files import read_arrays, read_json, read_yaml
+from cosphere.files import read_arrays, read_json, read_yaml, write_json
 from cosphere.images import load_detector, read_image
 from cosphere.losses import CrossBatchMemory, TripletLoss
 from cosphere.losses.timing import time_losses
@@ -192,6 +196,14 @@ def record_file(root: Path, index: bytes, records: bytes) -> Path:
     return root / "train.rec"
 
 
+MANY_LONG_NUMBERS = b"".join(
+    (
+        b"\x80\x02(cnumpy.core.numeric\n_frombuffer\n(U\x01xcnumpy\ndtype\n(U\x02u1tR(",
+        b"\x8a\xff" + b"\x7f" * 255 + b"q\0" + b"h\0" * 1_000_000,
+        b"ttRl(\x88l\x86.",
+    )
+)
+"""A pickle of an array with a million dimensions, each a number of 2040 bits."""
 FACES = [
     pytest.param(
         file_of(b"\x80\x02cos\nsystem\n.", lambda p: check(p), "lfw.bin"), "could run code", id="a .bin that runs code"
@@ -203,6 +215,11 @@ FACES = [
     ),
     pytest.param(
         file_of(b"\x80\x02" + b"]" * 9999 + b".", lambda p: check(p), "lfw.bin"), "two lists", id="deep lists in a .bin"
+    ),
+    pytest.param(
+        file_of(MANY_LONG_NUMBERS, lambda p: check(p), "lfw.bin"),
+        "an array has no shape",
+        id="a .bin of a long product",
     ),
     pytest.param(
         lambda root: check(record_file(root, b"7\t12\n", b"\0" * 99)),
@@ -309,13 +326,45 @@ def few_bytes(name: str) -> Act:
     return act
 
 
+def stranger_record(root: Path, /, **content: Any) -> object:
+    """Undo what a record says that came with a stranger's patch."""
+    written = {"version": 1, "before": base64.b64encode(zlib.compress(b"evil")).decode()}
+    digests = {"before_sha256": hashlib.sha256(b"evil").hexdigest(), "after_sha256": content.pop("after", "")}
+    write_json(root / "patch.csv.applied.json", written | digests | content)
+    (root / "notes.txt").write_text("mine")
+    (root / "key").write_text("mine")
+    try:
+        return undo_patch(root / "patch.csv")
+    finally:
+        kept = {path.name: path.read_text() for path in root.iterdir() if path.name in ("new.csv", "notes.txt", "key")}
+        assert kept == {"notes.txt": "mine", "key": "mine"}
+
+
+MINE = hashlib.sha256(b"mine").hexdigest()
+RECORDS = [
+    pytest.param(
+        lambda root: stranger_record(root, kind="table", table=str(root / "new.csv")),
+        "new.csv is gone",
+        id="F16 a record of a table that is not there",
+    ),
+    pytest.param(
+        lambda root: stranger_record(root, kind="table", table=str(root / "key"), after=MINE),
+        "which is no table",
+        id="F16 a record of another file",
+    ),
+    pytest.param(
+        lambda root: stranger_record(root, kind="folders", root=str(root), moves=[["a/key", "key"]]),
+        "names files that are no images",
+        id="F16 a record that moves other files",
+    ),
+]
 BOMBS = [
     pytest.param(few_bytes("x.npz"), "unpacks to 300,000,128 bytes", id="F18 an .npz of zeros"),
     pytest.param(few_bytes("x.parquet"), "stands for 2,000,000 rows", id="F18 a Parquet file of one row, repeated"),
 ]
 
 
-@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *FACES, *PLACES, *BOMBS])
+@pytest.mark.parametrize(("act", "words"), [*SETTINGS, *FILES, *FACES, *PLACES, *RECORDS, *BOMBS])
 def test_one_sentence(act: Act, words: str, tmp_path: Path) -> None:
     with pytest.raises(CosphereError, match=words) as caught:
         act(tmp_path)

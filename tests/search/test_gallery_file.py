@@ -64,6 +64,18 @@ def test_embeddings_are_a_gallery_without_index(images: Embeddings, tmp_path: Pa
     assert np.array_equal(gallery.images.embeddings, images.embeddings)
 
 
+@pytest.mark.parametrize("labels", [[-1], [0, 1, 99], [0.5, 1.0]])
+def test_a_label_without_a_class_name_is_refused(labels: list[float], images: Embeddings, tmp_path: Path) -> None:
+    """A negative one named a class from the end."""
+    save_gallery(tmp_path / "x.npz", Index.build(images.embeddings, check_queries=0), images)
+    with np.load(tmp_path / "x.npz") as arrays:
+        edited = dict(arrays)
+    edited["labels"] = np.resize(np.array(labels), len(images))
+    np.savez(tmp_path / "x.npz", **edited)
+    with pytest.raises(RunError, match="has a label without a class name"):
+        load_gallery(tmp_path / "x.npz")
+
+
 def test_what_does_not_fit_is_refused(images: Embeddings, tmp_path: Path) -> None:
     index = Index.build(images.embeddings, check_queries=0)
     with pytest.raises(SizeError, match=r"the index has 5 rows of 8 dimensions, got 4 of 8\. Give the images"):

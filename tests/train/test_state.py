@@ -47,6 +47,22 @@ def check(settings: TrainSettings, classes: list[str], data: dict[str, str] = DA
     check_same_run(SAVED, settings.step_identity(), classes, data, config="config.yaml")
 
 
+def test_other_validation_images_are_refused() -> None:
+    """Else the best model of two sets of images would be the one with the easier set."""
+    saved = {**SAVED, "validation": DATA}
+    for now, words in (
+        (DATA, None),
+        (None, None),
+        ({**DATA, "file contents": "4" * 64}, "validated on images with other file contents"),
+        ({}, "validated on images with other paths, labels or boxes"),
+    ):
+        with contextlib.nullcontext() if words is None else pytest.raises(RunError, match=words):
+            check_same_run(saved, SETTINGS.step_identity(), ["a", "b"], DATA, config="config.yaml", validation=now)
+    check_same_run(
+        SAVED, SETTINGS.step_identity(), ["a", "b"], DATA, config="c", validation=DATA
+    )  # of an earlier version
+
+
 def test_other_first_weights_count_only_for_cached_features() -> None:
     """On images the checkpoint holds the backbone as it was trained; features are computed from the first weights again."""
     cached = SETTINGS.with_values({"features.copies": 2})

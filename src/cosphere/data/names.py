@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+from cosphere.errors import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -44,18 +46,24 @@ def named_in_nfc(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
     Args:
         table: columns of a catalogue.
-        notes: receives a sentence about labels that remain different but similar.
+        notes: receives a sentence about names that remain different but similar.
     """
     columns = [name for name in _TEXT if name in table]
     table = table.assign(
         **{name: table[name].map(lambda cell: nfc(cell) if isinstance(cell, str) else cell) for name in columns}
     )
-    notes += similar_names(table["label"].unique())
+    for name in columns:
+        if name != "class_name":
+            notes += similar_names(table[name].dropna().unique(), "class" if name == "label" else name)
     return table
 
 
-def similar_names(labels: Iterable[str]) -> list[str]:
-    """A note about labels that differ in capitals, spaces, the form of their characters or of a number only; empty without any.
+def similar_names(labels: Iterable[str], what: str = "class") -> list[str]:
+    """A note about names that differ in capitals, spaces, the form of their characters or of a number only; empty without any.
+
+    Args:
+        labels: the names, each once.
+        what: what they are names of.
 
     >>> similar_names(["mug", "Mug", "cup"])
     ["2 classes differ only in capitals, spaces or form of characters: 'Mug' and 'mug'. Rename them if they are one"]
@@ -68,7 +76,7 @@ def similar_names(labels: Iterable[str]) -> list[str]:
         return []
     first = " and ".join(repr(label[:80]) for label in similar[0])
     return [
-        f"{sum(map(len, similar))} classes differ only in capitals, spaces or form of characters: {first}. "
+        f"{counted(sum(map(len, similar)), what)} differ only in capitals, spaces or form of characters: {first}. "
         "Rename them if they are one"
     ]
 

@@ -203,7 +203,7 @@ class _Work:
         self.embedder, self.catalogue, self.views, self.folder = embedder, catalogue, views, folder
         self.seeds = views.seeds(catalogue)
         self.keys = [
-            [_key(image, row, seed) for seed in seeds]
+            [_key(image, row, seed, f"{folder.parent.name}/{folder.name}") for seed in seeds]
             for row, (image, seeds) in enumerate(zip(image_keys(catalogue), self.seeds.tolist(), strict=True))
         ]
         self.kind = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f4", (embedder.feature_width,))])
@@ -341,9 +341,12 @@ def _collate(items: list[Item]) -> tuple[Batch, NDArray[np.bool_]]:
     return collate(items), np.array([item.pixels is not None for item in items])
 
 
-def _key(image: bytes, row: int, seed: int) -> bytes:
-    """Of one view of one image. A file that was not there a moment ago has no key of its own; its row stands in."""
-    name = image or f"row {row} {time.time_ns()}".encode()
+def _key(image: bytes, row: int, seed: int, kind: str) -> bytes:
+    """Of one view of one image, and of the folder's name: a folder that was renamed holds what it held.
+
+    A file that was not there a moment ago has no key of its own; its row stands in.
+    """
+    name = (image or f"row {row} {time.time_ns()}".encode()) + kind.encode()
     return hashlib.blake2b(name + seed.to_bytes(8, "little"), digest_size=KEY_BYTES).digest()
 
 

@@ -103,7 +103,7 @@ class SourceStore:
             return None
         try:
             arrays = read_arrays(file, what="a stored source")
-            if str(arrays["state"]) != state.digest:
+            if (str(arrays["state"]), str(arrays["request"])) != (state.digest, state.request):
                 return None
             images = Embeddings.from_arrays(arrays, file)
             rows = self.store.rows(embedder, [key.tobytes() for key in images.embeddings])
@@ -133,7 +133,13 @@ class SourceStore:
         if not whole or not found or not state.files.issuperset(map(_file_of, images.paths)):
             return
         arrays = replace(images, embeddings=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)).arrays()  # type: ignore[arg-type]
-        texts = {"state": state.digest, "root": str(remarks.root), "layout": remarks.layout, "notes": remarks.notes}
+        texts = {
+            "state": state.digest,
+            "request": state.request,
+            "root": str(remarks.root),
+            "layout": remarks.layout,
+            "notes": remarks.notes,
+        }
         arrays |= {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
         arrays["checks"] = np.array(remarks.checks, dtype=np.str_).reshape(-1, len(LayoutCheck._fields))
         with contextlib.suppress(RunError, OSError, UnicodeError):

@@ -78,15 +78,19 @@ class EmbeddingStore:
         rows = np.concatenate([saved[list(others.values())], stored.rows[list(fresh.values())]])
         with contextlib.suppress(RunError, OSError):
             content = np.frombuffer(b"".join([*others, *fresh]), dtype=np.uint8).reshape(-1, KEY_BYTES)
-            write_arrays(self._file(embedder), {"keys": content, "rows": rows})
+            own = np.array(self._model(embedder), dtype=np.str_)  # a file may be renamed or copied
+            write_arrays(self._file(embedder), {"keys": content, "rows": rows, "model": own})
             remove_left_parts(self.folder)  # of models and images that are not written again
             files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns)
             for file in files[:-MOST_MODELS]:
                 file.unlink()
 
     def _file(self, embedder: Embedder) -> Path:
+        return self.folder / f"{self._model(embedder)}.npz"
+
+    def _model(self, embedder: Embedder) -> str:
         device = next(embedder.parameters()).device.type  # another device rounds differently
-        return self.folder / f"{embedder.id[:32]}-{device}.npz"
+        return f"{embedder.id[:32]}-{device}"
 
     def _read(self, embedder: Embedder) -> tuple[dict[bytes, int], Float32s]:
         nothing: tuple[dict[bytes, int], Float32s] = {}, np.zeros((0, embedder.output_dim), dtype=np.float32)
@@ -95,10 +99,12 @@ class EmbeddingStore:
             return nothing
         try:
             arrays = read_arrays(file, what="stored embeddings")
-            keys, rows = arrays["keys"], arrays["rows"]
+            keys, rows, model = arrays["keys"], arrays["rows"], str(arrays["model"])
         except (RunError, KeyError):
             return nothing
         if keys.shape != (len(rows), KEY_BYTES) or rows.shape[1:] != (embedder.output_dim,) or rows.dtype != np.float32:
+            return nothing
+        if model != self._model(embedder):
             return nothing
         packed = keys.tobytes()
         return {packed[at : at + KEY_BYTES]: at // KEY_BYTES for at in range(0, len(packed), KEY_BYTES)}, rows

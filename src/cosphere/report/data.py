@@ -133,7 +133,7 @@ def report_data_from_run(path: str | Path, *, split: str | None = None, image_ro
     scores = _mapping(read_json(folder.scores, what="a run's scores"), folder.scores) if folder.scores.exists() else {}
     shown = _split(folder, split, scores.get("split"))
     embeddings = None if shown is None else Embeddings.load(folder.embeddings(shown))
-    if embeddings is not None and shown is not None and shown != scores.get("split"):
+    if embeddings is not None and shown is not None and not _are_of(scores, embeddings, shown):
         scores = _scored(embeddings, shown, scores)
     if embeddings is not None:
         scores = _with_notes(scores, outdated_note(folder, embeddings.model_id, f"--split {shown}"))
@@ -185,6 +185,13 @@ def _split(folder: RunFolder, requested: str | None, evaluated: Any) -> str | No
             f"Run: cosphere evaluate {folder.path} DATA --split {requested}."
         )
     return next((name for name in (requested, evaluated, "test", "val", "train", *splits) if name in splits), None)
+
+
+def _are_of(scores: Mapping[str, Any], embeddings: Embeddings, split: str) -> bool:
+    """Whether scores are of these embeddings: not of another split, nor of other images, as where a file was copied or a run killed."""
+    data = scores.get("data")
+    known = data.get("fingerprint") if isinstance(data, Mapping) else None
+    return split == scores.get("split") and (not known or embeddings.fingerprint in ("", known))
 
 
 def _scored(embeddings: Embeddings, split: str, evaluated: Mapping[str, Any]) -> dict[str, Any]:

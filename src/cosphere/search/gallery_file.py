@@ -82,6 +82,9 @@ def load_gallery(path: str | Path, device: str | torch.device = "cpu") -> Galler
         "class_names": ("",),
     }
     columns = {**unnamed, **texts, **numbers, "model_id": index.model_id}
+    labels, names = columns["labels"], columns["class_names"]
+    if labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
+        raise RunError(f"{path} has a label without a class name. Build the index again.")
     return GalleryFile(Embeddings(embeddings=index.rows().cpu().numpy(), **columns), index, named)
 
 

@@ -97,6 +97,7 @@ def saved_state(folder: RunFolder, settings: TrainSettings, about: Mapping[str, 
         about["classes"],
         about["data"],
         config=folder.config,
+        validation=about["validation"],
         weights=about["weights"],
     )
     step = saved.content.get("step")

@@ -91,6 +91,7 @@ def check_same_run(
     data: Mapping[str, str],
     *,
     config: object,
+    validation: Mapping[str, str] | None = None,
     weights: str | None = None,
 ) -> None:
     """Raise unless a checkpoint was made with these settings, classes and images.
@@ -101,6 +102,7 @@ def check_same_run(
         class_names: of the training images.
         data: fingerprints of the training images by what they cover, in words.
         config: the file that the settings come from, for the message.
+        validation: fingerprints of the validation images, likewise; None compares none.
         weights: identity of the weights that training begins with. Where the checkpoint has the same, their place may be another;
             where it has another, cached features computed from them are not those of its backbone.
 
@@ -124,20 +126,27 @@ def check_same_run(
             f"the checkpoint was trained on {counted(len(saved['classes']), 'class')}, the data now has {len(class_names)} "
             "or other names. Put the data back as it was, or start a new run."
         )
-    for what, fingerprint in data.items():
-        if what == SAMPLES and what not in saved["data"]:  # a checkpoint of an earlier version
-            continue
-        if saved["data"].get(what) != fingerprint:
-            raise RunError(
-                f"the checkpoint was trained on images with other {what}: their fingerprint was "
-                f"{str(saved['data'].get(what))[:12]}, now it is {fingerprint[:12]}. Put the data back as it was, or start a new run."
-            )
+    _check_images(saved["data"], data, "trained on images")
+    # Checkpoints of earlier versions do not say which; the best model is the best on these.
+    if validation is not None and isinstance(saved.get("validation"), Mapping):
+        _check_images(saved["validation"], validation, "validated on images")
     # A checkpoint of an earlier version does not say which weights; one of a run on images holds all that counts.
     if weights is not None and settings["features"]["copies"] and saved.get("weights", weights) != weights:
         raise RunError(
             f"the checkpoint was trained on features of other weights: model.weights was {_short(saved['weights'])}, now it is "
             f"{_short(weights)}. Put the weights back as they were, or start a new run."
         )
+
+
+def _check_images(saved: Mapping[str, str], now: Mapping[str, str], words: str) -> None:
+    for what in dict.fromkeys([*now, *saved]):
+        if what == SAMPLES and what not in saved:  # a checkpoint of an earlier version
+            continue
+        if saved.get(what) != now.get(what):
+            raise RunError(
+                f"the checkpoint was {words} with other {what}: their fingerprint was {str(saved.get(what))[:12]}, now it is "
+                f"{str(now.get(what))[:12]}. Put the data back as it was, or start a new run."
+            )
 
 
 def _short(weights: object) -> str:

@@ -83,9 +83,11 @@ def run(arguments: list[str]) -> int:
     )
     added, replaced, skipped = filled.added
     parts = [f"{added:,} added"] + [f"{number:,} {what}" for number, what in ((replaced, "replaced"),) if number]
-    parts += [f"{skipped:,} were there already"] if skipped else []
+    parts += [f"{skipped:,} were there already and stay as they are"] if skipped else []
     parts += [f"{counted(filled.unread, 'image')} could not be read"] if filled.unread else []
     console.line(f"{place_of(given.gallery)}: {', '.join(parts)}; {counted(filled.items, 'item')} in all")
+    if skipped:
+        console.note("pictures that have changed since they were added are embedded again with --existing replace")
     if receipts is not None:
         console.line(f"receipt: {receipts.path if replaced else 'none, as nothing was replaced'}")
     return 0

@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.folders import Classes
+from cosphere.data.listing import is_image
 from cosphere.data.patches.moving import Move, folders_to_make, move, moves_of, remove_made
 from cosphere.data.patches.proposal import RELABEL, Change, read_patch
 from cosphere.data.patches.rewriting import rewritten
 from cosphere.data.reading import read_catalogue, table_in
 from cosphere.data.remarks import Skipped
+from cosphere.data.table_files import TABLE_SUFFIXES
 from cosphere.errors import DataError, RunError, counted
 from cosphere.files import read_json, write_atomic, write_json
 
@@ -180,8 +182,10 @@ def _restore_table(path: Path, content: dict[str, Any], record: Path) -> None:
     before = unpacking.decompress(base64.b64decode(content["before"]), _MOST_BYTES)
     if unpacking.unconsumed_tail or _digest(before) != content["before_sha256"]:
         raise RunError(f"{record} is damaged: its copy of {path.name} has another digest. Restore it.")
-    now = _digest(path.read_bytes()) if path.exists() else ""
-    if now not in (content["after_sha256"], content["before_sha256"]):
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise RunError(f"{record} names {path}, which is no table. Restore it.")
+    now = _digest(path.read_bytes()) if path.is_file() else ""
+    if not now or now not in (content["after_sha256"], content["before_sha256"]):
         raise RunError(
             f"{path} was changed since the patch was applied; undoing would lose that. Move it away to get the old one back."
             if now
@@ -204,6 +208,8 @@ def _move_back(moves: Sequence[Move], root: Path, record: Path) -> int:
     outside = [one for one in places if any(not path.parent.resolve().is_relative_to(root) for path in one)]
     if outside:
         raise RunError(f"{record} names files outside of {root}. Restore it.")
+    if not all(is_image(path.name) for pair in places for path in pair):
+        raise RunError(f"{record} names files that are no images. Restore it.")
     lost = [target for source, target in places if not source.exists() and not target.exists()]
     both = [one for one, two in places if one.exists() and two.exists() and not one.samefile(two)]
     if lost or both:
