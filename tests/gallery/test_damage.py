@@ -106,6 +106,25 @@ def test_the_damaged_part_is_named(kind: str, named: str, healthy: tuple[Path, d
     assert damage_is_found(copy, want)
 
 
+@pytest.mark.parametrize("bit", [1, 7])  # letters of another word, or bytes that are no text
+@pytest.mark.parametrize("word", [b"columns", b"CREATE TABLE space", b"ON block"])
+def test_a_damaged_schema_is_damage(word: bytes, bit: int, healthy: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, want = healthy
+    at = (folder / "gallery.sqlite").read_bytes().index(word)
+    for place in range(at, at + len(word), 3):
+        copy = flipped(folder, tmp_path / str(place), place, bit)
+        assert damage_is_found(copy, want), place
+
+
+def test_text_that_is_no_text_is_damage(healthy: tuple[Path, dict]) -> None:
+    folder, _ = healthy
+    with Store.open(folder) as store:
+        with store.writing() as (connection, *_):
+            connection.run("UPDATE codes SET content = CAST(x'ff00ff' AS TEXT)")
+        with pytest.raises(DamagedError, match=r"is damaged: .*Restore the folder from a copy"):
+            content(store)
+
+
 def test_a_cut_file_is_damaged(healthy: tuple[Path, dict], tmp_path: Path) -> None:
     folder, want = healthy
     size = (folder / "gallery.sqlite").stat().st_size

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -42,9 +44,15 @@ def saved(small, tmp_path):
     return embedder, tmp_path / "model"
 
 
+def described(path, content):
+    """Give the bundle another description, in both of its files, as if it had been saved with it."""
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    safetensors.torch.save_file(tensors, path / "model.safetensors", metadata={"cosphere": json.dumps(content)})
+    (path / "bundle.json").write_text(json.dumps(content))
+
+
 def edited(path, **changes):
-    content = json.loads((path / "bundle.json").read_text())
-    (path / "bundle.json").write_text(json.dumps({**content, **changes}))
+    described(path, {**json.loads((path / "bundle.json").read_text()), **changes})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_a_bundle_from_before_calibrations_loads(saved):
     _, path = saved
     content = json.loads((path / "bundle.json").read_text())
     del content["calibration"]
-    (path / "bundle.json").write_text(json.dumps({**content, "threshold": None}))
+    described(path, {**content, "threshold": None})
     assert Embedder.load(path).calibration is None
 
 
@@ -235,24 +243,81 @@ def test_a_bundle_of_another_version_is_explained(saved):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"settings": {"backbone": "test_resnet", "weights": "none", "swirl": 3}},
-        {"settings": {"backbone": "test_resnxt", "weights": "none"}},
-        {"settings": None},
-        {"preprocessing": {"size": 32, "resize": 36, "blur": 1}},
-        {"preprocessing": {"size": -1}},
-        {"calibration": {"threshold": 0.5}},
-        {"calibration": {**calibration(0.5).as_dict(), "mood": 1}},
-        {"calibration": {**calibration(0.5).as_dict(), "threshold": "high"}},
-        {"calibration": 0.5},
+        ({"settings": {"backbone": "test_resnet", "weights": "none", "swirl": 3}}, "swirl"),
+        ({"settings": {"backbone": "test_resnxt", "weights": "none"}}, "unknown backbone 'test_resnxt'"),
+        ({"settings": {"backbone": 3.5, "weights": "none"}}, r"model\.backbone is 3\.5; wanted text"),
+        ({"settings": {"backbone": "test_resnet", "head": []}}, r"model\.head is \[\]; wanted text"),
+        ({"settings": {"head_settings": [1]}}, r"model\.head_settings is \[1\]; wanted names with values"),
+        ({"settings": None}, "settings is None; wanted names with values"),
+        ({"settings": "x" * 999}, r"settings is 'x{59}\.\.\.; wanted names with values"),
+        ({"preprocessing": {"size": 32, "resize": 36, "blur": 1}}, r"preprocessing\.blur"),
+        ({"preprocessing": {"size": -1}}, r"preprocessing\.size"),
+        ({"preprocessing": None}, "preprocessing is None; wanted names with values"),
+        ({"calibration": {"threshold": 0.5}}, r"calibration\.wanted_far is missing"),
+        ({"calibration": {**calibration(0.5).as_dict(), "mood": 1}}, r"calibration\.mood"),
+        ({"calibration": {**calibration(0.5).as_dict(), "threshold": "high"}}, r"calibration\.threshold is 'high'"),
+        ({"calibration": 0.5}, "calibration is 0.5; wanted names with values"),
+        ({"provenance": [1]}, r"provenance is \[1\]; wanted names with values"),
     ],
 )
-def test_a_description_that_makes_no_model_is_explained(saved, changes):
+def test_a_description_that_makes_no_model_is_explained(saved, changes, words):
     _, path = saved
     edited(path, **changes)
-    with pytest.raises(RunError, match="does not describe a model"):
+    with pytest.raises(
+        RunError, match=rf"bundle\.json does not describe a model that this Cosphere can make \(.*{words}"
+    ):
         Embedder.load(path)
+
+
+def replaced(content, dotted, value):
+    """A copy with one value replaced by dotted name; ``...`` removes it."""
+    head, _, rest = dotted.partition(".")
+    if rest:
+        return {**content, head: replaced(content[head], rest, value)}
+    return {key: one for key, one in content.items() if key != head} | ({} if value is ... else {head: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("preprocessing.mean", [0.5, 0.5, 0.5], r"is \[0\.5, 0\.5, 0\.5\] there, and \[0\.5, 0\.4, 0\.3\]"),
+        ("preprocessing.mean", ..., r"is missing there, and \[0\.5, 0\.4"),
+        ("preprocessing.size", 31, "is 31 there, and 32"),
+        ("preprocessing.channels", "bgr", "is 'bgr' there, and 'rgb'"),
+        ("preprocessing.blur", 1, "is 1 there, and missing"),
+        ("settings.norm", "none", "is 'none' there, and 'batch'"),
+        ("calibration.threshold", 0.2, r"is 0\.2 there, and 0\.25"),
+        ("calibration.threshold", math.nan, r"is nan there, and 0\.25"),
+        ("digest", None, "is None there, and '"),
+    ],
+)
+def test_a_description_that_was_changed_later_is_refused_by_name(saved, name, value, words):
+    _, path = saved
+    content = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps(replaced(content, name, value)))
+    with pytest.raises(RunError, match=rf"bundle\.json was changed after it was saved: {re.escape(name)} {words}"):
+        Embedder.load(path)
+
+
+@pytest.mark.parametrize("whole", ["settings", "preprocessing", "calibration"])
+def test_a_part_that_is_gone_from_the_description_is_named(saved, whole):
+    _, path = saved
+    content = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps(replaced(content, whole, ...)))
+    with pytest.raises(RunError, match=rf"was changed after it was saved: {whole}\.\w+ is missing there"):
+        Embedder.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("provenance", {}), ("settings.weights", "elsewhere"), ("cosphere", "0.0.1"), ("note", "mine")]
+)
+def test_what_no_embedding_depends_on_may_be_edited(saved, pictures, name, value):
+    embedder, path = saved
+    content = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps(replaced(content, name, value)))
+    np.testing.assert_array_equal(Embedder.load(path).encode(pictures), embedder.encode(pictures))
 
 
 def test_weights_that_do_not_fit_are_refused(saved):
@@ -282,7 +347,7 @@ def test_every_flipped_bit_of_the_weights_is_noticed(saved):
     Embedder.load(path)
     content = json.loads((path / "bundle.json").read_text())
     assert content.pop("digest") == of_tensors(safetensors.torch.load_file(file))
-    (path / "bundle.json").write_text(json.dumps(content))
+    described(path, content)
     Embedder.load(path)  # as one saved before there were digests
 
 

@@ -39,11 +39,43 @@ def test_a_cosine_at_the_threshold_is_not_the_same():
 
 @pytest.mark.parametrize("threshold", [math.nan, -math.inf])
 def test_a_threshold_that_is_none_is_refused(threshold):
-    with pytest.raises(SettingsError, match=r"threshold is a cosine, got .*Calibrate again"):
+    with pytest.raises(SettingsError, match=r"calibration\.threshold must be a number, finite; got"):
         made(threshold=threshold)
 
 
-@pytest.mark.parametrize("ends", [[], [0.1], [0.1, 0.2, 0.3]])
-def test_an_interval_that_is_none_is_a_wrong_value(ends):
-    with pytest.raises(ValueError, match="values to unpack"):
-        made(far_interval=ends)
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("far_interval", [], "is empty"),
+        ("far_interval", [0.1], r"is \(0\.1,\); wanted a low and a high end"),
+        ("far_interval", [0.1, 0.2, 0.3], "wanted a low and a high end"),
+        ("far_interval", [0.3, 0.2], "wanted a low and a high end"),
+        ("tar_interval", [0.1, 1.5], "must be a number >= 0 and at most 1"),
+        ("threshold", "high", "wanted a number"),
+        ("threshold", None, "is left empty; wanted a number"),
+        ("threshold", True, "wanted a number"),
+        ("wanted_far", 0, "must be a number above 0 and below 1"),
+        ("far", -0.1, "must be a number >= 0 and at most 1"),
+        ("tar", 2, "must be a number >= 0 and at most 1"),
+        ("tested_far", math.nan, "must be a number >= 0 and at most 1"),
+        ("level", 1, "must be a number above 0 and below 1"),
+        ("classes", 1.5, "wanted a whole number"),
+        ("tested_pairs", -1, "must be a whole number >= 0"),
+        ("data", 3, "wanted text or null"),
+        ("mood", 1, "there is no setting"),
+    ],
+)
+def test_a_wrong_value_is_named(name, value, words):
+    content = {**made().as_dict(), name: value}
+    with pytest.raises(SettingsError, match=rf"calibration\.{name}.*{words}|{words} 'calibration\.{name}'"):
+        Calibration.from_dict(content)
+
+
+def test_a_missing_value_is_named_and_those_of_later_versions_may_be_missing():
+    content = made().as_dict()
+    for name in ("data", "tested_far", "tested_pairs"):
+        del content[name]
+    assert Calibration.from_dict(content) == made()
+    del content["level"]
+    with pytest.raises(SettingsError, match=r"calibration\.level is missing\. Calibrate again"):
+        Calibration.from_dict(content)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 
 from cosphere.errors import RunError, WeightsError
 from cosphere.images import preset
@@ -99,11 +100,13 @@ def test_a_stored_model_has_the_id_that_it_has_when_it_is_loaded(tmp_path: Path)
     next(made.head.parameters()).data += 1
     made.save(tmp_path / "run" / "model")
     assert stored_model_id(tmp_path / "run" / "model") == Embedder.load(tmp_path / "run").id != first
-    file = tmp_path / "run" / "model" / "bundle.json"
-    content = json.loads(file.read_text())
+    folder = tmp_path / "run" / "model"
+    safetensors.torch.save_file(made.state_dict(), folder / "model.safetensors")  # without a copy of the description
+    content = json.loads((folder / "bundle.json").read_text())
     del content["digest"]
-    file.write_text(json.dumps(content))
+    (folder / "bundle.json").write_text(json.dumps(content))
     assert stored_model_id(tmp_path / "run") == ""
-    file.write_text(json.dumps({**content, "settings": {"backbone": "test_resnet", "wings": 2}}))
+    wrong = {**content, "settings": {"backbone": "test_resnet", "wings": 2}}
+    (folder / "bundle.json").write_text(json.dumps(wrong))
     with pytest.raises(RunError, match="does not describe a model that this Cosphere can make"):
         stored_model_id(tmp_path / "run")

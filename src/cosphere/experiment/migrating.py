@@ -39,7 +39,8 @@ def migrate_index(
 ) -> int:
     """Move a gallery to another model: its images are embedded again, and all searches change over at once.
 
-    Until then searches see the old embeddings. A call that was killed goes on with the images that are missing.
+    Until then searches see the old embeddings. A call that was killed goes on with the images that are missing. Where the gallery holds
+    rows of the model already, nothing is done, and a note says so.
 
     Args:
         gallery: its folder. Every item must have the ``path`` of its image.
@@ -66,6 +67,9 @@ def migrate_index(
     embedder = load_model(model, device)
     with Store.open(folder) as store:
         target = space_of(embedder, holds or store.space().holds, path_of(model).absolute())
+        if migration.is_done(store, target):
+            listener.note(f"{store.folder} holds rows of this model already; nothing is left to migrate")
+            return len(store)
         _check_paths(store)
         unreadable = _Unreadable(store, drop_unreadable, max_unreadable, on_receipt, listener)
         if migration.begin(store, target):

@@ -60,6 +60,14 @@ def begin(store: Store, space: Space) -> bool:
     return state.staged is not None
 
 
+def is_done(store: Store, space: Space) -> bool:
+    """Whether the gallery holds rows of this model and no migration is under way, as where :func:`switch` was the last that happened."""
+    space = checked_space(space)
+    with store.reading() as connection:
+        state = read_state(connection)
+        return state.staged is None and _same(read_space(connection, state.space), space)
+
+
 def _free_number(connection: Connection) -> int:
     """A number that no space has, a given up one whose rows are still being removed included."""
     (highest,) = connection.one("SELECT max(number) FROM space") or (0,)

@@ -275,7 +275,7 @@ class Connection:
             raise handles.forked(self.path)
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where its words quote damaged bytes
             raise explanation(self.path, error) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] != "apsw" and "apsw" not in type(error).__module__:
@@ -306,11 +306,24 @@ def _opened(path: Path, mode: Mode) -> Any:
     return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
 
 
+_DAMAGE = (
+    "malformed",
+    "not a database",
+    "corrupt",
+    "short read",
+    "no such table",
+    "no such column",
+    "unsupported file format",
+    "could not decode to utf-8",
+)
+"""What SQLite says of bytes that it did not write, in lower case."""
+
+
 def explanation(path: Path, error: Exception) -> RunError:
     """A sentence for an error of SQLite: what happened to the file, and what to do."""
-    text = str(error)
+    text = "its schema is not text" if isinstance(error, UnicodeDecodeError) else str(error)
     lower = text.lower()
-    if any(words in lower for words in ("malformed", "not a database", "corrupt", "short read", "no such table")):
+    if isinstance(error, UnicodeDecodeError) or any(words in lower for words in _DAMAGE):
         return DamagedError(f"{path} is damaged: {text}. Restore the folder from a copy; nothing of it was changed.")
     if "full" in lower or "too big" in lower:
         return RunError(f"{path} cannot be written: no space left. Free some space; what was committed is intact.")

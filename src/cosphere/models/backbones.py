@@ -236,7 +236,7 @@ def input_scale(name: str, weights: str = "imagenet") -> InputScale:
     if weights not in ("imagenet", "none") and Path(weights).is_dir():
         stored = bundle.read(Path(weights))
         with stored.explained():
-            seen = Preprocessing.from_dict(stored.content["preprocessing"])
+            seen = Preprocessing.from_dict(stored.section("preprocessing"))
         return InputScale(mean=seen.mean, std=seen.std, channels=seen.channels, scale=seen.scale)
     facts: Any = timm_part(name).get_pretrained_cfg(name)
     if facts is None:  # timm knows no weights for it
@@ -289,7 +289,7 @@ def check_backbone(name: str) -> None:
 
 def _check_same_backbone(stored: bundle.Bundle, name: str, weights: str) -> None:
     with stored.explained():
-        other = stored.content["settings"]["backbone"]
+        other = stored.section("settings")["backbone"]
     if other != name:
         raise SettingsError(
             f"{weights} is a model with backbone {other!r}, not {name!r}. Set model.backbone to {other}."

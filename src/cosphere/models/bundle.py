@@ -2,7 +2,8 @@
 
 Two files cannot be replaced atomically. So the weights file carries a copy of the JSON in its header, and both carry the
 same random mark. If the marks differ, a save was interrupted between the two files, and the header, which was written
-together with the weights, is used.
+together with the weights, is used. If they are equal, but not what embeddings and verdicts depend on, the JSON was changed or
+damaged later, and the bundle is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from cosphere._version import __version__
 from cosphere.errors import CosphereError, RunError, WeightsError
+from cosphere.fields import flatten
 from cosphere.files import check_utf8, is_there, read_json, write_atomic, write_json
 from cosphere.models.fingerprint import of_tensors
 from cosphere.models.weights import fit_weights
@@ -33,6 +35,11 @@ _NAMES_OF_FORMAT_1 = ("pool.", "norm.", "linear.")
 """In format 1 the layers of the only kind of head belonged to the embedder itself."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+_DECISIVE = ("format", "digest", "settings", "preprocessing", "calibration")
+"""What embeddings and verdicts depend on. The rest may be edited, say to publish a model without its author's paths."""
+_ABSENT = object()
+_LONGEST_SHOWN = 60
+"""Characters of a wrong value in an error."""
 
 
 class ToBeFilled(TorchFunctionMode):
@@ -64,10 +71,29 @@ class Bundle:
         try:
             yield
         except (CosphereError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise RunError(
-                f"{self.path / DESCRIPTION} does not describe a model that this Cosphere can make ({error}). "
+                f"{self.path / DESCRIPTION} does not describe a model that this Cosphere can make ({reason}). "
                 f"It was written by Cosphere {_version(self.content)}; use that one, or save it again."
             ) from error
+
+    def section(self, name: str, *, needed: bool = True) -> dict[str, Any]:
+        """One part of the description, such as "settings".
+
+        Args:
+            name: its key.
+            needed: False gives an empty one where it is missing or null.
+
+        Raises:
+            RunError: it is missing, or something else than names with values.
+        """
+        part = self.content.get(name)
+        if isinstance(part, dict):
+            return dict(part)
+        if part is None and not needed:
+            return {}
+        state = f"is {_shown(part)}" if name in self.content else "is missing"
+        raise RunError(f"{name} {state}; wanted names with values")
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """The weights whose names begin with ``prefix``, without it.
@@ -100,14 +126,13 @@ class Bundle:
             }
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    def fill(self, model: nn.Module) -> None:
-        """Load the weights into ``model``, whose names must match exactly.
+    def fill(self, model: nn.Module, name: str) -> None:
+        """Load the weights into ``model``, whose names must match exactly. Errors call it ``name``.
 
         Raises:
             WeightsError: the file is damaged, or the weights do not fit.
         """
-        source, name = str(self.path / WEIGHTS), str(self.content["settings"]["backbone"])
-        fit_weights(model, self.tensors(), source=source, name=name)
+        fit_weights(model, self.tensors(), source=str(self.path / WEIGHTS), name=name)
 
 
 def write(path: Path, *, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
@@ -135,7 +160,8 @@ def read(path: Path) -> Bundle:
     """Find the bundle in a folder, or in the ``model`` folder of a run.
 
     Raises:
-        RunError: there is no bundle, its path is not UTF-8, it is damaged, or its format is newer than this Cosphere.
+        RunError: there is no bundle, its path is not UTF-8, it is damaged or was changed after it was saved, or its format is newer
+            than this Cosphere.
     """
     check_utf8(path)
     if not is_there(path / DESCRIPTION) and is_there(path / "model" / DESCRIPTION):
@@ -161,6 +187,7 @@ def read(path: Path) -> Bundle:
             f"{path} has bundle format {content['format']}, written by Cosphere {_version(content)}; "
             f"this one reads formats 1 to {FORMAT}. Update your clone of Cosphere, then run: pip install -e ."
         )
+    _check_unchanged(path, content, written_with_weights)
     return Bundle(path, content)
 
 
@@ -174,6 +201,37 @@ def trained_classes(provenance: Any) -> frozenset[str]:
     data = origin.get("data")
     own = data.get("classes") if isinstance(data, Mapping) else None
     return frozenset(map(str, [*(own or ()), *(origin.get("classes_before") or ())]))
+
+
+def _decisive(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What embeddings and verdicts depend on, by dotted name."""
+    values = flatten({key: content.get(key) for key in _DECISIVE})
+    values.pop("settings.weights", None)  # where the first weights came from, often a path
+    return values
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _check_unchanged(path: Path, content: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise unless the description is what was saved with the weights; nothing where they carry none.
+
+    Raises:
+        RunError: another value; it is named, with both.
+    """
+    if not saved:
+        return
+    now, then = _decisive(content), _decisive(saved)
+    name = next((name for name in then | now if now.get(name, _ABSENT) != then.get(name, _ABSENT)), None)
+    if name is None:
+        return
+    here, before = (_shown(source[name]) if name in source else "missing" for source in (now, then))
+    raise RunError(
+        f"{path / DESCRIPTION} was changed after it was saved: {name} is {here} there, and {before} in the copy that {WEIGHTS} "
+        "carries. Copy the whole folder again from where it was saved; to change a model on purpose, load it, change it and save it."
+    )
 
 
 def check_no_part(path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cosphere.errors import SettingsError
+from cosphere.fields import Settings, build, metadata, setting
 from cosphere.rows import EQUAL_COSINE
 
 Ends = tuple[float, float]
@@ -29,7 +30,7 @@ def most_unseen(trials: int, level: float = 0.95) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Settings):
     """Similarity threshold for a target false-accept rate.
 
     It is valid for the full float embeddings of the model it was chosen with. Other weights, truncated dimensions and bits
@@ -54,30 +55,30 @@ class Calibration:
         tested_pairs: number of pairs of two classes that it was measured on; None if it was not, or by an earlier version.
     """
 
+    SECTION: ClassVar[str] = "calibration."
+
     threshold: float
-    wanted_far: float
-    far: float
-    tar: float | None
+    wanted_far: float = field(metadata=metadata(above=0, below=1))
+    far: float = field(metadata=metadata(at_least=0, at_most=1))
+    tar: float | None = field(metadata=metadata(at_least=0, at_most=1))
     threshold_interval: Ends
-    far_interval: Ends
-    tar_interval: Ends | None
-    level: float
-    different_pairs: int
-    same_pairs: int
-    classes: int
-    images: int
+    far_interval: Ends = field(metadata=metadata(at_least=0, at_most=1))
+    tar_interval: Ends | None = field(metadata=metadata(at_least=0, at_most=1))
+    level: float = field(metadata=metadata(above=0, below=1))
+    different_pairs: int = field(metadata=metadata(at_least=0))
+    same_pairs: int = field(metadata=metadata(at_least=0))
+    classes: int = field(metadata=metadata(at_least=0))
+    images: int = field(metadata=metadata(at_least=0))
     data: str | None = None
-    tested_far: float | None = None
-    tested_pairs: int | None = None
+    tested_far: float | None = setting(None, at_least=0, at_most=1)
+    tested_pairs: int | None = setting(None, at_least=0)
 
     def __post_init__(self) -> None:
-        for name in ("threshold_interval", "far_interval", "tar_interval"):  # lists after a round trip through JSON
+        super().__post_init__()
+        for name in ("threshold_interval", "far_interval", "tar_interval"):
             ends = getattr(self, name)
-            if ends is not None:
-                low, high = ends
-                object.__setattr__(self, name, (float(low), float(high)))
-        if not math.isfinite(self.threshold):
-            raise SettingsError(f"a calibration's threshold is a cosine, got {self.threshold!r}. Calibrate again.")
+            if ends is not None and not (len(ends) == 2 and ends[0] <= ends[1]):
+                raise SettingsError(f"calibration.{name} is {ends}; wanted a low and a high end. Calibrate again.")
 
     @property
     def unseen_far(self) -> float | None:
@@ -98,5 +99,12 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """The inverse of :meth:`as_dict`."""
-        return cls(**content)
+        """The inverse of :meth:`as_dict`.
+
+        Raises:
+            SettingsError: a value is missing, unknown or impossible; it is named.
+        """
+        for one in fields(cls):
+            if one.default is MISSING and one.name not in content:
+                raise SettingsError(f"{cls.SECTION}{one.name} is missing. Calibrate again.")
+        return build(cls, content, section=cls.SECTION)

@@ -270,15 +270,16 @@ class Embedder(nn.Module):
         """
         stored = bundle.read(path_of(path))
         with stored.explained(), bundle.ToBeFilled():
-            settings = EmbedderSettings(**stored.content["settings"])
-            preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
+            settings = EmbedderSettings(**stored.section("settings"))
+            preprocessing = Preprocessing.from_dict(stored.section("preprocessing"))
             backbone = build_backbone(settings.backbone, "none", image_size=preprocessing.size, stem=settings.stem)
             embedder = cls(settings, backbone, preprocessing)
-            calibration = stored.content.get("calibration")  # absent from the oldest bundles
-            own = None if calibration is None else Calibration.from_dict(calibration)
-        stored.fill(embedder)
+            calibration = stored.section("calibration", needed=False)  # absent from the oldest bundles
+            own = Calibration.from_dict(calibration) if calibration else None
+            provenance = stored.section("provenance", needed=False)
+        stored.fill(embedder, settings.backbone)
         embedder.calibration = own
-        embedder.provenance = dict(stored.content.get("provenance") or {})
+        embedder.provenance = provenance
         embedder.backbone.weights_source = str(embedder.provenance.get("weights", "bundle"))
         return embedder.to(device).eval()
 
@@ -379,7 +380,7 @@ def build_embedder(
 def _take_head(embedder: Embedder, stored: bundle.Bundle) -> None:
     """Load the head of another model where it is made like this one's."""
     with stored.explained():
-        other, own = EmbedderSettings(**stored.content["settings"]), embedder.settings
+        other, own = EmbedderSettings(**stored.section("settings")), embedder.settings
     if (other.head, other.head_settings, other.shared) == (own.head, own.head_settings, own.shared):
         fit_weights(embedder.head, stored.tensors("head."), source=str(stored.path), name=own.head)
 

@@ -63,8 +63,8 @@ def stored_model_id(path: str | Path) -> str:
     stored = bundle.read(path_of(path))
     digest = stored.content.get("digest")
     with stored.explained():
-        settings = EmbedderSettings(**stored.content["settings"])
-        preprocessing = Preprocessing.from_dict(stored.content["preprocessing"])
+        settings = EmbedderSettings(**stored.section("settings"))
+        preprocessing = Preprocessing.from_dict(stored.section("preprocessing"))
         return fingerprint.of_model(settings, preprocessing, str(digest)) if digest else ""
 
 

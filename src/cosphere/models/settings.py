@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cosphere.checks import MOST_DIM, check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SettingsError
-from cosphere.fields import make_plain
+from cosphere.fields import convert, make_plain
 from cosphere.files import path_of
 from cosphere.models.heads import HeadSettings, NormName, PoolingName, check_head
 from cosphere.models.stems import StemName
@@ -52,6 +52,9 @@ class EmbedderSettings:
 
     def __post_init__(self) -> None:
         make_plain(self)
+        for name in ("backbone", "head"):
+            object.__setattr__(self, name, convert(f"model.{name}", str, getattr(self, name)))
+        object.__setattr__(self, "head_settings", convert("model.head_settings", dict, self.head_settings))
         object.__setattr__(self, "weights", str(self.weights))  # a Path too: the bundle's JSON holds text
         check_choice("model.stem", self.stem, get_args(StemName))
         object.__setattr__(self, "cut", check_number("model.cut", self.cut, above=0))
