@@ -95,6 +95,8 @@ ELSEWHERE = [
     pytest.param(["find", "x"], "Use `cosphere search`", id="E10 find"),
     pytest.param(["upgrade"], "Known: calibrate", id="E10 a command like none"),
     pytest.param(["train", "--config", "nope.yaml"], "in cars196-half, faces.*path of a file", id="E10 a recipe"),
+    pytest.param(["reproduce", "nope"], "`cosphere reproduce` lists them", id="E10 a published row"),
+    pytest.param(["embed", "runs/first", "."], "still needs: --out", id="E10 an option that is needed"),
     pytest.param(["evaluate", "no/such/run"], "Train one first", id="E14 no run"),
     pytest.param(["evaluate", "first"], "Did you mean runs/first?", id="E14 the name of a run"),
     pytest.param(["evaluate", "runs/first/model"], "Did you mean runs/first?", id="E14 the model of a run"),
@@ -140,6 +142,36 @@ def test_every_command_says_where_it_goes(
         (tmp_path / name).write_bytes(b"PK")
     assert main(words) == 2
     assert re.search(answer, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("more", [["search", "a/0.png"], ["delete"], ["delete", "--dry_run"]])
+@pytest.mark.parametrize(("where", "noted"), [("lable=a", True), ("label=z", False)])
+def test_a_filter_of_a_column_that_no_item_has_is_noted(
+    more: list[str],
+    where: str,
+    noted: bool,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing deleted and nothing found, rc 0: a mistyped column looked like an answer."""
+    monkeypatch.chdir(class_folders(tmp_path, "ab"))
+    assert main(["index", "add", "g.gallery", "a", "--model", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["index", more[0], "g.gallery", *more[1:], "--where", where]) == 0
+    assert ("no item has a column 'lable'; items have " in " ".join(capsys.readouterr().err.split())) == noted
+
+
+def test_the_untrained_backbone_is_not_told_to_train_otherwise(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    for more, told in (([], True), (["--untrained"], False)):
+        assert main(["evaluate", str(own), str(data), "--clustering=false", *more]) == 0
+        warned = capsys.readouterr().err
+        assert "Total collapse" in warned
+        assert ("--optimizer.head_rate" in warned) == told
 
 
 @pytest.mark.parametrize(("words", "shown"), [(["help", "train"], "cosphere train DATA"), (["version"], "cosphere 0")])

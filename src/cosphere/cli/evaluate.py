@@ -151,7 +151,8 @@ def show_scores(evaluation: Evaluation) -> None:
         console.line(f"median rank of the first relevant image: {scores.retrieval.median_rank:g}")
     for text in scores.notes:
         console.note(text)
-    for text in scores.health.warnings if scores.health is not None else ():
+    health = scores.health
+    for text in () if health is None else health.findings if evaluation.untrained else health.warnings:
         console.warning(text)
     console.line(f"written to {evaluation.path}")
 

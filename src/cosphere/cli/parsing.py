@@ -91,7 +91,8 @@ class CommandParser(ArgumentParser):
     def _explain(self, message: str) -> str:
         missing = re.search(r"the following arguments are required: (.*)", message)
         if missing:
-            return lacking(self.prog, missing.group(1).split(", "))
+            options = {f"{action.dest}": words[0] for action in self._actions if (words := action.option_strings)}
+            return lacking(self.prog, [options.get(name, name) for name in missing.group(1).split(", ")])
         kinds = kinds_of(self)
         extra = re.search(r"unrecognized arguments: (\S+)", message)
         if extra and not extra.group(1).startswith("-"):

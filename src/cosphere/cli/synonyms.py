@@ -106,7 +106,7 @@ _ADVICE = {
     },
     ("fast",): {
         "rows are written as they leave the model; divide each by its length for cosines": "normalize normalise l2 l2_normalize",
-        "--out is an .npz file; docs/path.md, section 5, says what it holds": "format",
+        "--out is an .npz file; docs/path.md, section 4, says what it holds": "format",
     },
     ("device", "max_unreadable"): {
         "a model keeps the size of image that it was trained with, --images.size of `cosphere train`": "image_size imgsz img_size "

@@ -237,5 +237,6 @@ class UnreadableLog:
             raise DataError(
                 f"{len(self)} of {counted(self.total, 'image')} cannot be read, more than the {self.max_share:.1%} that are "
                 f"forgiven: {first}. "
-                "Run `cosphere data check` and mend or remove them, or raise max_unreadable."
+                "Run `cosphere data check` and mend or remove them, or raise max_unreadable "
+                "(--max_unreadable; in training --data.max_unreadable)."
             )

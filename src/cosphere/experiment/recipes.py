@@ -64,6 +64,6 @@ def find_recipe(name: str) -> Recipe:
     for recipe in recipes:
         if name in (recipe.name, f"{recipe.path.parent.name}/{recipe.path.stem}"):
             return recipe
-    raise SettingsError(
-        f"there is no recipe of a published row called {name!r}. {did_you_mean(name, [recipe.name for recipe in recipes])}"
-    )
+    near = did_you_mean(name, [recipe.name for recipe in recipes])
+    advice = near if near.startswith("Did") else "`cosphere reproduce` lists them."  # all names take a screen
+    raise SettingsError(f"there is no recipe of a published row called {name!r}. {advice}")

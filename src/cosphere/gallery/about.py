@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cosphere.errors import one_of
 from cosphere.gallery import blocks
 from cosphere.gallery.erasure import read_log
 from cosphere.gallery.postgres import PostgresStore, indexes
 from cosphere.gallery.schema import Space, read_space, read_state
 from cosphere.gallery.sqlite import driver_name, library_version, version_warning
 from cosphere.gallery.store import Store
+from cosphere.gallery.where import ID, Where, parse
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,17 @@ def about(store: Store | PostgresStore) -> About | AboutServer:
             library=f"{'.'.join(map(str, library_version()[:3]))} ({driver_name()})",
             warning=version_warning(),
         )
+
+
+def no_such_columns(store: Store | PostgresStore, where: Where) -> str:
+    """Which columns of a filter no item has, as a sentence; empty where each is there. For filters that nothing meets."""
+    asked = {one.column for every in parse(where).alternatives for one in every} - {ID}
+    there = [name for name, _ in about(store).columns]
+    unknown = sorted(asked - set(there))
+    if not unknown:
+        return ""
+    has = f"items have {', '.join(there[:12])}" if there else "items have no metadata"
+    return f"no item has a column {one_of(map(repr, unknown))}; {has}"
 
 
 def _about_server(store: PostgresStore) -> AboutServer:

@@ -86,6 +86,11 @@ class Health:
         """The sentences of :attr:`concerns`; none for a healthy embedding."""
         return tuple(self.concerns.values())
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The warnings without their remedies, which are settings of training; for a model that was not trained."""
+        return tuple(f"{sentence.rpartition('; ')[0]}." for sentence in self.warnings)
+
     def logged(self) -> dict[str, float]:
         """The defined numbers of :data:`LOGGED`."""
         values = asdict(self)

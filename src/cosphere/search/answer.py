@@ -208,7 +208,7 @@ def _answer(
     label = names[gallery.labels[own[0]]] or None if own else None  # images without labels have the label ""
     notes = [] if threshold is None else [_verdict(threshold, [hit.score for hit in hits], len(gallery))]
     if index.kind != "exact":
-        notes.append(f"index of kind {index.kind}, {index.bytes_per_image:,} bytes an image: {index.check}")
+        notes.append(f"index of kind {index.kind}, {counted(index.bytes_per_image, 'byte')} an image: {index.check}")
     if index.reason:
         notes.append(index.reason)
     if calibration is not None and threshold is None:

@@ -234,7 +234,7 @@ def test_what_is_there_stays(tmp_path: Path, photos: Path) -> None:
         (tmp_path / name).write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name in ("out", "out.csv", "out.rec", "out.zip"):
-        with pytest.raises(RunError, match=r"exists\. Choose another name, or set overwrite\."):
+        with pytest.raises(RunError, match=r"exists\. Choose another name, or set overwrite \(--overwrite\)\."):
             convert(photos, tmp_path / name)
     with pytest.raises(RunError, match="holds more than a conversion wrote, so it is not replaced"):
         convert(photos, tmp_path / "out", overwrite=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery, add_receipt, add_where, receipts_given, where_given
+from cosphere.cli.index.options import add_gallery, add_receipt, add_where, note_columns, receipts_given, where_given
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.gallery import open_store
@@ -44,8 +44,10 @@ def run(arguments: list[str]) -> int:
         if given.dry_run:
             found = store.find(ids, where=where)
             _list(f"would delete {counted(len(found), 'item')} of {len(store):,}", [item.id for item in found])
+            note_columns(store, where, len(found))
             return 0
         deleted = store.delete(ids, where=where, on_receipt=None if receipts is None else receipts.append)
+        note_columns(store, where, len(deleted.ids))
         _list(f"deleted {counted(len(deleted.ids), 'item')}; {len(store):,} left", deleted.ids)
         if receipts is not None:
             console.line(f"receipt: {receipts.path if deleted.ids else 'none, as nothing was deleted'}")

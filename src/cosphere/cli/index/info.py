@@ -61,7 +61,7 @@ def show(known: About | AboutServer, path: str) -> None:
     kept = {"floats": number, "codes": "bits", "both": f"{number} and bits"}[space.holds]
     rows = [
         ("items", f"{known.items:,}"),
-        ("embeddings", f"{space.dim} x {kept}, {space.bytes_per_row:,} bytes each"),
+        ("embeddings", f"{space.dim} x {kept}, {counted(space.bytes_per_row, 'byte')} each"),
         ("model", f"{space.model_id[:12] or 'unknown'}{f', from {space.model}' if space.model else ''}"),
         ("thumbnails", f"{known.thumbnails:,} of up to {known.thumbnail} px" if known.thumbnail else "none"),
         ("columns", _columns(known)),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
+from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
-from cosphere.gallery import ReceiptFile, Where
+from cosphere.gallery import ReceiptFile, Store, Where
+from cosphere.gallery.about import no_such_columns
 from cosphere.gallery.address import FORM, folder_of
 from cosphere.gallery.erasure import NO_PROOF
+from cosphere.gallery.postgres import PostgresStore
 from cosphere.gallery.where_text import FORMS, where_of
 
 
@@ -29,6 +32,13 @@ def add_where(parser: CommandParser, what: str) -> None:
 def where_given(given: Namespace) -> Where | None:
     """The filter of :func:`add_where`; None without one."""
     return where_of(given.where or [])
+
+
+def note_columns(store: Store | PostgresStore, where: Where | None, found: int) -> None:
+    """A note where nothing meets a filter because no item has its column."""
+    text = no_such_columns(store, where) if where is not None and not found else ""
+    if text:
+        console.note(text)
 
 
 def add_receipt(parser: CommandParser, what: str) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from cosphere.cli import console
-from cosphere.cli.index.options import add_gallery, add_where, where_given
+from cosphere.cli.index.options import add_gallery, add_where, note_columns, where_given
 from cosphere.cli.parsing import CommandParser
 from cosphere.cli.search import FORMATS, write_strip
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import search_index
 from cosphere.experiment.indexing import IndexAnswer
 from cosphere.experiment.outputs import check_pictures
+from cosphere.gallery import open_store
 from cosphere.gallery.address import Server, place_of
 from cosphere.report import StripItem
 from cosphere.search import GalleryHit
@@ -79,6 +80,9 @@ def run(arguments: list[str]) -> int:
         exact=given.exact,
         device=given.device,
     )
+    if given.where and not any(answer.hits for answer in answers):
+        with open_store(given.gallery) as store:
+            note_columns(store, where_given(given), 0)
     if given.json:
         print(json.dumps([as_dict(answer) for answer in answers], indent=1))
     for answer, picture in zip(answers, pictures, strict=True):

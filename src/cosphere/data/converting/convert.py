@@ -269,7 +269,7 @@ def _write_one(working: Working, writer: Target, job: Job, number: int) -> None:
 def _too_many(skipped: list[Skipped], total: int, share: float) -> str:
     return (
         f"{len(skipped)} of {counted(total, 'image')} cannot be read, and at most {share:.1%} may be left out. First: "
-        f"{skipped[0].reason} Mend or remove them, or raise max_unreadable."
+        f"{skipped[0].reason} Mend or remove them, or raise max_unreadable (--max_unreadable)."
     )
 
 

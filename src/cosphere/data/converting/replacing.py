@@ -29,7 +29,7 @@ def check_free(outputs: Iterable[Path], table: Path, *, overwrite: bool) -> None
         if not is_there(path) or (path.is_dir() and not any(path.iterdir())):
             continue
         if not overwrite:
-            raise RunError(f"{path} exists. Choose another name, or set overwrite.")
+            raise RunError(f"{path} exists. Choose another name, or set overwrite (--overwrite).")
         if path.is_dir() and not _only_converted(path, table):
             raise RunError(
                 f"{path} holds more than a conversion wrote, so it is not replaced. Choose another name, or delete it yourself."

@@ -91,7 +91,7 @@ class Working:
             if not restart and (state.get("version"), state.get("digest")) != (VERSION, self.digest):
                 raise RunError(
                     f"{self.path} is an unfinished conversion to {target} of other images or with other settings. Finish that "
-                    "one, delete the folder, or set overwrite."
+                    "one, delete the folder, or set overwrite (--overwrite)."
                 )
             if restart and state.get("digest") != self.digest:
                 state = {}
