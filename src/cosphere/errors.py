@@ -95,6 +95,17 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"Known: {', '.join(names)}."
 
 
+def no_own_setting(owner: str, setting: str, known: Iterable[str]) -> str:
+    """The error about a setting that a loss, a head or a protocol does not have.
+
+    >>> no_own_setting("the loss triplet", "margn", ["margin", "squared"])
+    "the loss triplet has no setting 'margn'. Did you mean 'margin'?"
+    """
+    names = list(known)
+    hint = did_you_mean(setting, names) if names else "It has no settings of its own."
+    return f"{owner} has no setting {setting!r}. {hint}"
+
+
 def escaped(value: object) -> str:
     r"""Text of others for one line of a terminal: control characters become escapes, also those that end a line or turn its direction.
 

@@ -401,7 +401,9 @@ def test_names_that_look_like_markup_are_shown_as_they_are(
 
 
 def test_a_device_that_is_not_there(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there is no device 'tpu' here" in answer(capsys, "evaluate", str(trained), "--device", "tpu")
+    assert "device is 'tpu'; wanted 'auto', 'cpu', 'cuda' or 'mps'." in answer(
+        capsys, "evaluate", str(trained), "--device", "tpu"
+    )
 
 
 def test_a_stopped_training_says_how_to_go_on(

@@ -93,7 +93,7 @@ def test_one_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
         ("losses --time --dim -3", "dim must be a whole number from 1 to 65536; got -3."),
         ("losses --time --threads 0", "threads must be a whole number from 1 to 1024; got 0."),
         ("losses --time --repeats many", "repeats is 'many'; wanted"),
-        ("losses --time --device tpu", "there is no device 'tpu' here; there is"),
+        ("losses --time --device tpu", "device is 'tpu'; wanted 'auto', 'cpu', 'cuda' or 'mps'."),
         ("losses tripplet --time", "no loss is called 'tripplet'. Did you mean 'triplet'?"),
         ("losses --batch 64", "--batch says how to measure; add --time."),
         ("losses triplet --per-class 2", "--per-class says how to measure; add --time."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ class Engine:
         power: in kilowatts.
         fuel: what it burns.
         gear: a ratio, or a name.
+        place: where it is.
     """
 
     power: int = 50
     fuel: Literal["petrol", "none"] = "none"
     gear: float | Literal["low", "high"] = "low"
+    place: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,10 @@ def parser() -> CommandParser:
     made.add_argument("--stops", type=list[str], default=[])
     made.add_argument("--tolls", type=list[int], default=[])
     made.add_argument("--road", type=str, default="")
+    made.add_argument("--lane", type=Literal["left", "right"] | None, default="right")
+    made.add_argument("--seats", type=int | None, default=5)
+    made.add_argument("--plate", type=str | None, default="")
+    made.add_argument("--toll_road", type=Literal["highway"] | str, default="")
     made.add_argument("--open", type=bool, default=False)
     made.add_argument("--luggage", type=dict[str, Any], default={})
     made.add_argument("--config", action="config")
@@ -76,6 +83,12 @@ def test_line_wins_over_recipe(tmp_path: Path) -> None:
         (["--tolls", "1.5"], "tolls is '1.5'; wanted a list of whole numbers. Write --tolls 1,2."),
         (["--open=maybe"], "open is 'maybe'; wanted true or false."),
         (["--luggage", "3"], "luggage is '3'; wanted names with values. Write --luggage NAME=VALUE."),
+        (["--wheels", "1.5"], "wheels is '1.5'; wanted a whole number."),
+        (["--wheels", "None"], "wheels is 'None'; wanted a whole number."),
+        (
+            ["--engine.place", "cuda:1"],
+            "engine.place is 'cuda:1'; wanted 'cpu' or 'cuda'. CUDA_VISIBLE_DEVICES=1 and --engine.place cuda take that GPU.",
+        ),
         (["--wheels"], "--wheels has no value; wanted a whole number."),
         (["-wheels=3"], "'-wheels' has one dash; settings have two. Write --wheels."),
         (["a", "b"], "'b' is one word too many. `cosphere drive --help` shows what it takes."),
@@ -104,6 +117,27 @@ def test_one_line_errors(words: list[str], message: str) -> None:
         ("--open 1", "open", True),
         ("--open no", "open", False),
         ("--open 0", "open", False),
+        ("--wheels 1e3", "wheels", 1000),
+        ("--wheels=1_000", "wheels", 1000),
+        ("--wheels 4.0", "wheels", 4),
+        ("--wheels=+4", "wheels", 4),
+        ("--tolls 1e1,1_0", "tolls", [10, 10]),
+        ("--engine.gear 1_0.5", "engine.gear", 10.5),
+        ("--engine.gear High", "engine.gear", "high"),
+        ("--engine.fuel NONE", "engine.fuel", "none"),
+        ("--lane Left", "lane", "left"),
+        ("--lane None", "lane", None),
+        ("--lane null", "lane", None),
+        ("--seats NONE", "seats", None),
+        ("--seats 2e0", "seats", 2),
+        ("--engine.place cuda:0", "engine.place", "cuda"),
+        ("--engine.place=CUDA:0", "engine.place", "cuda"),
+        ("--plate None", "plate", None),
+        ("--plate none", "plate", "none"),
+        ("--plate 1e3", "plate", "1e3"),
+        ("--plate Left", "plate", "Left"),
+        ("--toll_road Highway", "toll_road", "highway"),
+        ("--toll_road A_Road", "toll_road", "A_Road"),
         ("--open off there", "where", "there"),
         ("--open there", "where", "there"),
         ("--luggage bags=2", "luggage", {"bags": 2}),
@@ -120,7 +154,7 @@ def test_one_line_errors(words: list[str], message: str) -> None:
 )
 def test_values_as_people_type_them(words: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert parser().read(shlex.split(words))[name] == value
+    assert operator.attrgetter(name)(parser().read(shlex.split(words))) == value
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ def test_what_is_written_is_what_the_parsers_say() -> None:
         ["train", "photos", "--sec.wieght", "1"],
         ["train", "photos", "--loss", "tripplet"],
         ["train", "photos", "--steps", "many"],
+        ["train", "photos", "--loss.settings.margn", "0.2"],
+        ["train", "photos", "--device", "cuda:1"],
         ["train", "photos", "--freeze_norm", "maybe"],
         ["train", "photos", "--amp"],
         ["evaluate", "run", "--ks", "all"],
@@ -138,6 +140,27 @@ def test_settings_that_are_meant_exist() -> None:
         (["train", "x", "--sec.weight", "much"], "sec.weight is 'much'; wanted a number."),
         (["train", "x", "--precision", "fp61"], "precision is 'fp61'; wanted 'float32', 'bf16' or 'fp16'."),
         (["train", "x", "--loss", "tripplet"], "no loss is called 'tripplet'. Did you mean 'triplet'?"),
+        (
+            ["train", "x", "--loss.settings.margn", "1"],
+            "the loss multi_similarity has no setting 'margn'. Known: alpha,",
+        ),
+        (
+            ["train", "x", "--loss", "triplet", "--loss.settings", "margn=1"],
+            "no setting 'margn'. Did you mean 'margin'?",
+        ),
+        (["train", "x", "--loss.settings.bsae=1"], "no setting 'bsae'. Did you mean 'base'?"),
+        (
+            ["train", "x", "--loss", "{name: triplet}", "--loss.settings.margn=1"],
+            "Did you mean 'loss.settings.margin'?",
+        ),
+        (["train", "x", "--model.head_settings.hidden=9"], "head 'linear' has no setting 'hidden'. Known: after,"),
+        (["train", "x", "--model.head", "mlp", "--model.head_settings.hiden=9"], "Did you mean 'hidden'?"),
+        (["evaluate", "x", "--protocol", "lfw", "--options.flp=none"], "protocol 'lfw' has no setting 'flp'."),
+        (["evaluate", "x", "--options.flp=none"], "there is no setting 'options.flp'. Did you mean 'options.flip'?"),
+        (["train", "--resume", "x", "--loss.settings.margin=1"], "--resume goes on with a run as it was"),
+        (["train", "x", "--steps", "1__0"], "steps is '1__0'; wanted a whole number."),
+        (["train", "x", "--steps", "1e999999999"], "steps is '1e999999999'; wanted a whole number."),
+        (["train", "x", "--device", "gpu"], "device is 'gpu'; wanted 'auto', 'cpu', 'cuda' or 'mps'."),
         (["evaluate", "x", "--kss", "3"], "there is no setting 'kss'. Did you mean 'ks'?"),
         (
             ["evaluate", "x", "--max-missing=1"],
@@ -181,6 +204,11 @@ def test_mistyped_options(words: list[str], message: str, capsys: pytest.Capture
         ("data: photos", "data is 'photos'; wanted names with values, such as data: {root: ...}."),
         ("batch: 8", "batch is 8; wanted names with values, such as batch: {size: ...}."),
         ("lr: 0.1", "there is no setting 'lr'. Did you mean 'optimizer.backbone_rate' and 'optimizer.head_rate'?"),
+        (
+            "loss: {name: triplet, settings: {margn: 1}}",
+            "the loss triplet has no setting 'margn'. Did you mean 'margin'?",
+        ),
+        ("loss: {settings: {margin: 1}}", "the loss multi_similarity has no setting 'margin'."),
         ("epochs: 3", "there is no setting 'epochs': training counts steps, not epochs."),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases (*name) are not read"),
         ("- 1", "holds a list"),
@@ -194,8 +222,8 @@ def test_recipes_are_checked_before_the_parser_sees_them(recipe: str, message: s
 
 
 def test_free_names_and_recipes_that_are_right_pass(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("about: {paper: x}\nloss: {settings: {margin: 0.1}}\nsec: {weight: 1}\n")
-    words = ["x", "--config", str(tmp_path / "recipe.yaml"), "--loss.settings.margin", "0.2", "--about.row", "1"]
+    (tmp_path / "recipe.yaml").write_text("about: {paper: x}\nloss: {settings: {base: 0.1}}\nsec: {weight: 1}\n")
+    words = ["x", "--config", str(tmp_path / "recipe.yaml"), "--loss.settings.base", "0.2", "--about.row", "1"]
     assert quick.answer("train", words) is None
     with pytest.raises(SettingsError, match="there is no recipe"):
         quick.answer("train", ["--config", str(tmp_path / "none.yaml")])
@@ -233,7 +261,7 @@ def test_a_missing_argument_is_named_at_once(words: list[str], lacks: str, capsy
     ],
 )
 def test_what_is_complete_goes_on_to_the_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "_check_recipe", lambda settings, path: None)
+    monkeypatch.setattr(quick, "_recipe", lambda kinds, path: {})
     monkeypatch.setattr(quick, "recipe_file", Path)
     group = words[0] == "index"
     assert quick.answer(" ".join(words[: 1 + group]), words[1 + group :]) is None

@@ -20,6 +20,7 @@ UNNEEDED = (
     "pandas",  # the images are read from the run, not listed again
     "cosphere.data.catalogue",
     "cosphere.train.settings",
+    "cosphere.gallery",  # the images are in a folder
     "huggingface_hub",  # the network comes from the run
     "torchvision",
     "torch._dynamo",

@@ -512,7 +512,7 @@ def test_unreadable_images_are_skipped_counted_and_named_until_there_are_too_man
             "loss.memory is for losses that compare images with images",
         ),
         ({"precision": "fp16", "device": "cpu"}, "fp16 wants a GPU"),
-        ({"device": "tpu"}, "device is auto, cpu, cuda or mps"),
+        ({"device": "tpu"}, "device is 'tpu'; wanted 'auto', 'cpu', 'cuda' or 'mps'"),
     ],
 )
 def test_what_cannot_start_says_why(photos: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from rich.table import Table
 
 from cosphere import losses
+from cosphere._types import Device
 from cosphere.checks import check_whole
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
@@ -47,7 +48,7 @@ def parser() -> CommandParser:
         default=None,
         help="with --time: CPU threads; by default those that PyTorch chooses",
     )
-    made.add_argument("--device", type=str, default="auto", help="with --time: auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="with --time: auto, cpu, cuda or mps")
     return made
 
 

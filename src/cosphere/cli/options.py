@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 
+from cosphere._types import Device
 from cosphere.cli.parsing import CommandParser
 
 
@@ -49,7 +50,7 @@ def add_split(parser: CommandParser, *, default: str | None, without: str) -> No
 
 def add_embedding(parser: CommandParser) -> None:
     """Where and how to run the model."""
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--batch_size", type=int, default=64, help="images that are read together")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument(

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
+from cosphere._types import Device
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import counted, duration
@@ -36,7 +37,7 @@ def parser() -> CommandParser:
         default="top",
         help="class of an image in nested folders: top, or leaf",
     )
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     made.add_argument(
         "--measure", type=bool, default=True, help="time a few steps of each; false only lists the settings"
     )

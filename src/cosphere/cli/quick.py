@@ -21,7 +21,8 @@ from cosphere.cli import synonyms
 from cosphere.cli.recipe_files import recipe_file
 from cosphere.cli.synonyms import unknown
 from cosphere.cli.words import Word, items_of, joined, misfit, plain, split, stray
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, did_you_mean, no_own_setting
+from cosphere.fields import flatten
 
 FILE = Path(__file__).with_name("options.json")
 WIDTH = "100"
@@ -39,7 +40,15 @@ def options() -> dict[str, Any]:
 
 def inside(kinds: dict[str, Any]) -> list[str]:
     """Names that go into those options that take any names, such as ``options.flip``."""
-    return [f"{one}.{inner}" for one, its in options()["inside"].items() if one in kinds for inner in its]
+    return sorted(
+        {
+            f"{one}.{inner}"
+            for one, about in options()["inside"].items()
+            if one in kinds
+            for its in about["names"].values()
+            for inner in its
+        }
+    )
 
 
 def answer(command: str, arguments: Sequence[str]) -> str | None:
@@ -54,11 +63,14 @@ def answer(command: str, arguments: Sequence[str]) -> str | None:
         return str(about[page])
     kinds = about["options"]
     words = split(arguments, kinds)
+    given: dict[str, Any] = {}
     for word in plain(words, kinds):
         if word.name:
             _check(kinds, word.name, word.value)
             if word.name == "config" and word.value:
-                _check_recipe(kinds, recipe_file(word.value))
+                given = flatten(_recipe(kinds, recipe_file(word.value))) | given
+            given[word.name] = word.value
+    _check_inside(kinds, given)
     _check_positional(f"cosphere {command}", words, about)
     return None
 
@@ -138,11 +150,35 @@ def _check(kinds: dict[str, Any], name: str, value: str | None) -> None:
                 raise SettingsError(f"there is no metric {one!r}. {did_you_mean(one, options()['metrics'])}")
 
 
-def _check_recipe(settings: dict[str, Any], path: Path) -> None:
-    """Refuse a recipe that cannot be read, uses aliases or holds an unknown name, before the parser expands it."""
+def _check_inside(kinds: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse a setting of a loss, a head or a protocol that has no such setting.
+
+    Args:
+        kinds: the command's options.
+        given: dotted name -> value, of the line and its recipe.
+    """
+    for option, about in options()["inside"].items():
+        typed = [name.removeprefix(f"{option}.").split(".")[0] for name in given if name.startswith(f"{option}.")]
+        if option not in kinds or not typed:
+            continue
+        chooser, section = about["of"], about["of"].rpartition(".")[0]
+        # a section that is given whole and a run that goes on name the loss elsewhere
+        elsewhere = section in given or given.get("resume")
+        choice = given.get(chooser, None if elsewhere else about["default"])
+        for name in typed:
+            if choice in about["names"] and name not in about["names"][choice]:
+                raise SettingsError(no_own_setting(about["owner"].format(choice), name, about["names"][choice]))
+            if not any(name in its for its in about["names"].values()):
+                raise SettingsError(unknown(f"{option}.{name}", kinds, inside(kinds)))
+
+
+def _recipe(kinds: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a recipe holds; refused if it cannot be read, uses aliases or holds an unknown name, before the parser expands it."""
     from cosphere.files import read_yaml
 
-    _check_names(settings, read_yaml(path, what="a recipe"), "")
+    content = read_yaml(path, what="a recipe")
+    _check_names(kinds, content, "")
+    return content
 
 
 def _check_names(kinds: dict[str, Any], content: dict[str, Any], section: str) -> None:
@@ -169,6 +205,9 @@ def content() -> dict[str, Any]:
     from cosphere.evaluate.metrics import METRICS
     from cosphere.experiment.protocols import PROTOCOLS
     from cosphere.fields import dotted_names
+    from cosphere.models import EmbedderSettings
+    from cosphere.models.heads.base import head_names, own_settings
+    from cosphere.train.settings import LossSettings
 
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
     try:
@@ -178,16 +217,24 @@ def content() -> dict[str, Any]:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    names = {
-        "options": [name for one in PROTOCOLS.values() for name in dotted_names(one.settings)],
-        "loss.settings": [name for one in losses.table() for name in one.defaults],
-    }
+    protocols = {name: dotted_names(one.settings) for name, one in PROTOCOLS.items()}
+    heads = {name: [*own_settings(name)] for name in head_names()}
+    its_losses = {one.name: [*one.defaults] for one in losses.table()}
     return {
         "commands": commands,
         "losses": [entry.name for entry in losses.table()],
         "metrics": [*(metric.name for metric in METRICS), "all"],
-        "inside": {option: sorted(set(its)) for option, its in names.items()},
+        "inside": {
+            "loss.settings": _inside("loss.name", LossSettings().name, "the loss {}", its_losses),
+            "model.head_settings": _inside("model.head", EmbedderSettings().head, "head {!r}", heads),
+            "options": _inside("protocol", None, "protocol {!r}", protocols),
+        },
     }
+
+
+def _inside(of: str, default: str | None, owner: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """The settings that an option takes, by the value of another option ``of``; ``owner`` is what an error calls that value."""
+    return {"of": of, "default": default, "owner": owner, "names": names}
 
 
 def _command(parser: Any) -> dict[str, Any]:
@@ -245,11 +292,13 @@ EVALUATION = ("ks", "clustering", "metrics", "bits", "interval_over", "seed", "l
 
 
 def _kind(action: Any) -> Any:
-    """whole, number, switch, names, wholes, texts or any; several of these, with choices in quotes; or flag, which has no value."""
+    """whole, number, switch, names, wholes, texts, null or any; several of these, with choices in quotes; or flag, which has no value."""
     if action.nargs is not None:
         return "flag"
     kinds = list(dict.fromkeys(_kinds(getattr(action, "_typehint", None))))
-    return "any" if "any" in kinds else kinds if len(kinds) > 1 else kinds[0]
+    if "any" in kinds:  # takes every text, but names and null are still understood
+        kinds = [kind for kind in kinds if kind in ("any", "null") or kind.startswith("'")]
+    return kinds if len(kinds) > 1 else kinds[0]
 
 
 def _kinds(hint: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cosphere._types import Device
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.experiment import Reproduction, published_recipes, reproduce
@@ -34,7 +35,7 @@ def parser() -> CommandParser:
         help="settings that differ from the recipe, for a trial: '{steps: 20}'. The published row is then not compared",
     )
     made.add_argument("--runs", type=str, default="runs", help="folder for the runs and the comparison")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     return made
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import yaml
 from rich.table import Table
 
+from cosphere._types import Device
 from cosphere.cli import console
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, duration
@@ -94,7 +95,7 @@ def parser() -> CommandParser:
     )
     made.add_argument("--name", type=str | None, default=None, help="folder of the study; by default study and mode")
     made.add_argument("--runs", type=str, default="runs", help="folder that holds the study")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     made.add_argument("--keep_models", type=bool, default=False, help="keep the models of the final runs")
     made.add_argument(
         "--reuse",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,8 +23,8 @@ SWITCHES = {
     "0": "false",
 }
 """Words for the two positions of a switch."""
-_LISTS = {"wholes": (r"[+-]?\d+", "a list of whole numbers", "1,2"), "texts": (r".+", "a list of names", "a,b")}
-"""Kind of list -> what an item looks like, the list in words, and one as it is typed."""
+_LISTS = {"wholes": ("a list of whole numbers", "1,2"), "texts": ("a list of names", "a,b")}
+"""Kind of list -> the list in words, and one as it is typed."""
 
 
 class Word(NamedTuple):
@@ -86,9 +87,9 @@ def _joined(word: Word) -> str:
 def plain(words: Iterable[Word], kinds: dict[str, Any]) -> list[Word]:
     """The words with every value in the form that the parser takes.
 
-    A switch by itself is true, and may be yes or no; ``1,2`` and ``1 2`` are lists; ``margin=0.2`` gives names with values.
-    ``~/`` at the beginning of an option's value is the home folder, which no shell puts in after ``=``. A value that is no such
-    thing stays as it is.
+    A switch by itself is true, and may be yes or no; ``1,2`` and ``1 2`` are lists; ``margin=0.2`` gives names with values; ``1e3`` and
+    ``1_000`` are whole numbers; a name out of several may have other capitals, and ``None`` is null. ``~/`` at the beginning of an
+    option's value is the home folder, which no shell puts in after ``=``. A value that is no such thing stays as it is.
     """
     return [part for word in words for part in _plain(_at_home(word), kinds.get(word.name or ""))]
 
@@ -105,12 +106,44 @@ def _plain(word: Word, kind: Any) -> list[Word]:
         return [word]
     if kind == "switch":
         return [Word(name, "true" if value is None else SWITCHES.get(value.lower(), value))]
-    if value is None:
+    if value is None or kind is None:
         return [word]
     if kind == "names":
         return _named(name, value)
+    value = _canonical(_alternatives(kind), value)
     items = items_of(kind, value)
-    return [word if items is None else Word(name, json.dumps(items))]
+    return [Word(name, value if items is None else json.dumps(items))]
+
+
+def _canonical(kinds: Sequence[str], value: str) -> str:
+    """A single value as the parser takes it.
+
+    >>> _canonical(["whole"], "1e3"), _canonical(["number", "'batch'"], "Batch"), _canonical(["'cpu'", "'cuda'"], "cuda:0")
+    ('1000', 'batch', 'cuda')
+    """
+    choices = {one.strip("'") for one in kinds if one.startswith("'")}
+    # torch numbers its devices, and the first is the one that a name by itself means
+    choice = next((one for one in (value, value.lower(), value.lower().removesuffix(":0")) if one in choices), None)
+    if choice is not None:
+        return choice
+    # of a text, "none" may be the name of something
+    if "null" in kinds and (value == "None" or ("any" not in kinds and value.lower() in ("none", "null"))):
+        return "null"
+    if "whole" in kinds and (whole := whole_of(value)) is not None:
+        return str(whole)
+    return value.replace("_", "") if "number" in kinds and _is_number(value) else value
+
+
+def whole_of(text: str) -> int | None:
+    """The whole number that a text means, None if it means none.
+
+    >>> whole_of("1e3"), whole_of("1_000"), whole_of("1.5e3"), whole_of("1.5"), whole_of("ten")
+    (1000, 1000, 1500, None, None)
+    """
+    if len(text) > 99 or not re.fullmatch(r"[+-]?\d+(_\d+)*(\.\d*)?([eE]\+?\d{1,2})?", text):
+        return None
+    number = Decimal(text)
+    return int(number) if number == number.to_integral_value() else None
 
 
 def _named(name: str, value: str) -> list[Word]:
@@ -134,10 +167,9 @@ def items_of(kind: Any, value: str) -> list[Any] | None:
     kind = next((one for one in _alternatives(kind) if one in _LISTS), None)
     if kind is None:
         return None
-    items = [item.strip("'\"") for item in re.split(r"[\s,]+", value.strip().strip("[]()").strip(" ,")) if item]
-    if not all(re.fullmatch(_LISTS[kind][0], item) for item in items) or not (items or "[" in value):
-        return None
-    return [int(item) for item in items] if kind == "wholes" else list(items)
+    texts = [item.strip("'\"") for item in re.split(r"[\s,]+", value.strip().strip("[]()").strip(" ,")) if item]
+    items: list[Any] = [whole_of(item) for item in texts] if kind == "wholes" else list(texts)
+    return None if None in items or "" in items or not (items or "[" in value) else items
 
 
 def misfit(name: str, kind: Any, value: str | None) -> str | None:
@@ -153,7 +185,9 @@ def misfit(name: str, kind: Any, value: str | None) -> str | None:
     text = f"{name} is {value!r}; wanted {_described(kind)}."
     if kind == "names":
         return f"{text} Write --{name} NAME=VALUE."
-    example = next((_LISTS[one][2] for one in _alternatives(kind) if one in _LISTS), None)
+    if numbered := re.fullmatch(r"cuda:(\d+)", value.lower()):
+        return f"{text} CUDA_VISIBLE_DEVICES={numbered[1]} and --{name} cuda take that GPU."
+    example = next((_LISTS[one][1] for one in _alternatives(kind) if one in _LISTS), None)
     return text if example is None else f"{text} Write --{name} {example}."
 
 
@@ -185,7 +219,8 @@ def _alternatives(kind: Any) -> list[str]:
 
 
 def _described(kind: Any) -> str:
-    return one_of(_DESCRIPTIONS.get(one, one) for one in _alternatives(kind))
+    kinds = _alternatives(kind)
+    return one_of(_DESCRIPTIONS.get(one, one) for one in (["any"] if "any" in kinds else kinds))
 
 
 _DESCRIPTIONS = {
@@ -194,13 +229,13 @@ _DESCRIPTIONS = {
     "number": "a number",
     "switch": "true or false",
     "names": "names with values",
-    **{kind: words for kind, (_, words, _) in _LISTS.items()},
+    **{kind: words for kind, (words, _) in _LISTS.items()},
 }
 
 
 def _fits(kind: str, value: str) -> bool:
     if kind == "whole":
-        return re.fullmatch(r"[+-]?\d+", value) is not None
+        return whole_of(value) is not None
     if kind == "number":
         return _is_number(value)
     if kind == "switch":

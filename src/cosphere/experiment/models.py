@@ -10,9 +10,6 @@ from cosphere.errors import SettingsError
 from cosphere.models import Embedder
 from cosphere.train.memory import keep_freed_memory
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-"""What a setting ``device`` may be; this machine may lack one."""
-
 
 def choose_device(name: str = "auto") -> str:
     """The device to run on: the named one, or with "auto" the GPU if there is one.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from cosphere._types import Device
 from cosphere.checks import check_choice
 from cosphere.data import Catalogue, Classes, TrainingParts, read_catalogue
 from cosphere.errors import DataError
 from cosphere.experiment.images import parts_of_training
 from cosphere.experiment.listener import SILENT, Listener
-from cosphere.experiment.models import DEVICES, choose_device
+from cosphere.experiment.models import choose_device
 from cosphere.experiment.trial import Cost, measure_cost
 from cosphere.fields import flatten
 from cosphere.files import path_of
@@ -108,7 +109,9 @@ def plan(
         WeightsError: the backbone's weights are not there.
         RunError: a trial failed.
     """
-    check_choice("device", device, DEVICES)  # without measuring, one that only another machine has is right too
+    check_choice(
+        "device", device, get_args(Device)
+    )  # without measuring, one that only another machine has is right too
     if measure:
         choose_device(device)
     catalogue = read_catalogue(source, layout=layout, classes=classes)

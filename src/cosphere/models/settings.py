@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from cosphere.checks import MOST_DIM, check_choice, check_number, check_switch, check_whole
 from cosphere.errors import SettingsError
@@ -40,7 +40,7 @@ class EmbedderSettings:
     """
 
     backbone: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
+    weights: Literal["imagenet", "none"] | str = "imagenet"
     stem: StemName = "own"
     cut: float = 1.0
     head: str = "linear"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from cosphere.data.boxes import BOX
 from cosphere.data.listing import file_keys
 from cosphere.data.names import nfc
 from cosphere.embeddings import Embeddings
-from cosphere.gallery import Where
-from cosphere.search.any_gallery import AnyGallery, GalleryHit
+
+if TYPE_CHECKING:  # a search among plain embeddings loads no gallery
+    from cosphere.gallery import Where
+    from cosphere.search.any_gallery import AnyGallery, GalleryHit
 
 
 def own_rows(query: Any, gallery: Embeddings) -> tuple[int, ...]:

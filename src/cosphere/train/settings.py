@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cosphere import fields
+from cosphere._types import Device
 from cosphere.errors import RunError, SettingsError
 from cosphere.fields import Settings, metadata, setting
 from cosphere.files import is_there, path_of, read_yaml, write_yaml
@@ -226,7 +227,7 @@ class TrainSettings(Settings):
     steps: int = setting(1000, at_least=1, at_most=10**9, fixed=False, basic=True)
     seed: int = setting(0, at_least=0, at_most=LARGEST_SEED, basic=True)
     precision: Literal["float32", "bf16", "fp16"] = setting("float32", basic=True)
-    device: str = setting("auto", changes_numbers=False, fixed=False, basic=True)
+    device: Device = setting("auto", changes_numbers=False, fixed=False, basic=True)  # noqa: RUF009 - an alias of names
     channels_last: bool = True
     freeze_norm: bool = True
     log_every: int = setting(10, at_least=1, at_most=10**9, changes_numbers=False, fixed=False)

@@ -33,8 +33,6 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
             only one can do.
     """
     there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if settings.device not in there:
-        raise SettingsError(f"device is auto, cpu, cuda or mps, got {settings.device!r}.")
     if not there[settings.device]:
         raise SettingsError(f"device is {settings.device}, but this machine has none. Use --device cpu.")
     on_cpu = settings.device == "cpu" or not (there["cuda"] or there["mps"])

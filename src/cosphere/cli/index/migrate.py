@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cosphere._types import Device
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery_folder, add_receipt, receipts_given
 from cosphere.cli.parsing import CommandParser
@@ -48,7 +49,7 @@ def parser() -> CommandParser:
     )
     add_receipt(made, "deleted (with --drop_unreadable)")
     made.add_argument("--abandon", type=bool, default=False, help="give up a migration that was stopped")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     made.add_argument("--batch_size", type=int, default=64, help="images that are read together")
     return made
 

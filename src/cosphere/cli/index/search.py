@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from cosphere._types import Device
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery, add_where, note_columns, where_given
 from cosphere.cli.parsing import CommandParser
@@ -56,7 +57,7 @@ def parser() -> CommandParser:
         "--out", type=str, default="search.png", help="the picture to write; of several queries, numbered"
     )
     made.add_argument("--json", type=bool, default=False, help="print the answers as JSON")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--device", type=Device, default="auto", help="auto, cpu, cuda or mps")
     return made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cosphere._elsewhere import loss_meant
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, did_you_mean, no_own_setting
 from cosphere.losses.engine.base import About, Loss
 
 KINDS: dict[str, type[Loss]] = {}
@@ -53,7 +53,7 @@ def build(name: str, *, num_classes: int, dim: int, **settings: Any) -> Loss:
     defaults = loss_class.about.defaults
     for setting in settings:
         if setting not in defaults:
-            raise SettingsError(f"the loss {name} has no setting {setting!r}. {did_you_mean(setting, defaults)}")
+            raise SettingsError(no_own_setting(f"the loss {name}", setting, defaults))
     known_here = {"num_classes": num_classes, "embedding_dim": dim}
     parameters = inspect.signature(loss_class.__init__).parameters
     loss = loss_class(**{name: value for name, value in known_here.items() if name in parameters}, **settings)

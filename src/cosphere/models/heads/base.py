@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from cosphere.errors import SettingsError, did_you_mean
+from cosphere.errors import SettingsError, did_you_mean, no_own_setting
 from cosphere.models.heads.layers import NormName, Pooled, Pooling, PoolingName
 
 LAST = -1
@@ -151,8 +151,7 @@ def check_head(name: str, settings: Mapping[str, Any]) -> None:
     options = own_settings(name)
     for setting in settings:
         if setting not in options:
-            hint = did_you_mean(str(setting), list(options)) if options else "It has no settings of its own."
-            raise SettingsError(f"head {name!r} has no setting {setting!r}. {hint}")
+            raise SettingsError(no_own_setting(f"head {name!r}", str(setting), options))
 
 
 def build_head(name: str, shape_of: ShapeOf, settings: HeadSettings, own: Mapping[str, Any]) -> Head:
