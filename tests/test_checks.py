@@ -85,6 +85,7 @@ def test_choices() -> None:
 @pytest.mark.parametrize("value", [0, 1, "true", None])
 def test_switches(value: object) -> None:
     assert check_switch("flip", False) is False
+    assert check_switch("flip", np.True_) is True
     with pytest.raises(SettingsError, match=r"^flip must be true or false; got "):
         check_switch("flip", value)
 

@@ -186,11 +186,21 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
 
 
 def check_switch(name: str, value: object) -> bool:
-    """Return ``value`` if it is True or False.
+    """Return ``value`` if it is True or False, which NumPy's are too.
 
     Raises:
-        SettingsError: it is anything else.
+        SettingsError: it is anything else. A text such as "no" would count as true.
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise SettingsError(f"{name} must be true or false; got {value!r}.")
-    return value
+    return bool(value)
+
+
+def check_switches(**values: object) -> None:
+    """:func:`check_switch` of several arguments of a function, each by its name.
+
+    Raises:
+        SettingsError: one of them is neither True nor False.
+    """
+    for name, value in values.items():
+        check_switch(name, value)

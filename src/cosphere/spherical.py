@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import is_number
+from cosphere.checks import check_switches, is_number
 from cosphere.errors import SettingsError, SizeError, did_you_mean
 from cosphere.tensors import (
     SHORTEST,
@@ -55,6 +55,7 @@ def spherical_penalty(embeddings: Tensor, radius: Tensor | float, *, scale_free:
     >>> spherical_penalty(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), radius=3.0)
     tensor(4.)
     """
+    check_switches(scale_free=scale_free)
     check_embeddings(embeddings)
     radius = _checked_radius(radius)
     with outside_autocast(embeddings):
@@ -130,6 +131,7 @@ class SphericalConstraint(nn.Module):
         momentum: float = 0.1,
         scale_free: bool = False,
     ) -> None:
+        check_switches(scale_free=scale_free)
         super().__init__()
         self.kind = _checked_kind(radius, scale_free=scale_free)
         if not is_number(momentum) or not 0 < momentum <= 1:

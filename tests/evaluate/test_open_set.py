@@ -126,7 +126,15 @@ def test_intervals_take_classes_whole():
         0,
         pytest.approx(2 / 3),
     )  # of 27 draws 8 have no class 0, 7 have two of it or three
-    assert found.intervals["false_alarms"] == (1, 1)
+    assert found.intervals["false_alarms"] == (pytest.approx(0.1 ** (1 / 10)), 1)  # 10 of 10
+
+
+def test_no_alarm_among_few_queries_does_not_mean_that_there_are_none():
+    queries, asked = np.eye(4)[[0, 1, 2, 2, 3]], [0, 1, 2, 2, 3]
+    found = open_set(queries, asked, threshold=0.5, gallery=np.eye(4)[:2], gallery_labels=[0, 1], samples=50)
+    assert (found.dir, found.false_alarms) == (1, 0)
+    assert found.intervals["false_alarms"] == (0, pytest.approx(1 - 0.025 ** (1 / 3)))
+    assert found.intervals["dir"] == (pytest.approx(0.025 ** (1 / 2)), 1)
 
 
 @pytest.mark.parametrize(

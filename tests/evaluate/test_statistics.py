@@ -16,9 +16,11 @@ from cosphere.evaluate.statistics import (
     bootstrap_all,
     bootstrap_classes,
     bootstrap_seeds,
+    never_certain,
     paired_bootstrap,
     paired_difference,
     seeds_summary,
+    share_interval,
 )
 
 
@@ -67,6 +69,20 @@ def test_bounded_memory_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatc
     assert bootstrap(values, samples=100) == pytest.approx(want)
     monkeypatch.setattr(statistics, "_CHUNK_VALUES", 1)  # less than one sample: one at a time
     assert bootstrap(values, samples=100) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 49), (49, 49), (0, 1), (3, 20), (1, 10_000)])
+def test_the_interval_of_a_share_agrees_with_scipy(hits: int, count: int) -> None:
+    want = stats.binomtest(hits, count).proportion_ci(0.9, "exact")
+    assert share_interval(hits, count, 0.9) == pytest.approx((want.low, want.high), abs=1e-12)
+
+
+def test_a_rate_of_which_nothing_was_seen_is_not_certain() -> None:
+    point, wide = Interval(0.0, 0.0), Interval(0.0, 0.5)
+    assert never_certain(point, 0.0, 49) == share_interval(0, 49)
+    assert never_certain(wide, 0.0, 49) == wide
+    assert never_certain(Interval(1.0, 1.0), 1.0, 49) == share_interval(49, 49)
+    assert never_certain(wide, 0.1, 10) is wide
 
 
 def test_all_right_is_exactly_one() -> None:

@@ -120,6 +120,11 @@ def test_intervals_are_those_of_a_bootstrap_that_draws(far, steps):
         assert (values >= high).mean() >= 0.06
 
 
+def test_all_accepted_does_not_mean_that_all_will_be():
+    row = threshold_table(np.r_[np.ones(20), np.zeros(30)], np.arange(50) < 20, [0.1])[0]
+    assert (row.tar, row.tar_interval) == (1, (pytest.approx(0.025 ** (1 / 20)), 1))
+
+
 def test_no_false_accept_does_not_mean_a_rate_of_zero():
     scores, same = drawn(0, 1000)
     row = threshold_table(scores, same, [1e-6])[0]

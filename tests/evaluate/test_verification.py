@@ -278,3 +278,11 @@ def test_wrong_input_is_named(scores, same, settings, error, message):
 def test_tensors_with_a_gradient_will_do():
     scores = torch.tensor([0.9, 0.8, 0.4, 0.6, 0.2, 0.1], requires_grad=True)
     assert verification(scores, torch.tensor([1, 1, 1, 0, 0, 0]), folds=None).auc == pytest.approx(8 / 9)
+
+
+def test_no_error_among_few_pairs_does_not_mean_that_there_are_none():
+    scores = np.r_[np.linspace(0.8, 0.9, 20), np.linspace(0.1, 0.2, 30)]
+    found = verification_intervals(scores, np.arange(50) < 20, fars=[0.1], samples=20)
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert found["eer"] == (0, pytest.approx(unseen))
+    assert found["tar@far=1e-1"] == (pytest.approx(1 - unseen), 1)

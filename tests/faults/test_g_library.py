@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 import io
 import pickle
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+import cosphere
 from cosphere import Index, SphericalConstraint, spherical_penalty
 from cosphere.data import ClassBalancedBatches, Draw, read_catalogue
 from cosphere.errors import CosphereError, DataError, ImageError, SettingsError, SizeError
@@ -339,6 +343,25 @@ def act(call: Callable[[], Any]) -> Made:
     return lambda _: call()
 
 
+def public_functions() -> list[Callable[..., Any]]:
+    """Every function that a package of the library exports."""
+    packages = [f"cosphere.{one.name}" for one in pkgutil.iter_modules(cosphere.__path__) if one.name[0] != "_"]
+    modules = [cosphere, *(importlib.import_module(name) for name in packages if name != "cosphere.cli")]
+    exported = [getattr(module, name) for module in modules for name in getattr(module, "__all__", ())]
+    return [one for one in dict.fromkeys(filter(inspect.isfunction, exported)) if one.__module__.startswith("cosphere")]
+
+
+def switches_of(function: Callable[..., Any]) -> list[str]:
+    """Its arguments that are true or false."""
+    return [one.name for one in inspect.signature(function).parameters.values() if one.annotation == "bool"]
+
+
+def needed(function: Callable[..., Any]) -> dict[str, None]:
+    """None for each other argument without a default: a wrong switch is refused before anything is looked at."""
+    given = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    return {one.name: None for one in given if one.default is one.empty and one.annotation != "bool"}
+
+
 NO_ORDER = "a set, which has no order. Give a list"
 ERRORS: dict[str, tuple[Made, type[CosphereError], str]] = {
     "ids in a set": (answers(ids=set(FOUR)), SizeError, f"ids are {NO_ORDER}"),
@@ -354,6 +377,25 @@ ERRORS: dict[str, tuple[Made, type[CosphereError], str]] = {
     "truth as 2": (act(lambda: length_quality([[1, 2], [1, 3]], [2, 0])), DataError, "right must hold True and False"),
     "normalize": (encoded(normalize="no"), SettingsError, "normalize must be true or false; got 'no'"),
     "fast": (encoded(fast="yes"), SettingsError, "fast must be true or false; got 'yes'"),
+    **{
+        f"{name} of {function.__module__}.{function.__name__}": (
+            act(lambda function=function, name=name: function(**needed(function), **{name: "no"})),
+            SettingsError,
+            f"{name} must be true or false; got 'no'.",
+        )
+        for function in public_functions()
+        for name in switches_of(function)
+    },
+    "fast of inference": (act(lambda: small(dim=4).inference(fast="no")), SettingsError, "fast must be true or false"),
+    "backbone": (act(lambda: small(dim=4).set_trainable(backbone="no")), SettingsError, "backbone must be true or"),
+    "backbone_norm": (act(lambda: small(dim=4).set_trainable(backbone_norm=0)), SettingsError, "backbone_norm must be"),
+    "scale_free": (act(lambda: SphericalConstraint(scale_free="no")), SettingsError, "scale_free must be true or"),
+    "coverage": (
+        act(lambda: ClassBalancedBatches(LABELS, batch_size=8, images_per_class=2, coverage="no")),
+        SettingsError,
+        "coverage must be true or",
+    ),
+    "bits": (act(lambda: EvaluationSettings(bits="no")), SettingsError, "bits must be true or false; got 'no'."),
     "autocast": (encoded(autocast="bfloat16"), SettingsError, "autocast must be a type of torch or None"),
     "their normalize": (
         encoded(normalize_embeddings=True),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cosphere.checks import allowed, check_number
+from cosphere.checks import allowed, check_number, check_switches
 from cosphere.data.boxes import NO_BOX
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
@@ -95,6 +95,7 @@ class ImageRows(Dataset[Item]):
         stand_ins: bool = True,
         finished: bool = True,
     ) -> None:
+        check_switches(stand_ins=stand_ins, finished=finished)
         if cache is not None and cache.rule != preprocessing.rule:
             raise SettingsError(
                 f"the cache holds pixels for {cache.rule!r}, wanted {preprocessing.rule!r}. Make it with "

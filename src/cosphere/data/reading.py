@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import pandas as pd
 
-from cosphere.checks import check_number
+from cosphere.checks import check_number, check_switches
 from cosphere.data.catalogue import EVERYTHING, Catalogue
 from cosphere.data.folders import Classes, Labels, query_and_gallery, read_archive, read_folder, read_listed, splits_of
 from cosphere.data.layouts import LAYOUTS, find_layout, read_layout
@@ -65,6 +65,7 @@ def read_catalogue(
         SettingsError: there is no such layout, or another argument is out of range.
         DataError: the source cannot be read as a data set.
     """
+    check_switches(strict=strict, all_columns=all_columns)
     layouts = ["auto", "folder", "table", *LAYOUTS]
     if layout not in layouts:
         raise SettingsError(f"there is no layout {layout!r}. {did_you_mean(layout, layouts)}")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cosphere._types import Flags
+from cosphere.checks import check_switches
 from cosphere.data.boxes import BOX, BOX_NAMES, box_columns, box_names, faults
 from cosphere.data.catalogue import EVERYTHING, OPTIONAL, Catalogue, normal_split
 from cosphere.data.folders import Labels, query_and_gallery
@@ -94,6 +95,7 @@ def read_table(
         DataError: the file cannot be read, a column is missing, a label or path is empty, a path leaves the root, or
             too many files are missing or boxes unusable.
     """
+    check_switches(all_columns=all_columns)
     file = load_table(source)
     base = Path(root) if root is not None else (Path.cwd() if isinstance(source, pd.DataFrame) else Path(source).parent)
     columns = table_columns(file, labels)

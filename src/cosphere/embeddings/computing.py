@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cosphere._types import Flags, Float32s, Integers, Progress
-from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_whole
+from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_switches, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.listing import file_keys
 from cosphere.data.remarks import MAX_UNREADABLE
@@ -76,6 +76,7 @@ def embed(
         DataError: too many images, or all, are unreadable.
         SettingsError: a setting is out of range.
     """
+    check_switches(mirrored=mirrored, fast=fast)
     check_whole("batch_size", batch_size, least=1, most=MOST_IMAGES)
     check_whole("workers", workers, least=0, most=MOST_WORKERS)
     check_choice("precision", precision, get_args(Precision))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from cosphere._types import Floats, Progress
 from cosphere.checks import allowed, check_number
@@ -18,8 +18,8 @@ from cosphere.evaluate._pairs import (
     different_above,
     same_above,
 )
-from cosphere.evaluate.statistics import Interval, check_resampling
-from cosphere.models.calibration import Calibration, most_unseen
+from cosphere.evaluate.statistics import Interval, around, check_resampling, share_interval
+from cosphere.models.calibration import Calibration
 from cosphere.rows import BLOCK_BYTES, Matrix
 
 _TAIL = 2**17
@@ -101,11 +101,11 @@ def calibrate(
         wanted_far=float(far),
         far=place.above / pairs,
         tar=right / same if same else None,
-        threshold_interval=_around(
+        threshold_interval=around(
             _ends(draws.thresholds, level, anything=Interval(-1.0, 1.0)), _of_ranks(place.tail, far, pairs, level)
         ),
-        far_interval=_around(far_ends, _of_pairs(place.above, pairs, level)),
-        tar_interval=_around(tar_ends, _of_pairs(right, same, level)) if same else None,
+        far_interval=around(far_ends, share_interval(place.above, pairs, level)),
+        tar_interval=around(tar_ends, share_interval(right, same, level)) if same else None,
         level=float(level),
         different_pairs=pairs,
         same_pairs=same,
@@ -163,26 +163,11 @@ def _ends(values: Floats, level: float, *, anything: Interval) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _of_pairs(above: int, pairs: int, level: float) -> Interval:
-    """The interval of Clopper and Pearson of a rate of which ``above`` of ``pairs`` independent pairs were seen."""
-    if not above:
-        return Interval(0.0, most_unseen(pairs, level))
-    low, high = (1 - level) / 2, (1 + level) / 2
-    return Interval(
-        float(beta.ppf(low, above, pairs - above + 1)),
-        float(beta.ppf(high, above + 1, pairs - above)) if above < pairs else 1.0,
-    )
-
-
 def _of_ranks(tail: Tail, far: float, pairs: int, level: float) -> Interval:
     """The cosines between which the threshold of a rate lies, by how many of ``pairs`` independent pairs lie above it."""
     least, most = (int(count) for count in binom.ppf([(1 - level) / 2, (1 + level) / 2], pairs, far))
     low, high = (min(int(rank / tail.each), len(tail.cosines) - 1) for rank in (most, max(least - 1, 0)))
     return Interval(float(tail.cosines[low]), float(tail.cosines[high]) if least else 1.0)
-
-
-def _around(one: Interval, other: Interval) -> Interval:
-    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 class PairRates(NamedTuple):

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cosphere._types import Floats, Progress
-from cosphere.checks import allowed, check_numbers, check_whole
+from cosphere.checks import allowed, check_numbers, check_switches, check_whole
 from cosphere.errors import DataError, SettingsError, SizeError
 from cosphere.evaluate._names import class_column
 from cosphere.rows import (
@@ -55,6 +55,7 @@ def pool_templates(
         SizeError: lengths that differ, or templates or media that are not integers.
         DataError: a value that is not finite, or a negative weight.
     """
+    check_switches(keep_lengths=keep_lengths)
     rows = widened(embeddings).cpu().numpy()
     if rows.ndim != 2:
         raise SizeError(f"want embeddings (n, D), got {rows.shape}. Give one row for each image.")

@@ -18,7 +18,7 @@ from cosphere.checks import allowed, check_number, check_numbers, check_seed
 from cosphere.errors import DataError, SettingsError, counted
 from cosphere.evaluate._names import class_column
 from cosphere.evaluate.retrieval import retrieval
-from cosphere.evaluate.statistics import Interval, check_resampling
+from cosphere.evaluate.statistics import Interval, check_resampling, never_certain
 from cosphere.evaluate.verification import area_under, far_name, roc
 from cosphere.rows import BLOCK_BYTES, Matrix, check_rows, check_widths
 from cosphere.search import search
@@ -47,7 +47,8 @@ class OpenSetScores:
     thresholds: Mapping[float, float]
     """That threshold."""
     intervals: Mapping[str, Interval]
-    """Of ``dir`` and ``false_alarms``, over classes, with the gallery and the threshold as they are."""
+    """Of ``dir`` and ``false_alarms``, over classes, with the gallery and the threshold as they are. Where no query or every one counts,
+    the rate is not 0 or 1 for certain: see :func:`cosphere.evaluate.statistics.share_interval`."""
     known_queries: int
     unknown_queries: int
     known_classes: int
@@ -276,4 +277,4 @@ def _over_classes(hits: Flags, classes: Integers, samples: int, level: float, se
         times = np.bincount(generator.integers(0, count, count), minlength=count)
         means[sample] = (times @ right) / (times @ queries)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return never_certain(Interval(float(low), float(high)), float(hits.mean()), len(hits), level)

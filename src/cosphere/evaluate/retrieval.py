@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from cosphere._types import Floats, Integers, Progress
+from cosphere.checks import check_switches
 from cosphere.codes import is_codes
 from cosphere.errors import DataError, SettingsError, SizeError, counted, did_you_mean
 from cosphere.evaluate._depths import check_ks, check_reach
@@ -253,6 +254,7 @@ def retrieval(
     >>> retrieval(x, [0, 0, 1, 1, 2], ks=(1,)).as_dict()
     {'recall@1': 1.0, 'map@r': 1.0, 'r_precision': 1.0, 'queries': 4, 'skipped': 1}
     """
+    check_switches(fit_ks=fit_ks)
     _check_pairs(gallery, gallery_labels, exclude)
     rule = check_ties(ties) or ("expected" if is_codes(embeddings) else "optimistic")
     request = Request(check_metrics(metrics), check_ks(ks), rule, chance=ties is None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_whole
+from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_switches, check_whole
 from cosphere.errors import CosphereError, RunError
 from cosphere.evaluate._depths import check_ks
 from cosphere.evaluate._relevance import GroupRule
@@ -73,6 +73,7 @@ class EvaluationSettings:
         object.__setattr__(self, "metrics", tuple(self.metrics))
         check_ties(self.ties)
         check_preset(self.clustering_preset)
+        check_switches(clustering=self.clustering, bits=self.bits)
         check_choice("interval_over", self.interval_over, get_args(IntervalOver))
         check_choice("group_rule", self.group_rule, get_args(GroupRule))
         check_level(self.level)

@@ -23,12 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import beta
 from scipy.stats import t as student
 
 from cosphere._types import Floats
 from cosphere.checks import MOST_SAMPLES, check_number, check_seed, check_whole
 from cosphere.errors import DataError, SizeError, agreeing, counted
 from cosphere.evaluate._names import class_column
+from cosphere.models.calibration import most_unseen
 from cosphere.rows import as_array
 
 _CHUNK_VALUES = 2**22
@@ -40,6 +42,45 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def share_interval(hits: int, count: int, level: float = 0.95) -> Interval:
+    """The exact interval of a rate of which ``hits`` of ``count`` independent trials were seen.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
+
+    >>> [round(end, 4) for end in share_interval(0, 49)]
+    [0.0, 0.0725]
+    """
+    tail = (1 - level) / 2
+    return Interval(
+        0.0
+        if not hits
+        else 1 - most_unseen(count, level)
+        if hits == count
+        else float(beta.ppf(tail, hits, count - hits + 1)),
+        1.0
+        if hits == count
+        else most_unseen(count, level)
+        if not hits
+        else float(beta.ppf(1 - tail, hits + 1, count - hits)),
+    )
+
+
+def around(one: Interval, other: Interval) -> Interval:
+    """The interval from the lower to the upper end of both."""
+    return Interval(min(one.low, other.low), max(one.high, other.high))
+
+
+def never_certain(interval: Interval, rate: float, trials: int, level: float = 0.95) -> Interval:
+    """A resampled interval of a rate, widened to :func:`share_interval` where the rate is 0 or 1.
+
+    Resamples of equal outcomes are equal, so they would call a rate of which nothing was seen 0 for certain.
+
+    >>> never_certain(Interval(0.0, 0.0), 0.0, 49).high == share_interval(0, 49).high
+    True
+    """
+    return interval if 0 < rate < 1 else around(interval, share_interval(round(rate * trials), trials, level))
 
 
 def bootstrap(values: Any, *, samples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:

@@ -14,7 +14,7 @@ from cosphere.checks import allowed, check_choice, check_number, check_numbers, 
 from cosphere.codes import code_bytes
 from cosphere.errors import DataError, SettingsError, SizeError, agreeing, counted
 from cosphere.evaluate._names import class_column
-from cosphere.evaluate.statistics import Interval, check_level
+from cosphere.evaluate.statistics import Interval, check_level, never_certain
 from cosphere.evaluate.verification import checked_pairs, tar_at_far
 from cosphere.rows import Matrix, unit_rows
 
@@ -68,7 +68,8 @@ def threshold_table(
     drawn scores is the one at place ``floor(n U)`` with U ~ Beta(k + 1, n - k), so the threshold's quantiles are scores of
     the list, and the rates of those scores are the quantiles of the true rate of a threshold chosen from such a sample.
     Unlike a resampled rate, they are not (0, 0) where no pair lies above: they agree with the rule of three. The accepted
-    same pairs are binomial. Pairs are assumed independent, which pairs that share an image are not; for all pairs of
+    same pairs are binomial; where none or all of them are accepted, the interval is that of Clopper and Pearson. Pairs are
+    assumed independent, which pairs that share an image are not; for all pairs of
     labelled images, :func:`cosphere.evaluate.calibrate` resamples classes.
 
     Args:
@@ -111,7 +112,7 @@ def _row(values: Any, truth: Any, impostors: Any, far: float, level: float) -> T
         point.tar,
         Interval(float(ends[0]), float(ends[1])),
         Interval(float(rates[0]), float(rates[1])),
-        Interval(float(accepted[0]), float(accepted[1])),
+        never_certain(Interval(float(accepted[0]), float(accepted[1])), point.tar, genuine, level),
     )
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cosphere._types import Flags, Floats, Integers
-from cosphere.checks import allowed, check_choice, check_number, check_numbers, check_whole
+from cosphere.checks import allowed, check_choice, check_number, check_numbers, check_switches, check_whole
 from cosphere.errors import DataError, SizeError, agreeing, counted
-from cosphere.evaluate.statistics import Interval, check_resampling
+from cosphere.evaluate.statistics import Interval, check_resampling, never_certain
 from cosphere.rows import as_array
 
 FarRule = Literal["exact", "nearest"]
@@ -268,6 +268,7 @@ def fold_accuracies(
         DataError: fewer than two folds, or, if balanced, a fold without same or without different pairs.
         SettingsError: a setting is out of range.
     """
+    check_switches(balanced=balanced)
     values, truth = checked_pairs(scores, same)
     check_choice("protocol", protocol, get_args(Protocol))
     numbers = _fold_numbers(folds, len(values))
@@ -313,6 +314,7 @@ def best_threshold(scores: Any, same: Any, *, protocol: Protocol = "exact", bala
     Returns:
         a cosine for "exact", a squared distance for "insightface", as :func:`accuracy_at` takes it.
     """
+    check_switches(balanced=balanced)
     values, truth = checked_pairs(scores, same)
     if protocol == "exact":
         ordered = np.unique(values)  # a cut at a score that occurs twice would lie in no gap
@@ -335,6 +337,7 @@ def accuracy_at(
     scores: Any, same: Any, threshold: float, *, protocol: Protocol = "exact", balanced: bool = False
 ) -> float:
     """Share of the pairs that a threshold of :func:`best_threshold` judges right; ``balanced`` as in :func:`fold_accuracies`."""
+    check_switches(balanced=balanced)
     right = right_at(scores, same, threshold, protocol=protocol)
     truth = as_array(same).astype(np.bool_)
     return float((right[truth].mean() + right[~truth].mean()) / 2) if balanced else float(right.mean())
@@ -359,6 +362,9 @@ def verification_intervals(
 ) -> dict[str, Interval]:
     """Percentile bootstrap over pairs of AUC, EER and TAR at each FAR, with a new threshold in every resample.
 
+    A TAR of 0 or 1, and an EER of 0, which every resample would repeat, are bounded as by Clopper and Pearson; the EER as if of the
+    fewer kind of pairs.
+
     Same and different pairs are resampled separately. Pairs are assumed independent, which pairs that share an image are not:
     the true intervals are somewhat wider.
 
@@ -382,7 +388,10 @@ def verification_intervals(
         drawn = np.concatenate([generator.choice(rows, len(rows)), generator.choice(others, len(others))])
         resamples.append(verification(values[drawn], truth[drawn], folds=None, fars=fars).as_dict())
     tail = (1 - level) / 2
-    return {
+    intervals = {
         key: Interval(*(float(end) for end in np.quantile([one[key] for one in resamples], [tail, 1 - tail])))
         for key in resamples[0]
     }
+    seen = verification(values, truth, folds=None, fars=fars).as_dict()
+    trials = {key: min(len(rows), len(others)) if key == "eer" else len(rows) for key in seen if key != "auc"}
+    return intervals | {key: never_certain(intervals[key], seen[key], trials[key], level) for key in trials}

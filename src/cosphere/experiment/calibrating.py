@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cosphere.checks import check_seed
+from cosphere.checks import check_seed, check_switches
 from cosphere.data import Classes, read_catalogue
 from cosphere.embeddings import Embeddings, embed
 from cosphere.errors import DataError, RunError, agreeing, counted
@@ -101,6 +101,7 @@ def calibrate_run(
         DataError: there is no such split, no validation image, or too few pairs.
         SettingsError: ``far`` is out of range, or another setting.
     """
+    check_switches(test=test)
     check_far(far)  # before minutes of embedding
     check_seed(seed)
     check_embedding(batch_size, workers, max_unreadable)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_whole
+from cosphere.checks import MOST_SAMPLES, check_choice, check_seed, check_switches, check_whole
 from cosphere.errors import SettingsError, did_you_mean
 from cosphere.evaluate.comparison import Comparison, Over, compare
 from cosphere.evaluate.statistics import check_level
@@ -89,6 +89,7 @@ def compare_runs(
         DataError: the runs were scored on different images, or share none.
         SettingsError: fewer than two runs, two arms of one name, an unknown metric or baseline, or a number out of range.
     """
+    check_switches(shared_only=shared_only)
     check_choice("over", over, get_args(Over))
     check_level(level)
     check_whole("samples", samples, least=1, most=MOST_SAMPLES)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosphere import data, embeddings, train
-from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_whole
+from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_switches, check_whole
 from cosphere.data.remarks import MAX_UNREADABLE
 from cosphere.embeddings import Embeddings, EmbeddingStore, sources
 from cosphere.experiment.images import ALL, how_read, take_split
@@ -57,6 +57,7 @@ def embed_images(
         DataError: there is no such split, or too many images cannot be read.
         SettingsError: a setting is out of range.
     """
+    check_switches(fast=fast)
     check_embedding(batch_size, workers, max_unreadable)
     return embed_source(
         load_model(model, device),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cosphere import fields
+from cosphere.checks import check_switches
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.embeddings import number_classes
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
@@ -114,6 +115,7 @@ def evaluate_run(
         DataError: there is no such split, too many images cannot be read, or no query has anything to find.
         SettingsError, SizeError: a setting is unknown, or a K is larger than what a query ranks.
     """
+    check_switches(untrained=untrained, codes=codes, tables=tables)
     check_embedding(batch_size, workers, max_unreadable)
     run_folder = RunFolder.open(folder)
     for written in (run_folder.scores, run_folder.embeddings(split or VAL)):

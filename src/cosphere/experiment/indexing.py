@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosphere import data
-from cosphere.checks import check_choice, check_whole
+from cosphere.checks import check_choice, check_switches, check_whole
 from cosphere.codes import is_codes
 from cosphere.embeddings import columns_of
 from cosphere.errors import SettingsError, agreeing, counted
@@ -296,6 +296,7 @@ def search_index(
         DataError: the model is another one, an id is not there, or the filter is wrong.
         SettingsError: a setting is out of range.
     """
+    check_switches(exact=exact)
     check_whole("k", k, least=1)
     if not queries and not ids:
         raise SettingsError("what should be searched for? Give an image, or the id of an item with --id.")

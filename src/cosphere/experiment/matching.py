@@ -16,6 +16,7 @@ import numpy.typing as npt
 import yaml
 
 from cosphere._types import Floats, Integers, Progress
+from cosphere.checks import check_switches
 from cosphere.embeddings import Embeddings
 from cosphere.errors import DataError, SettingsError, SizeError, did_you_mean
 from cosphere.evaluate.comparison import Arm
@@ -141,6 +142,7 @@ def read_arms(
         DataError: the runs were scored on different images, or share none.
         SettingsError: unknown metric, or no arm.
     """
+    check_switches(shared_only=shared_only)
     ks = _ks(metrics)
     flat = [(arm, path) for arm, paths in groups.items() for path in paths]
     check_once([path_of(path) for _, path in flat])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosphere.checks import check_whole
+from cosphere.checks import check_switches, check_whole
 from cosphere.data.dataset import UnreadableLog
 from cosphere.data.listing import exists
 from cosphere.data.remarks import MAX_UNREADABLE, Skipped
@@ -62,6 +62,7 @@ def migrate_index(
         RunError, WeightsError: there is no gallery or model, another process writes, or a migration to another model is under way.
         SettingsError: ``max_unreadable`` is not in [0, 1].
     """
+    check_switches(drop_unreadable=drop_unreadable)
     check_whole("batch_size", batch_size, least=1)
     folder = folder_of(gallery, "a migration", NO_MIGRATION)
     embedder = load_model(model, device)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from cosphere._types import Device
-from cosphere.checks import check_choice
+from cosphere.checks import check_choice, check_switches
 from cosphere.data import Catalogue, Classes, TrainingParts, read_catalogue
 from cosphere.errors import DataError
 from cosphere.experiment.images import parts_of_training
@@ -109,6 +109,7 @@ def plan(
         WeightsError: the backbone's weights are not there.
         RunError: a trial failed.
     """
+    check_switches(measure=measure)
     check_choice(
         "device", device, get_args(Device)
     )  # without measuring, one that only another machine has is right too

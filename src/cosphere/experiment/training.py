@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cosphere import fields
+from cosphere.checks import check_switches
 from cosphere.data import Catalogue
 from cosphere.embeddings import Embeddings, FeatureCache, embed
 from cosphere.errors import SettingsError, did_you_mean
@@ -76,6 +77,7 @@ def run(
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
         RunError: the folder is taken, another process trains in it, or it cannot be written or read.
     """
+    check_switches(resume=resume, numbered=numbered)
     if not settings.data.root:
         raise SettingsError(
             "what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/"

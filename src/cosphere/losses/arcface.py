@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_number, check_switch
+from cosphere.checks import check_choice, check_number, check_switch, check_switches
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
@@ -65,6 +65,7 @@ def arcface_loss(
     >>> arcface_loss(axes, torch.tensor([0, 1]), axes, margin=math.pi / 2, scale=5.0)
     tensor([0.6931, 0.6931])
     """
+    check_switches(fallback=fallback)
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         target, others, _ = against_classes(batch, scale=scale, sampled=sampled)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.checks import check_choice, check_number, check_switch
+from cosphere.checks import check_choice, check_number, check_switch, check_switches
 from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
@@ -50,6 +50,7 @@ def batch_hard_triplet_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(soft=soft, squared=squared)
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
 

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
@@ -38,6 +38,7 @@ def generalized_lifted_structure_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(normalize=normalize)
     pairs = compare(embeddings, labels, unit=normalize, **compared)
     lengths = squared_lengths(pairs, unit=normalize)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_number, check_switch, check_whole
+from cosphere.checks import check_choice, check_number, check_switch, check_switches, check_whole
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
@@ -58,6 +58,7 @@ def heated_up_softmax_loss(
     >>> heated_up_softmax_loss(axes, torch.tensor([0, 1]), axes, scale=1.0, bias=torch.tensor([1.0, 0.0]))
     tensor([0.1269, 0.6931])
     """
+    check_switches(normalize_features=normalize_features)
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         # Multiplying the rows by the scale lets autograd compute its gradient.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import apart_or_zero, mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, Pairs, compare
@@ -41,6 +41,7 @@ def lifted_structure_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(normalize=normalize)
     pairs = compare(embeddings, labels, unit=normalize, **compared)
     lengths = squared_lengths(pairs, unit=normalize)
     near, column_near = _nearness(pairs, lengths, margin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
@@ -59,6 +59,7 @@ def magface_loss(
     >>> magface_loss(axes, torch.tensor([0, 1]), axes, largest_margin=0.0, smallest_margin=0.0, scale=1.0, length_weight=0.0)
     tensor([0.3133, 0.3133])
     """
+    check_switches(easy_margin=easy_margin)
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         length = batch.lengths().clamp(shortest, longest)

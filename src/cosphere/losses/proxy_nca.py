@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
@@ -58,6 +58,7 @@ def proxy_nca_loss(
     >>> proxy_nca_loss(axes, torch.tensor([0, 1]), axes)
     tensor([-2., -2.])
     """
+    check_switches(positive_in_denominator=positive_in_denominator)
     _check_smoothing(smoothing, positive_in_denominator)
     batch = classify(embeddings, labels, class_weight)
     # |x - p|^2 is a constant minus this multiple of the cosine, and the constant cancels.

@@ -7,7 +7,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_choice, check_number, check_switch
+from cosphere.checks import check_choice, check_number, check_switch, check_switches
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import PairLoss, Traits, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
@@ -57,6 +57,7 @@ def semihard_triplet_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(squared=squared)
     pairs = compare(embeddings, labels, **compared)
     if variant == "facenet":
         return _window_mean(pairs, margin, squared, reduction) + pairs.zero

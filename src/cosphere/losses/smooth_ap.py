@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import mean_or_zero, with_gradients
 from cosphere.losses.engine.pairs import Compared, compare
@@ -39,6 +39,7 @@ def smooth_ap_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(count_self=count_self)
     pairs = compare(embeddings, labels, **compared)
     valid = (pairs.positives_per_anchor > 0) & (pairs.negatives_per_anchor > 0)
     most = int(torch.where(valid, pairs.positives_per_anchor, 0).max()) if len(valid) else 0

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_choice, check_number, check_switch, check_whole
+from cosphere.checks import check_choice, check_number, check_switch, check_switches, check_whole
 from cosphere.losses.engine.base import Traits, describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, classify
 from cosphere.losses.engine.maths import log_one_plus_exp
@@ -66,6 +66,7 @@ def sphereface_loss(
     >>> sphereface_loss(3 * axes, torch.tensor([0, 1]), axes, easing=0)  # angle 0: as without a margin
     tensor([0.0486, 0.0486])
     """
+    check_switches(normalize_features=normalize_features)
     batch = classify(embeddings, labels, class_weight)
     with outside_autocast(embeddings):
         rows = batch.unit if normalize_features else batch.raw

@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from cosphere.checks import check_number, check_switch, check_whole
+from cosphere.checks import check_number, check_switch, check_switches, check_whole
 from cosphere.losses.engine.base import describe
 from cosphere.losses.engine.classes import ClassLoss, SampleRule, Workspace, check_class_labels, classify
 from cosphere.losses.engine.maths import add_angle, as_int64, check_angle, log_one_plus_exp
@@ -53,6 +53,7 @@ def subcenter_arcface_loss(
     >>> subcenter_arcface_loss(-torch.eye(2), torch.tensor([0, 1]), weights, centres=2, margin=0.0, scale=1.0)
     tensor([0.3133, 0.3133])
     """
+    check_switches(fallback=fallback)
     batch = classify(embeddings, labels, class_weight, centres=centres)
     with outside_autocast(embeddings):
         target, others, _ = against_classes(

@@ -6,7 +6,7 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from cosphere.checks import check_choice, check_number, check_switch
+from cosphere.checks import check_choice, check_number, check_switch, check_switches
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import chord, mean_or_zero
 from cosphere.losses.engine.pairs import Compared, compare
@@ -43,6 +43,7 @@ def triplet_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(squared=squared)
     if listed_triplets(compared):
         return _over_list(embeddings, labels, margin, squared, reduction, compared)
     pairs = compare(embeddings, labels, **compared)

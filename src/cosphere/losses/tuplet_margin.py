@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from cosphere.checks import check_number, check_switch
+from cosphere.checks import check_number, check_switch, check_switches
 from cosphere.errors import SettingsError
 from cosphere.losses.engine.base import PairLoss, describe
 from cosphere.losses.engine.maths import log_one_plus_exp, mean_or_zero, with_gradients
@@ -50,6 +50,7 @@ def tuplet_margin_loss(
     Raises:
         SizeError: incompatible shapes, dtypes, devices or indices.
     """
+    check_switches(stop_at_zero=stop_at_zero)
     pairs = compare(embeddings, labels, **compared)
 
     def of_block(block: Block) -> Tensor:

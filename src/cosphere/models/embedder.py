@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosphere.checks import check_switches
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
 from cosphere.files import path_of
@@ -236,6 +237,7 @@ class Embedder(nn.Module):
             fast: take the quick form of the model, see :meth:`encode`. On a GPU it is the plain network.
             autocast: as for :meth:`encode`.
         """
+        check_switches(fast=fast)
         return self._quick.forward(self, autocast) if fast else partial(infer, self, autocast=autocast)
 
     @property
@@ -298,9 +300,11 @@ class Embedder(nn.Module):
                 running statistics, in training mode too (SEC's ``freeze_bn``); None leaves that as it is.
         """
         if backbone is not None:
+            check_switches(backbone=backbone)
             self._backbone_trains = backbone
             self.backbone.requires_grad_(backbone)
         if backbone_norm is not None:
+            check_switches(backbone_norm=backbone_norm)
             self._backbone_norm_trains = backbone_norm
         for layer in norm_layers(self.backbone):
             layer.requires_grad_(self._backbone_trains and self._backbone_norm_trains)

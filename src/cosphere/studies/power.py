@@ -7,7 +7,7 @@ import math
 from scipy.stats import nct, norm
 from scipy.stats import t as student
 
-from cosphere.checks import check_number
+from cosphere.checks import check_number, check_switches
 
 MOST_SEEDS = 1000
 """Larger numbers are not worked out: nobody trains so many runs of one arm."""
@@ -30,6 +30,7 @@ def power_of(effect: float, seeds: int, *, alpha: float = 0.05, two_sided: bool 
     >>> round(power_of(1.0, 10), 3)
     0.803
     """
+    check_switches(two_sided=two_sided)
     check_number("effect", effect, at_least=0)
     check_number("alpha", alpha, above=0, below=1)
     check_number("seeds", seeds, at_least=2)
@@ -55,6 +56,7 @@ def seeds_for(effect: float, *, power: float = 0.8, alpha: float = 0.05, two_sid
     >>> seeds_for(0.5), seeds_for(1.0), seeds_for(0.01)
     (34, 10, None)
     """
+    check_switches(two_sided=two_sided)
     check_number("effect", effect, at_least=0)
     check_number("power", power, above=0, below=1)
     check_number("alpha", alpha, above=0, below=1)

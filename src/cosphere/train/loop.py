@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from cosphere import losses
+from cosphere.checks import check_switches
 from cosphere.data import Catalogue, training_parts
 from cosphere.runs import RunFolder
 from cosphere.spherical import SphericalConstraint
@@ -74,6 +75,7 @@ def train(
         DivergenceError: the loss became NaN or infinite; the last good checkpoint is kept.
         RunError: a checkpoint cannot be written or read.
     """
+    check_switches(resume=resume)
     accelerator = build_accelerator(settings)
     if accelerator.device.type == "cpu":
         keep_freed_memory()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cosphere._types import Progress
-from cosphere.checks import check_number
+from cosphere.checks import check_number, check_switches
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.converting.plan import Plan, make_plan
 from cosphere.data.converting.replacing import check_apart, check_free, containers
@@ -102,6 +102,7 @@ def convert(
         DataError: the source cannot be read, or too many images.
         RunError: the target exists, lies among the images, or cannot be written; or another process converts to it.
     """
+    check_switches(overwrite=overwrite)
     form = form_of(Path(target))
     check_number("max_unreadable", max_unreadable, at_least=0, at_most=1)
     catalogue = source if isinstance(source, Catalogue) else _catalogue(source, layout, classes, max_unreadable)

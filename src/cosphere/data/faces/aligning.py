@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosphere._types import Integers, Progress
-from cosphere.checks import check_choice, check_number
+from cosphere.checks import check_choice, check_number, check_switches
 from cosphere.data.boxes import BOX
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.converting.convert import Conversion, Job, Piece, run_job
@@ -74,6 +74,7 @@ def align_faces(
         DataError: the source cannot be read, no face was found in any image, or too many images cannot be read.
         RunError: as of :func:`convert`.
     """
+    check_switches(overwrite=overwrite)
     check_choice("faces", faces, get_args(Which))
     check_number("max_unreadable", max_unreadable, at_least=0, at_most=1)
     face_template(size)  # checks the size before any image is read

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cosphere.checks import check_choice
+from cosphere.checks import check_choice, check_switches
 from cosphere.data.samplers.balanced import ClassBalancedBatches as ClassBalancedBatches
 from cosphere.data.samplers.balanced import Replacement as Replacement
 from cosphere.data.samplers.epochs import Draw as Draw
@@ -59,6 +59,7 @@ def make_batches(
         SettingsError: an unknown name, a value out of range, or too little data for the ranks.
         DataError: no labels.
     """
+    check_switches(coverage=coverage)
     check_choice("batch.sampler", name, ["balanced", "shuffled", "views", "neighbours"])
     place = {"seed": seed, "rank": rank, "world_size": world_size}
     if name == "shuffled":

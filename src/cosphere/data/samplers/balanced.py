@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cosphere._types import Integers
+from cosphere.checks import check_switches
 from cosphere.data.samplers.epochs import EpochBatches
 from cosphere.errors import SettingsError, agreeing, counted
 
@@ -72,6 +73,7 @@ class ClassBalancedBatches(EpochBatches):
         world_size: int = 1,
         length: int | None = None,
     ) -> None:
+        check_switches(coverage=coverage)
         self._check_settings(batch_size, images_per_class, coverage, replacement, length)
         super().__init__(labels, seed=seed, rank=rank, world_size=world_size)
         self.images_per_class, self.coverage, self.replacement = images_per_class, coverage, replacement

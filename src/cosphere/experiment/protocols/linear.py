@@ -9,9 +9,9 @@ from cosphere.checks import MOST_IMAGES
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate import linear_probe
 from cosphere.evaluate.scores import Value
+from cosphere.evaluate.statistics import share_interval
 from cosphere.experiment.protocols.base import Part, ProtocolEntry, ProtocolScores, Subject
 from cosphere.experiment.protocols.probing import ProbeData, chance, halves, probe_data
-from cosphere.experiment.protocols.verifying import binomial
 from cosphere.fields import Settings, setting
 
 
@@ -65,7 +65,9 @@ def _scores(data: ProbeData, settings: LinearSettings) -> ProtocolScores:
         seed=settings.seed,
     )
     values = {
-        "accuracy": Value(probe.final, binomial(round(probe.final * len(data.test)), len(data.test), settings.level)),
+        "accuracy": Value(
+            probe.final, share_interval(round(probe.final * len(data.test)), len(data.test), settings.level)
+        ),
         "accuracy_train": Value(probe.train, None),
     }
     notes = list(data.notes)

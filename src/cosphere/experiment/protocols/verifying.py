@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from cosphere._types import Flags, Floats, Integers
 from cosphere.checks import MOST_SAMPLES
@@ -16,6 +15,7 @@ from cosphere.data import Pairs
 from cosphere.errors import DataError, counted
 from cosphere.evaluate import Interval, length_quality, seeds_summary, verification, verification_intervals
 from cosphere.evaluate.scores import Value
+from cosphere.evaluate.statistics import share_interval
 from cosphere.evaluate.thresholds import plain_threshold
 from cosphere.evaluate.verification import FarRule, Folds, Roc, best_threshold, fold_accuracies, right_at
 from cosphere.evaluate.verification import Protocol as Rule
@@ -204,7 +204,7 @@ def verification_part(
     elif chosen_on is not None:
         threshold = best_threshold(chosen_on.cosines, chosen_on.same, protocol=settings.rule)
         right = right_at(pairs.cosines, pairs.same, threshold, protocol=settings.rule)
-        judged = {"accuracy": Value(float(right.mean()), binomial(int(right.sum()), len(right), settings.level))}
+        judged = {"accuracy": Value(float(right.mean()), share_interval(int(right.sum()), len(right), settings.level))}
         details["threshold"] = plain_threshold(threshold)
     details["hardest"] = hardest(pairs, right, settings.hardest)
     if right is not None:
@@ -249,12 +249,6 @@ def _mean(accuracies: Floats, level: float) -> Value:
     """The mean over folds with Student's t interval, within [0, 1]."""
     summary = seeds_summary(accuracies, level=level)
     return Value(summary.mean, summary.share_interval())
-
-
-def binomial(hits: int, count: int, level: float) -> Interval:
-    """The exact interval of a share of independent trials (Clopper and Pearson)."""
-    ends = binomtest(hits, count).proportion_ci(level, "exact")
-    return Interval(float(ends.low), float(ends.high))
 
 
 def _folds_content(pairs: ScoredPairs, numbers: Integers, folds: Folds) -> dict[str, Any]:

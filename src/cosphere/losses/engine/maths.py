@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosphere.checks import check_number, is_whole
+from cosphere.checks import check_number, check_switches, is_whole
 from cosphere.errors import DerivativeError, SettingsError
 from cosphere.tensors import directions, full_precision
 
@@ -86,6 +86,7 @@ class _Zero(torch.autograd.Function):
 
 def chord(cosines: Tensor, *, squared: bool) -> Tensor:
     """Distance between unit vectors from their cosine: sqrt(2 - 2 cos), or its square. Gradient 0 at zero distance."""
+    check_switches(squared=squared)
     square = apart_or_zero(2 - 2 * cosines)
     return square if squared else safe_sqrt(square)
 

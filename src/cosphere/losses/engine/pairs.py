@@ -10,6 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_switches
 from cosphere.errors import SizeError, counted
 from cosphere.losses.engine.maths import as_int64, connected_zero
 from cosphere.tensors import (
@@ -240,6 +241,7 @@ def compare(
     Raises:
         SizeError: shapes, types, widths, devices or indices that do not fit.
     """
+    check_switches(unit=unit)
     own = references is None
     others, other_labels = check_inputs(embeddings, labels, references, reference_labels)
     own_places = own_columns(embeddings, others, positions, own=own)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from cosphere.checks import check_switches
 from cosphere.errors import SizeError
 from cosphere.losses.engine.classes import (
     ClassBlock,
@@ -82,6 +83,7 @@ def against_classes(
     Raises:
         SizeError: ``sampled`` is not ascending, not in [0, C), or lacks a class of the batch; or a bias of another shape.
     """
+    check_switches(with_total=with_total)
     classes = len(batch.class_weight) // centres
     if bias is not None and bias.shape != (classes,):
         raise SizeError(f"want a bias ({classes},), one number a class; got {tuple(bias.shape)}.")
