@@ -64,6 +64,23 @@ def test_a_file_that_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
         Embeddings.load(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "want"),
+    [("f8", "f8"), (">f8", "f8"), ("f2", "f4"), (">f4", "f4"), ("i2", "f4"), ("i8", "f8"), ("g", "f8")],
+)
+def test_rows_of_other_programs_keep_their_values(kind: str, want: str, tmp_path: Path) -> None:
+    """float64 stays: narrowed to float32, neighbours that differ in the ninth digit would tie."""
+    rows = np.array([[1, 2], [3, 4], [1 + 1e-9, 2]]).astype(kind)
+    np.savez(tmp_path / "a.npz", embeddings=rows, labels=[0] * 3, paths=list("abc"), class_names=["x"])
+    table = Embeddings.load(tmp_path / "a.npz")
+    assert table.embeddings.dtype == np.dtype(want)
+    assert np.array_equal(table.embeddings, rows.astype(want))
+    table.save(tmp_path / "b.npz")
+    again = Embeddings.load(tmp_path / "b.npz").embeddings
+    assert again.dtype == table.embeddings.dtype
+    assert np.array_equal(again, table.embeddings)
+
+
 def test_packed_bits_stay_bits_on_disk(tmp_path: Path) -> None:
     """Bytes read as floats would be ranked by cosine."""
     codes = np.array([[1, 255], [0, 7], [128, 3]], dtype=np.uint8)

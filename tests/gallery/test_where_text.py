@@ -88,7 +88,7 @@ def test_an_order_of_numbers_has_bounds() -> None:
 
 @pytest.mark.parametrize("typed", [COMPOSED, APART])
 @pytest.mark.parametrize("kept", [COMPOSED, APART])
-def test_a_filter_of_python_means_every_form_too_but_of_an_id(typed: str, kept: str) -> None:
+def test_a_filter_of_python_means_every_form_too_but_of_a_whole_id(typed: str, kept: str) -> None:
     item = {"label": kept, "path": f"/{kept}/1.jpg"}
     for where in (
         {"label": typed},
@@ -99,6 +99,17 @@ def test_a_filter_of_python_means_every_form_too_but_of_an_id(typed: str, kept: 
     for where in ({"label": ("!=", typed)}, {"label": ("not in", [typed, "mug"])}):
         assert not parse(where).holds("x", item), where
     assert parse({"id": typed}).holds(kept, {}) is (typed == kept)
+    assert parse({"id": ("starts with", typed)}).holds(f"{kept}/1.jpg", {})
+
+
+@pytest.mark.parametrize("typed", [COMPOSED, APART])
+@pytest.mark.parametrize("kept", [COMPOSED, APART])
+def test_the_beginning_of_an_id_is_typed_in_any_form_and_a_whole_id_as_it_is(typed: str, kept: str) -> None:
+    beginning, whole = where_of([f"id^=/{typed}/"]), where_of([f"id={typed}"])
+    assert beginning is not None
+    assert whole is not None
+    assert parse(beginning).holds(f"/{kept}/1.jpg", {})
+    assert parse(whole).holds(kept, {}) is (typed == kept)
 
 
 @pytest.mark.parametrize("text", ["label", "=mug", "", ">3"])
@@ -112,9 +123,8 @@ def test_what_is_not_a_condition_is_explained(text: str) -> None:
 def test_every_combination_of_forms_is_meant() -> None:
     """Labels are kept composed, and paths as the disk has them: one item has both forms."""
     where = where_of([f"label^={COMPOSED}", f"path^=/{COMPOSED}/", f"path^={APART[:3]}", "year>2"])
-    assert isinstance(where, list)
-    found = [(one["label"][0][1], one["path"][0][1]) for one in where]
+    assert where is not None
+    found = [[one.values[0] for one in every] for every in parse(where).alternatives]
     assert sorted(found) == sorted(
-        (label, path) for label in (COMPOSED, APART) for path in (f"/{COMPOSED}/", f"/{APART}/")
+        [label, path, "caf", 2] for label in (COMPOSED, APART) for path in (f"/{COMPOSED}/", f"/{APART}/")
     )
-    assert all(one["year"] == [(">", 2)] and one["path"][1] == ("starts with", "caf") for one in where)

@@ -57,7 +57,7 @@ class Embeddings:
     """
 
     embeddings: Float32s
-    """(N, D) raw, any length; or (N, bytes) uint8, packed bits."""
+    """(N, D) raw, any length, float64 only where a file holds that; or (N, bytes) uint8, packed bits."""
     labels: Integers
     """(N,) int64 in [0, C)."""
     paths: tuple[str, ...]
@@ -124,7 +124,9 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
-        """Read a file of :meth:`save`.
+        """Read a file of :meth:`save`, or one with the same arrays.
+
+        Rows of float64, which other programs write, stay float64.
 
         Raises:
             RunError: the file is missing, holds no embeddings, or has a label without a class name.
@@ -146,7 +148,7 @@ class Embeddings:
         if not len(rows) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(names))).all():
             raise RunError(f"{path} holds no image, or a label without a class name. Embed again.")
         return cls(
-            embeddings=rows if is_codes(rows) else np.asarray(rows, dtype=np.float32),
+            embeddings=rows if is_codes(rows) else _of_file(rows),
             labels=labels.astype(np.int64),
             paths=tuple(arrays["paths"].tolist()),
             class_names=tuple(names.tolist()),
@@ -271,6 +273,12 @@ class Embeddings:
 
 _OPTIONAL = ("is_query", "is_gallery", "boxes", "groups")
 """Columns that may be None."""
+
+
+def _of_file(rows: npt.NDArray[Any]) -> Any:
+    """Rows as float32, or as float64 where float32 does not hold them: close neighbours would tie."""
+    kind = np.result_type(rows.dtype, np.float32)
+    return np.asarray(rows, dtype=np.float64 if kind.itemsize > 4 else np.float32)
 
 
 def distinct_rows(identities: Integers, labels: Integers) -> Integers:

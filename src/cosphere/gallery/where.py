@@ -10,8 +10,8 @@ does. Values are data: they are bound to prepared statements, and never become p
     {"path": ("starts with", "/photos/2024/")}
     [{"label": "mug"}, {"price": ("<=", 1.5)}]          either
 
-A text with accents is compared in every Unicode form, because labels are kept composed and paths as the disk has them. An id is compared
-as it is, and so is a text after ``<`` or ``>``.
+A text with accents is compared in every Unicode form, because labels are kept composed and paths as the disk has them. The
+beginning of an id, which may be a path, is too; a whole id is compared as it is, and so is a text after ``<`` or ``>``.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _alternatives(conditions: Any) -> Iterator[tuple[Condition, ...]]:
 def _in_every_form(condition: Condition) -> list[Condition]:
     """Conditions one of which holds for a text in any Unicode form."""
     column, operator, values = condition.column, condition.operator, condition.values
-    if column == ID or operator in (*ORDERS, "exists"):
+    if operator in (*ORDERS, "exists") or (column == ID and operator != "starts with"):
         return [condition]
     forms: list[Value] = [form for value in values for form in (forms_of(value) if isinstance(value, str) else [value])]
     if len(forms) == len(values):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cosphere.errors import DataError
-from cosphere.gallery.values import forms_of
 from cosphere.gallery.where import Where
 
 _OPERATOR = re.compile(r"(!=|>=|<=|\^=|==?|>|<)")
@@ -22,8 +20,7 @@ def where_of(texts: Sequence[str]) -> Where | None:
 
     A value is a text, except a number after `<` or `>`, and JSON: ``["mug", "vase"]`` is one of two, ``"7"`` the text. ``label=7``
     means the number and the text, because a reader cannot tell which one a column holds; a whole number beyond 64 bits means the
-    text alone. An accented text means every Unicode form of it: macOS types an accent as a character of its own, labels are kept
-    composed, and paths as the disk has them.
+    text alone.
 
     Args:
         texts: the conditions.
@@ -44,25 +41,7 @@ def where_of(texts: Sequence[str]) -> Where | None:
         if found is None or not column:
             raise DataError(f"--where {text!r} is not a condition; wanted {FORMS}.")
         where.setdefault(column, []).append(_test(found[0].replace("==", "="), text[found.end() :].strip()))
-    return _by_form(where) or None
-
-
-def _forms(value: Any) -> list[Any]:
-    """A value, and its other Unicode forms if it is an accented text."""
-    return forms_of(value) if isinstance(value, str) else [value]
-
-
-def _by_form(where: dict[str, list[tuple[str, Any]]]) -> Where:
-    """One alternative for each combination of forms of what texts begin with: a condition takes one text, and columns differ in form."""
-    tests = [(column, test, value) for column, conditions in where.items() for test, value in conditions]
-    forms = [_forms(value) if test == "starts with" else [value] for _, test, value in tests]
-    alternatives: list[dict[str, list[tuple[str, Any]]]] = []
-    for chosen in itertools.product(*forms):
-        one: dict[str, list[tuple[str, Any]]] = {column: [] for column in where}
-        for (column, test, _), value in zip(tests, chosen, strict=True):
-            one[column].append((test, value))
-        alternatives.append(one)
-    return alternatives[0] if len(alternatives) == 1 else alternatives
+    return where or None
 
 
 def _test(operator: str, text: str) -> tuple[str, Any]:
@@ -70,15 +49,11 @@ def _test(operator: str, text: str) -> tuple[str, Any]:
     if operator == "^=":
         return "starts with", text if isinstance(value, list) else str(value) if text.startswith('"') else text
     if operator in ("=", "!="):
-        several = [
-            form
-            for one in (value if isinstance(value, list) else _texts_or_numbers(value, text))
-            for form in _forms(one)
-        ]
+        several = value if isinstance(value, list) else _texts_or_numbers(value, text)
         if len(several) == 1 and not isinstance(value, list):
             return operator, several[0]
         return ("in" if operator == "=" else "not in"), several
-    return operator, _forms(value)[0]
+    return operator, value
 
 
 def _value(text: str) -> Any:
