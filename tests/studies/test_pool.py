@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
@@ -48,6 +51,46 @@ def test_processes_are_no_more_than_runs_and_their_threads_those_of_all_jobs(
     with Workers(context, jobs, runs) as workers:
         begun: Any = workers._begun()
         assert begun.made == [processes, threads]
+
+
+def test_a_new_process_is_given_little_and_reads_the_rest_from_a_file_that_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = list[Any]()
+
+    class Kept(NoProcesses):
+        def __init__(self, processes: int, *, initargs: tuple[Any, ...], **_: Any) -> None:
+            arguments.extend(initargs)
+
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Kept)
+    monkeypatch.setattr(pool, "_SHARED", [])
+    monkeypatch.setattr(pool.signal, "signal", lambda *_: None)
+    context: Any = "image " * 100_000
+    with Workers(context, 2, 2) as workers:
+        workers._begun()
+        assert len(pickle.dumps((arguments[0], arguments[1], arguments[3]))) < 4096
+        pool._begin(*arguments[:3], pool.os.getppid())
+        assert [context] == pool._SHARED
+    assert not arguments[0].exists()
+
+
+SCRIPT = """
+from types import SimpleNamespace
+from cosphere.errors import RunError
+from cosphere.studies.pool import Workers
+jobs = iter([SimpleNamespace(arm="a", name="b")] * 2 + [None])
+try:
+    with Workers("image " * 100_000, 2, 2) as workers:
+        workers.execute(lambda: next(jobs), print)
+except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_no_worker_can_import_does_not_hang() -> None:
+    made = subprocess.run([sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, timeout=120, check=False)
+    assert "no process of the study could start" in made.stdout
 
 
 @pytest.mark.parametrize(("jobs", "runs", "threads"), [(1, 5, 4), (2, 1, 2), (4, 1, 1), (2, 0, 2)])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,6 +60,7 @@ class Workers:
         self.context, self.jobs = context, jobs
         self.processes = max(1, min(jobs, runs))
         self._pool: ProcessPoolExecutor | None = None
+        self._files = ExitStack()
         self._started: Any = None
         """How many processes have begun, shared with them."""
 
@@ -66,6 +70,10 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._files:
+            self._shut_down(error)
+
+    def _shut_down(self, error: BaseException | None) -> None:
         if self._pool is None:
             return
         if error is not None and not isinstance(error, BrokenProcessPool):
@@ -126,16 +134,26 @@ class Workers:
                 self.processes,
                 mp_context=processes,
                 initializer=_begin,
-                initargs=(self.context, share_of_threads(self.jobs), self._started, os.getpid()),
+                initargs=(self._written(), share_of_threads(self.jobs), self._started, os.getpid()),
             )
         return self._pool
+
+    def _written(self) -> Path:
+        """A file with the context, which lasts as long as the processes.
+
+        Python hands arguments to a new process through a pipe of 64 KB, and waits to write the rest even if that process has ended, as
+        one does that cannot import the caller's script: the study would hang.
+        """
+        file = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="cosphere-study-"))) / "context"
+        file.write_bytes(pickle.dumps(self.context))
+        return file
 
 
 _SHARED: list[Context] = []
 """In a worker: what :func:`_begin` was given."""
 
 
-def _begin(context: Context, threads: int, started: Any, parent: int) -> None:
+def _begin(context: Path, threads: int, started: Any, parent: int) -> None:
     """Set up a worker: its threads, its GPU, and an end with the process that leads the study."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The leading process ends the workers.
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -147,7 +165,7 @@ def _begin(context: Context, threads: int, started: Any, parent: int) -> None:
     if count:
         torch.cuda.set_device(place % count)
     torch.set_num_threads(threads)
-    _SHARED[:] = [context]
+    _SHARED[:] = [pickle.loads(context.read_bytes())]
 
 
 def _end_with(parent: int) -> None:
