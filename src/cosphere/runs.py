@@ -222,8 +222,8 @@ class RunFolder:
         if not is_there(folder.path) or not folder.path.is_dir():
             advice = meant_run(folder.path) or "Train one first: cosphere train DATA --name NAME."
             raise RunError(f"there is no run at {folder.path}. {advice}")
-        if not folder.marker.exists() and (advice := meant_run(folder.path)):
-            raise RunError(f"{folder.path} is not a run's folder. {advice}")
+        if not folder.marker.exists() and (meant := meant_run(folder.path)):
+            raise RunError(f"{folder.path} is not a run's folder. {meant}")
         marker = read_json(folder.marker, what="a run's folder")
         layout = marker.get("layout") if isinstance(marker, Mapping) else None
         if layout != LAYOUT_VERSION:

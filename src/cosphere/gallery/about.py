@@ -11,7 +11,8 @@ from cosphere.gallery.postgres import PostgresStore, indexes
 from cosphere.gallery.schema import Space, read_space, read_state
 from cosphere.gallery.sqlite import driver_name, library_version, version_warning
 from cosphere.gallery.store import Store
-from cosphere.gallery.where import ID, Where, parse
+from cosphere.gallery.values import ID
+from cosphere.gallery.where import Where, parse
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,8 @@ def read(path: Path) -> Bundle:
         check_no_part(path)
         advice = meant_run(path) or f"Give a run, or a folder with {DESCRIPTION} and {WEIGHTS}."
         raise RunError(f"there is no model bundle at {path}. {advice}")
-    if not is_there(path / DESCRIPTION) and (advice := meant_run(path)):
-        raise RunError(f"{path} is not a model bundle. {advice}")
+    if not is_there(path / DESCRIPTION) and (meant := meant_run(path)):
+        raise RunError(f"{path} is not a model bundle. {meant}")
     content = read_json(path / DESCRIPTION, what="a model bundle")
     if not (path / WEIGHTS).is_file():
         raise RunError(f"{path} has no {WEIGHTS}, so the bundle is incomplete. Copy the whole folder again.")
