@@ -526,6 +526,22 @@ def boxed(*box: float, columns: str = "x_1,y_1,x_2,y_2") -> Made:
     return measure
 
 
+def boxes_lost(root: Path) -> list[Any]:
+    """What is said of boxes of a file that cannot be read, and whether many boxes of few files hide how many files are lost."""
+    on_a_circle(root, 8)
+    (root / "broken.png").write_bytes(b"no picture")
+    boxes = [(x, y, x + 5, y + 5) for x in range(6) for y in range(5)]
+    rows = [(f"{i}.png", "ab"[i % 2], *box) for i in range(8) for box in boxes]
+    rows += [("broken.png", "a", *box) for box in boxes]
+    columns = ["path", "label", "x_1", "y_1", "x_2", "y_2"]
+    images = read_catalogue(pd.DataFrame(rows, columns=columns), root=root)
+    notes = evaluate(MeanColour(), images, ONLY_RECALL).notes
+    (root / "7.png").write_bytes(b"no picture either")
+    with pytest.raises(DataError, match="2 of 9 images cannot be read"):
+        embed(MeanColour(), images)
+    return [note for note in notes if "could not be read" in note]
+
+
 def in_a_gallery(metadata: dict[str, Any]) -> Made:
     """The boxes that a gallery embeds and shows, or words of the error, which names the item."""
 
@@ -575,6 +591,7 @@ BOXES = [
     ),
     pytest.param(boxed(0, 0.25, 2, 2), (2, 2), id="A7 two pixels"),
     pytest.param(boxed(-0.5, 0.3, 6.4, 5.2), (6, 5), id="A7 an overshoot of pixels"),
+    pytest.param(boxes_lost, ["Left out: 30 of 270 images, which could not be read."], id="A8 boxes of one file"),
     pytest.param(boxed(2, 3, 1e300, 9), "refused", id="F5 beyond every image"),
     pytest.param(boxed(8, 3, 2, 9), "refused", id="F5 reversed"),
     pytest.param(boxed(2, 3, 2, 9), "refused", id="F5 empty"),
@@ -1225,6 +1242,20 @@ def test_other_weights_have_no_calibration(run: Path) -> None:
     model.calibration = calibrate(rows, np.arange(20) // 2, far=0.3)
     model.load_state_dict(Embedder.load(run).state_dict())
     assert model.calibration is None
+
+
+def one_class_only(_: Path) -> list[str]:
+    rows, labels = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32), np.zeros(6, dtype=np.int64)
+    images = Embeddings(embeddings=rows, labels=labels, paths=tuple("abcdef"), class_names=("a",))
+    return [note for note in score_embeddings(images, ONLY_RECALL).notes if "cannot fail" in note]
+
+
+def test_scores_that_no_model_can_miss_are_named(tmp_path: Path) -> None:
+    """A5: images of one class score 100 % whatever the model."""
+    words = (
+        "6 of 6 queries rank images of one class alone and cannot fail, so these scores say nothing of the model there."
+    )
+    assert one_class_only(tmp_path) == [words]
 
 
 def test_a_table_names_the_level_of_its_intervals(

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ from cosphere.losses import CrossBatchMemory, TripletLoss
 from cosphere.losses.timing import time_losses
 from cosphere.models import Embedder, EmbedderSettings
 from cosphere.runs import RunFolder
-from cosphere.search import Index
+from cosphere.search import Gallery, Index
 from cosphere.train import TrainSettings
 
 fcntl: Any
@@ -358,6 +359,37 @@ RECORDS = [
         id="F16 a record that moves other files",
     ),
 ]
+
+
+def gallery_with(statement: str) -> Act:
+    """A gallery whose file a stranger has changed so that reading or writing it computes without end."""
+
+    def act(root: Path) -> object:
+        with Gallery.create(root / "g", dim=4) as made:
+            made.add(ROWS, [f"row{row}" for row in range(12)])
+        connection = sqlite3.connect(root / "g" / "gallery.sqlite")
+        connection.executescript(statement)
+        connection.commit()
+        connection.close()
+        with Gallery.open(root / "g") as opened:
+            return opened.add(ROWS, [f"more{row}" for row in range(12)])
+
+    return act
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS content, x AS digest FROM c"
+RECORDS += [
+    pytest.param(
+        gallery_with(f"ALTER TABLE state RENAME TO old;CREATE VIEW state AS {ENDLESS}"),
+        "holds a view 'state'",
+        id="a gallery whose table is a view without end",
+    ),
+    pytest.param(
+        gallery_with(f"CREATE TRIGGER evil AFTER INSERT ON item BEGIN SELECT max(content) FROM ({ENDLESS}); END"),
+        "holds a trigger 'evil'",
+        id="a gallery with a trigger without end",
+    ),
+]
 BOMBS = [
     pytest.param(few_bytes("x.npz"), "unpacks to 300,000,128 bytes", id="F18 an .npz of zeros"),
     pytest.param(few_bytes("x.parquet"), "stands for 2,000,000 rows", id="F18 a Parquet file of one row, repeated"),
@@ -411,6 +443,16 @@ def test_a_long_label_is_read_at_once(label: str, tmp_path: Path) -> None:
     began = time.monotonic()
     assert len(read_catalogue(frame, root=tmp_path).label_names) == 2
     assert time.monotonic() - began < 2
+
+
+def test_a_wide_table_is_read_at_once(tmp_path: Path) -> None:
+    """F13: a minute for 60 000 empty columns, which spreadsheets write where somebody formatted all of them."""
+    class_folders(tmp_path, "ab")
+    lines = ["path,label", *(f"{label}/{image}.png,x{label}" for label in "ab" for image in (0, 1))]
+    (tmp_path / "t.csv").write_text("".join(f"{line}{',' * 60_000}\n" for line in lines))
+    began = time.monotonic()
+    assert read_catalogue(tmp_path).label_names == ["xa", "xb"]
+    assert time.monotonic() - began < 10
 
 
 def test_a_link_to_itself_is_a_counted_skip(tmp_path: Path) -> None:

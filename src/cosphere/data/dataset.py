@@ -206,7 +206,7 @@ class UnreadableLog:
     Used in the main process, so that there is one count for all workers of a loader.
 
     Args:
-        total: number of images in the catalogue.
+        total: number of image files in the catalogue; several rows may be boxes of one.
         max_share: tolerated share of unreadable images, in [0, 1]. Above 0, one image is always tolerated.
 
     Raises:

@@ -89,7 +89,7 @@ def embed(
     else:
         rows, read = store.find(embedder, catalogue)
     missing = np.flatnonzero(~read)
-    unreadable = UnreadableLog(len(catalogue), max_unreadable)
+    unreadable = UnreadableLog(len(set(catalogue.paths)), max_unreadable)
     source: Iterator[_Computed]
     if features is None or mirrored or not len(missing):
         images = ImageRows(catalogue, embedder.preprocessing, cache=cache)
@@ -110,7 +110,8 @@ def embed(
         store.keep(embedder, catalogue, Stored(rows, read))
     if not read.any():
         raise DataError(f"none of {counted(len(catalogue), 'image')} can be read. Run `cosphere data check` on them.")
-    skipped = tuple(Skipped(*one) for one in unreadable.reasons.items())
+    lost = [catalogue.paths[row] for row in np.flatnonzero(~read)]  # each row, since several may be boxes of one file
+    skipped = tuple(Skipped(path, unreadable.reasons.get(path, "it cannot be read")) for path in lost)
     embeddings = rows if read.all() else rows[read]
     return _table(catalogue, embeddings, read, model_id=embedder.id, skipped=skipped)
 

@@ -262,7 +262,7 @@ class _Work:
         self, workers: int, cache: PixelCache | None, max_unreadable: float, progress: Progress | None
     ) -> tuple[Skipped, ...]:
         """Compute and write what is missing; return the images that cannot be read."""
-        unreadable = UnreadableLog(len(self.catalogue), max_unreadable)
+        unreadable = UnreadableLog(len(set(self.catalogue.paths)), max_unreadable)
         missing, copies = self._missing(), self.views.copies
         # Batches of fixed positions, so that what is computed after a kill is rounded as without it.
         starts = range(0, len(missing), _BATCH)

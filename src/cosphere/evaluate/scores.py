@@ -339,6 +339,12 @@ def _notes(
         notes.append(
             f"Left out: {ranking.skipped} of {counted(queries, 'query')}, with no other image of their class to find."
         )
+    sure = int((ranking.nearest_wrong < 0).sum())
+    if sure:
+        which = f"{sure} of {counted(ranking.queries, 'query')} {agreeing(sure, 'rank')}"
+        notes.append(
+            f"{which} images of one class alone and cannot fail, so these scores say nothing of the model there."
+        )
     too_large = [k for k in settings.depths if f"recall@{k}" not in ranking.scores]
     if too_large:
         names = ", ".join(f"Recall@{k}" for k in too_large)

@@ -172,6 +172,15 @@ def check_format(connection: Connection) -> None:
         )
     if application != (APPLICATION,):
         raise RunError(f"{connection.path} is not a gallery's file. Give the folder of a gallery.")
+    # A view or a trigger of a stranger may compute without end, also where a table is expected.
+    odd = connection.one(
+        "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+    )
+    if odd is not None:
+        raise RunError(
+            f"{connection.path} holds a {odd[0]} {str(odd[1])[:80]!r}, as no gallery does, so it is not opened. Get the gallery "
+            "again from whoever made it."
+        )
     if version != (FORMAT,):
         found = version[0] if version else "unknown"
         raise RunError(

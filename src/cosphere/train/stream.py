@@ -79,7 +79,7 @@ class Stream(ABC, Generic[B]):
     _device: torch.device
 
     def __init__(self, catalogue: Catalogue, settings: TrainSettings, *, rank: int, world_size: int) -> None:
-        self.unreadable = UnreadableLog(len(catalogue), settings.data.max_unreadable)
+        self.unreadable = UnreadableLog(len(set(catalogue.paths)), settings.data.max_unreadable)
         self.position = 0
         self._catalogue, self._settings = catalogue, settings
         self.sampler = self._sampler(settings.seed, rank, world_size)
