@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,21 @@ print("x" * 100_000)
 def test_the_end_flushes_the_output_and_runs_what_was_registered(status: int) -> None:
     done = process(f"{ENDING}\nprint('problem', file=sys.stderr)\ncli._end({status})")
     assert (done.returncode, done.stdout, done.stderr) == (status, "x" * 100_000 + "\nregistered\n", "problem\n")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_letters_that_the_terminal_lacks_are_written_as_escapes(encoding: str) -> None:
+    code = """
+from cosphere import cli
+from cosphere.cli import console
+cli.main = lambda: console.line("caf\\u00e9 \\U0001f600.jpg") or 0
+cli.command()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    said = "café" if encoding != "ascii" else "caf\\xe9"
+    assert done.stdout.decode(encoding) == f"{said} \\U0001f600.jpg\n"
 
 
 def test_the_end_waits_for_threads() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 import threading
@@ -69,6 +70,10 @@ def command() -> NoReturn:
     """The process of the command: :func:`main`, then the end. Never returns, so a program calls :func:`main`."""
     if sys.argv[1:2] in _ONLY_ENCODE:
         defer_shape_kernels()
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # letters that its encoding lacks are written as stderr does, not refused in a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"note: {escaped(message)}\n"  # without the line of code
     _end(main())
 

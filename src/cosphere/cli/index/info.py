@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     with open_store(given.gallery) as store:
         known = about(store)
         if given.json:
-            print(json.dumps(dataclasses.asdict(known), indent=1, ensure_ascii=False))
+            print(json.dumps(dataclasses.asdict(known), indent=1))
         else:
             show(known, str(place_of(given.gallery)))
         if given.check and isinstance(store, Store):
