@@ -43,6 +43,15 @@ def test_it_goes_on_over_epochs_with_new_views(photos: Path) -> None:
     assert not torch.equal(batches[0].rows, batches[3].rows)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_batches_lie_in_memory_as_the_settings_say(photos: Path, channels_last: bool) -> None:
+    source = stream(photos, replace(SETTINGS, channels_last=channels_last))
+    inputs, _ = source.inputs(take(source, 1)[0])
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert inputs.is_contiguous(memory_format=layout)
+    assert TrainSettings().channels_last
+
+
 @pytest.mark.parametrize("taken", [1, 3, 5])
 def test_put_back_it_gives_the_same_pixels(photos: Path, taken: int) -> None:
     first = stream(photos)

@@ -467,13 +467,19 @@ def test_frozen_norm_layers_stay(photos: Path, tmp_path: Path) -> None:
     assert not torch.equal(trained.head.norm.running_mean, fresh.head.norm.running_mean)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_half_precision_trains(photos: Path, tmp_path: Path, precision: str) -> None:
-    _, run, _ = run_small(photos, tmp_path / "run", small(precision=precision))
+def test_half_precision_trains_and_goes_on_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    """With depthwise layers, which compute in float32."""
+    settings = small(
+        precision="bf16", device="cpu", model=EmbedderSettings(backbone="test_efficientnet", weights="none", dim=8)
+    )
+    _, run, _ = run_small(photos, tmp_path / "run", settings)
     assert all(row["train/loss"] is not None for row in run.read_metrics())
-    assert {value.dtype for value in Embedder.load(run.model).state_dict().values() if value.is_floating_point()} == {
-        torch.float32
-    }
+    weights = Embedder.load(run.model).state_dict()
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+    run_small(photos, tmp_path / "broken", replace(settings, steps=2))
+    _, continued, _ = run_small(photos, tmp_path / "broken", settings, resume=True)
+    for name, value in Embedder.load(continued.model).state_dict().items():
+        assert torch.equal(value, weights[name]), name
 
 
 def test_accumulating_two_halves_says_what_it_does_not_do(photos: Path, tmp_path: Path) -> None:

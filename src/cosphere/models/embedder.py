@@ -24,6 +24,7 @@ from cosphere.images import Preprocessing
 from cosphere.models import bundle, feature_rows, fingerprint
 from cosphere.models.backbones import Backbone, build_backbone, default_preprocessing
 from cosphere.models.calibration import Calibration
+from cosphere.models.depthwise import depthwise_in_float32
 from cosphere.models.encode_arguments import Precision, check_arguments
 from cosphere.models.heads import Features, build_head
 from cosphere.models.inference import evaluation_mode, infer, rows_of
@@ -127,7 +128,8 @@ class Embedder(nn.Module):
             SizeError: another shape or type, another size than a transformer was built for, or a training batch of one
                 image, which has no variance for batch norm.
         """
-        embeddings: Tensor = self.head(self._features(inputs))
+        with depthwise_in_float32(inputs):
+            embeddings: Tensor = self.head(self._features(inputs))
         return embeddings
 
     def pooled(self, inputs: Tensor) -> Tensor:
