@@ -325,3 +325,38 @@ def test_many_images_are_embedded_in_the_quick_form_which_a_note_says(
     saved = embed_images(bundle, flat, fast=True, listener=noted)
     assert len(noted.notes) == len(plain.notes) + 2
     np.testing.assert_allclose(saved.embeddings, embed_images(bundle, flat).embeddings, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_embedded_in_bfloat16_where_that_is_asked_for(
+    bundle: Path, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, original = [], Embedder.inference
+
+    def noted(self: Embedder, *, fast: bool = False, autocast: torch.dtype | None = None) -> quick.Forward:
+        seen.append(autocast)
+        return original(self, fast=fast, autocast=autocast)
+
+    monkeypatch.setattr(Embedder, "inference", noted)
+    add_to_index(tmp_path / "plain", flat, model=bundle)
+    assert set(seen) == {None}
+    seen.clear()
+    add_to_index(tmp_path / "half", flat, model=bundle, precision="bf16")
+    assert set(seen) == {torch.bfloat16}
+    with Gallery.open(tmp_path / "plain") as plain, Gallery.open(tmp_path / "half") as half:
+        rows = [np.stack([one.get(item.id).embedding for item in plain]) for one in (plain, half)]
+    unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in rows]
+    assert 0 < 1 - (unit[0] * unit[1]).sum(1).min() < 1e-2
+    found = embed_images(bundle, flat, precision="bf16").embeddings
+    assert 0 < np.abs(found - embed_images(bundle, flat).embeddings).max() < 0.1 * np.abs(found).max()
+
+
+def test_bfloat16_is_of_images_and_a_precision_has_a_name(bundle: Path, flat: Path, tmp_path: Path) -> None:
+    embed_images(bundle, flat).save(tmp_path / "flat.npz")
+    with pytest.raises(SettingsError, match="holds embeddings and no images, so --precision does not apply"):
+        add_to_index(tmp_path / "new", tmp_path / "flat.npz", precision="bf16")
+    for act in (
+        lambda: add_to_index(tmp_path / "new", flat, model=bundle, precision="fp16"),  # type: ignore[arg-type]
+        lambda: embed_images(bundle, flat, precision="fp16"),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match="precision must be 'float32' or 'bf16'; got 'fp16'"):
+            act()

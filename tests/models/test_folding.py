@@ -113,6 +113,29 @@ def test_a_folded_network_gives_what_the_network_gives_in_float64(kind, size):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_in_bfloat16_it_rounds_inputs_weights_and_results_once(kind):
+    network, count = build(kind)
+    network.eval()
+    images = torch.randn(3, 4, 9, 12).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        chains = observe(network, lambda: network(images[:1])).chains
+        quick = folded(network, chains, packed=True, dtype=torch.bfloat16)
+        layers = [part for part in quick.modules() if isinstance(part, FoldedConvolution)]
+        assert [part.weight.dtype for part in layers] == [torch.bfloat16] * count
+        want = copy.deepcopy(network).double()(images.double())
+        found = quick(images)
+    assert not count or found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), want, rtol=0.03, atol=0.03 * float(want.abs().max()))
+
+
+def test_only_types_that_onednn_has_are_packed(monkeypatch):
+    assert not can_pack(torch.float16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not can_pack(torch.bfloat16)
+
+
 def is_norm(part):
     return isinstance(part, nn.modules.batchnorm._NormBase)
 

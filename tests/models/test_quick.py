@@ -9,7 +9,7 @@ from torch import nn
 
 from cosphere.errors import DivergenceError
 from cosphere.models import quick
-from cosphere.models.folding import FoldedConvolution
+from cosphere.models.folding import FoldedConvolution, can_pack, folded
 from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.quick import MANY, QuickForms
 
@@ -200,6 +200,48 @@ def test_rows_of_features_half_precision_and_autocast_are_taken_too(small):
     small_numbers = small("test_resnet").to(torch.bfloat16)
     found = small_numbers.encode(images(), fast=True)
     np.testing.assert_array_equal(found, small_numbers.encode(images(), fast=False))
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_in_bfloat16_the_copy_is_as_near_to_float32_as_the_plain_network(small, backbone):
+    embedder = small(backbone, 64, norm="none")
+    exact = embedder.encode(images(16, 64), fast=False)
+    plain = embedder.encode(images(16, 64), fast=False, autocast=torch.bfloat16)
+    half = embedder.encode(images(16, 64), fast=True, autocast=torch.bfloat16)
+    (form,) = forms(embedder)
+    layers = [part for part in form.network.modules() if isinstance(part, FoldedConvolution)]
+    assert {part.weight.dtype for part in layers} == {torch.bfloat16}
+    assert "2.0 times as fast as the plain network in bfloat16, embeddings equal to those of float32 to" in form.note
+    assert 1e-7 < 1 - (exact * half).sum(1).min() < 4 * (1 - (exact * plain).sum(1).min())
+    assert half.dtype == np.float32
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_a_copy_that_is_less_exact_in_bfloat16_is_not_taken(small, monkeypatch, error):
+    """Its float32 rows are right, so that only a look at those of bfloat16 shows it."""
+    embedder = small("test_resnet", norm="none", dim=0)
+
+    def worse(*args, **settings):
+        copied = folded(*args, **settings)
+        if settings.get("dtype") == torch.bfloat16:
+            next(part for part in copied.modules() if isinstance(part, FoldedConvolution)).bias.add_(error)
+        return copied
+
+    monkeypatch.setattr(quick, "folded", worse)
+    embedder.encode(images(16), fast=True, autocast=torch.bfloat16)
+    assert (forms(embedder)[0].network is embedder) == bool(error)
+
+
+def test_parts_in_bfloat16_have_twice_the_images(small, monkeypatch):
+    embedder = small("test_resnet")
+    monkeypatch.setattr(quick, "_LARGEST", 2**17)
+    counts = []
+    for autocast in (None, torch.bfloat16):
+        embedder.encode(images(4), fast=True, autocast=autocast)
+        counts.append(forms(embedder)[-1].part)
+    assert counts[1] == 2 * counts[0]
 
 
 def test_sizes_have_forms_of_their_own_and_few_are_kept(small):

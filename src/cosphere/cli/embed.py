@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosphere.cli import console
-from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
+from cosphere.cli.options import add_embedding, add_precision, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import embed_images
@@ -14,7 +14,7 @@ from cosphere.experiment.outputs import check_output
 _EXAMPLES = [
     "cosphere embed runs/first photos/ --out photos.npz",
     "cosphere embed runs/first/model photos/ --split test --out test.npz",
-    "cosphere embed runs/first photos/ --out photos.npz --fast true",
+    "cosphere embed runs/first photos/ --out photos.npz --fast true --precision bf16",
 ]
 
 
@@ -30,6 +30,7 @@ def parser() -> CommandParser:
     made.add_argument("--out", type=str, required=True, help="the .npz file to write")
     add_split(made, default="all", without="by default all")
     add_embedding(made)
+    add_precision(made)
     made.add_argument(
         "--fast",
         type=bool,
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
         classes=given.classes,
         **embedding_options(given),
         fast=given.fast,
+        precision=given.precision,
         listener=console.ConsoleListener(),
     )
     embeddings.save(Path(given.out))

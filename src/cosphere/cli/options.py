@@ -61,6 +61,17 @@ def add_embedding(parser: CommandParser) -> None:
     )
 
 
+def add_precision(parser: CommandParser) -> None:
+    """``--precision`` of what embeds many images."""
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "bf16"],
+        default="float32",
+        help="number format that the network computes in; bf16 is faster on processors that have it, and rows differ slightly from "
+        "those of float32",
+    )
+
+
 def embedding_options(given: Namespace) -> dict[str, Any]:
     """What :func:`add_embedding` declared, as arguments of the library."""
     return {name: given[name] for name in ("device", "batch_size", "workers", "max_unreadable")}

@@ -30,7 +30,8 @@ from cosphere.models.quick import Forward
 from cosphere.tensors import own_generator
 
 Precision = Literal["float32", "bf16"]
-_AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
+"""Of each precision, the type to compute in, as ``autocast`` of :meth:`cosphere.models.Embedder.encode` takes it."""
 _BLOCK = 4096
 """Rows of features in one pass through a head."""
 
@@ -149,7 +150,7 @@ def _of_images(
         generator=own_generator(),  # A loader draws a seed for its workers: not from the global generator.
     )
     device = next(embedder.parameters()).device
-    autocast = _AUTOCAST[precision]
+    autocast = AUTOCAST[precision]
     forward = embedder.inference(fast=True, autocast=autocast) if fast else partial(infer, embedder, autocast=autocast)
     for number, batch in enumerate(_ahead(loader)):
         nothing = np.zeros((0, embedder.output_dim), dtype=np.float32)
@@ -167,7 +168,7 @@ def _of_features(
     readable = np.flatnonzero(table.readable)
     for start in range(0, len(readable), _BLOCK):
         some = readable[start : start + _BLOCK]
-        values = infer(embedder, table.take(some).to(device), autocast=_AUTOCAST[precision]).numpy()
+        values = infer(embedder, table.take(some).to(device), autocast=AUTOCAST[precision]).numpy()
         yield _Computed(missing[some], values, len(some), ())
     left_out = len(table) - len(readable)
     yield _Computed(missing[:0], np.zeros((0, embedder.output_dim), dtype=np.float32), left_out, table.skipped)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from cosphere import data, embeddings, train
-from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_number, check_switches, check_whole
+from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_number, check_switches, check_whole
 from cosphere.data.remarks import MAX_UNREADABLE
-from cosphere.embeddings import Embeddings, EmbeddingStore, sources
+from cosphere.embeddings import Embeddings, EmbeddingStore, Precision, sources
 from cosphere.experiment.images import ALL, how_read, take_split
 from cosphere.experiment.listener import SILENT, Listener
 from cosphere.experiment.models import load_model
@@ -34,6 +34,7 @@ def embed_images(
     workers: int = 0,
     max_unreadable: float | None = None,
     fast: bool = False,
+    precision: Precision = "float32",
     listener: Listener = SILENT,
 ) -> Embeddings:
     """The raw embeddings of images.
@@ -50,6 +51,7 @@ def embed_images(
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, for a bundle
             0.01.
         fast: embed in the quick form of the model on a CPU, see :func:`cosphere.embeddings.embed`. Evaluations do not.
+        precision: ``bf16`` runs the network in bfloat16; rows are float32 either way, and evaluations do not take them.
         listener: receives notes of the data and of the quick form, and progress.
 
     Raises:
@@ -59,6 +61,7 @@ def embed_images(
     """
     check_switches(fast=fast)
     check_embedding(batch_size, workers, max_unreadable)
+    check_choice("precision", precision, get_args(Precision))
     return embed_source(
         load_model(model, device),
         model,
@@ -70,6 +73,7 @@ def embed_images(
         workers=workers,
         max_unreadable=max_unreadable,
         fast=fast,
+        precision=precision,
         listener=listener,
     )
 
@@ -87,6 +91,7 @@ def embed_source(
     max_unreadable: float | None,
     listener: Listener,
     fast: bool = False,
+    precision: Precision = "float32",
 ) -> Embeddings:
     """:func:`embed_images` with the model of ``model`` loaded already.
 
@@ -115,12 +120,13 @@ def embed_source(
             max_unreadable=tolerated(max_unreadable, settings),
             store=store,
             fast=fast,
+            precision=precision,
             progress=progress,
         )
     say_how(embedder, listener)
     _say_one_row(table, listener)
     table = embeddings.number_classes(table, chosen.images, catalogue)
-    if store is not None and state is not None and not fast:
+    if store is not None and state is not None and not fast and precision == "float32":
         sources.SourceStore(store).keep(embedder, state, table, chosen.images, catalogue.remarks)
     return table
 

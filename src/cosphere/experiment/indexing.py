@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cosphere import data
 from cosphere.checks import check_choice, check_switches, check_whole
 from cosphere.codes import is_codes
-from cosphere.embeddings import columns_of
+from cosphere.embeddings import Precision, columns_of
+from cosphere.embeddings.computing import AUTOCAST
 from cosphere.errors import SettingsError, agreeing, counted
 from cosphere.experiment.embedding import check_embedding, say_how, settings_of_model, tolerated
 from cosphere.experiment.images import ALL, how_read, take_split
@@ -65,6 +66,7 @@ def add_to_index(
     batch_size: int = 64,
     workers: int = 0,
     max_unreadable: float | None = None,
+    precision: Precision = "float32",
     on_receipt: OnReceipt | None = None,
     listener: Listener = SILENT,
 ) -> Filled:
@@ -88,6 +90,7 @@ def add_to_index(
         batch_size: images that are read together and added in one commit.
         workers: does not matter here: threads decode.
         max_unreadable: tolerated share of unreadable images, in [0, 1]; None takes what the run was trained with, or 0.01.
+        precision: ``bf16`` runs the network in bfloat16; rows are float32 either way, see :meth:`cosphere.models.Embedder.encode`.
         on_receipt: called with the receipt of what each commit replaces, before that commit; in a folder.
         listener: receives notes of the data, and progress.
 
@@ -97,6 +100,7 @@ def add_to_index(
         SettingsError: a setting is out of range.
     """
     check_embedding(batch_size, workers, max_unreadable)
+    check_choice("precision", precision, get_args(Precision))
     if holds is not None:
         check_choice("holds", holds, HOLDS)
     made = not is_gallery(gallery)
@@ -111,6 +115,7 @@ def add_to_index(
                 "--layout": layout != "auto",
                 "--classes": classes is not None,
                 "--max_unreadable": max_unreadable is not None,
+                "--precision": precision != "float32",
             },
         )
         return _add_file(gallery, path_of(source), made, model, holds, existing, on_receipt, listener)
@@ -131,6 +136,7 @@ def add_to_index(
                 metadata,
                 existing=existing,
                 batch_size=batch_size,
+                autocast=AUTOCAST[precision],
                 max_unreadable=tolerated(max_unreadable, settings),
                 progress=progress,
                 on_receipt=on_receipt,

@@ -2,8 +2,8 @@
 
     autocast on a CPU, with gradients:   bfloat16 -> float32 -> depthwise convolution -> bfloat16
 
-Where a processor computes in bfloat16, oneDNN is faster in it than in float32, but for the gradients of depthwise convolutions, which take
-up to a hundred times as long: a network of them would train at half the speed of float32. See docs/performance.md.
+Where a processor computes in bfloat16, oneDNN is faster in it than in float32, but for the gradients of depthwise convolutions, which
+take up to a hundred times as long: a network of them would train at half the speed of float32. See docs/performance.md.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class Embedder(nn.Module):
             normalize: scale each row to length 1; a row too short to have a direction becomes zeros.
             precision: "float32", or "bits" for one bit per dimension, 1 where the embedding is above zero.
             progress: show a progress bar on stderr.
-            autocast: compute in this type, such as torch.bfloat16; None keeps float32.
+            autocast: compute in this type, such as torch.bfloat16; None keeps float32. Rows are float32 either way.
             fast: take the quick form; None takes it for a call of 512 images or more, if their number is known. False gives the
                 rows of the plain network, as training and evaluation do.
             others: none; the error names the counterpart of an argument of sentence-transformers.

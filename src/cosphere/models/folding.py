@@ -66,6 +66,7 @@ class FoldedConvolution(nn.Module):
         shape: of the input, (B, I, H, W). H and W are fixed where the original pads by them ("same").
         activation: what to apply; None for nothing.
         packed: keep the weights in oneDNN's order, and run its operator.
+        dtype: with ``packed``, the type of the weights, in which the inputs are multiplied; sums and ``bias`` are float32.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class FoldedConvolution(nn.Module):
         activation: nn.Module | None,
         *,
         packed: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
@@ -90,7 +92,7 @@ class FoldedConvolution(nn.Module):
         )
         if packed:
             weight = torch.ops.mkldnn._reorder_convolution_weight(
-                weight.contiguous(), self.padding, self.stride, self.dilation, self.groups, shape
+                weight.to(dtype).contiguous(), self.padding, self.stride, self.dilation, self.groups, shape
             )
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
@@ -104,16 +106,30 @@ class FoldedConvolution(nn.Module):
                 inputs, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
             )
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            *(inputs, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups),
+            *(
+                inputs.to(self.weight.dtype),
+                self.weight,
+                self.bias,
+                self.padding,
+                self.stride,
+                self.dilation,
+                self.groups,
+            ),
             *(self.attribute, self.scalars, self.algorithm),
         )
         return result
 
 
-def can_pack() -> bool:
-    """Whether this build of torch has the operators of oneDNN that :class:`FoldedConvolution` uses; their names are private."""
-    names = ("_reorder_convolution_weight", "_convolution_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in names)
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether :class:`FoldedConvolution` can be packed in a type here.
+
+    This build of torch needs the operators of oneDNN, whose names are private, and they must take the type on this processor.
+    """
+    names = ["_reorder_convolution_weight", "_convolution_pointwise"]
+    if dtype == torch.bfloat16:
+        names.append("_is_mkldnn_bf16_supported")
+    there = dtype in (torch.float32, torch.bfloat16) and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return there and (dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def observe(network: nn.Module, run: Callable[[], object]) -> Observed:
@@ -186,13 +202,14 @@ class _Watcher:
         return not hooked and all(self._calls[name] == 1 for name in names)
 
 
-def folded(network: Network, chains: list[Chain], *, packed: bool) -> Network:
+def folded(network: Network, chains: list[Chain], *, packed: bool, dtype: torch.dtype = torch.float32) -> Network:
     """A copy with these chains folded, in evaluation mode. It shares all other tensors with the original.
 
     Args:
         network: float32, on the CPU.
         chains: see :func:`observe`.
         packed: see :class:`FoldedConvolution`; activations stay modules without it.
+        dtype: of packed weights. With torch.bfloat16 call the copy under autocast, for its other layers.
     """
     shared = [*network.parameters(), *network.buffers()]
     copied = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
@@ -203,7 +220,7 @@ def folded(network: Network, chains: list[Chain], *, packed: bool) -> Network:
         after = network.get_submodule(chain.activation) if chain.activation else own
         fused = after if packed and type(after) in _FUSED else None
         weight, bias = _folded(convolution, norm)
-        layer = FoldedConvolution(convolution, weight, bias, chain.shape, fused, packed=packed)
+        layer = FoldedConvolution(convolution, weight, bias, chain.shape, fused, packed=packed, dtype=dtype)
         _put(copied, chain.convolution, layer)
         _put(copied, cast("str", chain.norm), nn.Identity() if own is None or fused is own else copy.deepcopy(own))
         if chain.activation and fused is not None:

@@ -36,6 +36,8 @@ _SAMPLE = 16
 """Images that are embedded both ways and timed."""
 _memory = {"kept": False}
 _MOST_FORMS = 4
+_LESS_EXACT = 2.0
+"""With autocast, rows of the quick form may lie this many times as far from those of float32 as the plain network's do."""
 _SLOWER = 1.05
 """The plain network is kept where the quick form takes this many times its time. Noise alone does not reach that."""
 
@@ -120,25 +122,37 @@ def _prepared(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None) ->
     first = inputs[:1]
     plain_rows = cast("EmbedsInputs", model).embed_inputs  # not infer: the observation is outside of inference mode
     seen = observe(model, lambda: plain_rows(first.clone()))
-    part = _MOST_IN_PART if _memory["kept"] else max(1, min(_MOST_IN_PART, _LARGEST // max(1, seen.largest)))
+    largest = seen.largest * (autocast or torch.float32).itemsize // torch.float32.itemsize
+    part = _MOST_IN_PART if _memory["kept"] else max(1, min(_MOST_IN_PART, _LARGEST // max(1, largest)))
     plain = Form(model, part)
     if not seen.chains or any(weight.dtype != torch.float32 for weight in model.parameters()):
         return plain
     sample = inputs[: min(part, _SAMPLE)]
     try:
+        exact = _rows(model, sample)
         quick = folded(model, seen.chains, packed=autocast is None and can_pack())
-        distance = _distance(_rows(quick, sample), _rows(model, sample))
+        if (
+            not _distance(_rows(quick, sample), exact) <= TOLERANCE
+        ):  # so without autocast, whose rounding would hide an error
+            return plain
+        if autocast is not None and can_pack(autocast):
+            quick = folded(model, seen.chains, packed=True, dtype=autocast)
+        distance = _distance(_rows(quick, sample, autocast), exact)
+        allowed = TOLERANCE if autocast is None else _LESS_EXACT * _distance(_rows(model, sample, autocast), exact)
     except Exception:  # a network may read what was folded away, and a build of torch may lack a kernel
         log.info("the plain network is used", exc_info=True)
         return plain
-    if not distance <= TOLERANCE:
+    if not distance <= allowed:
         return plain
     taken, taken_plain = _seconds([quick, model], sample, autocast)
     if taken > _SLOWER * taken_plain:
         return plain
+    how, those = (
+        ("", "") if autocast is None else (f" in {str(autocast).removeprefix('torch.')}", "those of float32 to ")
+    )
     note = (
         f"batch norm is folded into {counted(len(seen.chains), 'convolution')}, {part} images at a time: {taken_plain / taken:.1f} "
-        f"times as fast as the plain network, embeddings equal to {distance:.0e} of their length"
+        f"times as fast as the plain network{how}, embeddings equal to {those}{distance:.0e} of their length"
     )
     return Form(quick, part, note)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cosphere._types import Float32s, Progress
 from cosphere.checks import MOST_IMAGES, check_choice, check_whole
@@ -149,6 +150,7 @@ class AnyGallery(ABC):
         *,
         existing: Existing = "refuse",
         batch_size: int = 64,
+        autocast: torch.dtype | None = None,
         max_unreadable: float = 0.0,
         progress: Progress | None = None,
         on_receipt: OnReceipt | None = None,
@@ -165,6 +167,7 @@ class AnyGallery(ABC):
                 image, ``path`` is added; columns ``x_1, y_1, x_2, y_2`` are its box in pixels.
             existing: what happens to an id that is there: ``refuse``, ``skip``, or ``replace`` it.
             batch_size: images that are read together and added in one transaction.
+            autocast: of images, compute in this type, such as torch.bfloat16; see :meth:`Embedder.encode`.
             max_unreadable: tolerated share of unreadable images, in [0, 1]; these are left out.
             progress: called with the number of images done.
             on_receipt: called with the receipt of what each commit replaces, before that commit; in a folder. To keep receipts, give
@@ -190,6 +193,7 @@ class AnyGallery(ABC):
             as_table(items, ids, metadata),
             existing=existing,
             batch_size=batch_size,
+            autocast=autocast,
             max_unreadable=max_unreadable,
             progress=progress,
             on_receipt=on_receipt,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from cosphere._types import Progress
 from cosphere.errors import DataError, counted
 from cosphere.gallery import Added, OnReceipt
@@ -22,6 +24,7 @@ def add_pictures(
     *,
     existing: Existing,
     batch_size: int,
+    autocast: torch.dtype | None,
     max_unreadable: float,
     progress: Progress | None,
     on_receipt: OnReceipt | None = None,
@@ -41,7 +44,9 @@ def add_pictures(
     thumbnail = store.thumbnail
     pictures = [table.pictures[place] for place in keep]
     boxes = boxes_of([table.metadata[place] for place in keep], [table.ids[place] for place in keep])
-    for batch in embed_pictures(embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail):
+    for batch in embed_pictures(
+        embedder, pictures, boxes, batch_size=batch_size, thumbnail=thumbnail, autocast=autocast
+    ):
         unreadable.add(batch.skipped)
         if batch.places:
             total = total.and_then(

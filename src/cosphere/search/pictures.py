@@ -49,6 +49,7 @@ def embed_pictures(
     *,
     batch_size: int = 64,
     thumbnail: int = 0,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Pictured]:
     """Embed images batch by batch, in their order; many of them in the quick form of the model, see :meth:`Embedder.encode`.
 
@@ -58,6 +59,7 @@ def embed_pictures(
         boxes: of each, pixels (left, top, right, bottom), None for the whole image; only paths have boxes.
         batch_size: images that are read together, see :meth:`cosphere.models.Embedder.encode`.
         thumbnail: longer side of thumbnails in pixels; 0 makes none.
+        autocast: see :meth:`cosphere.models.Embedder.encode`.
     """
     take = Taker(pictures)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -79,7 +81,7 @@ def embed_pictures(
             ]
             if waiting:
                 batch = [(place, future.result()) for place, future in waiting]
-                yield _embedded(embedder, batch, fast=len(pictures) >= MANY)
+                yield _embedded(embedder, batch, fast=len(pictures) >= MANY, autocast=autocast)
             waiting = coming
 
 
@@ -98,7 +100,9 @@ def _read(embedder: Embedder, picture: Any, box: Box | None, place: int, thumbna
     return _Read(embedder.preprocessing.pixels(pixels), jpeg(pixels, thumbnail) if thumbnail else None, None)
 
 
-def _embedded(embedder: Embedder, batch: Sequence[tuple[int, _Read]], *, fast: bool) -> Pictured:
+def _embedded(
+    embedder: Embedder, batch: Sequence[tuple[int, _Read]], *, fast: bool, autocast: torch.dtype | None
+) -> Pictured:
     read = [(place, one) for place, one in batch if one.pixels is not None]
     pixels = [one.pixels for _, one in read if one.pixels is not None]
     rows = embedder.encode(
@@ -106,6 +110,7 @@ def _embedded(embedder: Embedder, batch: Sequence[tuple[int, _Read]], *, fast: b
         normalize=False,
         batch_size=max(1, len(pixels)),
         fast=fast,
+        autocast=autocast,
     )
     skipped = tuple(one.skipped for _, one in batch if one.skipped is not None)
     return Pictured([place for place, _ in read], rows, [one.thumbnail for _, one in read], skipped)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cosphere.cli import console
 from cosphere.cli.index.options import add_gallery, add_receipt, receipts_given
-from cosphere.cli.options import add_embedding, add_source, add_split, embedding_options
+from cosphere.cli.options import add_embedding, add_precision, add_source, add_split, embedding_options
 from cosphere.cli.parsing import CommandParser
 from cosphere.errors import SettingsError, counted
 from cosphere.experiment import add_to_index
@@ -58,6 +58,7 @@ def parser() -> CommandParser:
     add_receipt(made, "replaced (with --existing replace)")
     add_split(made, default="all", without="by default all")
     add_embedding(made)
+    add_precision(made)
     return made
 
 
@@ -78,6 +79,7 @@ def run(arguments: list[str]) -> int:
         layout=given.layout,
         classes=given.classes,
         **embedding_options(given),
+        precision=given.precision,
         on_receipt=None if receipts is None else receipts.append,
         listener=console.ConsoleListener(),
     )
