@@ -309,12 +309,14 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
         _check_yaml(yaml.parse(text, loader))
         content = yaml.load(text, loader)
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist, so it holds no {what}. Check the path.") from None
+        raise RunError(f"{path} does not exist, so it holds no {what.removeprefix('a ')}. Check the path.") from None
+    except UnicodeDecodeError:
+        raise RunError(f"cannot read {what} from {path}: it is not UTF-8. Save it as UTF-8.") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's own words take several lines
-        raise RunError(f"cannot read {what} from {path}: {reason}. Restore the file.") from error
+        raise RunError(f"cannot read {what} from {path}: {reason}. Mend or restore the file.") from error
     if content is not None and not isinstance(content, dict):
-        raise RunError(f"{path} holds a {type(content).__name__}, no {what}. Restore the file.")
+        raise RunError(f"{path} holds a {type(content).__name__}, no {what.removeprefix('a ')}. Restore the file.")
     return content or {}
 
 

@@ -16,6 +16,7 @@ import pytest
 from faults.making import class_folders, flat
 
 from cosphere.data import check, make_batches, read_catalogue, training_parts
+from cosphere.data.patches import apply_patch
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate import EvaluationSettings, score_embeddings
 from cosphere.images import read_image
@@ -149,6 +150,20 @@ def flags(cells: list[Any]) -> Made:
     return measure
 
 
+def patched(path: str, label: str, new: str, columns: str = ";") -> Made:
+    """The labels after a patch that went through a spreadsheet or another system."""
+
+    def measure(root: Path) -> list[str]:
+        class_folders(root / "photos", ["a", CAFE], images=1)
+        rows = [("action", "path", "label", "new_label", "score"), ("relabel", path, label, new, "0,5")]
+        text = "".join(f"{columns.join(row)}\r\n" for row in rows)
+        (root / "patch.csv").write_bytes(text.encode("utf-8-sig"))
+        apply_patch(root / "patch.csv", root / "photos")
+        return read_catalogue(root / "photos").table["label"].tolist()
+
+    return measure
+
+
 def labelled_twice(root: Path) -> tuple[list[str], list[str]]:
     flat(root / "a.png")
     (root / "list.csv").write_text("path,label,label\na.png,x,y\n")
@@ -222,6 +237,20 @@ READ = [
             id=f"C4 items, {one} for {other}",
         )
         for one, other in (("NFC", "NFD"), ("NFD", "NFC"))
+    ),
+    pytest.param(patched("a/0.png", "a", CAFE), [CAFE, CAFE], id="C4 a patch of a spreadsheet"),
+    pytest.param(patched("a\\0.png", "a", CAFE), [CAFE, CAFE], id="C4 a patch with backslashes"),
+    *(
+        pytest.param(
+            patched(f"{unicodedata.normalize('NFD', CAFE)}/0.png", *labels), right, id=f"C4 a patch in NFD {way}"
+        )
+        for way, labels, right in (
+            ("there", (unicodedata.normalize("NFD", CAFE), "a"), ["a", "a"]),
+            ("to a new class", (unicodedata.normalize("NFD", CAFE), "b"), ["a", "b"]),
+        )
+    ),
+    pytest.param(
+        patched("a/0.png", "a", unicodedata.normalize("NFD", CAFE)), [CAFE, CAFE], id="C4 a patch to a label in NFD"
     ),
     pytest.param(flags([1.0, 0.0, None]), [True, False, False], id="C4 flags with a gap"),
     pytest.param(

@@ -95,6 +95,16 @@ ELSEWHERE = [
     pytest.param(["find", "x"], "Use `cosphere search`", id="E10 find"),
     pytest.param(["upgrade"], "Known: calibrate", id="E10 a command like none"),
     pytest.param(["train", "--config", "nope.yaml"], "in cars196-half, faces.*path of a file", id="E10 a recipe"),
+    pytest.param(
+        ["train", ".", "--config", "empty.yaml"], "empty.yaml is empty; wanted settings", id="E10 empty recipe"
+    ),
+    pytest.param(
+        ["train", ".", "--config", "notepad.yaml"], "not UTF-8. Save it as UTF-8", id="E10 a recipe in UTF-16"
+    ),
+    pytest.param(["train", ".", "--config", "text.yaml"], "holds a str, no recipe", id="E10 a recipe of words"),
+    pytest.param(["train", "p", "--weights", "first"], "Did you mean runs/first?", id="E11 the name of a run"),
+    pytest.param(["train", "p", "--weights", "https://a.com/b.pth"], "address: download", id="E11 weights there"),
+    pytest.param(["train", "p", "--weights", "nope"], "Give a run, a .pth", id="E11 weights that are not there"),
     pytest.param(["reproduce", "nope"], "`cosphere reproduce` lists them", id="E10 a published row"),
     pytest.param(["embed", "runs/first", "."], "still needs: --out", id="E10 an option that is needed"),
     pytest.param(["evaluate", "no/such/run"], "Train one first", id="E14 no run"),
@@ -140,6 +150,9 @@ def test_every_command_says_where_it_goes(
     (tmp_path / "runs" / "first").symlink_to(run)
     for name in ("photos.tar.gz", "photos.xlsx"):
         (tmp_path / name).write_bytes(b"PK")
+    for name, content in {"empty": b"# nothing\n", "notepad": "steps: 1".encode("utf-16"), "text": b"steps"}.items():
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+    class_folders(tmp_path / "p", "ab")
     assert main(words) == 2
     assert re.search(answer, capsys.readouterr().err)
 

