@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,6 +281,9 @@ def convert(name: str, hint: Any, value: Any) -> Any:
     if converted is _MISFIT:
         shown = "left empty" if value is None else repr(value)
         raise SettingsError(f"{name} is {shown}; wanted {words_of(hint)}.")
+    if isinstance(converted, str) and any("\ud800" <= letter <= "\udfff" for letter in converted):
+        shown = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", converted)
+        raise SettingsError(f"{name} is {shown}, which is not UTF-8 and fits into no file. Rename it.")
     return converted
 
 

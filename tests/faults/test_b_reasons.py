@@ -31,6 +31,7 @@ from cosphere.losses import (
     TripletLoss,
 )
 from cosphere.runs import provenance
+from cosphere.train import TrainSettings
 
 Act = Callable[[Path], object]
 
@@ -152,6 +153,14 @@ REASONS = [
         id="C4 no label",
     ),
     pytest.param(one_image_each, "no class has 2 images.*one label", id="C1 one image a class"),
+    *(
+        pytest.param(
+            lambda _, name=name: TrainSettings().with_values({name: ODD}),
+            f"{name} is caf.xe9, which is not UTF-8",
+            id=f"B1 {name}",
+        )
+        for name in ("model.backbone", "loss.name", "data.root")
+    ),
     pytest.param(zip_of_odd_names, "z.zip has names that are marked as UTF-8 and are not", id="B1 a zip"),
     *(
         pytest.param(table_of(content), f"list.csv {words}", id=f"C4 {name}")
@@ -195,6 +204,10 @@ ODD_FOLDERS = [
     pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}"], id="B1 runs"),
     pytest.param(["train", "DATA", "--runs", f"TMP/{ODD}", "--name", "x"], id="B1 a named run"),
     pytest.param(["train", "DATA", "--name", ODD, "--runs", "TMP"], id="B1 the name of a run"),
+    *(
+        pytest.param(["data", "convert", "DATA", f"TMP/{ODD}{suffix}"], id=f"B1 convert {suffix}")
+        for suffix in ("", ".zip", ".rec", ".csv")
+    ),
     pytest.param(["evaluate", f"LINK/{ODD}", "DATA"], id="B1 evaluate"),
     pytest.param(["search", f"LINK/{ODD}", "DATA", "DATA/test/u/0.png"], id="B1 search"),
     pytest.param(["train", "DATA", "--model.weights", f"LINK/{ODD}", "--runs", "TMP"], id="B1 weights"),
@@ -228,7 +241,7 @@ def test_labels_of_a_frame_that_are_floats(cells: list[Any], tmp_path: Path) -> 
     frame = pd.DataFrame({"path": [f"a/{i}.png" for i in range(3)], "label": cells})
     labels = read_catalogue(frame, root=tmp_path, labels="optional").table["label"].tolist()
     plain = [cell for cell in cells if cell is not None]
-    text = [f"{cell:.0f}" for cell in plain] if 7.0 in plain else list(map(str, plain))
+    text = [f"{cell:.0f}" for cell in plain] if 1e20 not in plain else list(map(str, plain))
     assert labels == [text.pop(0) if cell is not None else "" for cell in cells]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from cosphere.data.converting.plan import PAIRS, TABLE, Plan
 from cosphere.errors import DataError, SettingsError
+from cosphere.files import check_utf8
 from cosphere.images import IMAGE_SUFFIXES
 from cosphere.images.containers.recordio_writer import RecordWriter, WriterState
 
@@ -209,7 +210,9 @@ def form_of(target: Path) -> Form:
 
     Raises:
         SettingsError: its suffix is that of another kind of file.
+        RunError: its name is not UTF-8.
     """
+    check_utf8(target)  # the table beside it names it
     suffix = target.suffix.lower()
     others = {".bin", ".pdf", ".txt", ".pq", ".idx", ".tar", ".gz", ".tgz", ".7z", ".npz", ".lmdb", ".json", ".yaml"}
     if suffix in others | IMAGE_SUFFIXES:
