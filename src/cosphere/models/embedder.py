@@ -327,7 +327,7 @@ class Embedder(nn.Module):
         """What the head takes, of images or of their pooled features; these are converted to ``dtype`` first."""
         if not isinstance(inputs, Tensor):
             raise SizeError(
-                f"want a float batch (B, 3, H, W) as a tensor, got {type(inputs).__name__}. embedder.encode takes pictures and paths."
+                f"want a float tensor (B, 3, H, W), got {type(inputs).__name__}. embedder.encode takes pictures."
             )
         if inputs.ndim == 2 and inputs.is_floating_point():
             self._check_variance(inputs)
