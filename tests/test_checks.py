@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cosphere.checks import check_choice, check_number, check_share, check_switch, check_whole
+from cosphere import evaluate, experiment, models, studies
+from cosphere.checks import check_choice, check_made, check_number, check_share, check_switch, check_whole
 from cosphere.errors import SettingsError
 
 
@@ -94,3 +96,30 @@ def test_switches(value: object) -> None:
 def test_the_name_leads_the_message(check: Callable[[str, object], object]) -> None:
     with pytest.raises(SettingsError, match=r"^batch\.size "):
         check("batch.size", object())
+
+
+def test_an_argument_of_another_class_is_refused_with_what_to_write() -> None:
+    check_made("study", 3, int, "1")
+    with pytest.raises(SettingsError, match=r"^want settings as int, got '7' \(str\)\. Write int\('7'\)\.$"):
+        check_made("settings", "7", int, "int('7')")
+    with pytest.raises(SettingsError, match="got the class int"):
+        check_made("settings", int, int, "1")
+
+
+@pytest.mark.parametrize("given", [{"steps": 3}, "recipe.yaml", None])
+def test_functions_name_the_settings_that_they_take(given: Any, tmp_path: Path) -> None:
+    nothing: Any = None
+    calls: list[Callable[[], object]] = [
+        lambda: experiment.run(given, tmp_path / "run"),
+        lambda: experiment.prepare_features(given, tmp_path / "run"),
+        lambda: studies.run(given, tmp_path, tmp_path / "study"),
+        lambda: models.build_embedder(given),
+        lambda: evaluate.evaluate(nothing, nothing, given),
+        lambda: evaluate.score_embeddings(nothing, given),
+    ]
+    if given is not None:
+        calls.append(lambda: experiment.evaluate_run(tmp_path, settings=given))
+    for call in calls:
+        with pytest.raises(SettingsError, match=r"^want (settings|study) as \w+, got .* Write .*\(.*\)\.$"):
+            call()
+    assert list(tmp_path.iterdir()) == []

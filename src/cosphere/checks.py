@@ -196,6 +196,23 @@ def check_switch(name: str, value: object) -> bool:
     return bool(value)
 
 
+def check_made(name: str, value: object, kind: type, write: str) -> None:
+    """Raise unless an argument is an object of this class.
+
+    Args:
+        name: of the argument.
+        value: what was given for it.
+        kind: the class.
+        write: an expression that makes one.
+
+    Raises:
+        SettingsError: it is something else, such as a dict, a name or the class itself; the error says what to write.
+    """
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.60} ({type(value).__name__})"
+        raise SettingsError(f"want {name} as {kind.__name__}, got {given}. Write {write}.")
+
+
 def check_switches(**values: object) -> None:
     """:func:`check_switch` of several arguments of a function, each by its name.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cosphere._types import Floats, Progress
+from cosphere.checks import check_made
 from cosphere.codes import is_codes, to_bits
 from cosphere.data import Catalogue
 from cosphere.data.remarks import MAX_UNREADABLE
@@ -168,6 +169,7 @@ def evaluate(
         DataError: too many images cannot be read, or no query has anything to find.
         SizeError: a K is larger than the number of images that a query ranks.
     """
+    check_made("settings", settings, EvaluationSettings, "EvaluationSettings(ks=(1, 2, 4, 8))")
     _check_ks_fit(catalogue, settings)
     embeddings = embed(
         embedder,
@@ -211,6 +213,7 @@ def score_embeddings(
         DataError: no query has anything to find, or a row holds NaN or infinity.
         SizeError: a K is larger than the number of images that a query ranks.
     """
+    check_made("settings", settings, EvaluationSettings, "EvaluationSettings(ks=(1, 2, 4, 8))")
     ranking = rank(embeddings, settings, groups=groups, categories=categories, progress=progress)
     rows, labels, seed = embeddings.embeddings, embeddings.labels, settings.seed
     clusters = None

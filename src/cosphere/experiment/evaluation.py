@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cosphere import fields
-from cosphere.checks import check_switches
+from cosphere.checks import check_made, check_switches
 from cosphere.data import Catalogue, Classes, read_catalogue
 from cosphere.embeddings import number_classes
 from cosphere.evaluate import Embeddings, EvaluationSettings, Scores, evaluate, likely_mislabelled
@@ -117,6 +117,8 @@ def evaluate_run(
     """
     check_switches(untrained=untrained, codes=codes, tables=tables)
     check_embedding(batch_size, workers, max_unreadable)
+    if settings is not None:
+        check_made("settings", settings, EvaluationSettings, "EvaluationSettings(ks=(1, 2, 4, 8))")
     run_folder = RunFolder.open(folder)
     for written in (run_folder.scores, run_folder.embeddings(split or VAL)):
         check_writable(written)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cosphere import fields
-from cosphere.checks import check_switches
+from cosphere.checks import check_made, check_switches
 from cosphere.data import Catalogue
 from cosphere.embeddings import Embeddings, FeatureCache, embed
 from cosphere.errors import SettingsError, did_you_mean
@@ -78,6 +78,7 @@ def run(
         RunError: the folder is taken, another process trains in it, or it cannot be written or read.
     """
     check_switches(resume=resume, numbered=numbered)
+    check_made("settings", settings, TrainSettings, "TrainSettings().with_values({'steps': 400})")
     if not settings.data.root:
         raise SettingsError(
             "what should be trained on? Give a folder, a table or a benchmark's root: cosphere train photos/"
@@ -138,6 +139,7 @@ def prepare_features(
         DataError, SettingsError, WeightsError: a run could not start with these settings.
         DivergenceError: a feature is NaN or infinite.
     """
+    check_made("settings", settings, TrainSettings, "TrainSettings().with_values({'steps': 400})")
     settings = settings.with_absolute_paths()
     cache = feature_cache(settings, path_of(folder))
     if cache is None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cosphere.checks import check_switches
+from cosphere.checks import check_made, check_switches
 from cosphere.codes import to_bits
 from cosphere.errors import SizeError
 from cosphere.files import path_of
@@ -372,6 +372,7 @@ def build_embedder(
         SizeError: the backbone does not accept images of that size.
         WeightsError: the weights are not available or do not fit.
     """
+    check_made("settings", settings, EmbedderSettings, "EmbedderSettings(dim=512)")
     preprocessing = preprocessing or default_preprocessing(settings.backbone, settings.weights, image_size)
     backbone = build_backbone(settings.backbone, settings.weights, image_size=preprocessing.size, stem=settings.stem)
     embedder = Embedder(settings, backbone, preprocessing)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from cosphere.checks import check_choice, check_number, check_switches, check_whole
+from cosphere.checks import check_choice, check_made, check_number, check_switches, check_whole
 from cosphere.data import Catalogue
 from cosphere.errors import SettingsError, counted, duration
 from cosphere.experiment import Listener, choose_device
@@ -87,6 +87,7 @@ def run(
         RunError: another process works on the folder, it holds another study, or a script calls this with several jobs without
             ``if __name__ == "__main__":``.
     """
+    check_made("study", study, Study, "studies.read_study('sec')")
     check_switches(keep_models=keep_models)
     check_study(study)
     check_whole("jobs", jobs, least=1, most=1024)
