@@ -30,7 +30,6 @@ from cosphere.losses import (
     ProxyAnchorLoss,
     TripletLoss,
 )
-from cosphere.models import Embedder
 from cosphere.runs import provenance
 from cosphere.train import TrainSettings
 
@@ -283,12 +282,3 @@ def test_labels_are_not_needed_with_tuples(loss: torch.nn.Module) -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     tuples = (torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([4, 4]))
     assert loss(rows, indices_tuple=tuples) == loss(rows, labels, indices_tuple=tuples)
-
-
-@pytest.mark.parametrize("given", ["x.png", np.zeros((1, 3, 8, 8), dtype=np.float32)])
-def test_a_model_that_is_called_with_pictures_names_encode(given: Any, run: Path) -> None:
-    """B4: not that a text has no ``ndim``."""
-    with pytest.raises(
-        CosphereError, match=r"want a float tensor \(B, 3, H, W\), got (str|ndarray)\. embedder\.encode"
-    ):
-        Embedder.load(run)(given)

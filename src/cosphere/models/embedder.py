@@ -325,10 +325,6 @@ class Embedder(nn.Module):
 
     def _features(self, inputs: Tensor, dtype: torch.dtype | None = None) -> list[Features]:
         """What the head takes, of images or of their pooled features; these are converted to ``dtype`` first."""
-        if not isinstance(inputs, Tensor):
-            raise SizeError(
-                f"want a float tensor (B, 3, H, W), got {type(inputs).__name__}. embedder.encode takes pictures."
-            )
         if inputs.ndim == 2 and inputs.is_floating_point():
             self._check_variance(inputs)
             return feature_rows.as_levels(inputs.to(dtype or inputs.dtype), self.backbone, self.head)
