@@ -1,6 +1,6 @@
 """How quickly the command answers a person, what embedding costs outside the network, and what decoding costs in memory.
 
-    python benchmarks/first_hour.py PHOTOS RUN [--split test] [--runs 5]
+    python benchmarks/first_hour.py PHOTOS RUN [--split test] [--runs 5] [--only commands searches decoding]
 
 PHOTOS is a folder of photos, RUN a run that was trained on it. Claims, on a machine that does nothing else:
 
@@ -10,16 +10,17 @@ PHOTOS is a folder of photos, RUN a run that was trained on it. Claims, on a mac
 - decoding takes no more than it is counted with towards the 400 MB that a process decodes into at the same time.
 
 Every figure is of a whole process, as the operating system accounts for it. CPU seconds (user and kernel) stand beside wall
-seconds, because a machine that others use lengthens those; the load before and after says whether it was. Python's bytecode is in
-place, as pip leaves it: the processes may write it whatever PYTHONDONTWRITEBYTECODE says, and one run that is not counted comes
-first. The import of torch alone, without which no command searches, is measured as the floor: as `import torch`, without garbage
-collection, and as search and embed import it: without collection and without the kernels of torch's compiler. Writes
-benchmarks/results/first-hour.json.
+seconds, because a machine that others use lengthens those; the load before and after each part says whether it was. Python's
+bytecode is in place, as pip leaves it: the processes may write it whatever PYTHONDONTWRITEBYTECODE says, and one run that is not
+counted comes first. The import of torch alone, without which no command searches, is measured as the floor: as `import torch`,
+without garbage collection, and as search and embed import it: without collection and without the kernels of torch's compiler.
+Writes benchmarks/results/first-hour.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -44,6 +45,7 @@ SIDE = 5_000
 """Pixels; the side of the picture whose decoding is measured."""
 EMBEDDED = 400
 """Photos that are embedded to measure the kernel's share."""
+PARTS = ("commands", "searches", "decoding")
 COSPHERE = ("-m", "cosphere")
 TORCH = {
     "torch": "import torch",
@@ -143,32 +145,39 @@ def some_of(photos: Path, folder: Path) -> Path:
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--split", default="all")
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
-    runs, photos, run = options.runs, str(options.photos), str(options.run)
-    load = [os.getloadavg()[0]]
+def commands(runs: int) -> dict[str, Any]:
+    """Each command's help, and its refusal of a mistyped setting."""
+    return {
+        "help": {name: repeated([name, "--help"], runs) for name in COMMANDS},
+        "mistyped": {name: repeated([name, "--sede", "3"], runs, status=2) for name in COMMANDS},
+    }
+
+
+def searches(photos: Path, run: Path, split: str, runs: int) -> dict[str, Any]:
+    """The import of torch, searches, and embedding."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        some = some_of(options.photos, folder / "some")
+        some = some_of(photos, folder / "some")
         query = shutil.copy(next(some.iterdir()), folder / "query.jpg")  # another file, so it is encoded
-        bundle = shutil.copytree(options.run / "model", folder / "model")  # outside a run nothing is saved
-        words = ["search", run, photos, str(query), "--split", options.split, "--out", str(folder / "search.png")]
+        bundle = shutil.copytree(run / "model", folder / "model")  # outside a run nothing is saved
+        words = ["search", str(run), str(photos), str(query), "--split", split, "--out", str(folder / "search.png")]
         npz, embed = str(folder / "some.npz"), ["embed", str(bundle), str(some), "--out", str(folder / "some.npz")]
-        figures: dict[str, Any] = {
-            **{name: repeated([], runs, program=("-c", code)) for name, code in TORCH.items()},
-            "help": {name: repeated([name, "--help"], runs) for name in COMMANDS},
-            "mistyped": {name: repeated([name, "--sede", "3"], runs, status=2) for name in COMMANDS},
+        return {
             "search": repeated(words, runs),
+            **{name: repeated([], runs, program=("-c", code)) for name, code in TORCH.items()},
             "embed": repeated(embed, min(runs, 3), warm_up=False),
             "search_npz": repeated(["search", str(bundle), npz, str(query), "--out", str(folder / "s.png")], runs),
-            "decoding": decoding(folder),
         }
-    load.append(os.getloadavg()[0])
+
+
+def decoded() -> dict[str, Any]:
+    """See :func:`decoding`."""
+    with tempfile.TemporaryDirectory() as place:
+        return {"decoding": decoding(Path(place))}
+
+
+def summary_of(figures: dict[str, Any]) -> dict[str, float]:
+    """The claims' figures."""
 
     def beyond(clock: str) -> float:
         """Seconds of embedding beyond the import of torch."""
@@ -184,16 +193,39 @@ def main() -> None:
             f"search_{clock}_seconds": figures["search"][clock]["median"],
             f"search_npz_{clock}_seconds": figures["search_npz"][clock]["median"],
         }
-    summary |= {
+    return summary | {
         "embed_process_kernel_share": figures["embed"]["kernel"]["median"] / figures["embed"]["cpu"]["median"],
         "embed_kernel_share": beyond("kernel") / beyond("cpu"),
         "most_bytes_per_pixel": max(one["bytes_per_pixel"] for one in kinds),
         "most_bytes_per_pixel_above_the_count": max(one["bytes_per_pixel"] - one["counted"] for one in kinds),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", default="all")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="keep the other parts of the JSON")
+    options = parser.parse_args()
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "commands": lambda: commands(options.runs),
+        "searches": lambda: searches(options.photos, options.run, options.split, options.runs),
+        "decoding": decoded,
+    }
+    content = {} if set(options.only) == set(PARTS) else json.loads(RESULT.read_text(encoding="utf-8"))
+    figures, measured = content.get("figures", {}), content.get("measured", {})
+    for part in options.only:
+        load = os.getloadavg()[0]
+        figures |= measures[part]()
+        about = {"runs": options.runs, "load_before_and_after": [load, os.getloadavg()[0]]}
+        measured[part] = about | {"provenance": provenance()}
+    summary = summary_of(figures)
     for name, value in summary.items():
         print(f"{name:38} {value:8.3f}")
-    about = {"runs": runs, "spread": "least and most of the runs, beside their median", "load_before_and_after": load}
-    write_json(RESULT, {"claim": __doc__, "summary": summary, **about, **figures, "provenance": provenance()})
+    about = {"spread": "least and most of the runs, beside their median", "measured": measured}
+    write_json(RESULT, {"claim": __doc__, "summary": summary, **about, "figures": figures})
 
 
 if __name__ == "__main__":
