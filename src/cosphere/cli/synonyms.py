@@ -49,6 +49,7 @@ _MEANINGS = {
 """Settings -> the options that mean them. The first line whose settings a command has holds for it."""
 SYNONYMS = [(settings.split(), typed) for settings, names in _MEANINGS.items() for typed in names.split()]
 _FOLDER = "the run's folder is --runs FOLDER and --name NAME"
+_HALF = "amp fp16 bf16 half mixed_precision use_amp fp32 float16 bfloat16 autocast"
 _PRECISION = "the number format is --precision: float32, bf16 or fp16"
 _DEVICE = "the device is --device: auto, cpu, cuda or mps"
 _STEPS = (
@@ -68,7 +69,8 @@ _ADVICE = {
         "ckpt_dir exp_dir work_dir workdir results_dir",
         "a run is never overwritten: choose another --name, or go on with it by --resume RUN": "overwrite force exist_ok",
     },
-    ("precision", "steps"): {_PRECISION: "amp fp16 bf16 half mixed_precision use_amp fp32 float16 bfloat16 autocast"},
+    ("precision", "steps"): {_PRECISION: _HALF},
+    ("precision", "max_unreadable"): {"the number format is --precision: float32 or bf16": _HALF},
     ("device",): {_DEVICE: "cpu gpu gpus cuda use_cuda no_cuda gpu_id gpu_ids mps accelerator"},
     ("model.weights",): {
         "the weights that training begins with are --model.weights: imagenet, none, a file or a run's folder": "pretrained",
