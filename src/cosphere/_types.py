@@ -15,5 +15,7 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 """What a setting ``device`` may be; this machine may lack one."""
+Precision: TypeAlias = Literal["float32", "bf16"]
+"""Number format that a network computes embeddings in."""
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with how much is done and how much there is in all: queries, rows, images or steps."""

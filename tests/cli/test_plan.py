@@ -99,7 +99,7 @@ def test_a_race_keeps_away_from_the_runs_of_the_printed_commands(
     [
         (["nowhere"], "nowhere does not exist. Give a folder of images"),
         (["{tmp}/one"], "one has 1 training class; a loss compares classes and wants at least 2"),
-        (["{photos}", "--device", "gpu"], "device must be 'auto' or 'cpu' or 'cuda' or 'mps'; got 'gpu'."),
+        (["{photos}", "--device", "gpu"], "device is 'gpu'; wanted 'auto', 'cpu', 'cuda' or 'mps'."),
         (["{photos}", "--race", "--runs", "{tmp}/file"], "file/race/quick/run.json: Not a directory"),
     ],
 )

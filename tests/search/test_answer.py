@@ -133,7 +133,7 @@ def test_the_threshold_marks_hits_of_whole_embeddings_only(gallery: Embeddings) 
     assert "0.1 % of pairs, 0 to 100 % with other classes" in unknown.notes[0]
     (bits,) = answer([gallery.paths[0]], model, gallery, 2, kind="bits")
     assert [hit.same for hit in bits.hits] == [None, None]
-    assert bits.notes[0].startswith("index of kind bits, 1 bytes an image: ")
+    assert bits.notes[0].startswith("index of kind bits, 1 byte an image: ")
     assert "nothing is marked as unknown by kind bits" in bits.notes[1]
 
 

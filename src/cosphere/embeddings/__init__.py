@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cosphere._lazy import lazily
 
 if TYPE_CHECKING:
-    from cosphere.embeddings.computing import Precision as Precision
+    from cosphere._types import Precision as Precision
     from cosphere.embeddings.computing import columns_of as columns_of
     from cosphere.embeddings.computing import embed as embed
     from cosphere.embeddings.computing import number_classes as number_classes
@@ -25,7 +25,7 @@ else:
             "columns_of": "cosphere.embeddings.computing",
             "embed": "cosphere.embeddings.computing",
             "number_classes": "cosphere.embeddings.computing",
-            "Precision": "cosphere.embeddings.computing",
+            "Precision": "cosphere._types",
             "FeatureCache": "cosphere.embeddings.features",
             "FeatureTable": "cosphere.embeddings.features",
             "PLAIN": "cosphere.embeddings.features",

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from cosphere._types import Flags, Float32s, Integers, Progress
+from cosphere._types import Flags, Float32s, Integers, Precision, Progress
 from cosphere.checks import MOST_IMAGES, MOST_WORKERS, check_choice, check_switches, check_whole
 from cosphere.data import Batch, Catalogue, ImageRows, Skipped, UnreadableLog, collate
 from cosphere.data.listing import file_keys
@@ -29,7 +29,6 @@ from cosphere.models.inference import evaluation_mode, infer
 from cosphere.models.quick import Forward
 from cosphere.tensors import own_generator
 
-Precision = Literal["float32", "bf16"]
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16}
 """Of each precision, the type to compute in, as ``autocast`` of :meth:`cosphere.models.Embedder.encode` takes it."""
 _BLOCK = 4096

@@ -26,7 +26,9 @@ def by_hand(rows: np.ndarray, labels: list[str], *, lengths: bool) -> float:
 def test_templates_are_pooled_with_and_without_lengths(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = [str(name) for name in rng.integers(0, 9, 60)] + ["alone"]
-    centres = {name: rng.normal(size=5) for name in set(labels)}
+    centres = {
+        name: rng.normal(size=5) for name in sorted(set(labels))
+    }  # of a set's own order, each process would draw others
     rows = np.stack([centres[name] + 2 * rng.normal(size=5) for name in labels]) * rng.uniform(0.1, 9, (61, 1))
     weighted, plain = template_parts(rows, labels, (0.1,))
     assert weighted.values["auc"].value == pytest.approx(by_hand(rows, labels, lengths=True))
