@@ -8,8 +8,10 @@
 About two minutes for each set on two cores, of which embedding its images twice takes most; --cache FOLDER keeps the embeddings.
 
 Every image of the test split is a query and all others are its gallery. Each way gives Recall@1 and MAP@R with intervals over classes,
-and the difference from plain search with an interval over the same classes. The settings are the papers': nothing is tuned. Pooling
-`concat` (average and maximum side by side, twice as wide) stands beside `avg` for the untrained backbone. Writes
+and the difference from plain search with an interval over the same classes. The settings are the papers': nothing is tuned. Of the ten
+answers that a user sees, all, one of each class, or one of near duplicates (cosine 0.98), it says how many classes they are of, how
+often the query's class is among them, and how many near duplicates they stand for. Pooling `concat` (average and maximum side by side,
+twice as wide) stands beside `avg` for the untrained backbone. Writes
 benchmarks/results/search-quality.json.
 """
 
@@ -33,6 +35,7 @@ from cosphere.files import read_json, write_json
 from cosphere.runs import provenance
 from cosphere.search import (
     Neighbours,
+    Refinement,
     expanded_queries,
     hamming_search,
     k_reciprocal_search,
@@ -43,6 +46,13 @@ from cosphere.search import (
 RESULT = Path(__file__).parent / "results" / "search-quality.json"
 LEVEL = 0.95
 PLAIN = "plain"
+SHOWN, LOOKED_AT = 10, 200
+"""Answers that a user sees, and the nearest images that they are taken from."""
+SHOWING = {
+    "all": Refinement(),
+    "one of each class": Refinement(per_label=1),
+    "near duplicates collapsed": Refinement(collapse=0.98),
+}
 
 
 def ways(rows: torch.Tensor, k: int) -> dict[str, Callable[[], Neighbours]]:
@@ -80,6 +90,30 @@ def scored(found: Neighbours, labels: Integers) -> dict[str, Floats]:
     }
 
 
+def shown(table: Embeddings) -> dict[str, Any]:
+    """What the ten answers of each query hold under each way to show them, itself left out, with intervals over classes."""
+    rows, labels = torch.from_numpy(table.embeddings), np.unique(table.labels, return_inverse=True)[1]
+    own = torch.arange(len(rows))
+    found = search(rows, rows, k=min(LOOKED_AT, len(rows) - 1), exclude=own).ids.numpy()
+    results: dict[str, Any] = {}
+    for name, how in SHOWING.items():
+        values = []
+        for query, hits in enumerate(found):
+            kept = how.thinned(hits.tolist(), labels[hits].tolist(), table.embeddings, SHOWN)
+            classes = labels[hits[[one.place for one in kept]]]
+            values.append((len(set(classes.tolist())), labels[query] in classes, sum(one.alike for one in kept)))
+        columns = np.array(values, dtype=float).T
+        results[name] = {
+            what: {"value": float(column.mean()), **bootstrap_classes(column, labels, level=LEVEL)._asdict()}
+            for what, column in zip(("classes", "own_class", "near_duplicates"), columns, strict=True)
+        }
+        line = ", ".join(
+            f"{what} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})" for what, one in results[name].items()
+        )
+        print(f"  ten answers, {name}: {line}", flush=True)
+    return results
+
+
 def measured(table: Embeddings, wanted: Collection[str]) -> dict[str, Any]:
     """The scores of some ways on one set. Plain search is always measured, because all are compared with it."""
     rows, labels = torch.from_numpy(table.embeddings), np.unique(table.labels, return_inverse=True)[1]
@@ -106,7 +140,13 @@ def measured(table: Embeddings, wanted: Collection[str]) -> dict[str, Any]:
                 },
             }
         print_row(name, results[name])
-    return {"images": len(rows), "classes": int(labels.max()) + 1, "width": rows.shape[1], "results": results}
+    return {
+        "images": len(rows),
+        "classes": int(labels.max()) + 1,
+        "width": rows.shape[1],
+        "results": results,
+        "shown": shown(table),
+    }
 
 
 def print_row(name: str, row: dict[str, Any]) -> None:
