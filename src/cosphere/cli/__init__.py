@@ -70,9 +70,8 @@ def command() -> NoReturn:
     """The process of the command: :func:`main`, then the end. Never returns, so a program calls :func:`main`."""
     if sys.argv[1:2] in _ONLY_ENCODE:
         defer_shape_kernels()
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # letters that its encoding lacks are written as stderr does, not refused in a traceback
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Letters that its encoding lacks are written as stderr writes them; they would end in a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"note: {escaped(message)}\n"  # without the line of code
     _end(main())

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 
-from cosphere._types import Device
+from cosphere._types import Device, Precision
 from cosphere.cli.parsing import CommandParser
 
 
@@ -65,7 +65,7 @@ def add_precision(parser: CommandParser) -> None:
     """``--precision`` of what embeds many images."""
     parser.add_argument(
         "--precision",
-        type=Literal["float32", "bf16"],
+        type=Precision,
         default="float32",
         help="number format that the network computes in; bf16 is faster on processors that have it, and rows differ slightly from "
         "those of float32",

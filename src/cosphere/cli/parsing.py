@@ -91,7 +91,7 @@ class CommandParser(ArgumentParser):
     def _explain(self, message: str) -> str:
         missing = re.search(r"the following arguments are required: (.*)", message)
         if missing:
-            options = {f"{action.dest}": words[0] for action in self._actions if (words := action.option_strings)}
+            options = {action.dest: words[0] for action in self._actions if (words := action.option_strings)}
             return lacking(self.prog, [options.get(name, name) for name in missing.group(1).split(", ")])
         kinds = kinds_of(self)
         extra = re.search(r"unrecognized arguments: (\S+)", message)

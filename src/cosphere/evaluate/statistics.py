@@ -50,19 +50,13 @@ def share_interval(hits: int, count: int, level: float = 0.95) -> Interval:
     >>> [round(end, 4) for end in share_interval(0, 49)]
     [0.0, 0.0725]
     """
+    if not count:
+        return Interval(0.0, 1.0)
+    if hits in (0, count):
+        unseen = most_unseen(count, level)
+        return Interval(1 - unseen, 1.0) if hits else Interval(0.0, unseen)
     tail = (1 - level) / 2
-    return Interval(
-        0.0
-        if not hits
-        else 1 - most_unseen(count, level)
-        if hits == count
-        else float(beta.ppf(tail, hits, count - hits + 1)),
-        1.0
-        if hits == count
-        else most_unseen(count, level)
-        if not hits
-        else float(beta.ppf(1 - tail, hits + 1, count - hits)),
-    )
+    return Interval(float(beta.ppf(tail, hits, count - hits + 1)), float(beta.ppf(1 - tail, hits + 1, count - hits)))
 
 
 def around(one: Interval, other: Interval) -> Interval:

@@ -131,9 +131,8 @@ def _prepared(model: nn.Module, inputs: Tensor, autocast: torch.dtype | None) ->
     try:
         exact = _rows(model, sample)
         quick = folded(model, seen.chains, packed=autocast is None and can_pack())
-        if (
-            not _distance(_rows(quick, sample), exact) <= TOLERANCE
-        ):  # so without autocast, whose rounding would hide an error
+        # First without autocast, whose rounding would hide an error.
+        if not _distance(_rows(quick, sample), exact) <= TOLERANCE:
             return plain
         if autocast is not None and can_pack(autocast):
             quick = folded(model, seen.chains, packed=True, dtype=autocast)
