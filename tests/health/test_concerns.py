@@ -136,6 +136,16 @@ def test_what_was_healthy_when_measured_is_left_in_peace(name: str) -> None:
     assert health_of(name).warnings == ()
 
 
+def test_findings_are_the_warnings_without_what_to_set_in_training() -> None:
+    most = replace(health_of("faces"), zero_rows=3, norm_cv=2.0, participation_ratio=1.0, hubness=9.0, orphans=0.5)
+    for found in (most, replace(most, mean_cosine=0.99)):
+        assert len(found.findings) == len(found.warnings) == 4
+        for finding, warning in zip(found.findings, found.warnings, strict=True):
+            assert warning.startswith(finding.removesuffix(".") + "; ")
+            assert "--" not in finding
+    assert health_of("faces").findings == ()
+
+
 def test_every_limit_stands_between_the_healthy_and_the_collapsed() -> None:
     """Numbers of heads that collapsed when trained on real features, and of those cut down on purpose."""
     sound = health_of("triplet")

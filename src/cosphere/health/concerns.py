@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosphere.errors import agreeing, counted
 
@@ -69,17 +69,20 @@ class Health:
     margin_below_zero: float | None
     """In [0, 1]: share of rows that are nearer to the mean of another class."""
 
-    @property
-    def concerns(self) -> dict[str, str]:
-        """Problems by kind: one sentence each with the measured value, its limit and a remedy."""
-        sentences = {
+    def _concerns(self) -> dict[str, _Concern]:
+        by_kind = {
             "zero rows": _of_zero_rows(self),
             "total collapse": _of_total_collapse(self),
             "dimension collapse": _of_few_directions(self),
             "unequal lengths": _of_lengths(self),
             "hubs": _of_hubs(self),
         }
-        return {kind: sentence for kind, sentence in sentences.items() if sentence}
+        return {kind: one for kind, one in by_kind.items() if one is not None}
+
+    @property
+    def concerns(self) -> dict[str, str]:
+        """Problems by kind: one sentence each with the measured value, its limit and a remedy."""
+        return {kind: f"{one.finding}; {one.remedy}." for kind, one in self._concerns().items()}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class Health:
     @property
     def findings(self) -> tuple[str, ...]:
         """The warnings without their remedies, which are settings of training; for a model that was not trained."""
-        return tuple(f"{sentence.rpartition('; ')[0]}." for sentence in self.warnings)
+        return tuple(f"{one.finding}." for one in self._concerns().values())
 
     def logged(self) -> dict[str, float]:
         """The defined numbers of :data:`LOGGED`."""
@@ -101,60 +104,68 @@ class Health:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-def _of_zero_rows(health: Health) -> str:
+class _Concern(NamedTuple):
+    """A problem in words, and what to do while training; neither ends with a full stop."""
+
+    finding: str
+    remedy: str
+
+
+def _of_zero_rows(health: Health) -> _Concern | None:
     if not health.zero_rows:
-        return ""
+        return None
     rows = f"{health.zero_rows} of {counted(health.rows, 'embedding')}"
     are, have = agreeing(health.rows, "are"), agreeing(health.rows, "have")
-    return (
-        f"Zero rows: {rows} {are} zero and {have} no direction, so what is nearest there is chance; look "
-        "at these images, lower --optimizer.head_rate, or set --optimizer.clip_norm 1."
+    return _Concern(
+        f"Zero rows: {rows} {are} zero and {have} no direction, so what is nearest there is chance",
+        "look at these images, lower --optimizer.head_rate, or set --optimizer.clip_norm 1",
     )
 
 
-def _of_total_collapse(health: Health) -> str:
+def _of_total_collapse(health: Health) -> _Concern | None:
     if health.mean_cosine is None or health.mean_cosine <= NEAR_ONE:
-        return ""
-    return (
-        f"Total collapse: the cosine of two images is {health.mean_cosine:.3f} on average (limit {NEAR_ONE}), so nearly all look "
-        "similar; lower --optimizer.head_rate and --optimizer.backbone_rate tenfold, or take a loss that does not only see the "
-        "hardest pairs, such as --loss.name norm_softmax."
+        return None
+    return _Concern(
+        f"Total collapse: the cosine of two images is {health.mean_cosine:.3f} on average (limit {NEAR_ONE}), so nearly all look similar",
+        "lower --optimizer.head_rate and --optimizer.backbone_rate tenfold, or take a loss that does not only see the hardest pairs, "
+        "such as --loss.name norm_softmax",
     )
 
 
-def _of_few_directions(health: Health) -> str:
+def _of_few_directions(health: Health) -> _Concern | None:
     """Few rows or classes cannot fill D directions: well-trained classes are C points, which span C - 1 directions."""
     rank, ratio = health.effective_rank, health.participation_ratio
     if not rank or not ratio or _of_total_collapse(health):  # The remaining variance is then meaningless.
-        return ""
+        return None
     rows = health.rows - health.zero_rows
     possible = min(health.dim, health.compared - 1, (health.classes or rows) - 1)
     least_ratio, least_rank = min(FEW_DIRECTIONS, possible / 4), SMALL_SHARE * possible
     if ratio >= least_ratio and rank >= least_rank:
-        return ""
-    return (
+        return None
+    return _Concern(
         f"Dimension collapse: the embeddings vary in few of {possible} possible directions (participation ratio {ratio:.1f}, limit "
-        f"{least_ratio:.1f}; effective rank {rank:.1f}, limit {least_rank:.1f}); lower --optimizer.head_rate, or "
-        "--loss.settings.temperature where the loss has one, show more classes at a time with a larger --batch.size, or add --sec.weight."
+        f"{least_ratio:.1f}; effective rank {rank:.1f}, limit {least_rank:.1f})",
+        "lower --optimizer.head_rate, or --loss.settings.temperature where the loss has one, show more classes at a time with a larger "
+        "--batch.size, or add --sec.weight",
     )
 
 
-def _of_lengths(health: Health) -> str:
+def _of_lengths(health: Health) -> _Concern | None:
     if health.norm_cv <= UNEQUAL:
-        return ""
-    return (
+        return None
+    return _Concern(
         f"Unequal lengths: their standard deviation is {health.norm_cv:.2f} times their mean (limit {UNEQUAL:.0f}), so a step turns "
-        "short embeddings far and long ones hardly; raise --sec.weight, from 0.1 on with --sec.scale_free true, while "
-        "train/sec_share stays below 1."
+        "short embeddings far and long ones hardly",
+        "raise --sec.weight, from 0.1 on with --sec.scale_free true, while train/sec_share stays below 1",
     )
 
 
-def _of_hubs(health: Health) -> str:
+def _of_hubs(health: Health) -> _Concern | None:
     skew, orphans = health.hubness, health.orphans
     if skew is None or orphans is None or (skew <= SKEWED and orphans <= MANY_ORPHANS):
-        return ""
-    return (
+        return None
+    return _Concern(
         f"Hubs: one image is among the {health.k} nearest of {health.largest_hub:.0f} others, and {100 * orphans:.0f} % of the images "
-        f"are among those of none (limit {100 * MANY_ORPHANS:.0f} %; skew {skew:.1f}, limit {SKEWED:.0f}); look for blank or repeated "
-        "images, or centre the embeddings with --model.norm batch and --model.bias false."
+        f"are among those of none (limit {100 * MANY_ORPHANS:.0f} %; skew {skew:.1f}, limit {SKEWED:.0f})",
+        "look for blank or repeated images, or centre the embeddings with --model.norm batch and --model.bias false",
     )
