@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from cosphere.models.backbones import Backbone, build_backbone, default_preproce
 from cosphere.models.calibration import Calibration
 from cosphere.models.depthwise import depthwise_in_float32
 from cosphere.models.encode_arguments import Precision, check_arguments
+from cosphere.models.frozen_norms import FrozenNorms
 from cosphere.models.heads import Features, build_head
 from cosphere.models.inference import evaluation_mode, infer, rows_of
 from cosphere.models.published_heads import take_published_head
@@ -65,7 +66,7 @@ class Embedder(nn.Module):
         self.calibration: Calibration | None = None
         self._backbone_trains = self._backbone_norm_trains = True
         self._weights_digest, self._backbone_digest = fingerprint.CachedDigest(), fingerprint.CachedDigest()
-        self._quick = QuickForms()
+        self._quick, self._frozen_norms = QuickForms(), FrozenNorms()
 
     @property
     def dim(self) -> int:
@@ -128,9 +129,10 @@ class Embedder(nn.Module):
             SizeError: another shape or type, another size than a transformer was built for, or a training batch of one
                 image, which has no variance for batch norm.
         """
-        with depthwise_in_float32(inputs):
-            embeddings: Tensor = self.head(self._features(inputs))
-        return embeddings
+        frozen = self.training and not self._backbone_norm_trains
+        norms = self._frozen_norms.in_weights(self.backbone, self.head.wants, inputs, frozen=frozen)
+        with norms, depthwise_in_float32(inputs):
+            return cast("Tensor", self.head(self._features(inputs)))
 
     def pooled(self, inputs: Tensor) -> Tensor:
         """The pooled features of images, which :meth:`forward` and :meth:`embed_inputs` take in place of the images.
