@@ -225,6 +225,17 @@ def test_a_model_trains_with_the_gradients_of_the_plain_one(small: Any, autocast
     assert (list(model.state_dict()), [type(one) for one in model.modules()]) == (names, kinds)
 
 
+def test_gradient_checkpointing_computes_the_same_in_both_passes(small: Any) -> None:
+    embedder = small("test_efficientnet")
+    embedder.set_trainable(backbone_norm=False)
+    embedder.train().backbone.net.set_grad_checkpointing()
+    embedder(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert embedder._frozen_norms._names is None
+    embedder.backbone.net.set_grad_checkpointing(False)
+    embedder(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert embedder._frozen_norms._names
+
+
 def test_norms_that_train_stay_layers(small: Any) -> None:
     embedder = small("test_efficientnet").train()
     embedder(torch.randn(4, 3, 32, 32))

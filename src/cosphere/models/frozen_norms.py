@@ -45,8 +45,8 @@ class FrozenNorms:
     ) -> AbstractContextManager[object]:
         """A block in which forward passes of a backbone apply its frozen norms through weights.
 
-        It changes nothing on a GPU, where no gradients are recorded, or where the backbone gives something else then. That is
-        found out once, on the first image, in evaluation mode: it draws no random numbers.
+        It changes nothing on a GPU, where no gradients are recorded, with gradient checkpointing, or where the backbone gives
+        something else then. That is found out once, on the first image, in evaluation mode: it draws no random numbers.
 
         Args:
             backbone: its ``features`` are those of :class:`cosphere.models.backbones.Backbone`.
@@ -55,7 +55,7 @@ class FrozenNorms:
             frozen: whether its norms are; nothing is changed otherwise.
         """
         pictures = images.device.type == "cpu" and images.ndim == 4 and len(images) > 0
-        if not frozen or not pictures or not torch.is_grad_enabled():
+        if not frozen or not pictures or not torch.is_grad_enabled() or _computes_twice(backbone):
             return nullcontext()
         if self._names is None:
             self._names = _proved(backbone, levels, images[:1].detach())
@@ -91,6 +91,12 @@ def _pairs(network: nn.Module, names: list[tuple[str, str]]) -> list[Pair]:
         for convolution, norm in names
     ]
     return [(convolution, norm) for convolution, norm in pairs if not norm.training and not _watched(convolution, norm)]
+
+
+def _computes_twice(network: nn.Module) -> bool:
+    """Whether parts of it run again in the backward pass, outside of the block; by the names of timm and of transformers."""
+    switches = ("grad_checkpointing", "gradient_checkpointing")
+    return any(vars(part).get(switch) for part in network.modules() for switch in switches)
 
 
 def _watched(*layers: nn.Module) -> bool:
