@@ -91,7 +91,7 @@ def draw_faces(folder: Path, people: int, size: int) -> Path:
 
 
 def settings_for(options: argparse.Namespace) -> TrainSettings:
-    """One setting of both loops: the CASIA recipe of CosFace with SEC, at the size and batch of the options."""
+    """One setting of both loops: the CASIA recipe of CosFace with SEC, at the size and batch of the options, in 512 dimensions."""
     recipe = Path(__file__).parents[1] / "recipes" / "faces" / "casia-cosface-sec.yaml"
     return TrainSettings.read(recipe).with_values(
         {
@@ -102,6 +102,7 @@ def settings_for(options: argparse.Namespace) -> TrainSettings:
             "images.size": options.size,
             "images.resize": options.size,
             "model.backbone": options.network,
+            "model.dim": 512,
             "batch.size": options.batch,
             "schedule.name": "constant",
             "schedule.milestones": [],

@@ -195,6 +195,46 @@ def test_published_rows_as_printed(file: str, name: str, score: float) -> None:
     assert read(RECIPES / f"{file}.yaml")["about"]["published"][name] == score
 
 
+RATES = {
+    **{("cub", loss): (0.5e-5, 1e-5, [5000]) for loss in ("semihard", "npair")},
+    ("cub", "triplet"): (0.25e-5, 0.5e-5, [5000]),  # README, example
+    ("cub", "ms"): (0.5e-5, 1e-5, [3000, 6000]),  # README, exception (a)
+    **{("cars196", loss): (1e-5, 1e-5, [2000]) for loss in ("triplet", "semihard", "npair")},
+    ("cars196", "ms"): (2e-5, 2e-5, [2000]),  # README, exception (b)
+    **{("sop", loss): (0.5e-4, 2.5e-4, [6000]) for loss in ("triplet", "semihard", "npair", "ms")},
+    **{("inshop", loss): (1e-4, 5e-4, [6000]) for loss in ("triplet", "semihard", "npair", "ms")},
+}
+"""Rates of backbone and head and the milestones before the last step: SEC's README, else the defaults of its config.py."""
+LOSSES = {
+    "triplet": (3, {"margin": 1.0}),
+    "semihard": (3, {"margin": 0.2}),
+    "npair": (2, {}),
+    "ms": (5, {"alpha": 2.0, "beta": 40.0, "base": 0.5}),
+}
+"""Images per class, and settings of the loss: SEC's README and loss.py."""
+
+
+@pytest.mark.parametrize("arm", ["none", "l2", "sec"])
+@pytest.mark.parametrize(("data", "loss"), RATES)
+def test_sec_recipes_have_the_numbers_of_the_official_code(data: str, loss: str, arm: str) -> None:
+    recipe, fine = read(RECIPES / "sec" / f"{data}-{loss}-{arm}.yaml"), data in ("cub", "cars196")
+    optimizer, schedule = recipe["optimizer"], recipe["schedule"]
+    assert (optimizer["backbone_rate"], optimizer["head_rate"], schedule["milestones"]) == RATES[data, loss]
+    assert (optimizer["name"], optimizer["weight_decay"], schedule["gamma"]) == ("adam", 2.5e-3 if fine else 1e-5, 0.1)
+    assert (recipe["batch"]["size"], recipe["steps"]) == (120, 8000 if fine else 12000)
+    assert (recipe["batch"]["images_per_class"], recipe["loss"]["settings"]) == LOSSES[loss]
+    assert (recipe["images"]["size"], recipe["images"]["preset"], recipe["model"]["dim"]) == (227, "sec", 512)
+    assert recipe["model"]["norm"] == ("none" if (loss, arm) == ("ms", "none") else "batch")
+    assert (
+        recipe["sec"]
+        == {
+            "none": {"weight": 0.0},
+            "l2": {"weight": 1e-4, "radius": 0.0},
+            "sec": {"weight": 1.0, "radius": "batch"},
+        }[arm]
+    )
+
+
 def test_sec_arms_differ_only_where_they_say() -> None:
     """SEC against none is one change, but for multi-similarity, whose published baseline has no head norm."""
     for file in (RECIPES / "sec").glob("*-none.yaml"):
@@ -244,6 +284,13 @@ def test_face_recipes_are_eighteen_epochs_of_the_public_code() -> None:
             recipe = read(file)
             assert recipe["steps"] == 18 * epoch
             assert recipe["schedule"]["milestones"] == [epoch * (at - 1) for at in (6, 11, 16)]
+
+
+def test_face_recipes_are_as_wide_as_the_networks_of_the_public_code() -> None:
+    """Its train.py gives ``feature_dim``, 512, to ResNet50-IR alone; MobileFaceNet keeps its own 128."""
+    for file in FILES:
+        if file.parent.name == "faces":
+            assert read(file)["model"]["dim"] == (512 if "iresnet50" in file.stem else 128), file.stem
 
 
 def test_sphereface_recipes_reach_their_margin() -> None:
