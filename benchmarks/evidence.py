@@ -38,6 +38,8 @@ COLUMNS = (
     ("knn/accuracy", "kNN"),
 )
 """Scores of a study in the order of its table; one that no arm has is left out."""
+RANKED = ("losses",)
+"""Studies that ask which arm is best: the best comes first, with the time of a step and the peak of memory."""
 
 
 def percent(summary: dict[str, Any] | None) -> str:
@@ -68,8 +70,10 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 def arms(result: dict[str, Any]) -> list[str]:
     """One row for each arm."""
     columns = [(key, title) for key, title in COLUMNS if any(key in arm["scores"] for arm in result["arms"])]
-    rows = []
-    for arm in result["arms"]:
+    is_ranked, listed, rows = result["study"] in RANKED, list(result["arms"]), []
+    if is_ranked:
+        listed.sort(key=lambda arm: -arm["scores"][columns[0][0]]["mean"])
+    for arm in listed:
         cv = arm["norms"].get("cv")
         failed = [f"{arm[kind]} {kind}" for kind in ("diverged", "collapsed") if arm[kind]]
         scores = [percent(arm["scores"].get(key)) for key, _ in columns]
@@ -78,10 +82,16 @@ def arms(result: dict[str, Any]) -> list[str]:
                 arm["name"].replace("+", ", "),
                 *scores,
                 "" if cv is None else f"{cv:.3f}",
+                *(
+                    [f"{1000 * arm['costs']['step_seconds']:.0f}", f"{arm['costs']['memory'] / 1e9:.2f}"]
+                    if is_ranked
+                    else []
+                ),
                 "; ".join([chosen(arm), *failed]),
             ]
         )
-    return table(["arm", *(title for _, title in columns), "length CV", "chosen"], rows)
+    costs = ["ms a step", "GB"] if is_ranked else []
+    return table(["arm", *(title for _, title in columns), "length CV", *costs, "chosen"], rows)
 
 
 def points(value: float | None) -> str:
