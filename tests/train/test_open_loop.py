@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,42 @@ def test_a_plain_function_is_a_loss(photos: Path, tmp_path: Path) -> None:
     _, lines = run(photos, tmp_path / "run", SETTINGS, pull_together)
     assert lines[0].startswith("training on 60 images")
     assert Embedder.load(tmp_path / "run" / "model").provenance["loss"] == "pull_together"
+
+
+class TakesThree(torch.nn.Module):
+    def forward(self, embeddings: Tensor, labels: Tensor, more: Tensor) -> Tensor:
+        return embeddings.sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("triplet", "the loss is 'triplet'; .*loss.name in the settings"),
+        (TripletLoss, r"the class TripletLoss; wanted one of it: TripletLoss\(\)"),
+        (3, "the loss is 3; wanted a function or a module"),
+        (lambda embeddings: embeddings.sum(), "called with embeddings .* and labels"),
+        (TakesThree(), "TakesThree.*'more'"),
+        (lambda embeddings, labels: embeddings.sum(dim=1), r"shape \(20,\).*Add .mean\(\)"),
+        (lambda embeddings, labels: embeddings.sum()[None], r"shape \(1,\).*Add .mean\(\)"),
+        (lambda embeddings, labels: embeddings.sum().detach(), r"without a gradient; .*Leave out .detach\(\)"),
+        (lambda embeddings, labels: labels.sum(), "type torch.int64; .*A count has no gradient"),
+        (lambda embeddings, labels: embeddings.sum().item(), r"returned -?[0-9.]+; .*without .item\(\)"),
+        (lambda embeddings, labels: None, "returned None; wanted a floating-point tensor"),
+        (lambda embeddings, labels: (embeddings.sum(), 1), r"returned \(tensor\(.*wanted a floating-point tensor"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_named_with_what_it_gave(
+    photos: Path, tmp_path: Path, loss: Any, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"(?s){said}"):
+        run(photos, tmp_path / "run", SETTINGS, loss)
+
+
+@pytest.mark.parametrize(
+    "loss", [TripletLoss(), lambda embeddings, labels, margin=0.1: embeddings.double().sum() * margin]
+)
+def test_a_loss_may_be_of_float64_and_have_options_of_its_own(photos: Path, tmp_path: Path, loss: Any) -> None:
+    run(photos, tmp_path / "run", replace(SETTINGS, steps=1), loss)
 
 
 @pytest.mark.parametrize("memory", [0, 40])

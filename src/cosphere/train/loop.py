@@ -24,7 +24,7 @@ from cosphere.train.keeping import Keeper
 from cosphere.train.ledger import Ledger, check_finite, step_numbers
 from cosphere.train.lens import measure_lens
 from cosphere.train.memory import keep_freed_memory
-from cosphere.train.objective import LossFunction, Objective
+from cosphere.train.objective import LossFunction, Objective, check_own_loss, name_of
 from cosphere.train.parameters import build_optimizer, parameter_groups, rate_factor, raw_optimizer, set_rates
 from cosphere.train.progress import Reporter
 from cosphere.train.result import TrainResult, made_from
@@ -108,8 +108,10 @@ class Training:
         resume: bool = False,
     ) -> None:
         # An unknown name is rejected before anything is loaded.
+        if loss is not None:
+            check_own_loss(loss)
         kind = getattr(losses, losses.about(settings.loss.name).title) if loss is None else loss
-        self.loss_name = settings.loss.name if loss is None else getattr(loss, "__name__", type(loss).__name__)
+        self.loss_name = settings.loss.name if loss is None else name_of(loss)
         self.settings, self.folder, self.accelerator, self.reporter = settings, folder, accelerator, reporter
         main, device = accelerator.is_main_process, accelerator.device
         self.state = RunState()

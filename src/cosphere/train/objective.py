@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cosphere.errors import SettingsError
 from cosphere.spherical import ramped_weight, scale_gradients
 from cosphere.tensors import gather_rows
 from cosphere.train.settings import SecSettings
@@ -30,6 +33,54 @@ class Terms(NamedTuple):
 def bare(loss: LossFunction) -> LossFunction:
     """The loss itself where DistributedDataParallel wraps it."""
     return loss.module if isinstance(loss, DistributedDataParallel) else loss
+
+
+def check_own_loss(loss: object) -> None:
+    """Raise SettingsError unless a loss of the user's can be called with embeddings and labels."""
+    if isinstance(loss, str):
+        raise SettingsError(
+            f"the loss is {loss!r}; wanted a function or a module. A loss of the library is chosen by loss.name in the settings."
+        )
+    if isinstance(loss, type):
+        raise SettingsError(f"the loss is the class {loss.__name__}; wanted one of it: {loss.__name__}().")
+    if not callable(loss):
+        raise SettingsError(f"the loss is {loss!r}; wanted a function or a module, called with embeddings and labels.")
+    try:
+        signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise SettingsError(
+            f"the loss {name_of(loss)}{signature} is called with embeddings (B, D) and labels (B,), and takes other "
+            f"arguments ({error})."
+        ) from error
+
+
+def name_of(loss: object) -> str:
+    """Of a function, or of the class of a module."""
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _checked(value: object, loss: LossFunction, embeddings: Tensor) -> Tensor:
+    """What a loss returned, if training can minimise it; a user's function may return anything.
+
+    Raises:
+        SettingsError: it is no scalar tensor, or has no gradient where the embeddings have one.
+    """
+    name = name_of(getattr(bare(loss), "function", bare(loss)))
+    wanted = f"the loss {name} returned %s; wanted a floating-point tensor with one number and its gradient"
+    if not isinstance(value, Tensor):
+        raise SettingsError(f"{wanted % repr(value)[:80]}. Compute it with torch from the embeddings, without .item().")
+    kind = f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    if value.ndim:
+        raise SettingsError(f"{wanted % kind}. Add .mean() or .sum().")
+    if not value.is_floating_point():
+        raise SettingsError(f"{wanted % kind}. A count has no gradient.")
+    if torch.is_grad_enabled() and embeddings.requires_grad and not value.requires_grad:
+        raise SettingsError(f"{wanted % 'a number without a gradient'}. Leave out .detach() and torch.no_grad().")
+    return value
 
 
 def across_processes(loss: LossFunction, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -83,8 +134,12 @@ class Objective:
             labels: (B,) integers.
             step: counted from 0.
             shared: every process holds these same rows, which are one batch together, not each a part of one.
+
+        Raises:
+            SettingsError: a loss of the user's returned something that cannot be minimised.
         """
         rows = scale_gradients(embeddings, self.gradient_power) if self.gradient_power else embeddings
         metric = bare(self.loss)(rows, labels) if shared else across_processes(self.loss, rows, labels)
+        metric = _checked(metric, self.loss, embeddings)
         constraint = self.constraint(embeddings) if self.sec.weight else metric.new_zeros(())
         return Terms(metric + self.weight(step) * constraint, metric, constraint)
