@@ -76,6 +76,30 @@ def test_the_correlation_is_scipys_and_its_interval_resamples_pairs_of_arms() ->
     assert found.spearman == pytest.approx(spearmanr(reductions, gains).statistic)
     assert found.interval is not None
     assert found.interval.low < found.spearman < found.interval.high
+    pairs, generator = np.arange(12).reshape(4, 3), np.random.default_rng(0)
+    samples = (pairs[generator.integers(0, 4, 4)].ravel() for _ in range(2000))
+    resampled = [spearmanr(np.array(reductions)[rows], np.array(gains)[rows]).statistic for rows in samples]
+    assert found.interval == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
+
+
+def test_equal_values_and_pairs_of_several_sizes_are_resampled_as_scipy_ranks_them() -> None:
+    """Seeds are missing, reductions are rounded, and samples of one pair alone vary in nothing."""
+    rng, records, rows = np.random.default_rng(1), [], []
+    for loss, seeds in enumerate([3, 1, 2]):
+        for seed in range(seeds):
+            cv, gain = 0.1 * (1 + loss % 2), round(float(rng.normal(0, 0.02)), 2)
+            records += [record(f"l{loss}+none", seed, 0.4, 0.5), record(f"l{loss}+sec", seed, cv, 0.5 + gain)]
+            rows.append((loss, 1 - (cv / 0.4) ** 2, (0.5 + gain) - 0.5))
+    found = variance_against_gain(grid(3, 3), records)
+    assert found is not None
+    table, resampled, generator = np.array(rows), [], np.random.default_rng(0)
+    assert found.spearman == pytest.approx(spearmanr(table[:, 1], table[:, 2]).statistic)
+    for _ in range(2000):
+        sample = np.concatenate([table[table[:, 0] == pair] for pair in generator.integers(0, 3, 3)])
+        if len(sample) >= 5 and np.ptp(sample[:, 1]) > 0 and np.ptp(sample[:, 2]) > 0:
+            resampled.append(spearmanr(sample[:, 1], sample[:, 2]).statistic)
+    assert 0 < len(resampled) < 2000
+    assert found.interval == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
 
 
 def test_failed_runs_and_missing_lengths_are_no_points() -> None:

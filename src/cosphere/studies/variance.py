@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 
+from cosphere._types import Floats
 from cosphere.evaluate.statistics import Interval
 from cosphere.studies.definition import Study
 
@@ -95,24 +95,50 @@ def _about_sec(study: Study, arm: str, against: str) -> bool:
 
 
 def _correlation(points: Sequence[Point]) -> float | None:
-    reductions, gains = ([getattr(point, name) for point in points] for name in ("reduction", "gain"))
-    if len(points) < FEWEST or np.ptp(reductions) == 0 or np.ptp(gains) == 0:
+    if not points:
         return None
-    return float(spearmanr(reductions, gains).statistic)
+    value = float(_correlations(points, np.ones((1, len(points))))[0])
+    return None if np.isnan(value) else value
+
+
+def _correlations(points: Sequence[Point], times: Floats) -> Floats:
+    """Spearman's rank correlations of samples of the points.
+
+    Args:
+        points: N of them.
+        times: (S, N) how often each sample has each point.
+
+    Returns:
+        (S,) NaN for a sample of fewer than :data:`FEWEST` points or without any variation.
+    """
+    sizes = times.sum(axis=1, keepdims=True)
+    from_mean = [
+        _ranks(np.array([getattr(point, name) for point in points]), times) - (sizes + 1) / 2
+        for name in ("reduction", "gain")
+    ]
+    reductions, gains = from_mean
+    together, one, other = ((times * product).sum(axis=1) for product in (reductions * gains, reductions**2, gains**2))
+    with np.errstate(invalid="ignore"):
+        found: Floats = together / np.sqrt(one * other)
+    found[sizes[:, 0] < FEWEST] = np.nan
+    return found
+
+
+def _ranks(values: Floats, times: Floats) -> Floats:
+    """(N,) values, (S, N) how often each sample has each -> (S, N) ranks in each sample, the mean rank where values are equal."""
+    distinct, place = np.unique(values, return_inverse=True)
+    counts = times @ np.eye(len(distinct))[place]
+    ranks = np.cumsum(counts, axis=1) - (counts - 1) / 2
+    return ranks[:, place]
 
 
 def _interval(points: Sequence[Point]) -> Interval | None:
     """Bootstrap over pairs of arms, each with all its seeds."""
-    groups: dict[tuple[str, str], list[Point]] = {}
-    for point in points:
-        groups.setdefault((point.arm, point.against), []).append(point)
-    if len(groups) < FEWEST_PAIRS or _correlation(points) is None:
+    names = [(point.arm, point.against) for point in points]
+    pairs = list(dict.fromkeys(names))
+    if len(pairs) < FEWEST_PAIRS or _correlation(points) is None:
         return None
-    pairs, generator = list(groups.values()), np.random.default_rng(0)
-    drawn = (
-        _correlation([point for at in generator.integers(0, len(pairs), len(pairs)) for point in pairs[at]])
-        for _ in range(_SAMPLES)
-    )
-    known = [one for one in drawn if one is not None]
-    low, high = np.quantile(known, [0.025, 0.975])
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (_SAMPLES, len(pairs)))
+    times = (drawn[:, :, None] == np.arange(len(pairs))).sum(axis=1)[:, [pairs.index(name) for name in names]]
+    low, high = np.nanquantile(_correlations(points, times.astype(np.float64)), [0.025, 0.975])
     return Interval(float(low), float(high))
