@@ -17,6 +17,7 @@ from cosphere.spherical import (
     scale_gradients,
     spherical_penalty,
 )
+from cosphere.tensors import length_histogram
 
 H6 = torch.tensor(
     [[3, 4, 0], [0, 6, 8], [4, 3, 0], [1, 2, 2], [4, -2, 4], [0, 0.8, 0.6]], dtype=torch.float64
@@ -450,6 +451,17 @@ def test_length_statistics_by_hand():
     assert all(math.isnan(value) for value in length_statistics(H6[:0]))
     with pytest.raises(SizeError, match="want embeddings"):
         length_statistics(torch.ones(3))
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e20, 1e37])
+def test_length_statistics_of_rows_whose_squares_overflow(scale):
+    """Two steps at too high a rate make such rows; their statistics are written to files that hold no infinity."""
+    rows = torch.tensor([[3.0, 4.0], [0.0, 1.0]]) * scale
+    found = length_statistics(rows)
+    assert found == pytest.approx((3 * scale, 4 * scale**2, 2 / 3), rel=1e-6)
+    assert length_histogram(rows, bins=2)["high"] == pytest.approx(5 * scale, rel=1e-6)
+    mixed = length_statistics(torch.cat([rows, torch.ones(1, 2)]))
+    assert mixed.mean == pytest.approx(2 * scale, rel=1e-6)
 
 
 def free_table(seed=0):

@@ -22,6 +22,7 @@ from cosphere.errors import SettingsError, SizeError, did_you_mean
 from cosphere.tensors import (
     SHORTEST,
     check_embeddings,
+    exact_lengths,
     lengths,
     mean_everywhere,
     outside_autocast,
@@ -300,7 +301,7 @@ class LengthStatistics(NamedTuple):
 
 @torch.no_grad()
 def length_statistics(embeddings: Tensor) -> LengthStatistics:
-    """Mean, biased variance and coefficient of variation of the lengths. (B, D) -> three floats.
+    """Mean, biased variance and coefficient of variation of the lengths, computed in float64. (B, D) -> three floats.
 
     Raises:
         SizeError: ``embeddings`` is not (B, D) of a floating type.
@@ -310,9 +311,6 @@ def length_statistics(embeddings: Tensor) -> LengthStatistics:
     """
     check_embeddings(embeddings)
     with outside_autocast(embeddings):
-        norms = lengths(embeddings)
-        # One transfer for both numbers.
-        mean, variance = (
-            torch.stack([norms.mean(), norms.var(correction=0)]).tolist() if len(norms) else (math.nan,) * 2
-        )
+        norms = exact_lengths(embeddings)
+    mean, variance = (float(norms.mean()), float(norms.var(correction=0))) if len(norms) else (math.nan,) * 2
     return LengthStatistics(mean, variance, 0.0 if mean == 0 else math.sqrt(variance) / mean)

@@ -72,6 +72,19 @@ def lengths(embeddings: Tensor) -> Tensor:
     return norms
 
 
+def exact_lengths(embeddings: Tensor) -> Tensor:
+    """:func:`lengths` for statistics: (B,) float64 on the CPU, without gradients, and finite for every row that is finite.
+
+    In float32 the square of a number from 1e19 on overflows; such rows are measured again in float64.
+    """
+    rows = embeddings.detach()
+    norms = lengths(rows).cpu().double()
+    overflowed = norms.isinf()
+    if bool(overflowed.any()):
+        norms[overflowed] = torch.linalg.vector_norm(rows.cpu()[overflowed].double(), dim=-1)
+    return norms
+
+
 def length_histogram(embeddings: Tensor, bins: int = 30) -> dict[str, Any]:
     """How the lengths spread, as plain values for a log.
 
@@ -90,7 +103,7 @@ def length_histogram(embeddings: Tensor, bins: int = 30) -> dict[str, Any]:
     {'low': 1.0, 'high': 5.0, 'shares': [0.5, 0.5]}
     """
     check_embeddings(embeddings)
-    norms = lengths(embeddings.detach()).double().cpu()
+    norms = exact_lengths(embeddings)
     norms = norms[norms.isfinite()]
     if not len(norms):
         return {"low": 0.0, "high": 0.0, "shares": []}

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from cosphere._types import Float32s
+from cosphere._types import Floats
 from cosphere.embeddings import Embeddings
 from cosphere.evaluate.agreement import worth_printing
 from cosphere.evaluate.metrics import metric_title
@@ -101,9 +101,10 @@ def _tile(name: str, value: str, note: str, *, main: bool = False) -> str:
     )
 
 
-def lengths_of(embeddings: Embeddings) -> Float32s:
-    """(N,) lengths of the rows."""
-    norms: Float32s = np.linalg.norm(embeddings.embeddings, axis=1)
+def lengths_of(embeddings: Embeddings) -> Floats:
+    """(N,) lengths of the rows, in float64: squares of float32 overflow from 1e19 on."""
+    rows = embeddings.embeddings
+    norms: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     return norms
 
 
@@ -204,7 +205,7 @@ def lengths(data: ReportData) -> str:
     return section("lengths", "Lengths", intro, f'<div class="beside">{tables}{shape}</div>')
 
 
-def _length_table(norms: Float32s) -> str:
+def _length_table(norms: Floats) -> str:
     statistics = length_statistics(torch.from_numpy(norms)[:, None])
     row = [f"{statistics.mean:.3g}", f"{norms.min():.3g} to {norms.max():.3g}", f"{statistics.cv:.3f}"]
     return table(["lengths", "mean", "range", "CV"], [["this run", *row]], kind="numbers")
