@@ -7,7 +7,8 @@ Claims: at least 0.9 of the images a second of a bare loop over the same model a
 most 1 % of a step; `cosphere --help` within a second. Writes benchmarks/results/training.json.
 
 With --formats it compares float32 with bf16 instead: whole steps of each network, untrained, on random batches, in one thread, in turn.
-Claim: bf16 is faster where the processor computes in it. It counts processor time, so that other work on the machine takes little part.
+Claims: bf16 is faster where the processor computes in it, and frozen norms in the weights of convolutions are faster than layers.
+Processor time is counted, so that other work on the machine takes little part.
 Writes benchmarks/results/training-formats.json.
 """
 

@@ -73,9 +73,9 @@ def lengths(embeddings: Tensor) -> Tensor:
 
 
 def exact_lengths(embeddings: Tensor) -> Tensor:
-    """:func:`lengths` for statistics: (B,) float64 on the CPU, without gradients, and finite for every row that is finite.
+    """:func:`lengths` for statistics: (B,) float64 on the CPU, without gradients, finite for every finite row of float32.
 
-    In float32 the square of a number from 1e19 on overflows; such rows are measured again in float64.
+    There the square of a number from 1e19 on overflows; such rows are measured again in float64.
     """
     rows = embeddings.detach()
     norms = lengths(rows).cpu().double()

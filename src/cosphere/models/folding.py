@@ -228,14 +228,21 @@ def folded(network: Network, chains: list[Chain], *, packed: bool, dtype: torch.
     return copied.eval()
 
 
+def scale_and_shift(norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What a batch norm does with its running statistics, ``x * scale + shift`` of each channel; (O,) each, computed in ``dtype``."""
+    mean, variance = (cast("Tensor", part).to(dtype) for part in (norm.running_mean, norm.running_var))
+    scale = torch.rsqrt(variance + norm.eps)
+    if not norm.affine:
+        return scale, -mean * scale
+    scale = scale * norm.weight.to(dtype)
+    return scale, norm.bias.to(dtype) - mean * scale
+
+
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of both, computed in float64."""
-    mean, variance = (cast("Tensor", part).double() for part in (norm.running_mean, norm.running_var))
-    scale = torch.rsqrt(variance + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    before = torch.zeros_like(mean) if convolution.bias is None else convolution.bias.detach().double()
-    bias = (before - mean) * scale + (norm.bias.detach().double() if norm.affine else 0)
+    scale, bias = (part.detach() for part in scale_and_shift(norm, torch.float64))
+    if convolution.bias is not None:
+        bias = bias + convolution.bias.detach().double() * scale
     weight = convolution.weight.detach().double() * scale[:, None, None, None]
     return weight.to(convolution.weight.dtype), bias.to(convolution.weight.dtype)
 

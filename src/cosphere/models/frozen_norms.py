@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cosphere.models.folding import observe
+from cosphere.models.folding import observe, scale_and_shift
 from cosphere.models.heads import Features
 from cosphere.models.inference import evaluation_mode
 
@@ -129,13 +129,9 @@ class _NormsInWeights(TorchFunctionMode):
         norm = self._norms.get(id(weight))
         if norm is None:
             return torch.conv2d(input, weight, bias, *how, **options)
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = torch.rsqrt(variance + norm.eps)
-        if norm.affine:
-            scale = scale * norm.weight
-        shift = scale * (-mean if bias is None else bias - mean)
-        if norm.affine:
-            shift = shift + norm.bias
+        scale, shift = scale_and_shift(norm, weight.dtype)
+        if bias is not None:
+            shift = shift + bias * scale
         return torch.conv2d(input, weight * scale[:, None, None, None], shift, *how, **options)
 
 

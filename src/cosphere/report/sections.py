@@ -19,6 +19,7 @@ from cosphere.report.data import ReportData, Score, read_scores
 from cosphere.report.drawing import charts
 from cosphere.report.markup import facts, missing, paragraph, percent, safe, section, shown, table
 from cosphere.spherical import length_statistics
+from cosphere.tensors import exact_lengths
 from cosphere.train import BatchSettings
 
 SCORE_NAMES = {
@@ -102,9 +103,8 @@ def _tile(name: str, value: str, note: str, *, main: bool = False) -> str:
 
 
 def lengths_of(embeddings: Embeddings) -> Floats:
-    """(N,) lengths of the rows, in float64: squares of float32 overflow from 1e19 on."""
-    rows = embeddings.embeddings
-    norms: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    """(N,) lengths of the rows."""
+    norms: Floats = exact_lengths(torch.from_numpy(embeddings.embeddings)).numpy()
     return norms
 
 

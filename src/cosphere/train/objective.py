@@ -69,18 +69,19 @@ def _checked(value: object, loss: LossFunction, embeddings: Tensor) -> Tensor:
     Raises:
         SettingsError: it is no scalar tensor, or has no gradient where the embeddings have one.
     """
-    name = name_of(getattr(bare(loss), "function", bare(loss)))
-    wanted = f"the loss {name} returned %s; wanted a floating-point tensor with one number and its gradient"
     if not isinstance(value, Tensor):
-        raise SettingsError(f"{wanted % repr(value)[:80]}. Compute it with torch from the embeddings, without .item().")
-    kind = f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
-    if value.ndim:
-        raise SettingsError(f"{wanted % kind}. Add .mean() or .sum().")
-    if not value.is_floating_point():
-        raise SettingsError(f"{wanted % kind}. A count has no gradient.")
-    if torch.is_grad_enabled() and embeddings.requires_grad and not value.requires_grad:
-        raise SettingsError(f"{wanted % 'a number without a gradient'}. Leave out .detach() and torch.no_grad().")
-    return value
+        given, remedy = repr(value)[:80], "Compute it with torch from the embeddings, without .item()"
+    elif value.ndim or not value.is_floating_point():
+        given = f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+        remedy = "Add .mean() or .sum()" if value.ndim else "A count has no gradient"
+    elif torch.is_grad_enabled() and embeddings.requires_grad and not value.requires_grad:
+        given, remedy = "a number without a gradient", "Leave out .detach() and torch.no_grad()"
+    else:
+        return value
+    name = name_of(getattr(bare(loss), "function", bare(loss)))
+    raise SettingsError(
+        f"the loss {name} returned {given}; wanted a floating-point tensor with one number and its gradient. {remedy}."
+    )
 
 
 def across_processes(loss: LossFunction, embeddings: Tensor, labels: Tensor) -> Tensor:
